@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# What `scripts/fetch` can fetch: for each name the suites in order of preference, the
+# package patterns, and how the unpacked tree is put into the shape its users expect.
+
+ARTEFACTS="kernel kernel-guest ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools"
+
+# artefact_source NAME: sets SUITES, CLOSURE and PATTERNS.
+# shellcheck disable=SC2034 # results, read by the caller
+artefact_source() {
+    CLOSURE=no
+    case $1 in
+    kernel) # the host VM's kernel, with KVM and the ccp driver
+        SUITES="bookworm-backports trixie trixie-updates"
+        PATTERNS=('linux-image-6\.12\.[0-9.]+\+deb[0-9.]+-amd64') ;;
+    kernel-guest)
+        # The cloud flavour has all the guest needs (SNP guest, unaccepted memory, EFI stub;
+        # virtio-pci, virtio-console and ext4 built in) at a third of the package size.
+        SUITES="bookworm-backports trixie trixie-updates"
+        PATTERNS=('linux-image-6\.12\.[0-9.]+\+deb[0-9.]+-cloud-amd64') ;;
+    ovmf-amdsev) SUITES="sid"; PATTERNS=(ovmf-amdsev) ;;
+    ovmf) SUITES="trixie sid"; PATTERNS=('ovmf|ovmf-generic') ;;
+    busybox) SUITES="bookworm trixie sid"; PATTERNS=(busybox-static) ;;
+    sd-stub) SUITES="trixie bookworm-backports sid"; PATTERNS=(systemd-boot-efi) ;;
+    qemu-peer) SUITES="bookworm-backports trixie"; CLOSURE=yes; PATTERNS=(qemu-system-x86) ;;
+    guest-tools) SUITES="trixie bookworm"; CLOSURE=yes; PATTERNS=(e2fsprogs fio) ;;
+    *) die "nothing known by the name '$1'; known: $ARTEFACTS" ;;
+    esac
+}
+
+# artefact_finish NAME TREE: TREE holds the unpacked packages.
+artefact_finish() {
+    local name=$1 tree=$2 f
+    case $name in
+    kernel | kernel-guest) finish_kernel "$tree" ;;
+    ovmf-amdsev)
+        finish_file "$tree" OVMF.amdsev.fd
+        check_sev_metadata "$tree/OVMF.amdsev.fd" ;;
+    ovmf) finish_file "$tree" OVMF.fd ;;
+    busybox)
+        f=$(find "$tree" -type f -path '*bin/busybox' | head -n 1)
+        [ -n "$f" ] || die "busybox-static has no bin/busybox"
+        ln "$f" "$tree/busybox" ;;
+    sd-stub) finish_file "$tree" linuxx64.efi.stub ;;
+    qemu-peer) finish_qemu "$tree" ;;
+    guest-tools) finish_programs "$tree" fio mke2fs e2fsck ;;
+    *) die "no finishing step for '$name'" ;;
+    esac
+}
+
+# finish_file TREE FILE: FILE at the top of the tree, wherever the package keeps it.
+finish_file() {
+    local found
+    found=$(find "$1" -name "$2" ! -type d | sort | head -n 1)
+    [ -n "$found" ] || die "the package has no $2"
+    cp -L "$found" "$1/$2.new" && mv "$1/$2.new" "$1/$2"
+}
+
+finish_kernel() {
+    local tree=$1 version
+    # usr-merge: newer packages carry usr/lib/modules
+    [ -d "$tree/lib" ] || ln -s usr/lib "$tree/lib"
+    rm -rf "${tree:?}/usr/share"
+    version=$(ls "$tree/lib/modules")
+    [ -f "$tree/boot/vmlinuz-$version" ] || die "the kernel package has no boot/vmlinuz-$version"
+    # What postinst would do on installation: users load modules by modules.dep.
+    PATH=$PATH:/usr/sbin:/sbin depmod -b "$tree" "$version" || die "depmod failed for kernel $version"
+    ln -s "boot/vmlinuz-$version" "$tree/vmlinuz"
+}
+
+# elf_closure TREE PROGRAM...: the shared libraries, inside TREE, that the programs load, as
+# paths; found with TREE's own loader, so that nothing of the host gets in.
+elf_closure() {
+    local tree=$1 loader program
+    shift
+    loader=$(find "$tree/lib64/" "$tree/usr/lib64/" "$tree/lib/" "$tree/usr/lib/" -name ld-linux-x86-64.so.2 2>/dev/null | head -n 1)
+    [ -n "$loader" ] || die "no dynamic loader in the packages"
+    for program in "$@"; do
+        LD_LIBRARY_PATH='' "$loader" --library-path "$(library_path "$tree")" --list "$program" ||
+            die "$(basename "$program") does not find all its libraries"
+    done | awk '/=> \// { print $3 }' | sort -u
+}
+
+library_path() {
+    find "$1" -type d \( -path '*/lib/x86_64-linux-gnu' -o -path '*/lib/x86_64-linux-gnu/*' \) |
+        LC_ALL=C sort | tr '\n' ':' | sed 's/:$//'
+}
+
+# finish_programs TREE PROGRAM...: reduces TREE to the programs and their libraries:
+# bin/PROGRAM, lib/*.so, lib64/ld-linux-x86-64.so.2. Ready to be copied into an initrd.
+finish_programs() {
+    local tree=$1 new=$1/.new program found paths=() lib
+    shift
+    mkdir -p "$new/bin" "$new/lib" "$new/lib64"
+    for program in "$@"; do
+        found=$(find "$tree" \( -path '*bin/'"$program" -o -path '*bin/'"$program.*" \) -type f | head -n 1)
+        [ -n "$found" ] || die "the packages have no program $program"
+        cp "$found" "$new/bin/$program"
+        paths+=("$new/bin/$program")
+    done
+    elf_closure "$tree" "${paths[@]}" >"$tree/.libs"
+    while read -r lib; do cp -L "$lib" "$new/lib/"; done <"$tree/.libs"
+    cp -L "$(find "$tree" -name ld-linux-x86-64.so.2 | head -n 1)" "$new/lib64/"
+    find "$tree" -mindepth 1 -maxdepth 1 ! -name .new ! -name .share -exec rm -rf {} +
+    mv "$new"/* "$tree/" && rmdir "$new"
+}
+
+# finish_qemu TREE: a QEMU that runs from anywhere, initramfs or file share, with its own
+# loader, libraries and firmware blobs: run-qemu, usr/bin, lib, lib64, share.
+finish_qemu() {
+    local tree=$1 share=$1/.share blob
+    mkdir -p "$share"
+    # What a PC guest can ask for; the packages' other firmware is ten times as much.
+    for blob in bios-256k.bin bios.bin bios-microvm.bin kvmvapic.bin linuxboot.bin linuxboot_dma.bin \
+        multiboot.bin multiboot_dma.bin pvh.bin vgabios-stdvga.bin efi-virtio.rom; do
+        local found
+        found=$(find "$tree/usr/share" "$tree/usr/lib/ipxe" -name "$blob" 2>/dev/null | head -n 1)
+        [ -z "$found" ] || cp -L "$found" "$share/$blob"
+    done
+    [ -f "$share/bios-256k.bin" ] && [ -f "$share/linuxboot_dma.bin" ] || die "the QEMU packages lack their firmware blobs"
+    finish_programs "$tree" qemu-system-x86_64
+    mkdir -p "$tree/usr"
+    mv "$tree/bin" "$tree/usr/bin"
+    mv "$share" "$tree/share"
+    cat >"$tree/run-qemu" <<'EOF'
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+d=$(cd "$(dirname "$0")" && pwd)
+exec "$d/lib64/ld-linux-x86-64.so.2" --library-path "$d/lib" "$d/usr/bin/qemu-system-x86_64" -L "$d/share" "$@"
+EOF
+    chmod 755 "$tree/run-qemu"
+    "$tree/run-qemu" --version >&2 || die "the fetched QEMU does not start"
+}
+
+# check_sev_metadata FILE: is this firmware for SEV-SNP? Walks the GUIDed table at the end of
+# the file (edk2 OvmfPkg/ResetVector) to the SEV metadata and checks its sections. The
+# program's own parser is stricter; this one refuses a package that is something else.
+check_sev_metadata() {
+    python3 - "$1" <<'PY' || die "$1 has no valid SEV metadata; not usable as SNP firmware"
+import struct, sys, uuid
+data = open(sys.argv[1], "rb").read()
+size = len(data)
+def guid(at): return str(uuid.UUID(bytes_le=data[at:at + 16]))
+def fail(why): sys.exit("error: firmware metadata: " + why)
+if size < 0x1000 or size % 4096: fail(f"file size {size} is no multiple of 4 KiB")
+if guid(size - 48) != "96b582de-1fb2-45f7-baea-a366c55a082d": fail("no GUIDed table before the reset vector")
+end = size - 50
+total = struct.unpack_from("<H", data, end)[0]
+low, found = size - 32 - total, {}
+if low < 0: fail("table longer than the file")
+while end > low:
+    length = struct.unpack_from("<H", data, end - 18)[0]
+    if length < 18 or end - length < low: fail(f"entry of length {length} at {end - 18:#x}")
+    found[guid(end - 16)] = data[end - length:end - 18]
+    end -= length
+meta = found.get("dc886566-984a-4798-a75e-5585a7bf67cc")
+if meta is None or len(meta) != 4: fail("no SEV metadata entry in the table")
+at = size - struct.unpack("<I", meta)[0]
+if not 0 <= at <= size - 16: fail("SEV metadata outside the file")
+magic, length, version, count = struct.unpack_from("<4sIII", data, at)
+if magic != b"ASEV" or version != 1: fail(f"SEV metadata header {magic!r} version {version}")
+if length < 16 + 12 * count or at + length > size or not 0 < count < 64: fail(f"SEV metadata with {count} sections in {length} bytes")
+kinds = [struct.unpack_from("<III", data, at + 16 + 12 * i)[2] for i in range(count)]
+if 2 not in kinds or 3 not in kinds: fail("no secrets or CPUID section")
+print(f"firmware metadata: {count} SEV sections, {len(found)} table entries", file=sys.stderr)
+PY
+}
