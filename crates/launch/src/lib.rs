@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a guest starts from.
+//!
+//! A [`plan::LaunchPlan`] is the ordered list of pages that exist before the first instruction, and the state of
+//! each vCPU. It is built once from a firmware image and a boot profile, and consumed by whoever places the pages
+//! (and, for SEV-SNP, by the digest calculator too), so that what is measured and what is launched cannot differ.
+//! This crate talks to no hypervisor.
+
+pub mod blob;
+pub mod plan;
