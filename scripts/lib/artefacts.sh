@@ -73,7 +73,7 @@ finish_kernel() {
 elf_closure() {
     local tree=$1 loader program
     shift
-    loader=$(find "$tree/lib64/" "$tree/usr/lib64/" "$tree/lib/" "$tree/usr/lib/" -name ld-linux-x86-64.so.2 2>/dev/null | head -n 1)
+    loader=$(find "$tree" -name ld-linux-x86-64.so.2 | head -n 1)
     [ -n "$loader" ] || die "no dynamic loader in the packages"
     for program in "$@"; do
         LD_LIBRARY_PATH='' "$loader" --library-path "$(library_path "$tree")" --list "$program" ||
@@ -114,10 +114,10 @@ finish_qemu() {
     for blob in bios-256k.bin bios.bin bios-microvm.bin kvmvapic.bin linuxboot.bin linuxboot_dma.bin \
         multiboot.bin multiboot_dma.bin pvh.bin vgabios-stdvga.bin efi-virtio.rom; do
         local found
-        found=$(find "$tree/usr/share" "$tree/usr/lib/ipxe" -name "$blob" 2>/dev/null | head -n 1)
+        found=$(find "$tree/usr" -name "$blob" | head -n 1)
         [ -z "$found" ] || cp -L "$found" "$share/$blob"
     done
-    [ -f "$share/bios-256k.bin" ] && [ -f "$share/linuxboot_dma.bin" ] || die "the QEMU packages lack their firmware blobs"
+    [ -f "$share/bios-256k.bin" ] || die "the QEMU packages lack their firmware blobs"
     finish_programs "$tree" qemu-system-x86_64
     mkdir -p "$tree/usr"
     mv "$tree/bin" "$tree/usr/bin"
