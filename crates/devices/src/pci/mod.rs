@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PCI: one root bus, its configuration mechanisms, and what a function on it looks like.
 
+pub mod config_space;
+
 /// A PCI function (PCI 3.0, chapter 6). Offsets are in bytes; `data` is 1, 2 or 4 bytes (8 for BARs).
 pub trait PciFunction: Send {
     /// Reads configuration space (256 bytes). An access never crosses a dword.
