@@ -43,7 +43,9 @@ artefact_finish() {
         ln "$f" "$tree/busybox" ;;
     sd-stub) finish_file "$tree" linuxx64.efi.stub ;;
     qemu-peer) finish_qemu "$tree" ;;
-    guest-tools) finish_programs "$tree" fio mke2fs e2fsck ;;
+    guest-tools)
+        finish_programs "$tree" fio mke2fs e2fsck
+        stub_network_engines "$tree" ;;
     *) die "no finishing step for '$name'" ;;
     esac
 }
@@ -78,11 +80,13 @@ elf_closure() {
     for program in "$@"; do
         LD_LIBRARY_PATH='' "$loader" --library-path "$(library_path "$tree")" --list "$program" ||
             die "$(basename "$program") does not find all its libraries"
-    done | awk '/=> \// { print $3 }' | sort -u
+    done | awk -v tree="$tree/" '$2 == "=>" && $1 !~ /ld-linux/ {
+        if (index($3, tree) != 1) { print "error: " $1 " is not in the packages, found: " $3 >"/dev/stderr"; exit 1 }
+        if (!seen[$3]++) print $3 }'
 }
 
 library_path() {
-    find "$1" -type d \( -path '*/lib/x86_64-linux-gnu' -o -path '*/lib/x86_64-linux-gnu/*' \) |
+    find "$1" -type d \( -path "$1/lib" -o -path '*/lib/x86_64-linux-gnu' -o -path '*/lib/x86_64-linux-gnu/*' \) |
         LC_ALL=C sort | tr '\n' ':' | sed 's/:$//'
 }
 
@@ -103,6 +107,44 @@ finish_programs() {
     cp -L "$(find "$tree" -name ld-linux-x86-64.so.2 | head -n 1)" "$new/lib64/"
     find "$tree" -mindepth 1 -maxdepth 1 ! -name .new ! -name .share -exec rm -rf {} +
     mv "$new"/* "$tree/" && rmdir "$new"
+}
+
+# Debian's fio is linked with the clients of five network storage systems, 50 MB of
+# libraries that a disk test in an initrd never calls. They are replaced by one empty library
+# that defines the names the loader wants to see (fio is linked with BIND_NOW); calling
+# one of them would crash fio, which only the engines rbd, rados, nfs, nbd, rdma, gfapi
+# and libpmem do.
+stub_network_engines() {
+    local tree=$1 new=$1/lib.new lib program
+    local keep=(libc.so.6 libm.so.6 libz.so.1 libaio.so.1t64 libaio.so.1 libnuma.so.1)
+    mkdir "$new"
+    for lib in "${keep[@]}"; do
+        [ ! -f "$tree/lib/$lib" ] || cp "$tree/lib/$lib" "$new/"
+    done
+    for program in "$tree"/bin/mke2fs "$tree"/bin/e2fsck; do
+        elf_closure "$tree" "$program" | while read -r lib; do cp "$lib" "$new/"; done
+    done
+    {
+        for lib in "$new"/*.so*; do readelf -W --dyn-syms "$lib" | sed 's/^/L /'; done
+        readelf -W --dyn-syms "$tree/bin/fio" | sed 's/^/F /'
+    } | awk -v script="$tree/stub.map" '
+        # columns: tag Num: Value Size Type Bind Vis Ndx Name
+        $1 == "L" && $8 != "UND" && NF >= 9 { split($9, n, "@"); have[n[1]] = 1 }
+        $1 == "F" && $8 == "UND" && $6 == "GLOBAL" && NF >= 9 {
+            split($9, n, "@")
+            if (!(n[1] in have)) { print "--defsym=" n[1] "=0"; if (n[2] != "") versions[n[2]] = versions[n[2]] n[1] "; " }
+        }
+        END { for (v in versions) print v " { global: " versions[v] "};" >script; print "" >>script }' >"$tree/stub.args"
+    as -o "$tree/stub.o" /dev/null
+    ld -shared -soname libfio-network-stub.so --version-script "$tree/stub.map" "@$tree/stub.args" \
+        -o "$new/libfio-network-stub.so" "$tree/stub.o" || die "cannot link fio's stub library"
+    for lib in $(readelf -d "$tree/bin/fio" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'); do
+        [ -e "$new/$lib" ] || ln -s libfio-network-stub.so "$new/$lib"
+    done
+    rm -rf "${tree:?}/lib" "$tree"/stub.*
+    mv "$new" "$tree/lib"
+    "$tree/lib64/ld-linux-x86-64.so.2" --library-path "$tree/lib" "$tree/bin/fio" --version >&2 ||
+        die "fio does not start with the stub library"
 }
 
 # finish_qemu TREE: a QEMU that runs from anywhere, initramfs or file share, with its own
