@@ -1,7 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PCI: one root bus, its configuration mechanisms, and what a function on it looks like.
+//!
+//! [`PciRoot`] holds the functions of bus 0 and finds the one that an access is for. Guests reach configuration
+//! space in two ways, [`ConfigPorts`] (0xcf8/0xcfc) and [`Ecam`] (a memory window), and a function may be shown
+//! on one of them only ([`Visibility`]). Firmware enumerates by ECAM, Linux without an MCFG table by ports, so
+//! a device that firmware has no use for costs it nothing when it hides from ECAM.
+//!
+//! Memory accesses to BARs go to [`PciRoot::bar_read`] and [`PciRoot::bar_write`] after the MMIO bus found no
+//! fixed device: where a guest moves its BARs it can hide other BARs of its own, nothing else.
 
 pub mod config_space;
+mod ecam;
+mod host_bridge;
+mod lpc;
+mod ports;
+mod root;
+
+pub use ecam::Ecam;
+pub use host_bridge::HostBridge;
+pub use lpc::LpcBridge;
+pub use ports::ConfigPorts;
+pub use root::{ConfigAddress, Mechanism, PciError, PciRoot, Visibility, Window};
 
 /// A PCI function (PCI 3.0, chapter 6). Offsets are in bytes; `data` is 1, 2 or 4 bytes (8 for BARs).
 pub trait PciFunction: Send {
