@@ -1,3 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `cvmm` virtual machine monitor as a library: configuration, machine assembly, vCPUs and the life of a VM.
 //! The program in `main.rs` only parses its command line and maps errors to exit codes.
+
+pub mod config;

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Commented example files, one per boot profile: what `cvmm config example` prints.
+//!
+//! Put together from shared parts, so that the profiles differ only where they must; a test parses each of them.
+
+use std::fmt;
+
+/// A boot profile to print an example for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Profile {
+    /// One measured unified kernel image.
+    #[default]
+    Uki,
+    /// Kernel, initrd and command line checked against measured hashes.
+    Hashes,
+    /// Boot from a disk, for development.
+    Disk,
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Uki => "uki",
+            Self::Hashes => "hashes",
+            Self::Disk => "disk",
+        })
+    }
+}
+
+/// An example `vm.toml` for the profile, with every key, the optional ones as comments.
+#[must_use]
+pub fn example(profile: Profile) -> String {
+    let (firmware, boot, disk) = match profile {
+        Profile::Uki => ("OVMF.amdsev.fd", UKI, OPTIONAL_DISK),
+        Profile::Hashes => ("OVMF.amdsev.fd", HASHES, OPTIONAL_DISK),
+        Profile::Disk => ("OVMF.fd", DISK, BOOT_DISK),
+    };
+    format!("{HEAD}\n# Firmware (OVMF).\nfirmware = \"{firmware}\"\n{RNG}\n{boot}\n{disk}\n{TAIL}")
+}
+
+const HEAD: &str = r#"# A virtual machine for cvmm. Check with: cvmm config check vm.toml
+# Relative paths start at the folder of this file. Commented-out keys show their defaults.
+
+# Name in logs, timelines and reports.
+name = "example"
+
+# Number of virtual CPUs, 1 to 64.
+vcpus = 2
+
+# Guest RAM in whole MiB, up to 1 TiB, and the part of it below 4 GiB (64 MiB to 2 GiB).
+# The firmware of a confidential guest accepts all low memory before the kernel starts: keep it small.
+memory = "1GiB"
+# low_memory = "256MiB"
+
+# What protects the guest from the host: "none" (development) or "snp" (not built yet).
+isolation = "none"
+"#;
+
+const RNG: &str = r#"
+# A virtio entropy device.
+# rng = true
+"#;
+
+const UKI: &str = r#"[boot]
+# Everything that runs is one unified kernel image; its kernel, initrd and command line are inside.
+# Needs an AmdSev build of OVMF.
+profile = "uki"
+uki = "guest.efi"
+"#;
+
+const HASHES: &str = r#"[boot]
+# The firmware checks kernel, initrd and command line against hashes in a measured page.
+# Needs an AmdSev build of OVMF.
+profile = "hashes"
+kernel = "vmlinuz"
+initrd = "initrd.img"
+cmdline = "console=ttyS0 quiet"
+"#;
+
+const DISK: &str = r#"[boot]
+# The firmware looks for an EFI system partition on the disks. For development; nothing is measured.
+profile = "disk"
+"#;
+
+const OPTIONAL_DISK: &str = r#"# Disks: raw image files or block devices; one [[disk]] table each.
+# [[disk]]
+# path = "data.img"
+# read_only = false
+# serial = "disk0"        # up to 20 printable ASCII characters
+# cache = "writeback"     # "writeback", "direct" or "unsafe"
+# queues = 2              # one per vCPU
+"#;
+
+const BOOT_DISK: &str = r#"# Disks: raw image files or block devices; one [[disk]] table each.
+[[disk]]
+path = "system.img"
+# read_only = false
+# serial = "disk0"        # up to 20 printable ASCII characters
+# cache = "writeback"     # "writeback", "direct" or "unsafe"
+# queues = 2              # one per vCPU
+"#;
+
+const TAIL: &str = r#"[console]
+# The device: "serial" (ttyS0) or "virtio" (hvc0).
+device = "serial"
+# Where it goes: "stdio", "file" (with path), "pty" or "none".
+mode = "stdio"
+# path = "console.log"
+
+# Knobs for development; leave out in production.
+# [debug]
+# pm_timer_scale = 1             # how much faster the ACPI PM timer runs, 1 to 1000
+# firmware_console = false       # let the firmware use the serial port
+# mtrr = true                    # show MTRRs to the guest
+# user_space_marker = "login:"   # console text that means that user space is up
+"#;

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether the paths of a configuration can be used: there, of the right kind, readable, not empty.
+//!
+//! Looks only; nothing is created or truncated. A pipe or character device is refused from its metadata before any open, which
+//! could block or have effects. What is inside the files is for the launch to judge.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::problem::Problem;
+use super::size::show;
+use super::{Boot, Config};
+
+/// Disks are addressed in sectors of this many bytes (virtio 1.2, 5.2.4).
+const SECTOR: u64 = 512;
+/// Where the `uki` profile places the UKI in guest RAM.
+const UKI_ADDRESS: u64 = 0x0200_0000;
+
+/// Why a path is of no use; `None` for an empty path, which has been reported as missing already.
+type Refusal = Option<Box<Problem>>;
+
+pub(super) fn check(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut image = |key: &str, path: &Path| match check_image(key, path) {
+        Ok(length) => Some(length),
+        Err(problem) => {
+            problems.extend(problem.map(|problem| *problem));
+            None
+        }
+    };
+    image("firmware", &config.firmware);
+    let placed = match &config.boot {
+        Boot::Uki { uki } => image("boot.uki", uki).map(|length| ("boot.uki", length)),
+        Boot::Hashes { kernel, initrd, .. } => {
+            let kernel = image("boot.kernel", kernel);
+            let initrd = initrd.as_ref().map_or(Some(0), |initrd| image("boot.initrd", initrd));
+            kernel.zip(initrd).map(|(kernel, initrd)| ("boot.kernel", kernel.saturating_add(initrd)))
+        }
+        Boot::Disk => None,
+    };
+    problems.extend(placed.and_then(|(key, length)| check_fits(config, key, length)));
+    check_disks(config, &mut problems);
+    if let Some(path) = &config.console.path {
+        problems.extend(check_output("console.path", path));
+    }
+    problems
+}
+
+/// Boot images are copied into guest RAM; more than fits cannot boot however little else there is.
+fn check_fits(config: &Config, key: &str, length: u64) -> Option<Problem> {
+    let (room, what) = match config.boot {
+        Boot::Uki { .. } => (config.low_memory.saturating_sub(UKI_ADDRESS), "low_memory less 32 MiB"),
+        _ => (config.memory, "memory"),
+    };
+    (length > room).then(|| {
+        let message =
+            format!("the images to boot have {length} bytes and do not fit into {what} ({})", show(room));
+        Problem::at(key, "memory", message).help("give the VM more memory or use smaller images")
+    })
+}
+
+fn metadata(key: &str, path: &Path) -> Result<fs::Metadata, Refusal> {
+    if path.as_os_str().is_empty() {
+        return Err(None);
+    }
+    fs::metadata(path).map_err(|error| {
+        Some(Box::new(Problem::at(key, "unreadable", format!("cannot read {}: {error}", path.display()))))
+    })
+}
+
+fn open(key: &str, path: &Path, write: bool) -> Result<File, Refusal> {
+    OpenOptions::new().read(true).write(write).open(path).map_err(|error| {
+        let action = if write { "open for writing" } else { "read" };
+        let problem = Problem::at(key, "unreadable", format!("cannot {action} {}: {error}", path.display()));
+        let help = "change its permissions, or write read_only = true";
+        Some(Box::new(if write { problem.help(help) } else { problem }))
+    })
+}
+
+fn wrong_kind(key: &str, path: &Path, metadata: &fs::Metadata, allowed: &str) -> Problem {
+    let kind = metadata.file_type();
+    let found = if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else if kind.is_char_device() {
+        "a character device"
+    } else {
+        "a block device"
+    };
+    Problem::at(key, "kind", format!("{} is {found}", path.display())).allowed(allowed)
+}
+
+/// A firmware, kernel or other image; returns its length in bytes.
+fn check_image(key: &str, path: &Path) -> Result<u64, Refusal> {
+    let metadata = metadata(key, path)?;
+    if !metadata.is_file() {
+        return Err(Some(Box::new(wrong_kind(key, path, &metadata, "a regular file"))));
+    }
+    if metadata.len() == 0 {
+        return Err(Some(Box::new(Problem::at(key, "empty", format!("{} is empty", path.display())))));
+    }
+    open(key, path, false)?;
+    Ok(metadata.len())
+}
+
+fn check_disks(config: &Config, problems: &mut Vec<Problem>) {
+    // Two writers of one image destroy it; a file is the same by device and inode, whatever its path.
+    let mut seen: Vec<((u64, u64), usize)> = Vec::new();
+    for (index, disk) in config.disks.iter().enumerate() {
+        let key = format!("disk.{index}.path");
+        match check_disk(&key, &disk.path, !disk.read_only) {
+            Ok(identity) => {
+                let earlier = seen.iter().find(|(other, _)| *other == identity).map(|(_, first)| *first);
+                let shared = |first: &usize| {
+                    !disk.read_only || config.disks.get(*first).is_some_and(|disk| !disk.read_only)
+                };
+                if let Some(first) = earlier.filter(shared) {
+                    let message =
+                        format!("{} is also disk[{first}], and not both are read-only", disk.path.display());
+                    problems.push(Problem::at(&key, "duplicate", message));
+                }
+                seen.push((identity, index));
+            }
+            Err(problem) => problems.extend(problem.map(|problem| *problem)),
+        }
+    }
+}
+
+/// Returns what identifies the file or device.
+fn check_disk(key: &str, path: &Path, write: bool) -> Result<(u64, u64), Refusal> {
+    let metadata = metadata(key, path)?;
+    let is_device = metadata.file_type().is_block_device();
+    if !metadata.is_file() && !is_device {
+        return Err(Some(Box::new(wrong_kind(key, path, &metadata, "a raw image file or a block device"))));
+    }
+    let mut file = open(key, path, write)?;
+    // A block device has its length only at its end.
+    let length = file.seek(SeekFrom::End(0)).map_err(|error| {
+        let message = format!("cannot find the length of {}: {error}", path.display());
+        Some(Box::new(Problem::at(key, "unreadable", message)))
+    })?;
+    if length == 0 {
+        return Err(Some(Box::new(Problem::at(key, "empty", format!("{} is empty", path.display())))));
+    }
+    if length % SECTOR != 0 {
+        let message = format!("{} has {length} bytes, not a multiple of {SECTOR}", path.display());
+        let help = format!("extend it: truncate -s {} FILE", length.next_multiple_of(SECTOR));
+        return Err(Some(Box::new(Problem::at(key, "alignment", message).help(help))));
+    }
+    Ok(if is_device { (u64::MAX, metadata.rdev()) } else { (metadata.dev(), metadata.ino()) })
+}
+
+/// A file that `run` appends to: it may be absent, its folder may not.
+fn check_output(key: &str, path: &Path) -> Option<Problem> {
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => {
+            let writable = OpenOptions::new().append(true).open(path);
+            let error = writable.err()?;
+            Some(Problem::at(key, "unwritable", format!("cannot write {}: {error}", path.display())))
+        }
+        Ok(found) => Some(wrong_kind(key, path, &found, "a regular file or a new one")),
+        Err(_) => {
+            let folder = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
+            let missing = !folder.is_dir();
+            missing.then(|| {
+                let message = format!("cannot create {}: its folder does not exist", path.display());
+                Problem::at(key, "unwritable", message)
+            })
+        }
+    }
+}

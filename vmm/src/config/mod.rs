@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `vm.toml`: what a virtual machine consists of, read from one TOML file.
+//!
+//! Reading goes through four steps, each in its own file, and every step adds to one list of [`Problem`]s instead of
+//! stopping at the first, so that a person corrects a file once:
+//!
+//! 1. `source` parses the text as TOML and remembers where each key stands (syntax errors);
+//! 2. `decode` turns the tree into the parse layer in `raw` (unknown keys, wrong types, unknown words);
+//! 3. `validate` applies ranges and the rules between keys, and builds the public [`Config`];
+//! 4. `files` and `host` look at the machine: paths that are missing or unusable, more memory than there is.
+//!
+//! Steps 1–3 are pure: `cvmm config check --offline` runs only them. Every problem has a stable reason code
+//! (`config.vcpus.range`), the key, line, column and what would be allowed. [`Config`] itself carries no trace of
+//! TOML; the machine code sees validated values and absolute paths (relative ones start at the file's folder).
+
+mod decode;
+mod example;
+mod files;
+mod host;
+mod problem;
+mod raw;
+mod schema;
+mod size;
+mod source;
+mod validate;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+
+pub use example::{Profile, example};
+pub use problem::{ConfigError, Location, Problem};
+pub use schema::schema;
+
+/// The most vCPUs a VM can have.
+pub const MAX_VCPUS: u32 = 64;
+/// The least guest memory in bytes, whatever the boot profile; each profile may ask for more.
+pub const MIN_MEMORY: u64 = 64 << 20;
+/// The most guest memory in bytes.
+pub const MAX_MEMORY: u64 = 1 << 40;
+/// The most RAM below 4 GiB in bytes: the PCI window starts there.
+pub const MAX_LOW_MEMORY: u64 = 2 << 30;
+/// RAM below 4 GiB in bytes when `low_memory` is absent (and `memory` is not smaller). Firmware of a confidential guest accepts
+/// all of it page by page before the kernel starts, so it is small.
+pub const DEFAULT_LOW_MEMORY: u64 = 256 << 20;
+/// The most disks of one VM: the PCI bus has 30 usable slots and other devices need some.
+pub const MAX_DISKS: usize = 24;
+/// The longest disk serial in bytes (virtio 1.2, 5.2.6: the device ID string).
+pub const MAX_SERIAL: usize = 20;
+/// The most virtqueues of one disk.
+pub const MAX_DISK_QUEUES: u16 = 64;
+/// The longest kernel command line in bytes without its NUL (x86 `COMMAND_LINE_SIZE` is 2048 with it).
+pub const MAX_CMDLINE: usize = 2047;
+
+/// A validated virtual machine description.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// Name for logs, the timeline and reports: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+    pub name: String,
+    /// Number of virtual CPUs, 1 to [`MAX_VCPUS`].
+    pub vcpus: u32,
+    /// Guest RAM in bytes, a multiple of 1 MiB.
+    pub memory: u64,
+    /// The part of `memory` below 4 GiB in bytes; the rest starts at 4 GiB.
+    pub low_memory: u64,
+    /// What protects the guest from the host.
+    pub isolation: Isolation,
+    /// Firmware image (OVMF).
+    #[serde(serialize_with = "lossy_path")]
+    pub firmware: PathBuf,
+    /// What the firmware boots.
+    pub boot: Boot,
+    /// Disks in the order of the file.
+    pub disks: Vec<Disk>,
+    /// The guest's console.
+    pub console: Console,
+    /// Whether the guest has a virtio entropy device.
+    pub rng: bool,
+    /// Knobs for development; none of them belongs into production.
+    pub debug: Debug,
+}
+
+/// What protects the guest's memory and registers from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// Nothing: an ordinary KVM guest, for development.
+    None,
+    /// AMD SEV-SNP.
+    Snp,
+}
+
+/// What the firmware boots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "profile", rename_all = "lowercase")]
+pub enum Boot {
+    /// A unified kernel image placed in guest RAM and handed over through the firmware's IGVM data HOB.
+    Uki {
+        /// The UKI.
+        #[serde(serialize_with = "lossy_path")]
+        uki: PathBuf,
+    },
+    /// Kernel, initrd and command line through fw_cfg, checked by the firmware against hashes in a measured page.
+    Hashes {
+        /// The bzImage or UKI.
+        #[serde(serialize_with = "lossy_path")]
+        kernel: PathBuf,
+        /// The initial RAM disk.
+        #[serde(serialize_with = "lossy_optional_path")]
+        initrd: Option<PathBuf>,
+        /// The kernel command line without NUL, at most [`MAX_CMDLINE`] bytes of printable ASCII.
+        cmdline: String,
+    },
+    /// The firmware looks for an EFI system partition on the disks.
+    Disk,
+}
+
+/// A virtio block device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Disk {
+    /// Raw image file or block device.
+    #[serde(serialize_with = "lossy_path")]
+    pub path: PathBuf,
+    /// Whether the guest's writes are refused.
+    pub read_only: bool,
+    /// Serial the guest sees, at most [`MAX_SERIAL`] printable ASCII bytes; `disk<N>` if the file gives none.
+    pub serial: String,
+    /// How the host caches.
+    pub cache: CacheMode,
+    /// Number of virtqueues; `None` leaves it to the machine (one per vCPU).
+    pub queues: Option<u16>,
+}
+
+/// How the host caches a disk, and what a guest flush does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheMode {
+    /// Host page cache; a guest flush is an `fdatasync`.
+    #[default]
+    Writeback,
+    /// `O_DIRECT`; a guest flush is an `fdatasync`.
+    Direct,
+    /// Host page cache; a guest flush does nothing. Data is lost when the host fails.
+    Unsafe,
+}
+
+/// The guest's console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Console {
+    /// The device in the guest.
+    pub device: ConsoleDevice,
+    /// Where its bytes go on the host.
+    pub mode: ConsoleMode,
+    /// The file of [`ConsoleMode::File`]; `None` in every other mode.
+    #[serde(serialize_with = "lossy_optional_path")]
+    pub path: Option<PathBuf>,
+}
+
+/// The device the guest's console is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleDevice {
+    /// 16550 at port 0x3f8, `ttyS0` in Linux.
+    #[default]
+    Serial,
+    /// virtio-console, `hvc0` in Linux.
+    Virtio,
+}
+
+/// Where the console's bytes go on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleMode {
+    /// cvmm's own standard input and output.
+    #[default]
+    Stdio,
+    /// Output appended to a file, no input.
+    File,
+    /// A new pseudo-terminal, whose path is logged.
+    Pty,
+    /// Nowhere.
+    None,
+}
+
+/// Knobs for development.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Debug {
+    /// How many times faster than real time the ACPI PM timer runs, 1 to 1000. Shortens the firmware's waits.
+    pub pm_timer_scale: u32,
+    /// Whether the LPC bridge is visible, so that the firmware finds the serial port.
+    pub firmware_console: bool,
+    /// Whether the guest sees MTRRs. On by default without isolation, off with SNP.
+    pub mtrr: bool,
+    /// Console text that means that user space is up, for the timeline.
+    pub user_space_marker: Option<String>,
+}
+
+/// Which checks [`Config::load_with`] makes beyond the text itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// Paths exist, are of the right kind and not empty.
+    pub files: bool,
+    /// The host has enough memory.
+    pub host: bool,
+    /// This build can run it; `isolation = "snp"` cannot yet.
+    pub run: bool,
+}
+
+impl Checks {
+    /// The text alone: for a file written for another machine.
+    pub const OFFLINE: Self = Self { files: false, host: false, run: false };
+    /// Text and this machine.
+    pub const MACHINE: Self = Self { files: true, host: true, run: false };
+    /// Everything that must hold before `cvmm run` starts.
+    pub const RUN: Self = Self { files: true, host: true, run: true };
+}
+
+impl Config {
+    /// Reads `path` and checks text and files ([`Checks::host`] and [`Checks::run`] stay out, see [`Config::load_with`]).
+    ///
+    /// # Errors
+    /// All problems together, each with its place in the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(path, Checks { files: true, host: false, run: false })
+    }
+
+    /// Reads `path` and makes the given checks.
+    ///
+    /// # Errors
+    /// All problems together, each with its place in the file.
+    pub fn load_with(path: &Path, checks: Checks) -> Result<Self, ConfigError> {
+        let text = source::read(path)?;
+        // Absolute, so that the process may change its folder later and logs are unambiguous.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        let base = absolute.parent().unwrap_or(Path::new("/"));
+        Self::parse(&path.display().to_string(), &text, base, checks)
+    }
+
+    /// Parses `text`; `file` names it in errors and `base` is the folder relative paths start from.
+    ///
+    /// # Errors
+    /// All problems together, each with its place in the text.
+    pub fn parse(file: &str, text: &str, base: &Path, checks: Checks) -> Result<Self, ConfigError> {
+        let source = source::Source::parse(file, text)?;
+        let decoded = decode::decode(&source);
+        let (config, mut problems) = validate::validate(decoded, base);
+        if checks.files {
+            problems.extend(files::check(&config));
+        }
+        if checks.host {
+            problems.extend(config.check_host());
+        }
+        if checks.run {
+            problems.extend(validate::check_run(&config));
+        }
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        Err(ConfigError::new(source.place(problems)))
+    }
+
+    /// What this host lacks for the VM. The problems name the key but no line; [`Config::load_with`] adds it.
+    #[must_use]
+    pub fn check_host(&self) -> Vec<Problem> {
+        host::check(self, host::total_memory())
+    }
+
+    /// RAM from 4 GiB up, in bytes.
+    #[must_use]
+    pub fn high_memory(&self) -> u64 {
+        self.memory.saturating_sub(self.low_memory)
+    }
+}
+
+/// Paths in JSON are text; one that is no UTF-8 is shown with replacement characters instead of failing the report.
+fn lossy_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}
+
+fn lossy_optional_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => lossy_path(path, to),
+        None => to.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

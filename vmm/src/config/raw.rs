@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The parse layer: `vm.toml` as written, before any rule between keys is applied.
+//!
+//! Every key is optional here, so that one missing key does not hide other problems; `validate` knows which are required.
+//! Numbers are wide and signed, so that a number out of range is reported as that and not as a wrong type. The JSON Schema is
+//! derived from these types: their doc comments are its descriptions, written for the author of a `vm.toml`.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::size::RawSize;
+
+/// A virtual machine of cvmm.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "cvmm vm.toml")]
+pub(super) struct RawConfig {
+    /// Name of the VM in logs, timelines and reports.
+    #[schemars(required, length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub(super) name: Option<String>,
+    /// Number of virtual CPUs. Default 1.
+    #[schemars(range(min = 1, max = 64))]
+    pub(super) vcpus: Option<i64>,
+    /// Guest RAM: "512MiB", "4GiB" or bytes; whole MiB, 64 MiB to 1 TiB. Profile `uki` needs 128 MiB, the others 96 MiB.
+    #[schemars(required)]
+    pub(super) memory: Option<RawSize>,
+    /// The part of `memory` below 4 GiB, 64 MiB to 2 GiB. Default 256 MiB, or all of a smaller `memory`. Firmware of a
+    /// confidential guest accepts all of it before the kernel starts: small is fast.
+    pub(super) low_memory: Option<RawSize>,
+    /// What protects the guest from the host. There is no default: an unprotected guest must be asked for.
+    #[schemars(required)]
+    pub(super) isolation: Option<RawIsolation>,
+    /// Firmware image (OVMF), relative to this file. Profiles `uki` and `hashes` need an AmdSev build.
+    #[schemars(required, length(min = 1))]
+    pub(super) firmware: Option<String>,
+    /// What the firmware boots.
+    #[schemars(required)]
+    pub(super) boot: Option<RawBoot>,
+    /// Disks, in the order the guest finds them. At most 24.
+    #[serde(default)]
+    #[schemars(length(max = 24))]
+    pub(super) disk: Vec<RawDisk>,
+    /// The guest's console. Default: the serial port on cvmm's standard input and output.
+    pub(super) console: Option<RawConsole>,
+    /// Whether the guest has a virtio entropy device. Default true.
+    pub(super) rng: Option<bool>,
+    /// Knobs for development; leave out in production.
+    pub(super) debug: Option<RawDebug>,
+}
+
+/// What protects the guest from the host.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Isolation")]
+pub(super) enum RawIsolation {
+    /// Nothing: an ordinary KVM guest, for development.
+    None,
+    /// AMD SEV-SNP. Not built yet: `cvmm run` refuses it.
+    Snp,
+}
+
+/// What the firmware boots.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(transform = super::schema::boot_profiles)]
+#[schemars(rename = "Boot")]
+pub(super) struct RawBoot {
+    /// The boot profile; decides which other keys of `[boot]` belong here.
+    #[schemars(required)]
+    pub(super) profile: Option<RawProfile>,
+    /// Profile `uki`: the unified kernel image, relative to this file.
+    #[schemars(length(min = 1))]
+    pub(super) uki: Option<String>,
+    /// Profile `hashes`: the kernel (bzImage or UKI), relative to this file.
+    #[schemars(length(min = 1))]
+    pub(super) kernel: Option<String>,
+    /// Profile `hashes`: the initial RAM disk, relative to this file. Default: none.
+    #[schemars(length(min = 1))]
+    pub(super) initrd: Option<String>,
+    /// Profile `hashes`: the kernel command line, printable ASCII. Default: empty.
+    #[schemars(length(max = 2047))]
+    pub(super) cmdline: Option<String>,
+}
+
+/// The boot profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Profile")]
+pub(super) enum RawProfile {
+    /// One measured unified kernel image in guest RAM.
+    Uki,
+    /// Kernel, initrd and command line checked by the firmware against measured hashes.
+    Hashes,
+    /// The firmware boots from a disk.
+    Disk,
+}
+
+/// A virtio block device.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Disk")]
+pub(super) struct RawDisk {
+    /// Raw image file or block device, relative to this file.
+    #[schemars(required, length(min = 1))]
+    pub(super) path: Option<String>,
+    /// Refuse the guest's writes. Default false.
+    pub(super) read_only: Option<bool>,
+    /// Serial the guest sees, 1 to 20 printable ASCII characters. Default "disk0", "disk1", …
+    #[schemars(length(min = 1, max = 20), regex(pattern = r"^[!-~]+$"))]
+    pub(super) serial: Option<String>,
+    /// How the host caches. Default "writeback".
+    pub(super) cache: Option<RawCache>,
+    /// Number of virtqueues. Default: one per vCPU.
+    #[schemars(range(min = 1, max = 64))]
+    pub(super) queues: Option<i64>,
+}
+
+/// How the host caches a disk.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Cache")]
+pub(super) enum RawCache {
+    /// Host page cache; a guest flush writes to the device.
+    Writeback,
+    /// No host page cache; a guest flush writes to the device.
+    Direct,
+    /// Host page cache; a guest flush does nothing. Data is lost when the host fails.
+    Unsafe,
+}
+
+/// The guest's console.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Console")]
+pub(super) struct RawConsole {
+    /// The device in the guest. Default "serial".
+    pub(super) device: Option<RawConsoleDevice>,
+    /// Where its bytes go on the host. Default "stdio".
+    pub(super) mode: Option<RawConsoleMode>,
+    /// Mode `file`: the file output is appended to, relative to this file.
+    #[schemars(length(min = 1))]
+    pub(super) path: Option<String>,
+}
+
+/// The device the guest's console is.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "ConsoleDevice")]
+pub(super) enum RawConsoleDevice {
+    /// 16550, `ttyS0` in Linux.
+    Serial,
+    /// virtio-console, `hvc0` in Linux: far fewer exits.
+    Virtio,
+}
+
+/// Where the console's bytes go on the host.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "ConsoleMode")]
+pub(super) enum RawConsoleMode {
+    /// cvmm's own standard input and output.
+    Stdio,
+    /// Output appended to a file, no input.
+    File,
+    /// A new pseudo-terminal, whose path is logged.
+    Pty,
+    /// Nowhere.
+    None,
+}
+
+/// Knobs for development.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Debug")]
+pub(super) struct RawDebug {
+    /// How many times faster than real time the ACPI PM timer runs. Default 1.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) pm_timer_scale: Option<i64>,
+    /// Show the LPC bridge, so that the firmware uses the serial port. Default false.
+    pub(super) firmware_console: Option<bool>,
+    /// Show MTRRs to the guest. Default true without isolation, false with SNP.
+    pub(super) mtrr: Option<bool>,
+    /// Console text that means that user space is up, for the timeline.
+    #[schemars(length(min = 1, max = 256))]
+    pub(super) user_space_marker: Option<String>,
+}

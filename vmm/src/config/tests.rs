@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a `vm.toml` may say and what each mistake answers.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const GOOD: &str = r#"name = "web-1"
+vcpus = 4
+memory = "1GiB"
+isolation = "none"
+firmware = "OVMF.fd"
+[boot]
+profile = "hashes"
+kernel = "vmlinuz"
+cmdline = "quiet"
+[[disk]]
+path = "a.img"
+[[disk]]
+path = "/abs/b.img"
+serial = "b"
+read_only = true
+cache = "direct"
+queues = 4
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse("vm.toml", text, Path::new("/base"), Checks::OFFLINE)
+}
+
+/// `GOOD` with one piece of text replaced, and what it answers: (code, line, column).
+fn broken(from: &str, to: &str) -> Vec<(String, usize, usize)> {
+    assert_eq!(GOOD.matches(from).count(), 1, "{from}");
+    places(&parse(&GOOD.replace(from, to)).unwrap_err())
+}
+
+fn places(error: &ConfigError) -> Vec<(String, usize, usize)> {
+    let place = |problem: &Problem| {
+        let location = problem.location.as_ref().unwrap();
+        (problem.code.clone(), location.line, location.column)
+    };
+    error.problems().iter().map(place).collect()
+}
+
+fn one(code: &str, line: usize, column: usize) -> Vec<(String, usize, usize)> {
+    vec![(code.to_owned(), line, column)]
+}
+
+#[test]
+fn a_good_file_becomes_a_config() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!((config.name.as_str(), config.vcpus, config.memory), ("web-1", 4, 1 << 30));
+    assert_eq!((config.low_memory, config.high_memory()), (256 << 20, 768 << 20));
+    assert_eq!(config.firmware, Path::new("/base/OVMF.fd"));
+    let boot = Boot::Hashes { kernel: "/base/vmlinuz".into(), initrd: None, cmdline: "quiet".to_owned() };
+    assert_eq!(config.boot, boot);
+    let first = Disk {
+        path: "/base/a.img".into(),
+        read_only: false,
+        serial: "disk0".to_owned(),
+        cache: CacheMode::Writeback,
+        queues: None,
+    };
+    let second = Disk {
+        path: "/abs/b.img".into(),
+        read_only: true,
+        serial: "b".to_owned(),
+        cache: CacheMode::Direct,
+        queues: Some(4),
+    };
+    assert_eq!(config.disks, [first, second]);
+    assert_eq!(
+        config.console,
+        Console { device: ConsoleDevice::Serial, mode: ConsoleMode::Stdio, path: None }
+    );
+    assert!(config.rng && config.debug.mtrr && !config.debug.firmware_console);
+    assert_eq!(config.debug.pm_timer_scale, 1);
+    let json = serde_json::to_value(&config).unwrap();
+    assert_eq!(json["boot"]["profile"], "hashes");
+    assert_eq!(json["disks"][1]["cache"], "direct");
+}
+
+#[test]
+fn numbers_out_of_range_name_their_place() {
+    for bad in ["0", "65", "10000", "-1", "9223372036854775807"] {
+        assert_eq!(broken("vcpus = 4", &format!("vcpus = {bad}")), one("config.vcpus.range", 2, 9), "{bad}");
+    }
+    assert_eq!(broken("vcpus = 4", "vcpus = 99999999999999999999"), one("config.vcpus.type", 2, 9));
+    assert_eq!(broken("queues = 4", "queues = 0"), one("config.disk.queues.range", 17, 10));
+    assert_eq!(broken("queues = 4", "queues = 65536"), one("config.disk.queues.range", 17, 10));
+    assert_eq!(
+        broken("[boot]", "[debug]\npm_timer_scale = 1001\n[boot]"),
+        one("config.debug.pm_timer_scale.range", 7, 18)
+    );
+}
+
+#[test]
+fn memory_is_checked_against_every_rule() {
+    for (bad, reason) in [
+        ("0", "range"),
+        ("\"0MiB\"", "range"),
+        ("\"63MiB\"", "range"),
+        ("512", "range"),
+        ("\"1025GiB\"", "range"),
+        ("-5", "format"),
+        ("\"512MB\"", "format"),
+        ("\"lots\"", "format"),
+        ("\"99999999999TiB\"", "format"),
+        ("536870913", "alignment"),
+        ("\"524289KiB\"", "alignment"),
+        ("\"95MiB\"", "profile"),
+        ("1.5", "type"),
+        ("true", "type"),
+    ] {
+        let code = format!("config.memory.{reason}");
+        assert_eq!(broken("memory = \"1GiB\"", &format!("memory = {bad}")), one(&code, 3, 10), "{bad}");
+    }
+    let low =
+        |low: &str| GOOD.replace("memory = \"1GiB\"", &format!("memory = \"1GiB\"\nlow_memory = \"{low}\""));
+    for (bad, reason) in [("63MiB", "range"), ("1025MiB", "range"), ("3GiB", "range"), ("64MiB", "profile")] {
+        let code = format!("config.low_memory.{reason}");
+        assert_eq!(places(&parse(&low(bad)).unwrap_err()), one(&code, 4, 14), "{bad}");
+    }
+    assert_eq!(parse(&low("96MiB")).unwrap().low_memory, 96 << 20);
+    assert_eq!(parse(&low("1GiB")).unwrap().high_memory(), 0);
+    let tera = parse(&GOOD.replace("1GiB", "1TiB")).unwrap();
+    assert_eq!(tera.memory, 1 << 40);
+    let uki = "profile = \"uki\"\nuki = \"u.efi\"";
+    let text = GOOD.replace("profile = \"hashes\"\nkernel = \"vmlinuz\"\ncmdline = \"quiet\"", uki);
+    assert!(parse(&text.replace("1GiB", "128MiB")).is_ok());
+    assert_eq!(
+        places(&parse(&text.replace("1GiB", "127MiB")).unwrap_err()),
+        one("config.memory.profile", 3, 10)
+    );
+}
+
+#[test]
+fn unknown_keys_and_words_say_what_is_known() {
+    let error = parse(&GOOD.replace("vcpus", "vcpu")).unwrap_err();
+    assert_eq!(places(&error), one("config.unknown_key", 2, 1));
+    assert_eq!(error.problems()[0].key, "vcpu");
+    assert!(error.problems()[0].allowed.as_deref().unwrap().contains("vcpus"));
+    let error = parse(&GOOD.replace("\"none\"", "\"sev\"")).unwrap_err();
+    assert_eq!(places(&error), one("config.isolation.value", 4, 13));
+    assert_eq!(error.problems()[0].allowed.as_deref(), Some("none or snp"));
+    assert_eq!(broken("cache = \"direct\"", "cache = \"none\""), one("config.disk.cache.value", 16, 9));
+    assert_eq!(broken("read_only = true", "readonly = true"), one("config.disk.unknown_key", 15, 1));
+    assert_eq!(broken("[boot]", "[boot]\nshim = \"x\""), one("config.boot.unknown_key", 7, 1));
+    assert_eq!(broken("name = \"web-1\"", "name = 1"), one("config.name.type", 1, 8));
+    assert_eq!(broken("[boot]", "[console]\ncolour = 1\n[boot]"), one("config.console.unknown_key", 7, 1));
+}
+
+#[test]
+fn all_problems_come_together_in_file_order() {
+    let text = "\
+name = \"no spaces\"
+vcpus = 0
+memroy = \"1GiB\"
+isolation = \"sgx\"
+rng = \"yes\"
+[boot]
+profile = \"uki\"
+kernel = \"k\"
+[[disk]]
+serial = \"ein-viel-zu-langer-Name\"
+size = 4
+[[disk]]
+path = \"\"
+serial = \"disk2\"
+cache = 1
+[[disk]]
+path = \"c\"
+queues = 100
+";
+    let error = parse(text).unwrap_err();
+    let codes: Vec<_> =
+        error.problems().iter().map(|problem| (problem.code.as_str(), problem.key.as_str())).collect();
+    let expected = [
+        ("config.memory.missing", "memory"),
+        ("config.firmware.missing", "firmware"),
+        ("config.name.format", "name"),
+        ("config.vcpus.range", "vcpus"),
+        ("config.unknown_key", "memroy"),
+        ("config.isolation.value", "isolation"),
+        ("config.rng.type", "rng"),
+        ("config.boot.uki.missing", "boot.uki"),
+        ("config.boot.kernel.profile", "boot.kernel"),
+        ("config.disk.path.missing", "disk[0].path"),
+        ("config.disk.serial.length", "disk[0].serial"),
+        ("config.disk.unknown_key", "size"),
+        ("config.disk.path.path", "disk[1].path"),
+        ("config.disk.cache.type", "disk[1].cache"),
+        ("config.disk.serial.duplicate", "disk[2].serial"),
+        ("config.disk.queues.range", "disk[2].queues"),
+    ];
+    assert_eq!(codes, expected, "{error}");
+}
+
+#[test]
+fn a_problem_reads_like_a_compilers() {
+    let error = parse(&GOOD.replace("vcpus = 4", "vcpus = 10000 # many")).unwrap_err();
+    let expected = "\
+error[config.vcpus.range]: vcpus is 10000, outside its range
+ --> vm.toml:2:9
+  |
+2 | vcpus = 10000 # many
+  |         ^^^^^
+  = allowed: 1 to 64";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_hostile_file_cannot_drive_the_terminal() {
+    let error =
+        parse("name = \"\\u001b[2J\"\n\"\\u001b]0;x\" = 1\n\u{202e}x = 3\n\ta = \u{7}\n").unwrap_err();
+    assert!(!error.to_string().chars().any(|c| c.is_control() && c != '\n'), "{error}");
+    let long = format!("{}vcpus = 0", "# x\n".repeat(200)) + &" ".repeat(5000) + "# end";
+    assert!(parse(&long).unwrap_err().to_string().len() < 4000);
+    let deep = format!("{} = 1", vec!["a"; 50_000].join("."));
+    assert_eq!(parse(&deep).unwrap_err().problems()[0].code, "config.syntax");
+}
+
+#[test]
+fn syntax_errors_are_all_placed() {
+    let error = parse("name = \nvcpus = 2\nvcpus = 3\nmemory = tru\n").unwrap_err();
+    assert_eq!(
+        places(&error),
+        [("config.syntax".into(), 1, 8), ("config.syntax".into(), 3, 1), ("config.syntax".into(), 4, 10)]
+    );
+}
+
+#[test]
+fn keys_of_other_profiles_and_modes_are_refused() {
+    assert_eq!(broken("profile = \"hashes\"", "profile = \"disk\"").len(), 2);
+    assert_eq!(broken("kernel = \"vmlinuz\"\n", ""), one("config.boot.kernel.missing", 6, 1));
+    assert_eq!(
+        broken("cmdline = \"quiet\"", "cmdline = \"a\\nb\""),
+        one("config.boot.cmdline.format", 9, 11)
+    );
+    let long = format!("cmdline = \"{}\"", "x".repeat(2048));
+    assert_eq!(broken("cmdline = \"quiet\"", &long), one("config.boot.cmdline.length", 9, 11));
+    assert_eq!(
+        broken("[boot]", "[console]\nmode = \"file\"\n[boot]"),
+        one("config.console.path.missing", 6, 1)
+    );
+    assert_eq!(broken("[boot]", "[console]\npath = \"x\"\n[boot]"), one("config.console.path.mode", 7, 8));
+    let no_disk = &GOOD[..GOOD.find("[[disk]]").unwrap()];
+    let no_disk = no_disk
+        .replace("profile = \"hashes\"\nkernel = \"vmlinuz\"\ncmdline = \"quiet\"", "profile = \"disk\"");
+    assert_eq!(places(&parse(&no_disk).unwrap_err()), one("config.boot.profile.disk", 7, 11));
+    for serial in ["", "x y", "ä", "a\\tb"] {
+        let found = broken("serial = \"b\"", &format!("serial = \"{serial}\""));
+        assert!(found[0].0.starts_with("config.disk.serial."), "{found:?}");
+    }
+    assert_eq!(broken("serial = \"b\"", "serial = \"disk0\""), one("config.disk.serial.duplicate", 14, 10));
+    let many = format!("{GOOD}{}", "[[disk]]\npath = \"x\"\n".repeat(23));
+    assert_eq!(parse(&many).unwrap_err().problems()[0].code, "config.disk.count");
+}
+
+#[test]
+fn snp_parses_but_does_not_run_yet() {
+    let snp = GOOD.replace("\"none\"", "\"snp\"");
+    let config = parse(&snp).unwrap();
+    assert_eq!(config.isolation, Isolation::Snp);
+    assert!(!config.debug.mtrr);
+    let run = Checks { run: true, ..Checks::OFFLINE };
+    let error = Config::parse("vm.toml", &snp, Path::new("/base"), run).unwrap_err();
+    assert_eq!(places(&error), one("config.isolation.not_built", 4, 13));
+}
+
+#[test]
+fn paths_are_checked_where_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("vm.toml"), GOOD.replace("/abs/", "")).unwrap();
+    let codes = || match Config::load(&at("vm.toml")) {
+        Ok(_) => Vec::new(),
+        Err(error) => error
+            .problems()
+            .iter()
+            .map(|problem| format!("{} {}", problem.code, problem.key))
+            .collect::<Vec<_>>(),
+    };
+    assert_eq!(
+        codes(),
+        [
+            "config.firmware.unreadable firmware",
+            "config.boot.kernel.unreadable boot.kernel",
+            "config.disk.path.unreadable disk[0].path",
+            "config.disk.path.unreadable disk[1].path"
+        ]
+    );
+    fs::write(at("OVMF.fd"), "").unwrap();
+    fs::create_dir(at("vmlinuz")).unwrap();
+    fs::write(at("a.img"), [0; 511]).unwrap();
+    fs::write(at("b.img"), "").unwrap();
+    assert_eq!(
+        codes(),
+        [
+            "config.firmware.empty firmware",
+            "config.boot.kernel.kind boot.kernel",
+            "config.disk.path.alignment disk[0].path",
+            "config.disk.path.empty disk[1].path"
+        ]
+    );
+    fs::write(at("OVMF.fd"), "x").unwrap();
+    fs::remove_dir(at("vmlinuz")).unwrap();
+    fs::write(at("vmlinuz"), "x").unwrap();
+    fs::write(at("a.img"), [0; 512]).unwrap();
+    fs::remove_file(at("b.img")).unwrap();
+    fs::hard_link(at("a.img"), at("b.img")).unwrap();
+    assert_eq!(codes(), ["config.disk.path.duplicate disk[1].path"]);
+    fs::remove_file(at("b.img")).unwrap();
+    fs::write(at("b.img"), [0; 1024]).unwrap();
+    assert_eq!(codes(), [""; 0]);
+    // A sparse kernel larger than the guest.
+    fs::File::options().write(true).open(at("vmlinuz")).unwrap().set_len(2 << 30).unwrap();
+    assert_eq!(codes(), ["config.boot.kernel.memory boot.kernel"]);
+    // Opening a pipe would block: it must be refused unopened.
+    fs::remove_file(at("vmlinuz")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(at("vmlinuz")).status().unwrap();
+    assert!(made.success());
+    assert_eq!(codes(), ["config.boot.kernel.kind boot.kernel"]);
+}
+
+#[test]
+fn the_file_itself_must_be_usable() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = |path: &Path| Config::load(path).unwrap_err().problems()[0].code.clone();
+    assert_eq!(code(&folder.path().join("absent")), "config.file");
+    assert_eq!(code(folder.path()), "config.file");
+    let path = folder.path().join("vm.toml");
+    fs::write(&path, [b'#', 0xff]).unwrap();
+    assert_eq!(code(&path), "config.encoding");
+    fs::write(&path, vec![b'#'; (256 << 10) + 1]).unwrap();
+    assert_eq!(code(&path), "config.size");
+    fs::write(&path, "").unwrap();
+    let error = Config::load(&path).unwrap_err();
+    assert_eq!(error.problems().len(), 5, "{error}");
+}
+
+#[test]
+fn more_memory_than_the_host_has_is_refused() {
+    let config = parse(GOOD).unwrap();
+    assert!(host::check(&config, Some(1 << 30)).is_empty());
+    let problems = host::check(&config, Some((1 << 30) - 1));
+    assert_eq!(problems[0].code, "config.memory.host");
+    assert_eq!(problems[0].allowed.as_deref(), Some("at most 1023 MiB, the memory of this host"));
+}
+
+#[test]
+fn the_committed_schema_is_up_to_date() {
+    let committed = include_str!("../../../docs/vm.schema.json");
+    assert_eq!(committed, schema(), "run: cargo run -p cvmm -- config schema > docs/vm.schema.json");
+}
+
+#[test]
+fn the_schema_names_exactly_the_keys_of_the_parser() {
+    let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+    let required: Vec<_> =
+        schema["required"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
+    let error = parse("").unwrap_err();
+    let missing: Vec<_> = error.problems().iter().map(|problem| problem.key.as_str()).collect();
+    for key in &missing {
+        assert!(required.contains(key), "{key} is required but the schema does not say so");
+    }
+    assert_eq!(required.len(), missing.len());
+    let error = parse("nonsense = 1").unwrap_err();
+    let unknown = error.problems().iter().find(|problem| problem.code == "config.unknown_key").unwrap();
+    let mut known: Vec<_> = unknown.allowed.as_deref().unwrap().split(", ").collect();
+    let mut listed: Vec<_> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+    known.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(known, listed);
+}
+
+#[test]
+fn every_example_parses_and_so_do_its_comments() {
+    for profile in [Profile::Uki, Profile::Hashes, Profile::Disk] {
+        let text = example(profile);
+        let config = parse(&text).unwrap_or_else(|error| panic!("{profile}: {error}"));
+        assert_eq!(config.memory, 1 << 30);
+        // The commented-out keys are the defaults: switching them on must parse too. Prose starts with a capital letter.
+        let all: Vec<_> = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(key)
+                    if key.starts_with("[")
+                        || key.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) =>
+                {
+                    key
+                }
+                _ => line,
+            })
+            .filter(|line| !line.starts_with("path = \"console"))
+            .collect();
+        let mut full = parse(&all.join("\n")).unwrap_or_else(|error| panic!("{profile}: {error}"));
+        assert_eq!(full.disks.len(), 1);
+        full.disks.clone_from(&config.disks);
+        full.debug.user_space_marker = None;
+        assert_eq!(full, config);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC{0,200}") {
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.problems().is_empty());
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_mutation_of_a_good_file_panics(at in 0..GOOD.len(), with in "[\\[\\]={}\".,a-z0-9\\n-]{0,6}", cut in 0_usize..8) {
+        // GOOD is ASCII: every index is a boundary.
+        let end = (at + cut).min(GOOD.len());
+        let text = format!("{}{with}{}", &GOOD[..at], &GOOD[end..]);
+        if let Err(error) = parse(&text) {
+            for problem in error.problems() {
+                let location = problem.location.as_ref().unwrap();
+                prop_assert!(location.line <= text.lines().count().max(1) + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rules of `vm.toml`: ranges, and what one key demands of another.
+//!
+//! Works on the parse layer alone, without looking at the host. A value that breaks a rule is replaced by a harmless one so
+//! that checking goes on; the resulting [`Config`] is used only when there is no problem at all.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::decode::Decoded;
+use super::problem::Problem;
+use super::raw::{
+    RawBoot, RawCache, RawConsole, RawConsoleDevice, RawConsoleMode, RawDebug, RawDisk, RawIsolation,
+    RawProfile,
+};
+use super::size::{RawSize, SIZE_FORMAT, show};
+use super::{
+    Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, DEFAULT_LOW_MEMORY, Debug, Disk, Isolation,
+    MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_MEMORY,
+};
+
+const MIB: u64 = 1 << 20;
+const MAX_NAME: usize = 64;
+const MAX_PM_TIMER_SCALE: u32 = 1000;
+const MAX_MARKER: usize = 256;
+
+pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) {
+    let Decoded { raw, problems, cut } = decoded;
+    let mut rules = Rules { base, problems, cut };
+    let isolation = match rules.required("isolation", raw.isolation, "\"none\" or \"snp\"") {
+        Some(RawIsolation::Snp) => Isolation::Snp,
+        Some(RawIsolation::None) | None => Isolation::None,
+    };
+    let profile = raw.boot.as_ref().and_then(|boot| boot.profile);
+    let (memory, low_memory) = rules.memory(raw.memory, raw.low_memory, profile);
+    let config = Config {
+        name: rules.name(raw.name),
+        vcpus: rules.integer("vcpus", raw.vcpus, 1..=MAX_VCPUS).unwrap_or(1),
+        memory,
+        low_memory,
+        isolation,
+        firmware: rules.required_path("firmware", raw.firmware.as_deref()),
+        boot: rules.boot(raw.boot, raw.disk.len()),
+        disks: rules.disks(&raw.disk),
+        console: rules.console(raw.console.unwrap_or_default()),
+        rng: raw.rng.unwrap_or(true),
+        debug: rules.debug(raw.debug.unwrap_or_default(), isolation),
+    };
+    (config, rules.problems)
+}
+
+/// What parses but this build cannot run.
+pub(super) fn check_run(config: &Config) -> Option<Problem> {
+    (config.isolation == Isolation::Snp).then(|| {
+        Problem::at(
+            "isolation",
+            "not_built",
+            "isolation \"snp\" is not built yet: this cvmm cannot launch a confidential guest",
+        )
+        .allowed("\"none\"")
+        .help("use isolation = \"none\" for development; such a guest is not protected from the host")
+    })
+}
+
+/// The least RAM below 4 GiB a profile boots with, in bytes. Seen with the AmdSev OVMF: 96 MiB through fw_cfg, 128 MiB with a
+/// 12 MiB UKI, which stands in the same RAM.
+fn profile_minimum(profile: RawProfile) -> (u64, &'static str) {
+    match profile {
+        RawProfile::Uki => (128 * MIB, "uki"),
+        RawProfile::Hashes => (96 * MIB, "hashes"),
+        RawProfile::Disk => (96 * MIB, "disk"),
+    }
+}
+
+struct Rules<'base> {
+    base: &'base Path,
+    problems: Vec<Problem>,
+    cut: std::collections::BTreeSet<String>,
+}
+
+impl Rules<'_> {
+    fn add(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    /// Whether an entry was there but has been reported as unusable, itself or with one of its parents.
+    fn is_cut(&self, path: &str) -> bool {
+        let parent = |cut: &String| {
+            path.strip_prefix(cut.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.cut.contains("") || self.cut.iter().any(parent)
+    }
+
+    fn required<T>(&mut self, path: &str, value: Option<T>, allowed: &str) -> Option<T> {
+        if value.is_none() && !self.is_cut(path) {
+            let name = path.rsplit('.').next().unwrap_or(path);
+            self.add(Problem::at(path, "missing", format!("{name} is missing")).allowed(allowed));
+        }
+        value
+    }
+
+    fn integer(
+        &mut self,
+        path: &str,
+        value: Option<i64>,
+        range: std::ops::RangeInclusive<u32>,
+    ) -> Option<u32> {
+        let value = value?;
+        let fits = u32::try_from(value).ok().filter(|number| range.contains(number));
+        if fits.is_none() {
+            let name = path.rsplit('.').next().unwrap_or(path);
+            self.add(
+                Problem::at(path, "range", format!("{name} is {value}, outside its range")).allowed(format!(
+                    "{} to {}",
+                    range.start(),
+                    range.end()
+                )),
+            );
+        }
+        fits
+    }
+
+    fn name(&mut self, name: Option<String>) -> String {
+        let allowed = "1 to 64 characters of A-Z a-z 0-9 . _ -";
+        let name = self.required("name", name, allowed).unwrap_or_default();
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let absent = name.is_empty() && self.problems.iter().any(|problem| problem.path == "name");
+        if !absent
+            && !self.is_cut("name")
+            && (name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(known))
+        {
+            self.add(
+                Problem::at("name", "format", "name is empty, too long or has other characters")
+                    .allowed(allowed),
+            );
+        }
+        name
+    }
+
+    /// The path of a key, made absolute.
+    fn path(&mut self, key: &str, text: &str) -> PathBuf {
+        if text.is_empty() || text.contains('\0') {
+            let name = key.rsplit('.').next().unwrap_or(key);
+            self.add(
+                Problem::at(key, "path", format!("{name} is empty or has a NUL byte")).allowed("a path"),
+            );
+            return PathBuf::new();
+        }
+        self.base.join(text)
+    }
+
+    fn required_path(&mut self, key: &str, text: Option<&str>) -> PathBuf {
+        match self.required(key, text, "a path, relative to this file or absolute") {
+            Some(text) => self.path(key, text),
+            None => PathBuf::new(),
+        }
+    }
+
+    fn size(&mut self, key: &str, size: &RawSize, most: u64) -> Option<u64> {
+        let allowed = format!("{} to {} in whole MiB", show(MIN_MEMORY), show(most));
+        let bytes = match size.bytes() {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.add(Problem::at(key, "format", format!("{key} {error}")).allowed(SIZE_FORMAT));
+                return None;
+            }
+        };
+        if !(MIN_MEMORY..=most).contains(&bytes) {
+            let mut problem =
+                Problem::at(key, "range", format!("{key} is {}, outside its range", show(bytes)))
+                    .allowed(allowed);
+            if matches!(size, RawSize::Bytes(1..1_048_576)) {
+                problem =
+                    problem.help("a number without a unit is in bytes; write \"512MiB\" for a size in MiB");
+            }
+            self.add(problem);
+            return None;
+        }
+        if bytes % MIB != 0 {
+            let message = format!("{key} is {}, not a multiple of 1 MiB", show(bytes));
+            self.add(Problem::at(key, "alignment", message).allowed(allowed));
+            return None;
+        }
+        Some(bytes)
+    }
+
+    fn memory(
+        &mut self,
+        memory: Option<RawSize>,
+        low: Option<RawSize>,
+        profile: Option<RawProfile>,
+    ) -> (u64, u64) {
+        let memory = self.required("memory", memory, "64 MiB to 1 TiB, such as \"512MiB\"");
+        let memory = memory.and_then(|size| self.size("memory", &size, MAX_MEMORY));
+        let low_given = low.is_some();
+        let low = low.and_then(|size| self.size("low_memory", &size, MAX_LOW_MEMORY));
+        let Some(memory) = memory else { return (MIN_MEMORY, low.unwrap_or(MIN_MEMORY)) };
+        if let Some(low) = low.filter(|low| *low > memory) {
+            let message = format!("low_memory is {}, more than memory ({})", show(low), show(memory));
+            self.add(
+                Problem::at("low_memory", "range", message).allowed(format!("64 MiB to {}", show(memory))),
+            );
+            return (memory, memory.min(MAX_LOW_MEMORY));
+        }
+        let below = low.unwrap_or(memory.min(DEFAULT_LOW_MEMORY));
+        // A low_memory that was refused already says nothing about the profile.
+        let usable = low.is_some() || !low_given;
+        let least = profile.map(profile_minimum).filter(|(least, _)| usable && below < *least);
+        if let Some((least, profile)) = least {
+            let key = if low.is_some() { "low_memory" } else { "memory" };
+            let message = format!("{key} is {}, too little to boot with profile {profile}", show(below));
+            self.add(Problem::at(key, "profile", message).allowed(format!("at least {}", show(least))));
+        }
+        (memory, below)
+    }
+
+    fn boot(&mut self, boot: Option<RawBoot>, disks: usize) -> Boot {
+        let Some(boot) =
+            self.required("boot", boot, "a table [boot] with profile = \"uki\", \"hashes\" or \"disk\"")
+        else {
+            return Boot::Disk;
+        };
+        let RawBoot { profile, uki, kernel, initrd, cmdline } = boot;
+        let Some(profile) = self.required("boot.profile", profile, "\"uki\", \"hashes\" or \"disk\"") else {
+            return Boot::Disk;
+        };
+        let (_, profile_name) = profile_minimum(profile);
+        let given = [
+            ("uki", uki.is_some(), RawProfile::Uki),
+            ("kernel", kernel.is_some(), RawProfile::Hashes),
+            ("initrd", initrd.is_some(), RawProfile::Hashes),
+            ("cmdline", cmdline.is_some(), RawProfile::Hashes),
+        ];
+        for (key, given, owner) in given {
+            if given && owner != profile {
+                let (_, owner) = profile_minimum(owner);
+                let message = format!("{key} belongs to profile {owner}, but the profile is {profile_name}");
+                let help = match (key, profile) {
+                    ("cmdline" | "initrd", RawProfile::Uki) => {
+                        "the UKI carries its own: build it with this one"
+                    }
+                    _ => "remove the key or change the profile",
+                };
+                self.add(Problem::at(&format!("boot.{key}"), "profile", message).help(help));
+            }
+        }
+        match profile {
+            RawProfile::Uki => Boot::Uki { uki: self.required_path("boot.uki", uki.as_deref()) },
+            RawProfile::Hashes => Boot::Hashes {
+                kernel: self.required_path("boot.kernel", kernel.as_deref()),
+                initrd: initrd.map(|initrd| self.path("boot.initrd", &initrd)),
+                cmdline: self.cmdline(cmdline.unwrap_or_default()),
+            },
+            RawProfile::Disk => {
+                if disks == 0 && !self.is_cut("disk") {
+                    let message = "profile disk needs a disk to boot from, and there is none";
+                    self.add(Problem::at("boot.profile", "disk", message).help("add a [[disk]] table"));
+                }
+                Boot::Disk
+            }
+        }
+    }
+
+    fn cmdline(&mut self, cmdline: String) -> String {
+        if cmdline.len() > MAX_CMDLINE {
+            let message = format!("cmdline has {} bytes; Linux cuts it silently", cmdline.len());
+            let allowed = format!("at most {MAX_CMDLINE} bytes");
+            self.add(Problem::at("boot.cmdline", "length", message).allowed(allowed));
+        }
+        if !cmdline.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            let message = "cmdline has a character that is not printable ASCII";
+            self.add(
+                Problem::at("boot.cmdline", "format", message).allowed("printable ASCII without line breaks"),
+            );
+        }
+        cmdline
+    }
+
+    fn disks(&mut self, raw: &[RawDisk]) -> Vec<Disk> {
+        if raw.len() > MAX_DISKS {
+            let message = format!("there are {} disks", raw.len());
+            self.add(Problem::at("disk", "count", message).allowed(format!("at most {MAX_DISKS}")));
+        }
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let mut disks = Vec::new();
+        for (index, raw) in raw.iter().enumerate() {
+            let disk = self.disk(index, raw);
+            if let Some(first) = seen.get(&disk.serial) {
+                let message = format!("disk[{index}] has serial \"{}\", like disk[{first}]", disk.serial);
+                self.add(
+                    Problem::at(&format!("disk.{index}.serial"), "duplicate", message)
+                        .help("give every disk its own serial; a disk without one is called disk<position>"),
+                );
+            } else {
+                seen.insert(disk.serial.clone(), index);
+            }
+            disks.push(disk);
+        }
+        disks
+    }
+
+    fn disk(&mut self, index: usize, raw: &RawDisk) -> Disk {
+        let RawDisk { path, read_only, serial, cache, queues } = raw;
+        let key = |name: &str| format!("disk.{index}.{name}");
+        if let Some(serial) = serial {
+            let allowed = format!("1 to {MAX_SERIAL} printable ASCII characters without spaces");
+            if serial.is_empty() || serial.len() > MAX_SERIAL {
+                let message = format!("serial has {} bytes", serial.len());
+                self.add(Problem::at(&key("serial"), "length", message).allowed(&allowed));
+            }
+            if !serial.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let message = "serial has a character that is not printable ASCII";
+                self.add(Problem::at(&key("serial"), "format", message).allowed(&allowed));
+            }
+        }
+        let queues = self.integer(&key("queues"), *queues, 1..=u32::from(MAX_DISK_QUEUES));
+        Disk {
+            path: self.required_path(&key("path"), path.as_deref()),
+            read_only: read_only.unwrap_or(false),
+            serial: serial.clone().unwrap_or_else(|| format!("disk{index}")),
+            cache: match cache {
+                Some(RawCache::Direct) => CacheMode::Direct,
+                Some(RawCache::Unsafe) => CacheMode::Unsafe,
+                Some(RawCache::Writeback) | None => CacheMode::Writeback,
+            },
+            queues: queues.and_then(|queues| u16::try_from(queues).ok()),
+        }
+    }
+
+    fn console(&mut self, raw: RawConsole) -> Console {
+        let RawConsole { device, mode, path } = raw;
+        let device = match device {
+            Some(RawConsoleDevice::Virtio) => ConsoleDevice::Virtio,
+            Some(RawConsoleDevice::Serial) | None => ConsoleDevice::Serial,
+        };
+        let mode = match mode {
+            Some(RawConsoleMode::File) => ConsoleMode::File,
+            Some(RawConsoleMode::Pty) => ConsoleMode::Pty,
+            Some(RawConsoleMode::None) => ConsoleMode::None,
+            Some(RawConsoleMode::Stdio) | None => ConsoleMode::Stdio,
+        };
+        let path = match (mode, path) {
+            (ConsoleMode::File, path) => Some(self.required_path("console.path", path.as_deref())),
+            (_, Some(_)) if !self.is_cut("console.mode") => {
+                let message = "path belongs to console mode file, but the mode is another";
+                self.add(
+                    Problem::at("console.path", "mode", message).help("remove path or write mode = \"file\""),
+                );
+                None
+            }
+            _ => None,
+        };
+        Console { device, mode, path }
+    }
+
+    fn debug(&mut self, raw: RawDebug, isolation: Isolation) -> Debug {
+        let RawDebug { pm_timer_scale, firmware_console, mtrr, user_space_marker } = raw;
+        let unusable = |marker: &&String| {
+            marker.is_empty() || marker.len() > MAX_MARKER || marker.chars().any(char::is_control)
+        };
+        if user_space_marker.as_ref().filter(unusable).is_some() {
+            let message = "user_space_marker is empty, too long or has control characters";
+            let allowed = format!("1 to {MAX_MARKER} bytes of one line");
+            self.add(Problem::at("debug.user_space_marker", "format", message).allowed(allowed));
+        }
+        Debug {
+            pm_timer_scale: self
+                .integer("debug.pm_timer_scale", pm_timer_scale, 1..=MAX_PM_TIMER_SCALE)
+                .unwrap_or(1),
+            firmware_console: firmware_console.unwrap_or(false),
+            mtrr: mtrr.unwrap_or(isolation == Isolation::None),
+            user_space_marker,
+        }
+    }
+}
