@@ -11,6 +11,7 @@
 
 pub mod bus;
 pub mod host;
+pub mod legacy;
 pub mod memory;
 pub mod pci;
 pub mod virtio;
