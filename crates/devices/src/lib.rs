@@ -10,6 +10,7 @@
 //! them, and never allocates by an amount the guest chose without a fixed bound.
 
 pub mod bus;
+pub mod fw_cfg;
 pub mod host;
 pub mod legacy;
 pub mod memory;

@@ -5,7 +5,9 @@
 //! into a buffer of [`CAPACITY`] bytes that a thread of its own writes out in batches. When the buffer is full,
 //! the vCPU waits, so that a terminal that is merely slow paces the guest and nothing is lost; but it waits at most
 //! [`PATIENCE`], and once that was in vain everything is dropped, without waiting, until the terminal takes data
-//! again. So a stuck terminal costs a guest one tenth of a second per recovery, not its life.
+//! again. So a stuck terminal costs a guest one tenth of a second per recovery, not its life. A string instruction
+//! is up to 4096 characters in one exit, each of which may have to wait for a slow terminal; when the machine is
+//! to stop, [`ConsoleControl::release`] ends all waiting from another thread.
 //!
 //! Dropping a `ConsoleOut` writes out what is left, for at most [`GRACE`]. A thread still stuck in the terminal
 //! after that is abandoned: it owns nothing but the terminal's handle and ends with the write or the process.
@@ -38,6 +40,8 @@ struct State {
     closed: bool,
     /// A wait for room was in vain; cleared when the terminal takes data.
     stalled: bool,
+    /// Nobody is to wait any more.
+    released: bool,
     /// The terminal failed for good; everything is dropped.
     failed: bool,
     /// The thread has ended.
@@ -70,6 +74,11 @@ impl ConsoleOut {
         Ok(Self { shared, thread: Some(thread) })
     }
 
+    /// A handle that works while a vCPU waits for the terminal and holds the device's lock.
+    pub fn control(&self) -> ConsoleControl {
+        ConsoleControl { shared: self.shared.clone() }
+    }
+
     /// Characters lost so far because the terminal did not take them.
     pub fn dropped(&self) -> u64 {
         lock(&self.shared.state).dropped
@@ -82,7 +91,7 @@ impl ConsoleOut {
             let room = CAPACITY.saturating_sub(state.buffer.len());
             if room == 0 {
                 let left = deadline.saturating_duration_since(Instant::now());
-                if state.stalled || left.is_zero() {
+                if state.stalled || state.released || left.is_zero() {
                     state.stalled = true;
                     break;
                 }
@@ -97,6 +106,21 @@ impl ConsoleOut {
             input = later;
         }
         state.dropped = state.dropped.saturating_add(input.len() as u64);
+    }
+}
+
+/// Controls a [`ConsoleOut`] from any thread.
+#[derive(Clone, Debug)]
+pub struct ConsoleControl {
+    shared: Arc<Shared>,
+}
+
+impl ConsoleControl {
+    /// Ends a vCPU's wait for the terminal now and forbids all later ones: output that finds the buffer full is
+    /// dropped at once.
+    pub fn release(&self) {
+        lock(&self.shared.state).released = true;
+        self.shared.room.notify_all();
     }
 }
 
@@ -269,6 +293,21 @@ mod tests {
         }
         drop(out);
         assert_eq!(sink.0.lock().unwrap().len() as u64, kept);
+    }
+
+    #[test]
+    fn release_ends_waiting() {
+        let (go, gate) = mpsc::channel();
+        let mut out = ConsoleOut::new("test", Box::new(Gate(gate, Sink::default()))).unwrap();
+        let control = out.control();
+        control.release();
+        let start = Instant::now();
+        for _ in 0..4 {
+            out.write_all(&[b'x'; CAPACITY]).unwrap();
+        }
+        assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());
+        assert!(out.dropped() > 0);
+        drop((go, out));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use vm_superio::Trigger;
 use vm_superio::serial::{Error as UartError, Serial as Uart, SerialEvents};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::console_out::ConsoleOut;
+use super::console_out::{ConsoleControl, ConsoleOut};
 use crate::bus::BusDevice;
 
 /// Number of registers.
@@ -102,6 +102,11 @@ impl Serial {
                 room - self.uart.fifo_capacity()
             }
         }
+    }
+
+    /// A handle that stops vCPUs from waiting for the terminal, for the end of the machine.
+    pub fn output_control(&self) -> ConsoleControl {
+        self.uart.writer().control()
     }
 
     /// Characters lost because the terminal did not take them.

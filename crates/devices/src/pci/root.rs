@@ -181,12 +181,7 @@ impl PciRoot {
 
     /// Runs `access` on the function whose BAR decodes `gpa..gpa + len`. When a guest lets BARs overlap, the
     /// lowest device number wins.
-    fn with_bar(
-        &self,
-        gpa: u64,
-        len: usize,
-        access: impl FnOnce(&mut dyn PciFunction, u64),
-    ) -> Option<&str> {
+    fn with_bar(&self, gpa: u64, len: usize, access: impl FnOnce(&mut dyn PciFunction, u64)) -> Option<&str> {
         let len = u64::try_from(len).ok()?;
         let index = {
             let table = self.decoded.read().unwrap_or_else(PoisonError::into_inner);

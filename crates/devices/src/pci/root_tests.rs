@@ -165,7 +165,15 @@ fn what_does_not_exist_reads_as_all_ones() {
     let mut m = machine();
     assert_eq!(m.cf8(3, 0), u32::MAX, "empty slot");
     m.ports.write(0, &0x0000_0000_u32.to_le_bytes());
-    assert_eq!({ let mut d = [0; 4]; m.ports.read(4, &mut d); d }, [0xff; 4], "mechanism disabled");
+    assert_eq!(
+        {
+            let mut d = [0; 4];
+            m.ports.read(4, &mut d);
+            d
+        },
+        [0xff; 4],
+        "mechanism disabled"
+    );
     for extra in [1 << 8, 1 << 16, 1 << 24, 1 << 30] {
         m.ports.write(0, &(0x8000_0000_u32 | extra).to_le_bytes());
         let mut data = [0; 4];
