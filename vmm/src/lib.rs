@@ -2,4 +2,5 @@
 //! The `cvmm` virtual machine monitor as a library: configuration, machine assembly, vCPUs and the life of a VM.
 //! The program in `main.rs` only parses its command line and maps errors to exit codes.
 
+pub mod acpi;
 pub mod config;

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The tables without AML: FADT, MADT, XSDT and RSDP.
+//!
+//! Pointers hold the offset within the tables blob and checksums are zero: the firmware adds the address and computes the sums.
+
+use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
+
+pub(super) const OEM_ID: [u8; 6] = *b"CVMM  ";
+pub(super) const OEM_TABLE_ID: [u8; 8] = *b"CVMMACPI";
+/// Raised when the tables change in a way that a guest may depend on.
+pub(super) const OEM_REVISION: u32 = 1;
+
+/// Offset of a table's checksum (ACPI 6.5, 5.2.6).
+pub(super) const CHECKSUM: u32 = 9;
+/// Offset of X_DSDT in the FADT (ACPI 6.5, 5.2.9).
+pub(super) const FADT_X_DSDT: u32 = 140;
+/// Offset of the first entry of the XSDT (ACPI 6.5, 5.2.8).
+pub(super) const XSDT_ENTRIES: u32 = 36;
+/// Offsets in the RSDP (ACPI 6.5, 5.2.5.3).
+pub(super) const RSDP_CHECKSUM: u32 = 8;
+pub(super) const RSDP_XSDT: u32 = 24;
+pub(super) const RSDP_EXTENDED_CHECKSUM: u32 = 32;
+/// The part of the RSDP that the first checksum covers.
+pub(super) const RSDP_V1_LENGTH: u32 = 20;
+
+const RESET_PORT: u16 = 0xcf9;
+/// Full reset: RST_CPU and SYS_RST of the chipset's reset control register.
+const RESET_VALUE: u8 = 6;
+const SLEEP_CONTROL_PORT: u16 = 0x605;
+const SLEEP_STATUS_PORT: u16 = 0x601;
+/// IAPC_BOOT_ARCH bit 2: do not probe for a VGA. The 8042 and legacy-device bits stay clear, the CMOS RTC is there.
+const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
+/// FADT 6.3: newer minor versions add nothing that this machine uses.
+const FADT_MINOR: u8 = 3;
+
+const LOCAL_APIC: u32 = 0xfee0_0000;
+const IO_APIC: u32 = 0xfec0_0000;
+const MADT_REVISION: u8 = 5;
+/// The largest APIC ID of a local APIC entry; 255 is the broadcast ID and larger ones do not fit.
+const MAX_XAPIC_ID: u32 = 254;
+
+/// The FADT with the DSDT at `dsdt` in the tables blob.
+pub(super) fn fadt(dsdt: u32) -> Vec<u8> {
+    let port =
+        |address: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(address));
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(u64::from(dsdt))
+        .preferred_pm_profile(PmProfile::EnterpriseServer)
+        .flag(Flags::Wbinvd)
+        // Set means: no fixed-hardware button. The power button is a device in the DSDT.
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::HwReducedAcpi);
+    fadt.fadt_minor_version = FADT_MINOR;
+    fadt.iapc_boot_arch = BOOT_ARCH_NO_VGA.into();
+    fadt.reset_reg = port(RESET_PORT);
+    fadt.reset_value = RESET_VALUE;
+    fadt.sleep_control_reg = port(SLEEP_CONTROL_PORT);
+    fadt.sleep_status_reg = port(SLEEP_STATUS_PORT);
+    without_checksum(&fadt.finalize())
+}
+
+/// The MADT: flags 0, because there is no 8259.
+pub(super) fn madt(vcpus: u32) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for id in 0..vcpus {
+        match u8::try_from(id) {
+            Ok(small) if id <= MAX_XAPIC_ID => {
+                ProcessorLocalApic::new(small, small, EnabledStatus::Enabled).to_aml_bytes(&mut entries);
+            }
+            _ => x2apic(id, &mut entries),
+        }
+    }
+    IoApic::new(0, IO_APIC, 0).to_aml_bytes(&mut entries);
+    let mut madt = Sdt::new(*b"APIC", 36, MADT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    madt.append_slice(&LOCAL_APIC.to_le_bytes());
+    madt.append_slice(&0_u32.to_le_bytes());
+    madt.append_slice(&entries);
+    without_checksum(&madt)
+}
+
+/// A processor local x2APIC structure (ACPI 6.5, 5.2.12.12).
+fn x2apic(id: u32, entries: &mut dyn AmlSink) {
+    const ENABLED: u32 = 1;
+    entries.vec(&[9, 16, 0, 0]);
+    entries.dword(id);
+    entries.dword(ENABLED);
+    entries.dword(id);
+}
+
+/// The XSDT with tables at these offsets in the tables blob.
+pub(super) fn xsdt(entries: &[u32]) -> Vec<u8> {
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    for entry in entries {
+        xsdt.add_entry(u64::from(*entry));
+    }
+    without_checksum(&xsdt)
+}
+
+/// The RSDP with the XSDT at `xsdt` in the tables blob.
+pub(super) fn rsdp(xsdt: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Rsdp::new(OEM_ID, u64::from(xsdt)).to_aml_bytes(&mut bytes);
+    for at in [RSDP_CHECKSUM, RSDP_EXTENDED_CHECKSUM] {
+        clear(&mut bytes, at);
+    }
+    bytes
+}
+
+/// The table's bytes with checksum zero, as the loader's ADD_CHECKSUM needs it.
+pub(super) fn without_checksum(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    clear(&mut bytes, CHECKSUM);
+    bytes
+}
+
+fn clear(bytes: &mut [u8], at: u32) {
+    if let Some(byte) = bytes.get_mut(at as usize) {
+        *byte = 0;
+    }
+}
