@@ -193,6 +193,15 @@ pub struct Debug {
     pub mtrr: bool,
     /// Console text that means that user space is up, for the timeline.
     pub user_space_marker: Option<String>,
+    /// What fw_cfg serves instead of the kernel that was hashed: the firmware has to notice. Like the two below it
+    /// stands for a hostile host in tests.
+    #[serde(serialize_with = "lossy_optional_path")]
+    pub serve_kernel: Option<PathBuf>,
+    /// What fw_cfg serves instead of the initrd that was hashed.
+    #[serde(serialize_with = "lossy_optional_path")]
+    pub serve_initrd: Option<PathBuf>,
+    /// What fw_cfg serves instead of the command line that was hashed.
+    pub serve_cmdline: Option<String>,
 }
 
 /// Which checks [`Config::load_with`] makes beyond the text itself.

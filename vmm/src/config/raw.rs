@@ -183,4 +183,11 @@ pub(super) struct RawDebug {
     /// Console text that means that user space is up, for the timeline.
     #[schemars(length(min = 1, max = 256))]
     pub(super) user_space_marker: Option<String>,
+    /// Profile hashes: served instead of boot.kernel, whose hash stays in the page, as a hostile host would.
+    pub(super) serve_kernel: Option<String>,
+    /// Profile hashes: served instead of boot.initrd.
+    pub(super) serve_initrd: Option<String>,
+    /// Profile hashes: served instead of boot.cmdline.
+    #[schemars(length(max = 2047))]
+    pub(super) serve_cmdline: Option<String>,
 }

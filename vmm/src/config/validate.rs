@@ -249,7 +249,7 @@ impl Rules<'_> {
             RawProfile::Hashes => Boot::Hashes {
                 kernel: self.required_path("boot.kernel", kernel.as_deref()),
                 initrd: initrd.map(|initrd| self.path("boot.initrd", &initrd)),
-                cmdline: self.cmdline(cmdline.unwrap_or_default()),
+                cmdline: self.cmdline("boot.cmdline", cmdline.unwrap_or_default()),
             },
             RawProfile::Disk => {
                 if disks == 0 && !self.is_cut("disk") {
@@ -261,17 +261,15 @@ impl Rules<'_> {
         }
     }
 
-    fn cmdline(&mut self, cmdline: String) -> String {
+    fn cmdline(&mut self, key: &str, cmdline: String) -> String {
         if cmdline.len() > MAX_CMDLINE {
-            let message = format!("cmdline has {} bytes; Linux cuts it silently", cmdline.len());
+            let message = format!("the command line has {} bytes; Linux cuts it silently", cmdline.len());
             let allowed = format!("at most {MAX_CMDLINE} bytes");
-            self.add(Problem::at("boot.cmdline", "length", message).allowed(allowed));
+            self.add(Problem::at(key, "length", message).allowed(allowed));
         }
         if !cmdline.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-            let message = "cmdline has a character that is not printable ASCII";
-            self.add(
-                Problem::at("boot.cmdline", "format", message).allowed("printable ASCII without line breaks"),
-            );
+            let message = "the command line has a character that is not printable ASCII";
+            self.add(Problem::at(key, "format", message).allowed("printable ASCII without line breaks"));
         }
         cmdline
     }
@@ -354,7 +352,15 @@ impl Rules<'_> {
     }
 
     fn debug(&mut self, raw: RawDebug, isolation: Isolation) -> Debug {
-        let RawDebug { pm_timer_scale, firmware_console, mtrr, user_space_marker } = raw;
+        let RawDebug {
+            pm_timer_scale,
+            firmware_console,
+            mtrr,
+            user_space_marker,
+            serve_kernel,
+            serve_initrd,
+            serve_cmdline,
+        } = raw;
         let unusable = |marker: &&String| {
             marker.is_empty() || marker.len() > MAX_MARKER || marker.chars().any(char::is_control)
         };
@@ -370,6 +376,9 @@ impl Rules<'_> {
             firmware_console: firmware_console.unwrap_or(false),
             mtrr: mtrr.unwrap_or(isolation == Isolation::None),
             user_space_marker,
+            serve_kernel: serve_kernel.map(|path| self.path("debug.serve_kernel", &path)),
+            serve_initrd: serve_initrd.map(|path| self.path("debug.serve_initrd", &path)),
+            serve_cmdline: serve_cmdline.map(|cmdline| self.cmdline("debug.serve_cmdline", cmdline)),
         }
     }
 }
