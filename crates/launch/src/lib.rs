@@ -7,4 +7,13 @@
 //! This crate talks to no hypervisor.
 
 pub mod blob;
+pub mod firmware;
+pub mod guid;
+pub mod hashes;
+pub mod kernel;
+pub mod memory;
 pub mod plan;
+pub mod uki;
+
+#[cfg(test)]
+mod testing;

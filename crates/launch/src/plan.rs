@@ -1,10 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The launch plan: every page that exists before the first instruction, in order.
+//!
+//! The order is the one in which an SNP guest is measured, so it is part of the guest's identity: the firmware image
+//! first, then the sections its metadata name in file order, last what a boot profile adds. That is QEMU's order too,
+//! so the `hashes` profile gives the digest QEMU and `sev-snp-measure` give. A guest without SNP gets the same plan; the
+//! pages the security processor would fill are simply zero. A plan is only made by [`LaunchPlan::build`],
+//! which checks it, and never changes: every import is made of whole pages inside RAM or the firmware's window, and no
+//! two share a page. The same inputs always give the same plan.
+
+mod build;
+mod error;
+mod place;
+
+use std::fmt;
+
+pub use error::PlanError;
+pub use place::{PageSink, PlaceError, place};
 
 use crate::blob::Blob;
+use crate::kernel::Kernel;
 
 /// Page size of every import.
 pub const PAGE_SIZE: u64 = 4096;
+
+/// True if an address or length is a whole number of pages.
+pub(crate) const fn is_page_multiple(value: u64) -> bool {
+    value % PAGE_SIZE == 0
+}
 
 /// How a page is imported; the numbers are PAGE_TYPE of SNP_LAUNCH_UPDATE (SEV-SNP firmware ABI, 8.17.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +44,25 @@ pub enum PageKind {
     Cpuid = 6,
 }
 
+impl PageKind {
+    /// Name for people and for machine-readable listings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Zero => "zero",
+            Self::Unmeasured => "unmeasured",
+            Self::Secrets => "secrets",
+            Self::Cpuid => "cpuid",
+        }
+    }
+}
+
+impl fmt::Display for PageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// Where the content of an import comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -33,9 +74,18 @@ pub enum Source {
         blob: Blob,
         /// First byte used.
         offset: u64,
-        /// Number of bytes used, at most the length of the import.
+        /// Number of bytes used: not more than the length of the import, and less by less than a page.
         len: u64,
     },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("-"),
+            Self::Blob { blob, offset, len } => write!(f, "{len} bytes of {blob} from {offset:#x}"),
+        }
+    }
 }
 
 /// A run of pages of one kind.
@@ -52,3 +102,114 @@ pub struct PageImport {
     /// What this is, for people: `"firmware"`, `"kernel hashes"`, `"uki"` ...
     pub tag: &'static str,
 }
+
+/// State in which a virtual CPU starts: the architectural reset state with another code segment base and instruction
+/// pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VcpuStart {
+    /// First instruction: the base of CS plus IP. An ordinary guest's application processors never use theirs, they
+    /// wait for a SIPI.
+    pub eip: u32,
+}
+
+impl VcpuStart {
+    /// Base of the code segment.
+    pub fn cs_base(self) -> u32 {
+        self.eip & 0xffff_0000
+    }
+
+    /// Instruction pointer inside the code segment.
+    pub fn ip(self) -> u16 {
+        // The low half; the rest is the segment's base.
+        (self.eip & 0xffff) as u16
+    }
+}
+
+/// How the guest gets its operating system.
+#[derive(Clone, Debug)]
+pub enum Profile {
+    /// From a disk, by the firmware's own boot manager.
+    Disk,
+    /// A kernel from fw_cfg that must match hashes in a measured page.
+    Hashes {
+        /// bzImage or unified kernel image, offered as the fw_cfg file `etc/boot/kernel`.
+        kernel: Kernel,
+        /// Initrd, if any.
+        initrd: Option<Blob>,
+        /// Command line, without a NUL.
+        cmdline: String,
+    },
+    /// A unified kernel image placed in RAM.
+    Uki {
+        /// The image.
+        image: Kernel,
+        /// Where it is placed; [`crate::uki::DEFAULT_GPA`] unless there is a reason.
+        gpa: u64,
+    },
+}
+
+impl Profile {
+    /// Name as in `vm.toml`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Hashes { .. } => "hashes",
+            Self::Uki { .. } => "uki",
+        }
+    }
+}
+
+/// Everything that exists before the first instruction.
+#[derive(Clone, Debug)]
+pub struct LaunchPlan {
+    imports: Vec<PageImport>,
+    vcpus: Vec<VcpuStart>,
+}
+
+impl LaunchPlan {
+    /// The pages, in launch order.
+    pub fn imports(&self) -> &[PageImport] {
+        &self.imports
+    }
+
+    /// The virtual CPUs, bootstrap processor first.
+    pub fn vcpus(&self) -> &[VcpuStart] {
+        &self.vcpus
+    }
+
+    /// The plan as a table for people, one row per import in launch order.
+    pub fn explain(&self) -> impl Iterator<Item = Row<'_>> {
+        self.imports.iter().map(|import| Row {
+            gpa: import.gpa,
+            len: import.len,
+            kind: import.kind,
+            tag: import.tag,
+            source: &import.source,
+        })
+    }
+}
+
+/// One row of [`LaunchPlan::explain`]. Its `Display` form is one line with columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// Guest physical address.
+    pub gpa: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Kind of the pages.
+    pub kind: PageKind,
+    /// What it is.
+    pub tag: &'static str,
+    /// Content; its `Display` form describes it.
+    pub source: &'a Source,
+}
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gpa, len, kind, tag, source } = self;
+        write!(f, "{gpa:#012x} {:>7} pages  {kind:<10}  {tag:<18}  {source}", len / PAGE_SIZE)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can be wrong with a firmware image.
+
+use super::SectionKind;
+use crate::blob::ReadError;
+use crate::guid::Guid;
+
+/// A firmware image that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("firmware {name}: {problem}")]
+pub struct FirmwareError {
+    /// File name of the image.
+    pub name: String,
+    /// What is wrong with it.
+    pub problem: FirmwareProblem,
+}
+
+/// What is wrong with a firmware image. Offsets are bytes from the start of the file unless said otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum FirmwareProblem {
+    /// The size is no multiple of 4 KiB or out of range.
+    #[error(
+        "is {0} bytes long; an image is a multiple of 4 KiB, at least 4 KiB and at most 16 MiB (is the file empty or truncated?)"
+    )]
+    Size(u64),
+    /// The file could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The end of the image is not that of an OVMF build.
+    #[error(
+        "has no OVMF GUID table: {found} at offset {offset:#x} instead of {expected}; the file is truncated, is a variable store, or is no OVMF build"
+    )]
+    NoTable {
+        /// Where the table's own GUID belongs.
+        offset: u64,
+        /// What stands there.
+        found: Guid,
+        /// The table's GUID.
+        expected: Guid,
+    },
+    /// The GUID table's own length is impossible.
+    #[error("the GUID table says it is {len} bytes long; it must have at least 18 and at most {max}")]
+    TableLength {
+        /// Its length field.
+        len: u16,
+        /// Bytes there are before the table's end.
+        max: u64,
+    },
+    /// An entry of the GUID table has an impossible length.
+    #[error(
+        "the GUID table entry that ends at offset {end:#x} says it is {len} bytes long; it must have at least 18 and at most {max}"
+    )]
+    EntryLength {
+        /// Offset of the first byte after the entry.
+        end: u64,
+        /// Its length field.
+        len: u64,
+        /// Bytes left in the table.
+        max: u64,
+    },
+    /// A GUID appears twice in the table.
+    #[error("the GUID table has {0} twice")]
+    DuplicateGuid(Guid),
+    /// The data of a known GUID has the wrong size.
+    #[error("the data of GUID {guid} ({what}) is {len} bytes long instead of {expected}")]
+    EntryData {
+        /// The entry.
+        guid: Guid,
+        /// Its meaning.
+        what: &'static str,
+        /// Bytes of data it has.
+        len: usize,
+        /// Bytes of data it must have.
+        expected: usize,
+    },
+    /// The kernel-hash or secret area does not lie in one page below the firmware.
+    #[error(
+        "the {what} area of {len:#x} bytes at {gpa:#x} is not inside one page below the firmware, or too small"
+    )]
+    Area {
+        /// Which area.
+        what: &'static str,
+        /// Its guest physical address.
+        gpa: u32,
+        /// Its length in bytes.
+        len: u32,
+    },
+    /// A metadata block does not start inside the image.
+    #[error(
+        "the {what} metadata is said to start {from_end:#x} bytes before the end of the image, which is no place for it"
+    )]
+    MetadataOffset {
+        /// Which metadata.
+        what: &'static str,
+        /// Offset, counted from the end of the image.
+        from_end: u32,
+    },
+    /// A metadata block has the wrong signature.
+    #[error("the {what} metadata at offset {offset:#x} starts with {found:02x?} instead of its signature")]
+    MetadataSignature {
+        /// Which metadata.
+        what: &'static str,
+        /// Where it is.
+        offset: u64,
+        /// Its first bytes.
+        found: [u8; 4],
+    },
+    /// A metadata block has an unknown version.
+    #[error("the {what} metadata has version {version}; only version 1 is known")]
+    MetadataVersion {
+        /// Which metadata.
+        what: &'static str,
+        /// Its version field.
+        version: u32,
+    },
+    /// A metadata block's length and entry count disagree, or it leaves the image.
+    #[error(
+        "the {what} metadata says {count} sections in {len} bytes; {count} sections take 16 + 12 * {count} bytes, at most 256 are allowed and all must be inside the image"
+    )]
+    MetadataLength {
+        /// Which metadata.
+        what: &'static str,
+        /// Its length field.
+        len: u32,
+        /// Its number of sections.
+        count: u32,
+    },
+    /// A SEV section of unknown kind: its meaning for the launch is unknown, so it cannot be left out.
+    #[error("SEV section {index} has the unknown kind {kind:#x}; known are 1, 2, 3, 4 and 0x10")]
+    SectionKind {
+        /// Position in the file, from 0.
+        index: usize,
+        /// The kind.
+        kind: u32,
+    },
+    /// A section does not consist of whole pages.
+    #[error("{what} section {index} ({gpa:#x}, {len:#x} bytes) is not made of whole 4 KiB pages")]
+    SectionAlignment {
+        /// Which metadata.
+        what: &'static str,
+        /// Position in the file, from 0.
+        index: usize,
+        /// Guest physical address.
+        gpa: u32,
+        /// Length in bytes.
+        len: u32,
+    },
+    /// A section reaches the firmware image, or past 4 GiB.
+    #[error(
+        "{what} section {index} ({gpa:#x}, {len:#x} bytes) does not end below the firmware image at {firmware:#x}"
+    )]
+    SectionRange {
+        /// Which metadata.
+        what: &'static str,
+        /// Position in the file, from 0.
+        index: usize,
+        /// Guest physical address.
+        gpa: u32,
+        /// Length in bytes.
+        len: u32,
+        /// Where the image starts.
+        firmware: u64,
+    },
+    /// Two sections share a page.
+    #[error("{what} sections {first} and {second} overlap at {gpa:#x}")]
+    SectionsOverlap {
+        /// Which metadata.
+        what: &'static str,
+        /// Position of one.
+        first: usize,
+        /// Position of the other.
+        second: usize,
+        /// First shared address.
+        gpa: u64,
+    },
+    /// A section that is one page by its nature is longer, or there is a second one.
+    #[error(
+        "SEV section {index} is a second {kind} section or {len:#x} bytes long; there may be one, of one page"
+    )]
+    SectionNotOnePage {
+        /// Position in the file, from 0.
+        index: usize,
+        /// Its kind.
+        kind: SectionKind,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// The IGVM metadata describe a parameter area that cannot be filled in.
+    #[error("the IGVM metadata section of kind {kind:#x} ({start:#x}, {len:#x} bytes) {why}")]
+    Igvm {
+        /// Kind of the section.
+        kind: u32,
+        /// Its first field: an address or an offset.
+        start: u32,
+        /// Its length in bytes.
+        len: u32,
+        /// What is wrong.
+        why: &'static str,
+    },
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From firmware, boot profile, memory and vCPU count to a checked plan.
+
+use super::{
+    LaunchPlan, PAGE_SIZE, PageImport, PageKind, PlanError, Profile, Source, VcpuStart, is_page_multiple,
+};
+use crate::blob::Blob;
+use crate::firmware::{Firmware, IgvmAreas, KERNEL_HASHES_GUID, Section, SectionKind, igvm, sev};
+use crate::guid::Guid;
+use crate::hashes::KernelHashes;
+use crate::kernel::{Format, Kernel};
+use crate::memory::MemoryLayout;
+use crate::uki;
+
+/// The firmware takes a vCPU count above this for damage.
+const MAX_VCPUS: u32 = 0xffff;
+
+/// A page of content that replaces part of a section's zeros.
+struct Overlay {
+    gpa: u64,
+    /// The kind of section it must lie in.
+    section: SectionKind,
+    tag: &'static str,
+    content: Vec<u8>,
+}
+
+impl LaunchPlan {
+    /// Makes the plan for `firmware` with `profile` on a machine with `memory` and `vcpus` virtual CPUs.
+    pub fn build(
+        firmware: &Firmware,
+        profile: &Profile,
+        memory: &MemoryLayout,
+        vcpus: u32,
+    ) -> Result<Self, PlanError> {
+        memory.check()?;
+        if vcpus == 0 || vcpus > MAX_VCPUS {
+            return Err(PlanError::Vcpus(vcpus));
+        }
+        let overlays = match profile {
+            Profile::Disk => Vec::new(),
+            Profile::Hashes { kernel, initrd, cmdline } => {
+                hash_overlay(firmware, profile, kernel, initrd.as_ref(), cmdline)?
+            }
+            Profile::Uki { image, gpa } => {
+                check_uki(image, *gpa, memory)?;
+                uki_overlays(firmware, profile, image, *gpa, memory, vcpus)?
+            }
+        };
+
+        let mut imports = vec![whole("firmware", firmware.image(), firmware.gpa())];
+        for section in firmware.sections().unwrap_or_default() {
+            add_section(&mut imports, section, &overlays);
+        }
+        // A page that was to replace part of a section and did not would be lost without a word.
+        for overlay in &overlays {
+            let placed = |import: &PageImport| {
+                import.gpa == overlay.gpa && matches!(import.source, Source::Blob { .. })
+            };
+            if !imports.iter().any(placed) {
+                return Err(PlanError::FirmwareContradicts {
+                    firmware: firmware.image().to_string(),
+                    what: overlay.tag,
+                    gpa: overlay.gpa,
+                    section: overlay.section,
+                });
+            }
+        }
+        if let Profile::Uki { image, gpa } = profile {
+            imports.push(whole("uki", image.blob(), *gpa));
+        }
+        check(&imports, firmware, memory)?;
+        Ok(Self { imports, vcpus: starts(firmware, vcpus) })
+    }
+}
+
+/// The bootstrap processor starts at the reset vector, the others where the firmware's reset block says. A build without
+/// one supports no guest that would need it.
+fn starts(firmware: &Firmware, vcpus: u32) -> Vec<VcpuStart> {
+    let bsp = VcpuStart { eip: firmware.reset_vector() };
+    let ap = VcpuStart { eip: firmware.ap_start().unwrap_or(firmware.reset_vector()) };
+    std::iter::once(bsp).chain((1..vcpus).map(|_| ap)).collect()
+}
+
+fn whole(tag: &'static str, blob: &Blob, gpa: u64) -> PageImport {
+    // Saturation only happens for a blob no file system can hold, and fails the checks that follow.
+    let len = blob.len().checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
+    let source = Source::Blob { blob: blob.clone(), offset: 0, len: blob.len() };
+    PageImport { gpa, len, kind: PageKind::Normal, source, tag }
+}
+
+/// Adds the pages of one section in ascending order, with the overlays that lie in it.
+fn add_section(imports: &mut Vec<PageImport>, section: &Section, overlays: &[Overlay]) {
+    let (kind, tag) = match section.kind {
+        SectionKind::SecMem => (PageKind::Zero, "sec memory"),
+        SectionKind::Secrets => (PageKind::Secrets, "secrets"),
+        SectionKind::Cpuid => (PageKind::Cpuid, "cpuid"),
+        SectionKind::SvsmCaa => (PageKind::Zero, "svsm calling area"),
+        SectionKind::KernelHashes => (PageKind::Zero, "kernel hashes"),
+    };
+    let plain = |gpa, end: u64| PageImport { gpa, len: end - gpa, kind, source: Source::None, tag };
+    let end = section.gpa + section.len;
+    let mut inside: Vec<&Overlay> = overlays
+        .iter()
+        .filter(|o| o.section == section.kind && o.gpa >= section.gpa && o.gpa + PAGE_SIZE <= end)
+        .collect();
+    inside.sort_by_key(|overlay| overlay.gpa);
+    let mut at = section.gpa;
+    for overlay in inside {
+        if overlay.gpa > at {
+            imports.push(plain(at, overlay.gpa));
+        }
+        let blob = Blob::from_bytes(overlay.tag, overlay.content.clone());
+        imports.push(whole(overlay.tag, &blob, overlay.gpa));
+        at = overlay.gpa + PAGE_SIZE;
+    }
+    if end > at {
+        imports.push(plain(at, end));
+    }
+}
+
+fn lacks(firmware: &Firmware, profile: &Profile, what: &'static str, guid: Guid) -> PlanError {
+    let firmware = firmware.image().to_string();
+    PlanError::FirmwareLacks { firmware, profile: profile.name(), what, guid }
+}
+
+fn hash_overlay(
+    firmware: &Firmware,
+    profile: &Profile,
+    kernel: &Kernel,
+    initrd: Option<&Blob>,
+    cmdline: &str,
+) -> Result<Vec<Overlay>, PlanError> {
+    let sections = firmware.sections().ok_or_else(|| lacks(firmware, profile, "SEV metadata", sev::GUID))?;
+    let area = firmware
+        .kernel_hashes()
+        .filter(|_| sections.iter().any(|s| s.kind == SectionKind::KernelHashes && s.len != 0))
+        .ok_or_else(|| lacks(firmware, profile, "kernel-hash area", KERNEL_HASHES_GUID))?;
+    if let Format::BzImage { cmdline_max, .. } = kernel.format() {
+        if cmdline.len() as u64 > u64::from(cmdline_max) {
+            return Err(PlanError::CmdlineLength {
+                len: cmdline.len(),
+                kernel: kernel.blob().to_string(),
+                max: cmdline_max,
+            });
+        }
+    }
+    let content = KernelHashes::compute(kernel.blob(), initrd, cmdline)?.page(area)?;
+    let section = SectionKind::KernelHashes;
+    Ok(vec![Overlay { gpa: area.page(), section, tag: "kernel hashes", content }])
+}
+
+fn check_uki(image: &Kernel, gpa: u64, memory: &MemoryLayout) -> Result<(), PlanError> {
+    image.require_uki()?;
+    if !is_page_multiple(gpa) || gpa < uki::LOWEST_GPA {
+        return Err(PlanError::UkiAddress { gpa, lowest: uki::LOWEST_GPA });
+    }
+    let len = image.blob().len();
+    let needed = uki::needed_low(gpa, len);
+    if needed > memory.low {
+        return Err(PlanError::UkiMemory { name: image.blob().to_string(), len, needed, low: memory.low });
+    }
+    Ok(())
+}
+
+fn uki_overlays(
+    firmware: &Firmware,
+    profile: &Profile,
+    image: &Kernel,
+    gpa: u64,
+    memory: &MemoryLayout,
+    vcpus: u32,
+) -> Result<Vec<Overlay>, PlanError> {
+    if firmware.sections().is_none() {
+        return Err(lacks(firmware, profile, "SEV metadata", sev::GUID));
+    }
+    let areas = firmware.igvm().ok_or_else(|| lacks(firmware, profile, "IGVM metadata", igvm::GUID))?;
+    let IgvmAreas { parameters: Some(parameters), hobs: Some(hobs) } = areas else {
+        return Err(lacks(firmware, profile, "IGVM parameter and HOB areas", igvm::GUID));
+    };
+    let page = uki::parameter_page(&parameters, memory, vcpus)
+        .ok_or_else(|| PlanError::MemoryMapRoom { firmware: firmware.image().to_string() })?;
+    let hob_list = uki::hob_list(gpa, image.blob().len());
+    let section = SectionKind::SecMem;
+    Ok(vec![
+        Overlay { gpa: parameters.gpa, section, tag: "igvm parameters", content: page },
+        Overlay { gpa: hobs.gpa, section, tag: "igvm hobs", content: hob_list },
+    ])
+}
+
+/// The invariants of a plan, whatever made it.
+fn check(imports: &[PageImport], firmware: &Firmware, memory: &MemoryLayout) -> Result<(), PlanError> {
+    for import in imports {
+        let PageImport { gpa, len, ref source, tag, .. } = *import;
+        let fits = match source {
+            Source::None => true,
+            Source::Blob { blob, offset, len: used } => {
+                offset.checked_add(*used).is_some_and(|end| end <= blob.len())
+                    && *used <= len
+                    && len - used < PAGE_SIZE
+            }
+        };
+        if !fits || len == 0 || !is_page_multiple(gpa) || !is_page_multiple(len) {
+            return Err(PlanError::Malformed { tag, gpa, len });
+        }
+        let in_window =
+            gpa >= firmware.gpa() && len <= firmware.size() && gpa - firmware.gpa() <= firmware.size() - len;
+        if !in_window && !memory.contains(gpa, len) {
+            return Err(PlanError::OutsideMemory { tag, gpa, len, low: memory.low });
+        }
+    }
+    let mut sorted: Vec<&PageImport> = imports.iter().collect();
+    sorted.sort_by_key(|import| import.gpa);
+    for (a, b) in sorted.iter().zip(sorted.iter().skip(1)) {
+        // Both ends are inside memory, so the sum does not wrap.
+        if a.gpa + a.len > b.gpa {
+            return Err(PlanError::Overlap { first: a.tag, second: b.tag, gpa: b.gpa });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why a plan cannot be made.
+
+use crate::guid::Guid;
+use crate::hashes::HashError;
+use crate::kernel::KernelError;
+use crate::memory::MemoryError;
+
+/// A plan that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The sizes of RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The number of virtual CPUs.
+    #[error("{0} vcpus: at least 1 and at most 65535 are allowed")]
+    Vcpus(u32),
+    /// The kernel is not what the profile needs.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The kernel hashes.
+    #[error(transparent)]
+    Hashes(#[from] HashError),
+    /// The kernel would cut the command line.
+    #[error("the kernel command line is {len} bytes long; {kernel} takes at most {max}")]
+    CmdlineLength {
+        /// Length without the NUL.
+        len: usize,
+        /// File name of the kernel.
+        kernel: String,
+        /// What the kernel takes.
+        max: u32,
+    },
+    /// The firmware lacks what the profile needs.
+    #[error(
+        "firmware {firmware} cannot be used with the boot profile \"{profile}\": it has no {what} (GUID {guid}); use \
+         OVMF.amdsev.fd of Debian's ovmf-amdsev (2026.08 has all that is needed), or the boot profile \"disk\""
+    )]
+    FirmwareLacks {
+        /// File name of the firmware.
+        firmware: String,
+        /// Name of the profile.
+        profile: &'static str,
+        /// What is missing.
+        what: &'static str,
+        /// The entry of the firmware's table it would be in.
+        guid: Guid,
+    },
+    /// The firmware's tables contradict each other.
+    #[error(
+        "firmware {firmware}: the {what} page at {gpa:#x} is not in a SEV metadata section of kind \"{section}\""
+    )]
+    FirmwareContradicts {
+        /// File name of the firmware.
+        firmware: String,
+        /// What the page is for.
+        what: &'static str,
+        /// Its address.
+        gpa: u64,
+        /// The kind of section it must be in.
+        section: crate::firmware::SectionKind,
+    },
+    /// The firmware's parameter area has too few entries for this memory.
+    #[error("firmware {firmware}: its IGVM parameter area has no room for the memory map")]
+    MemoryMapRoom {
+        /// File name of the firmware.
+        firmware: String,
+    },
+    /// The unified kernel image is placed badly.
+    #[error(
+        "the unified kernel image cannot be placed at {gpa:#x}: the address must be a multiple of 4 KiB and at least {lowest:#x}, where the firmware's own memory ends"
+    )]
+    UkiAddress {
+        /// Where it should go.
+        gpa: u64,
+        /// Lowest allowed address.
+        lowest: u64,
+    },
+    /// Low RAM is too small for the unified kernel image.
+    #[error(
+        "{name} is {len} bytes long and needs {} MiB of low memory, there are {} MiB; raise the low memory or make the \
+         image smaller",
+        .needed >> 20, .low >> 20
+    )]
+    UkiMemory {
+        /// File name of the image.
+        name: String,
+        /// Its length in bytes.
+        len: u64,
+        /// Low RAM needed, in bytes.
+        needed: u64,
+        /// Low RAM there is, in bytes.
+        low: u64,
+    },
+    /// Pages outside RAM.
+    #[error(
+        "the {tag} pages at {gpa:#x} ({len:#x} bytes) are outside guest memory: low memory ends at {low:#x}"
+    )]
+    OutsideMemory {
+        /// What the pages are.
+        tag: &'static str,
+        /// First address.
+        gpa: u64,
+        /// Length in bytes.
+        len: u64,
+        /// End of low RAM.
+        low: u64,
+    },
+    /// Two imports share a page.
+    #[error("the {first} pages and the {second} pages overlap at {gpa:#x}")]
+    Overlap {
+        /// Tag of the one that starts lower.
+        first: &'static str,
+        /// Tag of the other.
+        second: &'static str,
+        /// First shared address.
+        gpa: u64,
+    },
+    /// An import breaks the rules of [`super::PageImport`]; a defect of cvmm, found before it does harm.
+    #[error("internal error: the {tag} import at {gpa:#x} ({len:#x} bytes) is malformed; please report this")]
+    Malformed {
+        /// What the pages are.
+        tag: &'static str,
+        /// First address.
+        gpa: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeMap;
+use std::io;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::firmware::{Firmware, SectionKind};
+use crate::hashes::KernelHashes;
+use crate::memory::MemoryLayout;
+use crate::testing::{IGVM, Image, SECTIONS, bzimage, real_firmware, uki};
+use crate::uki as uki_rules;
+
+const MIB: u64 = 1 << 20;
+const MEMORY: MemoryLayout = MemoryLayout { low: 256 * MIB, high: 512 * MIB };
+
+fn firmware(image: &Image) -> Firmware {
+    Firmware::parse(image.blob()).unwrap()
+}
+
+fn kernel(bytes: Vec<u8>) -> Kernel {
+    Kernel::recognise(Blob::from_bytes("kernel", bytes)).unwrap()
+}
+
+fn uki_profile(len: usize) -> Profile {
+    Profile::Uki { image: kernel(uki(len, true)), gpa: uki_rules::DEFAULT_GPA }
+}
+
+fn hashes_profile(cmdline: &str) -> Profile {
+    let initrd = Some(Blob::from_bytes("initrd", b"initrd".to_vec()));
+    Profile::Hashes { kernel: kernel(bzimage(8192)), initrd, cmdline: cmdline.to_owned() }
+}
+
+fn build(image: &Image, profile: &Profile) -> Result<LaunchPlan, PlanError> {
+    LaunchPlan::build(&firmware(image), profile, &MEMORY, 2)
+}
+
+fn rows(plan: &LaunchPlan) -> Vec<(u64, u64, PageKind, &'static str)> {
+    plan.explain().map(|row| (row.gpa, row.len, row.kind, row.tag)).collect()
+}
+
+/// Memory that remembers what was written where.
+#[derive(Default)]
+struct Memory {
+    bytes: BTreeMap<u64, u8>,
+    largest: usize,
+}
+
+impl PageSink for Memory {
+    fn write(&mut self, gpa: u64, bytes: &[u8]) -> io::Result<()> {
+        self.largest = self.largest.max(bytes.len());
+        for (at, byte) in (gpa..).zip(bytes) {
+            assert_eq!(self.bytes.insert(at, *byte), None, "{at:#x} written twice");
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn read(&self, gpa: u64, len: u64) -> Vec<u8> {
+        (gpa..gpa + len).map(|at| self.bytes[&at]).collect()
+    }
+}
+
+use PageKind::{Cpuid, Normal, Secrets, Zero};
+
+#[test]
+fn the_hashes_order_is_that_of_qemu() {
+    let plan = build(&Image::amdsev(), &hashes_profile("quiet")).unwrap();
+    let expected = [
+        (0xffff_e000, 0x2000, Normal, "firmware"),
+        (0x80_0000, 0x9000, Zero, "sec memory"),
+        (0x80_a000, 0x3000, Zero, "sec memory"),
+        (0x80_d000, 0x1000, Secrets, "secrets"),
+        (0x80_e000, 0x1000, Cpuid, "cpuid"),
+        (0x80_f000, 0x1000, Zero, "svsm calling area"),
+        (0x81_1000, 0x1_f000, Zero, "sec memory"),
+        (0x81_0000, 0x1000, Normal, "kernel hashes"),
+    ];
+    assert_eq!(rows(&plan), expected);
+    assert_eq!(plan.vcpus(), [VcpuStart { eip: 0xffff_fff0 }, VcpuStart { eip: 0x80_b004 }]);
+    let ap = plan.vcpus()[1];
+    assert_eq!((ap.cs_base(), ap.ip()), (0x80_0000, 0xb004));
+
+    let mut memory = Memory::default();
+    assert_eq!(place(&plan, &mut memory).unwrap(), 0x3000);
+    let initrd = Blob::from_bytes("i", b"initrd".to_vec());
+    let hashes = KernelHashes::compute(kernel(bzimage(8192)).blob(), Some(&initrd), "quiet").unwrap();
+    assert_eq!(memory.read(0x81_0c00, 176), hashes.table());
+    assert_eq!(memory.read(0xffff_e000, 0x2000), Image::amdsev().bytes());
+}
+
+#[test]
+fn the_uki_order_splits_the_section_and_puts_the_image_last() {
+    let plan = build(&Image::amdsev(), &uki_profile(5000)).unwrap();
+    let expected = [
+        (0xffff_e000, 0x2000, Normal, "firmware"),
+        (0x80_0000, 0x9000, Zero, "sec memory"),
+        (0x80_a000, 0x3000, Zero, "sec memory"),
+        (0x80_d000, 0x1000, Secrets, "secrets"),
+        (0x80_e000, 0x1000, Cpuid, "cpuid"),
+        (0x80_f000, 0x1000, Zero, "svsm calling area"),
+        (0x81_1000, 0x1000, Zero, "sec memory"),
+        (0x81_2000, 0x1000, Normal, "igvm parameters"),
+        (0x81_3000, 0x1000, Normal, "igvm hobs"),
+        (0x81_4000, 0x1_c000, Zero, "sec memory"),
+        (0x81_0000, 0x1000, Zero, "kernel hashes"),
+        (0x200_0000, 0x2000, Normal, "uki"),
+    ];
+    assert_eq!(rows(&plan), expected);
+
+    let mut memory = Memory::default();
+    assert_eq!(place(&plan, &mut memory).unwrap(), 0x6000);
+    assert_eq!(memory.read(0x200_0000, 5000), uki(5000, true));
+    assert_eq!(memory.read(0x200_0000 + 5000, 8192 - 5000), vec![0; 8192 - 5000]);
+    let hobs = uki_rules::hob_list(0x200_0000, 5000);
+    assert_eq!(memory.read(0x81_3000, 56), hobs);
+    assert_eq!(memory.read(0x81_3000 + 56, 4040), vec![0; 4040]);
+    let parameters = firmware(&Image::amdsev()).igvm().unwrap().parameters.unwrap();
+    let page = uki_rules::parameter_page(&parameters, &MEMORY, 2).unwrap();
+    assert_eq!(memory.read(0x81_2000, 4096), page);
+}
+
+#[test]
+fn the_real_firmware_gives_the_pages_of_the_proof_runs() {
+    let Some(path) = real_firmware() else { return };
+    let firmware = Firmware::parse(Blob::open(&path).unwrap()).unwrap();
+    // The UKI of the proof runs had this many bytes.
+    let plan = LaunchPlan::build(&firmware, &uki_profile(13_230_433), &MEMORY, 1).unwrap();
+    let pages =
+        |kind| -> u64 { plan.imports().iter().filter(|i| i.kind == kind).map(|i| i.len / PAGE_SIZE).sum() };
+    assert_eq!((pages(Normal), pages(Zero), pages(Secrets), pages(Cpuid)), (4257, 43, 1, 1));
+    assert_eq!(plan.imports().len(), 12);
+    let text: Vec<String> = plan.explain().map(|row| row.to_string()).collect();
+    assert!(text[0].starts_with("0x00ffc00000    1024 pages  normal      firmware  "), "{}", text[0]);
+}
+
+#[test]
+fn a_disk_boots_with_any_firmware() {
+    let plan = build(&Image::plain(), &Profile::Disk).unwrap();
+    assert_eq!(rows(&plan), [(0xffff_f000, 0x1000, Normal, "firmware")]);
+    // Without a reset block there is no place for APs but the reset vector.
+    assert_eq!(plan.vcpus(), [VcpuStart { eip: 0xffff_fff0 }; 2]);
+    let plan = build(&Image::amdsev(), &Profile::Disk).unwrap();
+    assert_eq!(plan.imports().len(), 8);
+    assert!(plan.imports()[1..].iter().all(|import| matches!(import.source, Source::None)));
+}
+
+#[test]
+fn firmware_that_lacks_something_is_told_what() {
+    let check = |image: Image, profile: &Profile, expected: &str, guid: &str| {
+        let error = build(&image, profile).unwrap_err();
+        let PlanError::FirmwareLacks { what, .. } = &error else { panic!("{error}") };
+        assert_eq!(*what, expected);
+        let text = error.to_string();
+        assert!(text.contains("test.fd") && text.contains(guid) && text.contains("ovmf-amdsev"), "{text}");
+    };
+    let (hashes, uki) = (hashes_profile(""), uki_profile(4096));
+    let amdsev = Image::amdsev;
+    check(Image::plain(), &hashes, "SEV metadata", "dc886566-");
+    check(Image::plain(), &uki, "SEV metadata", "dc886566-");
+    check(Image { igvm: None, ..amdsev() }, &uki, "IGVM metadata", "784fa70e-");
+    let only_params = Some(IGVM[..3].to_vec());
+    check(Image { igvm: only_params, ..amdsev() }, &uki, "IGVM parameter and HOB areas", "784fa70e-");
+    let no_page = Some(SECTIONS[..6].to_vec());
+    check(Image { sections: no_page, ..amdsev() }, &hashes, "kernel-hash area", "7255371f-");
+    check(Image { entries: vec![], ..amdsev() }, &hashes, "kernel-hash area", "7255371f-");
+}
+
+#[test]
+fn firmware_that_contradicts_itself_is_refused() {
+    // The hash page is in a section of another kind.
+    let mut sections = SECTIONS.to_vec();
+    sections[6].0 = 0x85_0000;
+    let moved = build(&Image { sections: Some(sections), ..Image::amdsev() }, &hashes_profile(""));
+    assert!(matches!(
+        moved,
+        Err(PlanError::FirmwareContradicts { gpa: 0x81_0000, section: SectionKind::KernelHashes, .. })
+    ));
+    // The HOB area is in no section.
+    let mut igvm = IGVM.to_vec();
+    igvm[3].0 = 0x90_0000;
+    let outside = build(&Image { igvm: Some(igvm), ..Image::amdsev() }, &uki_profile(4096));
+    assert!(matches!(outside, Err(PlanError::FirmwareContradicts { gpa: 0x90_0000, .. })));
+    let mut igvm = IGVM.to_vec();
+    igvm[1].1 = 48;
+    let small = build(&Image { igvm: Some(igvm), ..Image::amdsev() }, &uki_profile(4096));
+    assert!(matches!(small, Err(PlanError::MemoryMapRoom { .. })));
+}
+
+#[test]
+fn the_machine_is_checked() {
+    let firmware = firmware(&Image::amdsev());
+    let build = |memory, vcpus| LaunchPlan::build(&firmware, &Profile::Disk, &memory, vcpus);
+    assert!(matches!(build(MEMORY, 0), Err(PlanError::Vcpus(0))));
+    assert!(matches!(build(MEMORY, 0x1_0000), Err(PlanError::Vcpus(0x1_0000))));
+    assert!(matches!(build(MemoryLayout { low: 0, high: 0 }, 1), Err(PlanError::Memory(_))));
+    let short = MemoryLayout { low: 0x82_f000, high: 512 * MIB };
+    assert!(matches!(build(short, 1), Err(PlanError::OutsideMemory { gpa: 0x81_1000, .. })));
+    assert!(build(MemoryLayout { low: 0x83_0000, high: 0 }, 1).is_ok());
+}
+
+#[test]
+fn uki_placement_is_checked() {
+    let at = |gpa, low| {
+        let profile = Profile::Uki { image: kernel(uki(4096, true)), gpa };
+        LaunchPlan::build(&firmware(&Image::amdsev()), &profile, &MemoryLayout { low, high: 0 }, 1)
+    };
+    for gpa in [0, 0x177_f000, uki_rules::LOWEST_GPA + 1] {
+        assert!(matches!(at(gpa, 256 * MIB), Err(PlanError::UkiAddress { .. })), "{gpa:#x}");
+    }
+    assert!(at(uki_rules::LOWEST_GPA, 256 * MIB).is_ok());
+    let error = at(uki_rules::DEFAULT_GPA, 128 * MIB).unwrap_err();
+    assert!(matches!(error, PlanError::UkiMemory { needed, .. } if needed == 129 * MIB));
+    assert!(error.to_string().contains("129 MiB"), "{error}");
+    assert!(at(uki_rules::DEFAULT_GPA, 129 * MIB).is_ok());
+    assert!(matches!(at(u64::MAX - 4095, 256 * MIB), Err(PlanError::UkiMemory { .. })));
+
+    let profile = Profile::Uki { image: kernel(bzimage(8192)), gpa: uki_rules::DEFAULT_GPA };
+    assert!(matches!(build(&Image::amdsev(), &profile), Err(PlanError::Kernel(_))));
+}
+
+#[test]
+fn a_uki_on_top_of_firmware_pages_is_refused() {
+    let mut sections = SECTIONS.to_vec();
+    sections.push((0x200_1000, 0x1000, 1));
+    let image = Image { sections: Some(sections), ..Image::amdsev() };
+    assert!(build(&image, &uki_profile(4096)).is_ok());
+    assert!(matches!(
+        build(&image, &uki_profile(4097)),
+        Err(PlanError::Overlap { first: "uki", second: "sec memory", gpa: 0x200_1000 })
+    ));
+}
+
+#[test]
+fn command_lines_fit_the_kernel() {
+    assert!(build(&Image::amdsev(), &hashes_profile(&"x".repeat(2047))).is_ok());
+    assert!(matches!(
+        build(&Image::amdsev(), &hashes_profile(&"x".repeat(2048))),
+        Err(PlanError::CmdlineLength { len: 2048, max: 2047, .. })
+    ));
+    assert!(matches!(build(&Image::amdsev(), &hashes_profile("a\0")), Err(PlanError::Hashes(_))));
+}
+
+#[test]
+fn placing_goes_in_pieces_and_names_a_file_that_shrank() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let len = 3 * crate::blob::PIECE_SIZE + 100;
+    std::fs::write(file.path(), uki(len, true)).unwrap();
+    let image = Kernel::recognise(Blob::open(file.path()).unwrap()).unwrap();
+    let profile = Profile::Uki { image, gpa: uki_rules::DEFAULT_GPA };
+    let plan = build(&Image::amdsev(), &profile).unwrap();
+    let mut memory = Memory::default();
+    place(&plan, &mut memory).unwrap();
+    assert_eq!(memory.read(uki_rules::DEFAULT_GPA, len as u64), uki(len, true));
+    assert_eq!(memory.largest, crate::blob::PIECE_SIZE);
+
+    file.as_file().set_len(crate::blob::PIECE_SIZE as u64 + 1).unwrap();
+    let error = place(&plan, &mut Memory::default()).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, PlaceError::Read { tag: "uki", .. }));
+    assert!(text.contains(&file.path().display().to_string()) && text.contains("0x10000"), "{text}");
+
+    struct Full;
+    impl PageSink for Full {
+        fn write(&mut self, _: u64, _: &[u8]) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+    assert!(matches!(
+        place(&plan, &mut Full),
+        Err(PlaceError::Write { tag: "firmware", gpa: 0xffff_e000, .. })
+    ));
+}
+
+fn pages() -> impl Strategy<Value = (u32, u32, u32)> {
+    let kind = prop_oneof![8 => Just(1), 1 => Just(2), 1 => Just(3), 1 => Just(4), 1 => Just(0x10)];
+    (0x7f0u32..0x840, 0u32..8, kind)
+        .prop_map(|(page, pages, kind)| (page * 4096, if kind == 1 { pages * 4096 } else { 4096 }, kind))
+}
+
+proptest! {
+    /// Whatever the sections are: either there is an error, or no two imports overlap, all of them are in memory, each
+    /// section is covered exactly, and the plan is the same the second time.
+    #[test]
+    fn plans_have_no_overlaps(
+        sections in prop::collection::vec(pages(), 0..7),
+        which in 0..3,
+        low_pages in 0x800u64..0x1_0000,
+    ) {
+        let image = Image { sections: Some(sections), ..Image::amdsev() };
+        let Ok(firmware) = Firmware::parse(image.blob()) else { return Ok(()) };
+        let profile = match which {
+            0 => Profile::Disk,
+            1 => hashes_profile("quiet"),
+            _ => uki_profile(9000),
+        };
+        let memory = MemoryLayout { low: low_pages * PAGE_SIZE, high: 0 };
+        let Ok(plan) = LaunchPlan::build(&firmware, &profile, &memory, 1) else { return Ok(()) };
+        let mut seen = std::collections::BTreeSet::new();
+        for import in plan.imports() {
+            for page in 0..import.len / PAGE_SIZE {
+                let gpa = import.gpa + page * PAGE_SIZE;
+                prop_assert!(seen.insert(gpa), "{gpa:#x} twice");
+                prop_assert!(gpa < memory.low || gpa >= firmware.gpa());
+            }
+        }
+        for section in firmware.sections().unwrap() {
+            for page in 0..section.len / PAGE_SIZE {
+                prop_assert!(seen.contains(&(section.gpa + page * PAGE_SIZE)));
+            }
+        }
+        let again = LaunchPlan::build(&firmware, &profile, &memory, 1).unwrap();
+        prop_assert_eq!(rows(&plan), rows(&again));
+    }
+}

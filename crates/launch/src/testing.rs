@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Small synthetic firmware images and kernels for unit tests.
+
+use std::path::PathBuf;
+
+use zerocopy::IntoBytes;
+
+use crate::blob::Blob;
+use crate::firmware::{KERNEL_HASHES_GUID, RESET_BLOCK_GUID, SECRET_AREA_GUID, igvm, sev};
+use crate::guid::Guid;
+
+/// `{start, length, kind}` of a metadata record.
+pub type Record = (u32, u32, u32);
+
+/// The SEV sections of the AmdSev build of 2026.08.
+pub const SECTIONS: [Record; 7] = [
+    (0x80_0000, 0x9000, 1),
+    (0x80_a000, 0x3000, 1),
+    (0x80_d000, 0x1000, 2),
+    (0x80_e000, 0x1000, 3),
+    (0x80_f000, 0x1000, 4),
+    (0x81_1000, 0x1_f000, 1),
+    (0x81_0000, 0x1000, 0x10),
+];
+/// The IGVM records of that build.
+pub const IGVM: [Record; 4] =
+    [(0x81_2000, 0x1000, 0x100), (0, 0xc0, 0x101), (0xc0, 0x10, 0x102), (0x81_3000, 0x1000, 0x200)];
+
+const FOOTER: Guid = Guid::from_u128(0x96b582de_1fb2_45f7_baea_a366c55a082d);
+
+/// Writes an image the way a build would: metadata somewhere, the table at its end.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub size: usize,
+    pub sections: Option<Vec<Record>>,
+    pub igvm: Option<Vec<Record>>,
+    /// Table entries that are no metadata, from the lowest address up.
+    pub entries: Vec<(Guid, Vec<u8>)>,
+}
+
+impl Image {
+    /// The AmdSev build of 2026.08 in 8 KiB.
+    pub fn amdsev() -> Self {
+        Self {
+            size: 8192,
+            sections: Some(SECTIONS.to_vec()),
+            igvm: Some(IGVM.to_vec()),
+            entries: vec![
+                (KERNEL_HASHES_GUID, pair(0x81_0c00, 0x400)),
+                (SECRET_AREA_GUID, pair(0x81_0000, 0xc00)),
+                (RESET_BLOCK_GUID, 0x80_b004u32.to_le_bytes().to_vec()),
+            ],
+        }
+    }
+
+    /// A build that knows nothing of confidential guests.
+    pub fn plain() -> Self {
+        Self { size: 4096, sections: None, igvm: None, entries: Vec::new() }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut image = vec![0xff; self.size];
+        let mut entries = self.entries.clone();
+        let mut top = 256;
+        for (records, signature, guid) in
+            [(&self.sections, b"ASEV", sev::GUID), (&self.igvm, b"IGVM", igvm::GUID)]
+        {
+            let Some(records) = records else { continue };
+            let block = metadata(*signature, records);
+            image[top..top + block.len()].copy_from_slice(&block);
+            entries.push((guid, ((self.size - top) as u32).to_le_bytes().to_vec()));
+            top += block.len();
+        }
+        let mut table = Vec::new();
+        for (guid, data) in &entries {
+            table.extend_from_slice(data);
+            table.extend_from_slice(&(data.len() as u16 + 18).to_le_bytes());
+            table.extend_from_slice(guid.as_bytes());
+        }
+        table.extend_from_slice(&(table.len() as u16 + 18).to_le_bytes());
+        table.extend_from_slice(FOOTER.as_bytes());
+        let end = self.size - 32;
+        image[end - table.len()..end].copy_from_slice(&table);
+        image
+    }
+
+    pub fn blob(&self) -> Blob {
+        Blob::from_bytes("test.fd", self.bytes())
+    }
+}
+
+pub fn pair(a: u32, b: u32) -> Vec<u8> {
+    [a.to_le_bytes(), b.to_le_bytes()].concat()
+}
+
+pub fn metadata(signature: [u8; 4], records: &[Record]) -> Vec<u8> {
+    let mut block = signature.to_vec();
+    for word in [16 + 12 * records.len() as u32, 1, records.len() as u32] {
+        block.extend_from_slice(&word.to_le_bytes());
+    }
+    for (start, len, kind) in records {
+        block.extend([start, len, kind].iter().flat_map(|word| word.to_le_bytes()));
+    }
+    block
+}
+
+/// A PE32+ file for x86-64 with `.text` and, if wanted, `.linux`, of `len` bytes.
+pub fn uki(len: usize, linux: bool) -> Vec<u8> {
+    let mut file = vec![0x90; len];
+    file[..1024].fill(0);
+    file[..2].copy_from_slice(b"MZ");
+    write_pe(&mut file, 0x80, if linux { &[b".text\0\0\0", b".linux\0\0"] } else { &[b".text\0\0\0"] }, len);
+    file
+}
+
+/// A bzImage of boot protocol 2.15 with an EFI stub, of `len` bytes.
+pub fn bzimage(len: usize) -> Vec<u8> {
+    let mut file = vec![0x90; len];
+    file[..1536].fill(0);
+    file[..2].copy_from_slice(b"MZ");
+    file[0x1f1] = 1;
+    file[0x1f4..0x1f8].copy_from_slice(&(((len - 1024) / 16) as u32).to_le_bytes());
+    file[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x6aHdrS");
+    file[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+    file[0x236] = 1;
+    file[0x238..0x23c].copy_from_slice(&2047u32.to_le_bytes());
+    write_pe(&mut file, 0x280, &[b".text\0\0\0"], len);
+    file
+}
+
+/// Writes PE headers at `at`; each section covers the second half of the file.
+fn write_pe(file: &mut [u8], at: usize, sections: &[&[u8; 8]], len: usize) {
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x3c, &(at as u32).to_le_bytes());
+    put(at, b"PE\0\0");
+    put(at + 4, &0x8664u16.to_le_bytes());
+    put(at + 6, &(sections.len() as u16).to_le_bytes());
+    put(at + 20, &0x70u16.to_le_bytes());
+    put(at + 24, &0x20bu16.to_le_bytes());
+    put(at + 24 + 68, &10u16.to_le_bytes());
+    for (i, name) in sections.iter().enumerate() {
+        let header = at + 24 + 0x70 + 40 * i;
+        put(header, *name);
+        put(header + 16, &((len - len / 2) as u32).to_le_bytes());
+        put(header + 20, &((len / 2) as u32).to_le_bytes());
+    }
+}
+
+/// The real AmdSev image: `CVMM_TEST_FIRMWARE`, or the copy beside the repository. `None`, with a word, without.
+pub fn real_firmware() -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/firmware/OVMF.amdsev.fd");
+    let path = std::env::var_os("CVMM_TEST_FIRMWARE").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    if !path.is_file() {
+        println!("skipped: no real firmware; set CVMM_TEST_FIRMWARE to an OVMF.amdsev.fd");
+        return None;
+    }
+    Some(path)
+}
