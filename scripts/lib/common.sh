@@ -30,13 +30,14 @@ with_lock() {
     local file=$1
     shift
     mkdir -p "$(dirname "$file")" || die "cannot create $(dirname "$file"): is the cache folder writable?"
-    (
-        if ! flock -n 9; then
-            say "waiting for another cvmm script that holds $file"
-            flock 9
-        fi
-        "$@"
-    ) 9>"$file"
+    local fd
+    exec {fd}>"$file"
+    if ! flock -n "$fd"; then
+        say "waiting for another cvmm script that holds $file"
+        flock "$fd"
+    fi
+    "$@"
+    exec {fd}>&-
 }
 
 as_root() {
