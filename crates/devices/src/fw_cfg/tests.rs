@@ -221,6 +221,18 @@ fn bad_descriptors_get_the_error_bit() {
 }
 
 #[test]
+fn each_transfer_names_both_halves_of_the_address() {
+    let mut guest = guest(FwCfg::builder());
+    guest.device.write(4, &1_u32.to_be_bytes());
+    guest.device.write(8, &0_u32.to_be_bytes());
+    // Had the high half stuck, this would look above 4 GiB.
+    guest.memory.write_slice(&[0xff; 4], GuestAddress(DESCRIPTOR + 4)).unwrap();
+    guest.memory.write_slice(&0x10_u32.to_be_bytes(), GuestAddress(DESCRIPTOR)).unwrap();
+    guest.device.write(8, &(DESCRIPTOR as u32).to_be_bytes());
+    assert_eq!(guest.memory.read_obj::<u32>(GuestAddress(DESCRIPTOR)).map(u32::from_be).unwrap(), 1);
+}
+
+#[test]
 fn a_transfer_may_overwrite_its_own_descriptor() {
     let mut guest = guest(FwCfg::builder().file("f", pattern(64)));
     assert_eq!(guest.dma(0x20_000a, 64, DESCRIPTOR), 0);

@@ -287,27 +287,48 @@ mod tests {
         // The buffer and the batch in the thread's hands are kept, the rest is gone.
         let kept = 4 * CAPACITY as u64 - out.dropped();
         assert!(kept >= CAPACITY as u64 && kept <= (CAPACITY + BATCH) as u64, "kept {kept}");
-        // It goes on when the terminal does.
-        for _ in 0..1000 {
+        // When the terminal goes on, so does the output, and waiting for room is worth it again.
+        for _ in 0..10_000 {
             go.send(()).unwrap();
         }
+        while sink.0.lock().unwrap().is_empty() {
+            thread::sleep(RETRY);
+        }
+        let dropped = out.dropped();
+        for _ in 0..8 {
+            out.write_all(&[b'y'; CAPACITY]).unwrap();
+        }
+        assert_eq!(out.dropped(), dropped);
         drop(out);
-        assert_eq!(sink.0.lock().unwrap().len() as u64, kept);
+        assert_eq!(sink.0.lock().unwrap().len() as u64, kept + 8 * CAPACITY as u64);
+    }
+
+    /// Takes one byte, slowly: enough progress that a vCPU would wait for it again and again.
+    struct Trickle;
+
+    impl Write for Trickle {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            thread::sleep(PATIENCE / 10);
+            Ok(1)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
     fn release_ends_waiting() {
-        let (go, gate) = mpsc::channel();
-        let mut out = ConsoleOut::new("test", Box::new(Gate(gate, Sink::default()))).unwrap();
-        let control = out.control();
-        control.release();
-        let start = Instant::now();
-        for _ in 0..4 {
+        let mut out = ConsoleOut::new("test", Box::new(Trickle)).unwrap();
+        out.control().release();
+        let mut spent = Duration::ZERO;
+        for _ in 0..10 {
+            let start = Instant::now();
             out.write_all(&[b'x'; CAPACITY]).unwrap();
+            spent += start.elapsed();
+            thread::sleep(PATIENCE / 5);
         }
-        assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());
-        assert!(out.dropped() > 0);
-        drop((go, out));
+        assert!(spent < 5 * PATIENCE, "waited {spent:?}; ten full waits are {:?}", 10 * PATIENCE);
+        assert!(out.dropped() > CAPACITY as u64);
     }
 
     #[test]

@@ -248,6 +248,18 @@ fn bars_outside_the_windows_decode_nothing() {
 }
 
 #[test]
+fn a_bar_that_only_begins_in_a_window_decodes_nothing() {
+    let mut root = PciRoot::new(&[Window { base: LOW.base, len: 0x1800 }]);
+    root.add(2, "shown", Visibility::Everywhere, Dummy::new(2)).unwrap();
+    let at = |offset| ConfigAddress { bus: 0, device: 2, function: 0, offset };
+    root.config_write(Mechanism::Ports, at(4), &[0x06, 0]);
+    for (base, expected) in [(LOW.base, Access::Claimed("shown")), (LOW.base + 0x1000, Access::Unclaimed)] {
+        root.config_write(Mechanism::Ecam, at(0x10), &(base as u32).to_le_bytes());
+        assert_eq!(root.bar_read(base, &mut [0; 4]), expected);
+    }
+}
+
+#[test]
 fn overlapping_bars_go_to_the_lowest_device() {
     let mut m = machine();
     m.place_bar(2, LOW.base);
