@@ -5,6 +5,16 @@
 //! queue set-up, MSI-X and doorbells, and calls [`VirtioDevice::activate`] at DRIVER_OK with everything the
 //! device needs to run, and [`VirtioDevice::reset`] when the driver takes it back.
 
+pub mod block;
+pub mod console;
+mod log_limit;
+pub mod pci;
+pub mod queue;
+pub mod rng;
+#[cfg(test)]
+mod testing;
+pub mod worker;
+
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -36,6 +46,8 @@ pub trait VirtioInterrupt: Send + Sync {
     fn signal_queue(&self, index: u16);
     /// The device configuration changed.
     fn signal_config(&self);
+    /// The device cannot go on until the driver resets it (DEVICE_NEEDS_RESET; virtio 1.2, 2.1.2).
+    fn needs_reset(&self);
 }
 
 /// One queue as set up by the driver.

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The host file or block device behind a disk: opened, checked, measured and locked.
+//!
+//! Everything that can be wrong with it is found here, before a VM exists, and said with the path and what to
+//! do. The lock is an open-file-description lock on the whole file, so two VMs, in one process or two, cannot
+//! write the same disk, nor one write what another reads. It goes when the file is closed, however that happens.
+//! A block device that is to be written is also opened exclusively: the kernel refuses if it is mounted.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use thiserror::Error;
+
+use super::CacheMode;
+
+/// Bytes in a sector, virtio's unit whatever the block size.
+pub const SECTOR: u64 = 512;
+/// Assumed for O_DIRECT where the kernel does not tell (before 6.1).
+const DIRECT_ALIGN: u64 = 4096;
+
+/// What is wrong with a disk.
+#[derive(Debug, Error)]
+pub enum DiskError {
+    /// There is nothing at the path.
+    #[error("disk {path}: no such file; create it, for example with truncate -s 10G, or correct `path`", path = .0.display())]
+    Missing(PathBuf),
+    /// It is a directory.
+    #[error("disk {path}: is a directory; `path` must name a raw image file or a block device", path = .0.display())]
+    Directory(PathBuf),
+    /// It is something else that is no disk.
+    #[error("disk {path}: is a {kind}; `path` must name a raw image file or a block device", path = .path.display())]
+    Kind {
+        /// The disk.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// It has no bytes.
+    #[error("disk {path}: is empty; give it a size, for example with truncate -s 10G", path = .0.display())]
+    Empty(PathBuf),
+    /// Its length is not a whole number of blocks.
+    #[error("disk {path}: length {len} is not a multiple of {unit} bytes; pad the image or check that it is raw", path = .path.display())]
+    Unaligned {
+        /// The disk.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: u64,
+        /// The block size in bytes.
+        unit: u64,
+    },
+    /// It may be read but not written.
+    #[error("disk {path}: is not writable ({source}); set `read_only = true` or change its permissions", path = .path.display())]
+    NotWritable {
+        /// The disk.
+        path: PathBuf,
+        /// The host's answer.
+        source: io::Error,
+    },
+    /// Its file system has no direct I/O.
+    #[error("disk {path}: its file system does not support direct I/O; use `cache = \"writeback\"`", path = .0.display())]
+    NoDirect(PathBuf),
+    /// Somebody else uses it.
+    #[error("disk {path}: is in use by another VM or mounted; a disk can be shared only if all open it read-only", path = .0.display())]
+    InUse(PathBuf),
+    /// The serial does not fit into virtio's 20 bytes.
+    #[error("disk {path}: serial `{serial}` has {len} bytes; at most 20 printable ASCII characters are allowed", path = .path.display(), len = .serial.len())]
+    Serial {
+        /// The disk.
+        path: PathBuf,
+        /// The serial.
+        serial: String,
+    },
+    /// The number of queues is out of range.
+    #[error("disk {path}: {queues} queues; allowed are 1 to {max}", path = .path.display())]
+    Queues {
+        /// The disk.
+        path: PathBuf,
+        /// As configured.
+        queues: u16,
+        /// Limit.
+        max: u16,
+    },
+    /// Anything else.
+    #[error("disk {path}: cannot {what}: {source}", path = .path.display())]
+    Io {
+        /// The disk.
+        path: PathBuf,
+        /// What failed.
+        what: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+}
+
+/// An open disk.
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    len: u64,
+    read_only: bool,
+    cache: CacheMode,
+    block_size: u32,
+    memory_align: usize,
+    /// A flush has failed once. The kernel reports a lost write only once, so no later flush may succeed.
+    flush_failed: AtomicBool,
+}
+
+fn kind_of(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        None
+    } else if kind.is_fifo() {
+        Some("fifo")
+    } else if kind.is_char_device() {
+        Some("character device")
+    } else if kind.is_socket() {
+        Some("socket")
+    } else {
+        Some("special file")
+    }
+}
+
+impl Disk {
+    /// Opens and locks the disk at `path`.
+    pub fn open(path: &Path, read_only: bool, cache: CacheMode) -> Result<Self, DiskError> {
+        let at = || path.to_path_buf();
+        let failed = |what| move |source| DiskError::Io { path: path.to_path_buf(), what, source };
+        // Looked at before it is opened: opening a fifo waits, opening a device may act.
+        let before = std::fs::metadata(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => DiskError::Missing(at()),
+            _ => DiskError::Io { path: at(), what: "look at it", source },
+        })?;
+        check_kind(path, &before)?;
+        let is_device = before.file_type().is_block_device();
+        if !is_device && before.len() == 0 {
+            return Err(DiskError::Empty(at()));
+        }
+
+        let mut flags = 0;
+        if cache == CacheMode::Direct {
+            flags |= libc::O_DIRECT;
+        }
+        if is_device && !read_only {
+            flags |= libc::O_EXCL;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .custom_flags(flags)
+            .open(path)
+            .map_err(|source| match source.raw_os_error() {
+                Some(libc::EINVAL) if cache == CacheMode::Direct => DiskError::NoDirect(at()),
+                Some(libc::EBUSY) => DiskError::InUse(at()),
+                Some(libc::EACCES | libc::EPERM | libc::EROFS) if !read_only && File::open(path).is_ok() => {
+                    DiskError::NotWritable { path: at(), source }
+                }
+                _ => DiskError::Io { path: at(), what: "open it", source },
+            })?;
+        // The path may have been given another file since.
+        let metadata = file.metadata().map_err(failed("look at it"))?;
+        check_kind(path, &metadata)?;
+        if !lock(&file, !read_only).map_err(failed("lock it"))? {
+            return Err(DiskError::InUse(at()));
+        }
+
+        // For a block device the end is its size; its metadata says 0.
+        let len = file.seek(SeekFrom::End(0)).map_err(failed("find its size"))?;
+        let device_block = if is_device {
+            logical_block_size(&file).map_err(failed("find its block size"))?
+        } else {
+            SECTOR
+        };
+        let (offset_align, memory_align) = match cache {
+            CacheMode::Direct => direct_alignment(&file).unwrap_or((DIRECT_ALIGN, DIRECT_ALIGN)),
+            CacheMode::Writeback | CacheMode::Unsafe => (SECTOR, 1),
+        };
+        let unit = SECTOR.max(device_block).max(offset_align);
+        if len == 0 {
+            return Err(DiskError::Empty(at()));
+        }
+        if len % unit != 0 {
+            return Err(DiskError::Unaligned { path: at(), len, unit });
+        }
+        Ok(Self {
+            file,
+            len,
+            read_only,
+            cache,
+            // Block sizes are a few KiB.
+            block_size: unit as u32,
+            memory_align: memory_align as usize,
+            flush_failed: AtomicBool::new(false),
+        })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Length in bytes, a multiple of [`Disk::block_size`] and not 0.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
+    /// True for a disk that the guest must not change.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// How writes are cached.
+    pub fn cache(&self) -> CacheMode {
+        self.cache
+    }
+
+    /// Smallest unit of I/O in bytes.
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    /// What addresses and lengths of buffers must be a multiple of; 1 without direct I/O.
+    pub fn memory_align(&self) -> usize {
+        self.memory_align
+    }
+
+    /// Remembers that a flush failed.
+    pub fn set_flush_failed(&self) {
+        self.flush_failed.store(true, Ordering::Release);
+    }
+
+    /// True if a flush has ever failed.
+    pub fn flush_failed(&self) -> bool {
+        self.flush_failed.load(Ordering::Acquire)
+    }
+
+    /// Device and inode of the file, for finding one disk given twice.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.file.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+}
+
+fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), DiskError> {
+    if metadata.is_dir() {
+        return Err(DiskError::Directory(path.to_path_buf()));
+    }
+    match kind_of(metadata) {
+        None => Ok(()),
+        Some(kind) => Err(DiskError::Kind { path: path.to_path_buf(), kind }),
+    }
+}
+
+/// Locks all of `file`; `false` if somebody else has a lock that excludes this one.
+#[expect(unsafe_code)]
+fn lock(file: &File, write: bool) -> io::Result<bool> {
+    let kind = if write { libc::F_WRLCK } else { libc::F_RDLCK };
+    let range = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open for the duration of the call and `range` is a valid flock structure that
+    // the kernel only reads for F_OFD_SETLK.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &range) };
+    if result == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+        _ => Err(error),
+    }
+}
+
+/// Logical block size of a block device (BLKSSZGET).
+#[expect(unsafe_code)]
+fn logical_block_size(file: &File) -> io::Result<u64> {
+    /// `_IO(0x12, 104)` of linux/fs.h.
+    const BLKSSZGET: libc::c_ulong = 0x1268;
+    let mut size: libc::c_int = 0;
+    // SAFETY: BLKSSZGET writes one int through the pointer, which is valid for that.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKSSZGET, &mut size) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    match u64::try_from(size) {
+        Ok(size) if size.is_power_of_two() => Ok(size),
+        _ => Err(io::Error::other(format!("block size {size} is no power of two"))),
+    }
+}
+
+/// What direct I/O asks of offsets and of buffers (statx, Linux 6.1). `None` if the kernel does not say.
+#[expect(unsafe_code)]
+fn direct_alignment(file: &File) -> Option<(u64, u64)> {
+    // SAFETY: statx is a plain structure for which all zeros is a valid value.
+    let mut info: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, the path is an empty C string, which AT_EMPTY_PATH takes to mean the
+    // descriptor itself, and `info` is valid for writing a statx structure.
+    let result = unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut info)
+    };
+    let (offset, memory) = (info.stx_dio_offset_align, info.stx_dio_mem_align);
+    let known = result == 0 && info.stx_mask & libc::STATX_DIOALIGN != 0;
+    (known && offset.is_power_of_two() && memory.is_power_of_two()).then(|| (offset.into(), memory.into()))
+}

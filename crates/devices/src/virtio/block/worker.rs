@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The worker of one request queue: from the rings to the engine and back.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::bounce::{Bounce, Direction};
+use super::disk::Disk;
+use super::engine::{Engine, Finished};
+use super::op::Op;
+use super::request::{Command, Request, STATUS_IOERR, STATUS_OK, parse};
+use super::{CacheMode, F_FLUSH, SERIAL_LEN};
+use crate::virtio::log_limit::LogLimit;
+use crate::virtio::queue::{Chain, QueueError, VirtQueue, write_segments};
+use crate::virtio::worker::{Handler, Sources, drain_event};
+
+/// Event tokens.
+const KICK: u32 = 0;
+const ENGINE: u32 = 1;
+
+/// A request the engine has.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    head: u16,
+    status: GuestAddress,
+    in_len: u32,
+}
+
+impl From<Request> for InFlight {
+    fn from(request: Request) -> Self {
+        let Request { head, status, in_len, .. } = request;
+        Self { head, status, in_len }
+    }
+}
+
+/// What became of a request when it was started.
+enum Started {
+    /// It is over: this status, and this many bytes of data written.
+    Now(u8, u32),
+    /// The engine has it.
+    Later,
+}
+
+/// The worker.
+#[derive(Debug)]
+pub struct BlockWorker {
+    queue: VirtQueue,
+    engine: Engine,
+    disk: Arc<Disk>,
+    serial: [u8; SERIAL_LEN],
+    features: u64,
+    chain: Chain,
+    bounce: Bounce,
+    /// By tag; as many as the queue has descriptors.
+    in_flight: Vec<Option<InFlight>>,
+    free: Vec<u16>,
+    finished: Vec<Finished>,
+}
+
+impl BlockWorker {
+    /// For a queue whose driver accepted `features`.
+    pub fn new(
+        queue: VirtQueue,
+        engine: Engine,
+        disk: Arc<Disk>,
+        serial: [u8; SERIAL_LEN],
+        features: u64,
+    ) -> Self {
+        let size = queue.size();
+        Self {
+            in_flight: vec![None; size.into()],
+            free: (0..size).rev().collect(),
+            queue,
+            engine,
+            disk,
+            serial,
+            features,
+            chain: Chain::default(),
+            bounce: Bounce::default(),
+            finished: Vec::new(),
+        }
+    }
+
+    /// Takes what the driver made available, at most one queue's worth, then lets other events have a turn.
+    fn take_requests(&mut self) -> Result<(), QueueError> {
+        self.queue.suppress_kicks()?;
+        let mut now = false;
+        for _ in 0..self.queue.size() {
+            if !self.queue.pop(&mut self.chain)? {
+                break;
+            }
+            let request = parse(self.queue.memory(), &mut self.chain, &self.disk, self.features)?;
+            if let Started::Now(status, written) = self.start(&request)? {
+                self.answer(request.into(), status, written)?;
+                now = true;
+            }
+        }
+        self.engine.submit()?;
+        if now {
+            self.queue.notify()?;
+        }
+        if self.queue.arm_kicks()? {
+            self.queue.rekick()?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, request: &Request) -> Result<Started, QueueError> {
+        let memory = self.queue.memory();
+        let unsafe_cache = self.disk.cache() == CacheMode::Unsafe;
+        let durable = self.features & F_FLUSH == 0 && !unsafe_cache;
+        let op = match request.command {
+            Command::Refuse(status) => return Ok(Started::Now(status, 0)),
+            Command::GetId => {
+                return Ok(match write_segments(memory, &self.chain.writable, &self.serial) {
+                    Ok(written) => Started::Now(STATUS_OK, written),
+                    Err(_) => Started::Now(STATUS_IOERR, 0),
+                });
+            }
+            Command::Flush if self.disk.flush_failed() => return Ok(Started::Now(STATUS_IOERR, 0)),
+            Command::Flush if unsafe_cache || self.disk.read_only() => {
+                return Ok(Started::Now(STATUS_OK, 0));
+            }
+            Command::Flush => Some(Op::flush()),
+            Command::Read { offset } => Op::read(memory, &self.chain.writable, offset),
+            Command::Write { offset } => Op::write(memory, &self.chain.readable, offset, durable),
+            Command::Discard { offset, len } => Some(Op::discard(offset, len, durable)),
+            Command::WriteZeroes { offset, len, unmap } => {
+                Some(Op::write_zeroes(offset, len, unmap, durable))
+            }
+        };
+        // Not all of its buffers are in the memory this device may see.
+        let Some(op) = op else { return Ok(Started::Now(STATUS_IOERR, 0)) };
+        let (segments, offset, direction) = match request.command {
+            Command::Read { offset } => (&mut self.chain.writable, offset, Direction::Read),
+            Command::Write { offset } => (&mut self.chain.readable, offset, Direction::Write { durable }),
+            _ => return self.start_op(request, op),
+        };
+        if op.is_aligned(self.disk.memory_align()) {
+            return self.start_op(request, op);
+        }
+        drop(op);
+        let outcome = self.bounce.transfer(&self.disk, memory, segments, offset, direction);
+        let (status, written) = conclude(&outcome, request.in_len);
+        Ok(Started::Now(status, written))
+    }
+
+    fn start_op(&mut self, request: &Request, op: Op) -> Result<Started, QueueError> {
+        // The queue has as many tags as it lets be in flight.
+        let Some(tag) = self.free.pop() else {
+            return Err(QueueError::TooManyInFlight(self.queue.size()));
+        };
+        self.in_flight[usize::from(tag)] = Some((*request).into());
+        self.engine.start(tag, op)?;
+        Ok(Started::Later)
+    }
+
+    /// Writes the status and gives the chain back.
+    fn answer(&mut self, request: InFlight, status: u8, written: u32) -> Result<(), QueueError> {
+        self.queue.memory().write_obj(status, request.status)?;
+        // The used length counts from the first writable byte without a gap, so it includes the status only if
+        // all data before it was written (2.7.8.2).
+        let used = if written == request.in_len { written.saturating_add(1) } else { written };
+        self.queue.complete(request.head, used)
+    }
+
+    fn answer_finished(&mut self) -> Result<(), QueueError> {
+        let mut finished = std::mem::take(&mut self.finished);
+        let reaped = self.engine.reap(&mut finished);
+        for (tag, outcome) in finished.drain(..) {
+            let Some(request) = self.in_flight.get_mut(usize::from(tag)).and_then(Option::take) else {
+                continue;
+            };
+            self.free.push(tag);
+            if self.queue.is_broken() {
+                continue;
+            }
+            let (status, written) = conclude(&outcome, request.in_len);
+            self.answer(request, status, written)?;
+        }
+        self.finished = finished;
+        if !self.queue.is_broken() {
+            self.queue.notify()?;
+        }
+        Ok(reaped?)
+    }
+}
+
+/// Status and number of data bytes written for an outcome.
+fn conclude(outcome: &io::Result<()>, in_len: u32) -> (u8, u32) {
+    match outcome {
+        Ok(()) => (STATUS_OK, in_len),
+        Err(error) => {
+            static LIMIT: LogLimit = LogLimit::new();
+            if LIMIT.allow() {
+                tracing::warn!(%error, "disk i/o failed; the guest gets an i/o error");
+            }
+            (STATUS_IOERR, 0)
+        }
+    }
+}
+
+impl Handler for BlockWorker {
+    fn sources(&self) -> Vec<(RawFd, u32)> {
+        vec![(self.queue.kick().as_raw_fd(), KICK), (self.engine.event().as_raw_fd(), ENGINE)]
+    }
+
+    fn handle(&mut self, token: u32, _sources: &mut Sources<'_, '_>) {
+        let result = if token == ENGINE {
+            self.answer_finished()
+        } else {
+            drain_event(self.queue.kick());
+            if self.queue.is_broken() { Ok(()) } else { self.take_requests() }
+        };
+        if let Err(error) = result {
+            self.queue.fail(&error);
+        }
+    }
+    // What is in flight when the worker ends is waited for by the engine's drop; the driver has asked for a reset
+    // and does not want to hear of it.
+}
