@@ -4,3 +4,7 @@
 
 pub mod acpi;
 pub mod config;
+pub mod machine;
+pub mod run;
+pub mod timeline;
+pub mod vm;

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! When a VM's life reached which point, for people who make it faster.
+//!
+//! A [`Timeline`] is made first thing in `main` and shared by reference; any thread calls [`Timeline::mark`], and the first mark of a
+//! phase counts. A mark is one atomic exchange and cheap enough for a vCPU's exit path. At the end it becomes a
+//! [`Recording`], a JSON file, and `cvmm timeline` draws one or several of these as SVG.
+//!
+//! Times are nanoseconds of the monotonic clock since the process entered `main`. What the kernel and the dynamic linker do
+//! before is not in them: `/proc` tells the start of a process only to 10 ms, more than it would add. `start_unix_ns` lets
+//! whoever started the process compute it.
+
+mod record;
+mod svg;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+pub use record::{Mark, Recording, TimelineError};
+pub use svg::draw;
+
+/// A point in a VM's life: the moment something is done or first seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(usize)]
+pub enum Phase {
+    /// `main` was entered; always 0.
+    ProcessStart,
+    /// The configuration is read and checked.
+    Config,
+    /// The launch plan is built.
+    Plan,
+    /// Guest memory is mapped and filled.
+    Memory,
+    /// The KVM VM, its devices and vCPUs exist.
+    VmCreated,
+    /// The first `KVM_RUN` is about to be entered.
+    FirstRun,
+    /// The firmware was first heard of: the first exit to a device.
+    Firmware,
+    /// The kernel runs.
+    Kernel,
+    /// User space runs: the console marker or the marker port was seen.
+    UserSpace,
+    /// The guest asked for power-off.
+    PowerOff,
+    /// Everything is torn down; the process is about to end.
+    Exit,
+}
+
+impl Phase {
+    /// All phases in the order of a VM's life.
+    pub const ALL: [Self; 11] = [
+        Self::ProcessStart,
+        Self::Config,
+        Self::Plan,
+        Self::Memory,
+        Self::VmCreated,
+        Self::FirstRun,
+        Self::Firmware,
+        Self::Kernel,
+        Self::UserSpace,
+        Self::PowerOff,
+        Self::Exit,
+    ];
+
+    /// The name in the JSON file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ProcessStart => "process_start",
+            Self::Config => "config",
+            Self::Plan => "plan",
+            Self::Memory => "memory",
+            Self::VmCreated => "vm_created",
+            Self::FirstRun => "first_run",
+            Self::Firmware => "firmware",
+            Self::Kernel => "kernel",
+            Self::UserSpace => "user_space",
+            Self::PowerOff => "power_off",
+            Self::Exit => "exit",
+        }
+    }
+
+    /// What goes on until the mark is reached.
+    fn activity(self) -> &'static str {
+        match self {
+            Self::ProcessStart => "process start",
+            Self::Config => "configuration",
+            Self::Plan => "launch plan",
+            Self::Memory => "guest memory",
+            Self::VmCreated => "KVM and devices",
+            Self::FirstRun => "vCPU start",
+            Self::Firmware => "reset vector",
+            Self::Kernel => "firmware",
+            Self::UserSpace => "kernel",
+            Self::PowerOff => "user space",
+            Self::Exit => "tear-down",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.name() == name)
+    }
+}
+
+/// Not reached yet.
+const UNSET: u64 = u64::MAX;
+
+/// The recorder.
+#[derive(Debug)]
+pub struct Timeline {
+    origin: Instant,
+    start_unix_ns: u64,
+    marks: [AtomicU64; Phase::ALL.len()],
+}
+
+impl Timeline {
+    /// Starts the clock and marks [`Phase::ProcessStart`].
+    #[must_use]
+    pub fn start() -> Self {
+        let origin = Instant::now();
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let marks = std::array::from_fn(|phase| AtomicU64::new(if phase == 0 { 0 } else { UNSET }));
+        Self { origin, start_unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX), marks }
+    }
+
+    /// Marks `phase` as reached now, unless it was reached before. Returns whether this was the first time.
+    pub fn mark(&self, phase: Phase) -> bool {
+        let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(UNSET - 1);
+        // Marks are read after all threads have ended or for information only: no other memory hangs on them.
+        self.marks[phase as usize].compare_exchange(UNSET, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Nanoseconds from the start to `phase`, once it was reached.
+    #[must_use]
+    pub fn reached(&self, phase: Phase) -> Option<u64> {
+        Some(self.marks[phase as usize].load(Ordering::Relaxed)).filter(|ns| *ns != UNSET)
+    }
+
+    /// What was recorded so far, in the order of time. `exits` are counts by kind, such as `io.0x3f8`.
+    #[must_use]
+    pub fn recording(&self, vm: &str, exits: Option<BTreeMap<String, u64>>) -> Recording {
+        let mut phases: Vec<Mark> = Phase::ALL
+            .into_iter()
+            .filter_map(|phase| Some(Mark { name: phase.name().to_owned(), ns: self.reached(phase)? }))
+            .collect();
+        phases.sort_by_key(|mark| mark.ns);
+        Recording {
+            version: record::VERSION,
+            vm: vm.to_owned(),
+            start_unix_ns: self.start_unix_ns,
+            phases,
+            exits,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The timeline's JSON file.
+//!
+//! ```json
+//! { "version": 1, "vm": "web-1", "start_unix_ns": 1, "phases": [{ "name": "process_start", "ns": 0 }], "exits": { "io.0x3f8": 7 } }
+//! ```
+//!
+//! A reader refuses what it does not understand: other versions, unknown fields, files of absurd size, times that run backwards. Phase
+//! names are free, so that a file of a newer cvmm with one more phase is still drawn.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The format this code writes and reads.
+pub(super) const VERSION: u32 = 1;
+const MAX_SIZE: u64 = 1 << 20;
+const MAX_PHASES: usize = 64;
+const MAX_NAME: usize = 128;
+/// A hundred days: a longer life is a damaged file, and drawing it would lose all the rest.
+const MAX_NS: u64 = 100 * 86_400 * 1_000_000_000;
+
+/// The content of a timeline file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recording {
+    /// Format version, 1.
+    pub version: u32,
+    /// Name of the VM.
+    pub vm: String,
+    /// Wall-clock time of the process start in nanoseconds since 1970.
+    pub start_unix_ns: u64,
+    /// The marks in the order of time.
+    pub phases: Vec<Mark>,
+    /// Exits by kind, if they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exits: Option<BTreeMap<String, u64>>,
+}
+
+/// One mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// Name of the phase, see [`super::Phase::name`].
+    pub name: String,
+    /// Nanoseconds since the process start.
+    pub ns: u64,
+}
+
+/// Why a timeline file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TimelineError {
+    /// The file cannot be opened or read.
+    #[error("cannot read timeline {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file cannot be written.
+    #[error("cannot write timeline {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is too large to be a timeline.
+    #[error("timeline {path} is larger than {MAX_SIZE} bytes")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is no JSON, or not of the timeline's form.
+    #[error("{path} is not a timeline written by cvmm run --timeline: {source}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The place and the reason.
+        source: serde_json::Error,
+    },
+    /// The file has another version.
+    #[error("timeline {path} has version {version}, this cvmm knows version {VERSION}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// The content breaks a rule of the format.
+    #[error("timeline {path}: {reason}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        reason: &'static str,
+    },
+}
+
+impl Recording {
+    /// Writes the file, replacing an older one.
+    ///
+    /// # Errors
+    /// [`TimelineError::Write`].
+    pub fn write(&self, path: &Path) -> Result<(), TimelineError> {
+        let fail = |source| TimelineError::Write { path: path.to_path_buf(), source };
+        let mut text = serde_json::to_string_pretty(self).map_err(|error| fail(error.into()))?;
+        text.push('\n');
+        std::fs::write(path, text).map_err(fail)
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Any [`TimelineError`] but `Write`.
+    pub fn read(path: &Path) -> Result<Self, TimelineError> {
+        let mut text = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut text))
+            .map_err(|source| TimelineError::Read { path: path.to_path_buf(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Parses and checks the content of the file `path`.
+    ///
+    /// # Errors
+    /// As [`Recording::read`].
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Self, TimelineError> {
+        let path = path.to_path_buf();
+        if text.len() as u64 > MAX_SIZE {
+            return Err(TimelineError::TooLarge { path });
+        }
+        let recording: Self = match serde_json::from_slice(text) {
+            Ok(recording) => recording,
+            Err(source) => return Err(TimelineError::Format { path, source }),
+        };
+        if recording.version != VERSION {
+            return Err(TimelineError::Version { path, version: recording.version });
+        }
+        match recording.broken_rule() {
+            Some(reason) => Err(TimelineError::Content { path, reason }),
+            None => Ok(recording),
+        }
+    }
+
+    fn broken_rule(&self) -> Option<&'static str> {
+        if self.phases.is_empty() || self.phases.len() > MAX_PHASES {
+            return Some("needs 1 to 64 phases");
+        }
+        if self.vm.len() > MAX_NAME || self.phases.iter().any(|mark| mark.name.len() > MAX_NAME) {
+            return Some("a name is longer than 128 bytes");
+        }
+        if self.phases.windows(2).any(|pair| matches!(pair, [earlier, later] if earlier.ns > later.ns)) {
+            return Some("phases are not in the order of time");
+        }
+        if self.phases.last().is_some_and(|mark| mark.ns > MAX_NS) {
+            return Some("a time is later than 100 days");
+        }
+        None
+    }
+}
