@@ -4,7 +4,4 @@
 
 pub mod acpi;
 pub mod config;
-pub mod machine;
-pub mod run;
 pub mod timeline;
-pub mod vm;
