@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cases, by topic. Each boot takes seconds, so a case checks all that one boot can show.
+
+mod boot;
+mod console;
+mod disk;
+mod host;
+mod input;
+mod life;
+mod memory;
+mod tamper;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::harness::Ctx;
+
+/// A test case.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Name, for `--filter` and the report.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    /// When it is given up.
+    pub limit: Duration,
+    /// Whether it changes the host and must not run beside others.
+    pub alone: bool,
+    /// The test.
+    pub run: fn(&Ctx) -> Result<()>,
+}
+
+/// A case of at most `seconds`, several times what it takes on a quiet machine.
+const fn case(name: &'static str, seconds: u64, run: fn(&Ctx) -> Result<()>, about: &'static str) -> Case {
+    Case { name, about, limit: Duration::from_secs(seconds), alone: false, run }
+}
+
+/// Like [`case`], for one that changes the host.
+const fn alone(name: &'static str, seconds: u64, run: fn(&Ctx) -> Result<()>, about: &'static str) -> Case {
+    Case { alone: true, ..case(name, seconds, run, about) }
+}
+
+/// All cases, the quick ones first.
+pub fn all() -> Vec<Case> {
+    [
+        input::CASES,
+        host::CASES,
+        boot::CASES,
+        tamper::CASES,
+        life::CASES,
+        console::CASES,
+        memory::CASES,
+        disk::CASES,
+    ]
+    .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_usable_as_folders() {
+        let names: BTreeSet<_> = all().iter().map(|case| case.name).collect();
+        assert_eq!(names.len(), all().len());
+        assert!(
+            names
+                .iter()
+                .all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'))
+        );
+    }
+}

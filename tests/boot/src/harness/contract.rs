@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What cvmm promises its callers, in one place: exit codes and names of phases. Written down here a second time on
+//! purpose: a change in cvmm that callers would notice has to fail a test.
+
+/// The guest powered itself off.
+pub const POWERED_OFF: i32 = 0;
+/// The configuration is wrong.
+pub const CONFIG: i32 = 2;
+/// The host lacks something.
+pub const HOST: i32 = 3;
+/// Firmware, kernel or initrd cannot be launched.
+pub const REFUSED: i32 = 4;
+/// The guest shut down by a triple fault.
+pub const TRIPLE_FAULT: i32 = 10;
+/// The guest did not power off in the grace time.
+pub const GRACE_EXPIRED: i32 = 12;
+/// Stopped at once: by a second signal, SIGQUIT or Ctrl-A x.
+pub const KILLED: i32 = 13;
+
+/// The first KVM_RUN.
+pub const FIRST_RUN: &str = "first_run";
+/// The first exit to a device.
+pub const FIRMWARE: &str = "firmware";
+/// Linux looked at the PCI bus.
+pub const KERNEL: &str = "kernel";
+/// The marker was printed.
+pub const USER_SPACE: &str = "user_space";
+/// What comes before the guest, in order.
+pub const START: [&str; 5] = ["process_start", "config", "plan", "memory", FIRST_RUN];
+/// A whole life, in order.
+pub const LIFE: [&str; 10] = [
+    "process_start",
+    "config",
+    "plan",
+    "memory",
+    FIRST_RUN,
+    FIRMWARE,
+    KERNEL,
+    USER_SPACE,
+    "power_off",
+    "exit",
+];

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the cases share: [`Ctx`] knows the artefacts and the case's folder and deadline, [`Spec`] is a `vm.toml`,
+//! [`Vm`] a running cvmm.
+
+pub mod contract;
+pub mod images;
+pub mod leftovers;
+pub mod spec;
+pub mod stats;
+pub mod sys;
+pub mod timeline;
+pub mod vm;
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+pub use spec::{Boot, Disk, Spec};
+pub use vm::Vm;
+
+use crate::Options;
+use crate::report::rounded;
+
+/// A case that cannot be tried here, as an error.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "skipped: {}", self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// One cvmm process, for the summary.
+#[derive(Debug)]
+pub struct BootRecord {
+    /// Number within the case.
+    pub number: u32,
+    /// Exit status; none if it had to be killed.
+    pub code: Option<i32>,
+    /// From start to exit.
+    pub spent: Duration,
+    /// The timeline as cvmm wrote it.
+    pub timeline: Value,
+}
+
+impl BootRecord {
+    /// For the summary.
+    pub fn json(&self) -> Value {
+        json!({ "number": self.number, "exit_code": self.code, "seconds": rounded(self.spent), "timeline": self.timeline })
+    }
+}
+
+/// A case's surroundings.
+#[derive(Debug)]
+pub struct Ctx {
+    /// The program under test.
+    pub cvmm: PathBuf,
+    /// What `tests/guest/build` made.
+    pub guest: PathBuf,
+    /// OVMF.amdsev.fd.
+    pub firmware: PathBuf,
+    /// OVMF.fd.
+    pub stock_firmware: PathBuf,
+    /// The case's folder.
+    pub dir: PathBuf,
+    /// When the case is given up.
+    pub deadline: Instant,
+    started: Cell<u32>,
+    records: RefCell<Vec<BootRecord>>,
+}
+
+impl Ctx {
+    /// For a case that may take `limit`.
+    pub fn new(options: &Options, dir: &Path, limit: Duration) -> Self {
+        Self {
+            cvmm: options.cvmm.clone(),
+            guest: options.guest.clone(),
+            firmware: options.firmware.clone(),
+            stock_firmware: options.stock_firmware.clone(),
+            dir: dir.to_path_buf(),
+            deadline: Instant::now() + limit,
+            started: Cell::new(0),
+            records: RefCell::default(),
+        }
+    }
+
+    /// A path in the case's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The number of the next cvmm of this case, from 1.
+    pub fn next_number(&self) -> u32 {
+        self.started.set(self.started.get() + 1);
+        self.started.get()
+    }
+
+    /// Remembers a process that ended.
+    pub fn record(&self, record: BootRecord) {
+        self.records.borrow_mut().push(record);
+    }
+
+    /// What ended, in order.
+    pub fn into_records(self) -> Vec<BootRecord> {
+        self.records.into_inner()
+    }
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Boot tests: a driver that runs inside the emulated host (L1, `tests/emulator`), starts `cvmm` as a person would and
+//! checks the guest's console, the timeline, exit codes and what is left behind.
+//!
+//! A case is a function in `cases/`; what cases share is in `harness/`. Nothing here links cvmm: the program is tested
+//! from outside. `scripts/test boot` builds everything and runs this.
+
+mod cases;
+mod harness;
+mod report;
+mod runner;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Where the things under test are.
+#[derive(Debug, Clone, Parser)]
+#[command(about = "boot tests of cvmm; to be run in the emulated host", version)]
+struct Options {
+    /// Print the names of the cases and exit.
+    #[arg(long)]
+    list: bool,
+    /// Only cases whose name contains this text.
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// Write a machine-readable summary there.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Keep each case's configuration, logs and timelines in a folder of its own under this one.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Cases at a time.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// The cvmm program.
+    #[arg(long, required_unless_present = "list", default_value = "")]
+    cvmm: PathBuf,
+    /// What tests/guest/build made.
+    #[arg(long, required_unless_present = "list", default_value = "")]
+    guest: PathBuf,
+    /// OVMF.amdsev.fd.
+    #[arg(long, required_unless_present = "list", default_value = "")]
+    firmware: PathBuf,
+    /// OVMF without SEV parts, for the disk profile.
+    #[arg(long, required_unless_present = "list", default_value = "")]
+    stock_firmware: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let chosen: Vec<_> =
+        cases::all().into_iter().filter(|case| case.name.contains(&options.filter)).collect();
+    if options.list {
+        report::list(&chosen);
+        return ExitCode::SUCCESS;
+    }
+    match runner::run(&options, &chosen) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            report::trouble(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
