@@ -3,5 +3,8 @@
 //! The program in `main.rs` only parses its command line and maps errors to exit codes.
 
 pub mod acpi;
+pub mod cli;
 pub mod config;
+pub mod exit_code;
+pub mod logging;
 pub mod timeline;

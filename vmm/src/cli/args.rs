@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line's grammar. Doc comments are its help texts and the manual page.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Profile;
+use crate::exit_code::ExitStatus;
+use crate::logging::LogFormat;
+
+/// KVM virtual machine monitor for confidential guests.
+///
+/// One process runs one virtual machine, described by a vm.toml.
+#[derive(Debug, Parser)]
+#[command(name = "cvmm", version, after_help = ExitStatus::table(), propagate_version = false)]
+pub(super) struct Cli {
+    /// Form of log lines on standard error
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
+    /// Log filter: error, warn, info, debug, trace, or target=level,… [env: CVMM_LOG, default: info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(super) log_level: Option<String>,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a virtual machine until its guest powers off
+    Run(RunArgs),
+    /// Check, explain or start a vm.toml
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Draw timelines written by `run --timeline` as SVG
+    Timeline(TimelineArgs),
+    /// Print a shell completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
+}
+
+/// Run a virtual machine until its guest powers off
+///
+/// SIGTERM or SIGINT presses the guest's power button; when it has not powered off within the grace time, or at a second signal, the
+/// virtual machine is stopped.
+#[derive(Args, Debug)]
+#[command(after_help = ExitStatus::table())]
+pub(super) struct RunArgs {
+    /// The virtual machine's description
+    #[arg(long, short, value_name = "VM.TOML")]
+    pub(super) config: PathBuf,
+    /// Write when which phase was reached, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) timeline: Option<PathBuf>,
+    /// Count exits by kind and port; print them at the end and put them into the timeline
+    #[arg(long)]
+    pub(super) exit_stats: bool,
+    /// Time the guest has to power off after a signal
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub(super) grace: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Check a vm.toml and everything it names; exit code 0 or 2
+    Check {
+        /// The file
+        file: PathBuf,
+        /// Check the text only: not the files it names, not this host
+        #[arg(long)]
+        offline: bool,
+        /// Print the configuration with all defaults, or the problems, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of vm.toml
+    Schema,
+    /// Print a commented vm.toml to start from
+    Example {
+        /// The boot profile
+        #[arg(long, value_enum, default_value = "uki")]
+        profile: Profile,
+    },
+}
+
+/// Draw timelines written by `run --timeline` as SVG
+///
+/// One file becomes a waterfall, several become a comparison.
+#[derive(Args, Debug)]
+pub(super) struct TimelineArgs {
+    /// The files
+    #[arg(required = true, value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+    /// Write the drawing to a file instead of standard output
+    #[arg(long, short, value_name = "OUT.SVG")]
+    pub(super) output: Option<PathBuf>,
+}

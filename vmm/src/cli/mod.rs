@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line: grammar (`args`), what each command does, and how errors are shown.
+//!
+//! Results go to standard output, everything else to standard error. Errors are sentences for people; with `--log-format json`
+//! they are log events with the reason code as a field, and `config check --json` gives them to programs. The machine itself comes in
+//! through [`main`]'s argument, so that commands can be tested without one.
+
+mod args;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+
+use crate::config::{self, Checks, Config, ConfigError};
+use crate::exit_code::{ExitReport, ExitStatus};
+use crate::logging::{self, LogFormat};
+use crate::timeline::{Phase, Recording, Timeline, draw};
+use args::{Cli, Command, ConfigCommand, RunArgs, TimelineArgs};
+
+/// What the command line asks of a run beside the configuration.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Where phases are marked; `process_start`, `config` and `exit` are the command line's.
+    pub timeline: Arc<Timeline>,
+    /// Whether to count exits by kind and port, for [`ExitReport::exits`].
+    pub exit_stats: bool,
+    /// Time the guest has to power off after the first signal.
+    pub grace: Duration,
+}
+
+/// The program: parses the command line, carries it out and gives the exit code. `run` is the machine.
+pub fn main<Outcome, Failure>(run: impl FnOnce(Config, RunOptions) -> Result<Outcome, Failure>) -> ExitCode
+where
+    Outcome: ExitReport,
+    Failure: ExitReport + std::error::Error,
+{
+    let timeline = Arc::new(Timeline::start());
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" too, for standard output and with code 0. A closed pipe is the reader's wish.
+            let _ = error.print();
+            return if error.use_stderr() { ExitStatus::Usage.into() } else { ExitStatus::Success.into() };
+        }
+    };
+    if let Err(error) = logging::init(cli.log_format, cli.log_level.as_deref()) {
+        let _ = writeln!(io::stderr(), "error: {error}");
+        return ExitStatus::Usage.into();
+    }
+    let mut session = Session { out: &mut io::stdout(), err: &mut io::stderr(), format: cli.log_format };
+    session.execute(cli.command, timeline, run).into()
+}
+
+/// Where a command's output goes.
+struct Session<'io> {
+    out: &'io mut dyn Write,
+    err: &'io mut dyn Write,
+    format: LogFormat,
+}
+
+impl Session<'_> {
+    fn execute<Outcome: ExitReport, Failure: ExitReport + std::error::Error>(
+        &mut self,
+        command: Command,
+        timeline: Arc<Timeline>,
+        run: impl FnOnce(Config, RunOptions) -> Result<Outcome, Failure>,
+    ) -> ExitStatus {
+        match command {
+            Command::Run(args) => self.run(&args, timeline, run),
+            Command::Config(ConfigCommand::Check { file, offline, json }) => self.check(&file, offline, json),
+            Command::Config(ConfigCommand::Schema) => self.print(config::schema().as_bytes()),
+            Command::Config(ConfigCommand::Example { profile }) => {
+                self.print(config::example(profile).as_bytes())
+            }
+            Command::Timeline(args) => self.timeline(&args),
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "cvmm", &mut script);
+                self.print(&script)
+            }
+            Command::Man => self.manual(),
+        }
+    }
+
+    fn run<Outcome: ExitReport, Failure: ExitReport + std::error::Error>(
+        &mut self,
+        args: &RunArgs,
+        timeline: Arc<Timeline>,
+        run: impl FnOnce(Config, RunOptions) -> Result<Outcome, Failure>,
+    ) -> ExitStatus {
+        let config = match Config::load_with(&args.config, Checks::RUN) {
+            Ok(config) => config,
+            Err(error) => return self.config_error(&error),
+        };
+        timeline.mark(Phase::Config);
+        let name = config.name.clone();
+        let grace = Duration::from_secs(u64::from(args.grace));
+        let options = RunOptions { timeline: Arc::clone(&timeline), exit_stats: args.exit_stats, grace };
+        let (status, exits) = match run(config, options) {
+            Ok(outcome) => (outcome.exit_status(), outcome.exits()),
+            Err(failure) => {
+                self.error(failure.exit_status(), &failure);
+                (failure.exit_status(), failure.exits())
+            }
+        };
+        timeline.mark(Phase::Exit);
+        if let Some(exits) = exits.as_ref().filter(|_| args.exit_stats) {
+            self.exit_stats(exits);
+        }
+        let Some(path) = &args.timeline else { return status };
+        match timeline.recording(&name, exits).write(path) {
+            Ok(()) => status,
+            Err(error) => {
+                self.error(ExitStatus::File, &error);
+                // How the guest ended matters more than a file about it.
+                if status == ExitStatus::Success { ExitStatus::File } else { status }
+            }
+        }
+    }
+
+    fn exit_stats(&mut self, exits: &std::collections::BTreeMap<String, u64>) {
+        let mut kinds: Vec<_> = exits.iter().collect();
+        kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let total = exits.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
+        let _ = writeln!(self.err, "{total:>12} exits");
+        for (kind, count) in kinds {
+            let _ = writeln!(self.err, "{count:>12} {kind}");
+        }
+    }
+
+    fn check(&mut self, file: &Path, offline: bool, json: bool) -> ExitStatus {
+        let checks = if offline { Checks::OFFLINE } else { Checks::MACHINE };
+        let checked = Config::load_with(file, checks);
+        let status = if checked.is_ok() { ExitStatus::Success } else { ExitStatus::Usage };
+        if json {
+            let report = match &checked {
+                Ok(config) => serde_json::json!({ "ok": true, "config": config }),
+                Err(error) => serde_json::json!({ "ok": false, "problems": error.problems() }),
+            };
+            let printed = self.print(format!("{report:#}\n").as_bytes());
+            return if printed == ExitStatus::Success { status } else { printed };
+        }
+        match checked {
+            Ok(config) => {
+                let scope =
+                    if offline { "the text is valid" } else { "valid, and its files and this host will do" };
+                let line = format!("{}: {scope} (VM \"{}\")\n", file.display(), config.name);
+                self.print(line.as_bytes())
+            }
+            Err(error) => self.config_error(&error),
+        }
+    }
+
+    fn timeline(&mut self, args: &TimelineArgs) -> ExitStatus {
+        let mut recordings = Vec::new();
+        for file in &args.files {
+            match Recording::read(file) {
+                Ok(recording) => recordings.push((label(file, &args.files), recording)),
+                Err(error) => {
+                    self.error(ExitStatus::File, &error);
+                    return ExitStatus::File;
+                }
+            }
+        }
+        let svg = draw(&recordings);
+        let Some(path) = &args.output else { return self.print(svg.as_bytes()) };
+        match std::fs::write(path, svg) {
+            Ok(()) => ExitStatus::Success,
+            Err(error) => {
+                self.error(ExitStatus::File, &Sentence(format!("cannot write {}: {error}", path.display())));
+                ExitStatus::File
+            }
+        }
+    }
+
+    /// One page with all commands: a program with this few needs no page per command.
+    fn manual(&mut self) -> ExitStatus {
+        let mut page = Vec::new();
+        let mut command = Cli::command();
+        command.build();
+        let rendered = clap_mangen::Man::new(command.clone()).render(&mut page).and_then(|()| {
+            for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+                writeln!(page, ".SH CVMM {}", inner.get_name().to_uppercase())?;
+                let man = clap_mangen::Man::new(inner.clone());
+                man.render_synopsis_section(&mut page)?;
+                man.render_description_section(&mut page)?;
+                man.render_options_section(&mut page)?;
+            }
+            Ok(())
+        });
+        match rendered {
+            Ok(()) => self.print(&page),
+            Err(error) => {
+                self.error(ExitStatus::Internal, &error);
+                ExitStatus::Internal
+            }
+        }
+    }
+
+    /// Writes a command's result. A reader that went away (`cvmm man | head`) has what it wanted.
+    fn print(&mut self, bytes: &[u8]) -> ExitStatus {
+        match self.out.write_all(bytes).and_then(|()| self.out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                self.error(ExitStatus::File, &Sentence(format!("cannot write to standard output: {error}")));
+                ExitStatus::File
+            }
+            _ => ExitStatus::Success,
+        }
+    }
+
+    fn config_error(&mut self, error: &ConfigError) -> ExitStatus {
+        if self.format == LogFormat::Json {
+            for problem in error.problems() {
+                let place = problem.location.as_ref();
+                tracing::error!(
+                    code = problem.code,
+                    key = problem.key,
+                    file = place.map(|place| place.file.as_str()),
+                    line = place.map(|place| place.line),
+                    column = place.map(|place| place.column),
+                    allowed = problem.allowed,
+                    help = problem.help,
+                    "{}",
+                    problem.message
+                );
+            }
+        } else {
+            // Nothing is left to tell when standard error is gone.
+            let _ = writeln!(self.err, "{error}");
+        }
+        ExitStatus::Usage
+    }
+
+    /// Shows an error with its causes, unless it names them itself.
+    fn error(&mut self, status: ExitStatus, error: &dyn std::error::Error) {
+        let mut sentence = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            let inner_text = inner.to_string();
+            if !sentence.contains(&inner_text) {
+                sentence = format!("{sentence}: {inner_text}");
+            }
+            cause = inner.source();
+        }
+        if self.format == LogFormat::Json {
+            tracing::error!(exit_code = status.code(), "{sentence}");
+        } else {
+            let _ = writeln!(self.err, "error: {sentence}");
+        }
+    }
+}
+
+/// An error that is only its sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Sentence(String);
+
+/// A file's name in a comparison: without folder and extension, unless another file has the same.
+fn label(file: &Path, all: &[PathBuf]) -> String {
+    let stem = |file: &Path| file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let own = stem(file);
+    let alike = all.iter().filter(|other| stem(other) == own).count();
+    own.filter(|_| alike == 1).unwrap_or_else(|| file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Commands from their words to their output and exit code, with a machine made of paper.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::*;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the machine broke")]
+struct Broken(#[source] io::Error);
+
+impl ExitReport for Broken {
+    fn exit_status(&self) -> ExitStatus {
+        ExitStatus::TripleFault
+    }
+}
+
+struct Ended;
+
+impl ExitReport for Ended {
+    fn exit_status(&self) -> ExitStatus {
+        ExitStatus::Success
+    }
+
+    fn exits(&self) -> Option<BTreeMap<String, u64>> {
+        Some(BTreeMap::from([("io.0x3f8".to_owned(), 5), ("hlt".to_owned(), 9)]))
+    }
+}
+
+/// Runs a command; gives exit status, standard output and standard error.
+fn cvmm(
+    words: &[&str],
+    run: impl FnOnce(Config, RunOptions) -> Result<Ended, Broken>,
+) -> (ExitStatus, String, String) {
+    let cli = Cli::try_parse_from(std::iter::once(&"cvmm").chain(words)).unwrap();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut session = Session { out: &mut out, err: &mut err, format: cli.log_format };
+    let status = session.execute(cli.command, Arc::new(Timeline::start()), run);
+    (status, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+fn idle(words: &[&str]) -> (ExitStatus, String, String) {
+    cvmm(words, |_, _| panic!("runs nothing"))
+}
+
+/// A folder with a vm.toml whose files exist.
+fn machine() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["OVMF.amdsev.fd", "guest.efi"] {
+        fs::write(folder.path().join(file), "x").unwrap();
+    }
+    let path = folder.path().join("vm.toml");
+    fs::write(&path, config::example(config::Profile::Uki)).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[test]
+fn the_grammar_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_run_passes_its_options_and_writes_its_timeline() {
+    let (folder, toml) = machine();
+    let file = folder.path().join("t.json");
+    let words =
+        ["run", "--config", &toml, "--timeline", file.to_str().unwrap(), "--exit-stats", "--grace", "7"];
+    let (status, out, err) = cvmm(&words, |config, options| {
+        assert_eq!((config.vcpus, options.grace, options.exit_stats), (2, Duration::from_secs(7), true));
+        assert!(options.timeline.reached(Phase::Config).is_some());
+        assert!(options.timeline.mark(Phase::FirstRun));
+        Ok(Ended)
+    });
+    assert_eq!((status, out.as_str()), (ExitStatus::Success, ""));
+    let lines: Vec<_> = err.lines().map(str::trim).collect();
+    assert_eq!(lines, ["14 exits", "9 hlt", "5 io.0x3f8"]);
+    let recording = Recording::read(&file).unwrap();
+    assert_eq!(recording.vm, "example");
+    let names: Vec<_> = recording.phases.iter().map(|mark| mark.name.as_str()).collect();
+    assert_eq!(names, ["process_start", "config", "first_run", "exit"]);
+    assert_eq!(recording.exits.unwrap()["hlt"], 9);
+    let (status, svg, _) = idle(&["timeline", file.to_str().unwrap()]);
+    assert_eq!(status, ExitStatus::Success);
+    assert!(svg.starts_with("<svg") && svg.contains(">14 exits</text>"));
+}
+
+#[test]
+fn a_failed_run_gives_its_code_and_causes_and_still_a_timeline() {
+    let (folder, toml) = machine();
+    let file = folder.path().join("t.json");
+    let fail = |_, _| Err(Broken(io::Error::other("no such luck")));
+    let (status, _, err) = cvmm(&["run", "-c", &toml, "--timeline", file.to_str().unwrap()], fail);
+    assert_eq!((status, err.as_str()), (ExitStatus::TripleFault, "error: the machine broke: no such luck\n"));
+    assert!(Recording::read(&file).is_ok());
+    let folder = folder.path().to_str().unwrap();
+    let (status, _, err) = cvmm(&["run", "-c", &toml, "--timeline", folder], |_, _| Ok(Ended));
+    assert_eq!(status, ExitStatus::File);
+    assert!(err.contains("cannot write timeline"), "{err}");
+}
+
+#[test]
+fn nothing_runs_with_a_wrong_configuration() {
+    let (_folder, toml) = machine();
+    fs::write(
+        &toml,
+        fs::read_to_string(&toml).unwrap().replace("\"none\" ", "").replace("= \"none\"", "= \"snp\""),
+    )
+    .unwrap();
+    let (status, _, err) = idle(&["run", "--config", &toml]);
+    assert_eq!(status, ExitStatus::Usage);
+    assert!(err.contains("error[config.isolation.not_built]"), "{err}");
+    let (status, _, err) = idle(&["run", "--config", "/nonexistent/vm.toml"]);
+    assert_eq!(status, ExitStatus::Usage);
+    assert!(err.contains("/nonexistent/vm.toml"), "{err}");
+}
+
+#[test]
+fn check_tells_people_and_programs() {
+    let (folder, toml) = machine();
+    let (status, out, err) = idle(&["config", "check", &toml]);
+    assert_eq!((status, err.as_str()), (ExitStatus::Success, ""));
+    assert!(out.ends_with("(VM \"example\")\n"), "{out}");
+    let (_, out, _) = idle(&["config", "check", "--json", &toml]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&report["ok"], &report["config"]["low_memory"]), (&true.into(), &(256 << 20).into()));
+    fs::remove_file(folder.path().join("guest.efi")).unwrap();
+    let (status, out, err) = idle(&["config", "check", &toml]);
+    assert_eq!((status, out.as_str()), (ExitStatus::Usage, ""));
+    assert!(err.starts_with("error[config.boot.uki.unreadable]"), "{err}");
+    let (status, out, _) = idle(&["config", "check", "--json", &toml]);
+    assert_eq!(status, ExitStatus::Usage);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let problem = &report["problems"][0];
+    assert_eq!(problem["code"], "config.boot.uki.unreadable");
+    assert!(problem["location"]["line"].as_u64().unwrap() > 10);
+    assert_eq!(idle(&["config", "check", "--offline", &toml]).0, ExitStatus::Success);
+}
+
+#[test]
+fn every_printing_command_prints() {
+    let (_, schema, _) = idle(&["config", "schema"]);
+    assert_eq!(schema, config::schema());
+    let (_, example, _) = idle(&["config", "example", "--profile", "disk"]);
+    assert!(example.contains("profile = \"disk\""));
+    let (_, bash, _) = idle(&["completions", "bash"]);
+    assert!(bash.contains("--exit-stats"));
+    let (_, man, _) = idle(&["man"]);
+    assert!(
+        man.contains(".TH cvmm") && man.contains("exit\\-stats") && man.contains("guest triple fault"),
+        "{man}"
+    );
+}
+
+#[test]
+fn wrong_words_are_usage_errors() {
+    for words in [
+        &["cvmm"][..],
+        &["cvmm", "run"],
+        &["cvmm", "run", "--config", "a", "--grace", "-1"],
+        &["cvmm", "run", "--config", "a", "--grace", "86401"],
+        &["cvmm", "timeline"],
+        &["cvmm", "config", "example", "--profile", "floppy"],
+        &["cvmm", "--log-format", "xml", "man"],
+    ] {
+        let error = Cli::try_parse_from(words).unwrap_err();
+        assert!(error.use_stderr(), "{words:?}");
+    }
+    let (status, _, err) = idle(&["timeline", "/nonexistent/t.json"]);
+    assert_eq!(status, ExitStatus::File);
+    assert!(err.starts_with("error: cannot read timeline /nonexistent/t.json"), "{err}");
+}
+
+#[test]
+fn timelines_with_the_same_name_are_told_apart() {
+    let all = [PathBuf::from("a/t.json"), PathBuf::from("b/t.json"), PathBuf::from("b/u.json")];
+    let labels: Vec<_> = all.iter().map(|file| label(file, &all)).collect();
+    assert_eq!(labels, ["a/t.json", "b/t.json", "u"]);
+}

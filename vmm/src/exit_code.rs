@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The exit codes of `cvmm`: a host agent decides by them, so they never change their meaning.
+//!
+//! Codes below 10 say that the VM did not start or that cvmm itself failed; from 10 on the guest ran and ended in
+//! another way than by powering off. Nothing else is used: a code above 127 is a signal's, set by the shell.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ExitStatus {
+    /// The guest powered off, or the command did what it was asked.
+    Success = 0,
+    /// cvmm failed for a reason that is none of the others.
+    Internal = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// The host lacks something: no `/dev/kvm`, no permission, a missing capability, too little memory.
+    Host = 3,
+    /// Firmware, kernel, initrd or UKI cannot be launched, or their hashes cannot be placed.
+    LaunchRefused = 4,
+    /// A file named on the command line cannot be read or written.
+    File = 5,
+    /// A vCPU triple-faulted.
+    TripleFault = 10,
+    /// KVM reported an internal error or could not enter the guest.
+    KvmInternalError = 11,
+    /// cvmm stopped the VM: no power-off within the grace time after a signal, a second signal, or the operator's key.
+    Stopped = 12,
+}
+
+impl ExitStatus {
+    /// All codes in ascending order.
+    pub const ALL: [Self; 9] = [
+        Self::Success,
+        Self::Internal,
+        Self::Usage,
+        Self::Host,
+        Self::LaunchRefused,
+        Self::File,
+        Self::TripleFault,
+        Self::KvmInternalError,
+        Self::Stopped,
+    ];
+
+    /// The process exit code.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The code's meaning, as help and manual show it.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Success => "the guest powered off (also on SIGTERM or SIGINT, within the grace time)",
+            Self::Internal => "internal error of cvmm",
+            Self::Usage => "wrong command line or configuration",
+            Self::Host => "the host lacks something: /dev/kvm, permission, memory, a KVM capability",
+            Self::LaunchRefused => "firmware, kernel, initrd or UKI cannot be launched",
+            Self::File => "a file named on the command line cannot be read or written",
+            Self::TripleFault => "guest triple fault",
+            Self::KvmInternalError => "KVM internal error or failed guest entry",
+            Self::Stopped => {
+                "stopped by cvmm: grace time over after a signal, a second signal or the operator's key"
+            }
+        }
+    }
+
+    /// The table of codes for help texts.
+    #[must_use]
+    pub fn table() -> String {
+        let mut table = String::from("Exit codes:\n");
+        for status in Self::ALL {
+            // Writing to a String does not fail.
+            let _ = writeln!(table, "  {:>2}  {}", status.code(), status.meaning());
+        }
+        table
+    }
+}
+
+impl From<ExitStatus> for std::process::ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(status.code())
+    }
+}
+
+/// How a run ended, for the command line: implemented by the outcome of a VM's life and by its errors.
+pub trait ExitReport {
+    /// The exit code for it.
+    fn exit_status(&self) -> ExitStatus;
+
+    /// Exits by kind (`io.0x3f8`, `mmio.ecam`, `hlt`), if they were counted.
+    fn exits(&self) -> Option<BTreeMap<String, u64>> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_ascending_and_in_the_manual() {
+        let codes: Vec<_> = ExitStatus::ALL.iter().map(|status| status.code()).collect();
+        assert!(codes.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(codes.iter().all(|code| *code < 128));
+        let manual = include_str!("../../docs/config.md");
+        for status in ExitStatus::ALL {
+            let row = format!("| {} | {} |", status.code(), status.meaning());
+            assert!(manual.contains(&row), "docs/config.md lacks: {row}");
+        }
+    }
+}
