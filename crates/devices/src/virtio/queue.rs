@@ -331,3 +331,7 @@ pub fn take_front(
     segments.drain(..used_up);
     Ok(true)
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -25,7 +25,6 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
-pub const INDIRECT: u16 = 4;
 
 pub fn memory() -> DeviceMemory {
     let ranges = [
@@ -81,9 +80,13 @@ pub struct Ring {
     pub avail: u64,
     pub used: u64,
     pub kick: Arc<EventFd>,
-    next_desc: u16,
-    avail_idx: u16,
-    used_idx: u16,
+    /// VIRTIO_F_EVENT_IDX: announce as little as the device asks for, ask for each interrupt.
+    pub event_idx: bool,
+    pub kicks: u32,
+    pub kicked_idx: u16,
+    pub next_desc: u16,
+    pub avail_idx: u16,
+    pub used_idx: u16,
 }
 
 impl Ring {
@@ -97,6 +100,9 @@ impl Ring {
             avail: desc + 0x4000,
             used: desc + 0x6000,
             kick: Arc::new(event_fd().unwrap()),
+            event_idx: false,
+            kicks: 0,
+            kicked_idx: 0,
             next_desc: 0,
             avail_idx: 0,
             used_idx: 0,
@@ -108,6 +114,7 @@ impl Ring {
         queue.try_set_desc_table_address(GuestAddress(self.desc)).unwrap();
         queue.try_set_avail_ring_address(GuestAddress(self.avail)).unwrap();
         queue.try_set_used_ring_address(GuestAddress(self.used)).unwrap();
+        queue.set_event_idx(self.event_idx);
         queue.set_ready(true);
         ActiveQueue { index, queue, kick: self.kick.clone() }
     }
@@ -149,6 +156,25 @@ impl Ring {
 
     pub fn kick(&self) {
         self.kick.write(1).unwrap();
+    }
+
+    /// Kicks if the device wants to hear of what was added since the last time (2.7.7.2, 2.7.10).
+    pub fn kick_if_asked(&mut self) {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let event = self.used + 4 + 8 * u64::from(self.size);
+        let event: u16 = self.memory.read_obj(GuestAddress(event)).unwrap();
+        let added = self.avail_idx.wrapping_sub(self.kicked_idx);
+        if self.avail_idx.wrapping_sub(event).wrapping_sub(1) < added {
+            self.kicks += 1;
+            self.kick();
+        }
+        self.kicked_idx = self.avail_idx;
+    }
+
+    /// Asks for an interrupt at the next used element.
+    pub fn ask_interrupt(&self) {
+        let event = self.avail + 4 + 2 * u64::from(self.size);
+        self.memory.write_obj(self.used_idx, GuestAddress(event)).unwrap();
     }
 
     /// The next used element, if there is one.

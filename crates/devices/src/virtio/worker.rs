@@ -2,8 +2,8 @@
 //! One thread with an event loop: the shape in which every virtio device runs.
 //!
 //! `activate` runs on a vCPU thread and must not wait, so it builds a [`Handler`] (queues, files, everything it
-//! needs), registers its event sources and hands it to a new [`Worker`]; `reset` stops the worker, which drains
-//! what is in flight and ends. Nothing is shared between the two sides but the stop flag, so there is no lock
+//! needs), registers its event sources and hands it to a new [`Worker`]; `reset` stops the worker, which drops
+//! the handler on its own thread: what is in flight is waited for there. Nothing is shared between the two sides but the stop flag, so there is no lock
 //! that a vCPU could wait on while a device works.
 
 use std::io;
@@ -34,14 +34,12 @@ pub fn drain_event(fd: &EventFd) {
     let _ = fd.read();
 }
 
-/// Something that reacts to event descriptors.
+/// Something that reacts to event descriptors. It is dropped when the worker ends, on the worker's thread.
 pub trait Handler: Send + 'static {
     /// Descriptors to watch for input from the start, each with a token of the handler's choice.
     fn sources(&self) -> Vec<(RawFd, u32)>;
     /// The source with `token` is readable. The source must be emptied or removed, or it reports again at once.
     fn handle(&mut self, token: u32, sources: &mut Sources<'_, '_>);
-    /// The worker ends: finish what is in flight. Nothing is handled after this.
-    fn finish(&mut self) {}
 }
 
 /// Lets a handler change what it watches.
@@ -161,9 +159,6 @@ impl Worker {
                             break;
                         }
                     }
-                }
-                if let Ok(mut subscriber) = manager.remove_subscriber(id) {
-                    subscriber.handler.finish();
                 }
             })?;
         Ok(Self { wake, stop, thread: Some(thread) })

@@ -398,6 +398,108 @@ fn content(sector: u64) -> Vec<u8> {
 }
 
 #[test]
+fn nothing_is_missed_when_driver_and_device_announce_as_little_as_they_may() {
+    for kind in ENGINES {
+        let (_dir, path) = image();
+        let mut device = Block::open_with(config(&path), kind).unwrap();
+        let memory = memory();
+        let mut ring = Ring { event_idx: true, ..Ring::new(&memory, 0, 64) };
+        let signals = activate(&mut device, &[&ring], ALL);
+        let interrupts = || signals.counts.lock().unwrap().get(&0).copied().unwrap_or(0);
+        let slot = |i: u64| BUFFERS + i * 0x1000;
+        let rounds = 300_u64;
+        for round in 0..rounds {
+            let seen = interrupts();
+            ring.ask_interrupt();
+            let batch = 1 + round % 16;
+            for i in 0..batch {
+                let mut header = [0; 16];
+                header[8..].copy_from_slice(&(round + i).to_le_bytes());
+                memory.write_slice(&header, GuestAddress(slot(i))).unwrap();
+                ring.add(&[(slot(i), 16, false), (slot(i) + 512, 512, true), (slot(i) + 16, 1, true)]);
+                ring.kick_if_asked();
+            }
+            // As Linux does: sleeps until interrupted, then takes all there is, then asks again.
+            let mut used = 0;
+            let mut last = seen;
+            assert!(
+                wait_for(|| {
+                    if interrupts() == last {
+                        return false;
+                    }
+                    last = interrupts();
+                    loop {
+                        while ring.poll().is_some() {
+                            used += 1;
+                        }
+                        ring.ask_interrupt();
+                        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+                        match ring.poll() {
+                            Some(_) => used += 1,
+                            None => break,
+                        }
+                    }
+                    used == batch
+                }),
+                "{kind:?} round {round}: {used} of {batch} after {} interrupts",
+                interrupts()
+            );
+            for i in 0..batch {
+                let sector: u64 = memory.read_obj(GuestAddress(slot(i) + 512)).unwrap();
+                assert_eq!(sector, round + i);
+            }
+        }
+        assert!(u64::from(ring.kicks) >= rounds, "each round begins with an idle device");
+        assert!(!signals.reset_asked());
+    }
+}
+
+#[test]
+fn a_block_device_is_a_disk() {
+    let (_dir, path) = image();
+    let Some(device) = Loop::attach(&path) else {
+        eprintln!("skipped: no loop device can be set up here (needs root)");
+        return;
+    };
+    let at = PathBuf::from(&device.0);
+    for kind in ENGINES {
+        for cache in [CacheMode::Writeback, CacheMode::Direct] {
+            let mut machine = Machine::new(BlockConfig { cache, ..config(&at) }, kind, ALL);
+            assert_eq!(machine.device.disk().size(), SECTORS * SECTOR);
+            assert!(matches!(Block::open(config(&at)), Err(DiskError::InUse(_))));
+            let pattern: Vec<u8> = (0..4096_u32).map(|i| (i * 3 % 251) as u8).collect();
+            machine.rings[0].memory.write_slice(&pattern, GuestAddress(DATA)).unwrap();
+            assert_eq!(machine.request(OUT, 64, &[(DATA, 4096, false)]).0, STATUS_OK);
+            assert_eq!(machine.request(FLUSH, 0, &[]).0, STATUS_OK);
+            assert_eq!(machine.request(IN, 64, &[(DATA + 0x2000, 4096, true)]).0, STATUS_OK);
+            assert!(machine.bytes(DATA + 0x2000, 4096) == pattern);
+            assert_eq!(machine.range(WRITE_ZEROES, 64, 8, 0), STATUS_OK);
+            assert_eq!(machine.range(DISCARD, 128, 8, 0), STATUS_OK);
+            assert_eq!(machine.request(IN, 64, &[(DATA + 0x2000, 4096, true)]).0, STATUS_OK);
+            assert!(machine.bytes(DATA + 0x2000, 4096).iter().all(|byte| *byte == 0), "{kind:?} {cache:?}");
+        }
+    }
+}
+
+/// A loop device, detached when dropped.
+struct Loop(String);
+
+impl Loop {
+    fn attach(path: &Path) -> Option<Self> {
+        let output =
+            std::process::Command::new("losetup").args(["--find", "--show"]).arg(path).output().ok()?;
+        let name = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !name.is_empty()).then_some(Self(name))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
 fn reset_waits_for_what_is_in_flight_and_the_device_starts_again() {
     for kind in ENGINES {
         let (_dir, path) = image();

@@ -14,7 +14,7 @@ use crate::virtio::block::disk::Disk;
 use crate::virtio::block::op::{Op, Progress, Step};
 use crate::virtio::worker::{drain_event, event_fd};
 
-/// Times a full or busy ring is tried before the queue is given up; each try yields the CPU.
+/// Times a full or busy ring is tried before the queue is given up.
 const MAX_TRIES: u32 = 1000;
 /// Ring size for the probe.
 const PROBE_ENTRIES: u32 = 2;
@@ -127,19 +127,20 @@ impl Uring {
 
     /// Submits and waits for `want` completions.
     fn enter(&mut self, want: usize) -> io::Result<()> {
-        for _ in 0..MAX_TRIES {
-            match self.ring.submit_and_wait(want) {
-                Ok(_) => return Ok(()),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // The kernel is short of memory or has completions waiting; they need no help from here.
-                    Some(libc::EAGAIN | libc::EBUSY) if want == 0 && self.in_flight > 0 => return Ok(()),
-                    Some(libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
-                    _ => return Err(error),
-                },
+        let mut tries = 0;
+        loop {
+            let Err(error) = self.ring.submit_and_wait(want) else { return Ok(()) };
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // The kernel is short of memory for now. Completions cannot be what it waits for: their ring has
+                // twice as many entries as there are operations.
+                Some(libc::EAGAIN | libc::EBUSY) if tries < MAX_TRIES => {
+                    tries += 1;
+                    std::thread::yield_now();
+                }
+                _ => return Err(error),
             }
         }
-        Err(io::Error::other("io_uring stays busy"))
     }
 
     pub fn reap(&mut self, finished: &mut Vec<Finished>) -> io::Result<()> {
@@ -164,7 +165,7 @@ impl Uring {
             self.in_flight -= 1;
             finished.push((tag, outcome));
         }
-        // Continued operations, and whatever a busy kernel has not taken before.
+        // Continued operations.
         if self.ring.submission().is_empty() { Ok(()) } else { self.submit() }
     }
 }
