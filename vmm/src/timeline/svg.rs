@@ -19,7 +19,7 @@ const NAMES: f64 = 190.0;
 const NUMBERS: f64 = 90.0;
 const ROW: f64 = 28.0;
 const BAR: f64 = 16.0;
-const HEADER: f64 = 64.0;
+const HEADER: f64 = 76.0;
 /// Exit kinds that are named.
 const TOP_EXITS: usize = 6;
 /// Characters of a name that fit into its column.
@@ -91,7 +91,7 @@ impl Canvas {
         );
         self.grid(row.len());
         for activity in row {
-            let (x, width) = (self.x(activity.start), self.width(activity.length()));
+            let (x, width) = (self.x(activity.start), self.bar_width(activity));
             self.text(MARGIN + NAMES - 10.0, "end", "name", &shorten(&activity.name));
             self.bar(x, width, activity);
             self.text(x + width + 6.0, "start", "number", &milliseconds(activity.length()));
@@ -106,7 +106,7 @@ impl Canvas {
         for (label, _, row) in rows {
             self.text(MARGIN + NAMES - 10.0, "end", "name", &shorten(label));
             for activity in row {
-                self.bar(self.x(activity.start), self.width(activity.length()), activity);
+                self.bar(self.x(activity.start), self.bar_width(activity), activity);
             }
             let end = row.last().map_or(0, |last| last.end);
             self.text(self.x(end) + 6.0, "start", "number", &milliseconds(end));
@@ -210,6 +210,11 @@ impl Canvas {
 
     fn x(&self, ns: u64) -> f64 {
         MARGIN + NAMES + self.width(ns)
+    }
+
+    /// Never less than a visible line.
+    fn bar_width(&self, activity: &Activity) -> f64 {
+        self.width(activity.length()).max(1.0)
     }
 
     fn width(&self, ns: u64) -> f64 {
