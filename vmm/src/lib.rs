@@ -7,4 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod exit_code;
 pub mod logging;
+pub mod machine;
+pub mod run;
 pub mod timeline;
+pub mod vm;

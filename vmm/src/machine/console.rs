@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The guest's console device and the way the operator's input takes into it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cvmm_devices::legacy::Serial;
+
+/// Where console input goes.
+#[derive(Debug)]
+pub enum ConsolePort {
+    /// The receive FIFO of the serial port.
+    Serial(Arc<Mutex<Serial>>),
+    /// A pipe whose other end the virtio console reads when the guest has a buffer for it.
+    Virtio(File),
+}
+
+impl ConsolePort {
+    /// Offers `bytes`; returns how many were taken.
+    pub fn push(&self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Serial(serial) => serial.lock().unwrap_or_else(PoisonError::into_inner).enqueue(bytes),
+            // The pipe does not block; when it is full, nothing is taken.
+            Self::Virtio(pipe) => (&*pipe).write(bytes).unwrap_or(0),
+        }
+    }
+}
+
+/// A pipe for the virtio console: the device's end, and ours, which does not block.
+pub fn input_pipe() -> io::Result<(OwnedFd, File)> {
+    let (reader, writer) = io::pipe()?;
+    let writer = File::from(OwnedFd::from(writer));
+    let reader = OwnedFd::from(reader);
+    for fd in [std::os::fd::AsFd::as_fd(&reader), std::os::fd::AsFd::as_fd(&writer)] {
+        crate::vm::fd::set_nonblocking(fd)?;
+    }
+    Ok((reader, writer))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_full_pipe_takes_nothing_and_does_not_block() {
+        let (reader, writer) = input_pipe().unwrap();
+        let port = ConsolePort::Virtio(writer);
+        let mut total = 0;
+        loop {
+            match port.push(&[b'x'; 4096]) {
+                0 => break,
+                taken => total += taken,
+            }
+            assert!(total <= 1 << 20, "a pipe is bounded");
+        }
+        let mut reader = File::from(reader);
+        let mut first = [0; 3];
+        reader.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"xxx");
+    }
+}

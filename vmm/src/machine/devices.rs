@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which devices the machine has and where they answer.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+
+use cvmm_devices::bus::{Bus, BusDevice, BusError};
+use cvmm_devices::fw_cfg::FwCfgError;
+use cvmm_devices::host::PowerSink;
+use cvmm_devices::legacy::console_out::ConsoleOut;
+use cvmm_devices::legacy::{
+    KeyboardReset, PmTimer, ResetControl, Rtc, Serial, SerialError, SleepControl, SleepStatus,
+};
+use cvmm_devices::memory::DeviceMemory;
+use cvmm_devices::pci::{ConfigPorts, Ecam, HostBridge, LpcBridge, PciError, PciRoot, Visibility, Window};
+use cvmm_devices::virtio::VirtioDevice;
+use cvmm_devices::virtio::block::{Block, BlockConfig, CacheMode as Cache, DiskError};
+use cvmm_devices::virtio::console::Console;
+use cvmm_devices::virtio::pci::{TransportError, VirtioPci};
+use cvmm_devices::virtio::rng::Rng;
+use kvm_ioctls::VmFd;
+use thiserror::Error;
+
+use super::console::{ConsolePort, input_pipe};
+use super::dispatch::{Dispatch, Milestones};
+use super::fw_cfg;
+use super::inputs::Inputs;
+use crate::acpi::{self, AcpiConfig};
+use crate::config::{Boot, CacheMode, Config, ConsoleDevice, Disk};
+use crate::run::output::ConsoleSink;
+use crate::vm::control::Control;
+use crate::vm::irq::{IrqRoutes, KvmDoorbells, KvmMsi};
+use crate::vm::layout;
+
+/// Device number of the host bridge, and of the LPC bridge where Q35 has it.
+const SLOT_HOST_BRIDGE: u8 = 0;
+const SLOT_LPC: u8 = 0x1f;
+/// First device number for virtio.
+const SLOT_FIRST_VIRTIO: u8 = 1;
+
+/// Why a device could not be built.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// Two devices at one address.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The PCI bus is full.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// fw_cfg.
+    #[error(transparent)]
+    FwCfg(#[from] FwCfgError),
+    /// The serial port.
+    #[error(transparent)]
+    Serial(#[from] SerialError),
+    /// A disk.
+    #[error("disk {serial:?}: {source}")]
+    Disk {
+        /// Its serial.
+        serial: String,
+        /// What is wrong.
+        #[source]
+        source: DiskError,
+    },
+    /// A virtio function.
+    #[error("virtio device {name}: {source}")]
+    Virtio {
+        /// Which.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: TransportError,
+    },
+    /// A descriptor or thread.
+    #[error("cannot make {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The host's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The guest's address space is too small.
+    #[error(
+        "no room for the 64-bit pci window: the guest has {bits} physical address bits and memory = {high:#x} \
+         bytes above 4 GiB; lower memory"
+    )]
+    NoPciWindow {
+        /// Width of guest physical addresses.
+        bits: u8,
+        /// RAM above 4 GiB.
+        high: u64,
+    },
+    /// No randomness for the VM generation id.
+    #[error("cannot read random bytes for the vm generation id: {0}")]
+    Random(#[source] std::io::Error),
+}
+
+/// What devices are made of.
+pub struct Parts<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// Checked files.
+    pub inputs: &'a Inputs,
+    /// The memory devices may see.
+    pub memory: DeviceMemory,
+    /// For interrupts and doorbells.
+    pub vm: &'a Arc<VmFd>,
+    /// For interrupts.
+    pub routes: &'a Arc<IrqRoutes>,
+    /// For power events.
+    pub control: &'a Arc<Control>,
+    /// The host's end of the console.
+    pub console: &'a ConsoleSink,
+    /// Width of guest physical addresses.
+    pub physical_bits: u8,
+    /// For the timeline.
+    pub milestones: &'a Arc<Milestones>,
+}
+
+/// The devices, ready to answer.
+pub struct Built {
+    /// Where accesses go.
+    pub dispatch: Arc<Dispatch>,
+    /// Where console input goes.
+    pub console: ConsolePort,
+}
+
+fn shared<T: BusDevice + 'static>(device: T) -> Arc<Mutex<dyn BusDevice>> {
+    Arc::new(Mutex::new(device))
+}
+
+/// Builds all devices.
+pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
+    let Parts { config, inputs, memory, vm, routes, control, console, physical_bits, milestones } = parts;
+    let host = |what| move |source| DeviceError::Host { what, source };
+    let boots_from_disk = config.boot == Boot::Disk;
+    let power: Arc<dyn PowerSink> = Arc::clone(control) as _;
+
+    let mem64 = layout::pci_mem64(&inputs.memory, physical_bits)
+        .ok_or(DeviceError::NoPciWindow { bits: physical_bits, high: inputs.memory.high })?;
+    let mem32 = layout::PCI_MEM32;
+    let window = |range: &std::ops::Range<u64>| Window { base: range.start, len: range.end - range.start };
+    let mut pci = PciRoot::new(&[window(&mem32), window(&mem64)]);
+    pci.add(
+        SLOT_HOST_BRIDGE,
+        "host bridge",
+        Visibility::Everywhere,
+        Arc::new(Mutex::new(HostBridge::new())),
+    )?;
+    // Visible only when firmware should find its console behind it (and a disk to boot from shows on it).
+    let lpc = LpcBridge::new(config.debug.firmware_console || boots_from_disk);
+    pci.add(SLOT_LPC, "lpc bridge", Visibility::Everywhere, Arc::new(Mutex::new(lpc)))?;
+
+    let mut ports = Bus::new();
+    ports.add(0x64, 1, "keyboard reset", shared(KeyboardReset::new(Arc::clone(&power))))?;
+    ports.add(0x70, 2, "rtc", shared(Rtc::new()))?;
+    ports.add(0x601, 1, "sleep status", shared(SleepStatus))?;
+    ports.add(0x604, 2, "sleep control", shared(SleepControl::new(Arc::clone(&power))))?;
+    let scale = NonZeroU32::new(config.debug.pm_timer_scale).unwrap_or(NonZeroU32::MIN);
+    ports.add(0x608, 4, "pm timer", shared(PmTimer::new(scale)))?;
+
+    let mut functions: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
+    let console_port = match config.console.device {
+        ConsoleDevice::Serial => {
+            let interrupt = routes.connect_pin(acpi::SERIAL_GSI).map_err(host("the serial interrupt"))?;
+            let serial = Serial::new(interrupt, None, Box::new(console.clone()))?;
+            let serial = Arc::new(Mutex::new(serial));
+            ports.add(0x3f8, 8, "serial", Arc::clone(&serial) as _)?;
+            ConsolePort::Serial(serial)
+        }
+        ConsoleDevice::Virtio => {
+            let (reader, writer) = input_pipe().map_err(host("the console pipe"))?;
+            let output =
+                ConsoleOut::new("hvc0-out", Box::new(console.clone())).map_err(host("the console thread"))?;
+            functions.push(("console".to_owned(), Box::new(Console::new(Box::new(output), Some(reader)))));
+            ConsolePort::Virtio(writer)
+        }
+    };
+    for disk in &config.disks {
+        let block = open_disk(disk, config.vcpus)
+            .map_err(|source| DeviceError::Disk { serial: disk.serial.clone(), source })?;
+        functions.push((format!("disk {}", disk.serial), Box::new(block)));
+    }
+    if config.rng {
+        functions.push(("rng".to_owned(), Box::new(Rng::new())));
+    }
+
+    // A device that firmware has no use for costs it nothing when its enumeration does not see it.
+    let visibility = if boots_from_disk { Visibility::Everywhere } else { Visibility::Cf8Only };
+    let msi = KvmMsi(Arc::clone(routes));
+    let doorbells = Arc::new(KvmDoorbells(Arc::clone(vm)));
+    for (slot, (name, device)) in (SLOT_FIRST_VIRTIO..).zip(functions) {
+        let function = VirtioPci::new(device, memory.clone(), &msi, Arc::clone(&doorbells) as _)
+            .map_err(|source| DeviceError::Virtio { name: name.clone(), source })?;
+        pci.add(slot, name, visibility, Arc::new(Mutex::new(function)))?;
+    }
+
+    let acpi = acpi::build(&AcpiConfig {
+        vcpus: config.vcpus,
+        mem32: low_window(&mem32),
+        mem64: mem64.clone(),
+        com1: config.console.device == ConsoleDevice::Serial,
+        vm_generation_id: generation_id()?,
+    });
+    // Configuration limits vcpus to 64.
+    let vcpus = u16::try_from(config.vcpus).unwrap_or(u16::MAX);
+    let fw_cfg = fw_cfg::build(inputs, vcpus, &mem64, acpi, memory)?;
+    ports.add(0x510, 12, "fw_cfg", shared(fw_cfg))?;
+
+    let pci = Arc::new(pci);
+    let reset = Box::new(ResetControl::new(power));
+    ports.add(
+        ConfigPorts::BASE,
+        ConfigPorts::LEN,
+        "pci ports",
+        shared(ConfigPorts::new(Arc::clone(&pci), reset)),
+    )?;
+    let mut mmio = Bus::new();
+    mmio.add(layout::ECAM.start, Ecam::LEN, "pci ecam", shared(Ecam::new(Arc::clone(&pci))))?;
+
+    let dispatch = Dispatch { ports, mmio, pci, milestones: Arc::clone(milestones) };
+    Ok(Built { dispatch: Arc::new(dispatch), console: console_port })
+}
+
+/// The window lies below 4 GiB by its definition.
+fn low_window(range: &std::ops::Range<u64>) -> std::ops::Range<u32> {
+    range.start as u32..range.end as u32
+}
+
+fn open_disk(disk: &Disk, vcpus: u32) -> Result<Block, DiskError> {
+    Block::open(BlockConfig {
+        path: disk.path.clone(),
+        read_only: disk.read_only,
+        serial: disk.serial.clone(),
+        cache: match disk.cache {
+            CacheMode::Writeback => Cache::Writeback,
+            CacheMode::Direct => Cache::Direct,
+            CacheMode::Unsafe => Cache::Unsafe,
+        },
+        // One queue per vCPU lets each submit without taking a lock of the others.
+        queues: disk.queues.unwrap_or(u16::try_from(vcpus).unwrap_or(u16::MAX)),
+    })
+}
+
+/// Fresh for every machine, so that a guest that was reset or copied knows it.
+fn generation_id() -> Result<[u8; 16], DeviceError> {
+    let mut id = [0; 16];
+    let file = std::fs::File::open("/dev/urandom").map_err(DeviceError::Random)?;
+    std::io::Read::read_exact(&mut &file, &mut id).map_err(DeviceError::Random)?;
+    Ok(id)
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The machine: one Q35-like personality, assembled from inputs that were checked before any guest memory exists.
+//!
+//! The way of a VM is a chain of types, each of which only the one before it can produce:
+//! [`Inputs`] (files opened and checked, launch plan made) → [`Machine`] (memory, devices and vCPUs built, pages of
+//! the plan placed) → [`RunningMachine`] (vCPU threads). With SNP the launch and the gate's ticket come between the
+//! second and the third; nothing else can make a vCPU run.
+
+mod console;
+mod devices;
+mod dispatch;
+mod fw_cfg;
+mod inputs;
+mod running;
+
+use std::sync::Arc;
+
+use cvmm_launch::plan::{PlaceError, place};
+use kvm_ioctls::{Kvm, VmFd};
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+pub use console::ConsolePort;
+pub use dispatch::{Dispatch, Milestones};
+pub use inputs::{InputError, Inputs};
+pub use running::RunningMachine;
+
+use crate::acpi;
+use crate::config::Config;
+use crate::run::output::ConsoleSink;
+use crate::timeline::{Phase, Timeline};
+use crate::vm::control::Control;
+use crate::vm::cpuid::{CpuidBase, CpuidError, CpuidOptions};
+use crate::vm::irq::IrqRoutes;
+use crate::vm::layout;
+use crate::vm::memory::{MachineMemory, MemoryError};
+use crate::vm::vcpu::{Vcpu, VcpuError};
+
+/// Why a machine could not be built.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// A KVM call that makes the VM failed.
+    #[error("kvm: cannot {what}: {source}")]
+    Kvm {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// A host resource (event descriptor, thread) was refused.
+    #[error("cannot make {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The host's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// CPUID.
+    #[error(transparent)]
+    Cpuid(#[from] CpuidError),
+    /// A vCPU.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// A page of the launch plan could not be placed.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] devices::DeviceError),
+}
+
+/// A machine that is complete and has not run.
+///
+/// Fields are dropped in order: everything that holds the VM descriptor goes before the memory its slots point to.
+pub struct Machine {
+    vcpus: Vec<Vcpu>,
+    dispatch: Arc<Dispatch>,
+    console: ConsolePort,
+    power_button: EventFd,
+    control: Arc<Control>,
+    timeline: Arc<Timeline>,
+    _vm: Arc<VmFd>,
+    memory: MachineMemory,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine").field("vcpus", &self.vcpus.len()).finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// Builds the machine of `config` around checked `inputs` and places its initial pages.
+    pub fn build(
+        kvm: &Kvm,
+        config: &Config,
+        inputs: &Inputs,
+        console: &ConsoleSink,
+        milestones: &Arc<Milestones>,
+        timeline: &Arc<Timeline>,
+    ) -> Result<Self, MachineError> {
+        let kvm_call = |what| move |source| MachineError::Kvm { what, source };
+        let vm = Arc::new(kvm.create_vm().map_err(kvm_call("create a vm"))?);
+        // Only Intel hosts use these pages; setting them elsewhere does nothing.
+        vm.set_tss_address(layout::KVM_TSS as usize).map_err(kvm_call("set the tss address"))?;
+        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(kvm_call("set the identity map"))?;
+        vm.create_irq_chip().map_err(kvm_call("create the irqchip"))?;
+        let memory = MachineMemory::allocate(inputs.memory, inputs.firmware.size())?;
+        memory.register(&vm)?;
+        place(&inputs.plan, &mut memory.sink())?;
+        timeline.mark(Phase::Memory);
+
+        let cpuid = CpuidBase::new(kvm, CpuidOptions { vcpus: config.vcpus, mtrr: config.debug.mtrr })?;
+        let control =
+            Control::new().map_err(|source| MachineError::Host { what: "an event descriptor", source })?;
+        let routes = IrqRoutes::new(Arc::clone(&vm));
+        let power_button = routes
+            .connect_pin(acpi::POWER_BUTTON_GSI)
+            .map_err(|source| MachineError::Host { what: "the power button's interrupt", source })?;
+        let built = devices::build(devices::Parts {
+            config,
+            inputs,
+            memory: memory.for_devices(),
+            vm: &vm,
+            routes: &routes,
+            control: &control,
+            console,
+            physical_bits: cpuid.physical_bits(),
+            milestones,
+        })?;
+        // All pages are in place and all devices answer: only now are there processors.
+        let vcpus = (0..config.vcpus)
+            .map(|id| {
+                // Application processors wait for INIT and SIPI; the bootstrap processor starts at the
+                // firmware's reset vector.
+                let start = (id == 0).then(|| inputs.firmware.reset_vector());
+                Vcpu::new(&vm, id, &cpuid, start)
+            })
+            .collect::<Result<_, _>>()?;
+        timeline.mark(Phase::VmCreated);
+        Ok(Self {
+            vcpus,
+            dispatch: built.dispatch,
+            console: built.console,
+            power_button,
+            control,
+            timeline: Arc::clone(timeline),
+            _vm: vm,
+            memory,
+        })
+    }
+
+    /// Lets the vCPUs run. Consumes the machine: it starts once.
+    ///
+    /// Without isolation there is nothing to wait for; with SNP this is where the admission has to be shown.
+    pub fn start(self, count_addresses: bool) -> Result<RunningMachine, MachineError> {
+        RunningMachine::start(self, count_addresses)
+            .map_err(|source| MachineError::Host { what: "a vcpu thread", source })
+    }
+}

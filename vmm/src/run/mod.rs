@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The life of a VM: from a configuration to an outcome, through as many resets as the guest asks for.
+//!
+//! A reset is a new machine from the same checked inputs: there is no reset in place (an SNP guest has none
+//! either). The console, the signals and the timeline belong to the process and live through it.
+
+pub mod console;
+pub mod output;
+pub mod signals;
+pub mod supervisor;
+pub mod terminal;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use self::console::{ConsoleEnds, ConsoleError};
+use self::output::OnText;
+use self::signals::StopSignals;
+use crate::config::{Config, Isolation};
+use crate::machine::{InputError, Inputs, Machine, MachineError, Milestones};
+use crate::timeline::{Phase, Timeline};
+use crate::vm::control::Ending;
+use crate::vm::exits::ExitCounts;
+use crate::vm::host::{self, HostError};
+
+/// What the command line adds to the configuration.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Time between the power button and the stop.
+    pub grace: Duration,
+    /// Count exits by port and address too.
+    pub count_addresses: bool,
+}
+
+/// How a VM ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Why. Never [`Ending::Reset`]: a reset goes on.
+    pub ending: Ending,
+    /// Exits of all vCPUs since the first start.
+    pub exits: ExitCounts,
+    /// How often the guest was reset.
+    pub resets: u32,
+}
+
+/// Why a VM could not be run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// SNP is configured.
+    #[error(
+        "isolation = \"snp\" is not built yet: this version runs ordinary guests only (isolation = \"none\")"
+    )]
+    NoSnp,
+    /// The host's KVM.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A file the VM starts from.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// Signals or the event loop.
+    #[error("cannot watch for signals: {0}")]
+    Events(#[source] io::Error),
+}
+
+/// Runs the VM of `config` until it ends. Call once per process: it takes over the process's signals.
+pub fn run(config: &Config, options: &RunOptions, timeline: &Arc<Timeline>) -> Result<Outcome, RunError> {
+    match config.isolation {
+        Isolation::None => tracing::warn!(
+            "isolation is \"none\": the host can read and change everything in this guest; for development only"
+        ),
+        Isolation::Snp => return Err(RunError::NoSnp),
+    }
+    let inputs = Inputs::open(config)?;
+    timeline.mark(Phase::Plan);
+    let kvm = host::open(config.vcpus)?;
+    // Before the first thread: threads inherit the signal mask.
+    let mut signals = StopSignals::take_over().map_err(RunError::Events)?;
+    let milestones = Arc::new(Milestones::new(Arc::clone(timeline)));
+    let watch = config.debug.user_space_marker.clone().map(|text| {
+        let milestones = Arc::clone(&milestones);
+        (text, Box::new(move || milestones.user_space()) as OnText)
+    });
+    let mut console = ConsoleEnds::open(&config.console, watch)?;
+
+    let mut exits = ExitCounts::new(options.count_addresses);
+    let mut resets = 0_u32;
+    loop {
+        let machine = Machine::build(&kvm, config, &inputs, &console.sink, &milestones, timeline)?;
+        let running = machine.start(options.count_addresses)?;
+        let control = Arc::clone(running.control());
+        supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), options.grace)
+            .map_err(|error| RunError::Events(io::Error::other(error)))?;
+        let (ending, counts) = running.stop();
+        exits.add(&counts);
+        if ending != Ending::Reset {
+            timeline.mark(Phase::PowerOff);
+            return Ok(Outcome { ending, exits, resets });
+        }
+        resets = resets.saturating_add(1);
+        tracing::info!(resets, "guest reset: building the machine anew");
+    }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the console device's bytes go on the host, and the watch for a text among them.
+//!
+//! The sink outlives the machine: after a guest reset the new console device gets a clone. Devices put a bounded
+//! buffer and a thread in front of it (`cvmm_devices::legacy::console_out`), so a write here may block.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Called when the watched text goes by.
+pub type OnText = Box<dyn Fn() + Send + Sync>;
+
+/// A clonable handle to the host's end of the console.
+#[derive(Clone)]
+pub struct ConsoleSink(Arc<Mutex<Sink>>);
+
+struct Sink {
+    inner: Box<dyn Write + Send>,
+    watch: Option<Watch>,
+}
+
+struct Watch {
+    text: Vec<u8>,
+    /// How many bytes of the text have just gone by.
+    matched: usize,
+    seen: OnText,
+}
+
+impl std::fmt::Debug for ConsoleSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConsoleSink").finish_non_exhaustive()
+    }
+}
+
+impl ConsoleSink {
+    /// Writes to `inner`. With `watch`, its function is called each time the text goes by.
+    pub fn new(inner: Box<dyn Write + Send>, watch: Option<(String, OnText)>) -> Self {
+        let watch = watch.filter(|(text, _)| !text.is_empty()).map(|(text, seen)| Watch {
+            text: text.into_bytes(),
+            matched: 0,
+            seen,
+        });
+        Self(Arc::new(Mutex::new(Sink { inner, watch })))
+    }
+}
+
+impl Write for ConsoleSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = sink.inner.write(bytes)?;
+        if let Some(watch) = &mut sink.watch {
+            for byte in &bytes[..written.min(bytes.len())] {
+                watch.matched = advance(&watch.text, watch.matched, *byte);
+                if watch.matched == watch.text.len() {
+                    watch.matched = 0;
+                    (watch.seen)();
+                }
+            }
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).inner.flush()
+    }
+}
+
+/// How much of `text` matches after one more byte, given that `matched` bytes did.
+fn advance(text: &[u8], mut matched: usize, byte: u8) -> usize {
+    loop {
+        if text[matched] == byte {
+            return matched + 1;
+        }
+        if matched == 0 {
+            return 0;
+        }
+        // The longest shorter prefix that is also a suffix of what has matched.
+        matched = (0..matched).rev().find(|&len| text[..len] == text[matched - len..matched]).unwrap_or(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn finds_the_text_across_writes() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&count);
+        let watch: OnText = Box::new(move || {
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
+        let mut sink = ConsoleSink::new(Box::new(io::sink()), Some(("aab: up".to_owned(), watch)));
+        for piece in ["boot aa", "ab: ", "up\r\n", "aab: uaab: up"] {
+            sink.write_all(piece.as_bytes()).unwrap();
+        }
+        assert_eq!(count.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn clones_write_to_the_same_place() {
+        struct Count(Arc<AtomicUsize>);
+        impl Write for Count {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.fetch_add(bytes.len(), Ordering::Relaxed);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let total = Arc::new(AtomicUsize::new(0));
+        let mut first = ConsoleSink::new(Box::new(Count(Arc::clone(&total))), None);
+        let mut second = first.clone();
+        first.write_all(b"before").unwrap();
+        second.write_all(b"after reset").unwrap();
+        assert_eq!(total.load(Ordering::Relaxed), 17);
+    }
+}

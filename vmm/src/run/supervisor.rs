@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The main thread while a VM runs: signals, the operator's keys, and the end.
+//!
+//! The first stop signal presses the guest's power button and starts the grace time; a second one, or the end of
+//! that time, stops the VM.
+
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+
+use super::console::{ConsoleInput, Key};
+use super::signals::StopSignals;
+use crate::vm::control::{Control, Ending};
+
+/// Input waits for the guest in pieces of at most this many bytes; reading pauses meanwhile.
+const INPUT_RETRY: Duration = Duration::from_millis(5);
+
+/// What the supervisor may do to the machine.
+pub trait Guest {
+    /// Presses the power button.
+    fn power_button(&self);
+    /// Offers console input; returns how many bytes were taken.
+    fn console_input(&self, bytes: &[u8]) -> usize;
+}
+
+/// Waits until the VM ends. `grace` is the time between the power button and the stop.
+pub fn wait(
+    guest: &dyn Guest,
+    control: &Arc<Control>,
+    signals: &mut StopSignals,
+    input: Option<&mut ConsoleInput>,
+    grace: Duration,
+) -> event_manager::Result<()> {
+    let mut manager = EventManager::new()?;
+    let id = manager.add_subscriber(Supervisor {
+        guest,
+        control: Arc::clone(control),
+        signals,
+        input,
+        input_open: false,
+        pending: VecDeque::new(),
+        grace,
+        deadline: None,
+    });
+    while !control.is_stopping() {
+        let timeout = manager.subscriber_mut(id)?.tick();
+        match manager.run_with_timeout(timeout) {
+            Ok(_) => {}
+            // A signal outside the signalfd (SIGCONT after a stop): look again.
+            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+struct Supervisor<'a> {
+    guest: &'a dyn Guest,
+    control: Arc<Control>,
+    signals: &'a mut StopSignals,
+    input: Option<&'a mut ConsoleInput>,
+    /// Whether the input is in the event loop.
+    input_open: bool,
+    /// Bytes the guest has not taken yet. Not read further before it is empty, so bounded by one read.
+    pending: VecDeque<u8>,
+    grace: Duration,
+    deadline: Option<Instant>,
+}
+
+impl Supervisor<'_> {
+    /// Does what is due and returns the milliseconds until the next thing is, -1 for never.
+    fn tick(&mut self) -> i32 {
+        self.offer_pending();
+        let now = Instant::now();
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            tracing::warn!(grace = ?self.grace, "guest did not power off in time, stopping it");
+            self.control.end(Ending::Stopped);
+            return 0;
+        }
+        let grace = self.deadline.map(|deadline| deadline - now);
+        let retry = (!self.pending.is_empty()).then_some(INPUT_RETRY);
+        match grace.into_iter().chain(retry).min() {
+            None => -1,
+            // Rounded up, so that the time is really over at the next tick.
+            Some(left) => i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1),
+        }
+    }
+
+    fn offer_pending(&mut self) {
+        while !self.pending.is_empty() {
+            let taken = self.guest.console_input(self.pending.make_contiguous());
+            if taken == 0 {
+                return;
+            }
+            self.pending.drain(..taken.min(self.pending.len()));
+        }
+    }
+
+    fn ask_to_stop(&mut self, urgent: bool) {
+        if urgent || self.deadline.is_some() {
+            self.control.end(Ending::Stopped);
+            return;
+        }
+        tracing::info!(grace = ?self.grace, "pressing the guest's power button");
+        self.guest.power_button();
+        self.deadline = Some(Instant::now() + self.grace);
+    }
+
+    fn read_input(&mut self, ops: &mut EventOps<'_>) {
+        let Some(input) = &mut self.input else { return };
+        if !self.pending.is_empty() {
+            // Level-triggered: without a pause this would spin until the guest reads.
+            std::thread::sleep(Duration::from_millis(1));
+            return;
+        }
+        match input.read() {
+            Some(keys) => {
+                for key in keys {
+                    match key {
+                        Key::Guest(byte) => self.pending.push_back(byte),
+                        Key::Stop => self.control.end(Ending::Stopped),
+                        Key::PowerButton => self.guest.power_button(),
+                    }
+                }
+                self.offer_pending();
+            }
+            None => {
+                tracing::debug!("console input ended");
+                let _ = ops.remove(Events::empty_raw(input.as_raw_fd()));
+                self.input_open = false;
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for Supervisor<'_> {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        for fd in [self.signals.as_raw_fd(), self.control.changed().as_raw_fd()] {
+            if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
+                // Without these events the VM could not be stopped.
+                tracing::error!(%error, "cannot watch for the end of the vm");
+                self.control.end(Ending::Stopped);
+            }
+        }
+        if let Some(input) = &self.input {
+            match ops.add(Events::new_raw(input.as_raw_fd(), EventSet::IN)) {
+                Ok(()) => self.input_open = true,
+                // Regular files and /dev/null cannot be watched: the guest then has no input.
+                Err(error) => tracing::debug!(%error, "console input is not watched"),
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        if events.fd() == self.signals.as_raw_fd() {
+            while let Some(signal) = self.signals.next() {
+                tracing::info!(signal, "stop signal");
+                self.ask_to_stop(signal == libc::SIGQUIT as u32);
+            }
+        } else if events.fd() == self.control.changed().as_raw_fd() {
+            let _ = self.control.changed().read();
+        } else if self.input_open {
+            self.read_input(ops);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::thread;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Pressed(Cell<u32>);
+    impl Guest for Pressed {
+        fn power_button(&self) {
+            self.0.set(self.0.get() + 1);
+        }
+        fn console_input(&self, bytes: &[u8]) -> usize {
+            bytes.len()
+        }
+    }
+
+    fn supervisor<'a>(
+        guest: &'a Pressed,
+        control: &Arc<Control>,
+        signals: &'a mut StopSignals,
+        grace: Duration,
+    ) -> Supervisor<'a> {
+        Supervisor {
+            guest,
+            control: Arc::clone(control),
+            signals,
+            input: None,
+            input_open: false,
+            pending: VecDeque::new(),
+            grace,
+            deadline: None,
+        }
+    }
+
+    #[test]
+    fn returns_when_the_guest_ends() {
+        let mut signals = StopSignals::take_over().unwrap();
+        let guest = Pressed::default();
+        let control = Control::new().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(50));
+                control.end(Ending::PowerOff);
+            });
+            wait(&guest, &control, &mut signals, None, Duration::from_secs(5)).unwrap();
+        });
+        assert_eq!((control.ending(), guest.0.get()), (Some(Ending::PowerOff), 0));
+    }
+
+    #[test]
+    fn the_second_request_stops() {
+        let mut signals = StopSignals::take_over().unwrap();
+        let guest = Pressed::default();
+        let control = Control::new().unwrap();
+        let mut supervisor = supervisor(&guest, &control, &mut signals, Duration::from_secs(60));
+        supervisor.ask_to_stop(false);
+        assert_eq!((guest.0.get(), control.ending()), (1, None));
+        assert!((50_000..=60_001).contains(&supervisor.tick()));
+        supervisor.ask_to_stop(false);
+        assert_eq!((guest.0.get(), control.ending()), (1, Some(Ending::Stopped)));
+    }
+
+    #[test]
+    fn the_end_of_the_grace_time_stops() {
+        let mut signals = StopSignals::take_over().unwrap();
+        let guest = Pressed::default();
+        let control = Control::new().unwrap();
+        let mut supervisor = supervisor(&guest, &control, &mut signals, Duration::ZERO);
+        supervisor.ask_to_stop(false);
+        assert_eq!(supervisor.tick(), 0);
+        assert_eq!((guest.0.get(), control.ending()), (1, Some(Ending::Stopped)));
+    }
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The guest physical address map.
+//!
+//! | range | what |
+//! |---|---|
+//! | 0 .. low | RAM; small, because firmware accepts all of it eagerly in an SNP guest |
+//! | 2 GiB .. 3.5 GiB | 32-bit PCI window |
+//! | 3.5 GiB .. 3.75 GiB | ECAM |
+//! | 0xfec00000, 0xfee00000 | I/O APIC, local APIC (in the kernel) |
+//! | 4 GiB - image .. 4 GiB | firmware |
+//! | 4 GiB .. | the rest of RAM |
+//! | from 64 GiB or above RAM | 64-bit PCI window |
+
+use std::ops::Range;
+
+use cvmm_launch::memory::{HIGH_BASE, MemoryLayout};
+
+/// One mebibyte.
+pub const MIB: u64 = 1 << 20;
+/// One gibibyte.
+pub const GIB: u64 = 1 << 30;
+/// PCI window below 4 GiB. OVMF expects it to start at or above the end of low RAM.
+pub const PCI_MEM32: Range<u64> = 0x8000_0000..0xe000_0000;
+/// Enhanced configuration space of 256 buses; only bus 0 exists.
+pub const ECAM: Range<u64> = 0xe000_0000..0xf000_0000;
+/// I/O APIC registers, for the MADT.
+pub const IOAPIC: u64 = 0xfec0_0000;
+/// Length of the 64-bit PCI window: 4 GiB is two orders of magnitude more than all virtio BARs together.
+pub const PCI_MEM64_LEN: u64 = 4 * GIB;
+/// Three pages KVM needs on Intel hosts for real-mode emulation, in the hole below the firmware.
+pub const KVM_TSS: u64 = 0xfeff_d000;
+/// One page for the identity map on Intel hosts.
+pub const KVM_IDENTITY_MAP: u64 = 0xfeff_c000;
+
+/// First GSI for message-signalled interrupts: above the 24 pins of the I/O APIC.
+pub const GSI_MSI_BASE: u32 = 24;
+
+/// The 64-bit PCI window for a guest with `physical_bits` address bits: at 64 GiB or the first power of two
+/// above RAM, whichever is higher. `None` if it does not fit below the address limit.
+pub fn pci_mem64(ram: &MemoryLayout, physical_bits: u8) -> Option<Range<u64>> {
+    let ram_end = HIGH_BASE.checked_add(ram.high)?;
+    let start = ram_end.checked_next_power_of_two()?.max(64 * GIB);
+    let end = start.checked_add(PCI_MEM64_LEN)?;
+    (end <= 1_u64.checked_shl(physical_bits.into())?).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn puts_the_64_bit_window_above_ram() {
+        let window = |high, bits| pci_mem64(&MemoryLayout { low: 256 * MIB, high }, bits);
+        assert_eq!(window(256 * MIB, 40), Some(64 * GIB..68 * GIB));
+        assert_eq!(window(200 * GIB, 48).map(|w| w.start), Some(256 * GIB));
+        assert_eq!(window(200 * GIB, 36), None, "past the guest's address limit");
+        assert_eq!(window(0, 36), None, "64 GiB is the end of a 36-bit address space");
+    }
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guest memory: the RAM regions, the firmware region, and their KVM slots.
+//!
+//! The regions are kept apart because different parties may see them: devices get RAM only
+//! ([`MachineMemory::for_devices`]), while placing the launch plan writes both.
+
+#![expect(unsafe_code, reason = "registers memory slots and advises the kernel about mappings")]
+
+use std::io;
+use std::sync::Arc;
+
+use cvmm_devices::memory::DeviceMemory;
+use cvmm_launch::memory::{HIGH_BASE, MemoryLayout};
+use cvmm_launch::plan::PageSink;
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+/// Why guest memory could not be set up.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// mmap refused.
+    #[error("cannot reserve {bytes} bytes of guest memory: {source}; lower memory in vm.toml or free some")]
+    Allocate {
+        /// Bytes asked for.
+        bytes: u64,
+        /// The host's answer.
+        #[source]
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// KVM refused the slot.
+    #[error("kvm refused the memory slot at {gpa:#x} ({bytes} bytes): {source}")]
+    Slot {
+        /// Start of the slot.
+        gpa: u64,
+        /// Its length.
+        bytes: u64,
+        /// The kernel's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+}
+
+/// All memory of one VM.
+#[derive(Debug)]
+pub struct MachineMemory {
+    ram: Arc<GuestMemoryMmap<()>>,
+    firmware: GuestMemoryMmap<()>,
+}
+
+impl MachineMemory {
+    /// Reserves RAM and `firmware_len` bytes below 4 GiB. Pages cost nothing until touched.
+    pub fn allocate(layout: MemoryLayout, firmware_len: u64) -> Result<Self, MemoryError> {
+        let ranges: Vec<_> = layout.runs().map(|(gpa, len)| (GuestAddress(gpa), len as usize)).collect();
+        let ram = GuestMemoryMmap::from_ranges(&ranges)
+            .map_err(|source| MemoryError::Allocate { bytes: layout.low + layout.high, source })?;
+        let start = GuestAddress(HIGH_BASE - firmware_len);
+        let firmware = GuestMemoryMmap::from_ranges(&[(start, firmware_len as usize)])
+            .map_err(|source| MemoryError::Allocate { bytes: firmware_len, source })?;
+        for region in ram.iter() {
+            advise(region, libc::MADV_HUGEPAGE);
+            name(region, c"cvmm-guest-ram");
+        }
+        for region in firmware.iter() {
+            name(region, c"cvmm-guest-firmware");
+        }
+        for region in ram.iter().chain(firmware.iter()) {
+            // A core dump of the VMM must not carry the guest's memory.
+            advise(region, libc::MADV_DONTDUMP);
+        }
+        Ok(Self { ram: Arc::new(ram), firmware })
+    }
+
+    /// Tells KVM about every region. The slots live as long as `vm`, which must therefore be dropped before
+    /// this memory; [`crate::machine::Machine`] declares its fields in that order.
+    pub fn register(&self, vm: &VmFd) -> Result<(), MemoryError> {
+        for (slot, region) in (0..).zip(self.ram.iter().chain(self.firmware.iter())) {
+            let gpa = region.start_addr().0;
+            let bytes = region.len();
+            let userspace_addr = region.as_ptr() as u64;
+            let slot = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: gpa,
+                memory_size: bytes,
+                userspace_addr,
+            };
+            // SAFETY: the range is a live mapping owned by `self`, which outlives the VM (see above), and
+            // regions of one memory never overlap.
+            unsafe { vm.set_user_memory_region(slot) }.map_err(|source| MemoryError::Slot {
+                gpa,
+                bytes,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The view that devices may have.
+    pub fn for_devices(&self) -> DeviceMemory {
+        DeviceMemory::new(Arc::clone(&self.ram))
+    }
+
+    /// Where pages of the launch plan are written.
+    pub fn sink(&self) -> impl PageSink + '_ {
+        Sink(self)
+    }
+}
+
+struct Sink<'a>(&'a MachineMemory);
+
+impl PageSink for Sink<'_> {
+    fn write(&mut self, gpa: u64, bytes: &[u8]) -> io::Result<()> {
+        let address = GuestAddress(gpa);
+        let memory = if self.0.firmware.address_in_range(address) { &self.0.firmware } else { &*self.0.ram };
+        memory.write_slice(bytes, address).map_err(io::Error::other)
+    }
+}
+
+type Region = vm_memory::GuestRegionMmap<()>;
+
+/// Hints only: a kernel that does not know the advice loses an optimisation, nothing else.
+fn advise(region: &Region, advice: libc::c_int) {
+    // SAFETY: the range is a live mapping of our own, and neither advice used here changes its content.
+    let result = unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, advice) };
+    if result != 0 {
+        tracing::debug!(advice, error = %io::Error::last_os_error(), "madvise on guest memory refused");
+    }
+}
+
+/// Names the mapping in /proc/PID/maps, so that the VMM's own memory can be told from the guest's.
+fn name(region: &Region, name: &std::ffi::CStr) {
+    const PR_SET_VMA: libc::c_int = 0x5356_4d41;
+    const PR_SET_VMA_ANON_NAME: libc::c_ulong = 0;
+    // SAFETY: the kernel copies the name; the range is a live anonymous mapping of our own.
+    let _ = unsafe {
+        libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, region.as_ptr(), region.len(), name.as_ptr())
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::layout::MIB;
+
+    #[test]
+    fn devices_cannot_see_the_firmware() {
+        let layout = MemoryLayout { low: 64 * MIB, high: 32 * MIB };
+        let memory = MachineMemory::allocate(layout, MIB).unwrap();
+        let firmware = HIGH_BASE - MIB;
+        memory.sink().write(firmware, b"reset").unwrap();
+        memory.sink().write(0x1000, b"low").unwrap();
+        memory.sink().write(HIGH_BASE, b"high").unwrap();
+
+        let seen = memory.for_devices();
+        let mut byte = [0; 1];
+        assert!(seen.read_slice(&mut byte, GuestAddress(firmware)).is_err());
+        seen.read_slice(&mut byte, GuestAddress(0x1000)).unwrap();
+        assert_eq!(&byte, b"l");
+        seen.read_slice(&mut byte, GuestAddress(HIGH_BASE)).unwrap();
+        assert_eq!(&byte, b"h");
+        assert!(memory.sink().write(layout.low, b"hole").is_err());
+    }
+}

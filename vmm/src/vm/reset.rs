@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The architectural reset state of a vCPU (AMD APM volume 2, table 14-1).
+//!
+//! KVM has reset values of its own, but they are not those that QEMU sets and that every published SEV-SNP
+//! digest is computed from (segment types, RDX). The state is therefore written in full, with or without SNP.
+
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+
+/// Segment types as in descriptor bits 43:40.
+mod kind {
+    pub const DATA_RW_ACCESSED: u8 = 0x3;
+    pub const CODE_RX_ACCESSED: u8 = 0xb;
+    pub const LDT: u8 = 0x2;
+    pub const TSS_BUSY: u8 = 0xb;
+}
+
+/// CR0 at reset: CD, NW and ET.
+const CR0_RESET: u64 = 0x6000_0010;
+const RFLAGS_RESET: u64 = 2;
+
+/// Writes the reset state over `sregs` (as read from the vCPU: APIC base and the like stay), starting at
+/// `eip`: the low 16 bits are IP, the rest the base of CS.
+pub fn special_registers(sregs: &mut kvm_sregs, eip: u32) {
+    let data = segment(0, 0, kind::DATA_RW_ACCESSED, true);
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    // The selector of CS:IP that yields 0xfffffff0 is f000, whatever the base.
+    sregs.cs = segment(0xf000, u64::from(eip & 0xffff_0000), kind::CODE_RX_ACCESSED, true);
+    sregs.ldt = segment(0, 0, kind::LDT, false);
+    sregs.tr = segment(0, 0, kind::TSS_BUSY, false);
+    (sregs.gdt.base, sregs.gdt.limit) = (0, 0xffff);
+    (sregs.idt.base, sregs.idt.limit) = (0, 0xffff);
+    (sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, sregs.cr8, sregs.efer) = (CR0_RESET, 0, 0, 0, 0, 0);
+}
+
+/// General registers at reset; `signature` is CPUID.1:EAX.
+pub fn general_registers(eip: u32, signature: u32) -> kvm_regs {
+    kvm_regs {
+        rip: u64::from(eip & 0xffff),
+        rdx: u64::from(signature),
+        rflags: RFLAGS_RESET,
+        ..Default::default()
+    }
+}
+
+fn segment(selector: u16, base: u64, kind: u8, code_or_data: bool) -> kvm_segment {
+    kvm_segment {
+        selector,
+        base,
+        limit: 0xffff,
+        type_: kind,
+        s: u8::from(code_or_data),
+        present: 1,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_sixteen_bytes_below_four_gib() {
+        let mut sregs = kvm_sregs { apic_base: 0xfee0_0900, cr3: 7, ..Default::default() };
+        special_registers(&mut sregs, 0xffff_fff0);
+        let regs = general_registers(0xffff_fff0, 0xa0_0f11);
+        assert_eq!(sregs.cs.base + regs.rip, 0xffff_fff0);
+        assert_eq!((sregs.cs.selector, sregs.cs.type_, sregs.tr.type_, sregs.tr.s), (0xf000, 0xb, 0xb, 0));
+        assert_eq!((sregs.apic_base, sregs.cr3), (0xfee0_0900, 0));
+        assert_eq!((regs.rdx, regs.rflags), (0xa0_0f11, 2));
+    }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A vCPU: its state at start, and the loop that runs it and hands its accesses to the machine.
+
+#![expect(unsafe_code, reason = "reads the I/O description and data of an exit from the shared kvm_run page")]
+
+use std::sync::Arc;
+
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use thiserror::Error;
+
+use super::control::{Control, Ending};
+use super::cpuid::{CpuidBase, CpuidError};
+use super::exits::ExitCounts;
+use super::reset;
+
+/// Why a vCPU could not be prepared.
+#[derive(Debug, Error)]
+pub enum VcpuError {
+    /// KVM_CREATE_VCPU failed.
+    #[error("cannot create vcpu {id}: {source}")]
+    Create {
+        /// APIC id.
+        id: u32,
+        /// The kernel's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// Its CPUID table is unusable.
+    #[error("cpuid of vcpu {id}: {source}")]
+    Cpuid {
+        /// APIC id.
+        id: u32,
+        /// What is wrong with it.
+        #[source]
+        source: CpuidError,
+    },
+    /// KVM refused its initial state.
+    #[error("cannot set {what} of vcpu {id}: {source}")]
+    State {
+        /// APIC id.
+        id: u32,
+        /// Which part of the state.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+}
+
+/// Who answers a vCPU's port and MMIO accesses. Called on vCPU threads, so it must not block.
+pub trait AccessHandler: Send + Sync {
+    /// Fills `data` (1, 2 or 4 bytes) from `port`.
+    fn port_read(&self, port: u16, data: &mut [u8]);
+    /// Takes `data` for `port`.
+    fn port_write(&self, port: u16, data: &[u8]);
+    /// A string instruction: fills `data` by reads of `width` bytes each.
+    fn port_read_string(&self, port: u16, width: usize, data: &mut [u8]);
+    /// A string instruction: takes `data` by writes of `width` bytes each.
+    fn port_write_string(&self, port: u16, width: usize, data: &[u8]);
+    /// Fills `data` (1 to 8 bytes) from `gpa`.
+    fn mmio_read(&self, gpa: u64, data: &mut [u8]);
+    /// Takes `data` for `gpa`.
+    fn mmio_write(&self, gpa: u64, data: &[u8]);
+}
+
+/// A vCPU that is ready but may not run yet: only [`crate::machine::Machine::start`] consumes it.
+#[derive(Debug)]
+pub struct Vcpu {
+    id: u32,
+    fd: VcpuFd,
+}
+
+impl Vcpu {
+    /// Creates the vCPU with APIC id `id`. `start` is the address it executes first; `None` leaves an
+    /// application processor waiting for INIT and SIPI.
+    pub fn new(vm: &VmFd, id: u32, cpuid: &CpuidBase, start: Option<u32>) -> Result<Self, VcpuError> {
+        let fd = vm.create_vcpu(u64::from(id)).map_err(|source| VcpuError::Create { id, source })?;
+        let table = cpuid.for_vcpu(id).map_err(|source| VcpuError::Cpuid { id, source })?;
+        let state = |what| move |source| VcpuError::State { id, what, source };
+        fd.set_cpuid2(&table).map_err(state("cpuid"))?;
+        if let Some(eip) = start {
+            let mut sregs = fd.get_sregs().map_err(state("special registers"))?;
+            reset::special_registers(&mut sregs, eip);
+            fd.set_sregs(&sregs).map_err(state("special registers"))?;
+            let regs = reset::general_registers(eip, cpuid.signature());
+            fd.set_regs(&regs).map_err(state("general registers"))?;
+        }
+        Ok(Self { id, fd })
+    }
+
+    /// APIC id.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Runs until the VM ends, for whatever reason. Returns the exits counted.
+    pub fn run(
+        &mut self,
+        machine: &dyn AccessHandler,
+        control: &Control,
+        mut counts: ExitCounts,
+    ) -> ExitCounts {
+        while !control.is_stopping() {
+            if let Some(ending) = self.step(machine, &mut counts) {
+                control.end(ending);
+            }
+        }
+        counts
+    }
+
+    /// Enters the guest once and serves the exit.
+    fn step(&mut self, machine: &dyn AccessHandler, counts: &mut ExitCounts) -> Option<Ending> {
+        // What is needed after the borrow of `self.fd` by the exit has ended.
+        enum Next {
+            Port,
+            Internal,
+        }
+        let next = match self.fd.run() {
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Next::Port,
+            Ok(VcpuExit::MmioRead(gpa, data)) => {
+                counts.mmio(gpa, false);
+                machine.mmio_read(gpa, data);
+                return None;
+            }
+            Ok(VcpuExit::MmioWrite(gpa, data)) => {
+                counts.mmio(gpa, true);
+                machine.mmio_write(gpa, data);
+                return None;
+            }
+            Ok(VcpuExit::Intr) => {
+                counts.interrupted += 1;
+                return None;
+            }
+            Ok(VcpuExit::Shutdown) => {
+                counts.other += 1;
+                return Some(Ending::TripleFault { vcpu: self.id });
+            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                counts.other += 1;
+                return Some(self.internal(format!(
+                    "the processor refused to enter the guest: reason {reason:#x} on host cpu {cpu}"
+                )));
+            }
+            Ok(VcpuExit::InternalError) => Next::Internal,
+            Ok(exit) => {
+                let detail = format!("unexpected exit {exit:?}");
+                counts.other += 1;
+                return Some(self.internal(detail));
+            }
+            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
+                counts.interrupted += 1;
+                return None;
+            }
+            Err(error) => return Some(self.internal(format!("KVM_RUN: {error}"))),
+        };
+        match next {
+            Next::Port => {
+                self.serve_port(machine, counts);
+                None
+            }
+            Next::Internal => {
+                counts.other += 1;
+                let detail = self.describe_internal_error();
+                Some(self.internal(detail))
+            }
+        }
+    }
+
+    /// Serves a port exit. String instructions deliver several items in one exit, which `VcpuExit` hands over
+    /// as one run of bytes; the item size is needed to tell `rep insb` from `in eax`.
+    fn serve_port(&mut self, machine: &dyn AccessHandler, counts: &mut ExitCounts) {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: the exit reason was KVM_EXIT_IO, for which the kernel filled this member of the union.
+        let io = unsafe { run.__bindgen_anon_1.io };
+        let size = usize::from(io.size);
+        if !matches!(size, 1 | 2 | 4) {
+            return;
+        }
+        let len = size * io.count as usize;
+        // SAFETY: the kernel placed `count * size` bytes at `data_offset` from the start of the mapping that
+        // `run` points to (Documentation/virt/kvm/api.rst, KVM_EXIT_IO); nobody else touches it until KVM_RUN,
+        // which needs `&mut self`.
+        let data = unsafe {
+            let base = std::ptr::from_mut(run).cast::<u8>();
+            std::slice::from_raw_parts_mut(base.add(io.data_offset as usize), len)
+        };
+        let write = u32::from(io.direction) == kvm_bindings::KVM_EXIT_IO_OUT;
+        counts.port(io.port, write);
+        match (write, len == size) {
+            (true, true) => machine.port_write(io.port, data),
+            (true, false) => machine.port_write_string(io.port, size, data),
+            (false, true) => machine.port_read(io.port, data),
+            (false, false) => machine.port_read_string(io.port, size, data),
+        }
+    }
+
+    fn internal(&self, detail: String) -> Ending {
+        Ending::InternalError { vcpu: self.id, detail }
+    }
+
+    fn describe_internal_error(&mut self) -> String {
+        let rip = self.fd.get_regs().map(|regs| regs.rip).ok();
+        let run = self.fd.get_kvm_run();
+        // SAFETY: the exit reason was KVM_EXIT_INTERNAL_ERROR, for which the kernel filled this member.
+        let internal = unsafe { run.__bindgen_anon_1.internal };
+        let cause = match internal.suberror {
+            kvm_bindings::KVM_INTERNAL_ERROR_EMULATION => "instruction emulation failed",
+            kvm_bindings::KVM_INTERNAL_ERROR_SIMUL_EX => "exception while delivering an exception",
+            kvm_bindings::KVM_INTERNAL_ERROR_DELIVERY_EV => "exit while delivering an event",
+            kvm_bindings::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "unexpected exit reason",
+            _ => "unknown cause",
+        };
+        let count = (internal.ndata as usize).min(internal.data.len());
+        let data = &internal.data[..count];
+        match rip {
+            Some(rip) => format!("{cause} (suberror {}) at rip {rip:#x}, data {data:#x?}", internal.suberror),
+            None => format!("{cause} (suberror {}), data {data:#x?}", internal.suberror),
+        }
+    }
+}
+
+/// Ends the VM when a vCPU thread is left in any way, a panic included: a VM with a missing processor must not
+/// linger.
+#[derive(Debug)]
+pub struct EndOnDrop(pub Arc<Control>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if !self.0.is_stopping() {
+            self.0.end(Ending::InternalError { vcpu: 0, detail: "a vcpu thread ended early".to_owned() });
+        }
+    }
+}
