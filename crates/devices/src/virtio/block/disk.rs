@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -21,6 +22,12 @@ use super::CacheMode;
 pub const SECTOR: u64 = 512;
 /// Assumed for O_DIRECT where the kernel does not tell (before 6.1).
 const DIRECT_ALIGN: u64 = 4096;
+
+/// How long a lock is waited for. A lock outlives its VM by a moment: until a killed process is cleaned up, or a
+/// child that was being started has closed its copies.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+/// How often it is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What is wrong with a disk.
 #[derive(Debug, Error)]
@@ -163,8 +170,12 @@ impl Disk {
         // The path may have been given another file since.
         let metadata = file.metadata().map_err(failed("look at it"))?;
         check_kind(path, &metadata)?;
-        if !lock(&file, !read_only).map_err(failed("lock it"))? {
-            return Err(DiskError::InUse(at()));
+        let start = Instant::now();
+        while !lock(&file, !read_only).map_err(failed("lock it"))? {
+            if start.elapsed() > LOCK_PATIENCE {
+                return Err(DiskError::InUse(at()));
+            }
+            std::thread::sleep(LOCK_INTERVAL);
         }
 
         // For a block device the end is its size; its metadata says 0.

@@ -270,3 +270,50 @@ impl Op {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use vm_memory::GuestAddress;
+
+    use super::*;
+    use crate::virtio::block::CacheMode;
+    use crate::virtio::testing::{BUFFERS, memory};
+
+    #[test]
+    fn a_short_transfer_is_continued_where_it_stopped() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8192).unwrap();
+        let disk = Disk::open(Path::new(file.path()), false, CacheMode::Writeback).unwrap();
+        let segment = |at, len| Segment { addr: GuestAddress(BUFFERS + at), len };
+        let segments = [segment(0, 1000), segment(0x1000, 24), segment(0x2000, 3072)];
+        let mut op = Op::read(&memory(), &segments, 512).unwrap();
+        let base: Vec<usize> = op.iovecs.iter().map(|iovec| iovec.iov_base as usize).collect();
+        // Within the first buffer, to the end of the second, within the third, the rest.
+        for (moved, offset, first, skipped, count) in
+            [(600, 1112, 0, 600, 3), (424, 1536, 2, 0, 1), (1, 1537, 2, 1, 1)]
+        {
+            assert!(matches!(op.complete(Ok(moved), &disk), Progress::More));
+            let Step::Read { offset: now, count: buffers, iovecs } = op.step() else { panic!("not a read") };
+            assert_eq!((now, buffers), (offset, count));
+            assert_eq!(iovecs, &raw const op.iovecs[first]);
+            assert_eq!(op.iovecs[first].iov_base as usize, base[first] + skipped);
+        }
+        assert_eq!(op.iovecs[2].iov_len, 3071);
+        // Interrupted calls are repeated, but not for ever.
+        let interrupted = || Err(io::Error::from_raw_os_error(libc::EINTR));
+        let repeats = (0..1000).take_while(|_| matches!(op.complete(interrupted(), &disk), Progress::More));
+        assert_eq!(repeats.count(), usize::from(MAX_RETRIES));
+        assert!(matches!(op.complete(Ok(3071), &disk), Progress::Done(Ok(()))));
+    }
+
+    #[test]
+    fn a_list_of_buffers_is_given_to_the_kernel_in_pieces_it_takes() {
+        let segments = vec![Segment { addr: GuestAddress(BUFFERS), len: 1 }; 3000];
+        let Step::Write { count, .. } = Op::write(&memory(), &segments, 0, false).unwrap().step() else {
+            panic!("not a write")
+        };
+        assert_eq!(count, MAX_IOVECS as u32);
+    }
+}
