@@ -609,6 +609,70 @@ mod opening {
     }
 }
 
+/// Rings and headers that change while the device reads them.
+#[test]
+fn a_guest_that_rewrites_its_rings_all_the_time_does_no_harm() {
+    for kind in ENGINES {
+        let (_dir, path) = image();
+        let mut device = Block::open_with(config(&path), kind).unwrap();
+        let memory = memory();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let mut activations = 0;
+        std::thread::scope(|scope| {
+            let (memory, done) = (&memory, &done);
+            scope.spawn(move || {
+                let ring = Ring::new(memory, 0, 16);
+                let mut state = 0x1234_5678_9abc_def1_u64;
+                let mut random = || {
+                    // xorshift64
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    state
+                };
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let i = (random() % 16) as u16;
+                    let len = [16, 512, 1, 1024][(random() % 4) as usize];
+                    let addr = BUFFERS + random() % 0x40 * 0x100;
+                    ring.write_desc(ring.desc, i, addr, len, (random() % 4) as u16, (random() % 16) as u16);
+                    let header = [[0, 1, 4, 8, 11, 13][(random() % 6) as usize], random() % SECTORS];
+                    for (at, word) in (0_u64..).zip(header) {
+                        memory
+                            .write_obj(word, GuestAddress(BUFFERS + random() % 0x40 * 0x100 + 8 * at))
+                            .unwrap();
+                    }
+                    let slot = ring.avail + 4 + 2 * (random() % 16);
+                    memory.write_obj((random() % 17) as u16, GuestAddress(slot)).unwrap();
+                }
+            });
+            let start = std::time::Instant::now();
+            while start.elapsed() < std::time::Duration::from_millis(400) {
+                let ring = Ring::new(memory, 0, 16);
+                let signals = activate(&mut device, &[&ring], ALL);
+                for idx in 1..200_u16 {
+                    ring.set_avail_idx(idx);
+                    ring.kick();
+                    if signals.reset_asked() {
+                        break;
+                    }
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                }
+                let reset = std::time::Instant::now();
+                device.reset();
+                assert!(reset.elapsed() < crate::virtio::testing::PATIENCE);
+                activations += 1;
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(activations > 1);
+        assert_eq!(fs::metadata(&path).unwrap().len(), SECTORS * SECTOR);
+        // It still works for a driver that behaves.
+        drop(device);
+        let mut machine = Machine::new(config(&path), kind, ALL);
+        assert_eq!(machine.request(IN, 0, &[(DATA, 512, true)]).0, STATUS_OK);
+    }
+}
+
 /// A descriptor as a hostile driver might write it: mostly near something valid.
 fn descriptor() -> impl Strategy<Value = (u64, u32, u16, u16)> {
     let addr = prop_oneof![
