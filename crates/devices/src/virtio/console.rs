@@ -321,7 +321,7 @@ mod tests {
             if self.broken {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            if self.stuck || *calls % 3 == 0 {
+            if self.stuck || (*calls).is_multiple_of(3) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             let count = bytes.len().min(5);

@@ -152,12 +152,12 @@ impl Worker {
         let thread =
             std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(move || {
                 while !seen.requested() {
-                    if let Err(error) = manager.run() {
-                        if as_io(error).kind() != io::ErrorKind::Interrupted {
-                            // epoll on our own descriptors fails only if the process is out of order.
-                            tracing::error!("virtio worker: epoll failed; the device stops");
-                            break;
-                        }
+                    if let Err(error) = manager.run()
+                        && as_io(error).kind() != io::ErrorKind::Interrupted
+                    {
+                        // epoll on our own descriptors fails only if the process is out of order.
+                        tracing::error!("virtio worker: epoll failed; the device stops");
+                        break;
                     }
                 }
             })?;
@@ -173,10 +173,10 @@ impl Worker {
 
     fn join(&mut self) {
         self.request_stop();
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("a virtio worker panicked; its device was stopped");
-            }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a virtio worker panicked; its device was stopped");
         }
     }
 }

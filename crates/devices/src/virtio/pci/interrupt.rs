@@ -219,7 +219,7 @@ impl Interrupt {
 
     /// Writes the table. Software uses aligned double or quad words (6.8.2); anything else is dropped.
     pub fn write_table(&self, offset: u64, data: &[u8]) {
-        if !matches!(data.len(), 4 | 8) || offset % data.len() as u64 != 0 {
+        if !matches!(data.len(), 4 | 8) || !offset.is_multiple_of(data.len() as u64) {
             return;
         }
         let mut table = self.table();

@@ -221,10 +221,10 @@ impl VirtioPci {
             if *registered == wanted {
                 continue;
             }
-            if let Some(old) = registered.take() {
-                if let Err(error) = self.doorbells.unregister(old, kick) {
-                    tracing::error!(gpa = format_args!("{old:#x}"), %error, "cannot unregister doorbell");
-                }
+            if let Some(old) = registered.take()
+                && let Err(error) = self.doorbells.unregister(old, kick)
+            {
+                tracing::error!(gpa = format_args!("{old:#x}"), %error, "cannot unregister doorbell");
             }
             if let Some(new) = wanted {
                 match self.doorbells.register(new, kick) {
@@ -246,7 +246,7 @@ impl VirtioPci {
         let cap = self.capabilities.window;
         let offset = self.space.dword(cap + 8);
         let len = self.space.dword(cap + 12);
-        let valid = self.space.byte(cap + 4) == 0 && matches!(len, 1 | 2 | 4) && offset % len == 0;
+        let valid = self.space.byte(cap + 4) == 0 && matches!(len, 1 | 2 | 4) && offset.is_multiple_of(len);
         // An aligned offset below the end leaves room for its access.
         (valid && u64::from(offset) < layout::BAR_LEN).then_some((offset.into(), len as usize))
     }
@@ -291,23 +291,23 @@ fn place(offset: u64) -> Place {
 
 impl PciFunction for VirtioPci {
     fn config_read(&mut self, offset: u8, data: &mut [u8]) {
-        if self.hits_window(offset, data.len()) {
-            if let Some((at, len)) = self.window() {
-                let mut value = [0; 4];
-                self.bar_read(at, &mut value[..len]);
-                self.space.set_bytes(self.capabilities.window + WINDOW_DATA, &value);
-            }
+        if self.hits_window(offset, data.len())
+            && let Some((at, len)) = self.window()
+        {
+            let mut value = [0; 4];
+            self.bar_read(at, &mut value[..len]);
+            self.space.set_bytes(self.capabilities.window + WINDOW_DATA, &value);
         }
         self.space.read(offset, data);
     }
 
     fn config_write(&mut self, offset: u8, data: &[u8]) {
         self.space.write(offset, data);
-        if self.hits_window(offset, data.len()) {
-            if let Some((at, len)) = self.window() {
-                let value = self.space.dword(self.capabilities.window + WINDOW_DATA).to_le_bytes();
-                self.bar_write(at, &value[..len]);
-            }
+        if self.hits_window(offset, data.len())
+            && let Some((at, len)) = self.window()
+        {
+            let value = self.space.dword(self.capabilities.window + WINDOW_DATA).to_le_bytes();
+            self.bar_write(at, &value[..len]);
         }
         self.interrupt.set_control(self.space.word(self.capabilities.msix + 2));
         self.place_doorbells();
