@@ -21,7 +21,7 @@ pub enum ExitStatus {
     Host = 3,
     /// Firmware, kernel, initrd or UKI cannot be launched, or their hashes cannot be placed.
     LaunchRefused = 4,
-    /// A file named on the command line cannot be read or written.
+    /// A disk, the console or a file named on the command line cannot be used.
     File = 5,
     /// A vCPU triple-faulted.
     TripleFault = 10,
@@ -29,11 +29,13 @@ pub enum ExitStatus {
     KvmInternalError = 11,
     /// cvmm stopped the VM: no power-off within the grace time after a signal, a second signal, or the operator's key.
     Stopped = 12,
+    /// The guest asked for a reset, which `--exit-on-reset` makes the end.
+    Reset = 13,
 }
 
 impl ExitStatus {
     /// All codes in ascending order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Success,
         Self::Internal,
         Self::Usage,
@@ -43,6 +45,7 @@ impl ExitStatus {
         Self::TripleFault,
         Self::KvmInternalError,
         Self::Stopped,
+        Self::Reset,
     ];
 
     /// The process exit code.
@@ -60,12 +63,13 @@ impl ExitStatus {
             Self::Usage => "wrong command line or configuration",
             Self::Host => "the host lacks something: /dev/kvm, permission, memory, a KVM capability",
             Self::LaunchRefused => "firmware, kernel, initrd or UKI cannot be launched",
-            Self::File => "a file named on the command line cannot be read or written",
+            Self::File => "a disk, the console or a file named on the command line cannot be used",
             Self::TripleFault => "guest triple fault",
             Self::KvmInternalError => "KVM internal error or failed guest entry",
             Self::Stopped => {
                 "stopped by cvmm: grace time over after a signal, a second signal or the operator's key"
             }
+            Self::Reset => "guest reset with --exit-on-reset",
         }
     }
 

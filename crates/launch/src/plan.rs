@@ -25,7 +25,7 @@ pub const PAGE_SIZE: u64 = 4096;
 
 /// True if an address or length is a whole number of pages.
 pub(crate) const fn is_page_multiple(value: u64) -> bool {
-    value % PAGE_SIZE == 0
+    value.is_multiple_of(PAGE_SIZE)
 }
 
 /// How a page is imported; the numbers are PAGE_TYPE of SNP_LAUNCH_UPDATE (SEV-SNP firmware ABI, 8.17.2).

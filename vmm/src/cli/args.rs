@@ -32,7 +32,7 @@ pub(super) enum Command {
     /// Check, explain or start a vm.toml
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Draw timelines written by `run --timeline` as SVG
+    /// Draw timelines written by `run --timeline`
     Timeline(TimelineArgs),
     /// Print a shell completion script
     Completions {
@@ -62,6 +62,9 @@ pub(super) struct RunArgs {
     /// Time the guest has to power off after a signal
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub(super) grace: u32,
+    /// End when the guest asks for a reset, instead of building the machine anew
+    #[arg(long)]
+    pub(super) exit_on_reset: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,7 +90,7 @@ pub(super) enum ConfigCommand {
     },
 }
 
-/// Draw timelines written by `run --timeline` as SVG
+/// Draw timelines written by `run --timeline`
 ///
 /// One file becomes a waterfall, several become a comparison.
 #[derive(Args, Debug)]
@@ -98,4 +101,7 @@ pub(super) struct TimelineArgs {
     /// Write the drawing to a file instead of standard output
     #[arg(long, short, value_name = "OUT.SVG")]
     pub(super) output: Option<PathBuf>,
+    /// Print a table for each file instead of drawing
+    #[arg(long, conflicts_with = "output")]
+    pub(super) text: bool,
 }

@@ -18,19 +18,9 @@ use clap::{CommandFactory, Parser};
 use crate::config::{self, Checks, Config, ConfigError};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::logging::{self, LogFormat};
-use crate::timeline::{Phase, Recording, Timeline, draw};
+use crate::run::RunOptions;
+use crate::timeline::{Phase, Recording, Timeline, draw, table};
 use args::{Cli, Command, ConfigCommand, RunArgs, TimelineArgs};
-
-/// What the command line asks of a run beside the configuration.
-#[derive(Clone, Debug)]
-pub struct RunOptions {
-    /// Where phases are marked; `process_start`, `config` and `exit` are the command line's.
-    pub timeline: Arc<Timeline>,
-    /// Whether to count exits by kind and port, for [`ExitReport::exits`].
-    pub exit_stats: bool,
-    /// Time the guest has to power off after the first signal.
-    pub grace: Duration,
-}
 
 /// The program: parses the command line, carries it out and gives the exit code. `run` is the machine.
 pub fn main<Outcome, Failure>(run: impl FnOnce(Config, RunOptions) -> Result<Outcome, Failure>) -> ExitCode
@@ -99,7 +89,12 @@ impl Session<'_> {
         timeline.mark(Phase::Config);
         let name = config.name.clone();
         let grace = Duration::from_secs(u64::from(args.grace));
-        let options = RunOptions { timeline: Arc::clone(&timeline), exit_stats: args.exit_stats, grace };
+        let options = RunOptions {
+            timeline: Arc::clone(&timeline),
+            exit_stats: args.exit_stats,
+            grace,
+            exit_on_reset: args.exit_on_reset,
+        };
         let (status, exits) = match run(config, options) {
             Ok(outcome) => (outcome.exit_status(), outcome.exits()),
             Err(failure) => {
@@ -165,6 +160,10 @@ impl Session<'_> {
                     return ExitStatus::File;
                 }
             }
+        }
+        if args.text {
+            let tables: Vec<_> = recordings.iter().map(|(_, recording)| table(recording)).collect();
+            return self.print(tables.join("\n").as_bytes());
         }
         let svg = draw(&recordings);
         let Some(path) = &args.output else { return self.print(svg.as_bytes()) };

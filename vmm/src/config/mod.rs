@@ -48,7 +48,7 @@ pub const MAX_DISKS: usize = 24;
 /// The longest disk serial in bytes (virtio 1.2, 5.2.6: the device ID string).
 pub const MAX_SERIAL: usize = 20;
 /// The most virtqueues of one disk.
-pub const MAX_DISK_QUEUES: u16 = 64;
+pub const MAX_DISK_QUEUES: u16 = cvmm_devices::virtio::block::MAX_QUEUES;
 /// The longest kernel command line in bytes without its NUL (x86 `COMMAND_LINE_SIZE` is 2048 with it).
 pub const MAX_CMDLINE: usize = 2047;
 
@@ -127,7 +127,7 @@ pub struct Disk {
     pub serial: String,
     /// How the host caches.
     pub cache: CacheMode,
-    /// Number of virtqueues; `None` leaves it to the machine (one per vCPU).
+    /// Number of virtqueues; `None` leaves it to the machine (one per vCPU, at most [`MAX_DISK_QUEUES`]).
     pub queues: Option<u16>,
 }
 

@@ -111,7 +111,7 @@ pub(super) struct RawDisk {
     /// How the host caches. Default "writeback".
     pub(super) cache: Option<RawCache>,
     /// Number of virtqueues. Default: one per vCPU.
-    #[schemars(range(min = 1, max = 64))]
+    #[schemars(range(min = 1, max = 16))]
     pub(super) queues: Option<i64>,
 }
 

@@ -58,7 +58,7 @@ fn parse(text: &str) -> Result<u64, SizeError> {
 /// `bytes` in the largest unit that divides it.
 pub(super) fn show(bytes: u64) -> String {
     for (unit, shift) in UNITS.iter().rev() {
-        if bytes != 0 && bytes % (1 << shift) == 0 {
+        if bytes != 0 && bytes.is_multiple_of(1 << shift) {
             return format!("{} {unit}", bytes >> shift);
         }
     }

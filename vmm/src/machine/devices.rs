@@ -26,7 +26,7 @@ use super::dispatch::{Dispatch, Milestones};
 use super::fw_cfg;
 use super::inputs::Inputs;
 use crate::acpi::{self, AcpiConfig};
-use crate::config::{Boot, CacheMode, Config, ConsoleDevice, Disk};
+use crate::config::{Boot, CacheMode, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES};
 use crate::run::output::ConsoleSink;
 use crate::vm::control::Control;
 use crate::vm::irq::{IrqRoutes, KvmDoorbells, KvmMsi};
@@ -189,7 +189,7 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     // A device that firmware has no use for costs it nothing when its enumeration does not see it.
     let visibility = if boots_from_disk { Visibility::Everywhere } else { Visibility::Cf8Only };
     let msi = KvmMsi(Arc::clone(routes));
-    let doorbells = Arc::new(KvmDoorbells(Arc::clone(vm)));
+    let doorbells = Arc::new(KvmDoorbells::new(Arc::clone(vm), [mem32.clone(), mem64.clone()]));
     for (slot, (name, device)) in (SLOT_FIRST_VIRTIO..).zip(functions) {
         let function = VirtioPci::new(device, memory.clone(), &msi, Arc::clone(&doorbells) as _)
             .map_err(|source| DeviceError::Virtio { name: name.clone(), source })?;
@@ -239,7 +239,9 @@ fn open_disk(disk: &Disk, vcpus: u32) -> Result<Block, DiskError> {
             CacheMode::Unsafe => Cache::Unsafe,
         },
         // One queue per vCPU lets each submit without taking a lock of the others.
-        queues: disk.queues.unwrap_or(u16::try_from(vcpus).unwrap_or(u16::MAX)),
+        queues: disk
+            .queues
+            .unwrap_or(u16::try_from(vcpus).map_or(MAX_DISK_QUEUES, |vcpus| vcpus.min(MAX_DISK_QUEUES))),
     })
 }
 

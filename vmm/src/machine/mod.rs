@@ -21,6 +21,7 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use console::ConsolePort;
+pub use devices::DeviceError;
 pub use dispatch::{Dispatch, Milestones};
 pub use inputs::{InputError, Inputs};
 pub use running::RunningMachine;
@@ -71,7 +72,7 @@ pub enum MachineError {
     Place(#[from] PlaceError),
     /// A device.
     #[error(transparent)]
-    Device(#[from] devices::DeviceError),
+    Device(#[from] DeviceError),
 }
 
 /// A machine that is complete and has not run.
@@ -112,9 +113,6 @@ impl Machine {
         vm.create_irq_chip().map_err(kvm_call("create the irqchip"))?;
         let memory = MachineMemory::allocate(inputs.memory, inputs.firmware.size())?;
         memory.register(&vm)?;
-        place(&inputs.plan, &mut memory.sink())?;
-        timeline.mark(Phase::Memory);
-
         let cpuid = CpuidBase::new(kvm, CpuidOptions { vcpus: config.vcpus, mtrr: config.debug.mtrr })?;
         let control =
             Control::new().map_err(|source| MachineError::Host { what: "an event descriptor", source })?;
@@ -133,6 +131,9 @@ impl Machine {
             physical_bits: cpuid.physical_bits(),
             milestones,
         })?;
+        timeline.mark(Phase::VmCreated);
+        // What can be refused has been: only from here on guest memory costs the host anything.
+        place(&inputs.plan, &mut memory.sink())?;
         // All pages are in place and all devices answer: only now are there processors.
         let vcpus = (0..config.vcpus)
             .map(|id| {
@@ -142,7 +143,7 @@ impl Machine {
                 Vcpu::new(&vm, id, &cpuid, start)
             })
             .collect::<Result<_, _>>()?;
-        timeline.mark(Phase::VmCreated);
+        timeline.mark(Phase::Memory);
         Ok(Self {
             vcpus,
             dispatch: built.dispatch,

@@ -207,6 +207,7 @@ impl Pty {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ConsoleDevice;
 
     #[test]
     fn escapes_only_on_a_terminal() {
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_pty_carries_bytes_both_ways() {
-        let console = Console { mode: ConsoleMode::Pty, ..Console::default() };
+        let console = Console { device: ConsoleDevice::Serial, mode: ConsoleMode::Pty, path: None };
         let mut ends = ConsoleEnds::open(&console, None).unwrap();
         let mut input = ends.input.take().unwrap();
         let Source::Pty(pty) = &input.source else { panic!("not a pty") };

@@ -6,6 +6,7 @@
 
 pub mod console;
 pub mod output;
+mod report;
 pub mod signals;
 pub mod supervisor;
 pub mod terminal;
@@ -29,16 +30,20 @@ use crate::vm::host::{self, HostError};
 /// What the command line adds to the configuration.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
+    /// Where the phases of the VM's life are noted.
+    pub timeline: Arc<Timeline>,
+    /// Count exits by port and address too.
+    pub exit_stats: bool,
     /// Time between the power button and the stop.
     pub grace: Duration,
-    /// Count exits by port and address too.
-    pub count_addresses: bool,
+    /// A guest reset ends the VM.
+    pub exit_on_reset: bool,
 }
 
 /// How a VM ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Why. Never [`Ending::Reset`]: a reset goes on.
+    /// Why. [`Ending::Reset`] only with [`RunOptions::exit_on_reset`].
     pub ending: Ending,
     /// Exits of all vCPUs since the first start.
     pub exits: ExitCounts,
@@ -72,14 +77,15 @@ pub enum RunError {
 }
 
 /// Runs the VM of `config` until it ends. Call once per process: it takes over the process's signals.
-pub fn run(config: &Config, options: &RunOptions, timeline: &Arc<Timeline>) -> Result<Outcome, RunError> {
+pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
+    let timeline = &options.timeline;
     match config.isolation {
         Isolation::None => tracing::warn!(
             "isolation is \"none\": the host can read and change everything in this guest; for development only"
         ),
         Isolation::Snp => return Err(RunError::NoSnp),
     }
-    let inputs = Inputs::open(config)?;
+    let inputs = Inputs::open(&config)?;
     timeline.mark(Phase::Plan);
     let kvm = host::open(config.vcpus)?;
     // Before the first thread: threads inherit the signal mask.
@@ -91,17 +97,17 @@ pub fn run(config: &Config, options: &RunOptions, timeline: &Arc<Timeline>) -> R
     });
     let mut console = ConsoleEnds::open(&config.console, watch)?;
 
-    let mut exits = ExitCounts::new(options.count_addresses);
+    let mut exits = ExitCounts::new(options.exit_stats);
     let mut resets = 0_u32;
     loop {
-        let machine = Machine::build(&kvm, config, &inputs, &console.sink, &milestones, timeline)?;
-        let running = machine.start(options.count_addresses)?;
+        let machine = Machine::build(&kvm, &config, &inputs, &console.sink, &milestones, timeline)?;
+        let running = machine.start(options.exit_stats)?;
         let control = Arc::clone(running.control());
         supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), options.grace)
             .map_err(|error| RunError::Events(io::Error::other(error)))?;
         let (ending, counts) = running.stop();
         exits.add(&counts);
-        if ending != Ending::Reset {
+        if ending != Ending::Reset || options.exit_on_reset {
             timeline.mark(Phase::PowerOff);
             return Ok(Outcome { ending, exits, resets });
         }

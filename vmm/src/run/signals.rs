@@ -42,7 +42,7 @@ impl StopSignals {
     }
 
     /// The next pending signal, if any.
-    pub fn next(&mut self) -> Option<u32> {
+    pub fn take(&mut self) -> Option<u32> {
         let mut record = [0_u8; size_of::<libc::signalfd_siginfo>()];
         match self.fd.read(&mut record) {
             // ssi_signo is the first field.

@@ -156,7 +156,7 @@ impl MutEventSubscriber for Supervisor<'_> {
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         if events.fd() == self.signals.as_raw_fd() {
-            while let Some(signal) = self.signals.next() {
+            while let Some(signal) = self.signals.take() {
                 tracing::info!(signal, "stop signal");
                 self.ask_to_stop(signal == libc::SIGQUIT as u32);
             }

@@ -11,6 +11,7 @@
 
 mod record;
 mod svg;
+mod text;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub use record::{Mark, Recording, TimelineError};
 pub use svg::draw;
+pub use text::table;
 
 /// A point in a VM's life: the moment something is done or first seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,10 +31,10 @@ pub enum Phase {
     Config,
     /// The launch plan is built.
     Plan,
-    /// Guest memory is mapped and filled.
-    Memory,
-    /// The KVM VM, its devices and vCPUs exist.
+    /// The KVM VM and its devices exist.
     VmCreated,
+    /// Guest memory holds the plan's pages, and the vCPUs exist.
+    Memory,
     /// The first `KVM_RUN` is about to be entered.
     FirstRun,
     /// The firmware was first heard of: the first exit to a device.
@@ -53,8 +55,8 @@ impl Phase {
         Self::ProcessStart,
         Self::Config,
         Self::Plan,
-        Self::Memory,
         Self::VmCreated,
+        Self::Memory,
         Self::FirstRun,
         Self::Firmware,
         Self::Kernel,

@@ -30,11 +30,12 @@ const COLOURS: [&str; 11] = [
     "#7c3aed", "#475569",
 ];
 
-struct Activity {
-    name: String,
+/// What went on between two marks.
+pub(super) struct Activity {
+    pub(super) name: String,
     colour: &'static str,
-    start: u64,
-    end: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
 }
 
 impl Activity {
@@ -57,7 +58,7 @@ pub fn draw(recordings: &[(String, Recording)]) -> String {
     canvas.finish()
 }
 
-fn activities(recording: &Recording) -> Vec<Activity> {
+pub(super) fn activities(recording: &Recording) -> Vec<Activity> {
     let of_pair = |pair: &[super::Mark]| {
         let [from, to] = pair else { return None };
         let (before, phase) = (Phase::from_name(&from.name), Phase::from_name(&to.name));
@@ -256,7 +257,7 @@ fn round_step(longest: u64) -> u64 {
     }
 }
 
-fn milliseconds(ns: u64) -> String {
+pub(super) fn milliseconds(ns: u64) -> String {
     let value = ns as f64 / 1e6;
     match ns {
         0 => "0 ms".to_owned(),

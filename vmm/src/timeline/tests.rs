@@ -18,8 +18,8 @@ fn boot(kernel: u64) -> Recording {
         ("process_start", 0),
         ("config", 2 * ms),
         ("plan", 5 * ms),
-        ("memory", 9 * ms),
-        ("vm_created", 14 * ms),
+        ("vm_created", 9 * ms),
+        ("memory", 14 * ms),
         ("first_run", 15 * ms),
         ("firmware", 17 * ms),
         ("kernel", kernel * ms),
@@ -161,4 +161,15 @@ proptest! {
         let svg = draw(&[("x".to_owned(), recording(&[("a", a.min(b)), ("b", a.max(b))]))]);
         prop_assert!(!svg.contains("NaN") && svg.len() < 10_000, "{}", svg.len());
     }
+}
+
+#[test]
+fn the_table_has_a_row_for_each_activity() {
+    let text = table(&boot(4000));
+    let row = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(row("firmware").contains("3983 ms"), "{text}");
+    assert!(row("kernel").contains("900 ms"), "{text}");
+    assert!(row("total").contains("5210 ms"), "{text}");
+    let bar = |name: &str| row(name).matches('█').count();
+    assert!(bar("firmware") > 3 * bar("kernel") && bar("configuration") == 1, "{text}");
 }

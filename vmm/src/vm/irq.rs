@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cvmm_devices::host::{Doorbells, MsiAllocator, MsiMessage, MsiVectors};
@@ -177,15 +178,36 @@ impl MsiVectors for FunctionVectors {
 }
 
 /// Doorbells as ioeventfds: the vCPU does not leave the kernel.
+///
+/// A guest can program a BAR with any address; only those in the PCI windows get a doorbell, so that it cannot
+/// put one over an interrupt controller.
 #[derive(Clone, Debug)]
-pub struct KvmDoorbells(pub Arc<VmFd>);
+pub struct KvmDoorbells {
+    vm: Arc<VmFd>,
+    windows: [Range<u64>; 2],
+}
+
+impl KvmDoorbells {
+    /// Doorbells of `vm` inside `windows`.
+    pub fn new(vm: Arc<VmFd>, windows: [Range<u64>; 2]) -> Self {
+        Self { vm, windows }
+    }
+
+    fn allowed(&self, gpa: u64) -> io::Result<IoEventAddress> {
+        if self.windows.iter().any(|window| window.contains(&gpa)) {
+            Ok(IoEventAddress::Mmio(gpa))
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "the address is in no pci window"))
+        }
+    }
+}
 
 impl Doorbells for KvmDoorbells {
     fn register(&self, gpa: u64, fd: &EventFd) -> io::Result<()> {
-        self.0.register_ioevent(fd, &IoEventAddress::Mmio(gpa), NoDatamatch).map_err(errno)
+        self.vm.register_ioevent(fd, &self.allowed(gpa)?, NoDatamatch).map_err(errno)
     }
 
     fn unregister(&self, gpa: u64, fd: &EventFd) -> io::Result<()> {
-        self.0.unregister_ioevent(fd, &IoEventAddress::Mmio(gpa), NoDatamatch).map_err(errno)
+        self.vm.unregister_ioevent(fd, &self.allowed(gpa)?, NoDatamatch).map_err(errno)
     }
 }

@@ -135,14 +135,14 @@ fn hash_overlay(
         .kernel_hashes()
         .filter(|_| sections.iter().any(|s| s.kind == SectionKind::KernelHashes && s.len != 0))
         .ok_or_else(|| lacks(firmware, profile, "kernel-hash area", KERNEL_HASHES_GUID))?;
-    if let Format::BzImage { cmdline_max, .. } = kernel.format() {
-        if cmdline.len() as u64 > u64::from(cmdline_max) {
-            return Err(PlanError::CmdlineLength {
-                len: cmdline.len(),
-                kernel: kernel.blob().to_string(),
-                max: cmdline_max,
-            });
-        }
+    if let Format::BzImage { cmdline_max, .. } = kernel.format()
+        && cmdline.len() as u64 > u64::from(cmdline_max)
+    {
+        return Err(PlanError::CmdlineLength {
+            len: cmdline.len(),
+            kernel: kernel.blob().to_string(),
+            max: cmdline_max,
+        });
     }
     let content = KernelHashes::compute(kernel.blob(), initrd, cmdline)?.page(area)?;
     let section = SectionKind::KernelHashes;

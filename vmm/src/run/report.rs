@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the command line says of a run: exit codes and exit counts.
+
+use std::collections::BTreeMap;
+
+use super::{Outcome, RunError};
+use crate::exit_code::{ExitReport, ExitStatus};
+use crate::machine::{DeviceError, MachineError};
+use crate::vm::control::Ending;
+use crate::vm::memory::MemoryError;
+
+impl ExitReport for Outcome {
+    fn exit_status(&self) -> ExitStatus {
+        match self.ending {
+            Ending::PowerOff => ExitStatus::Success,
+            Ending::TripleFault { .. } => ExitStatus::TripleFault,
+            Ending::InternalError { .. } => ExitStatus::KvmInternalError,
+            Ending::Stopped => ExitStatus::Stopped,
+            Ending::Reset => ExitStatus::Reset,
+        }
+    }
+
+    fn exits(&self) -> Option<BTreeMap<String, u64>> {
+        let counts = &self.exits;
+        let mut exits = BTreeMap::from([
+            ("interrupted".to_owned(), counts.interrupted),
+            ("other".to_owned(), counts.other),
+        ]);
+        match &counts.ports {
+            Some(ports) => exits.extend(ports.iter().map(|(port, count)| (format!("io.{port:#x}"), *count))),
+            None => exits.extend([("io.in".to_owned(), counts.io_in), ("io.out".to_owned(), counts.io_out)]),
+        }
+        match &counts.mmio_pages {
+            Some(pages) => {
+                exits.extend(pages.iter().map(|(page, count)| (format!("mmio.{page:#x}"), *count)))
+            }
+            None => exits.extend([
+                ("mmio.read".to_owned(), counts.mmio_read),
+                ("mmio.write".to_owned(), counts.mmio_write),
+            ]),
+        }
+        Some(exits)
+    }
+}
+
+impl ExitReport for RunError {
+    fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::NoSnp => ExitStatus::Usage,
+            Self::Host(_) => ExitStatus::Host,
+            Self::Input(_) => ExitStatus::LaunchRefused,
+            Self::Console(_) | Self::Machine(MachineError::Device(DeviceError::Disk { .. })) => {
+                ExitStatus::File
+            }
+            Self::Machine(MachineError::Memory(MemoryError::Allocate { .. })) => ExitStatus::Host,
+            Self::Machine(MachineError::Place(_)) => ExitStatus::LaunchRefused,
+            Self::Machine(_) | Self::Events(_) => ExitStatus::Internal,
+        }
+    }
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A recording as a table for the terminal: when each activity began, how long it took, and a bar.
+
+use std::fmt::Write;
+
+use super::Recording;
+use super::svg::{activities, milliseconds};
+
+/// Characters of the longest bar.
+const BAR: u64 = 40;
+
+/// Draws `recording`, which [`Recording::read`] has checked.
+#[must_use]
+pub fn table(recording: &Recording) -> String {
+    let rows = activities(recording);
+    let total = rows.iter().map(|row| row.end).max().unwrap_or(0).max(1);
+    // u128: a file may hold any number.
+    let columns = |ns: u64| (u128::from(ns) * u128::from(BAR) / u128::from(total)) as usize;
+    let mut text = format!("{:<18}{:>12}{:>12}\n", "", "from", "took");
+    for row in &rows {
+        let start = columns(row.start);
+        let bar = columns(row.end).saturating_sub(start).max(1);
+        let from = milliseconds(row.start);
+        let took = milliseconds(row.end.saturating_sub(row.start));
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{:<18}{from:>12}{took:>12}  {:start$}{}", row.name, "", "█".repeat(bar));
+    }
+    let _ = writeln!(text, "{:<18}{:>12}{:>12}", "total", "", milliseconds(total));
+    text
+}
