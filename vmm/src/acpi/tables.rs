@@ -34,8 +34,11 @@ const RESET_PORT: u16 = 0xcf9;
 const RESET_VALUE: u8 = 6;
 const SLEEP_CONTROL_PORT: u16 = 0x605;
 const SLEEP_STATUS_PORT: u16 = 0x601;
-/// IAPC_BOOT_ARCH bit 2: do not probe for a VGA. The 8042 and legacy-device bits stay clear, the CMOS RTC is there.
+/// IAPC_BOOT_ARCH bit 2: do not probe for a VGA. The 8042 and legacy-device bits stay clear.
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
+/// IAPC_BOOT_ARCH bit 5: no CMOS RTC. Firmware uses the one at 0x70 without asking; an operating system has the
+/// firmware's time services and KVM's clock, and its driver would fail on a clock without alarm and interrupt.
+const BOOT_ARCH_NO_RTC: u16 = 1 << 5;
 /// FADT 6.3: newer minor versions add nothing that this machine uses.
 const FADT_MINOR: u8 = 3;
 
@@ -59,7 +62,7 @@ pub(super) fn fadt(dsdt: u32) -> Vec<u8> {
         .flag(Flags::ResetRegSup)
         .flag(Flags::HwReducedAcpi);
     fadt.fadt_minor_version = FADT_MINOR;
-    fadt.iapc_boot_arch = BOOT_ARCH_NO_VGA.into();
+    fadt.iapc_boot_arch = (BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_RTC).into();
     fadt.reset_reg = port(RESET_PORT);
     fadt.reset_value = RESET_VALUE;
     fadt.sleep_control_reg = port(SLEEP_CONTROL_PORT);

@@ -148,7 +148,7 @@ fn the_fadt_is_hardware_reduced() {
     let (fadt, _, _) = walk(&memory);
     assert_eq!((fadt.len(), fadt[8]), (276, 6));
     assert_eq!(u32_at(fadt, 112), 1 | 1 << 4 | 1 << 5 | 1 << 10 | 1 << 20);
-    assert_eq!(fadt[109..111], [4, 0], "boot architecture");
+    assert_eq!(fadt[109..111], [0x24, 0], "boot architecture");
     assert_eq!(fadt[116..129], [1, 8, 0, 1, 0xf9, 0x0c, 0, 0, 0, 0, 0, 0, 6], "reset");
     assert_eq!(fadt[244..256], [1, 8, 0, 1, 0x05, 0x06, 0, 0, 0, 0, 0, 0], "sleep control");
     assert_eq!(fadt[256..268], [1, 8, 0, 1, 0x01, 0x06, 0, 0, 0, 0, 0, 0], "sleep status");

@@ -45,6 +45,9 @@ where
     session.execute(cli.command, timeline, run).into()
 }
 
+/// Rows of exit counts for a person; the timeline's file has all.
+const SHOWN_EXITS: usize = 12;
+
 /// Where a command's output goes.
 struct Session<'io> {
     out: &'io mut dyn Write,
@@ -122,8 +125,11 @@ impl Session<'_> {
         kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
         let total = exits.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
         let _ = writeln!(self.err, "{total:>12} exits");
-        for (kind, count) in kinds {
+        for (kind, count) in kinds.iter().take(SHOWN_EXITS) {
             let _ = writeln!(self.err, "{count:>12} {kind}");
+        }
+        if let Some(more) = kinds.len().checked_sub(SHOWN_EXITS).filter(|more| *more > 0) {
+            let _ = writeln!(self.err, "{:>12} more kinds; --timeline FILE has them all", more);
         }
     }
 

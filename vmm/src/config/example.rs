@@ -111,7 +111,7 @@ mode = "stdio"
 # [debug]
 # pm_timer_scale = 1             # how much faster the ACPI PM timer runs, 1 to 1000
 # firmware_console = false       # let the firmware use the serial port
-# mtrr = true                    # show MTRRs to the guest
+# mtrr = false                   # show MTRRs to the guest
 # user_space_marker = "login:"   # console text that means that user space is up
 # Profile hashes: serve_kernel, serve_initrd and serve_cmdline are served instead of what was
 # hashed, as a hostile host would; the firmware then refuses to boot.

@@ -189,7 +189,8 @@ pub struct Debug {
     pub pm_timer_scale: u32,
     /// Whether the LPC bridge is visible, so that the firmware finds the serial port.
     pub firmware_console: bool,
-    /// Whether the guest sees MTRRs. On by default without isolation, off with SNP.
+    /// Whether the guest sees MTRRs. Without them firmware saves thousands of exits and nothing is lost: RAM is
+    /// write-back and all else is emulated.
     pub mtrr: bool,
     /// Console text that means that user space is up, for the timeline.
     pub user_space_marker: Option<String>,

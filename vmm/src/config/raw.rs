@@ -178,7 +178,7 @@ pub(super) struct RawDebug {
     pub(super) pm_timer_scale: Option<i64>,
     /// Show the LPC bridge, so that the firmware uses the serial port. Default false.
     pub(super) firmware_console: Option<bool>,
-    /// Show MTRRs to the guest. Default true without isolation, false with SNP.
+    /// Show MTRRs to the guest. Default false: no memory here needs them, and firmware reads them thousands of times.
     pub(super) mtrr: Option<bool>,
     /// Console text that means that user space is up, for the timeline.
     #[schemars(length(min = 1, max = 256))]

@@ -44,7 +44,7 @@ pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) 
         disks: rules.disks(&raw.disk),
         console: rules.console(raw.console.unwrap_or_default()),
         rng: raw.rng.unwrap_or(true),
-        debug: rules.debug(raw.debug.unwrap_or_default(), isolation),
+        debug: rules.debug(raw.debug.unwrap_or_default()),
     };
     (config, rules.problems)
 }
@@ -351,7 +351,7 @@ impl Rules<'_> {
         Console { device, mode, path }
     }
 
-    fn debug(&mut self, raw: RawDebug, isolation: Isolation) -> Debug {
+    fn debug(&mut self, raw: RawDebug) -> Debug {
         let RawDebug {
             pm_timer_scale,
             firmware_console,
@@ -374,7 +374,7 @@ impl Rules<'_> {
                 .integer("debug.pm_timer_scale", pm_timer_scale, 1..=MAX_PM_TIMER_SCALE)
                 .unwrap_or(1),
             firmware_console: firmware_console.unwrap_or(false),
-            mtrr: mtrr.unwrap_or(isolation == Isolation::None),
+            mtrr: mtrr.unwrap_or(false),
             user_space_marker,
             serve_kernel: serve_kernel.map(|path| self.path("debug.serve_kernel", &path)),
             serve_initrd: serve_initrd.map(|path| self.path("debug.serve_initrd", &path)),
