@@ -7,21 +7,29 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cvmm_devices::legacy::Serial;
+use cvmm_devices::legacy::console_out::ConsoleControl;
 
 /// Where console input goes.
 #[derive(Debug)]
 pub enum ConsolePort {
-    /// The receive FIFO of the serial port.
-    Serial(Arc<Mutex<Serial>>),
+    /// The receive FIFO of the serial port, and the switch that keeps its output from waiting.
+    Serial(Arc<Mutex<Serial>>, ConsoleControl),
     /// A pipe whose other end the virtio console reads when the guest has a buffer for it.
     Virtio(File),
 }
 
 impl ConsolePort {
+    /// From now on output never makes a vCPU wait: called when the vCPUs are to stop.
+    pub fn release(&self) {
+        if let Self::Serial(_, control) = self {
+            control.release();
+        }
+    }
+
     /// Offers `bytes`; returns how many were taken.
     pub fn push(&self, bytes: &[u8]) -> usize {
         match self {
-            Self::Serial(serial) => serial.lock().unwrap_or_else(PoisonError::into_inner).enqueue(bytes),
+            Self::Serial(serial, _) => serial.lock().unwrap_or_else(PoisonError::into_inner).enqueue(bytes),
             // The pipe does not block; when it is full, nothing is taken.
             Self::Virtio(pipe) => (&*pipe).write(bytes).unwrap_or(0),
         }

@@ -165,9 +165,10 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
         ConsoleDevice::Serial => {
             let interrupt = routes.connect_pin(acpi::SERIAL_GSI).map_err(host("the serial interrupt"))?;
             let serial = Serial::new(interrupt, None, Box::new(console.clone()))?;
+            let output = serial.output_control();
             let serial = Arc::new(Mutex::new(serial));
             ports.add(0x3f8, 8, "serial", Arc::clone(&serial) as _)?;
-            ConsolePort::Serial(serial)
+            ConsolePort::Serial(serial, output)
         }
         ConsoleDevice::Virtio => {
             let (reader, writer) = input_pipe().map_err(host("the console pipe"))?;

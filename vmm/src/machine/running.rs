@@ -86,6 +86,7 @@ impl RunningMachine {
     }
 
     fn join(&mut self) {
+        self.console.release();
         while self.threads.iter().any(|thread| !thread.is_finished()) {
             for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
                 kick(thread);

@@ -105,10 +105,13 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
         let control = Arc::clone(running.control());
         supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), options.grace)
             .map_err(|error| RunError::Events(io::Error::other(error)))?;
+        let over = control.ending().is_some_and(|ending| ending != Ending::Reset || options.exit_on_reset);
+        if over {
+            timeline.mark(Phase::PowerOff);
+        }
         let (ending, counts) = running.stop();
         exits.add(&counts);
-        if ending != Ending::Reset || options.exit_on_reset {
-            timeline.mark(Phase::PowerOff);
+        if over {
             return Ok(Outcome { ending, exits, resets });
         }
         resets = resets.saturating_add(1);

@@ -6,12 +6,13 @@
 # `guest_start` in real mode; from there it goes to flat 32-bit mode without paging or interrupts and runs the records at
 # the address in PARAMETERS. A record is four words: operation, a, b, c. `acc` is the last value read.
 #
-# RAM: 0x600 acc, 0x604 random state, stack below 0x7000, AP code at 0x8000, AP flags at 0x9000. The rest is the script's.
+# RAM: 0x600 acc, 0x604 random state, 0x608 rounds left, stack below 0x7000, AP code at 0x8000, AP flags at 0x9000. The rest is the script's.
 
 .set BASE, 0xffff0000
 .set PARAMETERS, 0xffffff00
 .set ACC, 0x600
 .set RANDOM, 0x604
+.set ROUNDS, 0x608
 .set STACK, 0x7000
 .set AP_CODE, 0x8000
 .set AP_COUNT, 0x8ff0
@@ -354,24 +355,23 @@ random:
     movl %eax, RANDOM
     ret
 
-# a random configuration accesses from seed b; every fourth round moves a BAR to one of the addresses at c and
+# a random configuration accesses from seed b; every fourth or so moves a BAR to one of the eight addresses at c and
 # touches what is there.
 op_fuzz_pci:
     movl %ebx, RANDOM
-1:  call random
+    movl %edx, ROUNDS
+fuzz_round:
+    call random
     movl %eax, %ebx
-    # Device 0 to 6, the rest random; function mostly 0.
+    # Device 0 to 6 function 0, sometimes anything.
     movl %ebx, %ecx
     andl $7, %ecx
-    cmpl $7, %ecx
-    jne 2f
+    shll $11, %ecx
+    cmpl $0x3800, %ecx
+    jne 1f
     movl %ebx, %ecx
-    shrl $3, %ecx
-    andl $0xff, %ecx
-    shll $8, %ecx
-    jmp 3f
-2:  shll $11, %ecx
-3:  orl $0x80000000, %ecx
+    andl $0xff00, %ecx
+1:  orl $0x80000000, %ecx
     testl $0x300000, %ebx
     jz move_bar
     movl %ebx, %eax
@@ -381,28 +381,27 @@ op_fuzz_pci:
     movw $0xcf8, %dx
     outl %eax, %dx
     call random
-    movl %eax, %ecx
     movl %ebx, %edx
     shrl $28, %edx
     andl $3, %edx
     addl $0xcfc, %edx
-    movl %ecx, %eax
     testl $0x04000000, %ebx
-    jz 4f
+    jz 2f
     testl $0x08000000, %ebx
-    jz 5f
+    jz 3f
     outl %eax, %dx
     inl %dx, %eax
-    jmp 6f
-4:  outb %al, %dx
+    jmp fuzz_next
+2:  outb %al, %dx
     inb %dx, %al
-    jmp 6f
-5:  outw %ax, %dx
+    jmp fuzz_next
+3:  outw %ax, %dx
     inw %dx, %ax
-6:  decl 4 + ROUNDS
-    jmp 7f
+fuzz_next:
+    decl ROUNDS
+    jnz fuzz_round
+    jmp next
 move_bar:
-    # The address comes from the table of eight at c, its high half is 0 or random.
     movl 12(%ebp), %esi
     movl %ebx, %eax
     shrl $24, %eax
@@ -429,11 +428,11 @@ move_bar:
     movl $6, %eax
     movw $0xcfc, %dx
     outw %ax, %dx
-    # Only addresses of the PCI window and ECAM are touched: the others hold this program, RAM or the APICs.
+    # Only the PCI window and ECAM are touched: elsewhere are this program, RAM and the APICs.
     cmpl $0x80000000, %esi
-    jb 7f
+    jb fuzz_next
     cmpl $0xef000000, %esi
-    jae 7f
+    jae fuzz_next
     call random
     movl %eax, %edi
     andl $0x7fff, %edi
@@ -442,12 +441,7 @@ move_bar:
     movw %ax, 1(%edi)
     movb (%edi), %al
     movl (%edi), %eax
-7:  decl ROUNDS
-    jns 8f
-    movl 4(%ebp), %eax
-    movl %eax, ROUNDS
-8:  decl 4(%esp)
-    jmp next
+    jmp fuzz_next
 
 # Wait for the interrupt of the power button: I/O APIC pin a as an edge, seen in the local APIC's request register.
 op_button:
