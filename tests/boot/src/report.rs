@@ -75,7 +75,7 @@ fn tails(dir: &Path) {
     for log in logs {
         let text = fs::read(&log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).replace('\r', "");
-        let lines: Vec<_> = text.lines().collect();
+        let lines: Vec<_> = text.lines().filter(|line| !is_count(line)).collect();
         let name = log.file_name().unwrap_or_default().to_string_lossy();
         println!("      --- {name}: last of {} lines", lines.len());
         for line in &lines[lines.len().saturating_sub(TAIL)..] {
@@ -85,6 +85,14 @@ fn tails(dir: &Path) {
             println!("      | {clean}");
         }
     }
+}
+
+/// A line of `--exit-stats`: a hundred of them would hide the rest.
+fn is_count(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    line.starts_with(' ')
+        && words.next().is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        && words.count() == 1
 }
 
 /// The last line.

@@ -8,10 +8,10 @@ use crate::harness::spec::{Mode, cmdline};
 use crate::harness::{Ctx, Spec, Vm, images};
 
 pub const CASES: &[Case] = &[
-    case("console-pipe", 90, pipe, "what is typed into a pipe comes back from the serial port"),
+    case("console-pipe", 180, pipe, "what is typed into a pipe comes back from the serial port"),
     case(
         "console-pty-hvc",
-        90,
+        180,
         pty_hvc,
         "what is typed into a pseudo-terminal comes back from the virtio console",
     ),

@@ -12,12 +12,12 @@ use crate::harness::{Ctx, Disk, Spec, Vm, contract, images};
 pub const CASES: &[Case] = &[
     case(
         "disk-data",
-        240,
+        480,
         data,
         "ext4 written with checksums, then a reset on that disk, then all verified by another VM",
     ),
-    case("disk-queues", 150, queues, "4 vCPUs verify a disk through 4 queues with O_DIRECT"),
-    case("disk-read-only", 90, read_only, "a read-only disk refuses the guest's writes"),
+    case("disk-queues", 300, queues, "4 vCPUs verify a disk through 4 queues with O_DIRECT"),
+    case("disk-read-only", 180, read_only, "a read-only disk refuses the guest's writes"),
 ];
 
 fn data(ctx: &Ctx) -> Result<()> {
@@ -41,9 +41,8 @@ fn data(ctx: &Ctx) -> Result<()> {
     }
     vm.end_well()?;
 
-    let mut spec = with_disk(Spec::hashes_with_tools(ctx, "disk-verify cvmm.mb=24"));
-    spec.disks[0].cache = "direct";
-    let ended = Vm::start(ctx, &spec)?.end_well()?;
+    let ended =
+        Vm::start(ctx, &with_disk(Spec::hashes_with_tools(ctx, "disk-verify cvmm.mb=24")))?.end_well()?;
     ended.fact("files", "ok")?;
     ended.fact("fio", "ok")
 }

@@ -12,7 +12,7 @@ use crate::harness::vm::refuse;
 use crate::harness::{Ctx, Disk, Spec, contract};
 
 pub const CASES: &[Case] =
-    &[case("bad-input", 60, bad_input, "wrong files and values, one clear message each")];
+    &[case("bad-input", 120, bad_input, "wrong files and values, one clear message each")];
 
 /// A change to a correct configuration, and words that its message must have.
 struct Wrong {
@@ -82,7 +82,7 @@ fn bad_input(ctx: &Ctx) -> Result<()> {
         "a kernel that is text",
         &|spec| spec.boot = crate::harness::Boot::Uki(files.text.clone()),
         contract::REFUSED,
-        &["uki"],
+        &["text", "unified kernel image"],
     );
     let disk = |spec: &mut Spec, path: &PathBuf| spec.disks.push(Disk::data(path));
     with("a directory as disk", &|spec| disk(spec, &ctx.dir), contract::CONFIG, &["disk", "directory"]);

@@ -9,7 +9,7 @@ use crate::harness::{Ctx, Spec, Vm, images};
 
 pub const CASES: &[Case] = &[case(
     "memory-above-4g",
-    150,
+    300,
     above_4g,
     "4608 MiB, most of it above 4 GiB, filled in part and read back",
 )];

@@ -10,12 +10,14 @@ pub const CONFIG: i32 = 2;
 pub const HOST: i32 = 3;
 /// Firmware, kernel or initrd cannot be launched.
 pub const REFUSED: i32 = 4;
+/// A disk or the console cannot be used.
+pub const FILE: i32 = 5;
 /// The guest shut down by a triple fault.
 pub const TRIPLE_FAULT: i32 = 10;
-/// The guest did not power off in the grace time.
-pub const GRACE_EXPIRED: i32 = 12;
-/// Stopped at once: by a second signal, SIGQUIT or Ctrl-A x.
-pub const KILLED: i32 = 13;
+/// Stopped: the grace time was over, or by a second signal, SIGQUIT or Ctrl-A x.
+pub const STOPPED: i32 = 12;
+/// The guest was reset, and that was to be the end.
+pub const RESET: i32 = 13;
 
 /// The first KVM_RUN.
 pub const FIRST_RUN: &str = "first_run";

@@ -72,6 +72,7 @@ pub struct Ctx {
     /// When the case is given up.
     pub deadline: Instant,
     started: Cell<u32>,
+    made: RefCell<Vec<PathBuf>>,
     records: RefCell<Vec<BootRecord>>,
 }
 
@@ -86,6 +87,7 @@ impl Ctx {
             dir: dir.to_path_buf(),
             deadline: Instant::now() + limit,
             started: Cell::new(0),
+            made: RefCell::default(),
             records: RefCell::default(),
         }
     }
@@ -99,6 +101,18 @@ impl Ctx {
     pub fn next_number(&self) -> u32 {
         self.started.set(self.started.get() + 1);
         self.started.get()
+    }
+
+    /// Files that the harness itself made or ordered.
+    pub fn made(&self) -> Vec<PathBuf> {
+        self.made.borrow().clone()
+    }
+
+    /// `KIND-NUMBER.END` in the case's folder, which thereby is no leftover.
+    pub fn own_file(&self, kind: &str, number: u32, end: &str) -> PathBuf {
+        let path = self.path(&format!("{kind}-{number}.{end}"));
+        self.made.borrow_mut().push(path.clone());
+        path
     }
 
     /// Remembers a process that ended.

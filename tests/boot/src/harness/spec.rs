@@ -86,6 +86,8 @@ pub struct Spec {
     pub debug: Vec<(&'static str, String)>,
     /// Time between the power button and the stop.
     pub grace: Duration,
+    /// A guest reset ends cvmm.
+    pub exit_on_reset: bool,
 }
 
 impl Spec {
@@ -102,6 +104,7 @@ impl Spec {
             mode: Mode::File,
             debug: Vec::new(),
             grace: Duration::from_secs(20),
+            exit_on_reset: false,
         }
     }
 

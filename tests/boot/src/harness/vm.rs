@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::leftovers::Before;
-use super::spec::{Mode, Spec, USER_SPACE};
+use super::spec::{Mode, Spec};
 use super::sys::{self, TerminalMode};
 use super::timeline::Timeline;
 use super::{BootRecord, Ctx, contract};
@@ -36,7 +36,6 @@ pub struct Vm<'a> {
     console: PathBuf,
     messages: PathBuf,
     timeline: PathBuf,
-    expected: Vec<PathBuf>,
     before: Before,
     input: Option<File>,
     /// Our hold on the terminal and its settings before cvmm had it.
@@ -96,7 +95,7 @@ impl<'a> Vm<'a> {
     /// Starts `cvmm run` with `spec`.
     pub fn start(ctx: &'a Ctx, spec: &Spec) -> Result<Self> {
         let number = ctx.next_number();
-        let name = |kind: &str, end: &str| ctx.path(&format!("{kind}-{number}.{end}"));
+        let name = |kind: &str, end: &str| ctx.own_file(kind, number, end);
         let config = name("vm", "toml");
         let (console, messages, timeline) =
             (name("console", "log"), name("cvmm", "log"), name("timeline", "json"));
@@ -115,6 +114,9 @@ impl<'a> Vm<'a> {
             .stderr(log)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        if spec.exit_on_reset {
+            command.arg("--exit-on-reset");
+        }
         let mut ends = None;
         match spec.mode {
             Mode::File | Mode::Pty => {}
@@ -127,7 +129,6 @@ impl<'a> Vm<'a> {
                 ends = Some((master, slave));
             }
         }
-        let expected = vec![config, console.clone(), messages.clone(), timeline.clone()];
         let before = Before::look(&ctx.dir);
         let settings = ends.as_ref().map(|(_, slave)| TerminalMode::of(slave)).transpose()?;
         ensure!(
@@ -145,7 +146,6 @@ impl<'a> Vm<'a> {
             console,
             messages,
             timeline,
-            expected,
             before,
             input: None,
             terminal: None,
@@ -244,13 +244,6 @@ impl<'a> Vm<'a> {
         self.until(&format!("{text:?} on the console"), |vm| vm.console().contains(text).then_some(()))
     }
 
-    /// Waits for `count` lines of the guest's user space, one for each of its boots.
-    pub fn wait_for_boots(&mut self, count: usize) -> Result<()> {
-        self.until(&format!("user space for the {count}. time"), |vm| {
-            (vm.console().matches(USER_SPACE).count() >= count).then_some(())
-        })
-    }
-
     /// Whether cvmm has not ended.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
@@ -299,7 +292,7 @@ impl<'a> Vm<'a> {
         if let Some((terminal, settings)) = &self.terminal {
             ensure!(TerminalMode::of(terminal)? == *settings, "cvmm did not restore the terminal");
         }
-        self.before.check(self.child.id(), &self.expected)?;
+        self.before.check(self.child.id(), &self.ctx.made())?;
         Ok(ended)
     }
 
@@ -332,7 +325,7 @@ impl Drop for Vm<'_> {
 /// Runs `cvmm run` with a configuration that it has to refuse within seconds; returns its message. `user` runs it as
 /// another user.
 pub fn refuse(ctx: &Ctx, toml: &str, code: i32, user: Option<u32>) -> Result<String> {
-    let config = ctx.path(&format!("vm-{}.toml", ctx.next_number()));
+    let config = ctx.own_file("vm", ctx.next_number(), "toml");
     fs::write(&config, toml)?;
     let before = Before::look(&ctx.dir);
     let mut command = Command::new(&ctx.cvmm);
@@ -368,7 +361,7 @@ pub fn refuse(ctx: &Ctx, toml: &str, code: i32, user: Option<u32>) -> Result<Str
         pipe.read_to_string(&mut message)?;
     }
     ensure!(status.code() == Some(code), "cvmm ended with {status}, expected exit status {code}: {message}");
-    before.check(child.id(), &[])?;
+    before.check(child.id(), &ctx.made())?;
     Ok(message)
 }
 
