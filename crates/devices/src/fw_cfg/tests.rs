@@ -206,6 +206,17 @@ fn past_the_end_come_zeros_up_to_a_limit() {
 }
 
 #[test]
+fn byte_reads_past_the_end_do_not_ask_the_item() {
+    let reads = Arc::new(AtomicU64::new(0));
+    let mut guest = guest(FwCfg::builder().file("f", Pattern(8, reads.clone())));
+    // Select and skip to behind the end: an item asked for nothing there would say that it failed.
+    assert_eq!(guest.dma(0x20_000c, 100, 0), 0);
+    let mut byte = [0xaa];
+    guest.device.read(1, &mut byte);
+    assert_eq!((byte, reads.load(Ordering::Relaxed)), ([0], 0));
+}
+
+#[test]
 fn bad_descriptors_get_the_error_bit() {
     let mut guest = guest(FwCfg::builder().file("f", pattern(0x20_0000)));
     let end = RAM as u64;
