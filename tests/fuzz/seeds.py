@@ -1,0 +1,241 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the seeds of the fuzz targets: OUT/TARGET/NAME.
+
+A seed takes a target to a deep place once, so that the fuzzer need not find the way by itself: a bring-up by the
+book, a request that works, a file that is accepted. The formats are those the targets read (src/ and
+fuzz_targets/); a seed that went stale costs depth, never correctness.
+"""
+import json
+import re
+import struct
+import sys
+import uuid
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def fw_cfg():
+    def select(key):
+        return struct.pack("<BH", 0, key)
+
+    def reads(count):
+        return bytes([1, count])
+
+    def dma(at_page, control, key, length, target_page):
+        short = bytes([length]) if length < 0xFE else struct.pack("<BI", 0xFF, length)
+        return struct.pack("<BBBH", 4, at_page, control, key) + short + bytes([target_page])
+
+    yield "signature", select(0) + reads(5) + b"\x02\x04\x02"
+    yield "directory", select(0x19) + reads(31) * 5
+    yield "dma", dma(1, 0x0A, 0x11, 70000 + 5000, 0x10) + dma(2, 0x02, 0, 64, 0x20) + dma(3, 0x04, 0, 100, 0) + reads(9)
+    yield "halves", dma(1, 0x4A, 0x15, 6, 8) + dma(1, 0x18, 0, 0, 0) + dma(1, 0x10, 0, 4, 0)
+    yield "short", dma(1, 0x0A, 0x12, 0x2000, 0x10) + select(0x12) + dma(1, 0x04, 0, 0, 0) + reads(20)
+    yield "self", dma(4, 0x0A, 0x18, 200, 3) + b"\x05\x00\x10\x08abcdefgh" + dma(0xFE, 0x0A, 0x20, 253, 0xFE)
+
+
+def pci():
+    def write(device, register, data):
+        return bytes([device | {1: 0, 2: 1, 4: 2}[len(data)] << 4, register]) + data + bytes(8 - len(data))
+
+    def read(device, register):
+        return bytes([device | 6 << 4, register])
+
+    def place(device, base):
+        return write(device, 0x10, struct.pack("<I", base & 0xFFFFFFFF)) + write(
+            device, 0x14, struct.pack("<I", base >> 32)) + write(device, 4, b"\x06\x00")
+
+    ones = b"\xff" * 4
+    sizing = write(1, 0x10, ones) + write(1, 0x14, ones) + read(1, 0x10) + read(1, 0x14)
+    access = bytes([12 | 2 << 4, 0]) + bytes(9) + bytes([14 | 2 << 4, 0x40, 4]) + bytes(8)
+    yield "sizing", b"\1" + sizing + place(1, 0x80000000) + access
+    yield "high", b"\0" + place(1, 1 << 36) + place(2, (1 << 36) + 0x4000) + bytes(
+        [13 | 2 << 4, 0x40]) + bytes(9) + place(2, 1 << 36) + write(1, 4, b"\0\0")
+    yield "caps", b"\1" + b"".join(read(1, at) for at in range(0x34, 0x100, 4)) + read(0, 0) + read(3, 0x40)
+    yield "ecam", b"\1" + bytes([9 | 0x40, 0]) + bytes(4) + bytes([9 | 0x10, 4, 6, 0]) + bytes(6)
+
+
+def virtio_pci():
+    def access(write, offset, data):
+        # op 8: any offset of the BAR
+        size = {1: 0, 2: 1, 4: 2, 8: 3}[len(data)]
+        return bytes([8 | (size | (0 if write else 4)) << 4]) + struct.pack("<H", offset) + data + bytes(8 - len(data))
+
+    handshake = bytes([11]) + bytes(4) + bytes([4, 0, 8, 0, 0, 0])
+    ring = b"".join(bytes([12, 0, index, 0x50, 0, 4, 2, 0]) for index in (0, 1)) + bytes([12, 2, 0, 0])
+    msix = bytes([9 | 1 << 4, 0x9A, 0, 0x80]) + bytes(6) + b"".join(
+        access(True, 0x4000 + 4 * i, struct.pack("<I", value)) for i, value in enumerate((0xFEE00000, 0, 0x41, 0)))
+    work = bytes([14, 0])
+    for name, mode in (("probe", 0x42), ("failing", 0x41), ("rng", 0x60)):
+        yield name, bytes([mode]) + handshake + ring + work + access(False, 0x1000, b"\0") + access(True, 0x14, b"\0")
+        yield name + "-msix", bytes([mode]) + msix + handshake + ring + work + bytes([15, 0x1F]) + access(
+            False, 0x14, b"\0") + handshake
+    steps = b"".join(access(True, at, data) for at, data in (
+        (0x14, b"\1"), (0x14, b"\3"), (8, b"\1\0\0\0"), (0xC, b"\3\0\0\0"), (0x14, b"\x0b"), (0x16, b"\1\0"),
+        (0x18, b"\x40\0"), (0x20, b"\0\x10\0\0\0\0\0\0"), (0x28, b"\0\x20\0\0"), (0x30, b"\0\x30\0\0\0\0\0\0"),
+        (0x1C, b"\1\0"), (0x14, b"\x0f")))
+    yield "by-hand", b"\2" + steps + bytes([12, 5, 0, 1, 0, 0, 4]) + work
+    config_window = bytes([9 | 2 << 4, 0x88]) + bytes(8) + bytes([9 | 2 << 4, 0x8C, 4]) + bytes(7) + bytes(
+        [9 | 6 << 4, 0x90]) + bytes(8)
+    yield "window", b"\2" + config_window
+
+
+def desc(step, index, page, low, length, flags, following):
+    return bytes([step, index, page, low, length, flags, following])
+
+
+def virtqueue():
+    chain = desc(0, 0, 0x50, 0, 2, 1, 1) + desc(0, 1, 0x51, 0, 4, 3, 2) + desc(0, 2, 0x52, 0, 1, 2, 0)
+    offer = struct.pack("<BH", 2, 0)
+    yield "chain", bytes([4, 0]) + chain + offer + b"\xff" + offer + b"\xf0\xf8" + bytes(4)
+    yield "event", bytes([3, 1]) + chain + offer * 3 + b"\xfd" + offer + b"\xf0\xf0\xf1" + b"\xf8" + bytes(4)
+    yield "loop", bytes([4, 0]) + desc(0, 0, 0x50, 0, 2, 1, 1) + desc(0, 1, 0x51, 0, 2, 1, 0) + offer + b"\xff"
+    table = desc(1, 0, 0x50, 0, 2, 1, 1) + desc(1, 1, 0x51, 0, 4, 2, 0)
+    yield "indirect", bytes([5, 0]) + table + desc(0, 0, 0x30, 0, 2, 4, 0) + offer + b"\xff\xf0"
+    yield "order", bytes([4, 0]) + desc(0, 0, 0x50, 0, 2, 3, 1) + desc(0, 1, 0x51, 0, 2, 0, 0) + offer + b"\xf0"
+    yield "jump", bytes([2, 0]) + chain + struct.pack("<BH", 3, 0x8000) + b"\xff"
+    yield "outside", bytes([4, 0]) + bytes([0, 0, 0xFF]) + b"\xf0" + b"\xff" * 7 + bytes([4, 2, 0]) + offer + b"\xff"
+    huge = b"".join(bytes([0, i, 0x50, 0, 0xFF]) + b"\xff\xff\xff\x7f" + bytes([3, i + 1]) for i in range(3))
+    yield "huge", bytes([4, 0]) + huge + offer + b"\xf0"
+    yield "put-back", bytes([4, 1]) + chain + offer * 2 + b"\xfc\xfd"
+
+
+def block():
+    def request(kind, shape, sector, length, first=0, second=0):
+        return struct.pack("<BBBHBHH", 5, kind, shape, sector, length // 16, first, second)
+
+    requests = {
+        "read": request(0, 1, 4, 512), "write": request(1, 0, 4, 1024), "flush": request(4, 0, 0, 0),
+        "id": request(8, 1, 0, 32), "discard": request(11, 0, 0, 16, 8, 8), "zero": request(13, 0, 0, 16, 8, 64),
+        "unmap": request(13, 2, 0, 16, 8, 64), "past": request(0, 1, 128, 512), "odd": request(1, 0, 0, 16),
+    }
+    for name, data in requests.items():
+        for mode in (0x10, 0x1C) if name in ("read", "write", "zero") else (0x10,):
+            yield f"{name}-{mode:x}", bytes([mode, 4]) + data + b"\xff"
+    yield "all", bytes([0x14, 8]) + b"".join(requests.values()) + b"\xff" + requests["write"] * 2 + b"\xff"
+    yield "read-only", bytes([1, 4]) + requests["write"] + requests["read"] + b"\xff"
+    yield "loop", bytes([4, 4]) + desc(0, 0, 0x50, 0, 2, 1, 0) + struct.pack("<BH", 2, 0) + b"\xff"
+    split = bytes([4, 0x50, 0, 16]) + bytes(16) + desc(0, 0, 0x50, 0, 1, 1, 1) + desc(0, 1, 0x60, 0, 32, 3, 2) + desc(
+        0, 2, 0x61, 0, 33, 2, 0)
+    yield "split", bytes([0x10, 4]) + split + struct.pack("<BH", 2, 0) + b"\xff"
+
+
+def serial():
+    def write(register, value):
+        return bytes([0x40 | register, value]) + bytes(7)
+
+    hello = b"".join(write(0, byte) for byte in b"hello\r\n")
+    baud = write(3, 0x83) + write(0, 1) + write(1, 0) + write(3, 3)
+    yield "print", baud + write(1, 2) + hello + bytes([5, 2])
+    yield "type", write(1, 1) + bytes([0xC5]) + b"typed" + bytes([0] * 5) + bytes([0xFF]) + b"x" * 63
+    yield "loopback", write(4, 0x10) + hello + bytes([0] * 8) + bytes([0xC3]) + b"abc" + write(4, 8) + bytes([0xC3]) + b"abc"
+    yield "wide", bytes([0x60, 1, 2, 3, 4]) + bytes(4) + bytes([0x23, 0x24, 0x2E])
+
+
+def vm_toml():
+    """The examples, taken from where they are written, and every key at once."""
+    source = (HERE / "../../vmm/src/config/example.rs").read_text(encoding="utf-8")
+    parts = dict(re.findall(r'const (\w+): &str = r#"(.*?)"#;', source, flags=re.S))
+    head = parts.get("HEAD", "")
+    for profile in ("UKI", "HASHES", "DISK"):
+        text = head + 'firmware = "a.fd"\n' + parts.get("RNG", "") + parts.get(profile, "")
+        tail = parts.get("BOOT_DISK" if profile == "DISK" else "OPTIONAL_DISK", "") + parts.get("TAIL", "")
+        bare = "\n".join(line for line in (text + tail).splitlines() if not line.startswith("# ") or re.match(r"# (\[|\w+ = )", line))
+        yield profile.lower(), bare.encode()
+        yield profile.lower() + "-all", re.sub(r"^# (?=\[|\w+ = )", "", bare, flags=re.M).encode()
+    yield "wrong", b'name = 1\nvcpus = "x"\nmemory = "3 TiB"\nfirmware = []\nboot = 7\n[[disk]]\n[[disk]]\npat = 1\n'
+    yield "syntax", b'name = "a\n[x\n'
+
+
+SECTIONS = [(0x800000, 0x9000, 1), (0x80A000, 0x3000, 1), (0x80D000, 0x1000, 2), (0x80E000, 0x1000, 3),
+            (0x80F000, 0x1000, 4), (0x811000, 0x1F000, 1), (0x810000, 0x1000, 0x10)]
+IGVM = [(0x812000, 0x1000, 0x100), (0, 0xC0, 0x101), (0xC0, 0x10, 0x102), (0x813000, 0x1000, 0x200)]
+
+
+def firmware():
+    """Only the end of an image: the metadata blocks, the GUIDed table, 32 bytes."""
+    def block(signature, records):
+        body = b"".join(struct.pack("<3I", *record) for record in records)
+        return signature + struct.pack("<3I", 16 + len(body), 1, len(records)) + body
+
+    def image(sections, igvm):
+        blocks, entries = b"", []
+        found = [("7255371f-3a3b-4b04-927b-1da6efa8d454", struct.pack("<2I", 0x810C00, 0x400)),
+                 ("4c2eb361-7d9b-4cc3-8081-127c90d3d294", struct.pack("<2I", 0x810000, 0xC00)),
+                 ("00f771de-1a7e-4fcb-890e-68c77e2fb44e", struct.pack("<I", 0x80B004))]
+        parts = [("dc886566-984a-4798-a75e-5585a7bf67cc", b"ASEV", sections),
+                 ("784fa70e-3176-4677-8a20-04b68699e374", b"IGVM", igvm)]
+        size = sum(len(block(s, r)) for _, s, r in parts if r is not None)
+        size += sum(len(data) + 18 for _, data in found) + 22 * sum(r is not None for *_, r in parts) + 18 + 32
+        for guid, signature, records in parts:
+            if records is not None:
+                entries.append((guid, struct.pack("<I", size - len(blocks))))
+                blocks += block(signature, records)
+        table = b"".join(data + struct.pack("<H", len(data) + 18) + uuid.UUID(guid).bytes_le
+                         for guid, data in found + entries)
+        footer = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
+        return blocks + table + struct.pack("<H", len(table) + 18) + footer + bytes(32)
+
+    whole = image(SECTIONS, IGVM)
+    for profile in range(4):
+        yield f"profile-{profile}", struct.pack("<BBHB", profile, 2, 0x1000, profile) + whole
+    yield "no-igvm", struct.pack("<BBHB", 3, 1, 0x1000, 0) + image(SECTIONS, None)
+    yield "plain", struct.pack("<BBHB", 0, 1, 0x400, 0) + image(None, None)
+    yield "overlap", struct.pack("<BBHB", 0, 1, 0x1000, 0) + image(SECTIONS + [(0x800000, 0x1000, 1)], IGVM)
+
+
+def kernel():
+    def pe(size, at, names):
+        file = bytearray(size)
+        struct.pack_into("<2s", file, 0, b"MZ")
+        struct.pack_into("<I", file, 0x3C, at)
+        struct.pack_into("<4sHH12xHH", file, at, b"PE\0\0", 0x8664, len(names), 0x70, 0)
+        struct.pack_into("<H66xH", file, at + 24, 0x20B, 10)
+        for i, name in enumerate(names):
+            struct.pack_into("<8sIIII", file, at + 24 + 0x70 + 40 * i, name, 0, 0, size // 2, size // 2)
+        return file
+
+    yield "uki", bytes(pe(0x400, 0x80, [b".text", b".linux"]))
+    yield "efi", bytes(pe(0x400, 0x80, [b".text"]))
+    linux = pe(0x600, 0x280, [b".text"])
+    linux[0x1F1] = 1
+    struct.pack_into("<I", linux, 0x1F4, 0x20)
+    linux[0x1FE:0x206] = b"\x55\xaa\xeb\x6aHdrS"
+    struct.pack_into("<H", linux, 0x206, 0x20F)
+    linux[0x236] = 1
+    struct.pack_into("<I", linux, 0x238, 2047)
+    yield "bzimage", bytes(linux)
+
+
+def timeline():
+    names = ["process_start", "config", "plan", "memory", "vm_created", "first_run", "firmware", "kernel", "user_space",
+             "power_off", "exit"]
+
+    def recording(phases, **more):
+        marks = [{"name": name, "ns": ns} for name, ns in phases]
+        return json.dumps({"version": 1, "vm": "web-1", "start_unix_ns": 1, "phases": marks, **more}).encode()
+
+    every = [(name, i * 10**7) for i, name in enumerate(names)]
+    yield "all", recording(every, exits={"io.0x3f8": 7, "hlt": 2**64 - 1})
+    yield "gap", recording([every[0], every[6], ("<new> & \"odd\"\u0007\ufffe", 10**9)], exits={})
+    yield "one", recording([("exit", 0)])
+    yield "late", recording([("a", 0), ("b", 100 * 86_400 * 10**9)])
+    yield "backwards", recording([("kernel", 5), ("config", 5), ("plan", 4)])
+    yield "version", b'{"version": 2, "vm": "", "start_unix_ns": 0, "phases": []}'
+
+
+TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline]
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit("usage: seeds.py OUT")
+    for target in TARGETS:
+        folder = Path(sys.argv[1]) / target.__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in target():
+            (folder / name).write_bytes(data)
+
+
+main()
