@@ -111,7 +111,7 @@ def block():
         "unmap": request(13, 2, 0, 16, 8, 64), "past": request(0, 1, 128, 512), "odd": request(1, 0, 0, 16),
     }
     for name, data in requests.items():
-        for mode in (0x10, 0x1C) if name in ("read", "write", "zero") else (0x10,):
+        for mode in (0x10, 0x1C, 0x40, 0x70, 0x74) if name in ("read", "write", "zero") else (0x10,):
             yield f"{name}-{mode:x}", bytes([mode, 4]) + data + b"\xff"
     yield "all", bytes([0x14, 8]) + b"".join(requests.values()) + b"\xff" + requests["write"] * 2 + b"\xff"
     yield "read-only", bytes([1, 4]) + requests["write"] + requests["read"] + b"\xff"

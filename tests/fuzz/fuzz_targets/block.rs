@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cvmm_devices::virtio::block::{Block, BlockConfig, CacheMode, EngineKind};
+use cvmm_devices::virtio::block::{Block, BlockConfig, CacheMode, DiskError, EngineKind};
 use cvmm_devices::virtio::worker::event_fd;
 use cvmm_devices::virtio::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 use cvmm_fuzz::Input;
@@ -56,15 +56,25 @@ fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
     let mode = input.u8();
     let file = disk();
-    let config = BlockConfig {
+    let cache = match mode >> 5 & 3 {
+        0 | 1 => CacheMode::Writeback,
+        2 => CacheMode::Unsafe,
+        _ => CacheMode::Direct,
+    };
+    let config = |cache| BlockConfig {
         path: PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
         read_only: mode & 1 != 0,
         serial: "fuzz".into(),
-        cache: if mode & 2 != 0 { CacheMode::Unsafe } else { CacheMode::Writeback },
+        cache,
         queues: 1,
     };
     let kind = if mode & 4 != 0 { EngineKind::Threads } else { EngineKind::detect() };
-    let mut block = Block::open_with(config, kind).expect("the disk is good");
+    let mut block = match Block::open_with(config(cache), kind) {
+        // Linux before 6.6 has no direct I/O on files in memory.
+        Err(DiskError::NoDirect(_)) => Block::open_with(config(CacheMode::Writeback), kind),
+        other => other,
+    }
+    .expect("the disk is good");
     let memory = memory(RAM as usize);
     let mut ring = Ring::new(&memory, input.u8());
     let kick = Arc::new(event_fd().expect("an eventfd"));
