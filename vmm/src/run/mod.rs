@@ -20,6 +20,7 @@ use thiserror::Error;
 use self::console::{ConsoleEnds, ConsoleError};
 use self::output::OnText;
 use self::signals::StopSignals;
+use self::supervisor::Grace;
 use crate::config::{Config, Isolation};
 use crate::machine::{InputError, Inputs, Machine, MachineError, Milestones};
 use crate::timeline::{Phase, Timeline};
@@ -99,11 +100,12 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
 
     let mut exits = ExitCounts::new(options.exit_stats);
     let mut resets = 0_u32;
+    let mut grace = Grace::new(options.grace);
     loop {
         let machine = Machine::build(&kvm, &config, &inputs, &console.sink, &milestones, timeline)?;
         let running = machine.start(options.exit_stats)?;
         let control = Arc::clone(running.control());
-        supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), options.grace)
+        supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), &mut grace)
             .map_err(|error| RunError::Events(io::Error::other(error)))?;
         let over = control.ending().is_some_and(|ending| ending != Ending::Reset || options.exit_on_reset);
         if over {
@@ -112,6 +114,10 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
         let (ending, counts) = running.stop();
         exits.add(&counts);
         if over {
+            match ending {
+                Ending::TripleFault { .. } | Ending::InternalError { .. } => tracing::error!("{ending}"),
+                _ => tracing::info!("{ending}"),
+            }
             return Ok(Outcome { ending, exits, resets });
         }
         resets = resets.saturating_add(1);

@@ -26,13 +26,28 @@ pub trait Guest {
     fn console_input(&self, bytes: &[u8]) -> usize;
 }
 
-/// Waits until the VM ends. `grace` is the time between the power button and the stop.
+/// How long a guest may take to power off, and since when it has been asked to. Outlives the machine: a guest that
+/// answers the power button with a reset has not been given new time by that.
+#[derive(Debug)]
+pub struct Grace {
+    time: Duration,
+    deadline: Option<Instant>,
+}
+
+impl Grace {
+    /// `time` from the power button to the stop.
+    pub fn new(time: Duration) -> Self {
+        Self { time, deadline: None }
+    }
+}
+
+/// Waits until the VM ends.
 pub fn wait(
     guest: &dyn Guest,
     control: &Arc<Control>,
     signals: &mut StopSignals,
     input: Option<&mut ConsoleInput>,
-    grace: Duration,
+    grace: &mut Grace,
 ) -> event_manager::Result<()> {
     let mut manager = EventManager::new()?;
     let id = manager.add_subscriber(Supervisor {
@@ -43,7 +58,6 @@ pub fn wait(
         input_open: false,
         pending: VecDeque::new(),
         grace,
-        deadline: None,
     });
     while !control.is_stopping() {
         let timeout = manager.subscriber_mut(id)?.tick();
@@ -66,8 +80,7 @@ struct Supervisor<'a> {
     input_open: bool,
     /// Bytes the guest has not taken yet. Not read further before it is empty, so bounded by one read.
     pending: VecDeque<u8>,
-    grace: Duration,
-    deadline: Option<Instant>,
+    grace: &'a mut Grace,
 }
 
 impl Supervisor<'_> {
@@ -75,12 +88,12 @@ impl Supervisor<'_> {
     fn tick(&mut self) -> i32 {
         self.offer_pending();
         let now = Instant::now();
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
-            tracing::warn!(grace = ?self.grace, "guest did not power off in time, stopping it");
+        if self.grace.deadline.is_some_and(|deadline| deadline <= now) {
+            tracing::warn!(grace = ?self.grace.time, "guest did not power off in time, stopping it");
             self.control.end(Ending::Stopped);
             return 0;
         }
-        let grace = self.deadline.map(|deadline| deadline - now);
+        let grace = self.grace.deadline.map(|deadline| deadline - now);
         let retry = (!self.pending.is_empty()).then_some(INPUT_RETRY);
         match grace.into_iter().chain(retry).min() {
             None => -1,
@@ -100,13 +113,13 @@ impl Supervisor<'_> {
     }
 
     fn ask_to_stop(&mut self, urgent: bool) {
-        if urgent || self.deadline.is_some() {
+        if urgent || self.grace.deadline.is_some() {
             self.control.end(Ending::Stopped);
             return;
         }
-        tracing::info!(grace = ?self.grace, "pressing the guest's power button");
+        tracing::info!(grace = ?self.grace.time, "pressing the guest's power button");
         self.guest.power_button();
-        self.deadline = Some(Instant::now() + self.grace);
+        self.grace.deadline = Some(Instant::now() + self.grace.time);
     }
 
     fn read_input(&mut self, ops: &mut EventOps<'_>) {
@@ -190,7 +203,7 @@ mod tests {
         guest: &'a Pressed,
         control: &Arc<Control>,
         signals: &'a mut StopSignals,
-        grace: Duration,
+        grace: &'a mut Grace,
     ) -> Supervisor<'a> {
         Supervisor {
             guest,
@@ -200,7 +213,6 @@ mod tests {
             input_open: false,
             pending: VecDeque::new(),
             grace,
-            deadline: None,
         }
     }
 
@@ -214,7 +226,8 @@ mod tests {
                 thread::sleep(Duration::from_millis(50));
                 control.end(Ending::PowerOff);
             });
-            wait(&guest, &control, &mut signals, None, Duration::from_secs(5)).unwrap();
+            let mut grace = Grace::new(Duration::from_secs(5));
+            wait(&guest, &control, &mut signals, None, &mut grace).unwrap();
         });
         assert_eq!((control.ending(), guest.0.get()), (Some(Ending::PowerOff), 0));
     }
@@ -224,7 +237,8 @@ mod tests {
         let mut signals = StopSignals::take_over().unwrap();
         let guest = Pressed::default();
         let control = Control::new().unwrap();
-        let mut supervisor = supervisor(&guest, &control, &mut signals, Duration::from_secs(60));
+        let mut grace = Grace::new(Duration::from_secs(60));
+        let mut supervisor = supervisor(&guest, &control, &mut signals, &mut grace);
         supervisor.ask_to_stop(false);
         assert_eq!((guest.0.get(), control.ending()), (1, None));
         assert!((50_000..=60_001).contains(&supervisor.tick()));
@@ -237,7 +251,8 @@ mod tests {
         let mut signals = StopSignals::take_over().unwrap();
         let guest = Pressed::default();
         let control = Control::new().unwrap();
-        let mut supervisor = supervisor(&guest, &control, &mut signals, Duration::ZERO);
+        let mut grace = Grace::new(Duration::ZERO);
+        let mut supervisor = supervisor(&guest, &control, &mut signals, &mut grace);
         supervisor.ask_to_stop(false);
         assert_eq!(supervisor.tick(), 0);
         assert_eq!((guest.0.get(), control.ending()), (1, Some(Ending::Stopped)));

@@ -213,8 +213,8 @@ impl Vcpu {
         let count = (internal.ndata as usize).min(internal.data.len());
         let data = &internal.data[..count];
         match rip {
-            Some(rip) => format!("{cause} (suberror {}) at rip {rip:#x}, data {data:#x?}", internal.suberror),
-            None => format!("{cause} (suberror {}), data {data:#x?}", internal.suberror),
+            Some(rip) => format!("{cause} (suberror {}) at rip {rip:#x}, data {data:x?}", internal.suberror),
+            None => format!("{cause} (suberror {}), data {data:x?}", internal.suberror),
         }
     }
 }
