@@ -2,10 +2,12 @@
 //! Where the console device's bytes go on the host, and the watch for a text among them.
 //!
 //! The sink outlives the machine: after a guest reset the new console device gets a clone. Devices put a bounded
-//! buffer and a thread in front of it (`cvmm_devices::legacy::console_out`), so a write here may block.
+//! buffer and a thread in front of it (`cvmm_devices::legacy::console_out`), so a write here may block. A device that
+//! goes while its thread is stuck in a write abandons it. The next device's thread must not queue up behind that one,
+//! or every reset would leave another: it is told to ask again instead, and can then be given up in order.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 /// Called when the watched text goes by.
 pub type OnText = Box<dyn Fn() + Send + Sync>;
@@ -42,11 +44,20 @@ impl ConsoleSink {
         });
         Self(Arc::new(Mutex::new(Sink { inner, watch })))
     }
+
+    /// Exclusive use of the sink, or [`io::ErrorKind::WouldBlock`] while another thread writes.
+    fn sink(&self) -> io::Result<MutexGuard<'_, Sink>> {
+        match self.0.try_lock() {
+            Ok(sink) => Ok(sink),
+            Err(TryLockError::Poisoned(sink)) => Ok(sink.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
 }
 
 impl Write for ConsoleSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sink = self.sink()?;
         let written = sink.inner.write(bytes)?;
         if let Some(watch) = &mut sink.watch {
             for byte in &bytes[..written.min(bytes.len())] {
@@ -61,7 +72,11 @@ impl Write for ConsoleSink {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).inner.flush()
+        match self.sink() {
+            Ok(mut sink) => sink.inner.flush(),
+            // Whoever writes flushes too, and what both wrote is in one buffer.
+            Err(_) => Ok(()),
+        }
     }
 }
 
@@ -117,5 +132,31 @@ mod tests {
         first.write_all(b"before").unwrap();
         second.write_all(b"after reset").unwrap();
         assert_eq!(total.load(Ordering::Relaxed), 17);
+    }
+
+    #[test]
+    fn nobody_waits_behind_a_writer_that_is_stuck() {
+        struct Stuck(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.send(()).map_err(io::Error::other)?;
+                self.1.recv().map_err(io::Error::other)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (entered, has_entered) = std::sync::mpsc::channel();
+        let (go_on, may_go_on) = std::sync::mpsc::channel();
+        let mut old = ConsoleSink::new(Box::new(Stuck(entered, may_go_on)), None);
+        let mut new = old.clone();
+        let writer = std::thread::spawn(move || old.write(b"old"));
+        has_entered.recv().unwrap();
+        assert_eq!(new.write(b"new").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        go_on.send(()).unwrap();
+        assert_eq!(writer.join().unwrap().unwrap(), 3);
+        go_on.send(()).unwrap();
+        assert_eq!(new.write(b"new").unwrap(), 3);
     }
 }
