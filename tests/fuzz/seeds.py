@@ -114,6 +114,10 @@ def block():
         for mode in (0x10, 0x1C, 0x40, 0x70, 0x74) if name in ("read", "write", "zero") else (0x10,):
             yield f"{name}-{mode:x}", bytes([mode, 4]) + data + b"\xff"
     yield "all", bytes([0x14, 8]) + b"".join(requests.values()) + b"\xff" + requests["write"] * 2 + b"\xff"
+    # Whole blocks at an address that direct I/O cannot take: by way of the bounce buffer.
+    unaligned = b"".join(struct.pack("<BBBHBHHH", 5, kind, shape, 8, 0xFE, 8192, 1, 1) for kind, shape in ((0, 9), (1, 8)))
+    for mode in (0x60, 0x74):
+        yield f"bounce-{mode:x}", bytes([mode, 4]) + unaligned + b"\xff"
     yield "read-only", bytes([1, 4]) + requests["write"] + requests["read"] + b"\xff"
     yield "loop", bytes([4, 4]) + desc(0, 0, 0x50, 0, 2, 1, 0) + struct.pack("<BH", 2, 0) + b"\xff"
     split = bytes([4, 0x50, 0, 16]) + bytes(16) + desc(0, 0, 0x50, 0, 1, 1, 1) + desc(0, 1, 0x60, 0, 32, 3, 2) + desc(
