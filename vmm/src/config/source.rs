@@ -68,13 +68,19 @@ impl<'text> Source<'text> {
         if errors.is_empty() {
             return Ok(Self { file: file.to_owned(), text, tree });
         }
-        let problems = errors.iter().take(MAX_SYNTAX_ERRORS).map(|error| {
-            let span = error.span().unwrap_or(0..0);
-            let mut problem = Problem::at("", "syntax", format!("not valid TOML: {}", error.message()));
-            problem.location = Some(Location::new(file, text, span.start, span.end));
-            problem
-        });
-        Err(ConfigError::new(problems.collect()))
+        let mut problems: Vec<_> = errors
+            .iter()
+            .take(MAX_SYNTAX_ERRORS)
+            .map(|error| {
+                let span = error.span().unwrap_or(0..0);
+                let mut problem = Problem::at("", "syntax", format!("not valid TOML: {}", error.message()));
+                problem.location = Some(Location::new(file, text, span.start, span.end));
+                problem
+            })
+            .collect();
+        // Each bracket that is left open is reported at the same place.
+        problems.dedup();
+        Err(ConfigError::new(problems))
     }
 
     pub(super) fn tree(&self) -> &Spanned<DeTable<'text>> {
