@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runs the real `cvmm` as a process and sees what it prints, returns, holds and leaves behind.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
 #![expect(unsafe_code, reason = "kill(2) has no safe interface in std")]
 
 use std::fs::{self, File, OpenOptions};
@@ -179,6 +180,14 @@ impl Vm {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has a thread of this name.
+    pub fn has_thread(&self, name: &str) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return false };
+        threads.flatten().any(|thread| {
+            fs::read_to_string(thread.path().join("comm")).is_ok_and(|text| text.trim_end() == name)
+        })
     }
 
     /// Sends a signal.

@@ -60,7 +60,7 @@ fn a_pipe_that_nobody_reads_costs_output_and_little_time() {
     let ended = Vm::spawn(command, lab).finish();
     drop(reader);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.took < Duration::from_secs(5), "took {:?}", ended.took);
+    assert!(ended.took < Duration::from_secs(10), "took {:?}", ended.took);
     assert!(ended.stderr.contains("console output"), "the loss is told: {}", ended.stderr);
 }
 

@@ -81,7 +81,7 @@ fn the_grace_time_goes_on_through_resets() {
     let ended = vm.finish();
     assert_eq!(ended.code, Some(12), "{}", ended.stderr);
     let took = asked.elapsed().as_secs_f64();
-    assert!((0.9..3.0).contains(&took), "took {took} s");
+    assert!((0.9..6.0).contains(&took), "took {took} s");
 }
 
 #[test]
