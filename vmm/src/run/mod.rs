@@ -107,13 +107,17 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
         let control = Arc::clone(running.control());
         supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), &mut grace)
             .map_err(|error| RunError::Events(io::Error::other(error)))?;
-        let over = control.ending().is_some_and(|ending| ending != Ending::Reset || options.exit_on_reset);
+        let over = grace.is_over()
+            || control.ending().is_some_and(|ending| ending != Ending::Reset || options.exit_on_reset);
         if over {
             timeline.mark(Phase::PowerOff);
         }
-        let (ending, counts) = running.stop();
+        let (mut ending, counts) = running.stop();
         exits.add(&counts);
         if over {
+            if ending == Ending::Reset && grace.is_over() {
+                ending = Ending::Stopped;
+            }
             match ending {
                 Ending::TripleFault { .. } | Ending::InternalError { .. } => tracing::error!("{ending}"),
                 _ => tracing::info!("{ending}"),

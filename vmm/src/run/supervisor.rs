@@ -32,12 +32,18 @@ pub trait Guest {
 pub struct Grace {
     time: Duration,
     deadline: Option<Instant>,
+    over: bool,
 }
 
 impl Grace {
     /// `time` from the power button to the stop.
     pub fn new(time: Duration) -> Self {
-        Self { time, deadline: None }
+        Self { time, deadline: None, over: false }
+    }
+
+    /// Whether the VM is to stop, even if the guest asked for a reset at the same moment and was first.
+    pub fn is_over(&self) -> bool {
+        self.over
     }
 }
 
@@ -59,7 +65,8 @@ pub fn wait(
         pending: VecDeque::new(),
         grace,
     });
-    while !control.is_stopping() {
+    // At least once, so that a guest that resets faster than this thread gets here cannot keep signals out.
+    loop {
         let timeout = manager.subscriber_mut(id)?.tick();
         match manager.run_with_timeout(timeout) {
             Ok(_) => {}
@@ -67,8 +74,10 @@ pub fn wait(
             Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
             Err(error) => return Err(error),
         }
+        if control.is_stopping() {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 struct Supervisor<'a> {
@@ -90,7 +99,7 @@ impl Supervisor<'_> {
         let now = Instant::now();
         if self.grace.deadline.is_some_and(|deadline| deadline <= now) {
             tracing::warn!(grace = ?self.grace.time, "guest did not power off in time, stopping it");
-            self.control.end(Ending::Stopped);
+            self.stop();
             return 0;
         }
         let grace = self.grace.deadline.map(|deadline| deadline - now);
@@ -112,9 +121,14 @@ impl Supervisor<'_> {
         }
     }
 
+    fn stop(&mut self) {
+        self.grace.over = true;
+        self.control.end(Ending::Stopped);
+    }
+
     fn ask_to_stop(&mut self, urgent: bool) {
         if urgent || self.grace.deadline.is_some() {
-            self.control.end(Ending::Stopped);
+            self.stop();
             return;
         }
         tracing::info!(grace = ?self.grace.time, "pressing the guest's power button");
@@ -131,12 +145,16 @@ impl Supervisor<'_> {
         }
         match input.read() {
             Some(keys) => {
+                let mut stop = false;
                 for key in keys {
                     match key {
                         Key::Guest(byte) => self.pending.push_back(byte),
-                        Key::Stop => self.control.end(Ending::Stopped),
+                        Key::Stop => stop = true,
                         Key::PowerButton => self.guest.power_button(),
                     }
+                }
+                if stop {
+                    self.stop();
                 }
                 self.offer_pending();
             }
@@ -155,7 +173,7 @@ impl MutEventSubscriber for Supervisor<'_> {
             if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
                 // Without these events the VM could not be stopped.
                 tracing::error!(%error, "cannot watch for the end of the vm");
-                self.control.end(Ending::Stopped);
+                self.stop();
             }
         }
         if let Some(input) = &self.input {
@@ -256,5 +274,21 @@ mod tests {
         supervisor.ask_to_stop(false);
         assert_eq!(supervisor.tick(), 0);
         assert_eq!((guest.0.get(), control.ending()), (1, Some(Ending::Stopped)));
+    }
+
+    #[test]
+    fn a_stop_that_comes_with_a_reset_is_not_lost() {
+        let mut signals = StopSignals::take_over().unwrap();
+        let guest = Pressed::default();
+        let control = Control::new().unwrap();
+        let mut grace = Grace::new(Duration::from_secs(60));
+        control.end(Ending::Reset);
+        supervisor(&guest, &control, &mut signals, &mut grace).ask_to_stop(false);
+        assert!(!grace.is_over(), "this was the power button");
+        // The next machine's supervisor, and the guest is first again.
+        let control = Control::new().unwrap();
+        control.end(Ending::Reset);
+        supervisor(&guest, &control, &mut signals, &mut grace).ask_to_stop(false);
+        assert_eq!((control.ending(), grace.is_over()), (Some(Ending::Reset), true));
     }
 }
