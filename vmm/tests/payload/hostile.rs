@@ -104,7 +104,10 @@ fn fw_cfg_transfers_from_and_to_anywhere() {
         .print();
     let mut expected = "QEMU\n00000000\n".to_owned();
 
-    // What is refused, by the error bit in the big-endian control word; item 0x19 is the directory.
+    // What is refused, by the error bit in the big-endian control word, and as a whole: the mark far behind the end of
+    // the item stays. Item 0x19 is the directory.
+    const MARK: u32 = TARGET + 0x10_0000;
+    script = script.write32(MARK, 0x1234_5678);
     let select = SELECT | 0x19 << 16;
     for (control, len, address) in [
         (select | READ, 4, 0x0600_0000_u64),
@@ -119,6 +122,9 @@ fn fw_cfg_transfers_from_and_to_anywhere() {
         script = dma(script, DESCRIPTOR, control, len, address).read32(DESCRIPTOR).print();
         expected.push_str("01000000\n");
     }
+
+    script = script.read32(MARK).print();
+    expected.push_str("12345678\n");
 
     // What has no effect that can be seen: keys without an item, all skips, the descriptor itself as the target.
     script = dma(script, DESCRIPTOR, SELECT | 0xffff << 16 | SKIP, u32::MAX, 0);
