@@ -15,7 +15,7 @@ mod place;
 use std::fmt;
 
 pub use error::PlanError;
-pub use place::{PageSink, PlaceError, place};
+pub use place::{FillError, PageSink, PlaceError, place};
 
 use crate::blob::Blob;
 use crate::kernel::Kernel;

@@ -57,7 +57,7 @@ pub struct AcpiBlobs {
     pub rsdp: Vec<u8>,
     /// [`LOADER_FILE`].
     pub loader: Vec<u8>,
-    /// [`VMGENID_FILE`]: one page with the ID at [`dsdt::VMGENID_OFFSET`].
+    /// [`VMGENID_FILE`]: one page with the ID at `dsdt::VMGENID_OFFSET`.
     pub vmgenid: Vec<u8>,
 }
 

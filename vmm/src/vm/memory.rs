@@ -4,14 +4,18 @@
 //! The regions are kept apart because different parties may see them: devices get RAM only
 //! ([`MachineMemory::for_devices`]), while placing the launch plan writes both.
 
-#![expect(unsafe_code, reason = "registers memory slots and advises the kernel about mappings")]
+#![expect(
+    unsafe_code,
+    reason = "registers memory slots, advises the kernel about mappings, lends memory to be filled"
+)]
 
 use std::io;
 use std::sync::Arc;
 
 use cvmm_devices::memory::DeviceMemory;
+use cvmm_launch::blob::ReadError;
 use cvmm_launch::memory::{HIGH_BASE, MemoryLayout};
-use cvmm_launch::plan::PageSink;
+use cvmm_launch::plan::{FillError, PageSink};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use thiserror::Error;
@@ -110,11 +114,32 @@ impl MachineMemory {
 
 struct Sink<'a>(&'a MachineMemory);
 
+impl Sink<'_> {
+    fn memory(&self, address: GuestAddress) -> &GuestMemoryMmap<()> {
+        if self.0.firmware.address_in_range(address) { &self.0.firmware } else { &self.0.ram }
+    }
+}
+
 impl PageSink for Sink<'_> {
     fn write(&mut self, gpa: u64, bytes: &[u8]) -> io::Result<()> {
         let address = GuestAddress(gpa);
-        let memory = if self.0.firmware.address_in_range(address) { &self.0.firmware } else { &*self.0.ram };
-        memory.write_slice(bytes, address).map_err(io::Error::other)
+        self.memory(address).write_slice(bytes, address).map_err(io::Error::other)
+    }
+
+    fn fill(
+        &mut self,
+        gpa: u64,
+        len: usize,
+        read: &mut dyn FnMut(&mut [u8]) -> Result<(), ReadError>,
+    ) -> Result<(), FillError> {
+        let address = GuestAddress(gpa);
+        let slice =
+            GuestMemoryBackend::get_slice(self.memory(address), address, len).map_err(io::Error::other)?;
+        let guard = slice.ptr_guard_mut();
+        // SAFETY: the guard's range is a live mapping of `len` bytes. Pages are placed before any vCPU exists and before
+        // any device is active, so nobody else reads or writes guest memory while this reference lives.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), len) };
+        Ok(read(bytes)?)
     }
 }
 
