@@ -85,6 +85,10 @@ impl Session<'_> {
         timeline: Arc<Timeline>,
         run: impl FnOnce(Config, RunOptions) -> Result<Outcome, Failure>,
     ) -> ExitStatus {
+        if let Some(Err(error)) = args.timeline.as_deref().map(Recording::reserve) {
+            self.error(ExitStatus::File, &error);
+            return ExitStatus::File;
+        }
         let config = match Config::load_with(&args.config, Checks::RUN) {
             Ok(config) => config,
             Err(error) => return self.config_error(&error),

@@ -95,7 +95,10 @@ fn a_failed_run_gives_its_code_and_causes_and_still_a_timeline() {
     assert_eq!((status, err.as_str()), (ExitStatus::TripleFault, "error: the machine broke: no such luck\n"));
     assert!(Recording::read(&file).is_ok());
     let folder = folder.path().to_str().unwrap();
-    let (status, _, err) = cvmm(&["run", "-c", &toml, "--timeline", folder], |_, _| Ok(Ended));
+    let (status, _, err) =
+        cvmm(&["run", "-c", &toml, "--timeline", folder], |_, _| -> Result<Ended, Broken> {
+            panic!("ran although its timeline cannot be written")
+        });
     assert_eq!(status, ExitStatus::File);
     assert!(err.contains("cannot write timeline"), "{err}");
 }

@@ -113,6 +113,15 @@ impl Recording {
         std::fs::write(path, text).map_err(fail)
     }
 
+    /// Creates the file if it does not exist, so that a path that cannot be written is known before a VM has run.
+    ///
+    /// # Errors
+    /// [`TimelineError::Write`].
+    pub fn reserve(path: &Path) -> Result<(), TimelineError> {
+        let opened = File::options().create(true).append(true).open(path);
+        opened.map(drop).map_err(|source| TimelineError::Write { path: path.to_path_buf(), source })
+    }
+
     /// Reads and checks a file.
     ///
     /// # Errors
