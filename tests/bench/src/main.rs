@@ -14,8 +14,11 @@ mod trace;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
 use contestant::{Contestant, Files, Machine};
@@ -55,32 +58,15 @@ fn main() -> Result<()> {
     let work = Path::new("/tmp/cvmm-bench");
     let files = Files::stage(work, &args.cvmm, &args.qemu, &args.images)?;
     let machine = Machine { vcpus: args.vcpus, memory_mib: args.memory };
-    let logs = args.out.join("consoles");
+    let logs = work.join("consoles");
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let bench = Bench { files, machine, logs, trace: trace::Instance::create()? };
-
-    let mut report = Report::new(&args.clock, args.runs, machine);
-    // One round that is not counted: it fills L1's caches and shows at once what cannot run at all.
-    for contestant in Contestant::ALL {
-        bench.time(contestant, "warm-up")?;
-    }
-    for round in 1..=args.runs {
-        for contestant in Contestant::ALL {
-            let sample = bench.time(contestant, &format!("time-{round}"))?;
-            say(&format!("run {round} {contestant}: {sample}"));
-            report.sample(contestant, sample);
-        }
-    }
-    for contestant in Contestant::ALL {
-        let counts = bench.count(contestant)?;
-        say(&format!("exits {contestant}: {}", counts.line()));
-        report.counts(contestant, counts);
-        let memory = bench.memory(contestant)?;
-        say(&format!("memory {contestant}: {} KiB", memory.own_kib));
-        report.memory(contestant, memory);
-    }
+    let report = bench.all(&args);
+    // Most wanted when it went wrong.
+    let status = Command::new("cp").arg("-r").arg(&bench.logs).arg(&args.out).status()?;
+    ensure!(status.success(), "cannot copy the consoles to {}", args.out.display());
     bench.trace.remove();
-
+    let report = report?;
     let text = report.text();
     fs::write(args.out.join("results.json"), report.json()?)?;
     fs::write(args.out.join("report.txt"), &text)?;
@@ -102,15 +88,41 @@ struct Bench {
 }
 
 impl Bench {
+    fn all(&self, args: &Args) -> Result<Report> {
+        let mut report = Report::new(&args.clock, args.runs, self.machine);
+        // One round that is not counted: it fills L1's caches and shows at once what cannot run at all.
+        for contestant in Contestant::ALL {
+            self.time(contestant, "warm-up")?;
+        }
+        for round in 1..=args.runs {
+            for contestant in Contestant::ALL {
+                let sample = self.time(contestant, &format!("time-{round}"))?;
+                say(&format!("run {round} {contestant}: {sample}"));
+                report.sample(contestant, sample);
+            }
+        }
+        for contestant in Contestant::ALL {
+            let counts = self.count(contestant)?;
+            say(&format!("exits {contestant}: {}", counts.line()));
+            report.counts(contestant, counts);
+            let memory = self.memory(contestant)?;
+            say(&format!("memory {contestant}: {} KiB", memory.own_kib));
+            report.memory(contestant, memory);
+        }
+        Ok(report)
+    }
+
     fn launch(&self, contestant: Contestant, test: &str, name: &str) -> Result<run::Running> {
+        // The kernel frees the VM before in the background, on the only CPU.
+        thread::sleep(Duration::from_secs(1));
         let log = self.logs.join(format!("{contestant}-{name}.log"));
         let command = self.files.command(contestant, self.machine, test)?;
-        run::Running::start(command, &log).with_context(|| format!("{contestant} {name}"))
+        run::Running::start(command, &log, || self.trace.mark())
+            .with_context(|| format!("{contestant} {name}"))
     }
 
     fn time(&self, contestant: Contestant, name: &str) -> Result<Sample> {
         self.trace.arm_first_entry()?;
-        self.trace.mark()?;
         let ended = self.launch(contestant, "boot", name)?.finish()?;
         let first = self.trace.first_entry()?;
         Ok(Sample {

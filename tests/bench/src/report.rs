@@ -142,6 +142,10 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
 impl Report {
     pub fn new(clock: &str, runs: u32, machine: Machine) -> Self {
         let (samples, counts, memory) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -207,7 +211,7 @@ impl Report {
             write!(out, "{name:<24}")?;
             for contestant in Contestant::ALL {
                 let values = self.values(contestant, of);
-                let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+                let low = least(&values);
                 let high = values.iter().copied().fold(0.0, f64::max);
                 write!(out, "{:>26}", format!("{:.3} ({low:.3} to {high:.3})", median(&values)))?;
             }
@@ -240,18 +244,28 @@ impl Report {
         self.write_details(out)
     }
 
-    fn ratio(&self, cvmm: Contestant, qemu: Contestant, of: fn(&Sample) -> f64) -> f64 {
-        median(&self.values(cvmm, of)) / median(&self.values(qemu, of))
+    fn ratio(
+        &self,
+        cvmm: Contestant,
+        qemu: Contestant,
+        of: fn(&Sample) -> f64,
+        pick: fn(&[f64]) -> f64,
+    ) -> f64 {
+        pick(&self.values(cvmm, of)) / pick(&self.values(qemu, of))
     }
 
     fn write_ratios(&self, out: &mut String) -> fmt::Result {
-        writeln!(out, "\ncvmm / QEMU, medians")?;
-        for (pair, cvmm, qemu) in PAIRS {
-            write!(out, "  {pair:<40}")?;
-            for (name, of) in TIMES {
-                write!(out, "{name} {:.2}   ", self.ratio(cvmm, qemu, of))?;
+        // Other load only ever adds time, so on a busy machine the least of each says more than the median.
+        let picks: [Figure<[f64], f64>; 2] = [("medians", median), ("minima", least)];
+        for (title, pick) in picks {
+            writeln!(out, "\ncvmm / QEMU, {title}")?;
+            for (pair, cvmm, qemu) in PAIRS {
+                write!(out, "  {pair:<40}")?;
+                for (name, of) in TIMES {
+                    write!(out, "{name} {:.2}   ", self.ratio(cvmm, qemu, of, pick))?;
+                }
+                writeln!(out)?;
             }
-            writeln!(out)?;
         }
         Ok(())
     }
@@ -260,7 +274,7 @@ impl Report {
         let mut aims = Vec::new();
         for (pair, cvmm, qemu) in PAIRS {
             for ((name, of), aim) in TIMES.into_iter().zip([0.3, 0.6]) {
-                let ratio = self.ratio(cvmm, qemu, of);
+                let ratio = self.ratio(cvmm, qemu, of, median);
                 aims.push((format!("{name}, {pair}: {ratio:.2} of QEMU's time, aim {aim}"), ratio <= aim));
             }
         }

@@ -34,11 +34,14 @@ pub struct Ended {
 }
 
 impl Running {
-    /// Starts `command`; its console goes to `log` as well.
-    pub fn start(mut command: Command, log: &Path) -> Result<Self> {
+    /// Starts `command`; its console goes to `log` as well. `mark` is called at the moment from which times count.
+    ///
+    /// `log` must not be on a file system that waits for the outer host: that would be in the measured time.
+    pub fn start(mut command: Command, log: &Path, mark: impl FnOnce() -> Result<()>) -> Result<Self> {
         let errors = File::create(log.with_extension("stderr"))?;
         let mut log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        mark()?;
         let start = Instant::now();
         let mut child =
             command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
@@ -122,7 +125,7 @@ mod tests {
         let log = std::env::temp_dir().join(format!("cvmm-bench-{name}-{}.log", std::process::id()));
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        let ended = Running::start(command, &log)?.finish();
+        let ended = Running::start(command, &log, || Ok(()))?.finish();
         let _ = std::fs::remove_file(log.with_extension("stderr"));
         let _ = std::fs::remove_file(log);
         ended
