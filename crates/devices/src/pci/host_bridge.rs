@@ -45,14 +45,4 @@ impl PciFunction for HostBridge {
     fn config_write(&mut self, offset: u8, data: &[u8]) {
         self.config.write(offset, data);
     }
-
-    fn decoded(&self) -> Option<(u64, u64)> {
-        None
-    }
-
-    fn bar_read(&mut self, _offset: u64, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-
-    fn bar_write(&mut self, _offset: u64, _data: &[u8]) {}
 }

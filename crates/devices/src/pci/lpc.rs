@@ -62,14 +62,4 @@ impl PciFunction for LpcBridge {
             self.config.write(offset, data);
         }
     }
-
-    fn decoded(&self) -> Option<(u64, u64)> {
-        None
-    }
-
-    fn bar_read(&mut self, _offset: u64, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-
-    fn bar_write(&mut self, _offset: u64, _data: &[u8]) {}
 }

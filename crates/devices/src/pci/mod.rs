@@ -29,10 +29,17 @@ pub trait PciFunction: Send {
     /// Writes configuration space.
     fn config_write(&mut self, offset: u8, data: &[u8]);
     /// The memory range that the function's only BAR decodes now: `(base, length)`; `None` while memory
-    /// decoding is off or the BAR is being sized. Asked after every configuration write.
-    fn decoded(&self) -> Option<(u64, u64)>;
+    /// decoding is off or the BAR is being sized, and for a function without BAR. Asked after every configuration write.
+    fn decoded(&self) -> Option<(u64, u64)> {
+        None
+    }
     /// Reads inside that range.
-    fn bar_read(&mut self, offset: u64, data: &mut [u8]);
+    fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
+        let _ = offset;
+        data.fill(0xff);
+    }
     /// Writes inside that range.
-    fn bar_write(&mut self, offset: u64, data: &[u8]);
+    fn bar_write(&mut self, offset: u64, data: &[u8]) {
+        let _ = (offset, data);
+    }
 }
