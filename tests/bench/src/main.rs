@@ -45,6 +45,9 @@ struct Args {
     /// Memory of each VM in MiB
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(256..=2048))]
     memory: u32,
+    /// Seconds, by this host's clock, after which a VM counts as stuck
+    #[arg(long, default_value_t = 240)]
+    limit: u32,
     /// Where results.json, report.txt and each run's console go
     #[arg(long)]
     out: PathBuf,
@@ -60,7 +63,8 @@ fn main() -> Result<()> {
     let machine = Machine { vcpus: args.vcpus, memory_mib: args.memory };
     let logs = work.join("consoles");
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-    let bench = Bench { files, machine, logs, trace: trace::Instance::create()? };
+    let limit = Duration::from_secs(args.limit.into());
+    let bench = Bench { files, machine, logs, limit, trace: trace::Instance::create()? };
     let report = bench.all(&args);
     // Most wanted when it went wrong.
     let status = Command::new("cp").arg("-r").arg(&bench.logs).arg(&args.out).status()?;
@@ -84,6 +88,7 @@ struct Bench {
     files: Files,
     machine: Machine,
     logs: PathBuf,
+    limit: Duration,
     trace: trace::Instance,
 }
 
@@ -92,7 +97,8 @@ impl Bench {
         let mut report = Report::new(&args.clock, args.runs, self.machine);
         // One round that is not counted: it fills L1's caches and shows at once what cannot run at all.
         for contestant in Contestant::ALL {
-            self.time(contestant, "warm-up")?;
+            let sample = self.time(contestant, "warm-up")?;
+            say(&format!("warm-up {contestant}: {sample}"));
         }
         for round in 1..=args.runs {
             for contestant in Contestant::ALL {
@@ -117,7 +123,7 @@ impl Bench {
         thread::sleep(Duration::from_secs(1));
         let log = self.logs.join(format!("{contestant}-{name}.log"));
         let command = self.files.command(contestant, self.machine, test)?;
-        run::Running::start(command, &log, || self.trace.mark())
+        run::Running::start(command, &log, self.limit, || self.trace.mark())
             .with_context(|| format!("{contestant} {name}"))
     }
 

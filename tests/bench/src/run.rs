@@ -11,9 +11,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Far beyond any boot, also on a busy machine.
-const LIMIT: Duration = Duration::from_secs(240);
-
 const USER_SPACE: &str = "cvmm-guest: userspace";
 const READY: &str = "cvmm-guest: ready";
 const RESULT: &str = "cvmm-guest: result=";
@@ -23,6 +20,7 @@ const RESULT: &str = "cvmm-guest: result=";
 pub struct Running {
     child: Child,
     start: Instant,
+    limit: Duration,
     lines: Receiver<(Duration, String)>,
 }
 
@@ -37,7 +35,12 @@ impl Running {
     /// Starts `command`; its console goes to `log` as well. `mark` is called at the moment from which times count.
     ///
     /// `log` must not be on a file system that waits for the outer host: that would be in the measured time.
-    pub fn start(mut command: Command, log: &Path, mark: impl FnOnce() -> Result<()>) -> Result<Self> {
+    pub fn start(
+        mut command: Command,
+        log: &Path,
+        limit: Duration,
+        mark: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
         let errors = File::create(log.with_extension("stderr"))?;
         let mut log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
@@ -59,7 +62,7 @@ impl Running {
                 line.clear();
             }
         });
-        Ok(Self { child, start, lines })
+        Ok(Self { child, start, limit, lines })
     }
 
     pub fn pid(&self) -> u32 {
@@ -69,12 +72,12 @@ impl Running {
     /// The next console line with `text`; returns when it came and the line.
     fn until(&self, text: &str) -> Result<(Duration, String)> {
         loop {
-            let left = LIMIT.saturating_sub(self.start.elapsed());
+            let left = self.limit.saturating_sub(self.start.elapsed());
             match self.lines.recv_timeout(left) {
                 Ok((at, line)) if line.contains(text) => return Ok((at, line)),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("no '{text}' on the console within {} s", LIMIT.as_secs())
+                    bail!("no '{text}' on the console within {:?}\n{}", self.limit, threads(self.pid()))
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("the VMM ended before '{text}' was on the console")
@@ -100,13 +103,29 @@ impl Running {
             if let Some(status) = self.child.try_wait()? {
                 break status;
             }
-            ensure!(self.start.elapsed() < LIMIT, "the VMM did not end after the guest's test");
+            let late = self.start.elapsed() >= self.limit;
+            ensure!(!late, "the VMM did not end after the guest's test\n{}", threads(self.pid()));
             thread::sleep(Duration::from_millis(2));
         };
         let total = self.start.elapsed();
         ensure!(status.success(), "the VMM ended with {status}");
         Ok(Ended { user_space, total })
     }
+}
+
+/// What each thread of a stuck process is doing: name, state and where it sleeps in the kernel.
+fn threads(pid: u32) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lines = tasks.map(|task| {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let stat = read("stat");
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let state = fields.first().copied().unwrap_or("?");
+        // utime and stime, in ticks
+        let times = fields.get(11..13).map(|times| times.join("+")).unwrap_or_default();
+        format!("  {} {state} {times} {}\n{}", read("comm").trim(), read("wchan"), read("stack"))
+    });
+    lines.collect()
 }
 
 impl Drop for Running {
@@ -125,7 +144,7 @@ mod tests {
         let log = std::env::temp_dir().join(format!("cvmm-bench-{name}-{}.log", std::process::id()));
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        let ended = Running::start(command, &log, || Ok(()))?.finish();
+        let ended = Running::start(command, &log, Duration::from_secs(10), || Ok(()))?.finish();
         let _ = std::fs::remove_file(log.with_extension("stderr"));
         let _ = std::fs::remove_file(log);
         ended
@@ -140,6 +159,18 @@ mod tests {
         .unwrap();
         assert!(ended.user_space >= Duration::from_millis(200));
         assert!(ended.total >= ended.user_space + Duration::from_millis(200));
+    }
+
+    #[test]
+    fn a_stuck_boot_says_where() {
+        let log = std::env::temp_dir().join(format!("cvmm-bench-stuck-{}.log", std::process::id()));
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        let running = Running::start(command, &log, Duration::from_millis(300), || Ok(())).unwrap();
+        let error = running.finish().unwrap_err().to_string();
+        assert!(error.contains("  sleep S "), "{error}");
+        let _ = std::fs::remove_file(log.with_extension("stderr"));
+        let _ = std::fs::remove_file(log);
     }
 
     #[test]
