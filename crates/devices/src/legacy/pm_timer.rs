@@ -4,6 +4,11 @@
 //! Firmware has no other delay clock and polls it; Linux does not use it on this machine. It can therefore be
 //! run fast: firmware's fixed waits (10 ms after each INIT) shrink by the scale and so do its polls. That bends
 //! the specification and is off (scale 1) unless the configuration asks for it.
+//!
+//! Polling is expensive: each read leaves the guest, and a wait of 10 ms on a fast host is thousands of them. A
+//! guest that has been polling for a while is therefore made to wait a little inside the read ([`Poll`]): for an
+//! eighth of the time it has polled already, so that a wait becomes at most that much longer than asked for (the
+//! clock guarantees lower bounds only), and at most [`LONGEST_NAP`], so that no vCPU is held for long.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -16,10 +21,40 @@ pub const FREQUENCY: u64 = 3_579_545;
 const MASK: u128 = 0x00ff_ffff;
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
+/// Reads further apart than this are not one wait.
+const POLL_GAP: Duration = Duration::from_micros(200);
+/// Shorter naps would cost more than the exits they save.
+const SHORTEST_NAP: Duration = Duration::from_micros(20);
+/// Longest time that one read holds a vCPU.
+const LONGEST_NAP: Duration = Duration::from_micros(500);
+/// A nap is this part of the time polled so far.
+const NAP_PART: u32 = 8;
+
+/// A run of reads that follow each other closely.
+#[derive(Debug, Default)]
+struct Poll {
+    first: Duration,
+    last: Duration,
+}
+
+impl Poll {
+    /// Notes a read at `now` and says how long it should take.
+    fn nap(&mut self, now: Duration) -> Option<Duration> {
+        if now.saturating_sub(self.last) > POLL_GAP {
+            self.first = now;
+        }
+        self.last = now;
+        let nap = (now.saturating_sub(self.first) / NAP_PART).min(LONGEST_NAP);
+        (nap >= SHORTEST_NAP).then_some(nap)
+    }
+}
+
 /// The timer.
 pub struct PmTimer {
     elapsed: Box<dyn Fn() -> Duration + Send>,
+    sleep: Box<dyn Fn(Duration) + Send>,
     ticks_per_second: u128,
+    poll: Poll,
 }
 
 impl std::fmt::Debug for PmTimer {
@@ -32,12 +67,17 @@ impl PmTimer {
     /// Starts at zero and runs `scale` times as fast as the specification says.
     pub fn new(scale: NonZeroU32) -> Self {
         let start = Instant::now();
-        Self::with_clock(scale, Box::new(move || start.elapsed()))
+        Self::with_clock(scale, Box::new(move || start.elapsed()), Box::new(std::thread::sleep))
     }
 
-    /// Like [`PmTimer::new`], with the time since start taken from `elapsed`.
-    pub fn with_clock(scale: NonZeroU32, elapsed: Box<dyn Fn() -> Duration + Send>) -> Self {
-        Self { elapsed, ticks_per_second: u128::from(FREQUENCY) * u128::from(scale.get()) }
+    /// Like [`PmTimer::new`], with the time since start taken from `elapsed` and waits made by `sleep`.
+    pub fn with_clock(
+        scale: NonZeroU32,
+        elapsed: Box<dyn Fn() -> Duration + Send>,
+        sleep: Box<dyn Fn(Duration) + Send>,
+    ) -> Self {
+        let ticks_per_second = u128::from(FREQUENCY) * u128::from(scale.get());
+        Self { elapsed, sleep, ticks_per_second, poll: Poll::default() }
     }
 
     /// The counter's value. At the largest scale the product would overflow after some 700,000 years; it
@@ -50,6 +90,11 @@ impl PmTimer {
 
 impl BusDevice for PmTimer {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
+        if let Some(nap) = self.poll.nap((self.elapsed)()) {
+            (self.sleep)(nap);
+            // The nap is no gap between reads.
+            self.poll.last = (self.elapsed)();
+        }
         let value = self.count().to_le_bytes();
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         for (i, byte) in data.iter_mut().enumerate() {
@@ -76,7 +121,8 @@ mod tests {
     }
 
     fn at(scale: u32, nanos: u64) -> PmTimer {
-        PmTimer::with_clock(NonZeroU32::new(scale).unwrap(), Box::new(move || Duration::from_nanos(nanos)))
+        let clock = Box::new(move || Duration::from_nanos(nanos));
+        PmTimer::with_clock(NonZeroU32::new(scale).unwrap(), clock, Box::new(|_| {}))
     }
 
     #[test]
@@ -95,6 +141,7 @@ mod tests {
         let mut timer = PmTimer::with_clock(
             NonZeroU32::MIN,
             Box::new(move || Duration::from_nanos(clock.load(Ordering::Relaxed))),
+            Box::new(|_| {}),
         );
         let mut last = 0;
         for _ in 0..1000 {
@@ -104,6 +151,54 @@ mod tests {
             last = value;
         }
         assert_eq!(last, 4417, "1.234 ms");
+    }
+
+    /// A guest that waits `micros` by polling, each read taking `exit` nanoseconds: reads made and time passed.
+    fn wait(micros: u64, exit: u64) -> (u32, u64) {
+        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let (clock, naps) = (now.clone(), now.clone());
+        let mut timer = PmTimer::with_clock(
+            NonZeroU32::MIN,
+            Box::new(move || Duration::from_nanos(clock.load(Ordering::Relaxed))),
+            Box::new(move |nap| {
+                assert!(nap <= LONGEST_NAP);
+                naps.fetch_add(nap.as_nanos() as u64, Ordering::Relaxed);
+            }),
+        );
+        let ticks = (micros * FREQUENCY / 1_000_000) as u32;
+        let start = read32(&mut timer);
+        let mut reads = 1;
+        loop {
+            now.fetch_add(exit, Ordering::Relaxed);
+            reads += 1;
+            if read32(&mut timer) - start >= ticks {
+                return (reads, now.load(Ordering::Relaxed) - 1_000_000_000);
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_wait_costs_few_reads_and_little_more_time() {
+        for exit in [2_000, 10_000, 60_000] {
+            let (reads, nanos) = wait(10_000, exit);
+            assert!(reads < 200, "{reads} reads of {exit} ns");
+            assert!((10_000_000..11_300_000).contains(&nanos), "{nanos} ns");
+        }
+    }
+
+    #[test]
+    fn a_short_wait_is_not_stretched() {
+        let (reads, nanos) = wait(100, 2_000);
+        assert!((49..=52).contains(&reads), "{reads}");
+        assert!(nanos <= 104_000, "{nanos} ns");
+    }
+
+    #[test]
+    fn reads_far_apart_are_not_a_wait() {
+        let mut poll = Poll::default();
+        for millis in 1..1000 {
+            assert_eq!(poll.nap(Duration::from_millis(millis)), None);
+        }
     }
 
     #[test]
