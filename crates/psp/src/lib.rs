@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The AMD Secure Processor of an SEV-SNP host, in software.
