@@ -117,6 +117,11 @@ pub(crate) struct Vlek {
 }
 
 impl Vlek {
+    /// Root of keys derived from the VLEK: the same on all chips that load it.
+    pub(crate) fn derivation_root(&self) -> Zeroizing<[u8; 48]> {
+        derive(&self.seed.0, "guest key derivation", &[])
+    }
+
     pub(crate) fn key(&self, product: Product, tcb: Tcb) -> Result<SigningKey, CryptoError> {
         vlek_key(&self.seed, product, tcb)
     }

@@ -63,7 +63,7 @@ pub enum DebugRule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuidCheck {
-    /// Checked against the processor.
+    /// Checked against the processor, see [`crate::cpuid`].
     #[default]
     On,
     /// Taken as they are.
