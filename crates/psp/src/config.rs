@@ -63,7 +63,7 @@ pub enum DebugRule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuidCheck {
-    /// Checked against the processor, see [`crate::cpuid`].
+    /// Checked against the processor, see the module `cpuid`.
     #[default]
     On,
     /// Taken as they are.
@@ -197,7 +197,7 @@ pub struct Config {
     pub tsc_khz: u32,
     /// Debuggable guests.
     pub debug: DebugRule,
-    /// DF_FLUSH demands that `wbinvd_done` was called since the last decommission.
+    /// DF_FLUSH demands that [`crate::Psp::wbinvd_done`] was called since the last decommission.
     pub wbinvd_check: bool,
     /// CPUID pages.
     pub cpuid_check: CpuidCheck,
@@ -326,7 +326,7 @@ fn parse_chip_id(text: &str, product: Product) -> Result<[u8; 64], ConfigError> 
 
 /// Hexadecimal digits to bytes.
 pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()

@@ -149,17 +149,13 @@ impl SigningKey {
 
 /// Verify an ECDSA P-384 signature with SHA-384. Numbers are AMD's: little endian, 72 bytes, the upper 24 zero.
 pub(crate) fn verify_p384(qx: &[u8], qy: &[u8], r: &[u8], s: &[u8], message: &[u8]) -> bool {
-    let pair = |prefix: &[u8], numbers: [&[u8]; 2]| {
-        let mut bytes = prefix.to_vec();
-        for number in numbers {
-            if number.len() != 72 || number[48..].iter().any(|&byte| byte != 0) {
-                return None;
-            }
-            bytes.extend(number[..48].iter().rev());
-        }
-        Some(bytes)
-    };
-    let (Some(point), Some(signature)) = (pair(&[4], [qx, qy]), pair(&[], [r, s])) else { return false };
+    let numbers = [qx, qy, r, s];
+    if numbers.iter().any(|number| number.len() != 72 || number[48..].iter().any(|&byte| byte != 0)) {
+        return false;
+    }
+    let [qx, qy, r, s] = numbers.map(|number| number[..48].iter().rev().copied());
+    let point: Vec<u8> = std::iter::once(4).chain(qx).chain(qy).collect();
+    let signature: Vec<u8> = r.chain(s).collect();
     UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point).verify(message, &signature).is_ok()
 }
 

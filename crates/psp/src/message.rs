@@ -46,7 +46,8 @@ impl Header {
             && usize::from(le16(page, 0x32)) == HEADER_LEN
             && header.vmpck < 4
             && header.len <= page.len() - HEADER_LEN
-            && page[TAG_LEN..SEQUENCE].iter().all(|&byte| byte == 0);
+            // Both are reserved, and neither is authenticated: the host could change them unnoticed.
+            && page[TAG_LEN..SEQUENCE].iter().chain(&page[SEQUENCE + 8..AAD]).all(|&byte| byte == 0);
         if well_formed { Ok(header) } else { Err(Status::INVALID_PARAM) }
     }
 }

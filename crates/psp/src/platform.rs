@@ -151,9 +151,16 @@ impl Psp {
         Ok(())
     }
 
-    /// A changed reported TCB changes the endorsement keys: once there are certificates they must follow.
+    /// A changed reported TCB changes the endorsement keys: the certificates must follow, or nothing would verify.
     fn set_reported_tcb(&mut self, tcb: Tcb) -> Outcome<()> {
-        self.platform.reported_tcb = tcb;
+        let old = std::mem::replace(&mut self.platform.reported_tcb, tcb);
+        if old != tcb
+            && let Err(error) = self.export_certificates()
+        {
+            self.platform.reported_tcb = old;
+            self.detail = format!(" {error}");
+            return Err(Status::HWERROR_PLATFORM);
+        }
         Ok(())
     }
 

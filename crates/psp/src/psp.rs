@@ -14,6 +14,7 @@ use crate::crypto::{CryptoError, Rng};
 use crate::fault::Faults;
 use crate::guest::Guest;
 use crate::host::{self, Host, PageState};
+use crate::pki::{Pki, PkiError};
 use crate::product::Tcb;
 use crate::status::{Outcome, Status};
 
@@ -23,9 +24,9 @@ pub enum NewError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A keys folder is asked for, and the test PKI does not exist yet.
-    #[error("keys_dir is set, but certificates cannot be kept yet; use seed")]
-    NoPki,
+    /// The keys folder is unusable.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
     /// No keys.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
@@ -64,6 +65,7 @@ pub(crate) struct Platform {
 pub struct Psp {
     pub(crate) config: Config,
     pub(crate) chip: Chip,
+    pub(crate) pki: Option<Pki>,
     pub(crate) rng: Rng,
     pub(crate) platform: Platform,
     /// Committed TCB and API; COMMIT raises them, a reset does not lower them.
@@ -75,16 +77,18 @@ pub struct Psp {
 }
 
 impl Psp {
-    /// Make a security processor.
+    /// Make a security processor. With a keys folder the test PKI is loaded from it, or made in it, and the
+    /// certificates of the reported TCB are exported.
     ///
     /// # Errors
-    /// A keys folder is configured, or there is no randomness.
+    /// The keys folder is unusable or there is no randomness.
     pub fn new(config: Config) -> Result<Self, NewError> {
         let mut rng = Rng::new(config.seed.as_deref());
-        if config.keys_dir.is_some() {
-            return Err(NewError::NoPki);
-        }
-        let secret = rng.bytes()?;
+        let pki = config.keys_dir.as_deref().map(Pki::open).transpose()?;
+        let secret = match (&config.seed, &pki) {
+            (None, Some(pki)) => pki.chip_secret()?,
+            _ => rng.bytes()?,
+        };
         let chip = Chip::new(config.product, secret, config.chip_id);
         let psp = Self {
             platform: Platform::new(&config),
@@ -92,12 +96,21 @@ impl Psp {
             faults: Faults::new(&config.faults),
             config,
             chip,
+            pki,
             rng,
             detail: String::new(),
             trace: String::new(),
             delay_ms: 0,
         };
+        psp.export_certificates()?;
         Ok(psp)
+    }
+
+    pub(crate) fn export_certificates(&self) -> Result<(), PkiError> {
+        match &self.pki {
+            Some(pki) => pki.export(&self.chip, self.platform.reported_tcb, &self.config.csp_id),
+            None => Ok(()),
+        }
     }
 
     /// The configuration.
@@ -110,6 +123,12 @@ impl Psp {
     #[must_use]
     pub fn chip(&self) -> &Chip {
         &self.chip
+    }
+
+    /// The certificates, when there is a keys folder.
+    #[must_use]
+    pub fn pki(&self) -> Option<&Pki> {
+        self.pki.as_ref()
     }
 
     /// The TCB that the endorsement keys attest at present.
@@ -144,6 +163,9 @@ impl Psp {
         }
         self.trace.clear();
         self.delay_ms = 0;
+        // The reported TCB may be another one now. A reset cannot fail; a certificate that is missing then shows up
+        // at the verifier, which names it.
+        let _ = self.export_certificates();
     }
 
     /// Execute the command `id` with its buffer at system physical address `buffer`.

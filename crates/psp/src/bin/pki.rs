@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cvmm-psp-pki`: make a keys folder, or add the certificates of another TCB to one.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use cvmm_psp::{Authority, Pki, Product, Tcb};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Line {
+    Milan,
+    Genoa,
+    Turin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Revocable {
+    Ask,
+    Asvk,
+}
+
+/// Make the test PKI of the software security processor: ARK, ASK, ASVK, VCEK, VLEK, CRL and VLEK hashstick.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Processor generation
+    #[arg(long, default_value = "milan")]
+    product: Line,
+    /// Keys folder; made when absent. Keep its keys/ secret from tests that must not sign
+    #[arg(long)]
+    out: PathBuf,
+    /// Security versions: bootloader,tee,snp,microcode; for turin fmc first. Default: a plausible current firmware
+    #[arg(long, value_delimiter = ',')]
+    tcb: Vec<u8>,
+    /// Cloud provider named in the VLEK certificate
+    #[arg(long, default_value = "CN=cvmm-test")]
+    csp_id: String,
+    /// Also write crl-revoked.der, a revocation list with these authorities
+    #[arg(long, value_delimiter = ',')]
+    revoke: Vec<Revocable>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(hwid) => {
+            #[expect(clippy::print_stdout, reason = "the answer of a command line tool")]
+            {
+                println!("{hwid}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the complaint of a command line tool")]
+            {
+                eprintln!("cvmm-psp-pki: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns the chip's identifier.
+fn run(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
+    let product = match args.product {
+        Line::Milan => Product::Milan,
+        Line::Genoa => Product::Genoa,
+        Line::Turin => Product::Turin,
+    };
+    let tcb = match (product, args.tcb.as_slice()) {
+        (_, []) => product.default_tcb(),
+        (Product::Turin, &[fmc, bootloader, tee, snp, microcode]) => {
+            Tcb { fmc, bootloader, tee, snp, microcode }
+        }
+        (Product::Milan | Product::Genoa, &[bootloader, tee, snp, microcode]) => {
+            Tcb { fmc: 0, bootloader, tee, snp, microcode }
+        }
+        (_, given) => {
+            return Err(format!("--tcb has {} numbers; milan and genoa need 4, turin 5", given.len()).into());
+        }
+    };
+    let pki = Pki::open(&args.out)?;
+    let chip = pki.chip(product)?;
+    pki.export(&chip, tcb, &args.csp_id)?;
+    if !args.revoke.is_empty() {
+        let revoked: Vec<Authority> = args
+            .revoke
+            .iter()
+            .map(|who| if *who == Revocable::Ask { Authority::Ask } else { Authority::Asvk })
+            .collect();
+        std::fs::write(args.out.join("crl-revoked.der"), pki.crl(product, &revoked)?)?;
+    }
+    Ok(chip.hwid().iter().map(|byte| format!("{byte:02x}")).collect())
+}
