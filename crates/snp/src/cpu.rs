@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Processor signatures: CPUID leaf 1, EAX.
+//!
+//! A processor starts with its signature in RDX, so it is part of the measured state of every vCPU: a guest that was
+//! predicted for one processor model has another digest on the next. Source: AMD document 25481, "CPUID Fn0000_0001_EAX
+//! Family, Model, Stepping Identifiers"; the models are those of QEMU and `sev-snp-measure`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Family, model and stepping as CPUID leaf 1 gives them in EAX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CpuSignature(pub u32);
+
+/// A name or number that is no processor signature.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CpuError {
+    /// No model has this name.
+    #[error("unknown vcpu type \"{0}\"; known are {names}", names = names())]
+    Name(String),
+    /// A part does not fit its field.
+    #[error(
+        "family {family}, model {model}, stepping {stepping} is no processor: the limits are 270, 255 and 15"
+    )]
+    Parts {
+        /// Family.
+        family: u32,
+        /// Model.
+        model: u32,
+        /// Stepping.
+        stepping: u32,
+    },
+}
+
+const NAPLES: CpuSignature = CpuSignature(0x0080_0f12);
+const ROME: CpuSignature = CpuSignature(0x0083_0f10);
+const MILAN: CpuSignature = CpuSignature(0x00a0_0f11);
+const GENOA: CpuSignature = CpuSignature(0x00a1_0f10);
+const TURIN: CpuSignature = CpuSignature(0x00b0_0f00);
+
+/// Processor models by their QEMU names.
+pub const MODELS: [(&str, CpuSignature); 16] = [
+    ("EPYC", NAPLES),
+    ("EPYC-v1", NAPLES),
+    ("EPYC-v2", NAPLES),
+    ("EPYC-IBPB", NAPLES),
+    ("EPYC-v3", NAPLES),
+    ("EPYC-v4", NAPLES),
+    ("EPYC-Rome", ROME),
+    ("EPYC-Rome-v1", ROME),
+    ("EPYC-Rome-v2", ROME),
+    ("EPYC-Rome-v3", ROME),
+    ("EPYC-Milan", MILAN),
+    ("EPYC-Milan-v1", MILAN),
+    ("EPYC-Milan-v2", MILAN),
+    ("EPYC-Genoa", GENOA),
+    ("EPYC-Genoa-v1", GENOA),
+    ("EPYC-Turin", TURIN),
+];
+
+fn names() -> String {
+    MODELS.map(|(name, _)| name).join(", ")
+}
+
+impl CpuSignature {
+    /// The signature of a family, a model and a stepping.
+    pub fn from_parts(family: u32, model: u32, stepping: u32) -> Result<Self, CpuError> {
+        if family > 0xf + 0xff || model > 0xff || stepping > 0xf {
+            return Err(CpuError::Parts { family, model, stepping });
+        }
+        // Families above 15 have the rest in a field of their own.
+        let (base, extended) = (family.min(0xf), family.saturating_sub(0xf));
+        Ok(Self(extended << 20 | (model >> 4) << 16 | base << 8 | (model & 0xf) << 4 | stepping))
+    }
+
+    /// Family, base and extended part together.
+    pub fn family(self) -> u32 {
+        let base = self.0 >> 8 & 0xf;
+        if base == 0xf { base + (self.0 >> 20 & 0xff) } else { base }
+    }
+
+    /// Model, base and extended part together.
+    pub fn model(self) -> u32 {
+        (self.0 >> 16 & 0xf) << 4 | self.0 >> 4 & 0xf
+    }
+
+    /// Stepping.
+    pub fn stepping(self) -> u32 {
+        self.0 & 0xf
+    }
+}
+
+/// From a QEMU model name.
+impl FromStr for CpuSignature {
+    type Err = CpuError;
+
+    fn from_str(name: &str) -> Result<Self, CpuError> {
+        let found = MODELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, signature)| *signature).ok_or_else(|| CpuError::Name(name.to_owned()))
+    }
+}
+
+impl fmt::Display for CpuSignature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(eax) = self;
+        write!(f, "{eax:#x} (family {}, model {}, stepping {})", self.family(), self.model(), self.stepping())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_their_family_model_and_stepping() {
+        // Parts from sev-snp-measure 0.0.13, vcpu_types.py.
+        for (name, parts) in [
+            ("EPYC-v4", (23, 1, 2)),
+            ("EPYC-Rome", (23, 49, 0)),
+            ("epyc-milan", (25, 1, 1)),
+            ("EPYC-Genoa-v1", (25, 17, 0)),
+            ("EPYC-Turin", (26, 0, 0)),
+        ] {
+            let signature: CpuSignature = name.parse().unwrap();
+            assert_eq!(CpuSignature::from_parts(parts.0, parts.1, parts.2), Ok(signature), "{name}");
+            assert_eq!((signature.family(), signature.model(), signature.stepping()), parts);
+        }
+        assert_eq!(CpuSignature::from_parts(6, 0x2a, 7), Ok(CpuSignature(0x2_06a7)));
+        assert_eq!(CpuSignature(0x2_06a7).family(), 6);
+    }
+
+    #[test]
+    fn what_is_no_processor_is_refused() {
+        let error = "EPYC-Venice".parse::<CpuSignature>().unwrap_err().to_string();
+        assert!(error.contains("EPYC-Venice") && error.contains("EPYC-Turin"), "{error}");
+        assert!(CpuSignature::from_parts(271, 0, 0).is_err());
+        assert!(CpuSignature::from_parts(25, 256, 0).is_err());
+        assert!(CpuSignature::from_parts(25, 0, 16).is_err());
+        assert_eq!(CpuSignature::from_parts(270, 255, 15).map(|s| s.family()), Ok(270));
+    }
+}
