@@ -8,6 +8,9 @@ use crate::product::Tcb;
 use crate::psp::Psp;
 use crate::status::{Outcome, Status};
 
+/// Steps that a range list may cost, a step being a page in the RMP or 2 MiB outside it: 8 TiB of holes, far above what
+/// kernels reserve. A list of the largest ranges there can be would take hours.
+const MAX_STEPS: u64 = 1 << 22;
 /// More ranges than fit in a page are not accepted: the list is a single page in the ABI.
 const MAX_RANGES: u32 = ((PAGE - 8) / 16) as u32;
 
@@ -161,6 +164,11 @@ impl Psp {
             self.detail = format!(" {error}");
             return Err(Status::HWERROR_PLATFORM);
         }
+        // A hashstick yields the keys of its TCB and of older ones. What became newer needs another one; the host sees
+        // VLEK_EN fall in SNP_PLATFORM_STATUS. What hardware does here is not known to us.
+        if self.platform.vlek.as_ref().is_some_and(|vlek| !tcb.within(vlek.tcb)) {
+            self.platform.vlek = None;
+        }
         Ok(())
     }
 
@@ -186,7 +194,6 @@ impl Psp {
         }
         let wrapped: [u8; HASHSTICK_LEN] = host::read(host, le64(&bytes, 8))?;
         let vlek = self.chip.unwrap_vlek(&wrapped).ok_or(Status::BAD_MEASUREMENT)?;
-        // A hashstick yields the keys of its TCB and of older ones.
         if !self.platform.reported_tcb.within(vlek.tcb) {
             return Err(Status::INVALID_PARAM);
         }
@@ -202,6 +209,7 @@ fn fix_ranges(host: &mut dyn Host, list: u64) -> Outcome<u64> {
     if count > MAX_RANGES || le32(&header, 4) != 0 {
         return Err(Status::INVALID_PARAM);
     }
+    let mut steps = 0;
     let mut ranges = Vec::with_capacity(count as usize);
     for index in 0..u64::from(count) {
         let at = list.checked_add(8 + index * 16).ok_or(Status::INVALID_ADDRESS)?;
@@ -209,15 +217,15 @@ fn fix_ranges(host: &mut dyn Host, list: u64) -> Outcome<u64> {
         let (base, pages) = (le64(&range, 0), u64::from(le32(&range, 8)));
         host::aligned(base)?;
         let end = base.checked_add(pages * PAGE).ok_or(Status::INVALID_ADDRESS)?;
-        for_covered(host, base, end, &mut |_, _, entry| match entry.state() {
+        for_covered(host, base, end, &mut steps, &mut |_, _, entry| match entry.state() {
             PageState::Hypervisor | PageState::HvFixed => Ok(()),
             _ => Err(Status::INVALID_PAGE_STATE),
         })?;
         ranges.push((base, end));
     }
-    let mut fixed = 0;
+    let (mut fixed, mut steps) = (0, 0);
     for (base, end) in ranges {
-        for_covered(host, base, end, &mut |host, spa, _| {
+        for_covered(host, base, end, &mut steps, &mut |host, spa, _| {
             fixed += 1;
             host::set_page(host, spa, &RmpEntry { immutable: true, ..RmpEntry::default() })
         })?;
@@ -231,10 +239,15 @@ fn for_covered(
     host: &mut dyn Host,
     base: u64,
     end: u64,
+    steps: &mut u64,
     visit: &mut dyn FnMut(&mut dyn Host, u64, RmpEntry) -> Outcome<()>,
 ) -> Outcome<()> {
     let mut spa = base;
     while spa < end {
+        *steps += 1;
+        if *steps > MAX_STEPS {
+            return Err(Status::RESOURCE_LIMIT);
+        }
         match host::page(host, spa)? {
             (_, PageState::Default) => spa = (spa / LARGE_PAGE + 1).saturating_mul(LARGE_PAGE),
             (entry, _) => {

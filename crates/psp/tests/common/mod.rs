@@ -6,6 +6,7 @@
 pub mod guest;
 pub mod keys;
 pub mod qemu;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
