@@ -83,6 +83,11 @@ impl Blob {
         Ok(Self(Arc::new(Inner::File { path: path.to_owned(), len: metadata.len(), file })))
     }
 
+    /// Whether both are the same bytes because one is a clone of the other.
+    pub fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         match &*self.0 {

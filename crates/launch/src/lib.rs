@@ -4,9 +4,11 @@
 //! A [`plan::LaunchPlan`] is the ordered list of pages that exist before the first instruction, and the state of
 //! each vCPU. It is built once from a firmware image and a boot profile, and consumed by whoever places the pages
 //! (and, for SEV-SNP, by the digest calculator too), so that what is measured and what is launched cannot differ.
-//! This crate talks to no hypervisor.
+//! [`digest`] and [`vmsa`] say what the security processor will make of a plan, before there is a guest. This crate talks to no
+//! hypervisor.
 
 pub mod blob;
+pub mod digest;
 pub mod firmware;
 pub mod guid;
 pub mod hashes;
@@ -14,6 +16,7 @@ pub mod kernel;
 pub mod memory;
 pub mod plan;
 pub mod uki;
+pub mod vmsa;
 
 #[cfg(test)]
 mod testing;

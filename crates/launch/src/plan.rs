@@ -14,10 +14,13 @@ mod place;
 
 use std::fmt;
 
+use cvmm_snp::page_info::PageType;
+
 pub use error::PlanError;
 pub use place::{FillError, PageSink, PlaceError, place};
 
 use crate::blob::Blob;
+use crate::hashes::KernelHashes;
 use crate::kernel::Kernel;
 
 /// Page size of every import.
@@ -53,6 +56,18 @@ impl PageKind {
             Self::Unmeasured => "unmeasured",
             Self::Secrets => "secrets",
             Self::Cpuid => "cpuid",
+        }
+    }
+}
+
+impl From<PageKind> for PageType {
+    fn from(kind: PageKind) -> Self {
+        match kind {
+            PageKind::Normal => Self::Normal,
+            PageKind::Zero => Self::Zero,
+            PageKind::Unmeasured => Self::Unmeasured,
+            PageKind::Secrets => Self::Secrets,
+            PageKind::Cpuid => Self::Cpuid,
         }
     }
 }
@@ -139,6 +154,9 @@ pub enum Profile {
         /// Command line, without a NUL.
         cmdline: String,
     },
+    /// Like [`Profile::Hashes`] for whoever knows the files only by their hashes: a verifier predicts with it, nothing can be
+    /// served.
+    HashesOnly(KernelHashes),
     /// A unified kernel image placed in RAM.
     Uki {
         /// The image.
@@ -153,7 +171,7 @@ impl Profile {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Disk => "disk",
-            Self::Hashes { .. } => "hashes",
+            Self::Hashes { .. } | Self::HashesOnly(_) => "hashes",
             Self::Uki { .. } => "uki",
         }
     }

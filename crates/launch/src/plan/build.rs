@@ -5,7 +5,7 @@ use super::{
     LaunchPlan, PAGE_SIZE, PageImport, PageKind, PlanError, Profile, Source, VcpuStart, is_page_multiple,
 };
 use crate::blob::Blob;
-use crate::firmware::{Firmware, IgvmAreas, KERNEL_HASHES_GUID, Section, SectionKind, igvm, sev};
+use crate::firmware::{Area, Firmware, IgvmAreas, KERNEL_HASHES_GUID, Section, SectionKind, igvm, sev};
 use crate::guid::Guid;
 use crate::hashes::KernelHashes;
 use crate::kernel::{Format, Kernel};
@@ -39,8 +39,11 @@ impl LaunchPlan {
         let overlays = match profile {
             Profile::Disk => Vec::new(),
             Profile::Hashes { kernel, initrd, cmdline } => {
-                hash_overlay(firmware, profile, kernel, initrd.as_ref(), cmdline)?
+                let area = hash_area(firmware, profile)?;
+                check_cmdline(kernel, cmdline)?;
+                hash_overlay(area, &KernelHashes::compute(kernel.blob(), initrd.as_ref(), cmdline)?)?
             }
+            Profile::HashesOnly(hashes) => hash_overlay(hash_area(firmware, profile)?, hashes)?,
             Profile::Uki { image, gpa } => {
                 check_uki(image, *gpa, memory)?;
                 uki_overlays(firmware, profile, image, *gpa, memory, vcpus)?
@@ -123,28 +126,27 @@ fn lacks(firmware: &Firmware, profile: &Profile, what: &'static str, guid: Guid)
     PlanError::FirmwareLacks { firmware, profile: profile.name(), what, guid }
 }
 
-fn hash_overlay(
-    firmware: &Firmware,
-    profile: &Profile,
-    kernel: &Kernel,
-    initrd: Option<&Blob>,
-    cmdline: &str,
-) -> Result<Vec<Overlay>, PlanError> {
+/// Where the firmware wants the hash table.
+fn hash_area(firmware: &Firmware, profile: &Profile) -> Result<Area, PlanError> {
     let sections = firmware.sections().ok_or_else(|| lacks(firmware, profile, "SEV metadata", sev::GUID))?;
-    let area = firmware
+    firmware
         .kernel_hashes()
         .filter(|_| sections.iter().any(|s| s.kind == SectionKind::KernelHashes && s.len != 0))
-        .ok_or_else(|| lacks(firmware, profile, "kernel-hash area", KERNEL_HASHES_GUID))?;
-    if let Format::BzImage { cmdline_max, .. } = kernel.format()
-        && cmdline.len() as u64 > u64::from(cmdline_max)
-    {
-        return Err(PlanError::CmdlineLength {
-            len: cmdline.len(),
-            kernel: kernel.blob().to_string(),
-            max: cmdline_max,
-        });
+        .ok_or_else(|| lacks(firmware, profile, "kernel-hash area", KERNEL_HASHES_GUID))
+}
+
+fn check_cmdline(kernel: &Kernel, cmdline: &str) -> Result<(), PlanError> {
+    match kernel.format() {
+        Format::BzImage { cmdline_max, .. } if cmdline.len() as u64 > u64::from(cmdline_max) => {
+            let kernel = kernel.blob().to_string();
+            Err(PlanError::CmdlineLength { len: cmdline.len(), kernel, max: cmdline_max })
+        }
+        _ => Ok(()),
     }
-    let content = KernelHashes::compute(kernel.blob(), initrd, cmdline)?.page(area)?;
+}
+
+fn hash_overlay(area: Area, hashes: &KernelHashes) -> Result<Vec<Overlay>, PlanError> {
+    let content = hashes.page(area)?;
     let section = SectionKind::KernelHashes;
     Ok(vec![Overlay { gpa: area.page(), section, tag: "kernel hashes", content }])
 }
