@@ -24,6 +24,8 @@ pub struct Machine {
     pub snp: bool,
     pub cpuid: BTreeMap<(u32, u32), [u32; 4]>,
     pub keys: BTreeMap<u32, [u8; 32]>,
+    /// Pages written to, and the state each was in.
+    pub written: Vec<(u64, PageState)>,
     next: u64,
 }
 
@@ -35,6 +37,7 @@ impl Default for Machine {
             snp: true,
             cpuid: BTreeMap::new(),
             keys: BTreeMap::new(),
+            written: Vec::new(),
             next: LARGE_PAGE,
         }
     }
@@ -66,6 +69,7 @@ impl Host for Machine {
 
     fn write(&mut self, spa: u64, from: &[u8]) -> Result<(), HostFault> {
         for (page, within, part) in pieces(spa, from.len())? {
+            self.written.push((page * PAGE, self.rmp[page as usize].state()));
             let page = self.pages.entry(page).or_insert_with(|| Box::new([0; PAGE as usize]));
             page[within].copy_from_slice(&from[part]);
         }
@@ -119,6 +123,10 @@ impl Machine {
 
     pub fn state(&self, spa: u64) -> PageState {
         self.rmp[(spa / PAGE) as usize].state()
+    }
+
+    pub fn table(&self) -> &[RmpEntry] {
+        &self.rmp
     }
 
     pub fn entry(&self, spa: u64) -> RmpEntry {
