@@ -12,6 +12,7 @@ pub mod digest;
 pub mod firmware;
 pub mod guid;
 pub mod hashes;
+pub mod id_block;
 pub mod kernel;
 pub mod memory;
 pub mod plan;

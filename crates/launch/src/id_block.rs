@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Making and checking ID blocks.
+//!
+//! An ID block binds a launch: the firmware refuses LAUNCH_FINISH when digest or policy are not those in the block. It has to
+//! be signed, and there are two ways to that.
+//!
+//! **With a key** ([`Identity::signed`]): the owner's ID key signs the block, optionally an author key signs the ID key, and
+//! reports show the digests of both. Whoever has the key can bless another launch.
+//!
+//! **Without a key** ([`Identity::keyless`]): for any signature chosen beforehand and any message there is a public key under
+//! which the signature is valid, and it can be computed. Its private key is known to nobody, provided that the signature's
+//! R was not made from a known nonce; R and S here are hashes of a sentence. The key digest in reports is then a
+//! function of the block alone: a second name of digest, policy and ids, with no secret that could leak.
+
+mod ecdsa;
+#[cfg(test)]
+mod tests;
+
+use cvmm_snp::digest::Digest;
+use cvmm_snp::id::{ALGORITHM_P384, EcPublicKey, EcSignature, ID_BLOCK_VERSION, IdAuth, IdBlock};
+use cvmm_snp::policy::GuestPolicy;
+use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use crate::digest::sha384;
+pub use ecdsa::{KeyError, SigningKey};
+
+/// An ID block or ID authentication that is not made, or not accepted.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// The wrong number of bytes.
+    #[error("the {what} is {len} bytes long instead of {expected}")]
+    Length {
+        /// Which of the two.
+        what: &'static str,
+        /// Bytes there are.
+        len: usize,
+        /// Bytes there must be.
+        expected: usize,
+    },
+    /// A field has a value nothing is defined for.
+    #[error("the field {field} of the id {part} is {found:#x} instead of {expected:#x}")]
+    Field {
+        /// `block` or `authentication`.
+        part: &'static str,
+        /// Name of the field.
+        field: &'static str,
+        /// Its value.
+        found: u32,
+        /// The value it must have.
+        expected: u32,
+    },
+    /// Bytes that must be zero are not: one key would have two digests.
+    #[error("reserved bytes of the {0} are not zero")]
+    Reserved(&'static str),
+    /// A signature that is wrong, or of a key that is no point of the curve.
+    #[error("the signature {0} is wrong")]
+    Signature(&'static str),
+    /// The block is for another launch.
+    #[error("the id block is for the launch digest {found}, this launch has {expected}")]
+    LaunchDigest {
+        /// Digest in the block.
+        found: Digest,
+        /// Digest of the launch.
+        expected: Digest,
+    },
+    /// The block is for another policy.
+    #[error("the id block is for the guest policy {found}, this launch has {expected}")]
+    Policy {
+        /// Policy in the block.
+        found: GuestPolicy,
+        /// Policy of the launch.
+        expected: GuestPolicy,
+    },
+    /// The cryptographic library could not sign.
+    #[error("the id block could not be signed: the system has no random numbers")]
+    Sign,
+    /// No public key fits; the chance for it is that of guessing a key.
+    #[error("no public key fits this id block; change an id in it")]
+    Recovery,
+}
+
+/// An ID block with its authentication: what LAUNCH_FINISH takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    block: IdBlock,
+    auth: IdAuth,
+}
+
+impl Identity {
+    /// Signs `block` with the ID key, and that key with the author key.
+    pub fn signed(
+        block: IdBlock,
+        id_key: &SigningKey,
+        author_key: Option<&SigningKey>,
+    ) -> Result<Self, IdError> {
+        let mut auth = IdAuth::new(*id_key.public(), id_key.sign(block.as_bytes())?);
+        if let Some(author) = author_key {
+            auth.author_key_algo = U32::new(ALGORITHM_P384);
+            auth.author_key = *author.public();
+            auth.id_key_sig = author.sign(auth.id_key.as_bytes())?;
+        }
+        Ok(Self { block, auth })
+    }
+
+    /// Finds the public key under which the signature nobody made is valid for `block`.
+    pub fn keyless(block: IdBlock) -> Result<Self, IdError> {
+        let key = ecdsa::recover(&sha384(block.as_bytes()))?;
+        Ok(Self { block, auth: IdAuth::new(key, EcSignature::p384(&ecdsa::KEYLESS_R, &ecdsa::KEYLESS_S)) })
+    }
+
+    /// Takes and checks both from bytes: lengths, versions, reserved fields and signatures. Whether the block is for a certain
+    /// launch is [`Identity::check_launch`].
+    pub fn from_bytes(block: &[u8], auth: &[u8]) -> Result<Self, IdError> {
+        let length = |what, len, expected| IdError::Length { what, len, expected };
+        let identity = Self {
+            block: IdBlock::read_from_bytes(block)
+                .map_err(|_| length("id block", block.len(), size_of::<IdBlock>()))?,
+            auth: IdAuth::read_from_bytes(auth)
+                .map_err(|_| length("id authentication", auth.len(), size_of::<IdAuth>()))?,
+        };
+        identity.verify()?;
+        Ok(identity)
+    }
+
+    /// What the firmware will check of the pair itself, and that no byte is there that it might not check.
+    pub fn verify(&self) -> Result<(), IdError> {
+        let Self { block, auth } = self;
+        field("block", "version", block.version, ID_BLOCK_VERSION)?;
+        field("authentication", "id_key_algo", auth.id_key_algo, ALGORITHM_P384)?;
+        let reserved = [&auth.reserved1[..], &auth.reserved2, &auth.reserved3];
+        if reserved.iter().any(|bytes| bytes.iter().any(|byte| *byte != 0)) {
+            return Err(IdError::Reserved("id authentication"));
+        }
+        ecdsa::verify(&auth.id_key, &auth.id_block_sig, block.as_bytes(), "of the id key over the id block")?;
+        if auth.has_author_key() {
+            field("authentication", "author_key_algo", auth.author_key_algo, ALGORITHM_P384)?;
+            let key = auth.id_key.as_bytes();
+            ecdsa::verify(&auth.author_key, &auth.id_key_sig, key, "of the author key over the id key")
+        } else if auth.author_key != EcPublicKey::new_zeroed() || auth.id_key_sig != EcSignature::new_zeroed()
+        {
+            Err(IdError::Reserved("author key, which no algorithm is given for"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the firmware will accept the block for a launch.
+    pub fn check_launch(&self, digest: Digest, policy: GuestPolicy) -> Result<(), IdError> {
+        if self.block.launch_digest != digest {
+            return Err(IdError::LaunchDigest { found: self.block.launch_digest, expected: digest });
+        }
+        let found = GuestPolicy(self.block.policy.get());
+        if found != policy {
+            return Err(IdError::Policy { found, expected: policy });
+        }
+        Ok(())
+    }
+
+    /// The block.
+    pub fn block(&self) -> &IdBlock {
+        &self.block
+    }
+
+    /// The authentication.
+    pub fn auth(&self) -> &IdAuth {
+        &self.auth
+    }
+
+    /// ID_KEY_DIGEST of the guest's reports.
+    pub fn id_key_digest(&self) -> Digest {
+        sha384(self.auth.id_key.as_bytes())
+    }
+
+    /// AUTHOR_KEY_DIGEST of the guest's reports; `None` is zero there.
+    pub fn author_key_digest(&self) -> Option<Digest> {
+        self.auth.has_author_key().then(|| sha384(self.auth.author_key.as_bytes()))
+    }
+}
+
+fn field(part: &'static str, field: &'static str, found: U32, expected: u32) -> Result<(), IdError> {
+    if found.get() == expected {
+        return Ok(());
+    }
+    Err(IdError::Field { part, field, found: found.get(), expected })
+}
