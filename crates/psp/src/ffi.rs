@@ -191,15 +191,19 @@ pub unsafe extern "C" fn cvmm_psp_new(
 pub unsafe extern "C" fn cvmm_psp_command(psp: *mut CvmmPsp, id: u32, cmdbuf_spa: u64) -> u32 {
     // SAFETY: the caller's promise; NULL gives None.
     let Some(this) = (unsafe { psp.as_mut() }) else { return Status::HWERROR_PLATFORM.0 };
-    // The state may be torn after a panic, but it is never unsound, and the kernel gives a failed processor up.
-    let status = catch_unwind(AssertUnwindSafe(|| {
+    guarded(|| {
         let CvmmPsp { psp, ops, trace } = this;
         let status = psp.execute(ops, id, cmdbuf_spa);
         // The trace holds no NUL; an empty one is better than none.
         *trace = CString::new(psp.trace()).unwrap_or_default();
         status
-    }));
-    status.unwrap_or(Status::HWERROR_PLATFORM).0
+    })
+}
+
+/// The status of some work, HWERROR_PLATFORM if it panics. The state may be torn then, but it is never unsound, and the
+/// kernel gives a failed processor up.
+fn guarded(work: impl FnOnce() -> Status) -> u32 {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Status::HWERROR_PLATFORM).0
 }
 
 /// See the header.
@@ -256,5 +260,17 @@ pub unsafe extern "C" fn cvmm_psp_free(psp: *mut CvmmPsp) {
     if !psp.is_null() {
         // SAFETY: made by Box::into_raw in cvmm_psp_new, given back once.
         drop(unsafe { Box::from_raw(psp) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_status() {
+        assert_eq!(guarded(|| Status::SUCCESS), 0);
+        assert_eq!(guarded(|| Status::INVALID_PARAM), 0x16);
+        assert_eq!(guarded(|| panic!("as a defect would")), 0x13);
     }
 }
