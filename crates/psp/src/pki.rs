@@ -10,7 +10,8 @@
 //! | `vcek/v1/<Line>/crl`, `vlek/v1/<Line>/crl` | revocation list, DER |
 //! | `vcek/<hwid>/bl04_tee00_snp22_ucode213_vcek.der` | a VCEK by chip and TCB (layout of offline stores) |
 //! | `vlek/<Line>/bl04_tee00_snp22_ucode213_vlek.der` | a VLEK by TCB |
-//! | `certs/{ark,ask,vcek}.pem`, `certs-vlek/{ark,asvk,vlek}.pem` | the present chain, for `snpguest verify` |
+//! | `certs/{ark,ask,vcek}.{pem,der}`, `certs-vlek/{ark,asvk,vlek}.{pem,der}` | the present chain, for `snpguest verify` |
+//! | `certs/crl.der`, `certs-vlek/crl.der` | the revocation list beside them |
 //! | `vlek-hashstick.bin` | the VLEK wrapped for this chip, for SNP_VLEK_LOAD |
 //!
 //! All of it is for tests. Nothing that verifies production reports may trust these roots.
@@ -20,7 +21,7 @@ mod der;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -71,7 +72,9 @@ impl Pki {
     /// A file cannot be read, written or understood.
     pub fn open(root: &Path) -> Result<Self, PkiError> {
         let keys = root.join("keys");
-        fs::create_dir_all(&keys).map_err(|source| PkiError::Io { path: keys.clone(), source })?;
+        let io_error = |source| PkiError::Io { path: keys.clone(), source };
+        fs::create_dir_all(root).map_err(io_error)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(io_error)?;
         Ok(Self {
             ark: rsa_key(&keys.join("ark.pk8"))?,
             ask: rsa_key(&keys.join("ask.pk8"))?,
@@ -167,7 +170,7 @@ impl Pki {
     pub fn export(&self, chip: &Chip, tcb: Tcb, csp_id: &str) -> Result<(), PkiError> {
         let product = chip.product();
         let line = product.line();
-        let ark = certificate_pem(&self.authority(Authority::Ark, product)?);
+        let ark = self.authority(Authority::Ark, product)?;
         let crl = self.kept(&Path::new("vcek/v1").join(line).join("crl"), || {
             cert::crl(product, &self.ark, &[], now())
         })?;
@@ -175,13 +178,15 @@ impl Pki {
         let vcek = (Authority::Ask, "ask", "vcek", "certs", self.vcek(chip, tcb)?);
         let vlek = (Authority::Asvk, "asvk", "vlek", "certs-vlek", self.vlek(product, tcb, csp_id)?);
         for (authority, authority_name, vek_name, folder, vek) in [vcek, vlek] {
-            let issuer = certificate_pem(&self.authority(authority, product)?);
+            let issuer = self.authority(authority, product)?;
             let chain = Path::new(vek_name).join("v1").join(line).join("cert_chain");
-            self.put(&chain, format!("{issuer}{ark}").as_bytes())?;
+            self.put(&chain, format!("{}{}", certificate_pem(&issuer), certificate_pem(&ark)).as_bytes())?;
             let folder = Path::new(folder);
-            self.put(&folder.join("ark.pem"), ark.as_bytes())?;
-            self.put(&folder.join(format!("{authority_name}.pem")), issuer.as_bytes())?;
-            self.put(&folder.join(format!("{vek_name}.pem")), certificate_pem(&vek).as_bytes())?;
+            for (name, der) in [("ark", &ark), (authority_name, &issuer), (vek_name, &vek)] {
+                self.put(&folder.join(format!("{name}.pem")), certificate_pem(der).as_bytes())?;
+                self.put(&folder.join(format!("{name}.der")), der)?;
+            }
+            self.put(&folder.join("crl.der"), &crl)?;
         }
         self.put(Path::new("vlek-hashstick.bin"), &self.hashstick(chip, tcb)?)
     }

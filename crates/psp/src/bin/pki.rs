@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm-psp-pki`: make a keys folder, or add the certificates of another TCB to one.
+//! `cvmm-psp-pki`: make a keys folder, or add the certificates of another TCB to one. What a verifier is to trust can so
+//! be made before an emulated host starts with the same folder, or without one.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,14 +21,31 @@ enum Revocable {
     Asvk,
 }
 
+const HELP: &str = "\
+The folder then has:
+  certs/{ark,ask,vcek}.{pem,der}        the VCEK's chain: snpguest verify certs OUT/certs
+  certs-vlek/{ark,asvk,vlek}.{pem,der}  the VLEK's chain
+  certs/crl.der, certs-vlek/crl.der     the revocation list
+  {vcek,vlek}/v1/LINE/{cert_chain,crl}  the same as the key distribution service answers it
+  vcek/HWID/blNN_..._vcek.der           VCEKs by chip and TCB, vlek/LINE/blNN_..._vlek.der VLEKs
+  vlek-hashstick.bin                    the VLEK wrapped for this chip, for SNP_VLEK_LOAD
+  keys/                                 secret: RSA keys, the chip's secret, the VLEK's seed (files of mode 0600)
+
+What exists is kept: the same folder gives the same keys and certificates. It is the keys_dir of the software
+security processor. The chip's identifier (HWID) is printed.
+
+Example: cvmm-psp-pki --product genoa --out /tmp/pki --tcb 9,0,21,72
+
+Nothing that decides about production guests may trust these roots.";
+
 /// Make the test PKI of the software security processor: ARK, ASK, ASVK, VCEK, VLEK, CRL and VLEK hashstick.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = HELP)]
 struct Args {
     /// Processor generation
     #[arg(long, default_value = "milan")]
     product: Line,
-    /// Keys folder; made when absent. Keep its keys/ secret from tests that must not sign
+    /// Keys folder; made when absent, which takes seconds
     #[arg(long)]
     out: PathBuf,
     /// Security versions: bootloader,tee,snp,microcode; for turin fmc first. Default: a plausible current firmware
