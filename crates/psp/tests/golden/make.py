@@ -3,7 +3,7 @@
 """Make digests.txt: launch digests as sev-snp-measure 0.0.13 (PyPI) computes them.
 
   python3 -m venv venv && venv/bin/pip install sev-snp-measure==0.0.13
-  venv/bin/python make.py OVMF.amdsev.fd > digests.txt
+  venv/bin/python make.py $(scripts/fetch ovmf-amdsev)/OVMF.amdsev.fd $(scripts/fetch ovmf) > digests.txt
 
 Needed only when cases are added; the tests read the file. The synthetic firmware repeats the formula of
 tests/common/qemu.rs. Kernel, initrd and command line are the constants below, here and in tests/digest.rs.
@@ -52,6 +52,9 @@ def main():
     names = {"synthetic": files["synthetic"].name}
     if len(sys.argv) > 1:
         names["amdsev"] = sys.argv[1]
+    if len(sys.argv) > 2:
+        names["stock"] = sys.argv[2] + "/OVMF.fd"
+        names["secboot"] = sys.argv[2] + "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
     kernel, initrd = tempfile.NamedTemporaryFile(), tempfile.NamedTemporaryFile()
     for file, content in (kernel, KERNEL), (initrd, INITRD):
         file.write(content)
@@ -61,11 +64,15 @@ def main():
             print(f"sha256 {name} {hashlib.sha256(file.read()).hexdigest()}")
     cases = [(1, "EPYC-v4", 1, "none"), (2, "EPYC-v4", 1, "none"), (4, "EPYC-v4", 1, "none"),
              (1, "EPYC-Rome", 1, "none"), (1, "EPYC-Milan", 1, "none"), (64, "EPYC-Milan", 1, "none"),
+             (4, "EPYC-Milan", 1, "none"), (1, "EPYC-Genoa", 1, "none"),
              (8, "EPYC-Genoa", 1, "none"), (1, "EPYC-Turin", 1, "none"), (1, "EPYC-v4", 0x21, "none"),
              (1, "EPYC-v4", 0x201, "none"), (1, "EPYC-v4", 1, "kernel"), (2, "EPYC-Genoa", 1, "append"),
              (4, "EPYC-Milan", 1, "all"), (3, "EPYC-Turin", 0x21, "all")]
     for name, path in names.items():
         for vcpus, cpu, features, boot in cases:
+            # Only firmware with an area for the hashes measures a kernel.
+            if boot != "none" and name in ("stock", "secboot"):
+                continue
             signature = vcpu_types.CPU_SIGS[cpu]
             digest = guest.calc_launch_digest(
                 SevMode.SEV_SNP, vcpus, signature, path,
