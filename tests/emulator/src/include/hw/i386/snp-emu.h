@@ -46,6 +46,10 @@ void snp_set_trace(unsigned level);
 
 /* pc.c: takes the RMP from the end of the RAM that ends at ram_end; returns its size or 0. */
 uint64_t snp_rmp_carve(uint64_t ram_start, uint64_t ram_end);
+/* A board reset. */
+void snp_rmp_reset(void);
+/* Leaf 0x8000001F. */
+void snp_cpuid(uint32_t *eax, uint32_t *ebx, uint32_t *ecx, uint32_t *edx);
 /* Does the board emulate an SNP host (CPU property snp-host)? */
 bool snp_host(void);
 /* SYSCFG.SNP_EN on every processor? */

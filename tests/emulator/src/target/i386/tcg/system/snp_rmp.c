@@ -197,8 +197,9 @@ static void slot_store(uint64_t pfn, uint64_t lo, uint64_t hi)
     uint64_t old = le64_to_cpu(slots[pfn].lo);
 
     assigned_in[pfn / HUGE_PAGES] += (int)(lo & RMP_ASSIGNED) - (int)(old & RMP_ASSIGNED);
+    /* Readers take no lock: the half that says "assigned" comes last. */
     qatomic_set(&slots[pfn].hi, cpu_to_le64(hi));
-    qatomic_set(&slots[pfn].lo, cpu_to_le64(lo));
+    qatomic_store_release(&slots[pfn].lo, cpu_to_le64(lo));
 }
 
 static bool view(uint64_t spa, SnpRmpEntry *e)
@@ -210,12 +211,12 @@ static bool view(uint64_t spa, SnpRmpEntry *e)
     if (!snp_rmp_active || pfn >= nr_slots) {
         return false;
     }
-    lo = le64_to_cpu(qatomic_read(&slots[base].lo));
+    lo = le64_to_cpu(qatomic_load_acquire(&slots[base].lo));
     if ((lo & (RMP_ASSIGNED | RMP_HUGE)) == (RMP_ASSIGNED | RMP_HUGE)) {
         e->huge = true;
         pfn = base;
     } else {
-        lo = le64_to_cpu(qatomic_read(&slots[pfn].lo));
+        lo = le64_to_cpu(qatomic_load_acquire(&slots[pfn].lo));
     }
     hi = le64_to_cpu(qatomic_read(&slots[pfn].hi));
     e->assigned = lo & RMP_ASSIGNED;
@@ -254,16 +255,25 @@ static void store(uint64_t spa, const SnpRmpEntry *e)
     slot_store(pfn, lo, hi);
 }
 
+static void flush_one(CPUState *cpu, run_on_cpu_data unused)
+{
+    tlb_flush(cpu);
+}
+
 static void flush_all(CPUState *cs)
 {
     if (!cs) {
         CPUState *cpu;
 
+        /* Not a processor's thread. A running one's TLB is its own to flush. */
         CPU_FOREACH(cpu) {
-            tlb_flush(cpu);
+            async_run_on_cpu(cpu, flush_one, RUN_ON_CPU_NULL);
         }
     } else if (CPU_NEXT(first_cpu)) {
-        /* Takes effect at the end of the translation block: the instructions here end it. */
+        /*
+         * Takes effect at the end of the translation block, and the instructions here end it:
+         * none runs on this processor before all others have flushed.
+         */
         tlb_flush_all_cpus_synced(cs);
     } else {
         tlb_flush(cs);
@@ -483,15 +493,16 @@ void helper_rmpupdate(CPUX86State *env)
 void helper_psmash(CPUX86State *env)
 {
     uint64_t spa = env->regs[R_EAX];
+    uint32_t code = RMP_OK;
     SnpRmpEntry e;
 
     need_host(env, GETPC());
-    if ((spa & (HUGE_SIZE - 1)) || !view(spa, &e)) {
-        result(env, RMP_FAIL_INPUT, false);
-    } else if (!e.assigned || !e.huge || e.immutable) {
-        result(env, RMP_FAIL_PERMISSION, false);
-    } else {
-        WITH_QEMU_LOCK_GUARD(&rmp_lock) {
+    WITH_QEMU_LOCK_GUARD(&rmp_lock) {
+        if ((spa & (HUGE_SIZE - 1)) || !view(spa, &e)) {
+            code = RMP_FAIL_INPUT;
+        } else if (!e.assigned || !e.huge || e.immutable) {
+            code = RMP_FAIL_PERMISSION;
+        } else {
             uint64_t gpa = e.gpa;
 
             e.huge = false;
@@ -500,9 +511,11 @@ void helper_psmash(CPUX86State *env)
                 store(spa + i * 4096ULL, &e);
             }
         }
-        flush_all(env_cpu(env));
-        result(env, RMP_OK, false);
     }
+    if (code == RMP_OK) {
+        flush_all(env_cpu(env));
+    }
+    result(env, code, false);
 }
 
 /* The page of PVALIDATE and RMPADJUST. Returns false (and the code) for a size that does not fit. */
@@ -543,28 +556,44 @@ static bool guest_page(CPUX86State *env, bool huge, hwaddr *spa, SnpRmpEntry *e,
                fault | SVM_NPTEXIT_GPA | PG_ERROR_P_MASK | PG_ERROR_U_MASK | PG_ERROR_W_MASK, ra);
 }
 
+/*
+ * With the lock held: what guest_page() saw, as it is now. false: another processor has changed
+ * it in between. The caller starts again, outside the lock, and gets the fault that is due.
+ */
+static bool still(hwaddr spa, SnpRmpEntry *e)
+{
+    SnpRmpEntry seen = *e;
+
+    return view(spa, e) && e->assigned && !e->immutable && e->huge == seen.huge &&
+           e->asid == seen.asid && e->gpa == seen.gpa;
+}
+
 void helper_pvalidate(CPUX86State *env)
 {
     /* The kernel passes bools: the upper bits are anything. */
-    bool huge = env->regs[R_ECX] & 1, validate = env->regs[R_EDX] & 1, same;
+    bool huge = env->regs[R_ECX] & 1, validate = env->regs[R_EDX] & 1;
+    bool done = false, same = false;
+    uintptr_t ra = GETPC();
     uint32_t code;
     SnpRmpEntry e;
     hwaddr spa;
 
-    if (!guest_page(env, huge, &spa, &e, &code, GETPC())) {
-        result(env, code, false);
-        return;
-    }
-    if (env->snp.vmpl != 0) {
-        result(env, RMP_FAIL_PERMISSION, false);
-        return;
-    }
-    WITH_QEMU_LOCK_GUARD(&rmp_lock) {
-        view(spa, &e);
-        same = e.validated == validate;
-        if (!same) {
-            e.validated = validate;
-            store(spa, &e);
+    while (!done) {
+        if (!guest_page(env, huge, &spa, &e, &code, ra)) {
+            result(env, code, false);
+            return;
+        }
+        if (env->snp.vmpl != 0) {
+            result(env, RMP_FAIL_PERMISSION, false);
+            return;
+        }
+        WITH_QEMU_LOCK_GUARD(&rmp_lock) {
+            done = still(spa, &e);
+            same = e.validated == validate;
+            if (done && !same) {
+                e.validated = validate;
+                store(spa, &e);
+            }
         }
     }
     /* Nothing is cached for a page that was not validated. */
@@ -579,35 +608,40 @@ void helper_rmpadjust(CPUX86State *env)
 {
     bool huge = env->regs[R_ECX] & 1, vmsa = (env->regs[R_EDX] >> 16) & 1;
     uint8_t target = env->regs[R_EDX], perms = env->regs[R_EDX] >> 8;
+    bool done = false;
     uintptr_t ra = GETPC();
     uint32_t code;
     SnpRmpEntry e;
     hwaddr spa;
 
-    if (!guest_page(env, huge, &spa, &e, &code, ra)) {
-        result(env, code, false);
-        return;
-    }
-    if (!e.validated) {
-        env->cr[2] = env->regs[R_EAX];
-        snp_raise_vc(env, SVM_EXIT_NOT_VALIDATED, ra);
-    }
-    if (target > 3) {
-        result(env, RMP_FAIL_INPUT, false);
-        return;
-    }
-    if (target <= env->snp.vmpl || (vmsa && env->snp.vmpl) ||
-        (env->snp.vmpl && (perms & ~e.perms[env->snp.vmpl & 3]))) {
-        result(env, RMP_FAIL_PERMISSION, false);
-        return;
-    }
-    WITH_QEMU_LOCK_GUARD(&rmp_lock) {
-        view(spa, &e);
-        e.perms[target] = perms & SNP_PERM_ALL;
-        if (env->snp.vmpl == 0) {
-            e.vmsa = vmsa;
+    while (!done) {
+        if (!guest_page(env, huge, &spa, &e, &code, ra)) {
+            result(env, code, false);
+            return;
         }
-        store(spa, &e);
+        if (!e.validated) {
+            env->cr[2] = env->regs[R_EAX];
+            snp_raise_vc(env, SVM_EXIT_NOT_VALIDATED, ra);
+        }
+        if (target > 3) {
+            result(env, RMP_FAIL_INPUT, false);
+            return;
+        }
+        if (target <= env->snp.vmpl || (vmsa && env->snp.vmpl) ||
+            (env->snp.vmpl && (perms & ~e.perms[env->snp.vmpl & 3]))) {
+            result(env, RMP_FAIL_PERMISSION, false);
+            return;
+        }
+        WITH_QEMU_LOCK_GUARD(&rmp_lock) {
+            done = still(spa, &e) && e.validated;
+            if (done) {
+                e.perms[target] = perms & SNP_PERM_ALL;
+                if (env->snp.vmpl == 0) {
+                    e.vmsa = vmsa;
+                }
+                store(spa, &e);
+            }
+        }
     }
     flush_all(env_cpu(env));
     result(env, RMP_OK, false);
