@@ -10,8 +10,34 @@
 //! attestation code can be tested where there is no such processor. It must never be a dependency of a program that
 //! runs or verifies guests.
 //!
+//! # What is faithful and what is not
+//!
 //! Facts come from the kernel's driver and headers, the `sev` crate, QEMU and reports of real chips; AMD's firmware
-//! ABI document (56860) was not at hand. Where they leave a status code open, the module that chose it says so.
+//! ABI document (56860) was not at hand.
+//!
+//! | part | here |
+//! |---|---|
+//! | launch digest | exact: equal to `sev-snp-measure` in every case of `tests/golden` |
+//! | reports, versions 2, 3, 5 | layout of real reports; version 4, never seen published, is written like 3 |
+//! | certificates | AMD's profile, as real ones were read; roots of our own |
+//! | guest messages | format and nonces as Linux and `sev` have them; requests 3, 5, 17 of the types that exist |
+//! | page states | checked by every command; swapping, moving and metadata of pages are UNSUPPORTED |
+//! | CPUID pages | the checks that matter for KVM's guests; real firmware has more (module `cpuid`) |
+//! | derived keys | depend on what they should; the values are those of no real chip |
+//! | VLEK hashstick | its place and use; the wrapping is our own, a real one is refused |
+//! | SEV and SEV-ES guests, migration, firmware download | not there: UNSUPPORTED |
+//! | guest contexts | kept in the library; the context page holds zeros, not an encrypted context |
+//!
+//! Chosen without a source, so no test of another program should depend on it:
+//!
+//! - the order of checks where several would fail, of signatures before measurement before policy in an ID block;
+//! - POLICY_FAILURE for a malformed policy, INVALID_PARAM for a wrong version or algorithm in an ID block;
+//! - AEAD_OFLOW for any sequence number but the next, BAD_MEASUREMENT for a message or hashstick that is not authentic,
+//!   INVALID_PARAM for reserved bytes of a message header that are not zero;
+//! - SNP_HV_REPORT_REQ only for running guests;
+//! - a loaded VLEK is dropped when the reported TCB grows beyond the hashstick's;
+//! - RESOURCE_LIMIT for more than 4096 contexts and for range lists of more than 8 TiB outside the RMP;
+//! - DFFLUSH_REQUIRED follows ASIDs, WBINVD_REQUIRED (off by default) the whole machine, not single cores.
 
 mod chip;
 pub mod command;

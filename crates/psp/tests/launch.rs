@@ -6,9 +6,9 @@
 
 mod common;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use common::guest::{CPUID, Guest, Kind, NORMAL, POLICY, SECRETS, UNMEASURED, VMSA, ZERO};
+use common::identity::p384_recovery::recover;
+use common::identity::{id_auth, id_block, number, pair};
 use common::{Buffer, Rig, pre_guest, qemu};
 use cvmm_psp::{Host as _, LARGE_PAGE, PAGE, PERM_ALL, PageState, RmpEntry, Status, command};
 
@@ -311,47 +311,6 @@ fn only_a_debuggable_guest_can_be_read() {
     }
 }
 
-fn number(big_endian: &[u8]) -> Vec<u8> {
-    let mut field: Vec<u8> = big_endian.iter().rev().copied().collect();
-    field.resize(72, 0);
-    field
-}
-
-fn amd_key(pair: &EcdsaKeyPair) -> Vec<u8> {
-    let point = pair.public_key().as_ref();
-    let mut key = 2_u32.to_le_bytes().to_vec();
-    key.extend(number(&point[1..49]));
-    key.extend(number(&point[49..]));
-    key.resize(1028, 0);
-    key
-}
-
-fn amd_signature(pair: &EcdsaKeyPair, message: &[u8]) -> Vec<u8> {
-    let signature = pair.sign(&SystemRandom::new(), message).unwrap();
-    let mut field = number(&signature.as_ref()[..48]);
-    field.extend(number(&signature.as_ref()[48..]));
-    field.resize(512, 0);
-    field
-}
-
-fn id_block(digest: &str, policy: u64) -> Vec<u8> {
-    let digest: Vec<u8> =
-        (0..48).map(|at| u8::from_str_radix(&digest[2 * at..2 * at + 2], 16).unwrap()).collect();
-    Buffer::default().bytes(&digest).bytes(&[0xFA; 16]).bytes(&[0x1A; 16]).u32(1).u32(7).u64(policy).0
-}
-
-fn id_auth(block: &[u8], id: &EcdsaKeyPair, author: &EcdsaKeyPair) -> Vec<u8> {
-    let key = amd_key(id);
-    let mut auth = Buffer::default().u32(1).u32(1).bytes(&[0; 56]).0;
-    auth.extend(amd_signature(id, block));
-    auth.extend(&key);
-    auth.resize(1664, 0);
-    auth.extend(amd_signature(author, &key));
-    auth.extend(amd_key(author));
-    auth.resize(4096, 0);
-    auth
-}
-
 /// Digest of a guest with one page.
 fn expected_digest() -> String {
     let mut rig = Rig::initialised("");
@@ -363,7 +322,6 @@ fn expected_digest() -> String {
 
 #[test]
 fn the_id_block_decides_who_may_start() {
-    let pair = || EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
     let (id, author) = (pair(), pair());
     let digest = expected_digest();
     let block = id_block(&digest, POLICY);
@@ -411,7 +369,6 @@ fn the_id_block_decides_who_may_start() {
 /// "Keyless" ID blocks: the signature is a constant and the key is recovered so that it fits; no private key exists.
 #[test]
 fn an_id_key_by_recovery_is_as_good_as_any() {
-    use p384_recovery::recover;
     let block = id_block(&expected_digest(), POLICY);
     let (key, r, s) = recover(&block);
     let mut auth = Buffer::default().u32(1).u32(0).bytes(&[0; 56]).0;
@@ -432,26 +389,4 @@ fn an_id_key_by_recovery_is_as_good_as_any() {
     let guest = rig.launching(2, POLICY);
     rig.launch_page(guest, 0x1000, &[1; 4096], NORMAL);
     assert_eq!(rig.finish(guest, Some((&other, &auth)), 1, [0; 32]), Status::BAD_SIGNATURE);
-}
-
-/// Recovery with the `p384` crate, whose arithmetic the library itself does not use.
-mod p384_recovery {
-    use p384::elliptic_curve::bigint::U384;
-    use p384::elliptic_curve::ops::Reduce;
-    use p384::elliptic_curve::sec1::{FromEncodedPoint as _, ToEncodedPoint as _};
-    use p384::{AffinePoint, EncodedPoint, ProjectivePoint, Scalar};
-
-    /// Q = r^-1 (sR - zG), R being the generator: so r is its x coordinate, and s may be any constant.
-    pub fn recover(message: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, message);
-        let z = <Scalar as Reduce<U384>>::reduce(U384::from_be_slice(hash.as_ref()));
-        let base = AffinePoint::GENERATOR.to_encoded_point(false);
-        let r = <Scalar as Reduce<U384>>::reduce(U384::from_be_slice(base.x().unwrap()));
-        let s = Scalar::from(2_u64);
-        let point =
-            ProjectivePoint::from(AffinePoint::from_encoded_point(&EncodedPoint::from(base)).unwrap());
-        let key = (point * s - ProjectivePoint::GENERATOR * z) * r.invert().unwrap();
-        let key = key.to_affine().to_encoded_point(false);
-        (key.as_bytes().to_vec(), r.to_bytes().to_vec(), s.to_bytes().to_vec())
-    }
 }

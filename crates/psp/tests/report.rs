@@ -5,6 +5,8 @@
 
 mod common;
 
+use common::guest::{NORMAL, POLICY};
+use common::identity::{amd_key, id_auth, id_block, pair};
 use common::verify::{Kind, World, amd_extension, der, revoked, signed_by, small_integer};
 use common::{Buffer, Rig};
 use cvmm_psp::{Authority, Config, Pki, Product, Status, Tcb, command};
@@ -220,8 +222,41 @@ fn keys_that_are_not_there_are_not_used() {
     }
     // Without a keys folder there are reports, signed by a key that nothing endorses.
     let mut rig = Rig::initialised("");
-    let (guest, keys) = rig.running(1, common::guest::POLICY);
+    let (guest, keys) = rig.running(1, POLICY);
     let message = common::guest::Message::report(1, [0; 64], 0, 1);
     let raw = rig.ask(guest, &keys[0], &message).unwrap().payload[32..].to_vec();
     assert!(!signed_by(&raw, &der(&world.chain(Kind::Vcek).vek)));
+}
+
+#[test]
+fn the_report_names_the_keys_of_the_id_block() {
+    let folder = common::keys::folder();
+    let mut rig = Rig::initialised(&format!("keys_dir = '{}'", folder.path().display()));
+    let (id, author) = (pair(), pair());
+    let sha384 = |bytes: &[u8]| -> [u8; 48] {
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, bytes).as_ref().try_into().unwrap()
+    };
+    let mut measured = String::new();
+    for (asid, flags) in [(1, 0), (2, 1), (3, 3)] {
+        let guest = rig.launching(asid, POLICY);
+        let keys = rig.launch_secrets(guest);
+        rig.launch_page(guest, 0x1000, &[1; 4096], NORMAL);
+        let block = id_block(&measured, POLICY);
+        let auth = id_auth(&block, &id, &author);
+        let identity = (flags != 0).then_some((&block[..], &auth[..]));
+        assert_eq!(rig.finish(guest, identity, flags, [0; 32]), Status::SUCCESS, "{}", rig.psp.trace());
+        measured = rig.digest();
+        let message = common::guest::Message::report(1, [0; 64], 0, 1);
+        let report = parse(&rig.ask(guest, &keys[0], &message).unwrap().payload[32..]);
+        (&common::verify::chain(folder.path(), Kind::Vcek), &report).verify().unwrap();
+        let named = flags & 1 == 1;
+        let digest = |named: bool, key: &_| if named { sha384(&amd_key(key)) } else { [0; 48] };
+        assert_eq!(report.id_key_digest, digest(named, &id));
+        assert_eq!(report.author_key_digest, digest(flags & 2 != 0, &author));
+        assert_eq!(report.key_info.author_key_en(), flags & 2 != 0);
+        let ids = (report.family_id, report.image_id, report.guest_svn);
+        assert_eq!(ids, if named { ([0xFA; 16], [0x1A; 16], 7) } else { ([0; 16], [0; 16], 0) });
+        let measurement: String = report.measurement.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(measurement, measured);
+    }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Helpers of tests.
 
 pub mod guest;
+pub mod identity;
 pub mod keys;
 pub mod qemu;
 pub mod verify;
