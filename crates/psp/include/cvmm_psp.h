@@ -134,6 +134,13 @@ void cvmm_psp_reset(CvmmPsp *psp);
  */
 void cvmm_psp_wbinvd_done(CvmmPsp *psp);
 
+/*
+ * Guest memory as it lies in DRAM: AES under the guest's key (the one that guest_key() was given) and the address.
+ * Transforms len bytes in place, to ciphertext (encrypt = 1) or to what the guest reads (0). spa and len are
+ * multiples of 16. Needs no CvmmPsp and may be called from any thread.
+ */
+void cvmm_psp_memory(const uint8_t key[32], uint64_t spa, void *data, uint64_t len, int encrypt);
+
 void cvmm_psp_free(CvmmPsp *psp);
 
 #ifdef __cplusplus

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::config::Config;
 use crate::host::{Host, HostFault, RmpEntry};
+use crate::memory::{self, Direction};
 use crate::psp::{NewError, Psp};
 use crate::status::Status;
 
@@ -249,6 +250,28 @@ pub unsafe extern "C" fn cvmm_psp_wbinvd_done(psp: *mut CvmmPsp) {
     if let Some(this) = unsafe { psp.as_mut() } {
         this.psp.wbinvd_done();
     }
+}
+
+/// See the header.
+///
+/// # Safety
+/// `key` points to 32 bytes and `data` to `len` bytes, or one of them is NULL and nothing happens.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cvmm_psp_memory(
+    key: *const [u8; 32],
+    spa: u64,
+    data: *mut u8,
+    len: u64,
+    encrypt: c_int,
+) {
+    let (Ok(len), false) = (usize::try_from(len), data.is_null()) else { return };
+    // SAFETY: the caller's promise; NULL gives None.
+    let Some(key) = (unsafe { key.as_ref() }) else { return };
+    // SAFETY: not NULL, so by the caller's promise `len` bytes that nobody else uses during the call.
+    let data = unsafe { std::slice::from_raw_parts_mut(data, len) };
+    let direction = if encrypt == 0 { Direction::Decrypt } else { Direction::Encrypt };
+    // It indexes nothing that could be out of bounds; should it panic all the same, the data stays as far as it got.
+    let _ = catch_unwind(AssertUnwindSafe(|| memory::transform(key, spa, data, direction)));
 }
 
 /// See the header.

@@ -52,6 +52,7 @@ mod host;
 mod idblock;
 mod launch;
 mod legacy;
+pub mod memory;
 mod message;
 mod pages;
 mod pki;
