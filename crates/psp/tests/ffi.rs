@@ -12,8 +12,8 @@ use std::ptr::{null, null_mut};
 use common::guest::{NORMAL, POLICY};
 use common::{Buffer, Machine, pre_guest};
 use cvmm_psp::ffi::{
-    CvmmPsp, CvmmPspOps, CvmmPspRmpEntry, cvmm_psp_command, cvmm_psp_delay_ms, cvmm_psp_free, cvmm_psp_new,
-    cvmm_psp_reset, cvmm_psp_trace, cvmm_psp_wbinvd_done,
+    CvmmPsp, CvmmPspOps, CvmmPspRmpEntry, cvmm_psp_command, cvmm_psp_delay_ms, cvmm_psp_free,
+    cvmm_psp_memory, cvmm_psp_new, cvmm_psp_reset, cvmm_psp_trace, cvmm_psp_wbinvd_done,
 };
 use cvmm_psp::{Host as _, PAGE, PageState, RmpEntry, Status, command};
 
@@ -132,10 +132,25 @@ fn null_is_answered_and_not_followed() {
         assert_eq!(cvmm_psp_command(null_mut(), command::PLATFORM_STATUS, 0), Status::HWERROR_PLATFORM.0);
         assert_eq!(cvmm_psp_delay_ms(null_mut()), 0);
         assert_eq!(CStr::from_ptr(cvmm_psp_trace(null_mut())), c"");
+        cvmm_psp_memory(null(), 0, null_mut(), 64, 1);
+        cvmm_psp_memory(null(), 0, err.as_mut_ptr().cast(), 64, 1);
+        cvmm_psp_memory(&[1; 32], 0, null_mut(), 64, 1);
         cvmm_psp_reset(null_mut());
         cvmm_psp_wbinvd_done(null_mut());
         cvmm_psp_free(null_mut());
     }
+}
+
+#[test]
+fn memory_is_transformed_in_place_and_no_further() {
+    let plain = [0x42_u8; 48];
+    let mut data = plain;
+    // SAFETY: 32 of the 48 bytes.
+    unsafe { cvmm_psp_memory(&[7; 32], 0x1000, data.as_mut_ptr(), 32, 1) };
+    assert!(data[..16] != plain[..16] && data[16..32] != plain[16..32] && data[32..] == plain[32..]);
+    // SAFETY: as above.
+    unsafe { cvmm_psp_memory(&[7; 32], 0x1000, data.as_mut_ptr(), 32, 0) };
+    assert_eq!(data, plain);
 }
 
 #[test]
@@ -259,7 +274,7 @@ fn the_header_has_the_librarys_layout() {
     text += &op("guest_key", std::mem::offset_of!(CvmmPspOps, guest_key));
     text += &format!("_Static_assert(sizeof(CvmmPspOps) == {}, \"ops\");\n", size_of::<CvmmPspOps>());
     // The functions have the types that the library has them with.
-    text += "uint32_t use(CvmmPsp *p) { cvmm_psp_reset(p); return cvmm_psp_command(p, 1u, 2ull) + cvmm_psp_delay_ms(p); }\n";
+    text += "uint32_t use(CvmmPsp *p) { cvmm_psp_reset(p); { uint8_t k[32] = {0}; cvmm_psp_memory(k, 0, k, 32, 1); } return cvmm_psp_command(p, 1u, 2ull) + cvmm_psp_delay_ms(p); }\n";
     std::fs::write(&source, text).unwrap();
     let out = std::process::Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I"])
