@@ -331,6 +331,7 @@ static void psp_realize(PCIDevice *pdev, Error **errp)
         error_setg(errp, "amd-psp: %s", message);
         return;
     }
+    snp_set_memory_cipher(cvmm_psp_memory);
     snp_set_asids(s->asids, s->snp_asids);
     snp_set_trace(s->trace);
     timer_init_ms(&s->slow, QEMU_CLOCK_VIRTUAL, slow_answer, s);

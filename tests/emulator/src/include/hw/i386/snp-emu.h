@@ -58,7 +58,10 @@ bool snp_enabled_everywhere(void);
 /* For the security processor. Writing flushes all TLBs. false: the RMP does not cover spa. */
 bool snp_rmp_read(uint64_t spa, SnpRmpEntry *e);
 bool snp_rmp_write(uint64_t spa, const SnpRmpEntry *e);
-/* The memory key of a guest. */
+/* The memory key of a guest, and the cipher it is for: whole blocks of 16 bytes, in place. */
+typedef void SnpMemoryCipher(const uint8_t key[32], uint64_t spa, void *data, uint64_t len,
+                             int encrypt);
+void snp_set_memory_cipher(SnpMemoryCipher *fn);
 void snp_set_key(uint32_t asid, const uint8_t key[32]);
 
 #endif

@@ -65,7 +65,8 @@ static RmpSlot *slots;
 static uint64_t nr_slots;
 static uint16_t *assigned_in;           /* pages assigned, per 2 MiB */
 static QemuMutex rmp_lock;              /* read-modify-write of slots */
-static uint64_t keys[RMP_ASID_MASK + 1][4];
+static uint8_t keys[RMP_ASID_MASK + 1][32];
+static SnpMemoryCipher *memory_cipher;
 static MemoryRegion cipher;
 
 uint64_t snp_rmp_msr(bool end)
@@ -87,32 +88,22 @@ uint64_t snp_rmp_carve(uint64_t ram_start, uint64_t ram_end)
 
 /* ---- memory keys ---- */
 
-static uint64_t mix(uint64_t x)
+void snp_set_memory_cipher(SnpMemoryCipher *fn)
 {
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-    return x ^ (x >> 31);
+    memory_cipher = fn;
 }
 
-/* Keystream of the aligned quadword at spa. Not for secrets: for tests that look for them. */
-static uint64_t keystream(uint32_t asid, uint64_t spa)
+/* A page changes hands: what its next owner sees of what the last one left. */
+static void crypt_page(uint32_t asid, uint64_t spa, bool encrypt)
 {
-    const uint64_t *k = keys[asid & RMP_ASID_MASK];
+    uint8_t page[4096];
 
-    return mix(mix((spa ^ k[0]) + 0x9e3779b97f4a7c15ULL * (asid + 1) + k[1]) ^ k[2]) ^ k[3];
-}
-
-static void crypt_page(uint32_t asid, uint64_t spa)
-{
-    uint64_t buf[512];
-
-    if (address_space_read(&address_space_memory, spa, MEMTXATTRS_UNSPECIFIED, buf, 4096)) {
+    if (!memory_cipher ||
+        address_space_read(&address_space_memory, spa, MEMTXATTRS_UNSPECIFIED, page, 4096)) {
         return;
     }
-    for (int i = 0; i < 512; i++) {
-        buf[i] ^= cpu_to_le64(keystream(asid, spa + 8 * i));
-    }
-    address_space_write(&address_space_memory, spa, MEMTXATTRS_UNSPECIFIED, buf, 4096);
+    memory_cipher(keys[asid & RMP_ASID_MASK], spa, page, sizeof(page), encrypt);
+    address_space_write(&address_space_memory, spa, MEMTXATTRS_UNSPECIFIED, page, 4096);
 }
 
 void snp_set_key(uint32_t asid, const uint8_t key[32])
@@ -125,19 +116,20 @@ void snp_set_key(uint32_t asid, const uint8_t key[32])
 
 static uint64_t cipher_read(void *opaque, hwaddr spa, unsigned size)
 {
-    uint8_t bytes[8] = {};
+    /* Not aligned, it may need two blocks. */
+    uint8_t blocks[32];
+    hwaddr start = spa & ~15ULL;
+    unsigned offset = spa - start, len = offset + size > 16 ? 32 : 16;
     uint64_t value = 0;
     SnpRmpEntry e;
 
-    address_space_read(&address_space_memory, spa, MEMTXATTRS_UNSPECIFIED, bytes, size);
-    if (!snp_rmp_read(spa, &e)) {
+    if (!memory_cipher || !snp_rmp_read(spa, &e) ||
+        address_space_read(&address_space_memory, start, MEMTXATTRS_UNSPECIFIED, blocks, len)) {
         return 0;
     }
-    for (unsigned i = 0; i < size; i++) {
-        uint8_t stream = keystream(e.asid, (spa + i) & ~7ULL) >> (8 * ((spa + i) & 7));
-        value |= (uint64_t)(uint8_t)(bytes[i] ^ stream) << (8 * i);
-    }
-    return value;
+    memory_cipher(keys[e.asid & RMP_ASID_MASK], start, blocks, len, true);
+    memcpy(&value, blocks + offset, size);
+    return le64_to_cpu(value);
 }
 
 static void cipher_write(void *opaque, hwaddr spa, uint64_t value, unsigned size)
@@ -453,10 +445,10 @@ static uint32_t rmpupdate(CPUX86State *env, uint64_t spa, SnpRmpEntry *new)
 
         view(page, &old);
         if (sealed(&old) && (!now || old.asid != new->asid)) {
-            crypt_page(old.asid, page);
+            crypt_page(old.asid, page, true);
         }
         if (now && (!sealed(&old) || old.asid != new->asid)) {
-            crypt_page(new->asid, page);
+            crypt_page(new->asid, page, false);
         }
     }
     store(spa, new);
