@@ -23,6 +23,8 @@ pub enum ExitStatus {
     LaunchRefused = 4,
     /// A disk, the console or a file named on the command line cannot be used.
     File = 5,
+    /// `measure --diff`: the plans differ.
+    Differs = 6,
     /// A vCPU triple-faulted.
     TripleFault = 10,
     /// KVM reported an internal error or could not enter the guest.
@@ -35,13 +37,14 @@ pub enum ExitStatus {
 
 impl ExitStatus {
     /// All codes in ascending order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Success,
         Self::Internal,
         Self::Usage,
         Self::Host,
         Self::LaunchRefused,
         Self::File,
+        Self::Differs,
         Self::TripleFault,
         Self::KvmInternalError,
         Self::Stopped,
@@ -64,6 +67,7 @@ impl ExitStatus {
             Self::Host => "the host lacks something: /dev/kvm, permission, memory, a KVM capability",
             Self::LaunchRefused => "firmware, kernel, initrd or UKI cannot be launched",
             Self::File => "a disk, the console or a file named on the command line cannot be used",
+            Self::Differs => "the plans compared by `measure --diff` differ",
             Self::TripleFault => "guest triple fault",
             Self::KvmInternalError => "KVM internal error or failed guest entry",
             Self::Stopped => {

@@ -8,6 +8,7 @@ pub mod config;
 pub mod exit_code;
 pub mod logging;
 pub mod machine;
+pub mod measure;
 pub mod run;
 pub mod timeline;
 pub mod vm;

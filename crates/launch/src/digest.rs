@@ -15,7 +15,7 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-use aws_lc_rs::digest::{SHA384, digest};
+use aws_lc_rs::digest::{Context, SHA384, digest};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::page_info::{PageInfo, PageType, VMSA_GPA};
 use cvmm_snp::vmsa::Vmsa;
@@ -42,8 +42,9 @@ pub trait Observer {
     /// Measured content of one page of the import that comes next.
     fn page(&mut self, _gpa: u64, _contents: Digest) {}
 
-    /// An import is done; `running` is the digest after its last page.
-    fn import(&mut self, _import: &PageImport, _running: Digest) {}
+    /// An import is done; `running` is the digest after its last page. `contents` is the SHA-384 of the hashes of its pages, so
+    /// that content can be compared wherever it is; `None` for pages without, and for an image that was not read.
+    fn import(&mut self, _import: &PageImport, _running: Digest, _contents: Option<Digest>) {}
 
     /// The VMSA of vCPU `index` is done.
     fn vmsa(&mut self, _index: usize, _vmsa: &Vmsa, _running: Digest) {}
@@ -54,9 +55,13 @@ impl Observer for () {}
 
 /// SHA-384.
 pub(crate) fn sha384(bytes: &[u8]) -> Digest {
+    digest_from(digest(&SHA384, bytes))
+}
+
+fn digest_from(value: aws_lc_rs::digest::Digest) -> Digest {
     let mut out = Digest::ZERO;
-    // A SHA-384 value has the length of Digest.
-    out.0.copy_from_slice(digest(&SHA384, bytes).as_ref());
+    // Made with SHA384 everywhere here, so the length is that of Digest.
+    out.0.copy_from_slice(value.as_ref());
     out
 }
 
@@ -122,12 +127,15 @@ pub fn measure(
 ) -> Result<Digest, MeasureError> {
     let mut chain = Chain(Digest::ZERO);
     for (index, import) in plan.imports().iter().enumerate() {
-        match firmware.filter(|known| index == 0 && known.covers(import)) {
-            Some(known) => chain.0 = known.running,
+        let contents = match firmware.filter(|known| index == 0 && known.covers(import)) {
+            Some(known) => {
+                chain.0 = known.running;
+                None
+            }
             None => extend(&mut chain, import.gpa, import.len, import.kind, &import.source, observer)
                 .map_err(|error| MeasureError { tag: import.tag, error })?,
-        }
-        observer.import(import, chain.0);
+        };
+        observer.import(import, chain.0, contents);
     }
     let mut last = None;
     for (index, start) in plan.vcpus().iter().enumerate() {
@@ -154,27 +162,29 @@ fn extend(
     kind: PageKind,
     source: &Source,
     observer: &mut impl Observer,
-) -> Result<(), ReadError> {
+) -> Result<Option<Digest>, ReadError> {
     let kind = PageType::from(kind);
     if !kind.has_content() {
         (gpa..gpa + len).step_by(PAGE_SIZE as usize).for_each(|gpa| chain.extend(kind, gpa, Digest::ZERO));
-        return Ok(());
+        return Ok(None);
     }
     let mut at = gpa;
+    let mut all = Context::new(&SHA384);
     let mut page = |contents: Digest| {
         chain.extend(kind, at, contents);
+        all.update(&contents.0);
         observer.page(at, contents);
         at += PAGE_SIZE;
     };
     match source {
-        Source::Blob { blob, offset, len: used } => pages::hash(blob, *offset, *used, &mut page),
+        Source::Blob { blob, offset, len: used } => pages::hash(blob, *offset, *used, &mut page)?,
         // No plan has normal pages without content, but their meaning is clear: zeros.
         Source::None => {
             let zero = sha384(&[0; PAGE_SIZE as usize]);
             (0..len / PAGE_SIZE).for_each(|_| page(zero));
-            Ok(())
         }
     }
+    Ok(Some(digest_from(all.finish())))
 }
 
 /// [`LaunchPlan::build`] with the digest of the firmware computed at the same time: for the `hashes` profile both take about as

@@ -120,6 +120,14 @@ impl KernelHashes {
         bytes
     }
 
+    /// The hashes in a table that [`KernelHashes::table`] has made; `None` for anything else.
+    pub fn from_table(bytes: &[u8]) -> Option<Self> {
+        // Each entry is a GUID, a length and the hash; the first follows a header without a hash.
+        let hash = |entry: usize| bytes.get(18 + 50 * entry + 18..)?.first_chunk().copied();
+        let found = Self { cmdline: hash(0)?, initrd: hash(1)?, kernel: hash(2)? };
+        (found.table() == *bytes).then_some(found)
+    }
+
     /// The page around `area`, which is inside one page.
     pub fn page(&self, area: Area) -> Result<Vec<u8>, HashError> {
         let mut page = vec![0; PAGE_SIZE as usize];
@@ -178,6 +186,9 @@ mod tests {
         ));
         assert_eq!(page.len(), 4096);
         assert_eq!(page[0xc00..0xc00 + 176], expected);
+        assert_eq!(KernelHashes::from_table(&expected), Some(hashes));
+        assert_eq!(KernelHashes::from_table(&expected[1..]), None);
+        assert_eq!(KernelHashes::from_table(&page[..176]), None);
         assert!(page[..0xc00].iter().chain(&page[0xc00 + 176..]).all(|b| *b == 0));
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::measure_args::MeasureArgs;
 use crate::config::Profile;
 use crate::exit_code::ExitStatus;
 use crate::logging::LogFormat;
@@ -32,6 +33,8 @@ pub(super) enum Command {
     /// Check, explain or start a vm.toml
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Predict the launch digest of an SNP guest; explain, save, compare and sign it
+    Measure(Box<MeasureArgs>),
     /// Draw timelines written by `run --timeline`
     Timeline(TimelineArgs),
     /// Print a shell completion script

@@ -6,6 +6,8 @@
 //! through [`main`]'s argument, so that commands can be tested without one.
 
 mod args;
+mod measure;
+mod measure_args;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -69,6 +71,7 @@ impl Session<'_> {
             Command::Config(ConfigCommand::Example { profile }) => {
                 self.print(config::example(profile).as_bytes())
             }
+            Command::Measure(args) => self.measure(&args),
             Command::Timeline(args) => self.timeline(&args),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

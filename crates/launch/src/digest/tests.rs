@@ -488,7 +488,8 @@ fn an_observer_sees_every_step_in_order() {
         fn page(&mut self, gpa: u64, _: Digest) {
             self.0.push(format!("{gpa:#x}"));
         }
-        fn import(&mut self, import: &PageImport, running: Digest) {
+        fn import(&mut self, import: &PageImport, running: Digest, contents: Option<Digest>) {
+            assert_eq!(contents.is_some(), import.kind == PageKind::Normal);
             self.0.push(import.tag.to_owned());
             self.1 = Some(running);
         }

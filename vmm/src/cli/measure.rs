@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cvmm measure`.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use cvmm_launch::id_block::{Identity, SigningKey};
+use cvmm_launch::vmsa::VcpuModel;
+use cvmm_snp::digest::Digest;
+use cvmm_snp::id::IdBlock;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
+use zeroize::Zeroizing;
+
+use super::measure_args::{MeasureArgs, Mode, OutputFormat};
+use super::{Sentence, Session};
+use crate::config::{Config, ConfigError};
+use crate::exit_code::{ExitReport, ExitStatus};
+use crate::measure::{Id, Listing, MeasureError, Options, Subject, compare, explain, firmware_digest};
+
+/// Largest saved plan that is read, in bytes: one with every page of a large guest has some ten.
+const MAX_SAVED: u64 = 64 << 20;
+/// Largest private key that is read, in bytes.
+const MAX_KEY: u64 = 64 << 10;
+
+/// Why a measurement did not come about.
+enum Failure {
+    Usage(String),
+    Config(ConfigError),
+    Measure(MeasureError),
+}
+
+impl<E: Into<MeasureError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Measure(error.into())
+    }
+}
+
+impl Session<'_> {
+    pub(super) fn measure(&mut self, args: &MeasureArgs) -> ExitStatus {
+        let done = match &args.diff {
+            Some(files) => self.diff(args, files),
+            None => self.predict(args),
+        };
+        match done {
+            Ok(status) => status,
+            Err(Failure::Config(error)) => self.config_error(&error),
+            Err(Failure::Usage(sentence)) => {
+                self.error(ExitStatus::Usage, &Sentence(sentence));
+                ExitStatus::Usage
+            }
+            Err(Failure::Measure(error)) => {
+                self.error(error.exit_status(), &error);
+                error.exit_status()
+            }
+        }
+    }
+
+    fn predict(&mut self, args: &MeasureArgs) -> Result<ExitStatus, Failure> {
+        if args.mode == Mode::OvmfHash {
+            let Some(path) = &args.ovmf else {
+                return Err(Failure::Usage("--mode snp:ovmf-hash needs --ovmf".to_owned()));
+            };
+            return Ok(self.print(format!("{}\n", digest_text(args, firmware_digest(path)?)).as_bytes()));
+        }
+        let model = model(args)?;
+        let subject = subject(args)?;
+        let mut listing =
+            (args.explain || args.json).then(|| subject.listing(model, args.pages)).transpose()?;
+        let digest = match &listing {
+            Some(listing) => listing.launch_digest,
+            None => subject.digest(model)?,
+        };
+        let identity = args.id_block.is_some().then(|| identity(args, digest)).transpose()?;
+        if let Some(identity) = &identity {
+            // Nothing is written that the firmware would refuse.
+            identity.verify()?;
+            let files =
+                [(&args.id_block, identity.block().as_bytes()), (&args.id_auth, identity.auth().as_bytes())];
+            for (path, bytes) in files {
+                let Some(path) = path else { continue };
+                fs::write(path, bytes).map_err(|source| file("write", path, source))?;
+            }
+        }
+        let id = identity.map(|identity| Id {
+            policy: args.policy.0,
+            id_key_digest: identity.id_key_digest(),
+            author_key_digest: identity.author_key_digest().map(|digest| digest.to_string()),
+        });
+        let mut text = match &mut listing {
+            Some(listing) if args.json => {
+                listing.id.clone_from(&id);
+                let json = serde_json::to_string_pretty(listing)
+                    .map_err(|source| MeasureError::Saved { path: "-".into(), source })?;
+                return Ok(self.print(format!("{json}\n").as_bytes()));
+            }
+            Some(listing) => explain(listing).to_string(),
+            None => format!("{}\n", digest_text(args, digest)),
+        };
+        if let Some(id) = &id {
+            text += &format!("id key digest      {}\n", digest_text(args, id.id_key_digest));
+            if let Some(author) = &id.author_key_digest {
+                text += &format!("author key digest  {author}\n");
+            }
+        }
+        Ok(self.print(text.as_bytes()))
+    }
+
+    fn diff(&mut self, args: &MeasureArgs, files: &[std::path::PathBuf]) -> Result<ExitStatus, Failure> {
+        let [a, b] = files else { return Err(Failure::Usage("--diff takes two files".to_owned())) };
+        let (a, b) = (plan(args, a)?, plan(args, b)?);
+        let differences = compare(&a, &b);
+        let text = if args.json {
+            let report = serde_json::json!({
+                "equal": differences.is_empty(),
+                "differences": differences,
+            });
+            format!("{report:#}\n")
+        } else if differences.is_empty() {
+            format!("no difference: both have the launch digest {}\n", a.launch_digest)
+        } else {
+            differences.iter().map(|line| format!("{line}\n")).collect()
+        };
+        let printed = self.print(text.as_bytes());
+        Ok(match printed {
+            ExitStatus::Success if !differences.is_empty() => ExitStatus::Differs,
+            other => other,
+        })
+    }
+}
+
+fn model(args: &MeasureArgs) -> Result<VcpuModel, Failure> {
+    let signature = args.signature().map_err(Failure::Usage)?;
+    Ok(VcpuModel { signature, features: args.guest_features })
+}
+
+fn subject(args: &MeasureArgs) -> Result<Subject, Failure> {
+    let mut subject = match (&args.config, &args.ovmf) {
+        (Some(path), _) => Subject::from_config(&Config::load(path).map_err(Failure::Config)?)?,
+        (None, Some(ovmf)) => Subject::from_options(&Options {
+            ovmf: ovmf.clone(),
+            kernel: args.kernel.clone(),
+            initrd: args.initrd.clone(),
+            append: args.append.clone().unwrap_or_default(),
+            vcpus: args
+                .vcpus
+                .ok_or_else(|| Failure::Usage("--ovmf needs --vcpus: each vcpu is measured".to_owned()))?,
+        })?,
+        (None, None) => return Err(Failure::Usage("give --config or --ovmf".to_owned())),
+    };
+    if let Some(digest) = args.snp_ovmf_hash {
+        subject.set_firmware_digest(digest);
+    }
+    Ok(subject)
+}
+
+/// A saved plan, or that of a `vm.toml`.
+fn plan(args: &MeasureArgs, path: &Path) -> Result<Listing, Failure> {
+    let text = read(path, MAX_SAVED)?;
+    if text.trim_ascii_start().first() == Some(&b'{') {
+        return Ok(serde_json::from_slice(&text)
+            .map_err(|source| MeasureError::Saved { path: path.to_owned(), source })?);
+    }
+    let config = Config::load(path).map_err(Failure::Config)?;
+    Ok(Subject::from_config(&config)?.listing(model(args)?, true)?)
+}
+
+fn identity(args: &MeasureArgs, digest: Digest) -> Result<Identity, Failure> {
+    let mut block = IdBlock::new(digest, args.policy);
+    block.family_id = args.family_id.unwrap_or_default();
+    block.image_id = args.image_id.unwrap_or_default();
+    block.guest_svn = U32::new(args.guest_svn);
+    let key = |path: &Path| {
+        let text = Zeroizing::new(read(path, MAX_KEY)?);
+        SigningKey::parse(&text).map_err(|source| MeasureError::Key { path: path.to_owned(), source })
+    };
+    let author = args.author_key.as_deref().map(key).transpose()?;
+    Ok(match args.id_key.as_deref().map(key).transpose()? {
+        Some(id) => Identity::signed(block, &id, author.as_ref())?,
+        None => Identity::keyless(block)?,
+    })
+}
+
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, MeasureError> {
+    let failed = |source| file("read", path, source);
+    let mut bytes = Vec::new();
+    let opened = fs::File::open(path).map_err(failed)?;
+    opened.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(failed(io::Error::other(format!("longer than the {limit} bytes allowed"))));
+    }
+    Ok(bytes)
+}
+
+fn file(action: &'static str, path: &Path, source: io::Error) -> MeasureError {
+    MeasureError::File { action, path: path.to_owned(), source }
+}
+
+fn digest_text(args: &MeasureArgs, digest: Digest) -> String {
+    match args.output_format {
+        OutputFormat::Hex => digest.to_string(),
+        OutputFormat::Base64 => base64(&digest.0),
+    }
+}
+
+/// Base64 of a multiple of three bytes, which needs no padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (groups, _) = bytes.as_chunks::<3>();
+    let digits = groups.iter().flat_map(|[a, b, c]| {
+        let group = u32::from(*a) << 16 | u32::from(*b) << 8 | u32::from(*c);
+        [18, 12, 6, 0].map(|shift| char::from(ALPHABET[(group >> shift & 63) as usize]))
+    });
+    digits.collect()
+}

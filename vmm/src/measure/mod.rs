@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What will be launched, and the digest the security processor will give it: `cvmm measure`.
+//!
+//! A [`Subject`] is a firmware with a boot profile on a machine, from a `vm.toml` or from options like those of
+//! `sev-snp-measure`. Measuring it gives a [`Listing`]: the launch plan page range by page range with the running digest,
+//! and the VMSA of each vCPU by field. Listings can be shown, saved as JSON and compared. A listing from a `vm.toml` is made of
+//! the plan `cvmm run` launches, by the same code.
+
+mod compare;
+mod error;
+mod listing;
+mod show;
+
+use std::path::{Path, PathBuf};
+
+use cvmm_launch::blob::Blob;
+use cvmm_launch::digest::{self, FirmwareDigest};
+use cvmm_launch::firmware::Firmware;
+use cvmm_launch::kernel::Kernel;
+use cvmm_launch::memory::MemoryLayout;
+use cvmm_launch::plan::{LaunchPlan, Profile};
+use cvmm_launch::vmsa::VcpuModel;
+use cvmm_snp::digest::Digest;
+
+use crate::config::{Boot, Config};
+use crate::machine::Inputs;
+
+pub use compare::compare;
+pub use error::MeasureError;
+pub use listing::{Id, Listing};
+pub use show::explain;
+
+/// Low RAM a guest without a `vm.toml` is given; outside the `uki` profile the digest does not depend on it.
+const ANY_MEMORY: MemoryLayout = MemoryLayout { low: 256 << 20, high: 0 };
+
+/// A guest in the words of `sev-snp-measure`.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Firmware image.
+    pub ovmf: PathBuf,
+    /// Kernel, if it comes through fw_cfg.
+    pub kernel: Option<PathBuf>,
+    /// Initrd.
+    pub initrd: Option<PathBuf>,
+    /// Command line.
+    pub append: String,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+}
+
+/// What is to be measured, with all files open and checked.
+#[derive(Debug)]
+pub struct Subject {
+    firmware: Firmware,
+    memory: MemoryLayout,
+    profile: &'static str,
+    plan: LaunchPlan,
+    /// The digest after the firmware, if it is known already.
+    known: Option<FirmwareDigest>,
+}
+
+impl Subject {
+    /// The guest of a `vm.toml`.
+    pub fn from_config(config: &Config) -> Result<Self, MeasureError> {
+        let Inputs { firmware, memory, plan, .. } = Inputs::open(config)?;
+        let profile = match config.boot {
+            Boot::Uki { .. } => "uki",
+            Boot::Hashes { .. } => "hashes",
+            Boot::Disk => "disk",
+        };
+        Ok(Self { firmware, memory, profile, plan, known: None })
+    }
+
+    /// The guest of a command line.
+    pub fn from_options(options: &Options) -> Result<Self, MeasureError> {
+        let firmware = firmware(&options.ovmf)?;
+        let profile = match &options.kernel {
+            Some(kernel) => Profile::Hashes {
+                kernel: Kernel::recognise(open("kernel", kernel)?)?,
+                initrd: options.initrd.as_deref().map(|path| open("initrd", path)).transpose()?,
+                cmdline: options.append.clone(),
+            },
+            None => Profile::Disk,
+        };
+        let (plan, known) = digest::build(&firmware, &profile, &ANY_MEMORY, options.vcpus)?;
+        Ok(Self { firmware, memory: ANY_MEMORY, profile: profile.name(), plan, known })
+    }
+
+    /// Takes `running` for the digest after the firmware image instead of reading it.
+    pub fn set_firmware_digest(&mut self, running: Digest) {
+        self.known = Some(FirmwareDigest::known(&self.firmware, running));
+    }
+
+    /// The launch digest alone.
+    pub fn digest(&self, model: VcpuModel) -> Result<Digest, MeasureError> {
+        Ok(digest::measure(&self.plan, model, self.known.as_ref(), &mut ())?)
+    }
+
+    /// The whole plan with its digests; with those of each page if `pages`.
+    pub fn listing(&self, model: VcpuModel, pages: bool) -> Result<Listing, MeasureError> {
+        let mut collector = listing::Collector::new(pages);
+        // A listing names what the firmware image holds, so it is read.
+        let known = self.known.as_ref().filter(|_| !pages);
+        let launch_digest = digest::measure(&self.plan, model, known, &mut collector)?;
+        Ok(collector.finish(self, model, launch_digest))
+    }
+}
+
+/// The digest after a firmware image: what `sev-snp-measure --mode snp:ovmf-hash` prints.
+pub fn firmware_digest(path: &Path) -> Result<Digest, MeasureError> {
+    Ok(FirmwareDigest::compute(&firmware(path)?)?.running())
+}
+
+fn firmware(path: &Path) -> Result<Firmware, MeasureError> {
+    Ok(Firmware::parse(open("firmware", path)?)?)
+}
+
+fn open(what: &'static str, path: &Path) -> Result<Blob, MeasureError> {
+    Blob::open(path).map_err(|source| MeasureError::Open { what, path: path.to_owned(), source })
+}

@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cvmm measure` as a person or a script uses it: the program's output, files and exit codes.
+
+#![expect(clippy::unwrap_used, reason = "a test helper that fails shall say where")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use cvmm_launch::id_block::{IdError, Identity};
+use cvmm_snp::policy::GuestPolicy;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const MILAN: [&str; 2] = ["--vcpu-type", "EPYC-Milan"];
+/// `sev-snp-measure --mode snp --ovmf fw.fd --vcpus 1 --vcpu-type EPYC-Milan --kernel bzimage`, version 0.0.13.
+const KERNEL_DIGEST: &str =
+    "f7d78d662c1519fcadc059867a4f62193df236012ea563959e9aa3f3220eb24765caaf291cb40016d61c523893b42286";
+/// The same with `--vcpus 3 --initrd initrd --append "quiet splash"`.
+const INITRD_DIGEST: &str =
+    "0a239526f9393649faa963805208308eb0e71021cd84e5826dd2bbe64b6d768dde0dc01feace38f626835130924adcce";
+
+/// GUIDs as they stand in memory.
+const SEV: [u8; 16] =
+    [0x66, 0x65, 0x88, 0xdc, 0x4a, 0x98, 0x98, 0x47, 0xa7, 0x5e, 0x55, 0x85, 0xa7, 0xbf, 0x67, 0xcc];
+const IGVM: [u8; 16] =
+    [0x0e, 0xa7, 0x4f, 0x78, 0x76, 0x31, 0x77, 0x46, 0x8a, 0x20, 0x04, 0xb6, 0x86, 0x99, 0xe3, 0x74];
+const HASHES: [u8; 16] =
+    [0x1f, 0x37, 0x55, 0x72, 0x3b, 0x3a, 0x04, 0x4b, 0x92, 0x7b, 0x1d, 0xa6, 0xef, 0xa8, 0xd4, 0x54];
+const SECRET: [u8; 16] =
+    [0x61, 0xb3, 0x2e, 0x4c, 0x9b, 0x7d, 0xc3, 0x4c, 0x80, 0x81, 0x12, 0x7c, 0x90, 0xd3, 0xd2, 0x94];
+const RESET: [u8; 16] =
+    [0xde, 0x71, 0xf7, 0x00, 0x7e, 0x1a, 0xcb, 0x4f, 0x89, 0x0e, 0x68, 0xc7, 0x7e, 0x2f, 0xb4, 0x4e];
+const FOOTER: [u8; 16] =
+    [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// An image with the metadata of the AmdSev build, in 8 KiB.
+fn firmware() -> Vec<u8> {
+    let sev = [
+        words(&[u32::from_le_bytes(*b"ASEV"), 16 + 12 * 7, 1, 7]),
+        words(&[0x80_0000, 0x9000, 1, 0x80_a000, 0x3000, 1, 0x80_d000, 0x1000, 2, 0x80_e000, 0x1000, 3]),
+        words(&[0x80_f000, 0x1000, 4, 0x81_1000, 0x1_f000, 1, 0x81_0000, 0x1000, 0x10]),
+    ]
+    .concat();
+    let igvm = [
+        words(&[u32::from_le_bytes(*b"IGVM"), 16 + 12 * 4, 1, 4]),
+        words(&[0x81_2000, 0x1000, 0x100, 0, 0xc0, 0x101, 0xc0, 0x10, 0x102, 0x81_3000, 0x1000, 0x200]),
+    ]
+    .concat();
+    let entries = [
+        (HASHES, words(&[0x81_0c00, 0x400])),
+        (SECRET, words(&[0x81_0000, 0xc00])),
+        (RESET, words(&[0x80_b004])),
+        (SEV, words(&[8192 - 256])),
+        (IGVM, words(&[8192 - 256 - sev.len() as u32])),
+    ];
+    let mut table = Vec::new();
+    for (guid, data) in entries {
+        table.extend(&data);
+        table.extend((data.len() as u16 + 18).to_le_bytes());
+        table.extend(guid);
+    }
+    table.extend((table.len() as u16 + 18).to_le_bytes());
+    table.extend(FOOTER);
+    let mut image = vec![0xff; 8192];
+    image[256..256 + sev.len()].copy_from_slice(&sev);
+    image[256 + sev.len()..256 + sev.len() + igvm.len()].copy_from_slice(&igvm);
+    image[8192 - 32 - table.len()..8192 - 32].copy_from_slice(&table);
+    image
+}
+
+/// Headers of a PE32+ file at `at` whose sections cover the second half.
+fn pe(file: &mut [u8], at: usize, names: &[&[u8; 8]]) {
+    let len = file.len() as u32;
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"MZ");
+    put(0x3c, &(at as u32).to_le_bytes());
+    put(at, b"PE\0\0\x64\x86");
+    put(at + 6, &(names.len() as u16).to_le_bytes());
+    put(at + 20, &0x70_u16.to_le_bytes());
+    put(at + 24, &0x20b_u16.to_le_bytes());
+    put(at + 24 + 68, &10_u16.to_le_bytes());
+    for (index, name) in names.iter().enumerate() {
+        let header = at + 24 + 0x70 + 40 * index;
+        put(header, *name);
+        put(header + 16, &(len - len / 2).to_le_bytes());
+        put(header + 20, &(len / 2).to_le_bytes());
+    }
+}
+
+fn kernel() -> Vec<u8> {
+    let mut file = vec![0x90; 8192];
+    file[..1536].fill(0);
+    file[0x1f1] = 1;
+    file[0x1f4..0x1f8].copy_from_slice(&((8192 - 1024) / 16_u32).to_le_bytes());
+    file[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x6aHdrS");
+    file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    file[0x236] = 1;
+    file[0x238..0x23c].copy_from_slice(&2047_u32.to_le_bytes());
+    pe(&mut file, 0x280, &[b".text\0\0\0"]);
+    file
+}
+
+fn uki() -> Vec<u8> {
+    let mut file: Vec<u8> = (0..50_000_u32).map(|at| (at / 7) as u8).collect();
+    file[..1024].fill(0);
+    pe(&mut file, 0x80, &[b".text\0\0\0", b".linux\0\0"]);
+    file
+}
+
+/// A folder with files of a guest.
+struct Lab(TempDir);
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Self(TempDir::new().unwrap());
+        lab.write("fw.fd", &firmware());
+        lab.write("bzimage", &kernel());
+        lab.write("guest.efi", &uki());
+        lab.write("initrd", b"initrd");
+        lab
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// A `vm.toml` of profile `uki`.
+    fn toml(&self, name: &str, vcpus: u32, memory: &str, uki: &str) {
+        let text = format!(
+            "name = \"x\"\nvcpus = {vcpus}\nmemory = \"{memory}\"\nisolation = \"snp\"\nfirmware = \"fw.fd\"\n\
+             [boot]\nprofile = \"uki\"\nuki = \"{uki}\"\n"
+        );
+        self.write(name, text.as_bytes());
+    }
+
+    fn measure(&self, words: &[&str]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cvmm"));
+        command.env_remove("CVMM_LOG").current_dir(self.0.path()).arg("measure").args(words);
+        Ended(command.output().unwrap(), words.join(" "))
+    }
+
+    /// Options of the small guest, `more`, and a Milan.
+    fn guest(&self, more: &[&str]) -> Ended {
+        self.measure(&[&["--ovmf", "fw.fd"], &MILAN[..], more].concat())
+    }
+}
+
+struct Ended(Output, String);
+
+impl Ended {
+    /// Standard output of a success.
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.0.status.code(), Some(0), "{}: {}", self.1, String::from_utf8_lossy(&self.0.stderr));
+        String::from_utf8(self.0.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn json(self) -> Value {
+        serde_json::from_str(&self.ok()).unwrap()
+    }
+
+    /// Both outputs of an end with `code`.
+    #[track_caller]
+    fn code(self, code: i32) -> String {
+        let text = [self.0.stdout, self.0.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(self.0.status.code(), Some(code), "{}: {text}", self.1);
+        text
+    }
+}
+
+#[test]
+fn digests_are_those_of_the_tool_whose_options_it_takes() {
+    let lab = Lab::new();
+    let line = |digest: &str| format!("{digest}\n");
+    assert_eq!(lab.guest(&["--vcpus", "1", "--kernel", "bzimage"]).ok(), line(KERNEL_DIGEST));
+    let more = ["--vcpus", "3", "--kernel", "bzimage", "--initrd", "initrd", "--append", "quiet splash"];
+    assert_eq!(lab.guest(&more).ok(), line(INITRD_DIGEST));
+    // The processor in each of its forms; mode and VMM type as that tool is usually called.
+    for cpu in [
+        &["--vcpu-sig", "0xa00f11"][..],
+        &["--vcpu-sig", "10489617"],
+        &["--vcpu-family", "25", "--vcpu-model", "1", "--vcpu-stepping", "1"],
+        &["--vcpu-type", "EPYC-Milan-v2", "--mode", "snp", "--vmm-type", "QEMU", "--guest-features", "0x1"],
+    ] {
+        let words = [&["--ovmf", "fw.fd", "--vcpus", "1", "--kernel", "bzimage"], cpu].concat();
+        assert_eq!(lab.measure(&words).ok(), line(KERNEL_DIGEST));
+    }
+    // The digest after the firmware replaces the image's content: another image with the same tables gives the same.
+    let hash = lab.measure(&["--mode", "snp:ovmf-hash", "--ovmf", "fw.fd"]).ok();
+    let mut other = firmware();
+    other[0] = 0;
+    lab.write("fw.fd", &other);
+    let words = ["--vcpus", "1", "--kernel", "bzimage", "--snp-ovmf-hash", hash.trim()];
+    assert_eq!(lab.guest(&words).ok(), line(KERNEL_DIGEST));
+    assert_ne!(lab.guest(&words[..4]).ok(), line(KERNEL_DIGEST));
+    // printf f7d7… | xxd -r -p | base64 -w0
+    let base64 = "99eNZiwVGfytwFmGek9iGT3yNgEupWOVnpqj8yIOskdlyq8pHLQAFtYcUjiTtCKG\n";
+    let words = [&words[..], &["--output-format", "base64"]].concat();
+    assert_eq!(lab.guest(&words).ok(), base64);
+}
+
+#[test]
+fn the_real_firmware_gives_the_published_digest() {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/firmware/OVMF.amdsev.fd");
+    let path = std::env::var_os("CVMM_TEST_FIRMWARE").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    if !path.is_file() {
+        println!("skipped: no real firmware; set CVMM_TEST_FIRMWARE to an OVMF.amdsev.fd");
+        return;
+    }
+    let lab = Lab::new();
+    let words = ["--ovmf", path.to_str().unwrap(), "--vcpus", "4", "--vcpu-type", "EPYC-Milan"];
+    assert_eq!(
+        lab.measure(&words).ok().trim(),
+        "c995d6122aacbc0434128f0c63783f03b7caec3f8f4292948522a00c0395ff126f1633d8346a20aa85f8dd3bd8739a38"
+    );
+}
+
+#[test]
+fn explain_shows_every_range_and_every_field() {
+    let lab = Lab::new();
+    lab.toml("vm.toml", 2, "256MiB", "guest.efi");
+    let words = ["--config", "vm.toml", "--vcpu-type", "EPYC-Genoa"];
+    let digest = lab.measure(&words).ok();
+    let text = lab.measure(&[&words[..], &["--explain"]].concat()).ok();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], format!("launch digest   {}", digest.trim()));
+    let row = |start: &str| {
+        let found: Vec<_> = lines.iter().filter(|line| line.starts_with(start)).collect();
+        assert_eq!(found.len(), 1, "{start}: {text}");
+        found[0].split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(row("0x0000ffffe000").contains(" 2 normal firmware "));
+    assert!(row("0x0000ffffe000").ends_with("fw.fd from 0x0"));
+    assert!(row("0x00000080d000").contains(" 1 secrets secrets "));
+    assert!(row("0x000000812000").contains(" 1 normal igvm parameters "));
+    assert!(row("0x000002000000").contains(" 13 normal uki "));
+    assert!(row("  0x310").ends_with("rdx 0xa10f10"));
+    assert!(text.contains("  0x178  rip            0xb004"), "{text}");
+    // The last vCPU's running digest is the launch digest.
+    let vmsas: Vec<_> = lines.iter().filter(|line| line.contains(" vmsa ")).collect();
+    assert!(vmsas.len() == 2 && vmsas[1].ends_with(digest.trim()), "{text}");
+}
+
+#[test]
+fn json_has_the_plan_and_can_be_checked_by_others() {
+    let lab = Lab::new();
+    lab.toml("vm.toml", 5, "256MiB", "guest.efi");
+    let plan = lab.measure(&["--config", "vm.toml", "--vcpu-sig", "0xa00f11", "--json", "--pages"]).json();
+    assert_eq!(plan["format"], "cvmm-launch-plan-1");
+    let imports = plan["imports"].as_array().unwrap();
+    let uki = imports.last().unwrap();
+    let pages = |import: &Value| -> u64 {
+        import["contents"].as_array().unwrap().iter().map(|run| run["pages"].as_u64().unwrap()).sum()
+    };
+    assert_eq!((&uki["tag"], &uki["pages"], pages(uki)), (&"uki".into(), &13.into(), 13));
+    assert_eq!(uki["source"]["len"], 50_000);
+    let vmsas = plan["vmsas"].as_array().unwrap();
+    assert_eq!((vmsas.len(), &vmsas[1]["first"], &vmsas[1]["count"]), (2, &1.into(), &4.into()));
+    assert_eq!(vmsas[1]["running_digest"], plan["launch_digest"]);
+    assert_eq!(vmsas[1]["fields"]["cs.base"], "0x800000");
+    let short = lab.measure(&["--config", "vm.toml", "--vcpu-sig", "0xa00f11", "--json"]).json();
+    assert_eq!(short["launch_digest"], plan["launch_digest"]);
+    assert_eq!(short["imports"][0].get("contents"), None);
+}
+
+#[test]
+fn a_difference_is_said_in_words() {
+    let lab = Lab::new();
+    lab.toml("a.toml", 2, "256MiB", "guest.efi");
+    let mut other = uki();
+    other[5 * 4096 + 17] ^= 1;
+    lab.write("other.efi", &other);
+    let diff = |a: &str, b: &str| lab.measure(&["--diff", a, b, "--vcpu-type", "EPYC-Milan"]);
+    assert!(diff("a.toml", "a.toml").ok().starts_with("no difference: both have the launch digest "));
+
+    lab.toml("b.toml", 2, "256MiB", "other.efi");
+    let text = diff("a.toml", "b.toml").code(6);
+    let expected = "uki at 0x2000000: 1 of 13 pages have other content: 0x2005000 (offset 0x5000)";
+    assert_eq!(text.lines().next(), Some(expected), "{text}");
+    assert_eq!(text.lines().count(), 2, "{text}");
+
+    lab.toml("b.toml", 3, "512MiB", "guest.efi");
+    let text = diff("a.toml", "b.toml").code(6);
+    for line in [
+        "number of vcpus: 2 in A, 3 in B",
+        "high memory: 0 MiB in A, 256 MiB in B",
+        "igvm parameters at 0x812000: 1 of 1 pages have other content: 0x812000 (offset 0x0)",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+
+    // Saved plans carry everything; other processors show in the VMSA.
+    for (name, cpu, pages) in
+        [("a.json", "EPYC-Milan", true), ("b.json", "EPYC-Genoa", true), ("c.json", "EPYC-Milan", false)]
+    {
+        let toml = if name == "c.json" { "b.toml" } else { "a.toml" };
+        let mut words = vec!["--config", toml, "--vcpu-type", cpu, "--json"];
+        if pages {
+            words.push("--pages");
+        }
+        lab.write(name, lab.measure(&words).ok().as_bytes());
+    }
+    let text = lab.measure(&["--diff", "a.json", "b.json"]).code(6);
+    for line in [
+        "processor signature: 0xa00f11 in A, 0xa10f10 in B",
+        "vmsa of vcpu 0: field rdx is 0xa00f11 in A, 0xa10f10 in B",
+        "vmsa of vcpu 1 and up: field rdx is 0xa00f11 in A, 0xa10f10 in B",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    let text = lab.measure(&["--diff", "a.json", "c.json"]).code(6);
+    assert!(
+        text.contains("igvm parameters at 0x812000: content differs (save both plans with --pages"),
+        "{text}"
+    );
+    let report: Value =
+        serde_json::from_str(&lab.measure(&["--diff", "a.json", "b.json", "--json"]).code(6)).unwrap();
+    assert_eq!((&report["equal"], report["differences"].as_array().map(Vec::len)), (&false.into(), Some(4)));
+}
+
+#[test]
+fn hash_profiles_differ_by_the_file_and_by_sections() {
+    let lab = Lab::new();
+    let save = |name: &str, words: &[&str]| {
+        let plan = lab.guest(&[words, &["--vcpus", "1", "--json"]].concat()).ok();
+        lab.write(name, plan.as_bytes());
+    };
+    save("a.json", &["--kernel", "bzimage", "--append", "quiet"]);
+    save("b.json", &["--kernel", "bzimage", "--append", "quiet init=/bin/sh"]);
+    save("c.json", &[]);
+    let text = lab.measure(&["--diff", "a.json", "b.json"]).code(6);
+    assert!(text.starts_with("command line (entry of the kernel-hash table, sha256): "), "{text}");
+    assert!(!text.contains("initrd (entry"), "{text}");
+    let text = lab.measure(&["--diff", "a.json", "c.json"]).code(6);
+    assert!(text.contains("kernel hashes at 0x810000: kind normal in A, zero in B"), "{text}");
+    let mut other = firmware();
+    // The first section gets shorter by a page.
+    other[256 + 16 + 5] = 0x80;
+    lab.write("fw.fd", &other);
+    save("d.json", &["--kernel", "bzimage", "--append", "quiet"]);
+    let text = lab.measure(&["--diff", "a.json", "d.json"]).code(6);
+    assert!(text.contains("firmware at 0xffffe000: content differs"), "{text}");
+    assert!(text.contains("sec memory at 0x800000: 9 pages in A, 8 in B"), "{text}");
+}
+
+fn identity(lab: &Lab) -> Result<Identity, IdError> {
+    Identity::from_bytes(&fs::read(lab.path("block")).unwrap(), &fs::read(lab.path("auth")).unwrap())
+}
+
+#[test]
+fn id_blocks_are_for_this_launch_with_or_without_a_key() {
+    let lab = Lab::new();
+    let key = |name: &str| {
+        let golden =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/launch/src/id_block/golden").join(name);
+        golden.to_str().unwrap().to_owned()
+    };
+    let (id_key, author_key) = (key("test-id-key.pem"), key("test-author-key.pem"));
+    let sign = |more: &[&str]| {
+        let base = ["--vcpus", "1", "--kernel", "bzimage", "--id-block", "block", "--id-auth", "auth"];
+        lab.guest(&[&base[..], more].concat())
+    };
+    let text = sign(&[]).ok();
+    let keyless = identity(&lab).unwrap();
+    assert_eq!(text, format!("{KERNEL_DIGEST}\nid key digest      {}\n", keyless.id_key_digest()));
+    assert_eq!(keyless.check_launch(KERNEL_DIGEST.parse().unwrap(), GuestPolicy(0x3_0000)), Ok(()));
+    sign(&[]).ok();
+    assert_eq!(identity(&lab).unwrap(), keyless, "not the same twice");
+
+    let more = ["--id-key", &id_key, "--author-key", &author_key, "--policy", "0x30133"];
+    let ids = ["--guest-svn", "7", "--family-id", "000102030405060708090a0b0c0d0e0f", "--json"];
+    let plan = sign(&[&more[..], &ids].concat()).json();
+    let signed = identity(&lab).unwrap();
+    assert_eq!(signed.block().guest_svn.get(), 7);
+    assert_eq!(signed.block().family_id, std::array::from_fn(|at| at as u8));
+    assert_eq!(signed.block().policy.get(), 0x3_0133);
+    assert_eq!(plan["id"]["policy"], "0x30133");
+    // The digests snp-create-id-block prints for these keys.
+    assert_eq!(
+        plan["id"]["id_key_digest"],
+        "7243d3fc6111e8d6e865a52d4ca602c736a9b23cdb59b926c7eadef50e7744c54f60b7a4b7000ae290afcfc4665ef805"
+    );
+    assert_eq!(
+        plan["id"]["author_key_digest"],
+        "443fef029a7b6a9f4ff370369db473c58df85ed0b321074cea4310b6b018ca41ba5671df4639169758d8f9bf4b10c5b7"
+    );
+
+    fs::remove_file(lab.path("block")).unwrap();
+    let text = sign(&["--id-key", &key("test-p256-key.pem")]).code(5);
+    assert!(text.contains("test-p256-key.pem is no private key of the curve P-384"), "{text}");
+    assert!(!lab.path("block").exists(), "written in spite of the error");
+    let text = sign(&["--id-key", "initrd"]).code(5);
+    assert!(text.contains("initrd is no private key"), "{text}");
+    assert!(sign(&["--id-key", "absent.pem"]).code(5).contains("cannot read absent.pem"));
+    assert!(
+        lab.guest(&["--vcpus", "1", "--id-block", "/", "--id-auth", "auth"])
+            .code(5)
+            .contains("cannot write /")
+    );
+}
+
+#[test]
+fn what_a_person_gets_wrong_is_named() {
+    let lab = Lab::new();
+    lab.toml("vm.toml", 1, "256MiB", "guest.efi");
+    let base = ["--ovmf", "fw.fd", "--vcpus", "1"];
+    for (words, part) in [
+        (&["--config", "vm.toml"][..], "depends on the processor"),
+        (&base, "depends on the processor"),
+        (&["--vcpu-type", "EPYC-Milan"], "--config"),
+        (&["--ovmf", "fw.fd", "--vcpu-type", "EPYC-Milan"], "--ovmf needs --vcpus"),
+        (&["--ovmf", "fw.fd", "--vcpus", "0", "--vcpu-type", "EPYC-Milan"], "0 is not in 1..=65535"),
+        (&["--ovmf", "fw.fd", "--vcpus", "1", "--vcpu-type", "EPYC-Venice"], "EPYC-Turin"),
+        (&["--ovmf", "fw.fd", "--vcpus", "1", "--vcpu-family", "25"], "--vcpu-model"),
+        (&["--ovmf", "fw.fd", "--vcpus", "1", "--vcpu-sig", "milan"], "must be a number"),
+        (&["--config", "vm.toml", "--vcpus", "1"], "cannot be used with"),
+        (&["--ovmf", "fw.fd", "--mode", "seves"], "possible values: snp, snp:ovmf-hash"),
+        (&["--config", "vm.toml", "--mode", "snp:ovmf-hash"], "needs --ovmf"),
+        (&["--ovmf", "fw.fd", "--guest-features", "0x20"], "bit 0"),
+        (&["--ovmf", "fw.fd", "--initrd", "initrd"], "--kernel"),
+        (&["--ovmf", "fw.fd", "--policy", "0x10000"], "bit 17"),
+        (&["--ovmf", "fw.fd", "--snp-ovmf-hash", "1234"], "96 hexadecimal digits"),
+        (&["--ovmf", "fw.fd", "--id-block", "x"], "--id-auth"),
+        (&["--ovmf", "fw.fd", "--json", "--explain"], "cannot be used with"),
+        (&["--diff", "vm.toml"], "2 values required"),
+        (&["--diff", "vm.toml", "vm.toml"], "depends on the processor"),
+        (&["--config", "absent.toml", "--vcpu-sig", "1"], "absent.toml"),
+    ] {
+        let text = lab.measure(words).code(2);
+        assert!(text.contains(part), "{words:?}: {text}");
+    }
+    for (words, part) in [
+        (["--kernel", "initrd"], "kernel initrd: is 6 bytes long"),
+        (["--kernel", "absent"], "cannot open kernel absent: No such file"),
+        (["--ovmf", "initrd"], "firmware initrd: is 6 bytes long"),
+    ] {
+        let base = if words[0] == "--ovmf" { &["--vcpus", "1"][..] } else { &base };
+        let text = lab.measure(&[base, &MILAN[..], &words].concat()).code(4);
+        assert!(text.contains(part), "{words:?}: {text}");
+    }
+    lab.write("bad.json", b"{\"format\": \"cvmm-launch-plan-2\"}");
+    let text = lab.measure(&["--diff", "bad.json", "bad.json"]).code(5);
+    assert!(
+        text.contains("bad.json is no plan saved by `cvmm measure --json`") && text.contains("line 1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn one_bit_of_the_files_changes_the_digest() {
+    let lab = Lab::new();
+    lab.toml("vm.toml", 1, "256MiB", "guest.efi");
+    let measure = || lab.measure(&["--config", "vm.toml", "--vcpu-type", "EPYC-Milan"]).ok();
+    let mut seen = std::collections::BTreeSet::from([measure()]);
+    let (image, guest) = (firmware(), uki());
+    for (file, bytes, at) in [("fw.fd", &image, 100), ("fw.fd", &image, 8191), ("guest.efi", &guest, 49_999)]
+    {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        lab.write(file, &changed);
+        assert!(seen.insert(measure()), "{file} {at}");
+        lab.write(file, bytes);
+    }
+    lab.toml("vm.toml", 2, "256MiB", "guest.efi");
+    assert!(seen.insert(measure()), "vcpus");
+    lab.toml("vm.toml", 1, "256MiB", "guest.efi");
+    assert!(!seen.insert(measure()), "not the same again");
+}
