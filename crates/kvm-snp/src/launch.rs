@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The launch, as types.
+//!
+//! Each step consumes the one before. What a failed step leaves behind is dropped with it, so that no half-launched guest can be
+//! run or tried again. The kernel can stop in the middle of an update and says little about what it did not like; this module
+//! loops where it must, and checks beforehand what the kernel would only answer with EIO.
+
+mod error;
+
+use std::sync::Arc;
+
+use cvmm_launch::plan::{LaunchPlan, PageImport, PageKind, Source};
+use cvmm_snp::cpuid::CpuidPage;
+use cvmm_snp::id::{IdAuth, IdBlock};
+use cvmm_snp::policy::GuestPolicy;
+use cvmm_snp::status::SevError;
+use kvm_bindings::{kvm_sev_snp_launch_finish, kvm_sev_snp_launch_start, kvm_sev_snp_launch_update};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+pub use error::{CpuidRefused, FinishError, StartError, UpdateError};
+
+use crate::cpuid_page::{self, Difference, Tolerance};
+use crate::memory::PrivateMemory;
+use crate::sys;
+use crate::vm::SnpVm;
+
+const PAGE: usize = 4096;
+/// Pages handed to the kernel in one call: enough that calls do not show beside the firmware's work for each page.
+const BATCH: usize = 256;
+
+/// Memory the kernel copies from, aligned as it wants it. KVM_SEV_SNP_LAUNCH_UPDATE never takes guest RAM for its source.
+#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(4096))]
+struct StagingPage([u8; PAGE]);
+
+/// What LAUNCH_FINISH is given besides the guest.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Expected digest and policy, signed. The security processor refuses any other guest.
+    pub id_block: IdBlock,
+    /// Keys and signatures for it.
+    pub id_auth: IdAuth,
+    /// In every report of the guest.
+    pub host_data: [u8; 32],
+    /// Reports are only signed with a VLEK.
+    pub vcek_disabled: bool,
+}
+
+/// A guest whose context exists in the security processor, and whose memory is still empty.
+#[derive(Debug)]
+pub struct Started {
+    vm: SnpVm,
+    memory: Arc<PrivateMemory>,
+    policy: GuestPolicy,
+}
+
+/// A guest with all pages of its plan in. Its vCPUs must exist before it is finished.
+#[derive(Debug)]
+pub struct Measured {
+    vm: SnpVm,
+    memory: Arc<PrivateMemory>,
+    policy: GuestPolicy,
+    accepted: Vec<Difference>,
+}
+
+/// A guest the security processor has found to be the expected one.
+#[derive(Debug)]
+pub struct Finished {
+    vm: SnpVm,
+    memory: Arc<PrivateMemory>,
+}
+
+/// A guest that may run.
+#[derive(Debug)]
+pub struct Admitted {
+    _vm: SnpVm,
+    memory: Arc<PrivateMemory>,
+}
+
+impl SnpVm {
+    /// LAUNCH_START: the security processor makes a context with `policy` and binds it to the VM's ASID.
+    pub fn start(self, memory: Arc<PrivateMemory>, policy: GuestPolicy) -> Result<Started, StartError> {
+        if let Some(bits) = self.policy_bits() {
+            let unsupported = policy.0 & !bits;
+            if unsupported != 0 {
+                return Err(StartError::PolicyBits { policy, unsupported });
+            }
+        }
+        let mut start = kvm_sev_snp_launch_start { policy: policy.0, ..Default::default() };
+        self.command(sys::SNP_LAUNCH_START, &mut start).map_err(|source| match source.firmware {
+            Some(SevError::PolicyFailure) => StartError::Policy { policy, source },
+            // Kernels that do not tell their policy bits refuse unknown ones so.
+            None if source.errno == libc::EINVAL => StartError::Policy { policy, source },
+            _ => StartError::Command(source),
+        })?;
+        Ok(Started { vm: self, memory, policy })
+    }
+}
+
+impl Started {
+    /// LAUNCH_UPDATE for every page of `plan`, in its order. `cpuid` becomes the plan's CPUID page.
+    pub fn measure(
+        self,
+        plan: &LaunchPlan,
+        cpuid: &CpuidPage,
+        tolerance: Tolerance,
+    ) -> Result<Measured, UpdateError> {
+        let mut staging = vec![StagingPage([0; PAGE]); BATCH];
+        let mut accepted = Vec::new();
+        for import in plan.imports() {
+            let (gpa, len, tag) = (import.gpa, import.len, import.tag);
+            if !self.memory.is_private(gpa, len) {
+                return Err(UpdateError::NotPrivate { tag, gpa, len });
+            }
+            match import.kind {
+                PageKind::Cpuid => accepted = self.cpuid_page(import, cpuid, tolerance, &mut staging)?,
+                _ => self.pages(import, &mut staging)?,
+            }
+        }
+        Ok(Measured { vm: self.vm, memory: self.memory, policy: self.policy, accepted })
+    }
+
+    /// All pages of an import.
+    fn pages(&self, import: &PageImport, staging: &mut [StagingPage]) -> Result<(), UpdateError> {
+        let batch = (staging.len() * PAGE) as u64;
+        let mut at = 0;
+        while at < import.len {
+            let len = (import.len - at).min(batch);
+            // At most a batch, so the cast keeps the value.
+            let bytes = staging.as_mut_bytes().get_mut(..len as usize).unwrap_or_default();
+            fill(import, at, bytes)?;
+            self.update(import, at, len, staging)?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Hands `len` bytes of staging to the kernel as the pages of `import` from `at` on.
+    fn update(
+        &self,
+        import: &PageImport,
+        at: u64,
+        len: u64,
+        staging: &mut [StagingPage],
+    ) -> Result<(), UpdateError> {
+        let PageImport { gpa, kind, tag, .. } = import;
+        let mut update = kvm_sev_snp_launch_update {
+            gfn_start: (gpa + at) / PAGE as u64,
+            // Also for pages without content: Linux 6.12 answers a missing source with a warning and EIO.
+            uaddr: staging.as_mut_ptr() as u64,
+            len,
+            type_: *kind as u8,
+            ..Default::default()
+        };
+        // The kernel advances the fields as far as it got.
+        while update.len != 0 {
+            let left = update.len;
+            let result = self.vm.command(sys::SNP_LAUNCH_UPDATE, &mut update);
+            let gpa = update.gfn_start.saturating_mul(PAGE as u64);
+            let kind = kind.name();
+            match result {
+                Ok(()) if update.len < left => {}
+                Ok(()) => return Err(UpdateError::Stuck { tag, gpa }),
+                Err(error) => {
+                    return Err(match error.firmware {
+                        Some(status) => UpdateError::Firmware { tag, gpa, kind, status },
+                        None => UpdateError::Kernel { tag, gpa, kind, errno: error.errno },
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The CPUID page; returns the corrections that were taken over.
+    fn cpuid_page(
+        &self,
+        import: &PageImport,
+        cpuid: &CpuidPage,
+        tolerance: Tolerance,
+        staging: &mut [StagingPage],
+    ) -> Result<Vec<Difference>, UpdateError> {
+        let gpa = import.gpa;
+        let Some(page) = staging.first_mut() else {
+            return Err(CpuidRefused { gpa, differences: vec![] }.into());
+        };
+        page.0.copy_from_slice(cpuid.as_bytes());
+        let refused = match self.update(import, 0, PAGE as u64, staging) {
+            Err(UpdateError::Firmware { status: SevError::InvalidParam, .. }) => staging,
+            other => return other.map(|()| Vec::new()),
+        };
+        // The kernel has copied the firmware's version over ours.
+        let corrected = refused
+            .first()
+            .and_then(|page| CpuidPage::read_from_bytes(&page.0).ok())
+            .unwrap_or_else(CpuidPage::new_zeroed);
+        let differences = cpuid_page::differences(cpuid, &corrected);
+        if differences.is_empty() || !differences.iter().all(|difference| tolerance.allows(difference)) {
+            return Err(CpuidRefused { gpa, differences }.into());
+        }
+        for difference in &differences {
+            tracing::warn!(%difference, "the security processor's cpuid value is used");
+        }
+        self.update(import, 0, PAGE as u64, refused)?;
+        Ok(differences)
+    }
+}
+
+/// The content of `import` from `at` on; zero behind its end.
+fn fill(import: &PageImport, at: u64, bytes: &mut [u8]) -> Result<(), UpdateError> {
+    let Source::Blob { blob, offset, len } = &import.source else {
+        bytes.fill(0);
+        return Ok(());
+    };
+    // A batch is shorter than usize on every host this runs on.
+    let have = len.saturating_sub(at).min(bytes.len() as u64) as usize;
+    let (content, rest) = bytes.split_at_mut(have);
+    rest.fill(0);
+    blob.read(content, offset + at).map_err(|source| UpdateError::Read { tag: import.tag, source })
+}
+
+impl Measured {
+    /// Corrections of the CPUID page that were taken over.
+    pub fn accepted_corrections(&self) -> &[Difference] {
+        &self.accepted
+    }
+
+    /// LAUNCH_FINISH: the vCPUs are measured and sealed, then the security processor compares digest and policy with
+    /// `identity`.
+    pub fn finish(self, identity: &Identity) -> Result<Finished, FinishError> {
+        let Identity { id_block, id_auth, host_data, vcek_disabled } = identity;
+        let mut finish = kvm_sev_snp_launch_finish {
+            id_block_uaddr: std::ptr::from_ref(id_block) as u64,
+            id_auth_uaddr: std::ptr::from_ref(id_auth) as u64,
+            id_block_en: 1,
+            auth_key_en: u8::from(id_auth.author_key_algo.get() != 0),
+            vcek_disabled: u8::from(*vcek_disabled),
+            host_data: *host_data,
+            ..Default::default()
+        };
+        let policy = self.policy;
+        self.vm.command(sys::SNP_LAUNCH_FINISH, &mut finish).map_err(|source| match source.firmware {
+            Some(SevError::BadMeasurement) => FinishError::Measurement(source),
+            Some(SevError::BadSignature) => FinishError::Signature(source),
+            Some(SevError::PolicyFailure) => FinishError::Policy { policy, source },
+            _ => FinishError::Command(source),
+        })?;
+        Ok(Finished { vm: self.vm, memory: self.memory })
+    }
+}
+
+impl Finished {
+    /// Lets it run because the operator said so, without anybody having seen evidence.
+    pub fn admit_without_gate(self) -> Admitted {
+        Admitted { _vm: self.vm, memory: self.memory }
+    }
+}
+
+impl Admitted {
+    /// For the conversions the running guest asks for.
+    pub fn memory(&self) -> &Arc<PrivateMemory> {
+        &self.memory
+    }
+}

@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Private and shared memory of an SNP guest.
+//!
+//! Each region has two backings: a guest_memfd that nobody can map, for its private pages, and an ordinary mapping for its
+//! shared ones. An attribute per page tells KVM which one the guest sees. All pages start private. When pages change
+//! state, the attribute changes first, so that no vCPU can bring the old state back, and then what the old backing held is
+//! given back to the host; a guest that shares and unshares its memory never costs its size twice.
+//!
+//! Requests for the state a page already has are common (firmware and kernel both ask) and end at a bitmap. Conversions of one VM
+//! are made one at a time: two vCPUs may ask for overlapping ranges.
+#![expect(unsafe_code, reason = "registers memory slots and gives memory back to the host")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{kvm_create_guest_memfd, kvm_memory_attributes, kvm_userspace_memory_region2};
+use kvm_ioctls::VmFd;
+use thiserror::Error;
+
+use crate::convert::{PageState, Request};
+use crate::sys;
+use crate::vm::SnpVm;
+
+const PAGE: u64 = 4096;
+const WORD_BITS: u64 = 64;
+
+/// A run of guest memory with its shared mapping.
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    /// Guest physical address, page aligned.
+    pub gpa: u64,
+    /// Bytes, a multiple of the page size, not zero.
+    pub len: u64,
+    /// Where this process has mapped the shared view: `len` bytes of anonymous private memory.
+    pub shared: *mut u8,
+    /// What it is, for messages.
+    pub name: &'static str,
+}
+
+/// Why memory could not be set up.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// KVM_CREATE_GUEST_MEMFD.
+    #[error("kvm refused {len:#x} bytes of private memory for {name}: {source}")]
+    Memfd {
+        /// Which region.
+        name: &'static str,
+        /// Its length.
+        len: u64,
+        /// The kernel's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// KVM_SET_USER_MEMORY_REGION2.
+    #[error("kvm refused the memory slot of {name} at {gpa:#x} ({len:#x} bytes): {source}")]
+    Slot {
+        /// Which region.
+        name: &'static str,
+        /// Start.
+        gpa: u64,
+        /// Length.
+        len: u64,
+        /// The kernel's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// KVM_SET_MEMORY_ATTRIBUTES.
+    #[error("kvm refused to make {len:#x} bytes at {gpa:#x} {to}: {source}", to = .to.name())]
+    Attributes {
+        /// Start.
+        gpa: u64,
+        /// Length.
+        len: u64,
+        /// Wanted state.
+        to: PageState,
+        /// The kernel's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+}
+
+/// Why a request of the guest was not carried out.
+#[derive(Debug, Error)]
+pub enum ConvertError {
+    /// Only memory can be private.
+    #[error("the guest wants {len:#x} bytes at {gpa:#x} private, which are not all memory")]
+    NotMemory {
+        /// Start.
+        gpa: u64,
+        /// Length.
+        len: u64,
+    },
+    /// The guest touched, as shared, what is not memory.
+    #[error("the guest touched {gpa:#x}, which is not memory")]
+    FaultOutside {
+        /// Address.
+        gpa: u64,
+    },
+    /// The host did not do it.
+    #[error(transparent)]
+    Host(#[from] MemoryError),
+}
+
+/// What conversions have cost so far, in pages where not said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests by hypercall.
+    pub requests: u64,
+    /// Of these, requests for what already was so.
+    pub repeated: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// Pages that became private.
+    pub to_private: u64,
+    /// Pages that became shared.
+    pub to_shared: u64,
+    /// Pages converted because the guest touched them without asking.
+    pub by_fault: u64,
+}
+
+#[derive(Debug)]
+struct Backed {
+    gpa: u64,
+    len: u64,
+    shared: *mut u8,
+    memfd: File,
+    /// One bit per page, set while it is private. Written under the lock, read by anybody.
+    private: Vec<AtomicU64>,
+}
+
+// SAFETY: the pointer is only given to madvise(2), which any thread may do; see `PrivateMemory::new` for how long the
+// mapping lives.
+unsafe impl Send for Backed {}
+// SAFETY: as above; everything else in it is Sync.
+unsafe impl Sync for Backed {}
+
+impl Backed {
+    fn end(&self) -> u64 {
+        self.gpa + self.len
+    }
+
+    /// The words of the bitmap that the pages from `first` up to `end` lie in, with the bits that are theirs.
+    fn words(&self, first: u64, end: u64) -> impl Iterator<Item = (&AtomicU64, u64)> {
+        let span = first / WORD_BITS..end.div_ceil(WORD_BITS);
+        span.filter_map(move |index| {
+            let start = index * WORD_BITS;
+            let (low, high) = (first.max(start) - start, end.min(start + WORD_BITS) - start);
+            let mask = u64::MAX.checked_shl((WORD_BITS - (high - low)) as u32)? >> (WORD_BITS - high);
+            Some((self.private.get(usize::try_from(index).ok()?)?, mask))
+        })
+    }
+
+    /// Sets the bits of the pages from `first` up to `end`; returns how many changed. Under the lock.
+    fn mark(&self, first: u64, end: u64, to: PageState) -> u64 {
+        self.words(first, end)
+            .map(|(word, mask)| match to {
+                PageState::Private => mask & !word.fetch_or(mask, Ordering::AcqRel),
+                PageState::Shared => mask & word.fetch_and(!mask, Ordering::AcqRel),
+            })
+            .map(|changed| u64::from(changed.count_ones()))
+            .sum()
+    }
+
+    /// Whether all pages from `first` up to `end` have the state.
+    fn all(&self, first: u64, end: u64, state: PageState) -> bool {
+        self.words(first, end).all(|(word, mask)| {
+            let private = word.load(Ordering::Acquire) & mask;
+            private == if state == PageState::Private { mask } else { 0 }
+        })
+    }
+}
+
+/// All memory of one SNP VM.
+#[derive(Debug)]
+pub struct PrivateMemory {
+    vm: Arc<VmFd>,
+    regions: Vec<Backed>,
+    counters: Mutex<Counters>,
+}
+
+impl PrivateMemory {
+    /// Registers `regions` with KVM, all of them private.
+    ///
+    /// # Safety
+    /// Each region's shared mapping is anonymous private memory of `len` bytes that stays mapped until both the VM and this
+    /// are dropped, and holds nothing this process needs: the guest may have any page of it emptied at any time.
+    pub unsafe fn new(vm: &SnpVm, regions: &[Region]) -> Result<Self, MemoryError> {
+        let fd = vm.vm();
+        let mut backed = Vec::with_capacity(regions.len());
+        for (slot, region) in (0..).zip(regions) {
+            let Region { gpa, len, shared, name } = *region;
+            let request = kvm_create_guest_memfd { size: len, ..Default::default() };
+            let raw =
+                fd.create_guest_memfd(request).map_err(|source| MemoryError::Memfd { name, len, source })?;
+            // SAFETY: the kernel has just made this descriptor for us.
+            let memfd = unsafe { File::from_raw_fd(raw) };
+            let memory_region = kvm_userspace_memory_region2 {
+                slot,
+                flags: sys::MEM_GUEST_MEMFD,
+                guest_phys_addr: gpa,
+                memory_size: len,
+                userspace_addr: shared as u64,
+                guest_memfd_offset: 0,
+                // Descriptors are not negative.
+                guest_memfd: u32::try_from(raw).unwrap_or(u32::MAX),
+                ..Default::default()
+            };
+            // SAFETY: the caller vouches for the mapping and its life; KVM refuses overlapping slots.
+            unsafe { fd.set_user_memory_region2(memory_region) }.map_err(|source| MemoryError::Slot {
+                name,
+                gpa,
+                len,
+                source,
+            })?;
+            set_attributes(fd, gpa, len, PageState::Private)?;
+            let pages = len / PAGE;
+            // A region is smaller than the address space, so its bits fit into memory.
+            let words = usize::try_from(pages.div_ceil(WORD_BITS)).unwrap_or(0);
+            let region =
+                Backed { gpa, len, shared, memfd, private: (0..words).map(|_| AtomicU64::new(0)).collect() };
+            region.mark(0, pages, PageState::Private);
+            backed.push(region);
+        }
+        Ok(Self { vm: Arc::clone(fd), regions: backed, counters: Mutex::new(Counters::default()) })
+    }
+
+    /// Does what the guest asked for. Ranges outside memory have no state: making them shared does nothing (firmware does that
+    /// for MMIO), making them private is refused.
+    pub fn convert(&self, request: Request) -> Result<(), ConvertError> {
+        let mut counters = self.lock();
+        counters.requests += 1;
+        if request.to == PageState::Private && !self.covers(request.gpa, request.end()) {
+            counters.refused += 1;
+            return Err(ConvertError::NotMemory { gpa: request.gpa, len: request.len });
+        }
+        if self.apply(request, &mut counters)? == 0 {
+            counters.repeated += 1;
+        }
+        Ok(())
+    }
+
+    /// Serves an access in the other state. `Ok(false)`: the pages were in the wanted state already, so that something else is
+    /// wrong; the caller decides how often it lets the guest try.
+    pub fn fault(&self, request: Request) -> Result<bool, ConvertError> {
+        let mut counters = self.lock();
+        if !self.covers(request.gpa, request.end()) {
+            counters.refused += 1;
+            return Err(ConvertError::FaultOutside { gpa: request.gpa });
+        }
+        let changed = self.apply(request, &mut counters)?;
+        counters.by_fault += changed;
+        Ok(changed != 0)
+    }
+
+    /// Whether all of these bytes are shared memory now. Never true for addresses that are not memory, nor across regions.
+    pub fn is_shared(&self, gpa: u64, len: u64) -> bool {
+        self.is(gpa, len, PageState::Shared)
+    }
+
+    /// The same for private.
+    pub fn is_private(&self, gpa: u64, len: u64) -> bool {
+        self.is(gpa, len, PageState::Private)
+    }
+
+    fn is(&self, gpa: u64, len: u64, state: PageState) -> bool {
+        let Some(end) = gpa.checked_add(len) else { return false };
+        let Some(region) = self.regions.iter().find(|region| gpa >= region.gpa && end <= region.end()) else {
+            return false;
+        };
+        let first = (gpa - region.gpa) / PAGE;
+        let last = (end - region.gpa).div_ceil(PAGE);
+        region.all(first, last, state)
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        *self.lock()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counters> {
+        // Counters are valid after a panic elsewhere, and the bitmap is only changed after KVM has agreed.
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `gpa` up to `end` is memory without a gap. Regions may touch.
+    fn covers(&self, gpa: u64, end: u64) -> bool {
+        let mut at = gpa;
+        while at < end {
+            match self.regions.iter().find(|region| at >= region.gpa && at < region.end()) {
+                Some(region) => at = region.end(),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Converts the parts of the range that are memory. Returns how many pages changed. Under the lock.
+    fn apply(&self, request: Request, counters: &mut Counters) -> Result<u64, MemoryError> {
+        let mut changed = 0;
+        for region in &self.regions {
+            let (start, end) = (request.gpa.max(region.gpa), request.end().min(region.end()));
+            if start >= end {
+                continue;
+            }
+            let (first, last) = ((start - region.gpa) / PAGE, (end - region.gpa) / PAGE);
+            if region.all(first, last, request.to) {
+                continue;
+            }
+            set_attributes(&self.vm, start, end - start, request.to)?;
+            let pages = region.mark(first, last, request.to);
+            discard_old(region, start - region.gpa, end - start, request.to);
+            match request.to {
+                PageState::Private => counters.to_private += pages,
+                PageState::Shared => counters.to_shared += pages,
+            }
+            changed += pages;
+        }
+        Ok(changed)
+    }
+}
+
+fn set_attributes(vm: &VmFd, gpa: u64, len: u64, to: PageState) -> Result<(), MemoryError> {
+    let attributes = match to {
+        PageState::Private => sys::ATTRIBUTE_PRIVATE,
+        PageState::Shared => 0,
+    };
+    vm.set_memory_attributes(kvm_memory_attributes { address: gpa, size: len, attributes, flags: 0 })
+        .map_err(|source| MemoryError::Attributes { gpa, len, to, source })
+}
+
+/// Gives back what the pages held in their old state. A failure costs memory, not correctness: the guest cannot reach it
+/// any more.
+fn discard_old(region: &Backed, offset: u64, len: u64, to: PageState) {
+    // Offsets and lengths lie inside the region, whose length is that of a mapping.
+    let result = match to {
+        PageState::Private => {
+            // SAFETY: the range lies inside the mapping (see `new`), which holds nothing but guest memory.
+            unsafe {
+                libc::madvise(region.shared.add(offset as usize).cast(), len as usize, libc::MADV_DONTNEED)
+            }
+        }
+        PageState::Shared => {
+            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            // SAFETY: a call without pointers on a descriptor that we own.
+            unsafe {
+                libc::fallocate(region.memfd.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t)
+            }
+        }
+    };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        tracing::warn!(gpa = format_args!("{:#x}", region.gpa + offset), len, %error, "guest memory not given back");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(pages: u64) -> Backed {
+        let words = pages.div_ceil(WORD_BITS);
+        Backed {
+            gpa: 0x10_0000,
+            len: pages * PAGE,
+            shared: std::ptr::null_mut(),
+            memfd: File::open("/dev/null").unwrap(),
+            private: (0..words).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    #[test]
+    fn marks_count_what_changes() {
+        let region = region(200);
+        assert_eq!(region.mark(0, 200, PageState::Private), 200);
+        assert_eq!(region.mark(0, 200, PageState::Private), 0);
+        assert!(region.all(0, 200, PageState::Private));
+        assert_eq!(region.mark(63, 130, PageState::Shared), 67);
+        assert_eq!(region.mark(60, 70, PageState::Shared), 3);
+        let private = |page| region.all(page, page + 1, PageState::Private);
+        assert!(private(59) && !private(60) && !private(129) && private(130) && private(199));
+        assert!(!region.all(0, 200, PageState::Private) && region.all(60, 130, PageState::Shared));
+        assert_eq!(region.mark(0, 64, PageState::Private), 4);
+        assert_eq!(region.mark(64, 128, PageState::Private), 64);
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether this host can launch SNP guests, and what its kernel knows.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use kvm_ioctls::{Cap, Kvm};
+use thiserror::Error;
+
+use crate::sys;
+
+/// The security processor's device.
+pub const SEV_PATH: &str = "/dev/sev";
+
+/// Why this host cannot launch an SNP guest.
+#[derive(Debug, Error)]
+pub enum HostError {
+    /// KVM has no SNP VM type.
+    #[error(
+        "this host's kvm cannot make sev-snp guests (vm types {0:#x}): it needs an EPYC of the third generation or \
+         later, sev-snp enabled in its firmware setup, and a kernel of 6.11 or later with kvm_amd sev_snp=Y; \
+         cvmm doctor says what is missing"
+    )]
+    NoVmType(u64),
+    /// A capability that launching needs.
+    #[error("the host kernel's KVM lacks {0}, which sev-snp guests need: a kernel of 6.11 or later has it")]
+    MissingCapability(&'static str),
+    /// The device node.
+    #[error(
+        "cannot open {path}: {source}; it needs the ccp driver and read permission (a launch writes nothing to it)"
+    )]
+    SevDevice {
+        /// Its path.
+        path: PathBuf,
+        /// The host's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The host's SNP: opened and probed once per process.
+#[derive(Debug)]
+pub struct SnpHost {
+    sev: File,
+    vmsa_features: u64,
+    policy_bits: Option<u64>,
+}
+
+impl SnpHost {
+    /// Opens the security processor and asks KVM.
+    pub fn open(kvm: &Kvm) -> Result<Self, HostError> {
+        Self::open_at(kvm, Path::new(SEV_PATH))
+    }
+
+    fn open_at(kvm: &Kvm, path: &Path) -> Result<Self, HostError> {
+        // A negative answer means a kernel that does not know the capability.
+        let types = u64::try_from(kvm.check_extension_raw(sys::CAP_VM_TYPES)).unwrap_or(0);
+        if types & 1 << sys::VM_TYPE_SNP == 0 {
+            return Err(HostError::NoVmType(types));
+        }
+        let has = |capability, bits: i32, name| match kvm.check_extension_int(capability) {
+            value if value > 0 && value & bits == bits => Ok(()),
+            _ => Err(HostError::MissingCapability(name)),
+        };
+        has(Cap::ExitHypercall, 1 << sys::HC_MAP_GPA_RANGE, "KVM_CAP_EXIT_HYPERCALL")?;
+        has(Cap::UserMemory2, 0, "KVM_CAP_USER_MEMORY2")?;
+        has(Cap::MemoryFaultInfo, 0, "KVM_CAP_MEMORY_FAULT_INFO")?;
+        // Reading is enough for a launch, so that a writable descriptor never gets into the VMM.
+        let sev =
+            File::open(path).map_err(|source| HostError::SevDevice { path: path.to_owned(), source })?;
+        let attribute = |attribute| sys::system_attribute(kvm, sys::GROUP_SEV, attribute);
+        Ok(Self {
+            sev,
+            vmsa_features: attribute(sys::ATTR_VMSA_FEATURES).unwrap_or(0),
+            policy_bits: attribute(sys::ATTR_SNP_POLICY_BITS),
+        })
+    }
+
+    /// Optional SEV_FEATURES this kernel can launch with (DEBUG_SWAP, SECURE_TSC); SNP_ACTIVE is not among them.
+    pub fn vmsa_features(&self) -> u64 {
+        self.vmsa_features
+    }
+
+    /// Policy bits this kernel and firmware can honour; `None` if the kernel does not say.
+    pub fn policy_bits(&self) -> Option<u64> {
+        self.policy_bits
+    }
+
+    pub(crate) fn sev(&self) -> BorrowedFd<'_> {
+        self.sev.as_fd()
+    }
+}
