@@ -20,4 +20,6 @@ pub mod uki;
 pub mod vmsa;
 
 #[cfg(test)]
+mod psp_tests;
+#[cfg(test)]
 mod testing;
