@@ -88,7 +88,7 @@ impl Launch {
     fn run(&mut self, id: u32, parts: &[&[u8]]) -> Option<SevError> {
         self.machine.write(BUFFER, &parts.concat()).unwrap();
         let status: Status = self.psp.execute(&mut self.machine, id, BUFFER);
-        SevError::from_code(u32::from(status.0))
+        SevError::from_code(status.0)
     }
 
     fn start(policy: GuestPolicy) -> Self {

@@ -159,7 +159,7 @@ fn subject(args: &MeasureArgs) -> Result<Subject, Failure> {
 fn plan(args: &MeasureArgs, path: &Path) -> Result<Listing, Failure> {
     let text = read(path, MAX_SAVED)?;
     if text.trim_ascii_start().first() == Some(&b'{') {
-        return Ok(serde_json::from_slice(&text)
+        return Ok(Listing::from_json(&text)
             .map_err(|source| MeasureError::Saved { path: path.to_owned(), source })?);
     }
     let config = Config::load(path).map_err(Failure::Config)?;

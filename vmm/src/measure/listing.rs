@@ -4,7 +4,7 @@
 //! The JSON form is documented in docs/measure.md and read back strictly: a plan with an unknown field would be compared
 //! wrongly without a word. Addresses, register values and hashes are text in hexadecimal, counts are numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cvmm_launch::digest::Observer;
 use cvmm_launch::firmware::Firmware;
@@ -163,6 +163,21 @@ pub struct Id {
     /// AUTHOR_KEY_DIGEST of the guest's reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author_key_digest: Option<String>,
+}
+
+impl Listing {
+    /// Reads a saved plan.
+    pub fn from_json(text: &[u8]) -> Result<Self, serde_json::Error> {
+        let listing: Self = serde_json::from_slice(text)?;
+        let mut seen = BTreeSet::new();
+        // Ranges are matched by address, so no two may have the same.
+        match listing.imports.iter().find(|import| !seen.insert(import.gpa)) {
+            Some(Import { gpa, .. }) => {
+                Err(serde::de::Error::custom(format!("two page ranges start at {gpa:#x}")))
+            }
+            None => Ok(listing),
+        }
+    }
 }
 
 /// Makes a listing of what a measurement goes through.
