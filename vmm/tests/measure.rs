@@ -354,6 +354,37 @@ fn hash_profiles_differ_by_the_file_and_by_sections() {
     assert!(text.contains("sec memory at 0x800000: 9 pages in A, 8 in B"), "{text}");
 }
 
+#[test]
+fn ranges_that_move_or_are_missing_are_named() {
+    let lab = Lab::new();
+    let plan = lab.guest(&["--vcpus", "1", "--json"]).json();
+    let save = |name: &str, change: &dyn Fn(&mut Vec<Value>)| {
+        let mut plan = plan.clone();
+        change(plan["imports"].as_array_mut().unwrap());
+        lab.write(name, plan.to_string().as_bytes());
+    };
+    save("a.json", &|_| {});
+    save("swapped.json", &|imports| imports.swap(3, 4));
+    save("short.json", &|imports| drop(imports.remove(3)));
+    save("twice.json", &|imports| imports[3] = imports[4].clone());
+    let diff = |b: &str| lab.measure(&["--diff", "a.json", b]);
+    assert!(diff("swapped.json").code(6).contains("order: cpuid at 0x80e000 comes later in A than in B"));
+    assert!(diff("short.json").code(6).contains("secrets at 0x80d000: only in A"));
+    assert!(diff("twice.json").code(5).contains("two page ranges start at 0x80e000"));
+}
+
+#[test]
+fn the_manual_and_the_completions_know_the_command() {
+    let cvmm = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cvmm")).args(words).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let manual = cvmm(&["man"]);
+    assert!(manual.contains(".SH CVMM MEASURE") && manual.contains("snp\\-ovmf\\-hash"), "{manual}");
+    assert!(cvmm(&["completions", "zsh"]).contains("--snp-ovmf-hash"));
+    assert!(cvmm(&["measure", "--help"]).contains("measure --diff"));
+}
+
 fn identity(lab: &Lab) -> Result<Identity, IdError> {
     Identity::from_bytes(&fs::read(lab.path("block")).unwrap(), &fs::read(lab.path("auth")).unwrap())
 }

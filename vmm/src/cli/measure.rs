@@ -83,14 +83,13 @@ impl Session<'_> {
                 fs::write(path, bytes).map_err(|source| file("write", path, source))?;
             }
         }
-        let id = identity.map(|identity| Id {
-            policy: args.policy.0,
-            id_key_digest: identity.id_key_digest(),
-            author_key_digest: identity.author_key_digest().map(|digest| digest.to_string()),
-        });
         let mut text = match &mut listing {
             Some(listing) if args.json => {
-                listing.id.clone_from(&id);
+                listing.id = identity.as_ref().map(|identity| Id {
+                    policy: args.policy.0,
+                    id_key_digest: identity.id_key_digest(),
+                    author_key_digest: identity.author_key_digest().map(|digest| digest.to_string()),
+                });
                 let json = serde_json::to_string_pretty(listing)
                     .map_err(|source| MeasureError::Saved { path: "-".into(), source })?;
                 return Ok(self.print(format!("{json}\n").as_bytes()));
@@ -98,10 +97,10 @@ impl Session<'_> {
             Some(listing) => explain(listing).to_string(),
             None => format!("{}\n", digest_text(args, digest)),
         };
-        if let Some(id) = &id {
-            text += &format!("id key digest      {}\n", digest_text(args, id.id_key_digest));
-            if let Some(author) = &id.author_key_digest {
-                text += &format!("author key digest  {author}\n");
+        if let Some(identity) = &identity {
+            text += &format!("id key digest      {}\n", digest_text(args, identity.id_key_digest()));
+            if let Some(author) = identity.author_key_digest() {
+                text += &format!("author key digest  {}\n", digest_text(args, author));
             }
         }
         Ok(self.print(text.as_bytes()))

@@ -55,8 +55,10 @@ pub struct Subject {
     memory: MemoryLayout,
     profile: &'static str,
     plan: LaunchPlan,
-    /// The digest after the firmware, if it is known already.
+    /// The digest after the firmware, if it was computed beside the plan.
     known: Option<FirmwareDigest>,
+    /// The one to believe instead of reading the image.
+    given: Option<FirmwareDigest>,
 }
 
 impl Subject {
@@ -68,7 +70,7 @@ impl Subject {
             Boot::Hashes { .. } => "hashes",
             Boot::Disk => "disk",
         };
-        Ok(Self { firmware, memory, profile, plan, known: None })
+        Ok(Self { firmware, memory, profile, plan, known: None, given: None })
     }
 
     /// The guest of a command line.
@@ -83,25 +85,24 @@ impl Subject {
             None => Profile::Disk,
         };
         let (plan, known) = digest::build(&firmware, &profile, &ANY_MEMORY, options.vcpus)?;
-        Ok(Self { firmware, memory: ANY_MEMORY, profile: profile.name(), plan, known })
+        Ok(Self { firmware, memory: ANY_MEMORY, profile: profile.name(), plan, known, given: None })
     }
 
     /// Takes `running` for the digest after the firmware image instead of reading it.
     pub fn set_firmware_digest(&mut self, running: Digest) {
-        self.known = Some(FirmwareDigest::known(&self.firmware, running));
+        self.given = Some(FirmwareDigest::known(&self.firmware, running));
     }
 
     /// The launch digest alone.
     pub fn digest(&self, model: VcpuModel) -> Result<Digest, MeasureError> {
-        Ok(digest::measure(&self.plan, model, self.known.as_ref(), &mut ())?)
+        Ok(digest::measure(&self.plan, model, self.given.as_ref().or(self.known.as_ref()), &mut ())?)
     }
 
     /// The whole plan with its digests; with those of each page if `pages`.
     pub fn listing(&self, model: VcpuModel, pages: bool) -> Result<Listing, MeasureError> {
         let mut collector = listing::Collector::new(pages);
-        // A listing names what the firmware image holds, so it is read.
-        let known = self.known.as_ref().filter(|_| !pages);
-        let launch_digest = digest::measure(&self.plan, model, known, &mut collector)?;
+        // A listing tells the content of the image too, so it is read even if its digest is known already.
+        let launch_digest = digest::measure(&self.plan, model, self.given.as_ref(), &mut collector)?;
         Ok(collector.finish(self, model, launch_digest))
     }
 }
