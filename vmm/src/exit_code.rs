@@ -25,6 +25,10 @@ pub enum ExitStatus {
     File = 5,
     /// `measure --diff`: the plans differ.
     Differs = 6,
+    /// The security processor refused the launch: another guest than expected, its policy, or a page.
+    Unmeasured = 7,
+    /// Nobody has admitted the guest.
+    NotAdmitted = 8,
     /// A vCPU triple-faulted.
     TripleFault = 10,
     /// KVM reported an internal error or could not enter the guest.
@@ -33,11 +37,15 @@ pub enum ExitStatus {
     Stopped = 12,
     /// The guest asked for a reset, which `--exit-on-reset` makes the end.
     Reset = 13,
+    /// An SNP guest terminated itself.
+    Terminated = 14,
+    /// An SNP guest used memory in a way that cannot be served.
+    MemoryViolation = 15,
 }
 
 impl ExitStatus {
     /// All codes in ascending order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Success,
         Self::Internal,
         Self::Usage,
@@ -45,10 +53,14 @@ impl ExitStatus {
         Self::LaunchRefused,
         Self::File,
         Self::Differs,
+        Self::Unmeasured,
+        Self::NotAdmitted,
         Self::TripleFault,
         Self::KvmInternalError,
         Self::Stopped,
         Self::Reset,
+        Self::Terminated,
+        Self::MemoryViolation,
     ];
 
     /// The process exit code.
@@ -68,12 +80,18 @@ impl ExitStatus {
             Self::LaunchRefused => "firmware, kernel, initrd or UKI cannot be launched",
             Self::File => "a disk, the console or a file named on the command line cannot be used",
             Self::Differs => "the plans compared by `measure --diff` differ",
+            Self::Unmeasured => {
+                "the security processor refused the launch (digest, policy, id block or a page)"
+            }
+            Self::NotAdmitted => "nobody has admitted the SNP guest",
             Self::TripleFault => "guest triple fault",
             Self::KvmInternalError => "KVM internal error or failed guest entry",
             Self::Stopped => {
                 "stopped by cvmm: grace time over after a signal, a second signal or the operator's key"
             }
             Self::Reset => "guest reset with --exit-on-reset",
+            Self::Terminated => "the SNP guest terminated itself",
+            Self::MemoryViolation => "the SNP guest used memory in a way that cannot be served",
         }
     }
 

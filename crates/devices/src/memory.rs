@@ -3,26 +3,44 @@
 //!
 //! A confidential guest's private pages are not reachable from the VMM, and must stay so by type: devices get a
 //! [`DeviceMemory`], never the memory map of the machine. It holds the RAM regions' *shared* view; the
-//! firmware image is not part of it, and neither is anything else a device has no business with. When SNP
-//! arrives its page-state bitmap is consulted here, in one place, for every access of every device.
+//! firmware image is not part of it, and neither is anything else a device has no business with. The state of an SNP
+//! guest's pages is consulted here, in one place, for every access of every device: an address whose page is private is
+//! refused, because what lies behind it in the shared view is not what the guest means.
 
 use std::sync::Arc;
 
 use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::GuestMemorySliceIterator;
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions};
+
+/// Knows which pages of a guest are shared with the host.
+pub trait SharedPages: Send + Sync + std::fmt::Debug {
+    /// Whether all of these bytes are shared now. The guest may change that at any time: an access after the answer then reaches
+    /// the shared view of a page that is private, which is harmless and what the guest deserves.
+    fn is_shared(&self, gpa: u64, len: u64) -> bool;
+}
 
 /// A cheap, clonable handle to the shared view of guest RAM. All accesses are bounds-checked copies
 /// (`vm_memory::Bytes`) or volatile slices; nothing hands out a reference into guest memory.
 #[derive(Clone, Debug)]
 pub struct DeviceMemory {
     ram: Arc<GuestMemoryMmap<()>>,
+    pages: Option<Arc<dyn SharedPages>>,
 }
 
 impl DeviceMemory {
     /// Wraps the RAM regions devices may reach.
     pub fn new(ram: Arc<GuestMemoryMmap<()>>) -> Self {
-        Self { ram }
+        Self { ram, pages: None }
+    }
+
+    /// The same for a guest with private pages: devices reach what `pages` says is shared.
+    pub fn guarded(ram: Arc<GuestMemoryMmap<()>>, pages: Arc<dyn SharedPages>) -> Self {
+        Self { ram, pages: Some(pages) }
+    }
+
+    fn may_reach(&self, addr: GuestAddress, count: usize) -> bool {
+        self.pages.as_ref().is_none_or(|pages| count == 0 || pages.is_shared(addr.0, count as u64))
     }
 }
 
@@ -31,7 +49,7 @@ impl GuestMemory for DeviceMemory {
     type Bitmap = ();
 
     fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
-        GuestMemory::check_range(&*self.ram, addr, count, access)
+        self.may_reach(addr, count) && GuestMemory::check_range(&*self.ram, addr, count, access)
     }
 
     fn get_slices<'a>(
@@ -40,6 +58,9 @@ impl GuestMemory for DeviceMemory {
         count: usize,
         access: Permissions,
     ) -> vm_memory::guest_memory::Result<impl GuestMemorySliceIterator<'a, BS<'a, Self::Bitmap>>> {
+        if !self.may_reach(addr, count) {
+            return Err(GuestMemoryError::InvalidGuestAddress(addr));
+        }
         GuestMemory::get_slices(&*self.ram, addr, count, access)
     }
 }
@@ -58,5 +79,22 @@ mod tests {
         assert_eq!(memory.read_obj::<u16>(GuestAddress(0x1ffe)).unwrap(), 0x1234);
         assert!(memory.write_obj(0_u16, GuestAddress(0x1fff)).is_err());
         assert!(memory.read_obj::<u8>(GuestAddress(u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn private_pages_are_out_of_reach() {
+        #[derive(Debug)]
+        struct FirstPage;
+        impl SharedPages for FirstPage {
+            fn is_shared(&self, gpa: u64, len: u64) -> bool {
+                gpa + len <= 0x1000
+            }
+        }
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x2000)]).unwrap();
+        let memory = DeviceMemory::guarded(Arc::new(ram), Arc::new(FirstPage));
+        memory.write_obj(0x1234_u16, GuestAddress(0xffe)).unwrap();
+        assert!(memory.write_obj(0_u16, GuestAddress(0xfff)).is_err(), "the second byte is private");
+        assert!(memory.read_obj::<u8>(GuestAddress(0x1000)).is_err());
+        assert!(memory.write_slice(&[0; 0x1001], GuestAddress(0)).is_err());
     }
 }

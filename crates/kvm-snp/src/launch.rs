@@ -9,9 +9,9 @@ mod error;
 
 use std::sync::Arc;
 
+use cvmm_launch::id_block::Identity;
 use cvmm_launch::plan::{LaunchPlan, PageImport, PageKind, Source};
 use cvmm_snp::cpuid::CpuidPage;
-use cvmm_snp::id::{IdAuth, IdBlock};
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::status::SevError;
 use kvm_bindings::{kvm_sev_snp_launch_finish, kvm_sev_snp_launch_start, kvm_sev_snp_launch_update};
@@ -35,11 +35,9 @@ struct StagingPage([u8; PAGE]);
 
 /// What LAUNCH_FINISH is given besides the guest.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct FinishOptions {
     /// Expected digest and policy, signed. The security processor refuses any other guest.
-    pub id_block: IdBlock,
-    /// Keys and signatures for it.
-    pub id_auth: IdAuth,
+    pub identity: Identity,
     /// In every report of the guest.
     pub host_data: [u8; 32],
     /// Reports are only signed with a VLEK.
@@ -226,9 +224,10 @@ impl Measured {
     }
 
     /// LAUNCH_FINISH: the vCPUs are measured and sealed, then the security processor compares digest and policy with
-    /// `identity`.
-    pub fn finish(self, identity: &Identity) -> Result<Finished, FinishError> {
-        let Identity { id_block, id_auth, host_data, vcek_disabled } = identity;
+    /// the ID block.
+    pub fn finish(self, options: &FinishOptions) -> Result<Finished, FinishError> {
+        let FinishOptions { identity, host_data, vcek_disabled } = options;
+        let (id_block, id_auth) = (identity.block(), identity.auth());
         let mut finish = kvm_sev_snp_launch_finish {
             id_block_uaddr: std::ptr::from_ref(id_block) as u64,
             id_auth_uaddr: std::ptr::from_ref(id_auth) as u64,

@@ -68,6 +68,9 @@ pub(super) struct RunArgs {
     /// End when the guest asks for a reset, instead of building the machine anew
     #[arg(long)]
     pub(super) exit_on_reset: bool,
+    /// Run an SNP guest although no attestation gate has admitted it
+    #[arg(long)]
+    pub(super) without_gate: bool,
 }
 
 #[derive(Debug, Subcommand)]

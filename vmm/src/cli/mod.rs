@@ -92,7 +92,7 @@ impl Session<'_> {
             self.error(ExitStatus::File, &error);
             return ExitStatus::File;
         }
-        let config = match Config::load_with(&args.config, Checks::RUN) {
+        let config = match Config::load_with(&args.config, Checks::MACHINE) {
             Ok(config) => config,
             Err(error) => return self.config_error(&error),
         };
@@ -104,6 +104,7 @@ impl Session<'_> {
             exit_stats: args.exit_stats,
             grace,
             exit_on_reset: args.exit_on_reset,
+            without_gate: args.without_gate,
         };
         let (status, exits) = match run(config, options) {
             Ok(outcome) => (outcome.exit_status(), outcome.exits()),

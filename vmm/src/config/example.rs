@@ -52,7 +52,7 @@ vcpus = 2
 memory = "1GiB"
 # low_memory = "256MiB"
 
-# What protects the guest from the host: "none" (development) or "snp" (not built yet).
+# What protects the guest from the host: "none" (development) or "snp" (AMD SEV-SNP).
 isolation = "none"
 "#;
 
@@ -106,6 +106,14 @@ device = "serial"
 # Where it goes: "stdio", "file" (with path), "pty" or "none".
 mode = "stdio"
 # path = "console.log"
+
+# With isolation = "snp": what the guest demands and accepts.
+# [snp]
+# policy = 0x30000               # guest policy: multithreading allowed, debugging not
+# In every report of the guest, 64 hexadecimal digits:
+# host_data = "0000000000000000000000000000000000000000000000000000000000000000"
+# vlek_only = false              # reports are never signed with the chip's own key
+# cpuid_corrections = "refuse"   # or "caches": take the security processor's cache description
 
 # Knobs for development; leave out in production.
 # [debug]

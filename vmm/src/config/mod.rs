@@ -76,8 +76,35 @@ pub struct Config {
     pub console: Console,
     /// Whether the guest has a virtio entropy device.
     pub rng: bool,
+    /// What an SNP guest demands and accepts; without meaning for others.
+    pub snp: Snp,
     /// Knobs for development; none of them belongs into production.
     pub debug: Debug,
+}
+
+/// What an SNP guest demands and accepts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Snp {
+    /// Guest policy, SEV-SNP firmware ABI 4.3.
+    pub policy: u64,
+    /// HOST_DATA of the guest's reports.
+    #[serde(serialize_with = "hexadecimal")]
+    pub host_data: [u8; 32],
+    /// Whether VCEK-signed reports are forbidden.
+    pub vlek_only: bool,
+    /// What to do when the security processor wants other CPUID values.
+    pub cpuid_corrections: CpuidTolerance,
+}
+
+/// What to do when the security processor wants other CPUID values than KVM gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuidTolerance {
+    /// Refuse the launch and show them.
+    #[default]
+    Refuse,
+    /// Take over corrections of the cache description.
+    Caches,
 }
 
 /// What protects the guest's memory and registers from the host.
@@ -212,26 +239,22 @@ pub struct Checks {
     pub files: bool,
     /// The host has enough memory.
     pub host: bool,
-    /// This build can run it; `isolation = "snp"` cannot yet.
-    pub run: bool,
 }
 
 impl Checks {
     /// The text alone: for a file written for another machine.
-    pub const OFFLINE: Self = Self { files: false, host: false, run: false };
+    pub const OFFLINE: Self = Self { files: false, host: false };
     /// Text and this machine.
-    pub const MACHINE: Self = Self { files: true, host: true, run: false };
-    /// Everything that must hold before `cvmm run` starts.
-    pub const RUN: Self = Self { files: true, host: true, run: true };
+    pub const MACHINE: Self = Self { files: true, host: true };
 }
 
 impl Config {
-    /// Reads `path` and checks text and files ([`Checks::host`] and [`Checks::run`] stay out, see [`Config::load_with`]).
+    /// Reads `path` and checks text and files ([`Checks::host`] stays out, see [`Config::load_with`]).
     ///
     /// # Errors
     /// All problems together, each with its place in the file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::load_with(path, Checks { files: true, host: false, run: false })
+        Self::load_with(path, Checks { files: true, host: false })
     }
 
     /// Reads `path` and makes the given checks.
@@ -260,9 +283,6 @@ impl Config {
         if checks.host {
             problems.extend(config.check_host());
         }
-        if checks.run {
-            problems.extend(validate::check_run(&config));
-        }
         if problems.is_empty() {
             return Ok(config);
         }
@@ -285,6 +305,10 @@ impl Config {
 /// Paths in JSON are text; one that is no UTF-8 is shown with replacement characters instead of failing the report.
 fn lossy_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&path.to_string_lossy())
+}
+
+fn hexadecimal<S: Serializer>(bytes: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 fn lossy_optional_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {

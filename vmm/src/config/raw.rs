@@ -44,8 +44,38 @@ pub(super) struct RawConfig {
     pub(super) console: Option<RawConsole>,
     /// Whether the guest has a virtio entropy device. Default true.
     pub(super) rng: Option<bool>,
+    /// What an SNP guest demands and accepts. Only with `isolation = "snp"`.
+    pub(super) snp: Option<RawSnp>,
     /// Knobs for development; leave out in production.
     pub(super) debug: Option<RawDebug>,
+}
+
+/// What an SNP guest demands and accepts.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Snp")]
+pub(super) struct RawSnp {
+    /// Guest policy (SEV-SNP firmware ABI 4.3). Default 0x30000: multithreading allowed, debugging not.
+    #[schemars(range(min = 0x20000, max = 0x3ff_ffff))]
+    pub(super) policy: Option<i64>,
+    /// HOST_DATA of every report: 64 hexadecimal digits. Default: zeros.
+    #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"))]
+    pub(super) host_data: Option<String>,
+    /// Reports may be signed with a VLEK only, never with the chip's own VCEK. Default false.
+    pub(super) vlek_only: Option<bool>,
+    /// What to do when the security processor wants other CPUID values than KVM gave. Default "refuse".
+    pub(super) cpuid_corrections: Option<RawCpuidCorrections>,
+}
+
+/// What to do when the security processor wants other CPUID values.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "CpuidCorrections")]
+pub(super) enum RawCpuidCorrections {
+    /// Refuse the launch and show them.
+    Refuse,
+    /// Take over those of the cache description (leaf 0x8000001d) only.
+    Caches,
 }
 
 /// What protects the guest from the host.
@@ -55,7 +85,7 @@ pub(super) struct RawConfig {
 pub(super) enum RawIsolation {
     /// Nothing: an ordinary KVM guest, for development.
     None,
-    /// AMD SEV-SNP. Not built yet: `cvmm run` refuses it.
+    /// AMD SEV-SNP: memory and registers are encrypted, and what starts is measured.
     Snp,
 }
 

@@ -261,13 +261,30 @@ fn keys_of_other_profiles_and_modes_are_refused() {
 }
 
 #[test]
-fn snp_parses_but_does_not_run_yet() {
+fn an_snp_guest_has_a_policy() {
     let snp = GOOD.replace("\"none\"", "\"snp\"");
     let config = parse(&snp).unwrap();
     assert_eq!(config.isolation, Isolation::Snp);
-    let run = Checks { run: true, ..Checks::OFFLINE };
-    let error = Config::parse("vm.toml", &snp, Path::new("/base"), run).unwrap_err();
-    assert_eq!(places(&error), one("config.isolation.not_built", 4, 13));
+    assert_eq!((config.snp.policy, config.snp.host_data, config.snp.vlek_only), (0x3_0000, [0; 32], false));
+    let with = |line: &str| parse(&format!("{snp}[snp]\n{line}\n"));
+    let data = "0123456789abcdefABCDEF0123456789abcdef0123456789abcdef0123456789";
+    let config = with(&format!("policy = 0x130000\nhost_data = \"{data}\"\nvlek_only = true")).unwrap();
+    assert_eq!((config.snp.policy, config.snp.vlek_only), (0x13_0000, true));
+    assert_eq!(config.snp.host_data[..4], [0x01, 0x23, 0x45, 0x67]);
+    for (line, code) in [
+        ("policy = 0x10000", "config.snp.policy.value"),
+        ("policy = 0x4020000", "config.snp.policy.value"),
+        ("policy = -1", "config.snp.policy.range"),
+        ("host_data = \"00\"", "config.snp.host_data.format"),
+        (&format!("host_data = \"+1{}\"", &data[2..]), "config.snp.host_data.format"),
+        ("cpuid_corrections = \"all\"", "config.snp.cpuid_corrections.value"),
+    ] {
+        let error = with(line).unwrap_err();
+        assert_eq!(error.problems()[0].code, code, "{line}");
+    }
+    // What an snp guest demands says nothing about another one.
+    let error = parse(&format!("{GOOD}[snp]\n")).unwrap_err();
+    assert_eq!(error.problems()[0].code, "config.snp.isolation");
 }
 
 #[test]
@@ -397,10 +414,13 @@ fn every_example_parses_and_so_do_its_comments() {
             })
             .filter(|line| !line.starts_with("path = \"console"))
             .collect();
-        let mut full = parse(&all.join("\n")).unwrap_or_else(|error| panic!("{profile}: {error}"));
+        // [snp] belongs to an snp guest.
+        let all = all.join("\n").replace("isolation = \"none\"", "isolation = \"snp\"");
+        let mut full = parse(&all).unwrap_or_else(|error| panic!("{profile}: {error}"));
         assert_eq!(full.disks.len(), 1);
         full.disks.clone_from(&config.disks);
         full.debug.user_space_marker = None;
+        full.isolation = config.isolation;
         assert_eq!(full, config);
     }
 }

@@ -7,16 +7,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cvmm_snp::policy::GuestPolicy;
+
 use super::decode::Decoded;
 use super::problem::Problem;
 use super::raw::{
-    RawBoot, RawCache, RawConsole, RawConsoleDevice, RawConsoleMode, RawDebug, RawDisk, RawIsolation,
-    RawProfile,
+    RawBoot, RawCache, RawConsole, RawConsoleDevice, RawConsoleMode, RawCpuidCorrections, RawDebug, RawDisk,
+    RawIsolation, RawProfile, RawSnp,
 };
 use super::size::{RawSize, SIZE_FORMAT, show};
 use super::{
-    Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, DEFAULT_LOW_MEMORY, Debug, Disk, Isolation,
-    MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_MEMORY,
+    Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, CpuidTolerance, DEFAULT_LOW_MEMORY, Debug,
+    Disk, Isolation, MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL,
+    MAX_VCPUS, MIN_MEMORY, Snp,
 };
 
 const MIB: u64 = 1 << 20;
@@ -44,22 +47,10 @@ pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) 
         disks: rules.disks(&raw.disk),
         console: rules.console(raw.console.unwrap_or_default()),
         rng: raw.rng.unwrap_or(true),
+        snp: rules.snp(raw.snp, isolation),
         debug: rules.debug(raw.debug.unwrap_or_default()),
     };
     (config, rules.problems)
-}
-
-/// What parses but this build cannot run.
-pub(super) fn check_run(config: &Config) -> Option<Problem> {
-    (config.isolation == Isolation::Snp).then(|| {
-        Problem::at(
-            "isolation",
-            "not_built",
-            "isolation \"snp\" is not built yet: this cvmm cannot launch a confidential guest",
-        )
-        .allowed("\"none\"")
-        .help("use isolation = \"none\" for development; such a guest is not protected from the host")
-    })
 }
 
 /// The least RAM below 4 GiB a profile boots with, in bytes. Seen with the AmdSev OVMF: 96 MiB through fw_cfg, 128 MiB with a
@@ -349,6 +340,59 @@ impl Rules<'_> {
             _ => None,
         };
         Console { device, mode, path }
+    }
+
+    fn snp(&mut self, raw: Option<RawSnp>, isolation: Isolation) -> Snp {
+        if raw.is_some() && isolation != Isolation::Snp && !self.is_cut("isolation") {
+            let message = "[snp] says what an snp guest demands, and isolation is not \"snp\"";
+            self.add(Problem::at("snp", "isolation", message).allowed("isolation = \"snp\""));
+        }
+        let RawSnp { policy, host_data, vlek_only, cpuid_corrections } = raw.unwrap_or_default();
+        Snp {
+            policy: self.policy(policy),
+            host_data: host_data.map_or([0; 32], |digits| self.host_data(&digits)),
+            vlek_only: vlek_only.unwrap_or(false),
+            cpuid_corrections: match cpuid_corrections {
+                None | Some(RawCpuidCorrections::Refuse) => CpuidTolerance::Refuse,
+                Some(RawCpuidCorrections::Caches) => CpuidTolerance::Caches,
+            },
+        }
+    }
+
+    fn policy(&mut self, value: Option<i64>) -> u64 {
+        let default = GuestPolicy::default();
+        let Some(value) = value else { return default.0 };
+        let checked = u64::try_from(value).ok().map(|bits| GuestPolicy(bits).check());
+        match checked {
+            Some(Ok(policy)) => policy.0,
+            Some(Err(error)) => {
+                self.add(Problem::at("snp.policy", "value", error.to_string()).allowed("such as 0x30000"));
+                default.0
+            }
+            None => {
+                let message = format!("policy is {value}, which is negative");
+                self.add(Problem::at("snp.policy", "range", message).allowed("such as 0x30000"));
+                default.0
+            }
+        }
+    }
+
+    fn host_data(&mut self, digits: &str) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let pairs = digits.as_bytes().chunks(2).map(|pair| {
+            let text =
+                std::str::from_utf8(pair).ok().filter(|text| text.len() == 2 && !text.contains('+'))?;
+            u8::from_str_radix(text, 16).ok()
+        });
+        let parsed: Option<Vec<u8>> = pairs.collect();
+        match parsed.filter(|parsed| parsed.len() == bytes.len()) {
+            Some(parsed) => bytes.copy_from_slice(&parsed),
+            None => self.add(
+                Problem::at("snp.host_data", "format", "host_data is not 64 hexadecimal digits")
+                    .allowed("64 hexadecimal digits"),
+            ),
+        }
+        bytes
     }
 
     fn debug(&mut self, raw: RawDebug) -> Debug {

@@ -3,8 +3,8 @@
 //!
 //! The way of a VM is a chain of types, each of which only the one before it can produce:
 //! [`Inputs`] (files opened and checked, launch plan made) → [`Machine`] (memory, devices and vCPUs built, pages of
-//! the plan placed) → [`RunningMachine`] (vCPU threads). With SNP the launch and the gate's ticket come between the
-//! second and the third; nothing else can make a vCPU run.
+//! the plan placed, or launched and measured) → [`RunningMachine`] (vCPU threads). An SNP machine holds a finished launch, and only
+//! an admission makes a running machine of it; nothing else can make a vCPU run.
 
 mod console;
 mod devices;
@@ -12,9 +12,12 @@ mod dispatch;
 mod fw_cfg;
 mod inputs;
 mod running;
+mod snp;
 
 use std::sync::Arc;
 
+use cvmm_kvm_snp::launch::Finished;
+use cvmm_kvm_snp::probe::SnpHost;
 use cvmm_launch::plan::{PlaceError, place};
 use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
@@ -25,6 +28,7 @@ pub use devices::DeviceError;
 pub use dispatch::{Dispatch, Milestones};
 pub use inputs::{InputError, Inputs};
 pub use running::RunningMachine;
+pub use snp::SnpError;
 
 use crate::acpi;
 use crate::config::Config;
@@ -34,7 +38,7 @@ use crate::vm::control::Control;
 use crate::vm::cpuid::{CpuidBase, CpuidError, CpuidOptions};
 use crate::vm::irq::IrqRoutes;
 use crate::vm::layout;
-use crate::vm::memory::{MachineMemory, MemoryError};
+use crate::vm::memory::{MachineMemory, MemoryError, Purpose};
 use crate::vm::vcpu::{Vcpu, VcpuError};
 
 /// Why a machine could not be built.
@@ -73,6 +77,27 @@ pub enum MachineError {
     /// A device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The SNP launch.
+    #[error(transparent)]
+    Snp(#[from] SnpError),
+}
+
+/// What stands between a machine and its first instruction.
+#[derive(Debug)]
+pub enum Isolation {
+    /// Nothing.
+    None,
+    /// A launch that is finished and not admitted.
+    Snp(Finished),
+}
+
+/// Why a machine may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It has no isolation: there is nothing to admit.
+    NotIsolated,
+    /// The operator wants it to run without a gate.
+    WithoutGate,
 }
 
 /// A machine that is complete and has not run.
@@ -85,6 +110,7 @@ pub struct Machine {
     power_button: EventFd,
     control: Arc<Control>,
     timeline: Arc<Timeline>,
+    isolation: Isolation,
     _vm: Arc<VmFd>,
     memory: MachineMemory,
 }
@@ -96,9 +122,10 @@ impl std::fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// Builds the machine of `config` around checked `inputs` and places its initial pages.
+    /// Builds the machine of `config` around checked `inputs` and places its initial pages; with `snp`, launches it.
     pub fn build(
         kvm: &Kvm,
+        snp: Option<&Arc<SnpHost>>,
         config: &Config,
         inputs: &Inputs,
         console: &ConsoleSink,
@@ -106,14 +133,26 @@ impl Machine {
         timeline: &Arc<Timeline>,
     ) -> Result<Self, MachineError> {
         let kvm_call = |what| move |source| MachineError::Kvm { what, source };
-        let vm = Arc::new(kvm.create_vm().map_err(kvm_call("create a vm"))?);
+        let snp = snp.map(|host| snp::Launch::create(kvm, host, config)).transpose()?;
+        let vm = match &snp {
+            Some(launch) => Arc::clone(launch.vm()),
+            None => Arc::new(kvm.create_vm().map_err(kvm_call("create a vm"))?),
+        };
         // Only Intel hosts use these pages; setting them elsewhere does nothing.
         vm.set_tss_address(layout::KVM_TSS as usize).map_err(kvm_call("set the tss address"))?;
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(kvm_call("set the identity map"))?;
         vm.create_irq_chip().map_err(kvm_call("create the irqchip"))?;
-        let memory = MachineMemory::allocate(inputs.memory, inputs.firmware.size())?;
-        memory.register(&vm)?;
-        let cpuid = CpuidBase::new(kvm, CpuidOptions { vcpus: config.vcpus, mtrr: config.debug.mtrr })?;
+        let purpose = if snp.is_some() { Purpose::SharedView } else { Purpose::Everything };
+        let memory = MachineMemory::allocate(inputs.memory, inputs.firmware.size(), purpose)?;
+        let private = match &snp {
+            Some(launch) => Some(launch.register(&memory)?),
+            None => {
+                memory.register(&vm)?;
+                None
+            }
+        };
+        let options = CpuidOptions { vcpus: config.vcpus, mtrr: config.debug.mtrr, snp: snp.is_some() };
+        let cpuid = CpuidBase::new(kvm, options)?;
         let control =
             Control::new().map_err(|source| MachineError::Host { what: "an event descriptor", source })?;
         let routes = IrqRoutes::new(Arc::clone(&vm));
@@ -123,7 +162,7 @@ impl Machine {
         let built = devices::build(devices::Parts {
             config,
             inputs,
-            memory: memory.for_devices(),
+            memory: memory.for_devices(private.as_ref()),
             vm: &vm,
             routes: &routes,
             control: &control,
@@ -133,16 +172,29 @@ impl Machine {
         })?;
         timeline.mark(Phase::VmCreated);
         // What can be refused has been: only from here on guest memory costs the host anything.
-        place(&inputs.plan, &mut memory.sink())?;
-        // All pages are in place and all devices answer: only now are there processors.
-        let vcpus = (0..config.vcpus)
-            .map(|id| {
+        if snp.is_none() {
+            place(&inputs.plan, &mut memory.sink())?;
+        }
+        // All devices answer: only now are there processors.
+        let mut vcpus: Vec<Vcpu> = (0..config.vcpus)
+            .zip(inputs.plan.vcpus())
+            .map(|(id, start)| {
                 // Application processors wait for INIT and SIPI; the bootstrap processor starts at the
-                // firmware's reset vector.
-                let start = (id == 0).then(|| inputs.firmware.reset_vector());
+                // firmware's reset vector. The state of all of an SNP guest's is measured.
+                let start = (id == 0 || snp.is_some()).then_some(start.eip);
                 Vcpu::new(&vm, id, &cpuid, start)
             })
             .collect::<Result<_, _>>()?;
+        let isolation = match (snp, private) {
+            (Some(launch), Some(private)) => {
+                for vcpu in &mut vcpus {
+                    vcpu.set_private_memory(Arc::clone(&private));
+                }
+                let finished = launch.finish(inputs, &vcpus, private, cpuid.signature())?;
+                Isolation::Snp(finished)
+            }
+            _ => Isolation::None,
+        };
         timeline.mark(Phase::Memory);
         Ok(Self {
             vcpus,
@@ -151,6 +203,7 @@ impl Machine {
             power_button,
             control,
             timeline: Arc::clone(timeline),
+            isolation,
             _vm: vm,
             memory,
         })
@@ -159,8 +212,18 @@ impl Machine {
     /// Lets the vCPUs run. Consumes the machine: it starts once.
     ///
     /// Without isolation there is nothing to wait for; with SNP this is where the admission has to be shown.
-    pub fn start(self, count_addresses: bool) -> Result<RunningMachine, MachineError> {
-        RunningMachine::start(self, count_addresses)
+    pub fn start(
+        mut self,
+        admission: Admission,
+        count_addresses: bool,
+    ) -> Result<RunningMachine, MachineError> {
+        let isolation = std::mem::replace(&mut self.isolation, Isolation::None);
+        let admitted = match (isolation, admission) {
+            (Isolation::None, _) => None,
+            (Isolation::Snp(finished), Admission::WithoutGate) => Some(finished.admit_without_gate()),
+            (Isolation::Snp(_), Admission::NotIsolated) => return Err(SnpError::NotAdmitted.into()),
+        };
+        RunningMachine::start(self, admitted, count_addresses)
             .map_err(|source| MachineError::Host { what: "a vcpu thread", source })
     }
 }

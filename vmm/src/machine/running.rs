@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use cvmm_kvm_snp::launch::Admitted;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{ConsolePort, Machine};
@@ -31,19 +32,26 @@ pub struct RunningMachine {
     console: ConsolePort,
     power_button: EventFd,
     control: Arc<Control>,
+    admitted: Option<Admitted>,
     /// Dropped last, when no vCPU and no device can touch it any more.
     _memory: MachineMemory,
 }
 
 impl RunningMachine {
-    pub(super) fn start(machine: Machine, count_addresses: bool) -> io::Result<Self> {
-        let Machine { vcpus, dispatch, console, power_button, control, timeline, _vm, memory } = machine;
+    pub(super) fn start(
+        machine: Machine,
+        admitted: Option<Admitted>,
+        count_addresses: bool,
+    ) -> io::Result<Self> {
+        let Machine { vcpus, dispatch, console, power_button, control, timeline, isolation: _, _vm, memory } =
+            machine;
         let mut running = Self {
             threads: Vec::with_capacity(vcpus.len()),
             counts: ExitCounts::new(count_addresses),
             console,
             power_button,
             control,
+            admitted,
             _memory: memory,
         };
         timeline.mark(Phase::FirstRun);
@@ -92,6 +100,10 @@ impl RunningMachine {
                 kick(thread);
             }
             thread::sleep(KICK_INTERVAL);
+        }
+        if let Some(admitted) = &self.admitted {
+            let counters = admitted.memory().counters();
+            tracing::debug!(?counters, "page conversions");
         }
         for thread in self.threads.drain(..) {
             match thread.join() {

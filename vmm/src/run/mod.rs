@@ -15,6 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cvmm_kvm_snp::probe::SnpHost;
 use thiserror::Error;
 
 use self::console::{ConsoleEnds, ConsoleError};
@@ -22,7 +23,7 @@ use self::output::OnText;
 use self::signals::StopSignals;
 use self::supervisor::Grace;
 use crate::config::{Config, Isolation};
-use crate::machine::{InputError, Inputs, Machine, MachineError, Milestones};
+use crate::machine::{Admission, InputError, Inputs, Machine, MachineError, Milestones};
 use crate::timeline::{Phase, Timeline};
 use crate::vm::control::Ending;
 use crate::vm::exits::ExitCounts;
@@ -39,6 +40,8 @@ pub struct RunOptions {
     pub grace: Duration,
     /// A guest reset ends the VM.
     pub exit_on_reset: bool,
+    /// An SNP guest may run although no gate has admitted it.
+    pub without_gate: bool,
 }
 
 /// How a VM ended.
@@ -55,11 +58,15 @@ pub struct Outcome {
 /// Why a VM could not be run.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// SNP is configured.
+    /// An SNP guest, and nobody who could admit it.
     #[error(
-        "isolation = \"snp\" is not built yet: this version runs ordinary guests only (isolation = \"none\")"
+        "an snp guest runs only when an attestation gate has admitted it, and this version has no gate yet: \
+         --without-gate runs it unattested"
     )]
-    NoSnp,
+    NoGate,
+    /// The host's SNP.
+    #[error(transparent)]
+    SnpHost(#[from] cvmm_kvm_snp::probe::HostError),
     /// The host's KVM.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -80,15 +87,28 @@ pub enum RunError {
 /// Runs the VM of `config` until it ends. Call once per process: it takes over the process's signals.
 pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     let timeline = &options.timeline;
-    match config.isolation {
-        Isolation::None => tracing::warn!(
-            "isolation is \"none\": the host can read and change everything in this guest; for development only"
-        ),
-        Isolation::Snp => return Err(RunError::NoSnp),
-    }
+    let admission = match config.isolation {
+        Isolation::None => {
+            tracing::warn!(
+                "isolation is \"none\": the host can read and change everything in this guest; for development only"
+            );
+            Admission::NotIsolated
+        }
+        Isolation::Snp if options.without_gate => {
+            tracing::warn!(
+                "no gate stands before this guest: nobody has seen evidence of what it is (--without-gate)"
+            );
+            Admission::WithoutGate
+        }
+        Isolation::Snp => return Err(RunError::NoGate),
+    };
     let inputs = Inputs::open(&config)?;
     timeline.mark(Phase::Plan);
     let kvm = host::open(config.vcpus)?;
+    let snp = match config.isolation {
+        Isolation::Snp => Some(Arc::new(SnpHost::open(&kvm)?)),
+        Isolation::None => None,
+    };
     // Before the first thread: threads inherit the signal mask.
     let mut signals = StopSignals::take_over().map_err(RunError::Events)?;
     let milestones = Arc::new(Milestones::new(Arc::clone(timeline)));
@@ -102,8 +122,9 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     let mut resets = 0_u32;
     let mut grace = Grace::new(options.grace);
     loop {
-        let machine = Machine::build(&kvm, &config, &inputs, &console.sink, &milestones, timeline)?;
-        let running = machine.start(options.exit_stats)?;
+        let machine =
+            Machine::build(&kvm, snp.as_ref(), &config, &inputs, &console.sink, &milestones, timeline)?;
+        let running = machine.start(admission, options.exit_stats)?;
         let control = Arc::clone(running.control());
         supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), &mut grace)
             .map_err(|error| RunError::Events(io::Error::other(error)))?;

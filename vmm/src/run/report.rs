@@ -15,6 +15,8 @@ impl ExitReport for Outcome {
             Ending::PowerOff => ExitStatus::Success,
             Ending::TripleFault { .. } => ExitStatus::TripleFault,
             Ending::InternalError { .. } => ExitStatus::KvmInternalError,
+            Ending::Terminated { .. } => ExitStatus::Terminated,
+            Ending::MemoryViolation { .. } => ExitStatus::MemoryViolation,
             Ending::Stopped => ExitStatus::Stopped,
             Ending::Reset => ExitStatus::Reset,
         }
@@ -24,6 +26,7 @@ impl ExitReport for Outcome {
         let counts = &self.exits;
         let mut exits = BTreeMap::from([
             ("interrupted".to_owned(), counts.interrupted),
+            ("conversion".to_owned(), counts.conversions),
             ("other".to_owned(), counts.other),
         ]);
         match &counts.ports {
@@ -46,13 +49,14 @@ impl ExitReport for Outcome {
 impl ExitReport for RunError {
     fn exit_status(&self) -> ExitStatus {
         match self {
-            Self::NoSnp => ExitStatus::Usage,
-            Self::Host(_) => ExitStatus::Host,
+            Self::NoGate => ExitStatus::NotAdmitted,
+            Self::Host(_) | Self::SnpHost(_) => ExitStatus::Host,
             Self::Input(_) => ExitStatus::LaunchRefused,
             Self::Console(_) | Self::Machine(MachineError::Device(DeviceError::Disk { .. })) => {
                 ExitStatus::File
             }
             Self::Machine(MachineError::Memory(MemoryError::Allocate { .. })) => ExitStatus::Host,
+            Self::Machine(MachineError::Snp(error)) => error.exit_status(),
             Self::Machine(MachineError::Place(_)) => ExitStatus::LaunchRefused,
             Self::Machine(_) | Self::Events(_) => ExitStatus::Internal,
         }

@@ -27,6 +27,22 @@ pub enum Ending {
         /// What KVM said.
         detail: String,
     },
+    /// An SNP guest asked to be terminated (GHCB protocol): it did not like what it found.
+    Terminated {
+        /// Which vCPU.
+        vcpu: u32,
+        /// Whose codes follow: 0 the protocol's, 1 Linux's, others the firmware's or the guest's own.
+        set: u8,
+        /// Reason code of that set.
+        reason: u8,
+    },
+    /// An SNP guest did something with its memory that cannot be served.
+    MemoryViolation {
+        /// Which vCPU.
+        vcpu: u32,
+        /// What it did.
+        detail: String,
+    },
     /// The operator stopped the VM.
     Stopped,
 }
@@ -38,9 +54,32 @@ impl fmt::Display for Ending {
             Self::Reset => f.write_str("guest asked for a reset"),
             Self::TripleFault { vcpu } => write!(f, "triple fault on vcpu {vcpu}"),
             Self::InternalError { vcpu, detail } => write!(f, "kvm internal error on vcpu {vcpu}: {detail}"),
+            Self::Terminated { vcpu, set, reason } => {
+                write!(f, "the guest terminated itself on vcpu {vcpu}: {}", termination(*set, *reason))
+            }
+            Self::MemoryViolation { vcpu, detail } => write!(f, "stopped because of vcpu {vcpu}: {detail}"),
             Self::Stopped => f.write_str("stopped by the operator"),
         }
     }
+}
+
+/// The reason of a termination in words: GHCB specification 2.3.1, and the sets of Linux (arch/x86/include/asm/sev-common.h).
+fn termination(set: u8, reason: u8) -> String {
+    let words = match (set, reason) {
+        (0, 0) => "general request",
+        (0, 1) => "the host does not speak the ghcb protocol versions it speaks",
+        (0, 2) => "the host lacks an snp feature it needs",
+        (1, 0) => "linux could not register its ghcb",
+        (1, 1) => "linux had a page state change refused",
+        (1, 2) => "linux could not validate a page",
+        (1, 3) => "linux does not run at vmpl 0",
+        (1, 4) => "linux found a fault in its cpuid page",
+        (1, 5) => "linux had a cpuid request refused",
+        (1, 6) => "linux found a fault in its secrets page",
+        (1, 7..=9) => "linux found a fault in what an svsm left",
+        _ => "reason unknown to cvmm",
+    };
+    format!("{words} (set {set}, reason {reason:#x})")
 }
 
 /// Shared by everything that can end the VM. The first ending wins.

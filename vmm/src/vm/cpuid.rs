@@ -3,6 +3,7 @@
 //!
 //! The base is what KVM can virtualise on this host (KVM_GET_SUPPORTED_CPUID, which includes KVM's own leaves).
 //! On top of it each vCPU gets its APIC id and the topology: one socket, one core per vCPU, one thread per core.
+//! For an SNP guest the table is narrowed to what the security processor lets into its CPUID page, and says where the C bit is.
 //! Leaf numbers and fields are those of AMD's APM volume 3, appendix E, and Intel's SDM volume 2A, CPUID.
 
 use kvm_bindings::{
@@ -33,6 +34,8 @@ pub struct CpuidOptions {
     /// Whether the guest sees memory type range registers. Without them firmware saves thousands of MSR
     /// exits, and nothing is lost: all RAM is write-back and all device memory is emulated.
     pub mtrr: bool,
+    /// Whether the guest is an SNP guest.
+    pub snp: bool,
 }
 
 /// The table all vCPUs share, before [`CpuidBase::for_vcpu`] adds what is theirs.
@@ -49,6 +52,17 @@ mod leaf1_ecx {
     pub const TSC_DEADLINE: u32 = 1 << 24;
     pub const HYPERVISOR: u32 = 1 << 31;
 }
+/// 7.0 EBX and EDX: what KVM emulates without the processor, or what makes no sense to a guest whose MSRs are sealed. QEMU hides
+/// the same (target/i386/sev.c, 10.0).
+mod leaf7 {
+    pub const EBX_TSC_ADJUST: u32 = 1 << 1;
+    /// SPEC_CTRL, STIBP, FLUSH_L1D, ARCH_CAPABILITIES, CORE_CAPABILITIES, SSBD.
+    pub const EDX_SPECULATION: u32 = 0x3f << 26;
+}
+/// 0x80000008 EBX.
+const VIRT_SSBD: u32 = 1 << 25;
+/// 0x8000001f EAX: SEV, SEV-ES, SEV-SNP.
+const SEV_FEATURES: u32 = 1 << 1 | 1 << 3 | 1 << 4;
 mod leaf1_edx {
     pub const MTRR: u32 = 1 << 12;
     pub const HTT: u32 = 1 << 28;
@@ -91,9 +105,7 @@ impl CpuidBase {
             match entry.function {
                 1 => {
                     entry.ecx |= leaf1_ecx::HYPERVISOR | leaf1_ecx::X2APIC;
-                    if tsc_deadline {
-                        entry.ecx |= leaf1_ecx::TSC_DEADLINE;
-                    }
+                    set_bit(&mut entry.ecx, leaf1_ecx::TSC_DEADLINE, tsc_deadline && !options.snp);
                     set_bit(&mut entry.edx, leaf1_edx::HTT, cores > 1);
                     set_bit(&mut entry.edx, leaf1_edx::MTRR, options.mtrr);
                     signature = Some(entry.eax);
@@ -107,6 +119,10 @@ impl CpuidBase {
                         entry.eax |= (cores.min(64) - 1) << 26;
                     }
                 }
+                7 if options.snp && entry.index == 0 => {
+                    entry.ebx &= !leaf7::EBX_TSC_ADJUST;
+                    entry.edx &= !leaf7::EDX_SPECULATION;
+                }
                 0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
                 0x8000_0001 => {
                     entry.ecx &= !amd_ecx::PERFORMANCE_COUNTERS;
@@ -116,9 +132,19 @@ impl CpuidBase {
                 0x8000_0008 => {
                     physical_bits = entry.eax as u8;
                     entry.ecx = bits << 12 | (cores - 1);
+                    if options.snp {
+                        entry.ebx &= !VIRT_SSBD;
+                    }
                 }
                 _ => {}
             }
+        }
+        if options.snp {
+            entries.push(memory_encryption(supported)?);
+            // A table for the security processor has 64 entries; empty ones say nothing that their absence does not.
+            entries.retain(|entry| {
+                entry.function <= 1 || [entry.eax, entry.ebx, entry.ecx, entry.edx] != [0; 4]
+            });
         }
         let signature = signature.ok_or(CpuidError::MissingLeaf(1))?;
         Ok(Self { entries, options, signature, physical_bits })
@@ -153,6 +179,13 @@ impl CpuidBase {
         entries.sort_by_key(|entry| (entry.function, entry.index));
         CpuId::from_entries(&entries).map_err(|_| CpuidError::TooManyEntries(entries.len()))
     }
+}
+
+/// Leaf 0x8000001f: an SNP guest, the C bit where the processor has it, one physical address bit less for it.
+fn memory_encryption(supported: &[Entry]) -> Result<Entry, CpuidError> {
+    const LEAF: u32 = 0x8000_001f;
+    let host = supported.iter().find(|entry| entry.function == LEAF).ok_or(CpuidError::MissingLeaf(LEAF))?;
+    Ok(Entry { function: LEAF, eax: SEV_FEATURES, ebx: host.ebx & 0x3f | 1 << 6, ..Default::default() })
 }
 
 /// Leaf 0xb: a thread level with one thread, a core level with all of them, and the terminator.
@@ -201,7 +234,7 @@ mod tests {
             leaf(0x8000_001d, 3, 0x163, 0, 0, 0),
             leaf(0x8000_001f, 0, 0x1a, 51, 0, 0),
         ];
-        CpuidBase::from_supported(&supported, CpuidOptions { vcpus, mtrr }, true).unwrap()
+        CpuidBase::from_supported(&supported, CpuidOptions { vcpus, mtrr, snp: false }, true).unwrap()
     }
 
     fn find(cpuid: &CpuId, function: u32, index: u32) -> Option<Entry> {
@@ -223,6 +256,32 @@ mod tests {
             assert_eq!((core.eax, core.ebx, core.ecx, core.edx), (2, 4, 0x201, id));
             assert_eq!(find(&cpuid, 0x8000_001e, 0).map(|e| (e.eax, e.ebx)), Some((id, id)));
         }
+    }
+
+    #[test]
+    fn an_snp_guest_is_told_the_c_bit_and_nothing_kvm_makes_up() {
+        let supported = [
+            leaf(1, 0, 0xa0_0f11, 0, leaf1_ecx::TSC_DEADLINE, 0),
+            leaf(7, 0, 0, u32::MAX, 0, u32::MAX),
+            leaf(0x12, 0, 0, 0, 0, 0),
+            leaf(0x8000_0008, 0, 0x3028, u32::MAX, 0, 0),
+            leaf(0x8000_001f, 0, 0x43a, 0x4033, 99, 100),
+        ];
+        let options = CpuidOptions { vcpus: 2, mtrr: false, snp: true };
+        let base = CpuidBase::from_supported(&supported, options, true).unwrap();
+        let cpuid = base.for_vcpu(1).unwrap();
+        assert_eq!(find(&cpuid, 1, 0).unwrap().ecx & leaf1_ecx::TSC_DEADLINE, 0);
+        let seven = find(&cpuid, 7, 0).unwrap();
+        assert_eq!((seven.ebx, seven.edx), (!2, u32::MAX >> 6));
+        assert!(find(&cpuid, 0x12, 0).is_none(), "an empty leaf");
+        assert_eq!(find(&cpuid, 0x8000_0008, 0).unwrap().ebx, !VIRT_SSBD);
+        let encryption = find(&cpuid, 0x8000_001f, 0).unwrap();
+        assert_eq!((encryption.eax, encryption.ebx, encryption.ecx, encryption.edx), (0x1a, 0x73, 0, 0));
+        let without = &supported[..4];
+        assert!(matches!(
+            CpuidBase::from_supported(without, options, true),
+            Err(CpuidError::MissingLeaf(0x8000_001f))
+        ));
     }
 
     #[test]

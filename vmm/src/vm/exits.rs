@@ -21,6 +21,8 @@ pub struct ExitCounts {
     pub mmio_write: u64,
     /// Returns because of a signal.
     pub interrupted: u64,
+    /// Page conversions of an SNP guest, asked for or by a fault.
+    pub conversions: u64,
     /// Everything else.
     pub other: u64,
     /// Accesses by port, if asked for.
@@ -67,6 +69,7 @@ impl ExitCounts {
         self.mmio_read += other.mmio_read;
         self.mmio_write += other.mmio_write;
         self.interrupted += other.interrupted;
+        self.conversions += other.conversions;
         self.other += other.other;
         if let (Some(mine), Some(theirs)) = (&mut self.ports, &other.ports) {
             for (port, count) in theirs {
@@ -88,6 +91,7 @@ impl ExitCounts {
             ("mmio_read".to_owned(), self.mmio_read),
             ("mmio_write".to_owned(), self.mmio_write),
             ("interrupted".to_owned(), self.interrupted),
+            ("conversion".to_owned(), self.conversions),
             ("other".to_owned(), self.other),
         ];
         rows.extend(self.ports.iter().flatten().map(|(port, count)| (format!("port {port:#06x}"), *count)));

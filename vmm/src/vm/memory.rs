@@ -2,7 +2,8 @@
 //! Guest memory: the RAM regions, the firmware region, and their KVM slots.
 //!
 //! The regions are kept apart because different parties may see them: devices get RAM only
-//! ([`MachineMemory::for_devices`]), while placing the launch plan writes both.
+//! ([`MachineMemory::for_devices`]), while placing the launch plan writes both. For an SNP guest all of this is the shared
+//! view: [`MachineMemory::register_private`] gives each region a private backing beside it, which this process cannot map.
 
 #![expect(
     unsafe_code,
@@ -12,7 +13,9 @@
 use std::io;
 use std::sync::Arc;
 
-use cvmm_devices::memory::DeviceMemory;
+use cvmm_devices::memory::{DeviceMemory, SharedPages};
+use cvmm_kvm_snp::memory::{PrivateMemory, Region as SnpRegion};
+use cvmm_kvm_snp::vm::SnpVm;
 use cvmm_launch::blob::ReadError;
 use cvmm_launch::memory::{HIGH_BASE, MemoryLayout};
 use cvmm_launch::plan::{FillError, PageSink};
@@ -53,9 +56,28 @@ pub struct MachineMemory {
     firmware: GuestMemoryMmap<()>,
 }
 
+/// What a mapping will be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// All of the guest's memory.
+    Everything,
+    /// The pages an SNP guest shares with the host: few, and scattered.
+    SharedView,
+}
+
+/// The state of an SNP guest's pages, for devices.
+#[derive(Debug)]
+struct PageStates(Arc<PrivateMemory>);
+
+impl SharedPages for PageStates {
+    fn is_shared(&self, gpa: u64, len: u64) -> bool {
+        self.0.is_shared(gpa, len)
+    }
+}
+
 impl MachineMemory {
     /// Reserves RAM and `firmware_len` bytes below 4 GiB. Pages cost nothing until touched.
-    pub fn allocate(layout: MemoryLayout, firmware_len: u64) -> Result<Self, MemoryError> {
+    pub fn allocate(layout: MemoryLayout, firmware_len: u64, purpose: Purpose) -> Result<Self, MemoryError> {
         let ranges: Vec<_> = layout.runs().map(|(gpa, len)| (GuestAddress(gpa), len as usize)).collect();
         let ram = GuestMemoryMmap::from_ranges(&ranges)
             .map_err(|source| MemoryError::Allocate { bytes: layout.low + layout.high, source })?;
@@ -63,7 +85,14 @@ impl MachineMemory {
         let firmware = GuestMemoryMmap::from_ranges(&[(start, firmware_len as usize)])
             .map_err(|source| MemoryError::Allocate { bytes: firmware_len, source })?;
         for region in ram.iter() {
-            advise(region, libc::MADV_HUGEPAGE);
+            // A large page for one shared 4 KiB page would cost the host what conversions give back.
+            advise(
+                region,
+                match purpose {
+                    Purpose::Everything => libc::MADV_HUGEPAGE,
+                    Purpose::SharedView => libc::MADV_NOHUGEPAGE,
+                },
+            );
             name(region, c"cvmm-guest-ram");
         }
         for region in firmware.iter() {
@@ -101,9 +130,36 @@ impl MachineMemory {
         Ok(())
     }
 
-    /// The view that devices may have.
-    pub fn for_devices(&self) -> DeviceMemory {
-        DeviceMemory::new(Arc::clone(&self.ram))
+    /// Tells the KVM of an SNP VM about every region, all of it private. Lifetimes as for [`MachineMemory::register`].
+    pub fn register_private(
+        &self,
+        vm: &SnpVm,
+    ) -> Result<Arc<PrivateMemory>, cvmm_kvm_snp::memory::MemoryError> {
+        let named = |name| {
+            move |region: &Region| SnpRegion {
+                gpa: region.start_addr().0,
+                len: region.len(),
+                shared: region.as_ptr(),
+                name,
+            }
+        };
+        let regions: Vec<_> = self
+            .ram
+            .iter()
+            .map(named("guest ram"))
+            .chain(self.firmware.iter().map(named("the firmware")))
+            .collect();
+        // SAFETY: the mappings are anonymous and private, hold guest memory only, and outlive the VM: see above.
+        Ok(Arc::new(unsafe { PrivateMemory::new(vm, &regions) }?))
+    }
+
+    /// The view that devices may have; of an SNP guest, its shared pages.
+    pub fn for_devices(&self, private: Option<&Arc<PrivateMemory>>) -> DeviceMemory {
+        let ram = Arc::clone(&self.ram);
+        match private {
+            Some(private) => DeviceMemory::guarded(ram, Arc::new(PageStates(Arc::clone(private)))),
+            None => DeviceMemory::new(ram),
+        }
     }
 
     /// Where pages of the launch plan are written.
@@ -172,13 +228,13 @@ mod tests {
     #[test]
     fn devices_cannot_see_the_firmware() {
         let layout = MemoryLayout { low: 64 * MIB, high: 32 * MIB };
-        let memory = MachineMemory::allocate(layout, MIB).unwrap();
+        let memory = MachineMemory::allocate(layout, MIB, Purpose::Everything).unwrap();
         let firmware = HIGH_BASE - MIB;
         memory.sink().write(firmware, b"reset").unwrap();
         memory.sink().write(0x1000, b"low").unwrap();
         memory.sink().write(HIGH_BASE, b"high").unwrap();
 
-        let seen = memory.for_devices();
+        let seen = memory.for_devices(None);
         let mut byte = [0; 1];
         assert!(seen.read_slice(&mut byte, GuestAddress(firmware)).is_err());
         seen.read_slice(&mut byte, GuestAddress(0x1000)).unwrap();

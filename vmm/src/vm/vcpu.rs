@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use cvmm_kvm_snp::convert::Request;
+use cvmm_kvm_snp::memory::PrivateMemory;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
 
@@ -68,7 +70,20 @@ pub trait AccessHandler: Send + Sync {
 pub struct Vcpu {
     id: u32,
     fd: VcpuFd,
+    /// Of an SNP guest.
+    private: Option<Arc<PrivateMemory>>,
+    /// A page that could not be brought into the state the guest uses, and how often that was tried.
+    stuck: (u64, u32),
 }
+
+/// KVM_HC_MAP_GPA_RANGE.
+const HC_MAP_GPA_RANGE: u64 = 12;
+/// KVM_SYSTEM_EVENT_SEV_TERM.
+const SYSTEM_EVENT_SEV_TERM: u32 = 6;
+/// KVM_MEMORY_EXIT_FLAG_PRIVATE.
+const FAULT_PRIVATE: u64 = 1 << 3;
+/// A page that faults this often in a row although it has the right state will never be there: the host has no memory for it.
+const MOST_RETRIES: u32 = 64;
 
 impl Vcpu {
     /// Creates the vCPU with APIC id `id`. `start` is the address it executes first; `None` leaves an
@@ -85,12 +100,27 @@ impl Vcpu {
             let regs = reset::general_registers(eip, cpuid.signature());
             fd.set_regs(&regs).map_err(state("general registers"))?;
         }
-        Ok(Self { id, fd })
+        Ok(Self { id, fd, private: None, stuck: (u64::MAX, 0) })
     }
 
     /// APIC id.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Lets it serve page conversions: it is a vCPU of an SNP guest.
+    pub fn set_private_memory(&mut self, memory: Arc<PrivateMemory>) {
+        self.private = Some(memory);
+    }
+
+    /// Its CPUID table as KVM has it now.
+    pub fn cpuid(&self) -> Result<kvm_bindings::CpuId, VcpuError> {
+        let id = self.id;
+        self.fd.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(|source| VcpuError::State {
+            id,
+            what: "cpuid",
+            source,
+        })
     }
 
     /// Runs until the VM ends, for whatever reason. Returns the exits counted.
@@ -114,6 +144,8 @@ impl Vcpu {
         enum Next {
             Port,
             Internal,
+            Convert([u64; 6]),
+            Fault { flags: u64, gpa: u64, size: u64 },
         }
         let next = match self.fd.run() {
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Next::Port,
@@ -130,6 +162,18 @@ impl Vcpu {
             Ok(VcpuExit::Intr) => {
                 counts.interrupted += 1;
                 return None;
+            }
+            Ok(VcpuExit::Hypercall(call)) if call.nr == HC_MAP_GPA_RANGE => Next::Convert(call.args),
+            Ok(VcpuExit::MemoryFault { flags, gpa, size }) => Next::Fault { flags, gpa, size },
+            Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_SEV_TERM, data)) => {
+                counts.other += 1;
+                // The GHCB MSR: reason set in bits 15:12, code in 23:16.
+                let msr = data.first().copied().unwrap_or(0);
+                return Some(Ending::Terminated {
+                    vcpu: self.id,
+                    set: (msr >> 12 & 0xf) as u8,
+                    reason: (msr >> 16) as u8,
+                });
             }
             Ok(VcpuExit::Shutdown) => {
                 counts.other += 1;
@@ -157,6 +201,15 @@ impl Vcpu {
             Next::Port => {
                 self.serve_port(machine, counts);
                 None
+            }
+            Next::Convert(args) => {
+                counts.conversions += 1;
+                self.convert(&args);
+                None
+            }
+            Next::Fault { flags, gpa, size } => {
+                counts.conversions += 1;
+                self.memory_fault(flags, gpa, size)
             }
             Next::Internal => {
                 counts.other += 1;
@@ -191,6 +244,58 @@ impl Vcpu {
             (true, false) => machine.port_write_string(io.port, size, data),
             (false, true) => machine.port_read(io.port, data),
             (false, false) => machine.port_read_string(io.port, size, data),
+        }
+    }
+
+    /// Serves a page state change. What the guest may not have is answered with an error, which its firmware and kernel do not
+    /// survive by their own choice.
+    fn convert(&mut self, args: &[u64; 6]) {
+        let done = match (&self.private, Request::from_hypercall(args)) {
+            (Some(memory), Ok(request)) => memory.convert(request).map_err(|error| error.to_string()),
+            (None, _) => Err("not an snp guest".to_owned()),
+            (_, Err(error)) => Err(error.to_string()),
+        };
+        if let Err(reason) = &done {
+            tracing::warn!(vcpu = self.id, reason, "page state change refused");
+        }
+        // Linux 6.12 leaves what was there before, and takes EINVAL and EAGAIN only.
+        let answer = if done.is_ok() { 0 } else { -i64::from(libc::EINVAL) };
+        let run = self.fd.get_kvm_run();
+        // The exit reason was KVM_EXIT_HYPERCALL, whose member of the union this is; writing one is no unsafe operation.
+        run.__bindgen_anon_1.hypercall.ret = answer as u64;
+    }
+
+    /// Serves an access to a page that has the other state.
+    fn memory_fault(&mut self, flags: u64, gpa: u64, size: u64) -> Option<Ending> {
+        let violation = |vcpu, detail| Some(Ending::MemoryViolation { vcpu, detail });
+        let Some(memory) = &self.private else {
+            return violation(self.id, format!("memory fault at {gpa:#x} of a guest without private memory"));
+        };
+        let result = Request::from_fault(gpa, size, flags & FAULT_PRIVATE != 0)
+            .map_err(|error| error.to_string())
+            .and_then(|request| memory.fault(request).map_err(|error| error.to_string()));
+        match result {
+            Ok(true) => {
+                tracing::debug!(
+                    vcpu = self.id,
+                    gpa,
+                    private = flags & FAULT_PRIVATE != 0,
+                    "implicit conversion"
+                );
+                None
+            }
+            Ok(false) => {
+                let tries = if self.stuck.0 == gpa { self.stuck.1 + 1 } else { 1 };
+                self.stuck = (gpa, tries);
+                if tries < MOST_RETRIES {
+                    return None;
+                }
+                violation(
+                    self.id,
+                    format!("kvm cannot provide the page at {gpa:#x}; is the host out of memory?"),
+                )
+            }
+            Err(detail) => violation(self.id, detail),
         }
     }
 
