@@ -22,8 +22,8 @@ snp_measure_dir() {
 install_snp_measure() {
     [ ! -d "$1" ] || return 0
     rm -rf "$1.tmp"
-    PIP_ROOT_USER_ACTION=ignore /usr/bin/python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
-        -r "$tools_here/requirements.txt" --target "$1.tmp" || die "pip could not install sev-snp-measure"
+    PIP_ROOT_USER_ACTION=ignore /usr/bin/python3 -m pip install --quiet --disable-pip-version-check --no-deps \
+        --only-binary :all: --require-hashes -r "$tools_here/requirements.txt" --target "$1.tmp" || die "pip could not install sev-snp-measure"
     mv -T "$1.tmp" "$1"
 }
 
