@@ -229,7 +229,42 @@ def timeline():
     yield "version", b'{"version": 2, "vm": "", "start_unix_ns": 0, "phases": []}'
 
 
-TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline]
+def id_block():
+    golden = HERE.parent.parent / "crates/launch/src/id_block/golden"
+    block, auth = ((golden / name).read_bytes() for name in ("id-block.bin", "id-auth.bin"))
+    meaning = b"".join(auth[at : at + length] for at, length in ((0, 8), (64, 144), (576, 148), (1664, 144), (2176, 148)))
+    yield "pair", b"\0" + block + meaning
+    yield "reserved", b"\0" + block + meaning + b"\1" + struct.pack("<HB", 1604, 7)
+    yield "raw", b"\1" + struct.pack("<H", len(block)) + block + auth
+    for key in ("test-id-key.pem", "test-author-key.pem", "test-p256-key.pem"):
+        yield key, b"\2" + (golden / key).read_bytes()
+
+
+def launch_plan():
+    digests = ["%02x" % n * 48 for n in range(4)]
+
+    def plan(vcpus, kind, runs, **more):
+        contents = [{"pages": pages, "sha384": digests[which]} for pages, which in runs]
+        source = {"name": "fw.fd", "offset": 0, "len": 8192}
+        imports = [
+            {"gpa": "0xffffe000", "pages": 2, "kind": "normal", "tag": "firmware", "source": source,
+             "running_digest": digests[0], "contents_digest": digests[runs[0][1]], "contents": contents},
+            {"gpa": "0x800000", "pages": 9, "kind": kind, "tag": "sec memory", "running_digest": digests[1]},
+        ]
+        vmsas = [{"first": 0, "count": vcpus, "running_digest": digests[2], "fields": {"rip": "0xfff0"}}]
+        listing = {"format": "cvmm-launch-plan-1", "launch_digest": digests[2], "profile": "uki", "vcpus": vcpus,
+                   "vcpu_signature": "0xa00f11", "guest_features": "0x1", "memory": [1 << 28, 0],
+                   "firmware": {"reset_vector": "0xfffffff0"}, "imports": imports, "vmsas": vmsas, **more}
+        return json.dumps(listing).encode()
+
+    hashes = {"kernel": digests[0], "initrd": digests[1], "cmdline": digests[2]}
+    yield "one", plan(1, "zero", [(2, 0)])
+    yield "same", plan(1, "zero", [(2, 0)]) + b"\0" + plan(1, "zero", [(1, 0), (1, 0)])
+    yield "pages", plan(1, "zero", [(2, 0)]) + b"\0" + plan(2, "secrets", [(1, 1), (1, 0)], kernel_hashes=hashes)
+    yield "huge", plan(1, "zero", [(2**64 - 1, 0)]) + b"\0" + plan(1, "zero", [(2**64 - 1, 1), (5, 0)])
+
+
+TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan]
 
 
 def main():

@@ -8,11 +8,15 @@ use std::sync::OnceLock;
 
 use cvmm_fuzz::{Input, images};
 use cvmm_launch::blob::Blob;
+use cvmm_launch::digest::{FirmwareDigest, measure};
 use cvmm_launch::firmware::Firmware;
 use cvmm_launch::kernel::Kernel;
 use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, PAGE_SIZE, PageSink, Profile, Source, place};
 use cvmm_launch::uki::DEFAULT_GPA;
+use cvmm_launch::vmsa::VcpuModel;
+use cvmm_snp::cpu::CpuSignature;
+use cvmm_snp::features::SevFeatures;
 use libfuzzer_sys::fuzz_target;
 
 fn kernels() -> &'static (Kernel, Kernel) {
@@ -103,6 +107,11 @@ fuzz_target!(|data: &[u8]| {
     let mut sink = Sink { plan: &plan, bytes: 0 };
     let written = place(&plan, &mut sink).expect("blobs in memory can be read");
     assert_eq!((written, sink.bytes), (content, content));
+    // Whatever a firmware says: the digest is there, and the same when the image was hashed beforehand.
+    let model = VcpuModel { signature: CpuSignature(0xa0_0f11), features: SevFeatures::default() };
+    let digest = measure(&plan, model, None, &mut ()).expect("blobs in memory can be read");
+    let known = FirmwareDigest::compute(&firmware).expect("blobs in memory can be read");
+    assert_eq!(measure(&plan, model, Some(&known), &mut ()).expect("as before"), digest);
     let again = LaunchPlan::build(&firmware, &profile, &memory, vcpus).expect("it was built before");
     assert!(plan.explain().map(|r| r.to_string()).eq(again.explain().map(|r| r.to_string())));
 });

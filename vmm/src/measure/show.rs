@@ -48,7 +48,9 @@ impl Display for Explained<'_> {
         for run in &listing.vmsas {
             let what = match run.count {
                 1 => format!("vcpu {}", run.first),
-                count => format!("vcpus {} to {}", run.first, run.first + count - 1),
+                count => {
+                    format!("vcpus {} to {}", run.first, run.first.saturating_add(count).saturating_sub(1))
+                }
             };
             let gpa = cvmm_snp::page_info::VMSA_GPA;
             writeln!(f, "{gpa:#014x} {:>6}  {:<10} {what:<18} {}", run.count, "vmsa", run.running_digest)?;
