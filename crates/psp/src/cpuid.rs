@@ -14,8 +14,8 @@
 //!
 //! Real firmware checks more functions, by tables in AMD's processor manuals that are not public as a list (cache
 //! topology, 8000001Dh, is known to be one) and more fields of those above. What passes here may be refused there.
-//! Bits that belong to the virtual machine and not to the processor (hypervisor present, OSXSAVE, x2APIC) may always
-//! be set; `[[cpuid_allow]]` in the configuration adds others, for processors emulated with fewer bits than KVM gives.
+//! Bits that belong to the virtual machine and not to the processor (hypervisor present, OSXSAVE, x2APIC, more than one
+//! processor) may always be set; `[[cpuid_allow]]` in the configuration adds others, for processors emulated with fewer bits than KVM gives.
 
 use crate::config::{Config, CpuidCheck};
 use crate::host::{self, Host, PAGE, le32, le64};
@@ -30,6 +30,10 @@ const ENTRY: usize = 48;
 const XSAVE_BASE: u32 = 0x240;
 /// 1 ECX: x2APIC, OSXSAVE, hypervisor present.
 const VIRTUAL_1_ECX: u32 = 1 << 21 | 1 << 27 | 1 << 31;
+/// 1 EDX: HTT, and 80000001h ECX: CmpLegacy. More than one logical processor: every such chip has that, and a virtual machine
+/// says of itself. The emulated host's own CPUID may have a single processor.
+const VIRTUAL_1_EDX: u32 = 1 << 28;
+const VIRTUAL_80000001_ECX: u32 = 1 << 1;
 
 /// Function, inputs and outputs of an entry.
 struct Query {
@@ -97,7 +101,7 @@ fn permitted(host: &mut dyn Host, config: &Config, query: &Query, proposed: [u32
         }
     }
     match (query.leaf, query.subleaf) {
-        (1, _) => [eax, ebx, ecx & (mask[2] | VIRTUAL_1_ECX), edx & mask[3]],
+        (1, _) => [eax, ebx, ecx & (mask[2] | VIRTUAL_1_ECX), edx & (mask[3] | VIRTUAL_1_EDX)],
         (7, 0) => [eax, ebx & mask[1], ecx & mask[2], edx & mask[3]],
         (7, 1) => [eax & mask[0], ebx & mask[1], ecx & mask[2], edx & mask[3]],
         (0xD, 0) => {
@@ -111,7 +115,7 @@ fn permitted(host: &mut dyn Host, config: &Config, query: &Query, proposed: [u32
         // A component is where the processor puts it, or is left out.
         (0xD, _) if proposed == [0; 4] => proposed,
         (0xD, _) => real,
-        (0x8000_0001, _) => [eax, ebx, ecx & mask[2], edx & mask[3]],
+        (0x8000_0001, _) => [eax, ebx, ecx & (mask[2] | VIRTUAL_80000001_ECX), edx & mask[3]],
         (0x8000_0007, _) => [eax, ebx, ecx, edx & mask[3]],
         (0x8000_0008, _) => [widths(eax, real[0]), ebx & mask[1], ecx, edx],
         (0x8000_001F, _) => [eax & mask[0], ebx & !0x3F | real[1] & 0x3F, ecx, edx],

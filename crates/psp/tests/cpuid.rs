@@ -93,6 +93,9 @@ fn single_values() {
         (entry(1, 0, [0x0080_0f12, 5, 0x1000_0001, 1]), 0, 0, [0x0080_0f12, 5, 0x1000_0001, 1]),
         // x2APIC, OSXSAVE and the hypervisor bit belong to the virtual machine.
         (entry(1, 0, [0, 0, 0x8820_0000, 0]), 0, 0, [0, 0, 0x8820_0000, 0]),
+        // HTT and CmpLegacy: the emulated processor may be a single one, the virtual machine not.
+        (entry(1, 0, [0, 0, 0, 1 << 28]), 0, 0, [0, 0, 0, 1 << 28]),
+        (entry(0x8000_0001, 0, [0, 0, 1 << 1, 0]), 0, 0, [0, 0, 1 << 1, 0]),
         // TSC deadline (bit 24) does not: the reason why QEMU masks it.
         (entry(1, 0, [0, 0, 1 << 24, 1 << 30]), 0, 0, [0, 0, 0, 0]),
         (entry(7, 0, [1, ones, ones, 0xFC00_0000]), 0, 0, [1, 0x219c_91a9, 0x0040_069c, 0]),
