@@ -161,7 +161,12 @@ pub fn real_firmware() -> Option<PathBuf> {
 /// The image with this SHA-256 below the folders of `CVMM_TEST_OVMF` (separated by colons) or in the cache `scripts/fetch`
 /// fills. `None`, with a word, without.
 pub fn oracle_firmware(sha256: &str) -> Option<PathBuf> {
-    let cache = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/cvmm/debian/ovmf"));
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = || {
+        let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+        let own = variable("CVMM_CACHE").or_else(|| Some(caches?.join("cvmm")))?;
+        Some(own.join("debian/ovmf"))
+    };
     let mut folders: Vec<PathBuf> = match std::env::var_os("CVMM_TEST_OVMF") {
         Some(list) => std::env::split_paths(&list).collect(),
         None => cache().into_iter().collect(),
