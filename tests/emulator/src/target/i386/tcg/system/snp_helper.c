@@ -204,7 +204,19 @@ bool snp_vmrun_check(CPUX86State *env, uint64_t nested_ctl, uint32_t asid)
     if (features & 1) {
         /* A page that is not, or no longer, a VMSA of this guest's is not run. */
         if (!(snp->syscfg & SYSCFG_SNP_EN) || !snp_rmp_read(vmsa, &e) || !e.assigned ||
-            !e.vmsa || e.asid != asid) {
+            e.asid != asid) {
+            return false;
+        }
+        if (!e.vmsa) {
+            /*
+             * A guest that gives a vCPU a new VMSA takes the old one back as soon as the
+             * hypervisor has sent that vCPU's processor an interrupt. It arrives in less than a
+             * microsecond there; here our host may have kept this thread from running since
+             * before VMRUN. Let it be early: KVM would give the vCPU up.
+             */
+            if (cs->interrupt_request & (CPU_INTERRUPT_HARD | CPU_INTERRUPT_POLL)) {
+                cpu_vmexit(env, SVM_EXIT_INTR, 0, 0);
+            }
             return false;
         }
     }
