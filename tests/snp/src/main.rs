@@ -15,6 +15,7 @@ mod cases;
 mod code;
 mod identity;
 mod linux;
+mod mailbox;
 mod memory;
 mod plain;
 mod sys;

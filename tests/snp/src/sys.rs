@@ -64,6 +64,20 @@ impl Mapping {
         unsafe { self.start.as_ptr().cast::<u64>().add(index).read_volatile() }
     }
 
+    /// The 32-bit word of that index, of a device.
+    pub fn half(&self, index: usize) -> u32 {
+        assert!(index < self.size / 4, "half word {index} of {} bytes", self.size);
+        // SAFETY: inside the mapping, which is aligned to pages.
+        unsafe { self.start.as_ptr().cast::<u32>().add(index).read_volatile() }
+    }
+
+    /// Write the 32-bit word of that index, of a device.
+    pub fn set_half(&self, index: usize, value: u32) {
+        assert!(index < self.size / 4, "half word {index} of {} bytes", self.size);
+        // SAFETY: inside the mapping, which is aligned to pages.
+        unsafe { self.start.as_ptr().cast::<u32>().add(index).write_volatile(value) }
+    }
+
     /// Write the word of that index; may fault.
     pub fn set_word(&self, index: usize, value: u64) {
         assert!(index < self.size / 8, "word {index} of {} bytes", self.size);

@@ -9,7 +9,11 @@ use sev::parser::ByteParser;
 use sev::{Generation, firmware::host::TcbVersion};
 
 use super::Case;
-use crate::sys;
+use crate::mailbox::{Mailbox, frame_behind};
+use crate::sys::{self, Mapping};
+use crate::vm::PAGE;
+
+const BAD_MEASUREMENT: u32 = 0xb;
 
 pub const BOOT: &[Case] = &[
     Case { name: "dmesg", about: "the kernel took RMP, security processor and SNP into use", run: dmesg },
@@ -23,7 +27,7 @@ pub const DEVICE: &[Case] = &[
         about: "/dev/sev: SNP_SET_CONFIG of an older reported TCB, and of a newer one",
         run: set_config,
     },
-    Case { name: "vlek-load", about: "/dev/sev: SNP_VLEK_LOAD, of an altered hashstick too", run: vlek_load },
+    Case { name: "vlek-load", about: "SNP_VLEK_LOAD, of an altered hashstick too", run: vlek_load },
     Case { name: "commit", about: "/dev/sev: SNP_COMMIT", run: commit },
 ];
 
@@ -81,25 +85,50 @@ fn set_config(_: &crate::Options) -> Result<String> {
     Ok(format!("reported TCB {reported:?}; a newer one: {error}"))
 }
 
+/// By the ioctl, and if the kernel does not pass it on, by the security processor's registers.
 fn vlek_load(options: &crate::Options) -> Result<String> {
     let path = options.keys.join("vlek-hashstick.bin");
     let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let load = |bytes: &[u8]| -> Result<()> {
-        let stick = WrappedVlekHashstick::from_bytes_with(bytes, Generation::identify_host_generation()?)
-            .map_err(|error| anyhow!("parse the hashstick: {error}"))?;
-        firmware()?.snp_vlek_load(stick).map_err(|error| anyhow!("SNP_VLEK_LOAD: {error}"))
-    };
-    if let Err(error) = load(&bytes) {
-        // Kernels before the fix (and Debian's 6.12.95) do not know this command's length: they warn and do not ask
-        // the firmware.
-        let kernel = sys::dmesg()?.contains("__sev_do_cmd_locked");
-        ensure!(kernel && error.to_string().contains("os error 22"), "{error}");
-        return Ok(format!("refused by the kernel, which warns about itself: {error}"));
-    }
-    let mut altered = bytes;
+    let mut altered = bytes.clone();
     altered[0x20] ^= 1;
-    let error = load(&altered).err().context("an altered hashstick was taken")?;
-    Ok(format!("taken; altered: {error}"))
+    let text = match by_ioctl(&bytes) {
+        Ok(()) => {
+            let error = by_ioctl(&altered).err().context("an altered hashstick was taken")?;
+            format!("by ioctl; altered: {error}")
+        }
+        Err(error) => {
+            // Kernels before the fix (and Debian's 6.12.95) do not know this command's length: they warn and do not
+            // ask the firmware.
+            let kernel = sys::dmesg()?.contains("__sev_do_cmd_locked");
+            ensure!(kernel && error.to_string().contains("os error 22"), "{error}");
+            let status = by_mailbox(&bytes)?;
+            ensure!(status == 0, "the firmware's status {status:#x}");
+            let status = by_mailbox(&altered)?;
+            ensure!(status == BAD_MEASUREMENT, "an altered hashstick: the firmware's status {status:#x}");
+            format!(
+                "by registers; altered: status {status:#x} (the kernel's bug in the ioctl: it warns and says EINVAL)"
+            )
+        }
+    };
+    ensure!(status()?.platform_policy.vlek_en(), "the platform's status does not know of a VLEK");
+    Ok(text)
+}
+
+fn by_ioctl(bytes: &[u8]) -> Result<()> {
+    let stick = WrappedVlekHashstick::from_bytes_with(bytes, Generation::identify_host_generation()?)
+        .map_err(|error| anyhow!("parse the hashstick: {error}"))?;
+    firmware()?.snp_vlek_load(stick).map_err(|error| anyhow!("SNP_VLEK_LOAD: {error}"))
+}
+
+/// Length of the buffer, version of the wrapping, address of the hashstick.
+fn by_mailbox(bytes: &[u8]) -> Result<u32> {
+    const SNP_VLEK_LOAD: u32 = 0xcd;
+    let (mut stick, mut buffer) = (Mapping::new(PAGE)?, Mapping::new(PAGE)?);
+    stick.bytes().get_mut(..bytes.len()).context("a hashstick of more than a page")?.copy_from_slice(bytes);
+    let address = frame_behind(stick.address())? * PAGE as u64;
+    buffer.bytes()[..4].copy_from_slice(&16u32.to_le_bytes());
+    buffer.bytes()[8..16].copy_from_slice(&address.to_le_bytes());
+    Mailbox::open()?.command(SNP_VLEK_LOAD, &buffer)
 }
 
 /// The reported TCB follows the firmware's again.

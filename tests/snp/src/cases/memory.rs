@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::Case;
 use super::guests::terminated;
 use crate::code::{HALT, SECRET_AT, TERMINATE, make_secret, secret};
+use crate::mailbox::frame_behind;
 use crate::memory::{Dump, Rmp};
 use crate::plain::PlainVm;
 use crate::sys;
@@ -91,15 +92,6 @@ fn host_write(options: &crate::Options) -> Result<String> {
         said.lines().find(|line| line.contains("RMP violation")).context("no RMP violation in the log")?;
     terminated(&mut vm)?;
     Ok(line.split_once("] ").map_or(line, |(_, text)| text).to_owned())
-}
-
-fn frame_behind(address: u64) -> Result<u64> {
-    use std::os::unix::fs::FileExt;
-    let mut entry = [0; 8];
-    File::open("/proc/self/pagemap")
-        .and_then(|map| map.read_exact_at(&mut entry, address / PAGE as u64 * 8))
-        .context("/proc/self/pagemap")?;
-    Ok(u64::from_le_bytes(entry) & ((1 << 55) - 1))
 }
 
 /// The kernel has no answer to such a fault but to try again: our alarm ends it.
