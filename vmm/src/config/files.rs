@@ -40,6 +40,10 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         }
         Boot::Disk => None,
     };
+    if let Some(identity) = &config.snp.identity {
+        image("snp.id_block", &identity.id_block);
+        image("snp.id_auth", &identity.id_auth);
+    }
     problems.extend(placed.and_then(|(key, length)| check_fits(config, key, length)));
     check_disks(config, &mut problems);
     if let Some(path) = &config.console.path {

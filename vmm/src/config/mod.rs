@@ -87,6 +87,8 @@ pub struct Config {
 pub struct Snp {
     /// Guest policy, SEV-SNP firmware ABI 4.3.
     pub policy: u64,
+    /// The owner's ID block and its authentication; without, one without a key is made.
+    pub identity: Option<IdentityFiles>,
     /// HOST_DATA of the guest's reports.
     #[serde(serialize_with = "hexadecimal")]
     pub host_data: [u8; 32],
@@ -94,6 +96,17 @@ pub struct Snp {
     pub vlek_only: bool,
     /// What to do when the security processor wants other CPUID values.
     pub cpuid_corrections: CpuidTolerance,
+}
+
+/// An ID block and its authentication, as files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IdentityFiles {
+    /// 96 bytes.
+    #[serde(serialize_with = "lossy_path")]
+    pub id_block: PathBuf,
+    /// 4096 bytes.
+    #[serde(serialize_with = "lossy_path")]
+    pub id_auth: PathBuf,
 }
 
 /// What to do when the security processor wants other CPUID values than KVM gave.

@@ -277,6 +277,8 @@ fn an_snp_guest_has_a_policy() {
         ("policy = -1", "config.snp.policy.range"),
         ("host_data = \"00\"", "config.snp.host_data.format"),
         (&format!("host_data = \"+1{}\"", &data[2..]), "config.snp.host_data.format"),
+        ("id_block = \"x\"", "config.snp.id_block.missing"),
+        ("id_auth = \"x\"", "config.snp.id_auth.missing"),
         ("cpuid_corrections = \"all\"", "config.snp.cpuid_corrections.value"),
     ] {
         let error = with(line).unwrap_err();
@@ -421,6 +423,7 @@ fn every_example_parses_and_so_do_its_comments() {
         full.disks.clone_from(&config.disks);
         full.debug.user_space_marker = None;
         full.isolation = config.isolation;
+        assert!(full.snp.identity.take().is_some());
         assert_eq!(full, config);
     }
 }

@@ -18,8 +18,8 @@ use super::raw::{
 use super::size::{RawSize, SIZE_FORMAT, show};
 use super::{
     Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, CpuidTolerance, DEFAULT_LOW_MEMORY, Debug,
-    Disk, Isolation, MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL,
-    MAX_VCPUS, MIN_MEMORY, Snp,
+    Disk, IdentityFiles, Isolation, MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY,
+    MAX_SERIAL, MAX_VCPUS, MIN_MEMORY, Snp,
 };
 
 const MIB: u64 = 1 << 20;
@@ -347,9 +347,28 @@ impl Rules<'_> {
             let message = "[snp] says what an snp guest demands, and isolation is not \"snp\"";
             self.add(Problem::at("snp", "isolation", message).allowed("isolation = \"snp\""));
         }
-        let RawSnp { policy, host_data, vlek_only, cpuid_corrections } = raw.unwrap_or_default();
+        let RawSnp { policy, id_block, id_auth, host_data, vlek_only, cpuid_corrections } =
+            raw.unwrap_or_default();
+        let identity = match (id_block, id_auth) {
+            (Some(block), Some(auth)) => Some(IdentityFiles {
+                id_block: self.path("snp.id_block", &block),
+                id_auth: self.path("snp.id_auth", &auth),
+            }),
+            (None, None) => None,
+            (block, _) => {
+                let (there, absent) =
+                    if block.is_some() { ("id_block", "id_auth") } else { ("id_auth", "id_block") };
+                if !self.is_cut(&format!("snp.{absent}")) {
+                    let message = format!("{there} is given without {absent}");
+                    let problem = Problem::at(&format!("snp.{there}"), "missing", message);
+                    self.add(problem.allowed("both or none"));
+                }
+                None
+            }
+        };
         Snp {
             policy: self.policy(policy),
+            identity,
             host_data: host_data.map_or([0; 32], |digits| self.host_data(&digits)),
             vlek_only: vlek_only.unwrap_or(false),
             cpuid_corrections: match cpuid_corrections {

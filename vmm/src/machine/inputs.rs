@@ -7,15 +7,19 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cvmm_launch::blob::Blob;
+use cvmm_launch::blob::{Blob, ReadError};
 use cvmm_launch::firmware::{Firmware, FirmwareError};
+use cvmm_launch::id_block::{IdError, Identity};
 use cvmm_launch::kernel::{Kernel, KernelError};
 use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, PlanError, Profile};
 use cvmm_launch::uki;
 use thiserror::Error;
 
-use crate::config::{Boot, Config};
+use crate::config::{Boot, Config, IdentityFiles};
+
+/// Bytes read of an ID block or its authentication: one more than the longer of them has.
+const MAX_IDENTITY: usize = 4097;
 
 /// Why an input cannot be used.
 #[derive(Debug, Error)]
@@ -37,6 +41,12 @@ pub enum InputError {
     /// The kernel or UKI.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The content of a small file.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The ID block.
+    #[error("snp.id_block and snp.id_auth: {0}")]
+    Identity(#[source] IdError),
     /// Firmware, profile and memory do not fit together.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -64,6 +74,8 @@ pub struct Inputs {
     pub plan: LaunchPlan,
     /// Boot files for fw_cfg: the `hashes` profile only.
     pub served: Option<Served>,
+    /// The owner's ID block, if there is one.
+    pub identity: Option<Identity>,
 }
 
 impl Inputs {
@@ -90,7 +102,8 @@ impl Inputs {
             Boot::Disk => (Profile::Disk, None),
         };
         let plan = LaunchPlan::build(&firmware, &profile, &memory, config.vcpus)?;
-        Ok(Self { firmware, memory, plan, served })
+        let identity = config.snp.identity.as_ref().map(identity).transpose()?;
+        Ok(Self { firmware, memory, plan, served, identity })
     }
 }
 
@@ -109,6 +122,21 @@ impl Served {
         }
         Ok(())
     }
+}
+
+/// Reads and checks an ID block and its authentication.
+fn identity(files: &IdentityFiles) -> Result<Identity, InputError> {
+    let read = |what, path: &Path| {
+        let blob = open(what, path)?;
+        // Longer files are refused by their length, and need not be read for that.
+        let len = usize::try_from(blob.len()).unwrap_or(usize::MAX).min(MAX_IDENTITY);
+        let mut bytes = vec![0; len];
+        blob.read(&mut bytes, 0)?;
+        Ok::<_, InputError>(bytes)
+    };
+    let block = read("snp.id_block", &files.id_block)?;
+    let auth = read("snp.id_auth", &files.id_auth)?;
+    Identity::from_bytes(&block, &auth).map_err(InputError::Identity)
 }
 
 fn open(what: &'static str, path: &Path) -> Result<Blob, InputError> {

@@ -51,6 +51,20 @@ pub enum SnpError {
     /// LAUNCH_FINISH.
     #[error(transparent)]
     Finish(#[from] FinishError),
+    /// LAUNCH_FINISH, because the owner's ID block is for other files.
+    #[error(
+        "snp.id_block is for another guest: it has launch digest {in_block}, these files on this processor give {digest}; \
+         cvmm measure --diff tells what differs ({source})"
+    )]
+    OtherGuest {
+        /// Digest in the block.
+        in_block: Digest,
+        /// Digest of the files.
+        digest: Digest,
+        /// What the security processor said.
+        #[source]
+        source: FinishError,
+    },
     /// The CPUID page.
     #[error(transparent)]
     Cpuid(#[from] TooManyEntries),
@@ -73,7 +87,8 @@ impl SnpError {
             | Self::Start(StartError::PolicyBits { .. }) => ExitStatus::Host,
             Self::Start(StartError::Policy { .. })
             | Self::Update(UpdateError::Firmware { .. } | UpdateError::Cpuid(_))
-            | Self::Finish(_) => ExitStatus::Unmeasured,
+            | Self::Finish(_)
+            | Self::OtherGuest { .. } => ExitStatus::Unmeasured,
             Self::Update(UpdateError::Read { .. })
             | Self::Measure(_)
             | Self::Identity(_)
@@ -144,11 +159,20 @@ impl Launch {
             (expected, measured)
         });
         let (digest, measured) = (expected?, measured?);
-        let identity = Identity::keyless(IdBlock::new(digest, policy))?;
+        let identity = match &inputs.identity {
+            Some(owners) => owners.clone(),
+            None => Identity::keyless(IdBlock::new(digest, policy))?,
+        };
         announce(digest, policy, &identity);
+        let in_block = identity.block().launch_digest;
         let options =
             FinishOptions { identity, host_data: settings.host_data, vcek_disabled: settings.vlek_only };
-        Ok(measured.finish(&options)?)
+        measured.finish(&options).map_err(|source| match source {
+            FinishError::Measurement(_) if in_block != digest => {
+                SnpError::OtherGuest { in_block, digest, source }
+            }
+            source => source.into(),
+        })
     }
 }
 
