@@ -5,6 +5,7 @@
 pub mod acpi;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod exit_code;
 pub mod logging;
 pub mod machine;

@@ -35,6 +35,14 @@ pub(super) enum Command {
     Config(ConfigCommand),
     /// Predict the launch digest of an SNP guest; explain, save, compare and sign it
     Measure(Box<MeasureArgs>),
+    /// Say whether this host can launch SNP guests, and what is missing; exit code 0 or 3
+    ///
+    /// Run it as root to see everything. It changes nothing.
+    Doctor {
+        /// Print the checklist as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Draw timelines written by `run --timeline`
     Timeline(TimelineArgs),
     /// Print a shell completion script

@@ -6,6 +6,7 @@
 //! through [`main`]'s argument, so that commands can be tested without one.
 
 mod args;
+mod doctor;
 mod measure;
 mod measure_args;
 
@@ -72,6 +73,7 @@ impl Session<'_> {
                 self.print(config::example(profile).as_bytes())
             }
             Command::Measure(args) => self.measure(&args),
+            Command::Doctor { json } => self.doctor(json),
             Command::Timeline(args) => self.timeline(&args),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

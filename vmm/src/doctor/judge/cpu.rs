@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The processor and what its firmware setup made of it.
+
+use std::collections::BTreeMap;
+
+use super::{not_ok, ok, unknown};
+use crate::doctor::cpuid::SevLeaf;
+use crate::doctor::facts::{CPUS, Facts};
+use crate::doctor::reading::{Reading, Why};
+use crate::doctor::{Item, Status};
+
+/// SYSCFG: memory encryption, and SNP, which the kernel switches on only if it can use it.
+const MEM_ENCRYPT: u64 = 1 << 23;
+const SNP_EN: u64 = 1 << 24;
+/// HWCR: system management mode cannot be changed any more.
+const SMM_LOCK: u64 = 1;
+
+const SETUP: &str =
+    "enable SMEE, SEV, SEV-ES and SEV-SNP and the RMP (\"SNP Memory Coverage\") in the firmware setup";
+
+pub fn vendor(facts: &Facts) -> Item {
+    const ID: &str = "cpu.vendor";
+    let evidence = format!("{} (CPUID 0)", facts.cpuid.vendor);
+    if facts.cpuid.vendor == "AuthenticAMD" {
+        return ok(ID, evidence);
+    }
+    not_ok(
+        ID,
+        Status::Fatal,
+        evidence,
+        "SEV-SNP exists on AMD EPYC processors of the third generation or later only",
+    )
+}
+
+pub fn hypervisor(facts: &Facts) -> Item {
+    const ID: &str = "cpu.hypervisor";
+    match &facts.cpuid.hypervisor {
+        None => ok(ID, "no hypervisor bit (CPUID 1)"),
+        Some(name) => not_ok(
+            ID,
+            Status::Fatal,
+            format!(
+                "this host is a guest of \"{name}\" (CPUID 1 and 4000_0000), where Linux does not use SNP"
+            ),
+            "run cvmm on the hardware itself",
+        ),
+    }
+}
+
+pub fn model(facts: &Facts) -> Item {
+    const ID: &str = "cpu.model";
+    let signature = facts.cpuid.signature;
+    let family = signature.family();
+    let evidence = format!(
+        "family {family:#x}, model {:#x}, stepping {} (CPUID 1)",
+        signature.model(),
+        signature.stepping()
+    );
+    let reads_rmp = facts.cpuid.sev.is_some_and(|sev| sev.features & SevLeaf::RMPREAD != 0);
+    match family {
+        0..0x19 => {
+            not_ok(ID, Status::Fatal, evidence, "SNP needs a processor of family 0x19 (Milan) or later")
+        }
+        // Where Linux knows the RMP's format; later processors read it by an instruction.
+        0x19 => ok(ID, evidence),
+        0x1a if reads_rmp => ok(ID, evidence),
+        0x1a => not_ok(
+            ID,
+            Status::Warning,
+            format!("{evidence}, without RMPREAD (CPUID 8000_001F EAX 21)"),
+            "update the firmware; Linux may not know the RMP's format on this processor",
+        ),
+        _ => not_ok(
+            ID,
+            Status::Warning,
+            format!("{evidence}: a family this cvmm does not know"),
+            "use a cvmm that knows it: TCB versions and launch digests depend on the family",
+        ),
+    }
+}
+
+pub fn features(facts: &Facts) -> Item {
+    const ID: &str = "cpu.sev";
+    let Some(sev) = facts.cpuid.sev else {
+        return not_ok(
+            ID,
+            Status::Fatal,
+            "no CPUID leaf 8000_001F",
+            "SNP needs an EPYC of the third generation or later",
+        );
+    };
+    let needed = [(SevLeaf::SEV, "SEV"), (SevLeaf::SEV_ES, "SEV-ES"), (SevLeaf::SNP, "SNP")];
+    let missing: Vec<_> =
+        needed.iter().filter(|(bit, _)| sev.features & bit == 0).map(|(_, name)| *name).collect();
+    let evidence = format!("EAX {:#x}, C-bit {} (CPUID 8000_001F)", sev.features, sev.c_bit());
+    if missing.is_empty() {
+        return ok(ID, evidence);
+    }
+    not_ok(ID, Status::Fatal, format!("{evidence}: without {}", missing.join(", ")), SETUP)
+}
+
+pub fn asids(facts: &Facts) -> Item {
+    const ID: &str = "cpu.asids";
+    let Some(sev) = facts.cpuid.sev else {
+        return not_ok(
+            ID,
+            Status::Fatal,
+            "no CPUID leaf 8000_001F",
+            "SNP needs an EPYC of the third generation or later",
+        );
+    };
+    let hiding = facts.parameters.get("ciphertext_hiding_asids").and_then(|value| value.as_ref().ok());
+    let (highest, all) = (sev.snp_asids(), sev.asids);
+    let evidence = match hiding.and_then(|value| value.parse::<u32>().ok()).filter(|asids| *asids > 0) {
+        Some(asids) => format!(
+            "{} for SNP guests (ciphertext_hiding_asids), {highest} with those for SEV-ES, {all} in all (CPUID 8000_001F)",
+            asids.min(highest)
+        ),
+        None => format!("{highest} for SEV-ES and SNP guests, {all} in all (CPUID 8000_001F EDX, ECX)"),
+    };
+    if highest > 0 && all > 0 {
+        return ok(ID, evidence);
+    }
+    not_ok(
+        ID,
+        Status::Fatal,
+        evidence,
+        "set \"SEV-ES ASID Space Limit\" in the firmware setup above 1: SNP guests have the ASIDs below it",
+    )
+}
+
+pub fn online(facts: &Facts) -> Item {
+    const ID: &str = "cpu.online";
+    let (present, online) = match (&facts.present, &facts.online) {
+        (Ok(present), Ok(online)) => (present, online),
+        (Err(unread), _) | (_, Err(unread)) => return unknown(ID, unread, "mount /sys"),
+    };
+    let off: Vec<_> = present.difference(online).map(ToString::to_string).collect();
+    if off.is_empty() {
+        return ok(ID, format!("{0} of {0} ({CPUS}/online)", present.len()));
+    }
+    let shown = off.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+    not_ok(
+        ID,
+        Status::Warning,
+        format!(
+            "{} of {} are offline: {shown}{} ({CPUS}/online)",
+            off.len(),
+            present.len(),
+            if off.len() > 8 { ", …" } else { "" }
+        ),
+        "boot with all processors online (no maxcpus=, no nr_cpus=): SNP cannot be initialised otherwise",
+    )
+}
+
+pub fn smt(facts: &Facts) -> Item {
+    const ID: &str = "cpu.smt";
+    match facts.smt.as_deref() {
+        Ok("0") => ok(ID, format!("off ({CPUS}/smt/active)")),
+        Ok("1") => not_ok(
+            ID,
+            Status::Policy,
+            format!("on ({CPUS}/smt/active): guests whose policy forbids SMT are refused"),
+            "boot with nosmt if tenants demand it",
+        ),
+        Ok(other) => not_ok(ID, Status::Unknown, format!("{CPUS}/smt/active is \"{other}\""), "look at it"),
+        Err(unread) => unknown(ID, unread, "mount /sys"),
+    }
+}
+
+/// What to do about registers that cannot be read.
+fn msr_fix(facts: &Facts) -> String {
+    let locked = facts.lockdown.as_deref().unwrap_or("[none]");
+    if locked.contains("[none]") {
+        "load the msr module (modprobe msr) and run cvmm doctor as root".to_owned()
+    } else {
+        format!(
+            "the kernel is locked down ({locked}) and may not show registers; the other items say what it made of them"
+        )
+    }
+}
+
+/// Judges a register that all processors must have alike.
+fn on_every_cpu(
+    facts: &Facts,
+    id: &'static str,
+    name: &str,
+    register: &Reading<BTreeMap<u32, u64>>,
+    bits: u64,
+    otherwise: (Status, &str),
+) -> Item {
+    match register {
+        Err(unread) if unread.why == Why::Denied => {
+            not_ok(id, Status::Unknown, unread.to_string(), msr_fix(facts))
+        }
+        Err(unread) => unknown(id, unread, &msr_fix(facts)),
+        Ok(values) => match values.iter().find(|(_, value)| **value & bits != bits) {
+            Some((cpu, value)) => not_ok(
+                id,
+                otherwise.0,
+                format!("{name} of processor {cpu} is {value:#x}, without {:#x}", bits & !value),
+                otherwise.1,
+            ),
+            None => {
+                let value = values.first_key_value().map_or(0, |(_, value)| *value);
+                ok(
+                    id,
+                    format!(
+                        "{name} {value:#x}; checked on every processor online: {} (/dev/cpu/N/msr)",
+                        values.len()
+                    ),
+                )
+            }
+        },
+    }
+}
+
+pub fn syscfg(facts: &Facts) -> Item {
+    let fatal = (Status::Fatal, SETUP);
+    on_every_cpu(facts, "msr.syscfg", "SYSCFG", &facts.syscfg, MEM_ENCRYPT | SNP_EN, fatal)
+}
+
+pub fn smm_lock(facts: &Facts) -> Item {
+    let warning = (
+        Status::Warning,
+        "enable the SMM lock in the firmware setup; the security processor may refuse SNP without it",
+    );
+    on_every_cpu(facts, "msr.smm_lock", "HWCR", &facts.hwcr, SMM_LOCK, warning)
+}
+
+pub fn rmp(facts: &Facts) -> Item {
+    const ID: &str = "msr.rmp";
+    match &facts.rmp {
+        Err(unread) if unread.why == Why::Denied => {
+            not_ok(ID, Status::Unknown, unread.to_string(), msr_fix(facts))
+        }
+        Err(unread) => unknown(ID, unread, &msr_fix(facts)),
+        Ok(rmp) if rmp.base != 0 && rmp.segmented => ok(ID, format!("RMP_BASE {:#x}, segmented", rmp.base)),
+        Ok(rmp) if rmp.base != 0 && rmp.end > rmp.base => {
+            ok(ID, format!("RMP_BASE {:#x}, RMP_END {:#x}", rmp.base, rmp.end))
+        }
+        Ok(rmp) => not_ok(
+            ID,
+            Status::Fatal,
+            format!("RMP_BASE {:#x}, RMP_END {:#x}: no memory is reserved for the RMP", rmp.base, rmp.end),
+            SETUP,
+        ),
+    }
+}

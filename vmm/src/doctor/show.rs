@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The checklist as a table for people: one line an item, what to do under it, and the conclusion last.
+
+use std::fmt::Write;
+
+use super::{Report, Status};
+
+/// Width up to which evidence is laid out, in columns; longer words stay whole.
+const WIDTH: usize = 110;
+
+impl Status {
+    /// As the table shows it: what needs attention is told by capitals, not by colour.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Fatal => "FATAL",
+            Self::Policy => "POLICY",
+            Self::Warning => "WARNING",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+impl Report {
+    /// The table.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let id_width = self.items.iter().map(|item| item.id.len()).max().unwrap_or(0);
+        let mut table = String::new();
+        for item in &self.items {
+            let head = format!("{:<7}  {:<id_width$}  ", item.status.word(), item.id);
+            wrap(&mut table, &head, &item.evidence);
+            if let Some(fix) = &item.fix {
+                wrap(&mut table, &format!("{:indent$}fix: ", "", indent = head.len()), fix);
+            }
+        }
+        let count = |status| self.items.iter().filter(|item| item.status == status).count();
+        let conclusion = match self.fatal {
+            0 => "SNP guests can be launched here".to_owned(),
+            1 => "no SNP guest can be launched here: 1 fatal item".to_owned(),
+            fatal => format!("no SNP guest can be launched here: {fatal} fatal items"),
+        };
+        let emulated = if self.emulated { "; EMULATED: nothing is protected" } else { "" };
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            table,
+            "\n{conclusion} (warnings: {}, for a policy to decide: {}, unknown: {}){emulated}",
+            count(Status::Warning),
+            count(Status::Policy),
+            count(Status::Unknown),
+        );
+        table
+    }
+}
+
+/// Writes words after a head, broken into lines that begin under the first word.
+fn wrap(table: &mut String, head: &str, text: &str) {
+    let (mut column, mut fresh) = (head.len(), true);
+    table.push_str(head);
+    // Evidence quotes what others wrote; nothing in it steers the terminal.
+    let text = text.replace(|c: char| c.is_control(), " ");
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if !fresh && column + 1 + length > WIDTH {
+            let _ = write!(table, "\n{:indent$}", "", indent = head.len());
+            (column, fresh) = (head.len(), true);
+        }
+        if !fresh {
+            table.push(' ');
+            column += 1;
+        }
+        table.push_str(word);
+        column += length;
+        fresh = false;
+    }
+    table.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_and_hostile_text_stays_in_its_column() {
+        let mut table = String::new();
+        wrap(&mut table, "ok  id  ", &format!("a\x1b[31m{}", " word".repeat(40)));
+        assert!(table.lines().count() > 1 && table.lines().all(|line| line.len() <= WIDTH));
+        assert!(!table.contains('\x1b'));
+        assert!(table.lines().skip(1).all(|line| line.starts_with("        word")));
+        let mut table = String::new();
+        wrap(&mut table, "", &"x".repeat(300));
+        assert_eq!(table.len(), 301);
+    }
+}
