@@ -319,6 +319,10 @@ fn kvm_is_judged() {
     assert_eq!(parameter("npt", Ok("0".to_owned())), Fatal);
     assert_eq!(parameter("npt", Ok("1".to_owned())), Status::Ok);
     assert_eq!(parameter("sev_snp", absent()), Fatal);
+    let both_off = |f: &mut Facts| {
+        f.parameters.extend(["sev_es", "sev_snp"].map(|name| (name, Ok("N".to_owned()))));
+    };
+    assert!(changed("kvm.parameters", both_off).1.starts_with("sev_es=N sev_snp=N ("));
     assert_eq!(status("kvm.device", |f| f.kvm = absent()), Fatal);
     assert_eq!(status("kvm.vm_types", |f| f.kvm = absent()), Unknown);
     let support =

@@ -102,12 +102,7 @@ pub fn features(facts: &Facts) -> Item {
 pub fn asids(facts: &Facts) -> Item {
     const ID: &str = "cpu.asids";
     let Some(sev) = facts.cpuid.sev else {
-        return not_ok(
-            ID,
-            Status::Fatal,
-            "no CPUID leaf 8000_001F",
-            "SNP needs an EPYC of the third generation or later",
-        );
+        return not_ok(ID, Status::Fatal, "no CPUID leaf 8000_001F, so none", "see cpu.sev");
     };
     let hiding = facts.parameters.get("ciphertext_hiding_asids").and_then(|value| value.as_ref().ok());
     let (highest, all) = (sev.snp_asids(), sev.asids);

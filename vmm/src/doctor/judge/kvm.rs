@@ -13,20 +13,11 @@ const NO_KVM: &str = "see kvm.device";
 
 pub fn parameters(facts: &Facts) -> Item {
     const ID: &str = "kvm.parameters";
-    let mut read = Vec::new();
+    let (mut on, mut off) = (Vec::new(), Vec::new());
     for name in ["npt", "sev", "sev_es", "sev_snp"] {
         match facts.parameters.get(name) {
-            Some(Ok(value)) if is_yes(value) => read.push(format!("{name}={value}")),
-            Some(Ok(value)) => {
-                return not_ok(
-                    ID,
-                    Status::Fatal,
-                    format!("{PARAMETERS}/{name} is {value}"),
-                    format!(
-                        "load kvm_amd with {name}=1, after ccp; if it stays off, kvm_amd switched it off itself for what the other items say"
-                    ),
-                );
-            }
+            Some(Ok(value)) if is_yes(value) => on.push(format!("{name}={value}")),
+            Some(Ok(value)) => off.push(format!("{name}={value}")),
             Some(Err(unread)) if unread.why == Why::Absent => {
                 return not_ok(
                     ID,
@@ -39,7 +30,16 @@ pub fn parameters(facts: &Facts) -> Item {
             None => {}
         }
     }
-    ok(ID, format!("{} ({PARAMETERS})", read.join(" ")))
+    if off.is_empty() {
+        return ok(ID, format!("{} ({PARAMETERS})", on.join(" ")));
+    }
+    not_ok(
+        ID,
+        Status::Fatal,
+        format!("{} ({PARAMETERS})", off.join(" ")),
+        "load kvm_amd after ccp, without parameters that switch these off; what stays off, kvm_amd has switched off \
+         itself for a reason that another item tells",
+    )
 }
 
 pub fn device(facts: &Facts) -> Item {
