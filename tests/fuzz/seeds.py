@@ -264,7 +264,18 @@ def launch_plan():
     yield "huge", plan(1, "zero", [(2**64 - 1, 0)]) + b"\0" + plan(1, "zero", [(2**64 - 1, 1), (5, 0)])
 
 
-TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan]
+def conversion():
+    def step(gpa, pages, flags, kind):
+        return struct.pack("<QQQB", gpa, pages, flags, kind)
+
+    yield "private", step(0x1000, 2, 16, 0) + step(0x1000, 2, 0, 0)
+    yield "mmio", step(0xFEC00000, 1, 0, 0) + step(0xFEC00000, 1, 16, 0)
+    yield "huge", step(0, 1 << 40, 0, 0) + step(0, (1 << 64) - 1, 16, 0) + step((1 << 64) - 4096, 1, 0, 0)
+    yield "fault", step(0xFFC00000, 4096, 0, 2) + step(0x809000, 4096, 0, 2)
+    yield "small", step(3, 70, 16, 1) + step(1 << 20, 5, 0, 3)
+
+
+TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion]
 
 
 def main():

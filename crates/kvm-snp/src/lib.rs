@@ -20,5 +20,6 @@ pub mod cpuid_page;
 pub mod launch;
 pub mod memory;
 pub mod probe;
+pub mod states;
 mod sys;
 pub mod vm;

@@ -13,7 +13,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{kvm_create_guest_memfd, kvm_memory_attributes, kvm_userspace_memory_region2};
@@ -21,11 +20,9 @@ use kvm_ioctls::VmFd;
 use thiserror::Error;
 
 use crate::convert::{PageState, Request};
+use crate::states::{Change, NotMemory, PageStates, RunError};
 use crate::sys;
 use crate::vm::SnpVm;
-
-const PAGE: u64 = 4096;
-const WORD_BITS: u64 = 64;
 
 /// A run of guest memory with its shared mapping.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +40,9 @@ pub struct Region {
 /// Why memory could not be set up.
 #[derive(Debug, Error)]
 pub enum MemoryError {
+    /// The regions themselves.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// KVM_CREATE_GUEST_MEMFD.
     #[error("kvm refused {len:#x} bytes of private memory for {name}: {source}")]
     Memfd {
@@ -85,20 +85,9 @@ pub enum MemoryError {
 /// Why a request of the guest was not carried out.
 #[derive(Debug, Error)]
 pub enum ConvertError {
-    /// Only memory can be private.
-    #[error("the guest wants {len:#x} bytes at {gpa:#x} private, which are not all memory")]
-    NotMemory {
-        /// Start.
-        gpa: u64,
-        /// Length.
-        len: u64,
-    },
-    /// The guest touched, as shared, what is not memory.
-    #[error("the guest touched {gpa:#x}, which is not memory")]
-    FaultOutside {
-        /// Address.
-        gpa: u64,
-    },
+    /// Only memory can be private, and only memory can be touched in the wrong state.
+    #[error("the guest uses what is no memory as if it were: {0}")]
+    NotMemory(#[from] NotMemory),
     /// The host did not do it.
     #[error(transparent)]
     Host(#[from] MemoryError),
@@ -123,12 +112,8 @@ pub struct Counters {
 
 #[derive(Debug)]
 struct Backed {
-    gpa: u64,
-    len: u64,
     shared: *mut u8,
     memfd: File,
-    /// One bit per page, set while it is private. Written under the lock, read by anybody.
-    private: Vec<AtomicU64>,
 }
 
 // SAFETY: the pointer is only given to madvise(2), which any thread may do; see `PrivateMemory::new` for how long the
@@ -137,47 +122,13 @@ unsafe impl Send for Backed {}
 // SAFETY: as above; everything else in it is Sync.
 unsafe impl Sync for Backed {}
 
-impl Backed {
-    fn end(&self) -> u64 {
-        self.gpa + self.len
-    }
-
-    /// The words of the bitmap that the pages from `first` up to `end` lie in, with the bits that are theirs.
-    fn words(&self, first: u64, end: u64) -> impl Iterator<Item = (&AtomicU64, u64)> {
-        let span = first / WORD_BITS..end.div_ceil(WORD_BITS);
-        span.filter_map(move |index| {
-            let start = index * WORD_BITS;
-            let (low, high) = (first.max(start) - start, end.min(start + WORD_BITS) - start);
-            let mask = u64::MAX.checked_shl((WORD_BITS - (high - low)) as u32)? >> (WORD_BITS - high);
-            Some((self.private.get(usize::try_from(index).ok()?)?, mask))
-        })
-    }
-
-    /// Sets the bits of the pages from `first` up to `end`; returns how many changed. Under the lock.
-    fn mark(&self, first: u64, end: u64, to: PageState) -> u64 {
-        self.words(first, end)
-            .map(|(word, mask)| match to {
-                PageState::Private => mask & !word.fetch_or(mask, Ordering::AcqRel),
-                PageState::Shared => mask & word.fetch_and(!mask, Ordering::AcqRel),
-            })
-            .map(|changed| u64::from(changed.count_ones()))
-            .sum()
-    }
-
-    /// Whether all pages from `first` up to `end` have the state.
-    fn all(&self, first: u64, end: u64, state: PageState) -> bool {
-        self.words(first, end).all(|(word, mask)| {
-            let private = word.load(Ordering::Acquire) & mask;
-            private == if state == PageState::Private { mask } else { 0 }
-        })
-    }
-}
-
 /// All memory of one SNP VM.
 #[derive(Debug)]
 pub struct PrivateMemory {
     vm: Arc<VmFd>,
     regions: Vec<Backed>,
+    /// Changed under the lock of the counters, read by anybody.
+    states: PageStates,
     counters: Mutex<Counters>,
 }
 
@@ -189,6 +140,8 @@ impl PrivateMemory {
     /// are dropped, and holds nothing this process needs: the guest may have any page of it emptied at any time.
     pub unsafe fn new(vm: &SnpVm, regions: &[Region]) -> Result<Self, MemoryError> {
         let fd = vm.vm();
+        let runs: Vec<_> = regions.iter().map(|region| (region.gpa, region.len)).collect();
+        let states = PageStates::new(&runs)?;
         let mut backed = Vec::with_capacity(regions.len());
         for (slot, region) in (0..).zip(regions) {
             let Region { gpa, len, shared, name } = *region;
@@ -216,15 +169,9 @@ impl PrivateMemory {
                 source,
             })?;
             set_attributes(fd, gpa, len, PageState::Private)?;
-            let pages = len / PAGE;
-            // A region is smaller than the address space, so its bits fit into memory.
-            let words = usize::try_from(pages.div_ceil(WORD_BITS)).unwrap_or(0);
-            let region =
-                Backed { gpa, len, shared, memfd, private: (0..words).map(|_| AtomicU64::new(0)).collect() };
-            region.mark(0, pages, PageState::Private);
-            backed.push(region);
+            backed.push(Backed { shared, memfd });
         }
-        Ok(Self { vm: Arc::clone(fd), regions: backed, counters: Mutex::new(Counters::default()) })
+        Ok(Self { vm: Arc::clone(fd), regions: backed, states, counters: Mutex::new(Counters::default()) })
     }
 
     /// Does what the guest asked for. Ranges outside memory have no state: making them shared does nothing (firmware does that
@@ -232,11 +179,7 @@ impl PrivateMemory {
     pub fn convert(&self, request: Request) -> Result<(), ConvertError> {
         let mut counters = self.lock();
         counters.requests += 1;
-        if request.to == PageState::Private && !self.covers(request.gpa, request.end()) {
-            counters.refused += 1;
-            return Err(ConvertError::NotMemory { gpa: request.gpa, len: request.len });
-        }
-        if self.apply(request, &mut counters)? == 0 {
+        if self.apply(request, false, &mut counters)? == 0 {
             counters.repeated += 1;
         }
         Ok(())
@@ -246,33 +189,19 @@ impl PrivateMemory {
     /// wrong; the caller decides how often it lets the guest try.
     pub fn fault(&self, request: Request) -> Result<bool, ConvertError> {
         let mut counters = self.lock();
-        if !self.covers(request.gpa, request.end()) {
-            counters.refused += 1;
-            return Err(ConvertError::FaultOutside { gpa: request.gpa });
-        }
-        let changed = self.apply(request, &mut counters)?;
+        let changed = self.apply(request, true, &mut counters)?;
         counters.by_fault += changed;
         Ok(changed != 0)
     }
 
     /// Whether all of these bytes are shared memory now. Never true for addresses that are not memory, nor across regions.
     pub fn is_shared(&self, gpa: u64, len: u64) -> bool {
-        self.is(gpa, len, PageState::Shared)
+        self.states.is(gpa, len, PageState::Shared)
     }
 
     /// The same for private.
     pub fn is_private(&self, gpa: u64, len: u64) -> bool {
-        self.is(gpa, len, PageState::Private)
-    }
-
-    fn is(&self, gpa: u64, len: u64, state: PageState) -> bool {
-        let Some(end) = gpa.checked_add(len) else { return false };
-        let Some(region) = self.regions.iter().find(|region| gpa >= region.gpa && end <= region.end()) else {
-            return false;
-        };
-        let first = (gpa - region.gpa) / PAGE;
-        let last = (end - region.gpa).div_ceil(PAGE);
-        region.all(first, last, state)
+        self.states.is(gpa, len, PageState::Private)
     }
 
     /// What was done so far.
@@ -285,33 +214,21 @@ impl PrivateMemory {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether `gpa` up to `end` is memory without a gap. Regions may touch.
-    fn covers(&self, gpa: u64, end: u64) -> bool {
-        let mut at = gpa;
-        while at < end {
-            match self.regions.iter().find(|region| at >= region.gpa && at < region.end()) {
-                Some(region) => at = region.end(),
-                None => return false,
-            }
-        }
-        true
-    }
-
-    /// Converts the parts of the range that are memory. Returns how many pages changed. Under the lock.
-    fn apply(&self, request: Request, counters: &mut Counters) -> Result<u64, MemoryError> {
+    /// Converts what of the range is memory and has the other state. Returns how many pages changed. Under the lock.
+    fn apply(
+        &self,
+        request: Request,
+        only_memory: bool,
+        counters: &mut Counters,
+    ) -> Result<u64, ConvertError> {
+        let plan = self.states.plan(request, only_memory).inspect_err(|_| counters.refused += 1)?;
         let mut changed = 0;
-        for region in &self.regions {
-            let (start, end) = (request.gpa.max(region.gpa), request.end().min(region.end()));
-            if start >= end {
-                continue;
+        for change in plan {
+            set_attributes(&self.vm, change.gpa, change.len, request.to)?;
+            let pages = self.states.mark(change, request.to);
+            if let Some(region) = self.regions.get(change.run) {
+                discard_old(region, change, request.to);
             }
-            let (first, last) = ((start - region.gpa) / PAGE, (end - region.gpa) / PAGE);
-            if region.all(first, last, request.to) {
-                continue;
-            }
-            set_attributes(&self.vm, start, end - start, request.to)?;
-            let pages = region.mark(first, last, request.to);
-            discard_old(region, start - region.gpa, end - start, request.to);
             match request.to {
                 PageState::Private => counters.to_private += pages,
                 PageState::Shared => counters.to_shared += pages,
@@ -333,7 +250,8 @@ fn set_attributes(vm: &VmFd, gpa: u64, len: u64, to: PageState) -> Result<(), Me
 
 /// Gives back what the pages held in their old state. A failure costs memory, not correctness: the guest cannot reach it
 /// any more.
-fn discard_old(region: &Backed, offset: u64, len: u64, to: PageState) {
+fn discard_old(region: &Backed, change: Change, to: PageState) {
+    let Change { offset, gpa, len, .. } = change;
     // Offsets and lengths lie inside the region, whose length is that of a mapping.
     let result = match to {
         PageState::Private => {
@@ -352,37 +270,6 @@ fn discard_old(region: &Backed, offset: u64, len: u64, to: PageState) {
     };
     if result != 0 {
         let error = io::Error::last_os_error();
-        tracing::warn!(gpa = format_args!("{:#x}", region.gpa + offset), len, %error, "guest memory not given back");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn region(pages: u64) -> Backed {
-        let words = pages.div_ceil(WORD_BITS);
-        Backed {
-            gpa: 0x10_0000,
-            len: pages * PAGE,
-            shared: std::ptr::null_mut(),
-            memfd: File::open("/dev/null").unwrap(),
-            private: (0..words).map(|_| AtomicU64::new(0)).collect(),
-        }
-    }
-
-    #[test]
-    fn marks_count_what_changes() {
-        let region = region(200);
-        assert_eq!(region.mark(0, 200, PageState::Private), 200);
-        assert_eq!(region.mark(0, 200, PageState::Private), 0);
-        assert!(region.all(0, 200, PageState::Private));
-        assert_eq!(region.mark(63, 130, PageState::Shared), 67);
-        assert_eq!(region.mark(60, 70, PageState::Shared), 3);
-        let private = |page| region.all(page, page + 1, PageState::Private);
-        assert!(private(59) && !private(60) && !private(129) && private(130) && private(199));
-        assert!(!region.all(0, 200, PageState::Private) && region.all(60, 130, PageState::Shared));
-        assert_eq!(region.mark(0, 64, PageState::Private), 4);
-        assert_eq!(region.mark(64, 128, PageState::Private), 64);
+        tracing::warn!(gpa = format_args!("{gpa:#x}"), len, %error, "guest memory not given back");
     }
 }
