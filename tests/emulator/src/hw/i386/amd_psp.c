@@ -233,7 +233,10 @@ static void add_tcb(GString *toml, const char *table, const char *value, Error *
     }
 }
 
-/* COMMAND:STATUS[:NTH[:DELAY_MS[:repeat]]], several separated by '+'. Numbers as in C. */
+/*
+ * COMMAND:STATUS[:NTH[:DELAY_MS[:repeat]]], several separated by '+'. Numbers as in C. Without STATUS
+ * (COMMAND::NTH:DELAY_MS) the command is executed, only later.
+ */
 static void add_faults(GString *toml, const char *list, Error **errp)
 {
     g_auto(GStrv) faults = g_strsplit(list ? list : "", "+", -1);
@@ -241,24 +244,28 @@ static void add_faults(GString *toml, const char *list, Error **errp)
     for (int i = 0; faults[i]; i++) {
         g_auto(GStrv) part = g_strsplit(faults[i], ":", 5);
         guint n = g_strv_length(part);
+        bool late;
         unsigned long v[4] = { 0, 0, 1, 0 };
 
         for (guint j = 0; j < MIN(n, 4); j++) {
             char *end;
 
             v[j] = strtoul(part[j], &end, 0);
-            if (*end || !*part[j]) {
+            if (*end || (!*part[j] && j != 1)) {
                 n = 0;
             }
         }
-        if (n < 2 || (n == 5 && strcmp(part[4], "repeat"))) {
+        late = n > 3 && !*part[1];
+        if (n < 2 || (!*part[1] && !late) || (n == 5 && strcmp(part[4], "repeat"))) {
             error_setg(errp, "fault is COMMAND:STATUS[:NTH[:DELAY_MS[:repeat]]], not '%s'",
                        faults[i]);
             return;
         }
-        g_string_append_printf(toml, "[[fault]]\ncommand = %lu\nstatus = %lu\nnth = %lu\n"
-                               "delay_ms = %lu\nrepeat = %s\n", v[0], v[1], v[2], v[3],
-                               n == 5 ? "true" : "false");
+        g_string_append_printf(toml, "[[fault]]\ncommand = %lu\nnth = %lu\ndelay_ms = %lu\n"
+                               "repeat = %s\n", v[0], v[2], v[3], n == 5 ? "true" : "false");
+        if (!late) {
+            g_string_append_printf(toml, "status = %lu\n", v[1]);
+        }
     }
 }
 
