@@ -124,5 +124,6 @@ mode = "stdio"
 # mtrr = false                   # show MTRRs to the guest
 # user_space_marker = "login:"   # console text that means that user space is up
 # Profile hashes: serve_kernel, serve_initrd and serve_cmdline are served instead of what was
-# hashed, as a hostile host would; the firmware then refuses to boot.
+# hashed, as a hostile host would; the firmware then refuses to boot. It does not notice serve_shim
+# and inject_variables: docs/threat-model.md.
 "#;

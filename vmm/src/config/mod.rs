@@ -243,6 +243,14 @@ pub struct Debug {
     pub serve_initrd: Option<PathBuf>,
     /// What fw_cfg serves instead of the command line that was hashed.
     pub serve_cmdline: Option<String>,
+    /// What fw_cfg serves as `etc/boot/shim`, an EFI program that the firmware runs unmeasured in the `hashes` profile.
+    /// Like the next one it stands for a hostile host in tests; both succeed with the stock firmware.
+    #[serde(serialize_with = "lossy_optional_path")]
+    pub serve_shim: Option<PathBuf>,
+    /// SNP guests only: the shared view of the firmware image, from its first byte. The firmware image's first part is
+    /// its variable store, which the guest itself makes shared.
+    #[serde(serialize_with = "lossy_optional_path")]
+    pub inject_variables: Option<PathBuf>,
 }
 
 /// Which checks [`Config::load_with`] makes beyond the text itself.

@@ -227,4 +227,11 @@ pub(super) struct RawDebug {
     /// Profile hashes: served instead of boot.cmdline.
     #[schemars(length(max = 2047))]
     pub(super) serve_cmdline: Option<String>,
+    /// An EFI program served as etc/boot/shim, which nothing measures, as a hostile host would.
+    #[schemars(length(min = 1))]
+    pub(super) serve_shim: Option<String>,
+    /// Only with `isolation = "snp"`: what the guest finds where it expects the firmware file's variable store, as a hostile
+    /// host would.
+    #[schemars(length(min = 1))]
+    pub(super) inject_variables: Option<String>,
 }

@@ -287,6 +287,8 @@ fn an_snp_guest_has_a_policy() {
     // What an snp guest demands says nothing about another one.
     let error = parse(&format!("{GOOD}[snp]\n")).unwrap_err();
     assert_eq!(error.problems()[0].code, "config.snp.isolation");
+    let injecting = format!("{GOOD}[debug]\ninject_variables = \"vars.fd\"\n");
+    assert_eq!(parse(&injecting).unwrap_err().problems()[0].code, "config.debug.inject_variables.isolation");
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) 
         console: rules.console(raw.console.unwrap_or_default()),
         rng: raw.rng.unwrap_or(true),
         snp: rules.snp(raw.snp, isolation),
-        debug: rules.debug(raw.debug.unwrap_or_default()),
+        debug: rules.debug(raw.debug.unwrap_or_default(), isolation),
     };
     (config, rules.problems)
 }
@@ -414,7 +414,7 @@ impl Rules<'_> {
         bytes
     }
 
-    fn debug(&mut self, raw: RawDebug) -> Debug {
+    fn debug(&mut self, raw: RawDebug, isolation: Isolation) -> Debug {
         let RawDebug {
             pm_timer_scale,
             firmware_console,
@@ -423,6 +423,8 @@ impl Rules<'_> {
             serve_kernel,
             serve_initrd,
             serve_cmdline,
+            serve_shim,
+            inject_variables,
         } = raw;
         let unusable = |marker: &&String| {
             marker.is_empty() || marker.len() > MAX_MARKER || marker.chars().any(char::is_control)
@@ -431,6 +433,11 @@ impl Rules<'_> {
             let message = "user_space_marker is empty, too long or has control characters";
             let allowed = format!("1 to {MAX_MARKER} bytes of one line");
             self.add(Problem::at("debug.user_space_marker", "format", message).allowed(allowed));
+        }
+        if inject_variables.is_some() && isolation != Isolation::Snp && !self.is_cut("isolation") {
+            let message = "inject_variables fills an snp guest's shared memory, and isolation is not \"snp\"";
+            let problem = Problem::at("debug.inject_variables", "isolation", message);
+            self.add(problem.allowed("isolation = \"snp\""));
         }
         Debug {
             pm_timer_scale: self
@@ -442,6 +449,8 @@ impl Rules<'_> {
             serve_kernel: serve_kernel.map(|path| self.path("debug.serve_kernel", &path)),
             serve_initrd: serve_initrd.map(|path| self.path("debug.serve_initrd", &path)),
             serve_cmdline: serve_cmdline.map(|cmdline| self.cmdline("debug.serve_cmdline", cmdline)),
+            serve_shim: serve_shim.map(|path| self.path("debug.serve_shim", &path)),
+            inject_variables: inject_variables.map(|path| self.path("debug.inject_variables", &path)),
         }
     }
 }

@@ -2,8 +2,8 @@
 //! What the firmware finds on its configuration device.
 //!
 //! Firmware reads the directory entry by entry, so every file costs exits; there are only those it needs. Never
-//! among them: `opt/*` (knobs that change what firmware does) and `etc/boot/shim` (an EFI binary that an AmdSev
-//! build would run unmeasured).
+//! among them: `opt/*` (knobs that change what firmware does) and, but for tests, `etc/boot/shim` (an EFI binary that an
+//! AmdSev build would run unmeasured).
 
 use std::io;
 use std::ops::Range;
@@ -123,6 +123,12 @@ pub fn build(
         if let Some(initrd) = initrd {
             builder = builder.initrd(FromBlob(initrd.clone()));
         }
+    }
+    if let Some(shim) = &inputs.hostile.shim {
+        tracing::warn!(
+            "debug.serve_shim: this host is hostile, the guest may run a program that was not measured"
+        );
+        builder = builder.file("etc/boot/shim", FromBlob(shim.clone()));
     }
     builder.build(memory)
 }

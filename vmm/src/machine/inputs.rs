@@ -76,6 +76,17 @@ pub struct Inputs {
     pub served: Option<Served>,
     /// The owner's ID block, if there is one.
     pub identity: Option<Identity>,
+    /// What a hostile host does besides serving other files; nothing outside of tests.
+    pub hostile: Hostile,
+}
+
+/// The two things that a hostile host can do with the stock firmware without changing the digest (docs/threat-model.md).
+#[derive(Clone, Debug, Default)]
+pub struct Hostile {
+    /// Served as `etc/boot/shim`.
+    pub shim: Option<Blob>,
+    /// The shared view of the firmware image's start, where an SNP guest reads its variable store.
+    pub variables: Option<Vec<u8>>,
 }
 
 impl Inputs {
@@ -103,7 +114,25 @@ impl Inputs {
         };
         let plan = LaunchPlan::build(&firmware, &profile, &memory, config.vcpus)?;
         let identity = config.snp.identity.as_ref().map(identity).transpose()?;
-        Ok(Self { firmware, memory, plan, served, identity })
+        let hostile = Hostile::open(config, &firmware)?;
+        Ok(Self { firmware, memory, plan, served, identity, hostile })
+    }
+}
+
+impl Hostile {
+    fn open(config: &Config, firmware: &Firmware) -> Result<Self, InputError> {
+        let debug = &config.debug;
+        let shim = debug.serve_shim.as_deref().map(|path| open("debug.serve_shim", path)).transpose()?;
+        let variables = debug.inject_variables.as_deref().map(|path| {
+            let blob = open("debug.inject_variables", path)?;
+            // Only the image has a shared view, and no more of the file is read.
+            blob.read_all(firmware.size()).map_err(|source| InputError::Open {
+                what: "debug.inject_variables",
+                path: path.to_owned(),
+                source,
+            })
+        });
+        Ok(Self { shim, variables: variables.transpose()? })
     }
 }
 

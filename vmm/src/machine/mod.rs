@@ -191,6 +191,9 @@ impl Machine {
                     vcpu.set_private_memory(Arc::clone(&private));
                 }
                 let finished = launch.finish(inputs, &vcpus, private, cpuid.signature())?;
+                if let Some(variables) = &inputs.hostile.variables {
+                    snp::inject_variables(&memory, &inputs.firmware, variables)?;
+                }
                 Isolation::Snp(finished)
             }
             _ => Isolation::None,

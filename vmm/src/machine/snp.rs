@@ -13,7 +13,9 @@ use cvmm_kvm_snp::memory::{MemoryError, PrivateMemory};
 use cvmm_kvm_snp::probe::SnpHost;
 use cvmm_kvm_snp::vm::{CreateError, SnpVm};
 use cvmm_launch::digest::{self, MeasureError};
+use cvmm_launch::firmware::Firmware;
 use cvmm_launch::id_block::{IdError, Identity};
+use cvmm_launch::plan::PageSink;
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::cpuid::TooManyEntries;
@@ -74,6 +76,9 @@ pub enum SnpError {
     /// The ID block.
     #[error("id block: {0}")]
     Identity(#[from] IdError),
+    /// The forged variable store.
+    #[error("debug.inject_variables cannot be put into the shared view of the firmware: {0}")]
+    Inject(#[source] std::io::Error),
     /// Nobody has admitted it.
     #[error("the guest is launched but not admitted")]
     NotAdmitted,
@@ -174,6 +179,19 @@ impl Launch {
             source => source.into(),
         })
     }
+}
+
+/// Fills the shared view of the firmware image, from its start. The guest comes to see it when it makes these pages
+/// shared, which the stock firmware does with its variable store: it reads what was measured and gets this.
+pub(super) fn inject_variables(
+    memory: &MachineMemory,
+    firmware: &Firmware,
+    bytes: &[u8],
+) -> Result<(), SnpError> {
+    tracing::warn!(
+        "debug.inject_variables: this host is hostile, the guest may see UEFI variables of the host's"
+    );
+    memory.sink().write(firmware.gpa(), bytes).map_err(SnpError::Inject)
 }
 
 fn announce(digest: Digest, policy: GuestPolicy, identity: &Identity) {
