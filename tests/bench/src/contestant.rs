@@ -25,10 +25,17 @@ pub enum Contestant {
 }
 
 impl Contestant {
-    /// All, in the order of a round: the two of a pair follow each other.
-    pub const ALL: [Self; 4] = [Self::CvmmUki, Self::QemuUki, Self::CvmmHashes, Self::QemuHashes];
+    /// All of ordinary guests, in the order of a round: the two of a pair follow each other.
+    pub const PLAIN: [Self; 4] = [Self::CvmmUki, Self::QemuUki, Self::CvmmHashes, Self::QemuHashes];
+    /// All of SNP guests: a loader device's pages are not part of QEMU's launch, so that it has one way of direct boot.
+    pub const SNP: [Self; 3] = [Self::CvmmUki, Self::CvmmHashes, Self::QemuHashes];
 
-    fn is_cvmm(self) -> bool {
+    /// Who is compared.
+    pub fn all(snp: bool) -> &'static [Self] {
+        if snp { &Self::SNP } else { &Self::PLAIN }
+    }
+
+    pub fn is_cvmm(self) -> bool {
         matches!(self, Self::CvmmUki | Self::CvmmHashes)
     }
 
@@ -58,6 +65,8 @@ impl fmt::Display for Contestant {
 pub struct Machine {
     pub vcpus: u32,
     pub memory_mib: u32,
+    /// An SNP guest.
+    pub snp: bool,
 }
 
 /// Programs and images on the tmpfs.
@@ -109,11 +118,12 @@ impl Files {
             )
         };
         let config = format!(
-            "name = \"bench\"\nvcpus = {}\nmemory = \"{}MiB\"\nisolation = \"none\"\nfirmware = \"{}\"\nrng = false\n\
+            "name = \"bench\"\nvcpus = {}\nmemory = \"{}MiB\"\nisolation = \"{}\"\nfirmware = \"{}\"\nrng = false\n\
              [boot]\n{boot}\n[[disk]]\npath = \"{}\"\nserial = \"data\"\n[console]\ndevice = \"serial\"\nmode = \"stdio\"\n\
              [debug]\nuser_space_marker = \"cvmm-guest: userspace\"\n",
             machine.vcpus,
             machine.memory_mib,
+            if machine.snp { "snp" } else { "none" },
             self.path("images/OVMF.amdsev.fd"),
             self.path("disk.img"),
         );
@@ -121,6 +131,9 @@ impl Files {
         fs::write(&file, config)?;
         let mut command = Command::new(self.path("cvmm"));
         command.args(["run", "--config", &file, "--timeline", &self.path("timeline.json")]);
+        if machine.snp {
+            command.arg("--without-gate");
+        }
         Ok(command)
     }
 
@@ -140,7 +153,16 @@ impl Files {
             &self.path("qemu/usr/bin/qemu-system-x86_64"),
         ]);
         command.args(["-L", &self.path("qemu/share"), "-nodefaults", "-no-user-config", "-display", "none"]);
-        command.args(["-machine", "q35,accel=kvm,kernel-irqchip=on,pit=off,pic=off,hpet=off,smm=off,sata=off,usb=off,smbus=off,i8042=off,vmport=off,graphics=off"]);
+        let board = "q35,accel=kvm,kernel-irqchip=on,pit=off,pic=off,hpet=off,smm=off,sata=off,usb=off,smbus=off,i8042=off,vmport=off,graphics=off";
+        if machine.snp {
+            command.args(["-machine", &format!("{board},confidential-guest-support=snp")]);
+            command.args([
+                "-object",
+                "sev-snp-guest,id=snp,cbitpos=51,reduced-phys-bits=1,policy=0x30000,kernel-hashes=on",
+            ]);
+        } else {
+            command.args(["-machine", board]);
+        }
         command.args(["-cpu", "host", "-smp", &machine.vcpus.to_string()]);
         command.args(["-m", &format!("{}M", machine.memory_mib)]);
         command.args(["-bios", &self.path("images/OVMF.amdsev.fd"), "-monitor", "none", "-serial", "stdio"]);
@@ -156,7 +178,10 @@ impl Files {
             load(self.path(&format!("images/{test}.efi")), UKI_ADDRESS);
             load(self.path(&format!("images/{test}.hob")), HOB_ADDRESS);
         } else {
-            load(self.path(&format!("images/{test}.hashes")), HASHES_ADDRESS);
+            // An SNP guest's hash page QEMU makes itself.
+            if !machine.snp {
+                load(self.path(&format!("images/{test}.hashes")), HASHES_ADDRESS);
+            }
             command.args([
                 "-kernel",
                 &self.path("images/vmlinuz"),
@@ -212,12 +237,13 @@ mod tests {
         fs::create_dir_all(dir.join("images")).unwrap();
         fs::write(dir.join("images/boot.cmdline"), "console=ttyS0 quiet").unwrap();
         let files = Files { dir: dir.clone() };
-        let machine = Machine { vcpus: 2, memory_mib: 512 };
-        let text = |contestant| {
+        let machine = Machine { vcpus: 2, memory_mib: 512, snp: false };
+        let text_of = |contestant, machine| {
             let command = files.command(contestant, machine, "boot").unwrap();
             let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
             args.join(" ") + &fs::read_to_string(dir.join("vm.toml")).unwrap_or_default()
         };
+        let text = |contestant| text_of(contestant, machine);
         for contestant in [Contestant::CvmmHashes, Contestant::QemuHashes] {
             let text = text(contestant);
             for part in
@@ -229,6 +255,12 @@ mod tests {
         let uki = text(Contestant::QemuUki);
         assert!(uki.contains("boot.efi,addr=0x2000000") && uki.contains("boot.hob,addr=0x813000"));
         assert!(!uki.contains("-kernel"));
+        let snp = |contestant| text_of(contestant, Machine { snp: true, ..machine });
+        let qemu = snp(Contestant::QemuHashes);
+        assert!(qemu.contains("kernel-hashes=on") && qemu.contains("confidential-guest-support=snp"));
+        assert!(!qemu.contains("loader") && qemu.contains("images/vmlinuz"));
+        let cvmm = snp(Contestant::CvmmUki);
+        assert!(cvmm.contains("isolation = \"snp\"") && cvmm.contains("--without-gate"));
         fs::remove_dir_all(dir).unwrap();
     }
 }

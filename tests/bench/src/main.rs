@@ -36,6 +36,9 @@ struct Args {
     /// Folder with the images that scripts/bench made
     #[arg(long)]
     images: PathBuf,
+    /// SNP guests
+    #[arg(long)]
+    snp: bool,
     /// Timing runs of each contestant
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
@@ -60,11 +63,11 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let work = Path::new("/tmp/cvmm-bench");
     let files = Files::stage(work, &args.cvmm, &args.qemu, &args.images)?;
-    let machine = Machine { vcpus: args.vcpus, memory_mib: args.memory };
+    let machine = Machine { vcpus: args.vcpus, memory_mib: args.memory, snp: args.snp };
     let logs = work.join("consoles");
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let limit = Duration::from_secs(args.limit.into());
-    let bench = Bench { files, machine, logs, limit, trace: trace::Instance::create()? };
+    let bench = Bench { files, machine, logs, limit, trace: trace::Instance::create(args.snp)? };
     let report = bench.all(&args);
     // Most wanted when it went wrong.
     let status = Command::new("cp").arg("-r").arg(&bench.logs).arg(&args.out).status()?;
@@ -96,18 +99,18 @@ impl Bench {
     fn all(&self, args: &Args) -> Result<Report> {
         let mut report = Report::new(&args.clock, args.runs, self.machine);
         // One round that is not counted: it fills L1's caches and shows at once what cannot run at all.
-        for contestant in Contestant::ALL {
+        for &contestant in Contestant::all(self.machine.snp) {
             let sample = self.time(contestant, "warm-up")?;
             say(&format!("warm-up {contestant}: {sample}"));
         }
         for round in 1..=args.runs {
-            for contestant in Contestant::ALL {
+            for &contestant in Contestant::all(self.machine.snp) {
                 let sample = self.time(contestant, &format!("time-{round}"))?;
                 say(&format!("run {round} {contestant}: {sample}"));
                 report.sample(contestant, sample);
             }
         }
-        for contestant in Contestant::ALL {
+        for &contestant in Contestant::all(self.machine.snp) {
             let counts = self.count(contestant)?;
             say(&format!("exits {contestant}: {}", counts.line()));
             report.counts(contestant, counts);
@@ -130,9 +133,17 @@ impl Bench {
     fn time(&self, contestant: Contestant, name: &str) -> Result<Sample> {
         self.trace.arm_first_entry()?;
         let ended = self.launch(contestant, "boot", name)?.finish()?;
-        let first = self.trace.first_entry()?;
+        let marks = self.trace.marks()?;
+        let finish = marks.finish.unwrap_or(f64::NAN);
+        ensure!(
+            finish.is_nan() != self.machine.snp,
+            "{contestant}: SNP_LAUNCH_FINISH was seen: {:?}",
+            marks.finish
+        );
         Ok(Sample {
-            first_instruction: first
+            finish,
+            first_instruction: marks
+                .first_entry
                 .with_context(|| format!("{contestant}: KVM saw no entry into the guest"))?,
             user_space: ended.user_space.as_secs_f64(),
             total: ended.total.as_secs_f64(),

@@ -15,8 +15,9 @@ use anyhow::{Context, Result, ensure};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 const MARK: &str = "cvmm-bench starts";
-/// KVM_EXIT_IO and KVM_EXIT_MMIO of the KVM API.
+/// KVM_EXIT_IO, KVM_EXIT_HYPERCALL and KVM_EXIT_MMIO of the KVM API.
 const EXIT_IO: u64 = 2;
+const EXIT_HYPERCALL: u64 = 3;
 const EXIT_MMIO: u64 = 6;
 
 /// Events with the histogram that is kept of each.
@@ -27,13 +28,29 @@ const COUNTERS: [(&str, &str); 4] = [
     ("kvm_mmio", "hist:keys=gpa:size=8192 if type != 0"),
 ];
 
-/// Only real exits: a KVM_RUN that was never entered returns too.
-const STOP_AT_EXIT: &str = "disable_event:kvm:kvm_entry:1 if errno >= 0 && (reason == 2 || reason == 6)";
+/// Only real exits: a KVM_RUN that was never entered returns too. 3 is an SNP guest's request to change pages.
+const STOP_AT_EXIT: &str =
+    "disable_event:kvm:kvm_entry:1 if errno >= 0 && (reason == 2 || reason == 3 || reason == 6)";
+
+/// A probe at the return of the function by which KVM gives commands to the security processor; only the return from
+/// SNP_LAUNCH_FINISH (0xa2) is kept.
+const FINISH: &str = "r:cvmm_bench/finish sev_issue_cmd_external_user cmd=$arg2:u32";
+const FINISH_ONLY: &str = "cmd == 0xa2";
 
 /// Our instance of the tracer.
 #[derive(Debug)]
 pub struct Instance {
     dir: PathBuf,
+    snp: bool,
+}
+
+/// What the start of a VM left, in seconds since the mark.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Marks {
+    /// The security processor has finished the launch (SNP guests).
+    pub finish: Option<f64>,
+    /// KVM enters the guest for the first time.
+    pub first_entry: Option<f64>,
 }
 
 /// What was counted over one life of a VM.
@@ -55,6 +72,11 @@ impl Counters {
         self.to_userspace.values().sum()
     }
 
+    /// Requests of an SNP guest to make pages shared or private.
+    pub fn page_state(&self) -> u64 {
+        self.to_userspace.get(&EXIT_HYPERCALL).copied().unwrap_or_default()
+    }
+
     /// Exits to the VMM for a port access.
     pub fn io(&self) -> u64 {
         self.to_userspace.get(&EXIT_IO).copied().unwrap_or_default()
@@ -67,17 +89,21 @@ impl Counters {
 }
 
 impl Instance {
-    /// Makes the instance; needs root.
-    pub fn create() -> Result<Self> {
+    /// Makes the instance; needs root. With `snp`, launches are watched too.
+    pub fn create(snp: bool) -> Result<Self> {
         if !Path::new(TRACEFS).join("instances").exists() {
             let status = Command::new("mount").args(["-t", "tracefs", "tracefs", TRACEFS]).status()?;
             ensure!(status.success(), "cannot mount tracefs at {TRACEFS}");
+        }
+        if snp && !Path::new(TRACEFS).join("events/cvmm_bench").exists() {
+            fs::write(Path::new(TRACEFS).join("kprobe_events"), FINISH)
+                .with_context(|| format!("tracefs refused the probe '{FINISH}'"))?;
         }
         let dir = Path::new(TRACEFS).join("instances/cvmm-bench");
         if !dir.exists() {
             fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        let instance = Self { dir };
+        let instance = Self { dir, snp };
         ensure!(
             instance.dir.join("events/kvm").exists(),
             "this kernel has no KVM tracepoints: is kvm.ko loaded?"
@@ -86,6 +112,9 @@ impl Instance {
         instance.write("buffer_size_kb", "64")?;
         // The first events are the wanted ones.
         instance.write("options/overwrite", "0")?;
+        if snp {
+            instance.write("events/cvmm_bench/finish/filter", FINISH_ONLY)?;
+        }
         Ok(instance)
     }
 
@@ -114,6 +143,9 @@ impl Instance {
     /// Nothing is traced and all histograms are gone.
     pub fn disarm(&self) -> Result<()> {
         self.event("kvm_entry", "enable", "0")?;
+        if self.snp {
+            self.write("events/cvmm_bench/finish/enable", "0")?;
+        }
         for (event, trigger) in COUNTERS {
             self.remove_trigger(event, trigger)?;
         }
@@ -121,9 +153,12 @@ impl Instance {
         self.write("trace", "")
     }
 
-    /// Prepares for [`Self::first_entry`].
+    /// Prepares for [`Self::marks`].
     pub fn arm_first_entry(&self) -> Result<()> {
         self.disarm()?;
+        if self.snp {
+            self.write("events/cvmm_bench/finish/enable", "1")?;
+        }
         self.event("kvm_entry", "enable", "1")?;
         self.event("kvm_userspace_exit", "trigger", STOP_AT_EXIT)
     }
@@ -133,9 +168,9 @@ impl Instance {
         self.write("trace_marker", MARK)
     }
 
-    /// Seconds from the mark to the first entry into a guest.
-    pub fn first_entry(&self) -> Result<Option<f64>> {
-        Ok(first_entry(&self.read("trace")?))
+    /// When what happened for the first time since the mark.
+    pub fn marks(&self) -> Result<Marks> {
+        Ok(marks(&self.read("trace")?))
     }
 
     /// Starts counting from zero.
@@ -167,6 +202,9 @@ impl Instance {
     pub fn remove(&self) {
         let _ = self.disarm();
         let _ = fs::remove_dir(&self.dir);
+        if self.snp {
+            let _ = fs::write(Path::new(TRACEFS).join("kprobe_events"), "-:cvmm_bench/finish");
+        }
     }
 }
 
@@ -177,11 +215,13 @@ fn event(line: &str) -> Option<(f64, &str)> {
     Some((time, after))
 }
 
-fn first_entry(trace: &str) -> Option<f64> {
+fn marks(trace: &str) -> Marks {
     let events = || trace.lines().filter(|line| !line.starts_with('#')).filter_map(event);
-    let (mark, _) = events().find(|(_, text)| text.contains(MARK))?;
-    let (entry, _) = events().find(|(time, text)| *time >= mark && text.starts_with("kvm_entry:"))?;
-    Some(entry - mark)
+    let Some((mark, _)) = events().find(|(_, text)| text.contains(MARK)) else { return Marks::default() };
+    let first = |name: &str| {
+        events().find(|(time, text)| *time >= mark && text.starts_with(name)).map(|(time, _)| time - mark)
+    };
+    Marks { finish: first("finish:"), first_entry: first("kvm_entry:") }
 }
 
 /// Rows `{ KEY: VALUE, ... } hitcount: N`: value of the first key, and N.
@@ -208,9 +248,14 @@ mod tests {
             vcpu0-72      [000] d....    10.700000: kvm_entry: vcpu 0, rip 0xfff5\n";
         // A thread's name may contain what separates fields.
         let without = trace.replace("vcpu: 0", "vcpu0");
+        let first_entry = |trace: &str| marks(trace).first_entry;
         assert!((first_entry(&without).unwrap() - 0.125_001).abs() < 1e-9);
         assert_eq!(first_entry("# tracer: nop\n"), None);
         assert_eq!(first_entry(trace.lines().take(4).collect::<Vec<_>>().join("\n").as_str()), None);
+        assert_eq!(marks(&without).finish, None);
+        let finish = "            cvmm-72      [000] .....    10.600000: finish: (sev_issue_cmd+0x20/0x50 [kvm_amd] <- sev_issue_cmd_external_user) cmd=162\n";
+        let at = marks(&format!("{without}{finish}")).finish.unwrap();
+        assert!((at - 0.1).abs() < 1e-9, "{at}");
     }
 
     #[test]
