@@ -226,6 +226,13 @@ fn one_wrong_processor_is_enough() {
         (judged, evidence.as_str()),
         (Status::Fatal, "SYSCFG of processor 1 is 0x800000, without 0x1000000")
     );
+    // Who has to mend it depends on which bit is missing.
+    let mut facts = good();
+    facts.syscfg = Ok(BTreeMap::from([(0, 1 << 23)]));
+    let fix = |facts: &Facts| Report::of(facts).item("msr.syscfg").unwrap().fix.clone().unwrap();
+    assert!(fix(&facts).starts_with("the kernel has not enabled SNP"));
+    facts.syscfg = Ok(BTreeMap::from([(0, 1 << 24)]));
+    assert!(fix(&facts).contains("SMEE"));
     let unlocked = |f: &mut Facts| {
         f.hwcr.as_mut().unwrap().insert(1, 0x10);
     };
@@ -239,9 +246,7 @@ fn one_wrong_processor_is_enough() {
     }
     assert_eq!(status("msr.rmp", |f| f.rmp = Ok(Rmp { base: 1, end: 0, segmented: true })), Status::Ok);
     // Without the driver there is a remedy, under lockdown there is none.
-    let mut facts = good();
     facts.syscfg = denied();
-    let fix = |facts: &Facts| Report::of(facts).item("msr.syscfg").unwrap().fix.clone().unwrap();
     assert!(fix(&facts).contains("modprobe msr"));
     facts.lockdown = Ok("none [integrity] confidentiality".to_owned());
     assert!(fix(&facts).contains("locked down"));
@@ -358,13 +363,22 @@ fn the_security_processor_is_judged() {
         let unread = Unread::new("SNP_PLATFORM_STATUS", &io::Error::from_raw_os_error(errno));
         status("sev.platform", |f| f.platform = Err(unread))
     };
-    assert_eq!((failed(libc::ENODEV), failed(libc::EIO), failed(libc::ENOTTY)), (Fatal, Unknown, Unknown));
+    assert_eq!([libc::ENODEV, libc::EINVAL, libc::EFAULT].map(failed), [Fatal; 3]);
+    assert_eq!((failed(libc::EIO), failed(libc::ENOTTY)), (Unknown, Unknown));
     assert_eq!(status("sev.platform", |f| f.platform = absent()), Unknown);
     let platform = |change: fn(&mut Platform)| move |f: &mut Facts| change(f.platform.as_mut().unwrap());
     assert_eq!(status("sev.platform", platform(|p| p.initialized = false)), Fatal);
     assert_eq!(status("sev.platform", platform(|p| p.rmp_initialized = false)), Fatal);
     assert_eq!(status("sev.api", platform(|p| p.api_minor = 50)), Fatal);
     assert_eq!(status("sev.api", platform(|p| (p.api_major, p.api_minor) = (2, 0))), Status::Ok);
+    // Without a status the log may tell, but only that the version is too low: another reason is left otherwise.
+    let logged = |line: &str| {
+        let lines = vec!["ccp 0000:22:00.1: SEV API:1.60 build:3".to_owned(), line.to_owned()];
+        status("sev.api", |f| (f.platform, f.log) = (absent(), Ok(lines)))
+    };
+    assert_eq!(logged("ccp 0000:22:00.1: SEV API:1.50 build:21"), Fatal);
+    assert_eq!(logged("ccp 0000:22:00.1: SEV API:x"), Unknown);
+    assert_eq!(logged("usb 1-1: Product: API:1.2"), Unknown);
     let (judged, evidence) = changed("sev.tcb", platform(|p| p.current_tcb.0[7] = 219));
     assert!(
         judged == Policy && evidence.contains("microcode 219") && evidence.contains("microcode 0"),

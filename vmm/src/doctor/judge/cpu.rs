@@ -211,7 +211,14 @@ fn on_every_cpu(
 }
 
 pub fn syscfg(facts: &Facts) -> Item {
-    let fatal = (Status::Fatal, SETUP);
+    // The firmware sets the first bit, the kernel the second when it has an RMP and an IOMMU.
+    let encrypts = facts.syscfg.iter().flatten().all(|(_, value)| value & MEM_ENCRYPT != 0);
+    let fix = if encrypts {
+        "the kernel has not enabled SNP: see msr.rmp, kernel.cmdline, kernel.log and iommu.groups, then reboot"
+    } else {
+        SETUP
+    };
+    let fatal = (Status::Fatal, fix);
     on_every_cpu(facts, "msr.syscfg", "SYSCFG", &facts.syscfg, MEM_ENCRYPT | SNP_EN, fatal)
 }
 

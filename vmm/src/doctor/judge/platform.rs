@@ -4,7 +4,7 @@
 use cvmm_snp::tcb::{TcbLayout, TcbVersion};
 
 use super::{not_ok, ok, unknown};
-use crate::doctor::facts::{CCP_DEVICES, Facts};
+use crate::doctor::facts::{CCP_DEVICES, Facts, LOG};
 use crate::doctor::reading::Why;
 use crate::doctor::sev::Platform;
 use crate::doctor::{Item, Status};
@@ -41,7 +41,8 @@ fn judged(facts: &Facts, id: &'static str, judge: impl FnOnce(&Platform) -> Item
 
 pub fn initialized(facts: &Facts) -> Item {
     const ID: &str = "sev.platform";
-    const FIX: &str = "see msr.rmp, iommu.groups and kernel.log; then reload ccp and kvm_amd, or reboot";
+    const FIX: &str =
+        "see msr.rmp, iommu.groups, sev.api and kernel.log; then reload ccp and kvm_amd, or reboot";
     match &facts.platform {
         Ok(platform) if platform.initialized && platform.rmp_initialized => {
             ok(ID, format!("SNP and RMP are initialised, {} guests (SNP_PLATFORM_STATUS)", platform.guests))
@@ -51,7 +52,9 @@ pub fn initialized(facts: &Facts) -> Item {
             not_ok(ID, Status::Fatal, format!("{what} not initialised (SNP_PLATFORM_STATUS)"), FIX)
         }
         Err(unread) => match &unread.why {
-            Why::Failed { errno: libc::ENODEV, .. } => {
+            // The driver has not tried (EINVAL), has tried in vain (ENODEV), or, with firmware it finds too old, has no RMP
+            // to hand the firmware a page for its answer (EFAULT; the place for it here is a good one).
+            Why::Failed { errno: libc::ENODEV | libc::EINVAL | libc::EFAULT, .. } => {
                 not_ok(ID, Status::Fatal, format!("{unread}: SNP is not initialised"), FIX)
             }
             Why::Absent | Why::Denied => not_ok(ID, Status::Unknown, unread.to_string(), "see sev.device"),
@@ -62,19 +65,36 @@ pub fn initialized(facts: &Facts) -> Item {
 
 pub fn api(facts: &Facts) -> Item {
     const ID: &str = "sev.api";
-    judged(facts, ID, |platform| {
-        let Platform { api_major, api_minor, build, .. } = *platform;
-        let evidence = format!("{api_major}.{api_minor} build {build} (SNP_PLATFORM_STATUS)");
-        if (api_major, api_minor) >= LEAST_API {
-            return ok(ID, evidence);
+    let (major, minor, evidence) = match &facts.platform {
+        Ok(Platform { api_major, api_minor, build, .. }) => {
+            (*api_major, *api_minor, format!("{api_major}.{api_minor} build {build} (SNP_PLATFORM_STATUS)"))
         }
-        let (major, minor) = LEAST_API;
-        not_ok(
-            ID,
-            Status::Fatal,
-            format!("{evidence}, below {major}.{minor}"),
-            "update the SEV firmware (linux-firmware's amd folder, or the machine's firmware)",
-        )
+        // The kernel does not initialise SNP on older firmware, and then there is no status; but ccp has logged the version.
+        Err(unread) => match logged_api(facts) {
+            Some((line, (major, minor))) if (major, minor) < LEAST_API => {
+                (major, minor, format!("\"{line}\" ({LOG})"))
+            }
+            _ => return not_ok(ID, Status::Unknown, unread.to_string(), "see sev.device and sev.platform"),
+        },
+    };
+    if (major, minor) >= LEAST_API {
+        return ok(ID, evidence);
+    }
+    let (major, minor) = LEAST_API;
+    not_ok(
+        ID,
+        Status::Fatal,
+        format!("{evidence}, below {major}.{minor}"),
+        "update the SEV firmware (linux-firmware's amd folder, or the machine's firmware)",
+    )
+}
+
+/// The last line of ccp with the firmware's version, `SEV API:1.55 build:21`, and the version.
+fn logged_api(facts: &Facts) -> Option<(&str, (u8, u8))> {
+    facts.log.as_ref().ok()?.iter().rev().find_map(|line| {
+        let (_, version) = line.split_once("API:").filter(|_| line.starts_with("ccp "))?;
+        let (major, minor) = version.split_whitespace().next()?.split_once('.')?;
+        Some((line.as_str(), (major.parse().ok()?, minor.parse().ok()?)))
     })
 }
 
