@@ -140,11 +140,12 @@ impl PrivateMemory {
     /// are dropped, and holds nothing this process needs: the guest may have any page of it emptied at any time.
     pub unsafe fn new(vm: &SnpVm, regions: &[Region]) -> Result<Self, MemoryError> {
         let fd = vm.vm();
+        let regions = ascending(regions);
         let runs: Vec<_> = regions.iter().map(|region| (region.gpa, region.len)).collect();
         let states = PageStates::new(&runs)?;
         let mut backed = Vec::with_capacity(regions.len());
         for (slot, region) in (0..).zip(regions) {
-            let Region { gpa, len, shared, name } = *region;
+            let Region { gpa, len, shared, name } = region;
             let request = kvm_create_guest_memfd { size: len, ..Default::default() };
             let raw =
                 fd.create_guest_memfd(request).map_err(|source| MemoryError::Memfd { name, len, source })?;
@@ -239,6 +240,13 @@ impl PrivateMemory {
     }
 }
 
+/// In the order that [`PageStates`] wants, whatever the caller's: the firmware lies between low and high RAM.
+fn ascending(regions: &[Region]) -> Vec<Region> {
+    let mut regions = regions.to_vec();
+    regions.sort_by_key(|region| region.gpa);
+    regions
+}
+
 fn set_attributes(vm: &VmFd, gpa: u64, len: u64, to: PageState) -> Result<(), MemoryError> {
     let attributes = match to {
         PageState::Private => sys::ATTRIBUTE_PRIVATE,
@@ -271,5 +279,21 @@ fn discard_old(region: &Backed, change: Change, to: PageState) {
     if result != 0 {
         let error = io::Error::last_os_error();
         tracing::warn!(gpa = format_args!("{gpa:#x}"), len, %error, "guest memory not given back");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_come_in_any_order() {
+        let region = |gpa, len, name| Region { gpa, len, shared: std::ptr::null_mut(), name };
+        let ram = [(0, 256 << 20), (4 << 30, 256 << 20)].map(|(gpa, len)| region(gpa, len, "guest ram"));
+        let firmware = region(0xffc0_0000, 4 << 20, "the firmware");
+        let sorted = ascending(&[ram[0], ram[1], firmware]);
+        assert_eq!(sorted.iter().map(|region| region.gpa).collect::<Vec<_>>(), [0, 0xffc0_0000, 4 << 30]);
+        let runs: Vec<_> = sorted.iter().map(|region| (region.gpa, region.len)).collect();
+        assert!(PageStates::new(&runs).is_ok());
     }
 }

@@ -74,10 +74,15 @@ pub fn sev_command<T>(vm: &VmFd, sev: BorrowedFd<'_>, id: u32, data: &mut T) -> 
         sev_fd: u32::try_from(sev.as_raw_fd()).unwrap_or(u32::MAX),
         ..Default::default()
     };
-    vm.encrypt_op_sev(&mut command).map_err(|error| SevCallError {
-        errno: error.errno(),
-        firmware: SevError::from_code(command.error).filter(|error| *error != SevError::NoCall),
-    })
+    let result = vm.encrypt_op_sev(&mut command);
+    let firmware = SevError::from_code(command.error).filter(|error| *error != SevError::NoCall);
+    match (result, firmware) {
+        (Ok(()), None) => Ok(()),
+        // Progress was made before the firmware refused: KVM calls that success. Asked again it might accept, but what it refused
+        // once is not what was planned.
+        (Ok(()), firmware) => Err(SevCallError { errno: libc::EIO, firmware }),
+        (Err(error), firmware) => Err(SevCallError { errno: error.errno(), firmware }),
+    }
 }
 
 /// Reads a system attribute of /dev/kvm; `None` if the kernel has none such.

@@ -112,6 +112,7 @@ mode = "stdio"
 # policy = 0x30000               # guest policy: multithreading allowed, debugging not
 # id_block = "vm.id-block"       # the owner's, from cvmm measure --id-block and --id-auth;
 # id_auth = "vm.id-auth"         # without them, one without a key
+# certificates = "certs"         # a folder: for guests that ask for their report with them
 # In every report of the guest, 64 hexadecimal digits:
 # host_data = "0000000000000000000000000000000000000000000000000000000000000000"
 # vlek_only = false              # reports are never signed with the chip's own key

@@ -44,6 +44,11 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         image("snp.id_block", &identity.id_block);
         image("snp.id_auth", &identity.id_auth);
     }
+    let no_folder = |path: &&PathBuf| !path.as_os_str().is_empty() && !path.is_dir();
+    if let Some(path) = config.snp.certificates.as_ref().filter(no_folder) {
+        let message = format!("{} is no folder", path.display());
+        problems.push(Problem::at("snp.certificates", "kind", message).allowed("a folder"));
+    }
     problems.extend(placed.and_then(|(key, length)| check_fits(config, key, length)));
     check_disks(config, &mut problems);
     if let Some(path) = &config.console.path {

@@ -89,6 +89,9 @@ pub struct Snp {
     pub policy: u64,
     /// The owner's ID block and its authentication; without, one without a key is made.
     pub identity: Option<IdentityFiles>,
+    /// Folder of certificates for the guest.
+    #[serde(serialize_with = "lossy_optional_path")]
+    pub certificates: Option<PathBuf>,
     /// HOST_DATA of the guest's reports.
     #[serde(serialize_with = "hexadecimal")]
     pub host_data: [u8; 32],

@@ -65,6 +65,9 @@ pub(super) struct RawSnp {
     /// Its keys and signatures (4096 bytes, from `cvmm measure --id-auth`). Goes with `id_block`.
     #[schemars(length(min = 1))]
     pub(super) id_auth: Option<String>,
+    /// Folder of certificates for guests that ask for their report with them, relative to this file; kernels of today may not ask.
+    #[schemars(length(min = 1))]
+    pub(super) certificates: Option<String>,
     /// HOST_DATA of every report: 64 hexadecimal digits. Default: zeros.
     #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"))]
     pub(super) host_data: Option<String>,

@@ -425,7 +425,7 @@ fn every_example_parses_and_so_do_its_comments() {
         full.disks.clone_from(&config.disks);
         full.debug.user_space_marker = None;
         full.isolation = config.isolation;
-        assert!(full.snp.identity.take().is_some());
+        assert!(full.snp.identity.take().is_some() && full.snp.certificates.take().is_some());
         assert_eq!(full, config);
     }
 }

@@ -347,7 +347,7 @@ impl Rules<'_> {
             let message = "[snp] says what an snp guest demands, and isolation is not \"snp\"";
             self.add(Problem::at("snp", "isolation", message).allowed("isolation = \"snp\""));
         }
-        let RawSnp { policy, id_block, id_auth, host_data, vlek_only, cpuid_corrections } =
+        let RawSnp { policy, id_block, id_auth, certificates, host_data, vlek_only, cpuid_corrections } =
             raw.unwrap_or_default();
         let identity = match (id_block, id_auth) {
             (Some(block), Some(auth)) => Some(IdentityFiles {
@@ -369,6 +369,7 @@ impl Rules<'_> {
         Snp {
             policy: self.policy(policy),
             identity,
+            certificates: certificates.map(|path| self.path("snp.certificates", &path)),
             host_data: host_data.map_or([0; 32], |digits| self.host_data(&digits)),
             vlek_only: vlek_only.unwrap_or(false),
             cpuid_corrections: match cpuid_corrections {

@@ -16,7 +16,7 @@ pub mod judge;
 mod kvm;
 mod parse;
 mod reading;
-mod sev;
+pub(crate) mod sev;
 mod show;
 #[cfg(test)]
 mod tests;

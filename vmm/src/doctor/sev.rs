@@ -124,26 +124,68 @@ pub fn read(host: Host<'_>, path: &str) -> (Reading<()>, Reading<Platform>) {
 
 fn ask(device: &File) -> Reading<Platform> {
     let mut status = [0_u8; 32];
-    let mut issue = IssueCommand {
-        command: SNP_PLATFORM_STATUS,
-        data: status.as_mut_ptr() as u64,
-        // No firmware call, until the driver says otherwise.
-        error: u32::MAX,
+    // SAFETY: the command writes 32 bytes to its data (the driver checks no length).
+    let (error, firmware) = match unsafe { issue(device, SNP_PLATFORM_STATUS, &mut status) } {
+        Ok(()) => return Ok(Platform::decode(status)),
+        Err(failure) => failure,
     };
-    // SAFETY: the command writes 32 bytes to `data` (the driver checks no length) and its answer into `issue`; both outlive
-    // the call. Another file than the driver's would not know the number.
-    let result = unsafe { ioctl_with_mut_ref(device, SEV_ISSUE_CMD(), &mut issue) };
-    if result == 0 {
-        return Ok(Platform::decode(status));
-    }
-    let error = io::Error::last_os_error();
-    let firmware = SevError::from_code(issue.error).filter(|error| *error != SevError::NoCall);
     let text = match firmware {
         Some(firmware) => format!("{error}, firmware status {firmware}"),
         None => error.to_string(),
     };
     let why = Why::Failed { errno: error.raw_os_error().unwrap_or(0), text };
     Err(Unread { what: "SNP_PLATFORM_STATUS (/dev/sev)".to_owned(), why })
+}
+
+/// Issues a command of /dev/sev.
+///
+/// # Safety
+/// `data` is what `command` reads and writes, pointers in it included.
+unsafe fn issue<T>(device: &File, command: u32, data: &mut T) -> Result<(), (io::Error, Option<SevError>)> {
+    let mut issue = IssueCommand {
+        command,
+        data: std::ptr::from_mut(data) as u64,
+        // No firmware call, until the driver says otherwise.
+        error: u32::MAX,
+    };
+    // SAFETY: the caller vouches for `data`; it and `issue` outlive the call. Another file than the driver's would not know
+    // the number.
+    let result = unsafe { ioctl_with_mut_ref(device, SEV_ISSUE_CMD(), &mut issue) };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    Err((error, SevError::from_code(issue.error).filter(|error| *error != SevError::NoCall)))
+}
+
+/// SNP_PLATFORM_STATUS of an open device.
+pub fn status(device: &File) -> io::Result<Platform> {
+    let mut status = [0_u8; 32];
+    // SAFETY: as in `ask`.
+    unsafe { issue(device, SNP_PLATFORM_STATUS, &mut status) }.map_err(|(error, _)| error)?;
+    Ok(Platform::decode(status))
+}
+
+/// `sev_user_data_get_id2`, which is packed.
+#[repr(C, packed)]
+struct GetId2 {
+    address: u64,
+    length: u32,
+}
+
+/// Index of GET_ID2 among the commands of SEV_ISSUE_CMD.
+const GET_ID2: u32 = 8;
+
+/// Identifier of the chip (of the first socket): CHIP_ID of reports, unless it is masked there.
+pub fn chip_id(device: &File) -> io::Result<[u8; 64]> {
+    // Two sockets at most.
+    let mut ids = [0_u8; 128];
+    let mut request = GetId2 { address: ids.as_mut_ptr() as u64, length: ids.len() as u32 };
+    // SAFETY: the command writes at most `length` bytes to `address`, which outlives the call.
+    unsafe { issue(device, GET_ID2, &mut request) }.map_err(|(error, _)| error)?;
+    let mut first = [0; 64];
+    first.copy_from_slice(&ids[..64]);
+    Ok(first)
 }
 
 #[cfg(test)]

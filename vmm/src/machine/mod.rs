@@ -19,6 +19,7 @@ use std::sync::Arc;
 use cvmm_kvm_snp::launch::Finished;
 use cvmm_kvm_snp::probe::SnpHost;
 use cvmm_launch::plan::{PlaceError, place};
+use cvmm_snp::cpu::CpuSignature;
 use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
@@ -31,6 +32,7 @@ pub use running::RunningMachine;
 pub use snp::SnpError;
 
 use crate::acpi;
+use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::run::output::ConsoleSink;
 use crate::timeline::{Phase, Timeline};
@@ -187,8 +189,15 @@ impl Machine {
             .collect::<Result<_, _>>()?;
         let isolation = match (snp, private) {
             (Some(launch), Some(private)) => {
+                let certificates = config.snp.certificates.clone().map(|root| {
+                    let signature = CpuSignature(cpuid.signature());
+                    Arc::new(Certificates::new(root, signature, memory.for_devices(Some(&private))))
+                });
                 for vcpu in &mut vcpus {
                     vcpu.set_private_memory(Arc::clone(&private));
+                    if let Some(certificates) = &certificates {
+                        vcpu.set_certificates(Arc::clone(certificates));
+                    }
                 }
                 let finished = launch.finish(inputs, &vcpus, private, cpuid.signature())?;
                 if let Some(variables) = &inputs.hostile.variables {

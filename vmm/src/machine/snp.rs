@@ -115,6 +115,11 @@ impl Launch {
     /// Creates the VM.
     pub(super) fn create(kvm: &Kvm, host: &Arc<SnpHost>, config: &Config) -> Result<Self, SnpError> {
         let vm = SnpVm::create(kvm, host, SevFeatures::SNP_ACTIVE)?;
+        if config.snp.certificates.is_some() && !vm.request_certificates()? {
+            tracing::warn!(
+                "snp.certificates is of no use: this kernel cannot ask for certificates (KVM_SEV_SNP_ENABLE_REQ_CERTS)"
+            );
+        }
         Ok(Self { vm, settings: config.snp.clone() })
     }
 

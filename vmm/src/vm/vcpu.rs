@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
-use cvmm_kvm_snp::convert::Request;
+use cvmm_kvm_snp::convert::Request as PageRequest;
 use cvmm_kvm_snp::memory::PrivateMemory;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
+
+use crate::certificates::{Answer, Certificates};
 
 use super::control::{Control, Ending};
 use super::cpuid::{CpuidBase, CpuidError};
@@ -72,12 +74,16 @@ pub struct Vcpu {
     fd: VcpuFd,
     /// Of an SNP guest.
     private: Option<Arc<PrivateMemory>>,
+    /// Of an SNP guest whose kernel can ask for certificates.
+    certificates: Option<Arc<Certificates>>,
     /// A page that could not be brought into the state the guest uses, and how often that was tried.
     stuck: (u64, u32),
 }
 
 /// KVM_HC_MAP_GPA_RANGE.
 const HC_MAP_GPA_RANGE: u64 = 12;
+/// KVM_EXIT_SNP_REQ_CERTS, which kvm-ioctls does not know.
+const EXIT_SNP_REQ_CERTS: u32 = 43;
 /// KVM_SYSTEM_EVENT_SEV_TERM.
 const SYSTEM_EVENT_SEV_TERM: u32 = 6;
 /// KVM_MEMORY_EXIT_FLAG_PRIVATE.
@@ -100,7 +106,7 @@ impl Vcpu {
             let regs = reset::general_registers(eip, cpuid.signature());
             fd.set_regs(&regs).map_err(state("general registers"))?;
         }
-        Ok(Self { id, fd, private: None, stuck: (u64::MAX, 0) })
+        Ok(Self { id, fd, private: None, certificates: None, stuck: (u64::MAX, 0) })
     }
 
     /// APIC id.
@@ -111,6 +117,11 @@ impl Vcpu {
     /// Lets it serve page conversions: it is a vCPU of an SNP guest.
     pub fn set_private_memory(&mut self, memory: Arc<PrivateMemory>) {
         self.private = Some(memory);
+    }
+
+    /// Lets it serve certificates.
+    pub fn set_certificates(&mut self, certificates: Arc<Certificates>) {
+        self.certificates = Some(certificates);
     }
 
     /// Its CPUID table as KVM has it now.
@@ -145,6 +156,7 @@ impl Vcpu {
             Port,
             Internal,
             Convert([u64; 6]),
+            Certificates,
             Fault { flags: u64, gpa: u64, size: u64 },
         }
         let next = match self.fd.run() {
@@ -164,6 +176,7 @@ impl Vcpu {
                 return None;
             }
             Ok(VcpuExit::Hypercall(call)) if call.nr == HC_MAP_GPA_RANGE => Next::Convert(call.args),
+            Ok(VcpuExit::Unsupported(EXIT_SNP_REQ_CERTS)) => Next::Certificates,
             Ok(VcpuExit::MemoryFault { flags, gpa, size }) => Next::Fault { flags, gpa, size },
             Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_SEV_TERM, data)) => {
                 counts.other += 1;
@@ -205,6 +218,11 @@ impl Vcpu {
             Next::Convert(args) => {
                 counts.conversions += 1;
                 self.convert(&args);
+                None
+            }
+            Next::Certificates => {
+                counts.other += 1;
+                self.serve_certificates();
                 None
             }
             Next::Fault { flags, gpa, size } => {
@@ -250,7 +268,7 @@ impl Vcpu {
     /// Serves a page state change. What the guest may not have is answered with an error, which its firmware and kernel do not
     /// survive by their own choice.
     fn convert(&mut self, args: &[u64; 6]) {
-        let done = match (&self.private, Request::from_hypercall(args)) {
+        let done = match (&self.private, PageRequest::from_hypercall(args)) {
             (Some(memory), Ok(request)) => memory.convert(request).map_err(|error| error.to_string()),
             (None, _) => Err("not an snp guest".to_owned()),
             (_, Err(error)) => Err(error.to_string()),
@@ -265,13 +283,38 @@ impl Vcpu {
         run.__bindgen_anon_1.hypercall.ret = answer as u64;
     }
 
+    /// Puts certificates where the guest wants them.
+    fn serve_certificates(&mut self) {
+        /// `kvm_run.snp_req_certs`; kvm-bindings lacks it.
+        #[repr(C)]
+        struct Request {
+            gpa: u64,
+            npages: u64,
+            ret: u64,
+        }
+        let certificates = self.certificates.clone();
+        let run = self.fd.get_kvm_run();
+        let request = std::ptr::from_mut(&mut run.__bindgen_anon_1).cast::<Request>();
+        // SAFETY: the exit reason was KVM_EXIT_SNP_REQ_CERTS, whose member of the union this is: 24 bytes at its start, within
+        // its 256, and aligned as it is. Nobody else touches it until KVM_RUN, which needs `&mut self`.
+        let request = unsafe { &mut *request };
+        let answer = match certificates {
+            Some(certificates) => certificates.serve(request.gpa, request.npages),
+            None => Answer::Failed,
+        };
+        if let Answer::TooSmall(needed) = answer {
+            request.npages = needed;
+        }
+        request.ret = answer.code();
+    }
+
     /// Serves an access to a page that has the other state.
     fn memory_fault(&mut self, flags: u64, gpa: u64, size: u64) -> Option<Ending> {
         let violation = |vcpu, detail| Some(Ending::MemoryViolation { vcpu, detail });
         let Some(memory) = &self.private else {
             return violation(self.id, format!("memory fault at {gpa:#x} of a guest without private memory"));
         };
-        let result = Request::from_fault(gpa, size, flags & FAULT_PRIVATE != 0)
+        let result = PageRequest::from_fault(gpa, size, flags & FAULT_PRIVATE != 0)
             .map_err(|error| error.to_string())
             .and_then(|request| memory.fault(request).map_err(|error| error.to_string()));
         match result {
