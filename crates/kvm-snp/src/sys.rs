@@ -78,8 +78,7 @@ pub fn sev_command<T>(vm: &VmFd, sev: BorrowedFd<'_>, id: u32, data: &mut T) -> 
     let firmware = SevError::from_code(command.error).filter(|error| *error != SevError::NoCall);
     match (result, firmware) {
         (Ok(()), None) => Ok(()),
-        // Progress was made before the firmware refused: KVM calls that success. Asked again it might accept, but what it refused
-        // once is not what was planned.
+        // Never seen (Linux 6.12 hides what stopped an update that made some progress), but a refusal is no success.
         (Ok(()), firmware) => Err(SevCallError { errno: libc::EIO, firmware }),
         (Err(error), firmware) => Err(SevCallError { errno: error.errno(), firmware }),
     }
