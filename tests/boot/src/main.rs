@@ -15,6 +15,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::cases::Host;
+
 /// Where the things under test are.
 #[derive(Debug, Clone, Parser)]
 #[command(about = "boot tests of cvmm; to be run in the emulated host", version)]
@@ -25,6 +27,9 @@ struct Options {
     /// Only cases whose name contains this text.
     #[arg(long, default_value = "")]
     filter: String,
+    /// Only the cases for this host.
+    #[arg(long, value_enum)]
+    host: Option<Host>,
     /// Write a machine-readable summary there.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -50,8 +55,12 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let chosen: Vec<_> =
-        cases::all().into_iter().filter(|case| case.name.contains(&options.filter)).collect();
+    let chosen: Vec<_> = cases::all()
+        .into_iter()
+        .filter(|case| {
+            case.name.contains(&options.filter) && options.host.is_none_or(|host| case.host == host)
+        })
+        .collect();
     if options.list {
         report::list(&chosen);
         return ExitCode::SUCCESS;

@@ -46,7 +46,6 @@ fn bad_input(ctx: &Ctx) -> Result<()> {
     replaced("unknown key", "vcpus = 1", "vcpus = 1\ncores = 2", &["cores", "vcpus"])?;
     replaced("unknown word", "profile = \"uki\"", "profile = \"bios\"", &["profile", "hashes"])?;
     replaced("syntax", "vcpus = 1", "vcpus = ", &["vm-", ":2:"])?;
-    replaced("snp", "isolation = \"none\"", "isolation = \"snp\"", &["isolation", "not built yet"])?;
 
     let files = Files::make(ctx)?;
     let mut with = |what, change: &dyn Fn(&mut Spec), code: i32, words: &[&'static str]| {

@@ -8,13 +8,26 @@ mod host;
 mod input;
 mod life;
 mod memory;
+mod snp;
 mod tamper;
 
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use crate::harness::Ctx;
+
+/// The emulated host that a case needs; one start of it runs all cases of its kind (`tests/boot/run`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Host {
+    /// Without SEV-SNP.
+    Plain,
+    /// With SEV-SNP, and one ASID for its guests: a launch that works shows that the guest before is gone.
+    Snp,
+    /// The same, and a security processor that fails at times.
+    Faults,
+}
 
 /// A test case.
 #[derive(Clone, Copy, Debug)]
@@ -27,13 +40,26 @@ pub struct Case {
     pub limit: Duration,
     /// Whether it changes the host and must not run beside others.
     pub alone: bool,
+    /// The host it needs.
+    pub host: Host,
     /// The test.
     pub run: fn(&Ctx) -> Result<()>,
 }
 
 /// A case of at most `seconds`, several times what it takes on a quiet machine.
 const fn case(name: &'static str, seconds: u64, run: fn(&Ctx) -> Result<()>, about: &'static str) -> Case {
-    Case { name, about, limit: Duration::from_secs(seconds), alone: false, run }
+    Case { name, about, limit: Duration::from_secs(seconds), alone: false, host: Host::Plain, run }
+}
+
+/// Like [`case`], for a host with SEV-SNP.
+const fn on(
+    host: Host,
+    name: &'static str,
+    seconds: u64,
+    run: fn(&Ctx) -> Result<()>,
+    about: &'static str,
+) -> Case {
+    Case { host, ..case(name, seconds, run, about) }
 }
 
 /// Like [`case`], for one that changes the host.
@@ -52,6 +78,11 @@ pub fn all() -> Vec<Case> {
         console::CASES,
         memory::CASES,
         disk::CASES,
+        snp::hostile::CASES,
+        snp::refuse::CASES,
+        snp::faults::CASES,
+        snp::memory::CASES,
+        snp::boot::CASES,
     ]
     .concat()
 }

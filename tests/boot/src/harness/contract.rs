@@ -4,6 +4,8 @@
 
 /// The guest powered itself off.
 pub const POWERED_OFF: i32 = 0;
+/// An error of cvmm itself.
+pub const INTERNAL: i32 = 1;
 /// The configuration is wrong.
 pub const CONFIG: i32 = 2;
 /// The host lacks something.
@@ -12,12 +14,20 @@ pub const HOST: i32 = 3;
 pub const REFUSED: i32 = 4;
 /// A disk or the console cannot be used.
 pub const FILE: i32 = 5;
+/// The security processor refused the launch.
+pub const UNMEASURED: i32 = 7;
+/// Nobody has admitted the SNP guest.
+pub const NOT_ADMITTED: i32 = 8;
 /// The guest shut down by a triple fault.
 pub const TRIPLE_FAULT: i32 = 10;
 /// Stopped: the grace time was over, or by a second signal, SIGQUIT or Ctrl-A x.
 pub const STOPPED: i32 = 12;
 /// The guest was reset, and that was to be the end.
 pub const RESET: i32 = 13;
+/// The SNP guest terminated itself.
+pub const TERMINATED: i32 = 14;
+/// The SNP guest used memory in a way that cannot be served.
+pub const MEMORY_VIOLATION: i32 = 15;
 
 /// The first KVM_RUN.
 pub const FIRST_RUN: &str = "first_run";

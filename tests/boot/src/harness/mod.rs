@@ -3,8 +3,12 @@
 //! [`Vm`] a running cvmm.
 
 pub mod contract;
+pub mod dump;
 pub mod images;
 pub mod leftovers;
+pub mod payload;
+pub mod report;
+pub mod smaps;
 pub mod spec;
 pub mod stats;
 pub mod sys;
@@ -111,6 +115,13 @@ impl Ctx {
     /// `KIND-NUMBER.END` in the case's folder, which thereby is no leftover.
     pub fn own_file(&self, kind: &str, number: u32, end: &str) -> PathBuf {
         let path = self.path(&format!("{kind}-{number}.{end}"));
+        self.made.borrow_mut().push(path.clone());
+        path
+    }
+
+    /// `NAME` in the case's folder, which thereby is no leftover.
+    pub fn own_path(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
         self.made.borrow_mut().push(path.clone());
         path
     }

@@ -88,6 +88,12 @@ pub struct Spec {
     pub grace: Duration,
     /// A guest reset ends cvmm.
     pub exit_on_reset: bool,
+    /// `none` or `snp`.
+    pub isolation: &'static str,
+    /// `[snp]` keys with their values as TOML.
+    pub snp: Vec<(&'static str, String)>,
+    /// An SNP guest may run unattested.
+    pub without_gate: bool,
 }
 
 impl Spec {
@@ -105,7 +111,24 @@ impl Spec {
             debug: Vec::new(),
             grace: Duration::from_secs(20),
             exit_on_reset: false,
+            isolation: "none",
+            snp: Vec::new(),
+            without_gate: false,
         }
+    }
+
+    /// The same as an SNP guest, which nobody has to admit.
+    pub fn snp(mut self) -> Self {
+        self.isolation = "snp";
+        self.without_gate = true;
+        self
+    }
+
+    /// With a key of `[snp]`; another value replaces the first.
+    pub fn with_snp(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.snp.retain(|(other, _)| *other != key);
+        self.snp.push((key, value.into()));
+        self
     }
 
     /// Boots a UKI.
@@ -144,9 +167,10 @@ impl Spec {
     /// The configuration file's text.
     pub fn toml(&self, console: &Path) -> String {
         let mut text = format!(
-            "name = \"test\"\nvcpus = {}\nmemory = {}\nisolation = \"none\"\nfirmware = {}\n",
+            "name = \"test\"\nvcpus = {}\nmemory = {}\nisolation = {}\nfirmware = {}\n",
             self.vcpus,
             quoted(self.memory),
+            quoted(self.isolation),
             path(&self.firmware)
         );
         if let Some(low) = self.low_memory {
@@ -184,6 +208,12 @@ impl Spec {
             Mode::Pipes | Mode::Terminal => writeln!(text, "mode = \"stdio\""),
             Mode::Pty => writeln!(text, "mode = \"pty\""),
         };
+        if !self.snp.is_empty() {
+            text.push_str("\n[snp]\n");
+            for (key, value) in &self.snp {
+                let _ = writeln!(text, "{key} = {value}");
+            }
+        }
         let _ = writeln!(text, "\n[debug]\nuser_space_marker = {}", quoted(USER_SPACE));
         for (key, value) in &self.debug {
             let _ = writeln!(text, "{key} = {value}");

@@ -117,6 +117,9 @@ impl<'a> Vm<'a> {
         if spec.exit_on_reset {
             command.arg("--exit-on-reset");
         }
+        if spec.without_gate {
+            command.arg("--without-gate");
+        }
         let mut ends = None;
         match spec.mode {
             Mode::File | Mode::Pty => {}
