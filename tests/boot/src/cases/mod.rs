@@ -4,6 +4,7 @@
 mod boot;
 mod console;
 mod disk;
+mod holes;
 mod host;
 mod input;
 mod life;
@@ -83,6 +84,7 @@ pub fn all() -> Vec<Case> {
         snp::faults::CASES,
         snp::memory::CASES,
         snp::boot::CASES,
+        holes::CASES,
     ]
     .concat()
 }

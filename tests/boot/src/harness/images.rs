@@ -20,38 +20,49 @@ pub fn uki(ctx: &Ctx, name: &str, cmdline: &str) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// Writes `cmdline` over the section `.cmdline` of a PE image, within the room that file alignment leaves.
-fn set_cmdline(image: &mut [u8], cmdline: &str) -> Result<()> {
-    let u16_at = |image: &[u8], at: usize| -> Result<usize> {
-        let bytes = image.get(at..at + 2).context("the UKI is cut off")?;
-        Ok(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
-    };
-    let u32_at = |image: &[u8], at: usize| -> Result<usize> {
-        let bytes = image.get(at..at + 4).context("the UKI is cut off")?;
-        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
-    };
+fn u16_at(image: &[u8], at: usize) -> Result<usize> {
+    let bytes = image.get(at..at + 2).context("the UKI is cut off")?;
+    Ok(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
+}
+
+/// The number at an offset of a PE image.
+pub fn u32_at(image: &[u8], at: usize) -> Result<usize> {
+    let bytes = image.get(at..at + 4).context("the UKI is cut off")?;
+    Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
+}
+
+/// Writes a number at an offset of a PE image.
+pub fn put_u32(image: &mut [u8], at: usize, value: usize) -> Result<()> {
+    let value = u32::try_from(value).context("the UKI is too large")?;
+    image.get_mut(at..at + 4).context("the UKI is cut off")?.copy_from_slice(&value.to_le_bytes());
+    Ok(())
+}
+
+/// Where a PE image has the header of the section `name`.
+pub fn section_header(image: &[u8], name: [u8; 8]) -> Result<usize> {
     // PE: COFF header after the signature, optional header, then section headers of 40 bytes.
     let pe = u32_at(image, 0x3c)?;
     let sections = u16_at(image, pe + 6)?;
     let table = pe + 24 + u16_at(image, pe + 20)?;
-    for header in (0..sections).map(|index| table + 40 * index) {
-        if image.get(header..header + 8) != Some(b".cmdline") {
-            continue;
-        }
-        let (room, start) = (u32_at(image, header + 16)?, u32_at(image, header + 20)?);
-        ensure!(
-            cmdline.len() <= room,
-            "the UKI has room for {room} bytes of command line, not {}",
-            cmdline.len()
-        );
-        let section = image.get_mut(start..start + room).context("the UKI is cut off")?;
-        section.fill(0);
-        section[..cmdline.len()].copy_from_slice(cmdline.as_bytes());
-        let size = u32::try_from(cmdline.len()).context("size")?;
-        image[header + 8..header + 12].copy_from_slice(&size.to_le_bytes());
-        return Ok(());
-    }
-    anyhow::bail!("the UKI has no section .cmdline")
+    (0..sections)
+        .map(|index| table + 40 * index)
+        .find(|header| image.get(*header..header + 8) == Some(&name))
+        .with_context(|| format!("the UKI has no section {}", name.escape_ascii()))
+}
+
+/// Writes `cmdline` over the section `.cmdline` of a PE image, within the room that file alignment leaves.
+fn set_cmdline(image: &mut [u8], cmdline: &str) -> Result<()> {
+    let header = section_header(image, *b".cmdline")?;
+    let (room, start) = (u32_at(image, header + 16)?, u32_at(image, header + 20)?);
+    ensure!(
+        cmdline.len() <= room,
+        "the UKI has room for {room} bytes of command line, not {}",
+        cmdline.len()
+    );
+    let section = image.get_mut(start..start + room).context("the UKI is cut off")?;
+    section.fill(0);
+    section[..cmdline.len()].copy_from_slice(cmdline.as_bytes());
+    put_u32(image, header + 8, cmdline.len())
 }
 
 /// The kernel with one bit flipped in its version text, which nothing in the boot depends on.
@@ -76,17 +87,22 @@ const MARK: &[u8; 8] = b"original";
 /// The initrd with a small archive before it (the kernel reads any number of them): in `flipped` one bit of its
 /// only file's contents differs.
 pub fn marked_initrd(initrd: &Path, out: &Path, flipped: bool) -> Result<()> {
-    let rest = fs::read(initrd).with_context(|| format!("read {}", initrd.display()))?;
     let mut mark = *MARK;
     if flipped {
         mark[0] ^= 1;
     }
-    let mut archive = cpio_entry("mark", &mark, 0o100_444);
+    fs::write(out, initrd_with_mark(initrd, &mark)?)?;
+    Ok(())
+}
+
+/// The initrd with a file `mark`, whose contents the guest prints.
+pub fn initrd_with_mark(initrd: &Path, mark: &[u8]) -> Result<Vec<u8>> {
+    let rest = fs::read(initrd).with_context(|| format!("read {}", initrd.display()))?;
+    let mut archive = cpio_entry("mark", mark, 0o100_444);
     archive.extend(cpio_entry("TRAILER!!!", &[], 0));
     archive.resize(archive.len().next_multiple_of(512), 0);
     archive.extend(rest);
-    fs::write(out, archive)?;
-    Ok(())
+    Ok(archive)
 }
 
 /// One entry of a `newc` archive (Documentation/driver-api/early-userspace/buffer-format.rst).

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Two holes of the stock firmware that a hostile host can use although the security processor has accepted the guest
+//! and its report shows the right digest (docs/threat-model.md). cvmm plays that host by `debug.serve_shim` and
+//! `debug.inject_variables`.
+//!
+//! These cases say what is, not what should be: when a firmware closes a hole, its case fails and has to be turned round.
+
+mod forge;
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Case, Host, on};
+use crate::harness::report::{Report, measure, with_id_block};
+use crate::harness::spec::{cmdline, path};
+use crate::harness::vm::Ended;
+use crate::harness::{Ctx, Spec, Vm, images};
+
+pub const CASES: &[Case] = &[
+    on(
+        Host::Snp,
+        "snp-hole-shim",
+        300,
+        shim,
+        "hashes profile: a program that nobody measured runs in a guest whose report is right",
+    ),
+    on(
+        Host::Snp,
+        "snp-hole-variables",
+        400,
+        variables,
+        "uki profile: the shim is ignored; the host sets a UEFI variable without changing the digest",
+    ),
+];
+
+/// What the unmeasured initrd says.
+const UNMEASURED: &str = "not-measured";
+const NONCE: [u8; 64] = [0xa7; 64];
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Runs `spec` with an ID block for what is measured of it. The guest's report has to show the digest that was
+/// predicted without the hostile host's part in it.
+fn run(ctx: &Ctx, honest: &Spec, hostile: (&'static str, String)) -> Result<Ended> {
+    let predicted = measure(ctx, honest, &[])?;
+    let mut spec = with_id_block(ctx, honest)?;
+    spec.debug.push(hostile);
+    let ended = Vm::start(ctx, &spec)?.end_well()?;
+    ended.fact("snp", "active")?;
+    let report = Report::of(&ended)?;
+    ensure!(
+        report.measurement() == predicted,
+        "the digest changed: {}, without the hostile host {predicted}",
+        report.measurement()
+    );
+    ensure!(report.report_data() == hex(&NONCE), "the report is not of this guest");
+    Ok(ended)
+}
+
+/// A shim that is a whole Linux with an initrd of the host's.
+fn forged_shim(ctx: &Ctx) -> Result<(&'static str, String)> {
+    let shim = ctx.path("shim.efi");
+    let image = fs::read(ctx.guest.join("guest.efi")).context("read the guest's UKI")?;
+    let initrd = images::initrd_with_mark(&ctx.guest.join("initrd.img"), UNMEASURED.as_bytes())?;
+    fs::write(&shim, forge::shim(image, &initrd)?)?;
+    Ok(("serve_shim", path(&shim)))
+}
+
+fn shim(ctx: &Ctx) -> Result<()> {
+    let spec = Spec::hashes(ctx, &format!("report cvmm.nonce={}", hex(&NONCE))).snp();
+    let ended = run(ctx, &spec, forged_shim(ctx)?)?;
+    ended.fact("mark", UNMEASURED)
+}
+
+fn variables(ctx: &Ctx) -> Result<()> {
+    let test = format!("report cvmm.nonce={} cvmm.efivar={}", hex(&NONCE), forge::VARIABLE);
+    let spec = Spec::uki(ctx, images::uki(ctx, "variables", &cmdline("ttyS0", &test))?).snp();
+
+    let ended = run(ctx, &spec, forged_shim(ctx)?)?;
+    ended.fact("efivar", "absent")?;
+    ensure!(!ended.facts().contains_key("mark"), "the uki profile ran the shim");
+
+    let store = ctx.path("variables.fd");
+    fs::write(&store, forge::variable_store(&fs::read(&ctx.firmware).context("read the firmware")?)?)?;
+    let ended = run(ctx, &spec, ("inject_variables", path(&store)))?;
+    // efivarfs shows four bytes of attributes before the contents.
+    let attributes = forge::ATTRIBUTES.to_le_bytes();
+    ended.fact("efivar", &hex(&[&attributes, forge::CONTENTS].concat()))
+}
