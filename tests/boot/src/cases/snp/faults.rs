@@ -74,23 +74,30 @@ fn faults(ctx: &Ctx) -> Result<()> {
     no_asid(ctx)
 }
 
-/// A late answer is waited for, whatever it is.
+/// A late answer is waited for, whatever it is; a signal that comes meanwhile is heeded after it.
 fn slow(ctx: &Ctx) -> Result<()> {
+    const LATE: Duration = Duration::from_secs(2);
     let ended = Vm::start(ctx, &payload::spec(ctx, "slow", &[])?)?.end(contract::UNMEASURED)?;
-    ensure!(
-        ended.spent >= Duration::from_secs(2),
-        "cvmm ended after {:?}, before the late answer",
-        ended.spent
-    );
+    ensure!(ended.spent >= LATE, "cvmm ended after {:?}, before the late answer", ended.spent);
     ensure!(ended.messages.contains("HWERROR_PLATFORM"), "{}", last_words(&ended.messages));
+    next_one_works(ctx, "next")?;
+
+    let mut vm = Vm::start(ctx, &payload::spec(ctx, "slow-hold", &[Step::Hold])?)?;
+    expected(&mut vm)?;
+    vm.signal(libc::SIGQUIT)?;
+    let ended = vm.end_soon(contract::STOPPED)?;
+    ensure!(ended.spent >= LATE, "cvmm ended after {:?}, before the late success", ended.spent);
     next_one_works(ctx, "next")
+}
+
+/// Waits until only LAUNCH_FINISH is missing.
+fn expected(vm: &mut Vm<'_>) -> Result<()> {
+    vm.until("the launch's last step", |vm| vm.messages().contains("sev-snp guest expected").then_some(()))
 }
 
 fn no_asid(ctx: &Ctx) -> Result<()> {
     let mut first = Vm::start(ctx, &payload::spec(ctx, "hold", &[Step::Hold])?)?;
-    first.until("the first guest's launch", |vm| {
-        vm.messages().contains("sev-snp guest expected").then_some(())
-    })?;
+    expected(&mut first)?;
     let message = refused(ctx, &payload::spec(ctx, "second", &[])?, contract::HOST)?;
     ensure!(message.contains("no asid is free"), "{}", last_words(&message));
     ensure!(first.is_running()?, "the second guest ended the first");
