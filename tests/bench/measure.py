@@ -89,7 +89,7 @@ def report(result, runs, load):
             text = "" if name == "cvmm" else "cvmm / this: {:.2f} (minima {:.2f}), processor time {:.2f}".format(*ratios)
             out.append(f"  {name:<16}{row:<30}processor {statistics.median(cpu):6.1f}   {text}".rstrip())
         ratio = statistics.median(own["wall_ms"]) / statistics.median(one["times"]["sev"]["wall_ms"])
-        out += [f"  {'met   ' if ratio <= AIM else 'MISSED'} {ratio:.2f} of the sev crate's time, aim {AIM}", ""]
+        out += [f"  {'met   ' if ratio <= AIM else 'MISSED'} {ratio:.3f} of the sev crate's time, aim {AIM}", ""]
     return "\n".join(out)
 
 

@@ -38,7 +38,11 @@ impl fmt::Display for Sample {
 pub struct Counts(Counters);
 
 /// SVM exit codes (AMD APM volume 2, appendix C) that a boot has many of.
-const SVM_EXITS: [(u64, &str); 15] = [
+const SVM_EXITS: [(u64, &str); 19] = [
+    (0x8f, "efer write trap"),
+    (0x90, "cr0 write trap"),
+    (0x94, "cr4 write trap"),
+    (0x98, "cr8 write trap"),
     (0x403, "vmgexit"),
     (0x60, "interrupt"),
     (0x64, "interrupt window"),
