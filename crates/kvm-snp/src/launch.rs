@@ -21,12 +21,15 @@ pub use error::{CpuidRefused, FinishError, StartError, UpdateError};
 
 use crate::cpuid_page::{self, Difference, Tolerance};
 use crate::memory::PrivateMemory;
-use crate::sys;
+use crate::sys::{self, SevCallError};
 use crate::vm::SnpVm;
 
 const PAGE: usize = 4096;
 /// Pages handed to the kernel in one call: enough that calls do not show beside the firmware's work for each page.
 const BATCH: usize = 256;
+
+/// How often an update is given to the kernel again that it left without a reason of the page's (see [`may_go_on`]).
+const MOST_RETRIES: u32 = 16;
 
 /// Memory the kernel copies from, aligned as it wants it. KVM_SEV_SNP_LAUNCH_UPDATE never takes guest RAM for its source.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -150,6 +153,7 @@ impl Started {
             type_: *kind as u8,
             ..Default::default()
         };
+        let mut retries = 0;
         // The kernel advances the fields as far as it got.
         while update.len != 0 {
             let left = update.len;
@@ -157,8 +161,9 @@ impl Started {
             let gpa = update.gfn_start.saturating_mul(PAGE as u64);
             let kind = kind.name();
             match result {
-                Ok(()) if update.len < left => {}
+                Ok(()) if update.len < left => retries = 0,
                 Ok(()) => return Err(UpdateError::Stuck { tag, gpa }),
+                Err(error) if may_go_on(error) && retries < MOST_RETRIES => retries += 1,
                 Err(error) => {
                     return Err(match error.firmware {
                         Some(status) => UpdateError::Firmware { tag, gpa, kind, status },
@@ -202,6 +207,12 @@ impl Started {
         self.update(import, 0, PAGE as u64, refused)?;
         Ok(differences)
     }
+}
+
+/// Whether an update failed in a way that the next try may not. The kernel leaves it when the thread has a signal or other work
+/// pending, and Linux 6.12 answers EIO then as for everything else. What stands against the page itself is there the next time too.
+fn may_go_on(error: SevCallError) -> bool {
+    error.firmware.is_none() && matches!(error.errno, libc::EIO | libc::EINTR | libc::EAGAIN)
 }
 
 /// The content of `import` from `at` on; zero behind its end.
@@ -259,5 +270,19 @@ impl Admitted {
     /// For the conversions the running guest asks for.
     pub fn memory(&self) -> &Arc<PrivateMemory> {
         &self.memory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_firmware_did_not_refuse_is_tried_again() {
+        let error = |errno, firmware| SevCallError { errno, firmware };
+        // kvm_gmem_populate ended by EINTR, as Linux 6.12 tells it and as it should.
+        assert!(may_go_on(error(libc::EIO, None)) && may_go_on(error(libc::EINTR, None)));
+        assert!(!may_go_on(error(libc::EIO, Some(SevError::InvalidParam))));
+        assert!(!may_go_on(error(libc::EINVAL, None)) && !may_go_on(error(libc::EFAULT, None)));
     }
 }
