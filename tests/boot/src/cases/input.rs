@@ -96,7 +96,19 @@ fn bad_input(ctx: &Ctx) -> Result<()> {
         contract::CONFIG,
         &["serial", "data"],
     );
-    ensure!(all.len() >= 18, "cases are missing");
+    with(
+        "an [snp] key for a plain guest",
+        &|spec| *spec = spec.clone().with_snp("policy", "0x30000"),
+        contract::CONFIG,
+        &["snp", "isolation"],
+    );
+    with(
+        "half an ID block",
+        &|spec| *spec = spec.clone().snp().with_snp("id_block", path(&ctx.firmware)),
+        contract::CONFIG,
+        &["id_auth"],
+    );
+    ensure!(all.len() >= 19, "cases are missing");
 
     for wrong in &all {
         let message = refuse(ctx, &wrong.text, wrong.code, None).context(wrong.what)?;
