@@ -40,16 +40,16 @@ struct Options {
     #[arg(long, default_value_t = 1)]
     jobs: usize,
     /// The cvmm program.
-    #[arg(long, required_unless_present = "list", default_value = "")]
+    #[arg(long, default_value = "-")]
     cvmm: PathBuf,
     /// What tests/guest/build made.
-    #[arg(long, required_unless_present = "list", default_value = "")]
+    #[arg(long, default_value = "-")]
     guest: PathBuf,
     /// OVMF.amdsev.fd.
-    #[arg(long, required_unless_present = "list", default_value = "")]
+    #[arg(long, default_value = "-")]
     firmware: PathBuf,
     /// OVMF without SEV parts, for the disk profile.
-    #[arg(long, required_unless_present = "list", default_value = "")]
+    #[arg(long, default_value = "-")]
     stock_firmware: PathBuf,
 }
 

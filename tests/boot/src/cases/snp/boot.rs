@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
         "snp-hashes-4",
         300,
         hashes,
-        "hashes profile, 4 vCPUs: the same; HOST_DATA, power button on SIGTERM",
+        "hashes profile, 4 vCPUs: the same, with HOST_DATA; sev-snp-measure agrees",
     ),
     on(
         Host::Snp,
