@@ -18,7 +18,7 @@ pub const SECRET_AT: usize = 0x200;
 const MULTIPLIER: u32 = 1_664_525;
 const INCREMENT: u32 = 1_013_904_223;
 
-/// MOV AL, [1000h], then `end`.
+/// `MOV AL, [1000h]`, then `end`.
 pub fn load_data(end: &[u8]) -> Vec<u8> {
     [&[0xa0, 0x00, 0x10], end].concat()
 }
