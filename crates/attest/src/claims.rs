@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What verified evidence says.
+//!
+//! Only the verifier makes [`Claims`] (and tests of policies). Numbers are numbers, digests are bytes, what a report version
+//! does not have is `None`, so that "absent" and "zero" cannot be confused by a policy.
+
+use cvmm_snp::digest::Digest;
+use cvmm_snp::policy::GuestPolicy;
+use cvmm_snp::tcb::TcbParts;
+use serde::{Deserialize, Serialize};
+
+/// A product line with certificates of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Product {
+    /// EPYC 7003.
+    Milan,
+    /// EPYC 9004, 8004 and 97x4.
+    Genoa,
+    /// EPYC 9005.
+    Turin,
+}
+
+/// What signed a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SigningKey {
+    /// The chip's key.
+    Vcek,
+    /// A key that AMD gave to a cloud.
+    Vlek,
+}
+
+/// Who asked for a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Requester {
+    /// Software in the guest, at this VMPL (0 to 3).
+    Guest(u8),
+    /// The host. Such a report proves nothing to anyone who does not trust the host, and never releases a key.
+    Host,
+}
+
+/// Version of the security processor's firmware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FirmwareVersion {
+    /// Major.
+    pub major: u8,
+    /// Minor.
+    pub minor: u8,
+    /// Build.
+    pub build: u8,
+}
+
+/// What a verified report says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// Version of the report's layout, 2 to 5.
+    pub report_version: u32,
+    /// Certified by the chain, and equal to the report's own where it has one.
+    pub product: Product,
+    /// Family, model, stepping; from version 3.
+    pub cpuid: Option<(u8, u8, u8)>,
+    /// What signed it.
+    pub signing_key: SigningKey,
+    /// Who asked.
+    pub requester: Requester,
+    /// Guest policy.
+    pub policy: GuestPolicy,
+    /// Security version of the guest, from the ID block.
+    pub guest_svn: u32,
+    /// Family id, from the ID block.
+    pub family_id: [u8; 16],
+    /// Image id, from the ID block.
+    pub image_id: [u8; 16],
+    /// Launch digest.
+    pub measurement: Digest,
+    /// What the host put in at LAUNCH_FINISH.
+    pub host_data: [u8; 32],
+    /// What the guest put in.
+    pub report_data: [u8; 64],
+    /// Digest of the ID key; zero without an ID block.
+    pub id_key_digest: Digest,
+    /// Digest of the author key; `None` if AUTHOR_KEY_EN is not set.
+    pub author_key_digest: Option<Digest>,
+    /// Identifies the guest.
+    pub report_id: [u8; 32],
+    /// PLATFORM_INFO, raw: bits nobody knows yet are set on real chips.
+    pub platform_info: u64,
+    /// `None` when masked. 64 bytes, of which Turin uses 8.
+    pub chip_id: Option<[u8; 64]>,
+    /// The cloud that a VLEK was given to.
+    pub csp_id: Option<String>,
+    /// TCB that the signing key is certified for.
+    pub reported_tcb: TcbParts,
+    /// TCB that runs.
+    pub current_tcb: TcbParts,
+    /// TCB below which the platform cannot go back.
+    pub committed_tcb: TcbParts,
+    /// TCB when the guest was launched.
+    pub launch_tcb: TcbParts,
+    /// Firmware that runs.
+    pub current_firmware: FirmwareVersion,
+    /// Firmware that is committed.
+    pub committed_firmware: FirmwareVersion,
+    /// Mitigations in force when the guest was launched; from version 5.
+    pub launch_mit_vector: Option<u64>,
+    /// Mitigations in force now; from version 5.
+    pub current_mit_vector: Option<u64>,
+    /// The revocation list of the chain.
+    pub revocation: Revocation,
+}
+
+/// What was known of revoked certificates. A revoked one never makes claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// No list was given.
+    NoList,
+    /// A list of the right issuer with a valid signature; none of the chain is in it.
+    List {
+        /// When it was made, in seconds of Unix time.
+        this_update: i64,
+        /// When it should have been replaced.
+        next_update: Option<i64>,
+    },
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What ties evidence to one question.
+//!
+//! Each value begins with a label of its own and has a length before whatever can vary in length, so that no two purposes and
+//! no two splits give the same bytes.
+
+use aws_lc_rs::digest::{Context, SHA256, SHA384};
+use cvmm_snp::digest::Digest;
+
+use crate::protocol::NONCE_LEN;
+
+/// Why a guest asks for a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// To be judged, nothing else.
+    Attest,
+    /// To be given keys.
+    Release,
+}
+
+impl Purpose {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::Attest => b"cvmm report data v1: attest",
+            Self::Release => b"cvmm report data v1: release",
+        }
+    }
+}
+
+/// HOST_DATA of a launch that was approved for `manifest` (its text), `nonce` and a policy.
+#[must_use]
+pub fn host_data(manifest: &[u8], nonce: &[u8; NONCE_LEN], policy: &Digest) -> [u8; 32] {
+    let mut hash = Context::new(&SHA256);
+    field(&mut hash, b"cvmm host data v1");
+    field(&mut hash, aws_lc_rs::digest::digest(&SHA384, manifest).as_ref());
+    field(&mut hash, nonce);
+    field(&mut hash, &policy.0);
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.finish().as_ref());
+    out
+}
+
+/// REPORT_DATA of a guest's report for `nonce`: SHA-384, then 16 zero bytes. `key` is empty without a key.
+#[must_use]
+pub fn report_data(purpose: Purpose, nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8]) -> [u8; 64] {
+    let mut hash = Context::new(&SHA384);
+    field(&mut hash, purpose.label());
+    field(&mut hash, nonce);
+    field(&mut hash, vm_id.as_bytes());
+    field(&mut hash, key);
+    let mut out = [0; 64];
+    out[..48].copy_from_slice(hash.finish().as_ref());
+    out
+}
+
+fn field(hash: &mut Context, bytes: &[u8]) {
+    // No slice is longer than a u64 can say.
+    hash.update(&(bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_counts() {
+        let nonce = [7; NONCE_LEN];
+        let data = report_data(Purpose::Attest, &nonce, "vm", b"key");
+        assert_eq!(&data[48..], &[0; 16]);
+        for other in [
+            report_data(Purpose::Release, &nonce, "vm", b"key"),
+            report_data(Purpose::Attest, &[8; NONCE_LEN], "vm", b"key"),
+            report_data(Purpose::Attest, &nonce, "vmk", b"ey"),
+            report_data(Purpose::Attest, &nonce, "vm", b""),
+        ] {
+            assert_ne!(data, other);
+        }
+        let host = host_data(b"{}", &nonce, &Digest::ZERO);
+        for other in [
+            host_data(b"{} ", &nonce, &Digest::ZERO),
+            host_data(b"{}", &[8; NONCE_LEN], &Digest::ZERO),
+            host_data(b"{}", &nonce, &Digest([1; 48])),
+        ] {
+            assert_ne!(host, other);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The manifest: what the VMM says it will launch.
+//!
+//! The gate computes the launch digest from it (with the files, which it finds by their digests) and judges the rest. Its hash is
+//! part of HOST_DATA, so a report of the guest shows with which manifest it was launched. The hash is over the text as sent,
+//! so nobody has to agree on a canonical form.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of this format.
+pub const FORMAT: u32 = 1;
+
+/// What will be launched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The VM's name at the gate, 1 to 64 of `A-Z a-z 0-9 . _ -`.
+    pub vm_id: String,
+    /// `snp` or `none`.
+    pub isolation: String,
+    /// What the launch digest depends on.
+    pub launch: Launch,
+    /// What it does not.
+    pub machine: Machine,
+}
+
+/// What the launch digest depends on, and the guest policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// The firmware image.
+    pub firmware: FileDigest,
+    /// What the firmware boots.
+    pub boot: Boot,
+    /// Number of virtual CPUs.
+    pub vcpus: u32,
+    /// Guest RAM in bytes.
+    pub memory: u64,
+    /// The part of it below 4 GiB, in bytes.
+    pub low_memory: u64,
+    /// CPUID Fn0000_0001_EAX of the virtual CPUs; it is in their VMSA.
+    pub cpu_signature: u32,
+    /// SEV_FEATURES of the virtual CPUs.
+    pub sev_features: u64,
+    /// Guest policy.
+    pub policy: u64,
+}
+
+/// What the firmware boots.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "profile", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Boot {
+    /// A unified kernel image in measured pages.
+    Uki {
+        /// The image.
+        image: FileDigest,
+        /// Where it lies in guest memory.
+        gpa: u64,
+    },
+    /// Hashes in a measured page.
+    Hashes {
+        /// SHA-256 of the kernel, 64 hexadecimal digits.
+        kernel: String,
+        /// SHA-256 of the initrd; of nothing, if there is none.
+        initrd: String,
+        /// The command line, without a NUL.
+        cmdline: String,
+    },
+    /// From a disk; nothing of it is measured.
+    Disk,
+}
+
+/// A file by its content.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDigest {
+    /// SHA-384, 96 hexadecimal digits.
+    pub sha384: String,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// The machine around the measured part, and how the VMM was told to launch it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Version of the VMM.
+    pub vmm: String,
+    /// The disks, in their order.
+    pub disks: Vec<Disk>,
+    /// `serial` or `virtio`.
+    pub console: String,
+    /// Whether there is an entropy device.
+    pub rng: bool,
+    /// Whether reports can only be signed with a VLEK.
+    pub vlek_only: bool,
+    /// Whether corrections of the CPUID page's cache description are taken over.
+    pub cpuid_corrections: bool,
+    /// Names of the development knobs (`debug.*`) that are not at their default; a policy refuses any unless it says otherwise.
+    pub debug: Vec<String>,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// The serial the guest sees.
+    pub serial: String,
+    /// Whether the guest's writes are refused.
+    pub read_only: bool,
+}

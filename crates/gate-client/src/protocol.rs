@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The messages. A frame is a length of 4 bytes (little-endian, at most [`MAX_FRAME`]) and that much JSON; the same on a Unix
+//! socket and inside TLS. Unknown fields and unknown messages end the session.
+//!
+//! Binary values are standard base64 with padding; digests are hexadecimal.
+
+use cvmm_attest::reason::Reason;
+use serde::{Deserialize, Serialize};
+
+/// The version of the protocol, in the first message.
+pub const PROTOCOL: u32 = 1;
+/// The longest frame in bytes, without its length.
+pub const MAX_FRAME: usize = 64 << 10;
+/// Bytes of a nonce.
+pub const NONCE_LEN: usize = 32;
+
+/// What the VMM says, or a guest through it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// May this be launched? Opens a session that ends with a ticket.
+    Admit(Admit),
+    /// It has been launched. Only after an [`Approval`], on the same connection.
+    Evidence(Evidence),
+    /// A guest that runs wants to be judged. Opens a session that ends with a verdict.
+    Attest(Attest),
+    /// The guest's evidence. Only after a [`Challenge`], on the same connection.
+    GuestEvidence(GuestEvidence),
+}
+
+/// What the gate says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Response {
+    /// Answer to [`Request::Admit`].
+    Approval(Approval),
+    /// Answer to [`Request::Attest`].
+    Challenge(Challenge),
+    /// The end: a signed verdict.
+    Ticket(Ticket),
+    /// The end: no.
+    Denied(Denied),
+}
+
+/// May this be launched?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admit {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// The policy to judge by.
+    pub policy: String,
+    /// The manifest ([`crate::manifest::Manifest`]), as JSON text; it is hashed as it stands here.
+    pub manifest: String,
+    /// The launch digest the VMM expects. The gate's own must be the same.
+    pub digest: String,
+}
+
+/// Launch it like this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// Names the session in logs.
+    pub session: String,
+    /// Base64 of [`NONCE_LEN`] bytes.
+    pub nonce: String,
+    /// Evidence must have arrived this many milliseconds from now.
+    pub deadline_ms: u64,
+    /// The policy that judges.
+    pub policy: PolicyId,
+    /// Base64 of the ID block (96 bytes).
+    pub id_block: String,
+    /// Base64 of the ID authentication (4096 bytes).
+    pub id_auth: String,
+    /// HOST_DATA, 64 hexadecimal digits; see [`crate::binding::host_data`].
+    pub host_data: String,
+}
+
+/// Which policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyId {
+    /// Name.
+    pub id: String,
+    /// Version.
+    pub version: u64,
+    /// SHA-384 of the policy's file.
+    pub sha384: String,
+}
+
+/// What was launched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    /// Of the approval.
+    pub session: String,
+    /// Launch digest that the launch was finished with.
+    pub digest: String,
+    /// HOST_DATA that the launch was finished with.
+    pub host_data: String,
+    /// Base64 of SNP_PLATFORM_STATUS (32 bytes), as the host's driver gave it.
+    pub platform_status: String,
+    /// Base64 of a report the host asked for, if the kernel can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
+    /// Base64 of a certificate table (GHCB specification, 4.1.8.1), if the VMM has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<String>,
+}
+
+/// A guest that runs wants to be judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attest {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// The VM's name at the gate.
+    pub vm_id: String,
+}
+
+/// A guest's challenge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Challenge {
+    /// Names the session.
+    pub session: String,
+    /// Base64 of [`NONCE_LEN`] bytes.
+    pub nonce: String,
+    /// Evidence must have arrived this many milliseconds from now.
+    pub deadline_ms: u64,
+}
+
+/// A guest's evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestEvidence {
+    /// Of the challenge.
+    pub session: String,
+    /// Base64 of the report (1184 bytes); its REPORT_DATA is [`crate::binding::report_data`].
+    pub report: String,
+    /// Base64 of a certificate table, if the guest was given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<String>,
+    /// Base64 of a public key that the report binds, if the guest has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// A signed verdict: an EAR as JWT.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ticket {
+    /// The token.
+    pub jwt: String,
+}
+
+/// No.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Denied {
+    /// At least one.
+    pub reasons: Vec<Reason>,
+}

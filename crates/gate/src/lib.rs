@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The attestation gate. In the making: see `cvmm-gate-client` for its protocol.
