@@ -23,3 +23,5 @@ pub mod probe;
 pub mod states;
 mod sys;
 pub mod vm;
+
+pub use sys::SevCallError;

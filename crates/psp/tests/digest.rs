@@ -13,7 +13,7 @@ use common::qemu::{Boot, Launch, sha256, synthetic};
 
 const GOLDEN: &str = include_str!("golden/digests.txt");
 
-/// A real firmware of the golden values: the folder that an environment variable names; under CI without it, what
+/// A real firmware of the golden values: what an environment variable names; under CI without it, what
 /// `scripts/fetch` finds. Without either, or when the archive has another build by now, the reason is said. A file that
 /// should be there and is not fails the test.
 fn real_firmware(name: &str) -> Option<Vec<u8>> {
@@ -30,7 +30,8 @@ fn real_firmware(name: &str) -> Option<Vec<u8>> {
             return None;
         }
     };
-    let file = folder.join(file);
+    // The image itself, or the folder it is in.
+    let file = if folder.is_file() { folder } else { folder.join(file) };
     let image = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     if hex(&sha256(&image)) == golden_sum(name) {
         return Some(image);

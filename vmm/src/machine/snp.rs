@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use cvmm_kvm_snp::SevCallError;
 use cvmm_kvm_snp::cpuid_page::{self, Tolerance};
 use cvmm_kvm_snp::launch::{FinishError, FinishOptions, Finished, StartError, UpdateError};
 use cvmm_kvm_snp::memory::{MemoryError, PrivateMemory};
@@ -23,6 +24,7 @@ use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
 use cvmm_snp::id::IdBlock;
 use cvmm_snp::policy::GuestPolicy;
+use cvmm_snp::status::SevError;
 use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
 
@@ -90,7 +92,14 @@ impl SnpError {
         match self {
             Self::Create(CreateError::NoAsid | CreateError::Features { .. })
             | Self::Start(StartError::PolicyBits { .. }) => ExitStatus::Host,
-            Self::Start(StartError::Policy { .. })
+            // What the security processor has too little of, the host lacks.
+            Self::Start(StartError::Command(SevCallError {
+                firmware: Some(SevError::ResourceLimit),
+                ..
+            })) => ExitStatus::Host,
+            Self::Start(
+                StartError::Policy { .. } | StartError::Command(SevCallError { firmware: Some(_), .. }),
+            )
             | Self::Update(UpdateError::Firmware { .. } | UpdateError::Cpuid(_))
             | Self::Finish(_)
             | Self::OtherGuest { .. } => ExitStatus::Unmeasured,

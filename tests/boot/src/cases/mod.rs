@@ -84,6 +84,7 @@ pub fn all() -> Vec<Case> {
         snp::faults::CASES,
         snp::memory::CASES,
         snp::boot::CASES,
+        snp::doctor::CASES,
         holes::CASES,
     ]
     .concat()

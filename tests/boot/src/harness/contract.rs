@@ -4,8 +4,6 @@
 
 /// The guest powered itself off.
 pub const POWERED_OFF: i32 = 0;
-/// An error of cvmm itself.
-pub const INTERNAL: i32 = 1;
 /// The configuration is wrong.
 pub const CONFIG: i32 = 2;
 /// The host lacks something.

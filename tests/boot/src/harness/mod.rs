@@ -3,6 +3,7 @@
 //! [`Vm`] a running cvmm.
 
 pub mod contract;
+pub mod doctor;
 pub mod dump;
 pub mod images;
 pub mod leftovers;

@@ -17,16 +17,18 @@ pub const CASES: &[Case] = &[
         Host::Snp,
         "snp-uki-1",
         240,
-        uki,
-        "uki profile, 1 vCPU, an ID block: the digest in the guest's report is the predicted one",
+        uki_1,
+        "uki profile, 1 vCPU, 512 MiB, an ID block: the digest in the guest's report is the predicted one",
     ),
+    on(Host::Snp, "snp-uki-4", 300, uki_4, "uki profile, 4 vCPUs, 5 GiB: the same"),
     on(
         Host::Snp,
-        "snp-hashes-4",
-        300,
-        hashes,
-        "hashes profile, 4 vCPUs: the same, with HOST_DATA; sev-snp-measure agrees",
+        "snp-hashes-1",
+        240,
+        hashes_1,
+        "hashes profile, 1 vCPU, 5 GiB, HOST_DATA: the same; sev-snp-measure agrees",
     ),
+    on(Host::Snp, "snp-hashes-4", 300, hashes_4, "hashes profile, 4 vCPUs, 512 MiB: the same"),
     on(
         Host::Snp,
         "snp-memory-above-4g",
@@ -43,6 +45,9 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
+const SMALL: &str = "512MiB";
+/// 256 MiB of it low.
+const LARGE: &str = "5GiB";
 const DEFAULT_POLICY: u64 = 0x3_0000;
 const HOST_DATA: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
@@ -72,25 +77,46 @@ fn check(ended: &Ended, predicted: &str, nonce: &str) -> Result<Report> {
     Ok(report)
 }
 
-fn uki(ctx: &Ctx) -> Result<()> {
-    let nonce = nonce(1);
+fn uki_1(ctx: &Ctx) -> Result<()> {
+    uki(ctx, 1, SMALL)
+}
+
+fn uki_4(ctx: &Ctx) -> Result<()> {
+    uki(ctx, 4, LARGE)
+}
+
+fn hashes_1(ctx: &Ctx) -> Result<()> {
+    hashes(ctx, 1, LARGE)
+}
+
+fn hashes_4(ctx: &Ctx) -> Result<()> {
+    hashes(ctx, 4, SMALL)
+}
+
+/// The vCPUs and the memory.
+fn sized(mut spec: Spec, vcpus: u32, memory: &'static str) -> Spec {
+    spec.vcpus = vcpus;
+    spec.memory = memory;
+    spec
+}
+
+fn uki(ctx: &Ctx, vcpus: u32, memory: &'static str) -> Result<()> {
+    let nonce = nonce(vcpus as u8);
     let image = images::uki(ctx, "report", &cmdline("ttyS0", &format!("report cvmm.nonce={nonce}")))?;
-    let spec = Spec::uki(ctx, image).snp();
+    let spec = sized(Spec::uki(ctx, image).snp(), vcpus, memory);
     let predicted = measure(ctx, &spec, &[])?;
     let ended = Vm::start(ctx, &with_id_block(ctx, &spec)?)?.end_well()?;
     let report = check(&ended, &predicted, &nonce)?;
-    ended.fact("cpus", "1")?;
+    ended.fact("cpus", &vcpus.to_string())?;
     ensure!(report.host_data() == "0".repeat(64), "HOST_DATA is {}", report.host_data());
     ensure!(ended.messages.contains("no gate"), "cvmm did not say that no gate stood before the guest");
     Ok(())
 }
 
-fn hashes(ctx: &Ctx) -> Result<()> {
-    let nonce = nonce(2);
-    let mut spec = Spec::hashes(ctx, &format!("report cvmm.nonce={nonce}"))
-        .snp()
-        .with_snp("host_data", quoted(HOST_DATA));
-    spec.vcpus = 4;
+fn hashes(ctx: &Ctx, vcpus: u32, memory: &'static str) -> Result<()> {
+    let nonce = nonce(0x80 + vcpus as u8);
+    let spec = Spec::hashes(ctx, &format!("report cvmm.nonce={nonce}")).snp();
+    let spec = sized(spec.with_snp("host_data", quoted(HOST_DATA)), vcpus, memory);
     let predicted = measure(ctx, &spec, &[])?;
     // For sev-snp-measure, which is asked outside of this host.
     if let Boot::Hashes { cmdline, .. } = &spec.boot {
@@ -98,7 +124,7 @@ fn hashes(ctx: &Ctx) -> Result<()> {
     }
     let ended = Vm::start(ctx, &spec)?.end_well()?;
     let report = check(&ended, &predicted, &nonce)?;
-    ended.fact("cpus", "4")?;
+    ended.fact("cpus", &vcpus.to_string())?;
     ensure!(report.host_data() == HOST_DATA, "HOST_DATA is {}", report.host_data());
     Ok(())
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::super::{Case, Host, on};
 use super::{last_words, next_one_works, refused};
+use crate::harness::doctor::nothing_is_left;
 use crate::harness::payload::{self, CPUID, RAM, Step};
 use crate::harness::{Ctx, Vm, contract};
 
@@ -34,9 +35,9 @@ fn failures() -> Vec<Failure> {
         words: words.iter().map(|word| (*word).to_owned()).collect(),
     };
     vec![
-        failure("GCTX_CREATE", contract::INTERNAL, &["SNP_LAUNCH_START", "RESOURCE_LIMIT"]),
+        failure("GCTX_CREATE", contract::HOST, &["SNP_LAUNCH_START", "RESOURCE_LIMIT"]),
         failure("LAUNCH_START", contract::UNMEASURED, &["guest policy 0x30000", "POLICY_FAILURE"]),
-        failure("ACTIVATE", contract::INTERNAL, &["SNP_LAUNCH_START", "ASID_OWNED"]),
+        failure("ACTIVATE", contract::UNMEASURED, &["SNP_LAUNCH_START", "ASID_OWNED"]),
         // The fourth page of that section.
         failure(
             "LAUNCH_UPDATE",
@@ -71,7 +72,8 @@ fn faults(ctx: &Ctx) -> Result<()> {
         next_one_works(ctx, "next").with_context(|| format!("after {what}"))?;
     }
     slow(ctx)?;
-    no_asid(ctx)
+    no_asid(ctx)?;
+    nothing_is_left(ctx)
 }
 
 /// A late answer is waited for, whatever it is; a signal that comes meanwhile is heeded after it.

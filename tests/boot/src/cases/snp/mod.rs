@@ -2,6 +2,7 @@
 //! SNP guests, in an emulated host that has SEV-SNP. What that host is worth is tested by `tests/snp`.
 
 pub mod boot;
+pub mod doctor;
 pub mod faults;
 pub mod hostile;
 pub mod memory;
