@@ -118,6 +118,14 @@ mode = "stdio"
 # vlek_only = false              # reports are never signed with the chip's own key
 # cpuid_corrections = "refuse"   # or "caches": take the security processor's cache description
 
+# The attestation gate that decides whether an snp guest runs; it makes ID block and HOST_DATA.
+# [gate]
+# socket = "/run/cvmm-gate/gate.sock"
+# verdict_key = "gate-verdict.pem"    # the public key of its verdicts
+# policy = "production"               # which of its policies judges
+# vm_id = "example"                   # default: name
+# timeout = 5                         # seconds for each of its answers
+
 # Knobs for development; leave out in production.
 # [debug]
 # pm_timer_scale = 1             # how much faster the ACPI PM timer runs, 1 to 1000

@@ -44,6 +44,9 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         image("snp.id_block", &identity.id_block);
         image("snp.id_auth", &identity.id_auth);
     }
+    if let Some(gate) = &config.gate {
+        image("gate.verdict_key", &gate.verdict_key);
+    }
     let no_folder = |path: &&PathBuf| !path.as_os_str().is_empty() && !path.is_dir();
     if let Some(path) = config.snp.certificates.as_ref().filter(no_folder) {
         let message = format!("{} is no folder", path.display());

@@ -78,8 +78,27 @@ pub struct Config {
     pub rng: bool,
     /// What an SNP guest demands and accepts; without meaning for others.
     pub snp: Snp,
+    /// Who decides whether an SNP guest runs.
+    pub gate: Option<Gate>,
     /// Knobs for development; none of them belongs into production.
     pub debug: Debug,
+}
+
+/// The attestation gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Gate {
+    /// Its Unix socket.
+    #[serde(serialize_with = "lossy_path")]
+    pub socket: PathBuf,
+    /// The public key of its verdicts, PEM.
+    #[serde(serialize_with = "lossy_path")]
+    pub verdict_key: PathBuf,
+    /// The policy that judges.
+    pub policy: String,
+    /// The VM's name at the gate.
+    pub vm_id: String,
+    /// Seconds to wait for each answer.
+    pub timeout: u32,
 }
 
 /// What an SNP guest demands and accepts.

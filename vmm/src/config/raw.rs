@@ -46,8 +46,34 @@ pub(super) struct RawConfig {
     pub(super) rng: Option<bool>,
     /// What an SNP guest demands and accepts. Only with `isolation = "snp"`.
     pub(super) snp: Option<RawSnp>,
+    /// The attestation gate that decides whether the guest runs. Only with `isolation = "snp"`, where it is needed unless
+    /// `--without-gate` is given.
+    pub(super) gate: Option<RawGate>,
     /// Knobs for development; leave out in production.
     pub(super) debug: Option<RawDebug>,
+}
+
+/// The attestation gate that decides whether the guest runs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Gate")]
+pub(super) struct RawGate {
+    /// Its Unix socket, relative to this file.
+    #[schemars(required, length(min = 1))]
+    pub(super) socket: Option<String>,
+    /// The public key its verdicts are signed with (P-384, PEM), relative to this file. Whoever listens at the socket cannot admit a
+    /// guest without the private half.
+    #[schemars(required, length(min = 1))]
+    pub(super) verdict_key: Option<String>,
+    /// The policy that judges, by its name at the gate.
+    #[schemars(required, length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub(super) policy: Option<String>,
+    /// The VM's name at the gate. Default: `name`.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub(super) vm_id: Option<String>,
+    /// Seconds to wait for each of its answers, 1 to 60. Default 5.
+    #[schemars(range(min = 1, max = 60))]
+    pub(super) timeout: Option<i64>,
 }
 
 /// What an SNP guest demands and accepts.

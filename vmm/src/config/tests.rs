@@ -292,6 +292,29 @@ fn an_snp_guest_has_a_policy() {
 }
 
 #[test]
+fn a_gate_is_for_snp_guests_and_makes_their_terms() {
+    const GATE: &str = "[gate]\nsocket = \"s\"\nverdict_key = \"k.pem\"\npolicy = \"p\"\n";
+    let snp = GOOD.replace("\"none\"", "\"snp\"");
+    let gate = parse(&format!("{snp}{GATE}")).unwrap().gate.unwrap();
+    assert_eq!((gate.vm_id.as_str(), gate.timeout, gate.socket.is_absolute()), ("web-1", 5, true));
+    let data = "0".repeat(64);
+    for (text, code) in [
+        (format!("{GOOD}{GATE}"), "config.gate.isolation"),
+        (format!("{snp}[gate]\nverdict_key = \"k\"\npolicy = \"p\"\n"), "config.gate.socket.missing"),
+        (format!("{snp}[gate]\nsocket = \"s\"\npolicy = \"p\"\n"), "config.gate.verdict_key.missing"),
+        (format!("{snp}[gate]\nsocket = \"s\"\nverdict_key = \"k\"\n"), "config.gate.policy.missing"),
+        (format!("{snp}{}", GATE.replace("\"p\"", "\"../p\"")), "config.gate.policy.format"),
+        (format!("{snp}{GATE}vm_id = \"\"\n"), "config.gate.vm_id.format"),
+        (format!("{snp}{GATE}timeout = 0\n"), "config.gate.timeout.range"),
+        (format!("{snp}{GATE}[snp]\nhost_data = \"{data}\"\n"), "config.snp.host_data.gate"),
+        (format!("{snp}{GATE}[snp]\nid_block = \"b\"\nid_auth = \"a\"\n"), "config.snp.id_block.gate"),
+    ] {
+        let error = parse(&text).unwrap_err();
+        assert_eq!(error.problems()[0].code, code, "{text}");
+    }
+}
+
+#[test]
 fn paths_are_checked_where_they_stand() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -420,6 +443,15 @@ fn every_example_parses_and_so_do_its_comments() {
             .collect();
         // [snp] belongs to an snp guest.
         let all = all.join("\n").replace("isolation = \"none\"", "isolation = \"snp\"");
+        // What the gate makes and what makes the gate exclude each other.
+        let without = |keys: &[&str]| {
+            let kept = |line: &&str| !keys.iter().any(|key| line.starts_with(key));
+            all.lines().filter(kept).collect::<Vec<_>>().join("\n")
+        };
+        let gated = parse(&without(&["id_block", "id_auth", "host_data"]));
+        let gated = gated.unwrap_or_else(|error| panic!("{profile}: {error}"));
+        assert!(gated.gate.is_some_and(|gate| gate.vm_id == "example" && gate.timeout == 5));
+        let all = without(&["[gate]", "socket", "verdict_key", "policy = \"", "vm_id", "timeout"]);
         let mut full = parse(&all).unwrap_or_else(|error| panic!("{profile}: {error}"));
         assert_eq!(full.disks.len(), 1);
         full.disks.clone_from(&config.disks);

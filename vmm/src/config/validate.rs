@@ -13,19 +13,22 @@ use super::decode::Decoded;
 use super::problem::Problem;
 use super::raw::{
     RawBoot, RawCache, RawConsole, RawConsoleDevice, RawConsoleMode, RawCpuidCorrections, RawDebug, RawDisk,
-    RawIsolation, RawProfile, RawSnp,
+    RawGate, RawIsolation, RawProfile, RawSnp,
 };
 use super::size::{RawSize, SIZE_FORMAT, show};
 use super::{
     Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, CpuidTolerance, DEFAULT_LOW_MEMORY, Debug,
-    Disk, IdentityFiles, Isolation, MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY,
-    MAX_SERIAL, MAX_VCPUS, MIN_MEMORY, Snp,
+    Disk, Gate, IdentityFiles, Isolation, MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY,
+    MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_MEMORY, Snp,
 };
 
 const MIB: u64 = 1 << 20;
 const MAX_NAME: usize = 64;
 const MAX_PM_TIMER_SCALE: u32 = 1000;
 const MAX_MARKER: usize = 256;
+const MAX_GATE_TIMEOUT: u32 = 60;
+const DEFAULT_GATE_TIMEOUT: u32 = 5;
+const NAME_FORMAT: &str = "1 to 64 characters of A-Z a-z 0-9 . _ -";
 
 pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) {
     let Decoded { raw, problems, cut } = decoded;
@@ -36,8 +39,12 @@ pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) 
     };
     let profile = raw.boot.as_ref().and_then(|boot| boot.profile);
     let (memory, low_memory) = rules.memory(raw.memory, raw.low_memory, profile);
+    let name = rules.name(raw.name);
+    let own_terms =
+        raw.snp.as_ref().map_or([false; 2], |snp| [snp.id_block.is_some(), snp.host_data.is_some()]);
     let config = Config {
-        name: rules.name(raw.name),
+        gate: raw.gate.and_then(|gate| rules.gate(gate, &name, isolation, own_terms)),
+        name,
         vcpus: rules.integer("vcpus", raw.vcpus, 1..=MAX_VCPUS).unwrap_or(1),
         memory,
         low_memory,
@@ -112,20 +119,22 @@ impl Rules<'_> {
     }
 
     fn name(&mut self, name: Option<String>) -> String {
-        let allowed = "1 to 64 characters of A-Z a-z 0-9 . _ -";
-        let name = self.required("name", name, allowed).unwrap_or_default();
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let name = self.required("name", name, NAME_FORMAT).unwrap_or_default();
         let absent = name.is_empty() && self.problems.iter().any(|problem| problem.path == "name");
-        if !absent
-            && !self.is_cut("name")
-            && (name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(known))
-        {
-            self.add(
-                Problem::at("name", "format", "name is empty, too long or has other characters")
-                    .allowed(allowed),
-            );
+        if !absent && !self.is_cut("name") {
+            self.is_name("name", &name);
         }
         name
+    }
+
+    /// Complains when `value` cannot be a name.
+    fn is_name(&mut self, key: &str, value: &str) {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if value.is_empty() || value.len() > MAX_NAME || !value.bytes().all(known) {
+            let name = key.rsplit('.').next().unwrap_or(key);
+            let message = format!("{name} is empty, too long or has other characters");
+            self.add(Problem::at(key, "format", message).allowed(NAME_FORMAT));
+        }
     }
 
     /// The path of a key, made absolute.
@@ -377,6 +386,38 @@ impl Rules<'_> {
                 Some(RawCpuidCorrections::Caches) => CpuidTolerance::Caches,
             },
         }
+    }
+
+    /// `own_terms` tells whether the file has an ID block and HOST_DATA of its own.
+    fn gate(&mut self, raw: RawGate, name: &str, isolation: Isolation, own_terms: [bool; 2]) -> Option<Gate> {
+        if isolation != Isolation::Snp && !self.is_cut("isolation") {
+            let message = "a gate admits snp guests, and isolation is not \"snp\"";
+            self.add(Problem::at("gate", "isolation", message).allowed("isolation = \"snp\""));
+        }
+        for (key, given) in ["id_block", "host_data"].into_iter().zip(own_terms) {
+            if given {
+                let message = format!("{key} is the gate's to make, and there is a [gate]");
+                let problem = Problem::at(&format!("snp.{key}"), "gate", message);
+                self.add(problem.help("remove the key; the gate's policy says what the owner wants"));
+            }
+        }
+        let RawGate { socket, verdict_key, policy, vm_id, timeout } = raw;
+        let policy = self.required("gate.policy", policy, NAME_FORMAT);
+        if let Some(policy) = &policy {
+            self.is_name("gate.policy", policy);
+        }
+        if let Some(vm_id) = &vm_id {
+            self.is_name("gate.vm_id", vm_id);
+        }
+        Some(Gate {
+            socket: self.required_path("gate.socket", socket.as_deref()),
+            verdict_key: self.required_path("gate.verdict_key", verdict_key.as_deref()),
+            policy: policy?,
+            vm_id: vm_id.unwrap_or_else(|| name.to_owned()),
+            timeout: self
+                .integer("gate.timeout", timeout, 1..=MAX_GATE_TIMEOUT)
+                .unwrap_or(DEFAULT_GATE_TIMEOUT),
+        })
     }
 
     fn policy(&mut self, value: Option<i64>) -> u64 {

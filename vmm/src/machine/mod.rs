@@ -184,7 +184,7 @@ impl Machine {
                 // Application processors wait for INIT and SIPI; the bootstrap processor starts at the
                 // firmware's reset vector. The state of all of an SNP guest's is measured.
                 let start = (id == 0 || snp.is_some()).then_some(start.eip);
-                Vcpu::new(&vm, id, &cpuid, start)
+                Vcpu::new(&vm, id, &cpuid, start, private.clone())
             })
             .collect::<Result<_, _>>()?;
         let isolation = match (snp, private) {
@@ -194,7 +194,6 @@ impl Machine {
                     Arc::new(Certificates::new(root, signature, memory.for_devices(Some(&private))))
                 });
                 for vcpu in &mut vcpus {
-                    vcpu.set_private_memory(Arc::clone(&private));
                     if let Some(certificates) = &certificates {
                         vcpu.set_certificates(Arc::clone(certificates));
                     }

@@ -16,7 +16,7 @@ use crate::timeline::Phase;
 use crate::vm::control::{Control, Ending};
 use crate::vm::exits::ExitCounts;
 use crate::vm::memory::MachineMemory;
-use crate::vm::vcpu::EndOnDrop;
+use crate::vm::vcpu::{EndOnDrop, Permit};
 
 /// vCPU threads recurse nowhere and keep no large buffers on the stack.
 const STACK: usize = 256 << 10;
@@ -54,6 +54,12 @@ impl RunningMachine {
             admitted,
             _memory: memory,
         };
+        let permit = match &running.admitted {
+            Some(admitted) => Permit::Admitted(admitted),
+            None => Permit::NotIsolated,
+        };
+        let permitted: Option<Vec<_>> = vcpus.into_iter().map(|vcpu| vcpu.permit(permit)).collect();
+        let vcpus = permitted.ok_or_else(|| io::Error::other("the guest is not admitted"))?;
         timeline.mark(Phase::FirstRun);
         for mut vcpu in vcpus {
             let dispatch = Arc::clone(&dispatch);

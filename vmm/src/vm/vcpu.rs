@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use cvmm_kvm_snp::convert::Request as PageRequest;
+use cvmm_kvm_snp::launch::Admitted;
 use cvmm_kvm_snp::memory::PrivateMemory;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
@@ -67,7 +68,14 @@ pub trait AccessHandler: Send + Sync {
     fn mmio_write(&self, gpa: u64, data: &[u8]);
 }
 
-/// A vCPU that is ready but may not run yet: only [`crate::machine::Machine::start`] consumes it.
+/// A vCPU that is ready but cannot run: [`Vcpu::permit`] makes one of it that can.
+///
+/// ```compile_fail
+/// # use cvmm::vm::{control::Control, exits::ExitCounts, vcpu::{AccessHandler, Vcpu}};
+/// fn skip_the_gate(mut vcpu: Vcpu, machine: &dyn AccessHandler, control: &Control) {
+///     vcpu.run(machine, control, ExitCounts::new(false)); // there is no such method
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Vcpu {
     id: u32,
@@ -94,7 +102,14 @@ const MOST_RETRIES: u32 = 64;
 impl Vcpu {
     /// Creates the vCPU with APIC id `id`. `start` is the address it executes first; `None` leaves an
     /// application processor waiting for INIT and SIPI.
-    pub fn new(vm: &VmFd, id: u32, cpuid: &CpuidBase, start: Option<u32>) -> Result<Self, VcpuError> {
+    /// `private` is an SNP guest's memory.
+    pub fn new(
+        vm: &VmFd,
+        id: u32,
+        cpuid: &CpuidBase,
+        start: Option<u32>,
+        private: Option<Arc<PrivateMemory>>,
+    ) -> Result<Self, VcpuError> {
         let fd = vm.create_vcpu(u64::from(id)).map_err(|source| VcpuError::Create { id, source })?;
         let table = cpuid.for_vcpu(id).map_err(|source| VcpuError::Cpuid { id, source })?;
         let state = |what| move |source| VcpuError::State { id, what, source };
@@ -106,17 +121,12 @@ impl Vcpu {
             let regs = reset::general_registers(eip, cpuid.signature());
             fd.set_regs(&regs).map_err(state("general registers"))?;
         }
-        Ok(Self { id, fd, private: None, certificates: None, stuck: (u64::MAX, 0) })
+        Ok(Self { id, fd, private, certificates: None, stuck: (u64::MAX, 0) })
     }
 
     /// APIC id.
     pub fn id(&self) -> u32 {
         self.id
-    }
-
-    /// Lets it serve page conversions: it is a vCPU of an SNP guest.
-    pub fn set_private_memory(&mut self, memory: Arc<PrivateMemory>) {
-        self.private = Some(memory);
     }
 
     /// Lets it serve certificates.
@@ -134,6 +144,43 @@ impl Vcpu {
         })
     }
 
+    /// Lets it run. `None` if it is an SNP guest's and `permit` is not an admission of that guest.
+    pub fn permit(self, permit: Permit<'_>) -> Option<RunnableVcpu> {
+        let permitted = match (&self.private, permit) {
+            (None, Permit::NotIsolated) => true,
+            (Some(own), Permit::Admitted(admitted)) => Arc::ptr_eq(own, admitted.memory()),
+            _ => false,
+        };
+        permitted.then_some(RunnableVcpu(self))
+    }
+}
+
+/// Why a vCPU may run.
+#[derive(Clone, Copy, Debug)]
+pub enum Permit<'a> {
+    /// Its guest has no isolation, so nobody can be deceived about it.
+    NotIsolated,
+    /// Its guest has been admitted.
+    Admitted(&'a Admitted),
+}
+
+/// A vCPU that may run.
+///
+/// ```
+/// # use cvmm::vm::{control::Control, exits::ExitCounts, vcpu::{AccessHandler, RunnableVcpu}};
+/// fn run(mut vcpu: RunnableVcpu, machine: &dyn AccessHandler, control: &Control) {
+///     vcpu.run(machine, control, ExitCounts::new(false));
+/// }
+/// ```
+#[derive(Debug)]
+pub struct RunnableVcpu(Vcpu);
+
+impl RunnableVcpu {
+    /// APIC id.
+    pub fn id(&self) -> u32 {
+        self.0.id
+    }
+
     /// Runs until the VM ends, for whatever reason. Returns the exits counted.
     pub fn run(
         &mut self,
@@ -142,13 +189,15 @@ impl Vcpu {
         mut counts: ExitCounts,
     ) -> ExitCounts {
         while !control.is_stopping() {
-            if let Some(ending) = self.step(machine, &mut counts) {
+            if let Some(ending) = self.0.step(machine, &mut counts) {
                 control.end(ending);
             }
         }
         counts
     }
+}
 
+impl Vcpu {
     /// Enters the guest once and serves the exit.
     fn step(&mut self, machine: &dyn AccessHandler, counts: &mut ExitCounts) -> Option<Ending> {
         // What is needed after the borrow of `self.fd` by the exit has ended.
