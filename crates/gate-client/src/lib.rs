@@ -14,5 +14,8 @@
 //! ticket, and without a ticket nothing runs.
 
 pub mod binding;
+pub mod client;
+pub mod frame;
 pub mod manifest;
 pub mod protocol;
+pub mod ticket;

@@ -9,15 +9,17 @@ mod error;
 
 use std::sync::Arc;
 
+use cvmm_gate_client::ticket::VerifiedTicket;
 use cvmm_launch::id_block::Identity;
 use cvmm_launch::plan::{LaunchPlan, PageImport, PageKind, Source};
 use cvmm_snp::cpuid::CpuidPage;
+use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::status::SevError;
 use kvm_bindings::{kvm_sev_snp_launch_finish, kvm_sev_snp_launch_start, kvm_sev_snp_launch_update};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-pub use error::{CpuidRefused, FinishError, StartError, UpdateError};
+pub use error::{AdmitError, CpuidRefused, FinishError, StartError, UpdateError};
 
 use crate::cpuid_page::{self, Difference, Tolerance};
 use crate::memory::PrivateMemory;
@@ -25,6 +27,8 @@ use crate::sys::{self, SevCallError};
 use crate::vm::SnpVm;
 
 const PAGE: usize = 4096;
+/// Bytes of a report.
+pub const REPORT_LEN: usize = size_of::<cvmm_snp::report::Report>();
 /// Pages handed to the kernel in one call: enough that calls do not show beside the firmware's work for each page.
 const BATCH: usize = 256;
 
@@ -69,6 +73,8 @@ pub struct Measured {
 pub struct Finished {
     vm: SnpVm,
     memory: Arc<PrivateMemory>,
+    digest: Digest,
+    host_data: [u8; 32],
 }
 
 /// A guest that may run.
@@ -255,11 +261,63 @@ impl Measured {
             Some(SevError::PolicyFailure) => FinishError::Policy { policy, source },
             _ => FinishError::Command(source),
         })?;
-        Ok(Finished { vm: self.vm, memory: self.memory })
+        Ok(Finished {
+            vm: self.vm,
+            memory: self.memory,
+            // What the security processor has just compared with its own.
+            digest: id_block.launch_digest,
+            host_data: *host_data,
+        })
     }
 }
 
 impl Finished {
+    /// The launch digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// HOST_DATA of the guest's reports.
+    pub fn host_data(&self) -> &[u8; 32] {
+        &self.host_data
+    }
+
+    /// A report of the guest that the host asks for; `None` if this kernel cannot ask. It proves nothing to anyone who does not
+    /// trust the host.
+    pub fn host_report(&self) -> Result<Option<[u8; REPORT_LEN]>, SevCallError> {
+        // MSG_REPORT_RSP: status, length, reserved, then the report (firmware ABI, "MSG_REPORT_RSP").
+        const HEADER: usize = 0x20;
+        let mut response = [0_u8; HEADER + REPORT_LEN];
+        let mut request = sys::HostReportRequest {
+            address: response.as_mut_ptr() as u64,
+            len: response.len() as u64,
+            ..Default::default()
+        };
+        match self.vm.command(sys::SNP_HV_REPORT_REQ, &mut request) {
+            Ok(()) => Ok(response.last_chunk().copied()),
+            Err(SevCallError { errno: libc::EINVAL | libc::ENOTTY, firmware: None }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets it run because the gate has admitted this guest: one with this digest and this HOST_DATA, which no other launch has.
+    ///
+    /// ```compile_fail
+    /// # use cvmm_kvm_snp::launch::{Admitted, Finished};
+    /// fn skip_the_gate(finished: Finished) -> Admitted {
+    ///     finished.admit() // a ticket is missing
+    /// }
+    /// ```
+    pub fn admit(self, ticket: VerifiedTicket) -> Result<Admitted, AdmitError> {
+        let admitted = ticket.launch_digest() == self.digest && *ticket.host_data() == self.host_data;
+        // By value: a ticket admits once.
+        drop(ticket);
+        if !admitted {
+            return Err(AdmitError);
+        }
+        Ok(Admitted { _vm: self.vm, memory: self.memory })
+    }
+
     /// Lets it run because the operator said so, without anybody having seen evidence.
     pub fn admit_without_gate(self) -> Admitted {
         Admitted { _vm: self.vm, memory: self.memory }

@@ -33,6 +33,24 @@ pub const SNP_LAUNCH_UPDATE: u32 = 101;
 pub const SNP_LAUNCH_FINISH: u32 = 102;
 /// KVM_SEV_SNP_ENABLE_REQ_CERTS; not in Linux 6.12.
 pub const SNP_ENABLE_REQ_CERTS: u32 = 103;
+/// KVM_SEV_SNP_HV_REPORT_REQ, of a patch that no released kernel has (version 7, March 2026): the number may change.
+pub const SNP_HV_REPORT_REQ: u32 = 104;
+
+/// `kvm_sev_snp_hv_report_req` of that patch.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct HostReportRequest {
+    /// Where the response goes.
+    pub address: u64,
+    /// Bytes there.
+    pub len: u64,
+    /// 0: the VLEK if there is one, else the VCEK.
+    pub key: u8,
+    /// Zero.
+    pub reserved1: [u8; 7],
+    /// Zero.
+    pub reserved2: [u64; 4],
+}
 
 /// Group and attributes of the system device attributes on /dev/kvm (KVM_X86_GRP_SEV).
 pub const GROUP_SEV: u32 = 1;

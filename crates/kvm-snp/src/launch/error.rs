@@ -144,3 +144,8 @@ pub enum FinishError {
     #[error("SNP_LAUNCH_FINISH failed: {0}")]
     Command(#[source] SevCallError),
 }
+
+/// The ticket is for another launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the gate's ticket is for another launch: its digest or HOST_DATA is not this guest's")]
+pub struct AdmitError;

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Asking the gate: one connection, two questions, a ticket or a reason.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cvmm_attest::reason::Reason;
+use cvmm_snp::digest::Digest;
+use thiserror::Error;
+
+use crate::binding;
+use crate::frame::{self, FrameError};
+use crate::protocol::{Admit, Approval, Denied, Evidence, NONCE_LEN, PROTOCOL, PolicyId, Request, Response};
+use crate::ticket::{Expected, TicketError, VerdictKey, VerifiedTicket};
+
+/// Bytes of an ID block.
+const ID_BLOCK: usize = 96;
+/// Bytes of its authentication.
+const ID_AUTH: usize = 4096;
+
+/// Why there is no ticket.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("cannot reach the gate at {socket}: {source}; is cvmm-gate running, and may this user connect?")]
+    Unreachable {
+        /// Where.
+        socket: PathBuf,
+        /// The host's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It listens and does not answer, or closes.
+    #[error("the gate gave no answer to {question}: {source}")]
+    NoAnswer {
+        /// Which.
+        question: &'static str,
+        /// What happened.
+        #[source]
+        source: FrameError,
+    },
+    /// It answers something else.
+    #[error("the gate's answer to {question} is of no use: {problem}")]
+    Answer {
+        /// To what.
+        question: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It says no.
+    #[error("the gate refused: {}", list(.0))]
+    Denied(Vec<Reason>),
+    /// Its ticket does not verify.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+}
+
+fn list(reasons: &[Reason]) -> String {
+    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl ClientError {
+    /// The stable code; of a denial, the first reason's.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Unreachable { .. } => "gate.unreachable",
+            Self::NoAnswer { source: FrameError::Timeout, .. } => "gate.timeout",
+            Self::NoAnswer { .. } => "gate.closed",
+            Self::Answer { .. } => "gate.answer",
+            Self::Denied(reasons) => reasons.first().map_or("gate.denied", |reason| &reason.code),
+            Self::Ticket(error) => error.code(),
+        }
+    }
+
+    fn answer(question: &'static str, problem: impl Into<String>) -> Self {
+        Self::Answer { question, problem: problem.into() }
+    }
+}
+
+/// Where the gate is and how its word is known.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Its Unix socket.
+    pub socket: PathBuf,
+    /// The key of its verdicts.
+    pub key: VerdictKey,
+    /// For each answer.
+    pub timeout: Duration,
+}
+
+/// What is to be launched.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// The policy to judge by.
+    pub policy: String,
+    /// The VM's name at the gate, as in the manifest.
+    pub vm_id: String,
+    /// The manifest's text.
+    pub manifest: String,
+    /// The launch digest expected here.
+    pub digest: Digest,
+}
+
+/// An approved launch, and the open session that its evidence has to go into.
+#[derive(Debug)]
+pub struct Approved {
+    stream: UnixStream,
+    gate: Gate,
+    expected: Expected,
+    deadline: Instant,
+    id_block: Vec<u8>,
+    id_auth: Vec<u8>,
+}
+
+impl Gate {
+    /// Asks whether `proposal` may be launched.
+    pub fn admit(&self, proposal: Proposal) -> Result<Approved, ClientError> {
+        const QUESTION: &str = "admit";
+        let mut stream = UnixStream::connect(&self.socket)
+            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        let Proposal { policy, vm_id, manifest, digest } = proposal;
+        let manifest_digest = sha384(manifest.as_bytes());
+        let request = Admit {
+            protocol: PROTOCOL,
+            policy: policy.clone(),
+            manifest: manifest.clone(),
+            digest: digest.to_string(),
+        };
+        let answer = self.ask(&mut stream, QUESTION, &Request::Admit(request))?;
+        let Response::Approval(approval) = answer else {
+            return Err(ClientError::answer(QUESTION, "it is no approval"));
+        };
+        let Approval { session, nonce, deadline_ms, policy: judge, id_block, id_auth, host_data } = approval;
+        let field = |what: &str| ClientError::answer(QUESTION, format!("{what} is malformed"));
+        let decode = |text: &str, what| STANDARD.decode(text).map_err(|_| field(what));
+        let nonce: [u8; NONCE_LEN] = decode(&nonce, "nonce")?.try_into().map_err(|_| field("nonce"))?;
+        let judge_digest: Digest = judge.sha384.parse().map_err(|_| field("policy.sha384"))?;
+        if judge.id != policy {
+            return Err(ClientError::answer(QUESTION, "another policy judges than was asked for"));
+        }
+        // HOST_DATA binds the launch to this question: it is not the gate's to choose.
+        let bound = binding::host_data(manifest.as_bytes(), &nonce, &judge_digest);
+        if host_data != hex(&bound) {
+            return Err(field("host_data"));
+        }
+        let (id_block, id_auth) = (decode(&id_block, "id_block")?, decode(&id_auth, "id_auth")?);
+        if id_block.len() != ID_BLOCK || id_auth.len() != ID_AUTH {
+            return Err(field("id_block"));
+        }
+        // A deadline the gate would not keep open for is as good as one that is far away.
+        let deadline = Instant::now() + Duration::from_millis(deadline_ms.min(3_600_000));
+        Ok(Approved {
+            stream,
+            gate: self.clone(),
+            expected: Expected {
+                vm_id,
+                session,
+                nonce,
+                launch_digest: digest,
+                host_data: bound,
+                manifest: manifest_digest,
+                policy: judge,
+            },
+            deadline,
+            id_block,
+            id_auth,
+        })
+    }
+
+    fn ask(
+        &self,
+        stream: &mut UnixStream,
+        question: &'static str,
+        request: &Request,
+    ) -> Result<Response, ClientError> {
+        let no_answer = |source| ClientError::NoAnswer { question, source };
+        let deadline = Instant::now() + self.timeout;
+        // Strings, numbers and structs of them are always JSON.
+        let bytes = serde_json::to_vec(request).unwrap_or_default();
+        frame::write(stream, &bytes, deadline).map_err(no_answer)?;
+        let answer = frame::read(stream, deadline).map_err(no_answer)?;
+        match serde_json::from_slice(&answer) {
+            Ok(Response::Denied(Denied { reasons })) => Err(ClientError::Denied(reasons)),
+            Ok(response) => Ok(response),
+            Err(error) => Err(ClientError::answer(question, error.to_string())),
+        }
+    }
+}
+
+/// What the host can say of a finished launch.
+#[derive(Clone, Debug, Default)]
+pub struct Launched {
+    /// SNP_PLATFORM_STATUS.
+    pub platform_status: Vec<u8>,
+    /// A report the host asked for.
+    pub report: Option<Vec<u8>>,
+    /// A certificate table.
+    pub certificates: Option<Vec<u8>>,
+}
+
+impl Approved {
+    /// The ID block to finish the launch with, 96 bytes.
+    #[must_use]
+    pub fn id_block(&self) -> &[u8] {
+        &self.id_block
+    }
+
+    /// Its authentication, 4096 bytes.
+    #[must_use]
+    pub fn id_auth(&self) -> &[u8] {
+        &self.id_auth
+    }
+
+    /// HOST_DATA to finish the launch with.
+    #[must_use]
+    pub fn host_data(&self) -> &[u8; 32] {
+        &self.expected.host_data
+    }
+
+    /// The policy that judges.
+    #[must_use]
+    pub fn policy(&self) -> &PolicyId {
+        &self.expected.policy
+    }
+
+    /// The session, for logs.
+    #[must_use]
+    pub fn session(&self) -> &str {
+        &self.expected.session
+    }
+
+    /// Hands in the evidence and takes the ticket.
+    pub fn evidence(mut self, launched: Launched) -> Result<VerifiedTicket, ClientError> {
+        const QUESTION: &str = "evidence";
+        if Instant::now() > self.deadline {
+            let source = FrameError::Timeout;
+            return Err(ClientError::NoAnswer { question: "a launch that took too long", source });
+        }
+        let Launched { platform_status, report, certificates } = launched;
+        let request = Evidence {
+            session: self.expected.session.clone(),
+            digest: self.expected.launch_digest.to_string(),
+            host_data: hex(&self.expected.host_data),
+            platform_status: STANDARD.encode(platform_status),
+            report: report.map(|bytes| STANDARD.encode(bytes)),
+            certificates: certificates.map(|bytes| STANDARD.encode(bytes)),
+        };
+        let Response::Ticket(ticket) =
+            self.gate.ask(&mut self.stream, QUESTION, &Request::Evidence(request))?
+        else {
+            return Err(ClientError::answer(QUESTION, "it is no ticket"));
+        };
+        Ok(VerifiedTicket::verify(&ticket.jwt, &self.gate.key, &self.expected, unix_time())?)
+    }
+}
+
+/// Seconds of Unix time. A clock before 1970 is taken for 1970: no ticket is valid then.
+fn unix_time() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+fn sha384(bytes: &[u8]) -> Digest {
+    let mut out = Digest::ZERO;
+    // SHA-384 has as many bytes as Digest.
+    out.0.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, bytes).as_ref());
+    out
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+
+    use super::*;
+
+    fn proposal() -> Proposal {
+        Proposal { policy: "p".into(), vm_id: "vm".into(), manifest: "{}".into(), digest: Digest([1; 48]) }
+    }
+
+    /// Asks a gate that gives these answers, and closes after them or stays silent.
+    fn ask(answers: Vec<Vec<u8>>, stay: bool) -> Result<VerifiedTicket, ClientError> {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("gate");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let fake = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let soon = || Instant::now() + Duration::from_secs(2);
+            for answer in answers {
+                if frame::read(&mut stream, soon()).is_err() {
+                    return;
+                }
+                let _ = frame::write(&mut stream, &answer, soon());
+            }
+            if stay {
+                let _ = frame::read(&mut stream, soon());
+                let _ = frame::read(&mut stream, soon());
+            }
+        });
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        let key = VerdictKey::from_point(pair.public_key().as_ref()).unwrap();
+        let gate = Gate { socket, key, timeout: Duration::from_millis(300) };
+        let began = Instant::now();
+        let result = gate.admit(proposal()).and_then(|approved| approved.evidence(Launched::default()));
+        assert!(began.elapsed() < Duration::from_secs(2), "the timeout was not kept");
+        fake.join().unwrap();
+        result
+    }
+
+    fn approval(change: impl Fn(&mut Approval)) -> Vec<u8> {
+        let nonce = [5; NONCE_LEN];
+        let policy = PolicyId { id: "p".into(), version: 1, sha384: "ee".repeat(48) };
+        let host_data = hex(&binding::host_data(b"{}", &nonce, &Digest([0xee; 48])));
+        let mut approval = Approval {
+            session: "s".into(),
+            nonce: STANDARD.encode(nonce),
+            deadline_ms: 10_000,
+            policy,
+            id_block: STANDARD.encode([0; ID_BLOCK]),
+            id_auth: STANDARD.encode([0; ID_AUTH]),
+            host_data,
+        };
+        change(&mut approval);
+        serde_json::to_vec(&Response::Approval(approval)).unwrap()
+    }
+
+    fn code(answers: Vec<Vec<u8>>, stay: bool) -> String {
+        ask(answers, stay).unwrap_err().code().to_owned()
+    }
+
+    #[test]
+    fn without_a_good_answer_there_is_no_ticket() {
+        assert_eq!(code(vec![], true), "gate.timeout");
+        assert_eq!(code(vec![], false), "gate.closed");
+        assert_eq!(code(vec![b"garbage".to_vec()], false), "gate.answer");
+        assert_eq!(code(vec![br#"{"type":"ticket","jwt":"x"}"#.to_vec()], false), "gate.answer");
+        assert_eq!(code(vec![br#"{"type":"maybe"}"#.to_vec()], false), "gate.answer");
+        let reason = Reason::new("policy.measurement", "no");
+        let denied = serde_json::to_vec(&Response::Denied(Denied { reasons: vec![reason] })).unwrap();
+        assert_eq!(code(vec![denied.clone()], false), "policy.measurement");
+        let good = || approval(|_| ());
+        assert_eq!(code(vec![good(), denied], false), "policy.measurement");
+        assert_eq!(code(vec![good()], true), "gate.timeout");
+        assert_eq!(code(vec![good()], false), "gate.closed");
+        assert_eq!(code(vec![good(), good()], false), "gate.answer");
+        assert_eq!(
+            code(vec![good(), br#"{"type":"ticket","jwt":"a.b.c"}"#.to_vec()], false),
+            "ticket.format"
+        );
+    }
+
+    #[test]
+    fn an_approval_is_checked() {
+        let changes: [fn(&mut Approval); 6] = [
+            |a| a.nonce = "AAAA".into(),
+            |a| a.nonce = STANDARD.encode([6; NONCE_LEN]),
+            |a| a.host_data = "00".repeat(32),
+            |a| a.policy.id = "q".into(),
+            |a| a.id_auth.clear(),
+            |a| a.policy.sha384 = "ef".repeat(48),
+        ];
+        for change in changes {
+            assert_eq!(code(vec![approval(change)], false), "gate.answer");
+        }
+        // A launch that takes longer than the gate waits has no evidence.
+        assert_eq!(code(vec![approval(|a| a.deadline_ms = 0)], true), "gate.timeout");
+    }
+
+    #[test]
+    fn nobody_listens() {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        let key = VerdictKey::from_point(pair.public_key().as_ref()).unwrap();
+        let gate = Gate { socket: "/nowhere/gate".into(), key, timeout: Duration::from_secs(1) };
+        assert_eq!(gate.admit(proposal()).unwrap_err().code(), "gate.unreachable");
+    }
+}

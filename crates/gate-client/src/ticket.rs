@@ -1,0 +1,531 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The ticket: a verdict of the gate, as an EAT Attestation Result (draft-ietf-rats-ear-04) in a JWT signed with ES384.
+//!
+//! Standard claims are for whoever else reads it; what binds it to one launch is in the private claim `cvmm_ticket`. The signature is
+//! verified before anything inside is looked at, and each claim is held against what the asker knows itself.
+
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use cvmm_snp::digest::Digest;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::protocol::{NONCE_LEN, PolicyId};
+
+/// The longest token in bytes.
+pub const MAX_TOKEN: usize = 16 << 10;
+/// The longest time from `iat` to `exp`, in seconds.
+pub const MAX_LIFETIME: i64 = 300;
+/// How far apart the clocks of gate and asker may be, in seconds. They are usually on one machine.
+const SKEW: i64 = 5;
+/// The profile of the EAR.
+pub const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
+const HEADER: &str = r#"{"alg":"ES384","typ":"JWT"}"#;
+/// A point of P-384, uncompressed.
+const POINT: usize = 97;
+/// SubjectPublicKeyInfo of a P-384 key up to the point: id-ecPublicKey, secp384r1 (RFC 5480).
+const SPKI_PREFIX: [u8; 23] = [
+    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81,
+    0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
+];
+
+/// Why a token admits nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TicketError {
+    /// Not a token at all.
+    #[error("the ticket is malformed: {0}")]
+    Format(&'static str),
+    /// Another algorithm.
+    #[error("the ticket's header is {0}; only ES384 without extensions is accepted")]
+    Algorithm(String),
+    /// The signature.
+    #[error("the ticket is not signed with the gate's verdict key (gate.verdict_key)")]
+    Signature,
+    /// Too late.
+    #[error("the ticket expired {0} s ago; are the clocks right?")]
+    Expired(i64),
+    /// Too early.
+    #[error("the ticket is valid only in {0} s; are the clocks right?")]
+    NotYet(i64),
+    /// Valid for too long.
+    #[error("the ticket is valid for {0} s, at most {MAX_LIFETIME} are accepted")]
+    Lifetime(i64),
+    /// The verdict is none that lets anybody do anything.
+    #[error("the ticket's verdict is {0:?}, not \"affirming\"")]
+    Status(String),
+    /// A claim is about something else.
+    #[error("the ticket is for another {what}: it says {found}, expected {expected}")]
+    Other {
+        /// Which claim.
+        what: &'static str,
+        /// What it says.
+        found: String,
+        /// What it should say.
+        expected: String,
+    },
+}
+
+impl TicketError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Format(_) => "ticket.format",
+            Self::Algorithm(_) => "ticket.algorithm",
+            Self::Signature => "ticket.signature",
+            Self::Expired(_) => "ticket.expired",
+            Self::NotYet(_) => "ticket.not-yet",
+            Self::Lifetime(_) => "ticket.lifetime",
+            Self::Status(_) => "ticket.status",
+            Self::Other { .. } => "ticket.other",
+        }
+    }
+}
+
+/// A public key that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a P-384 public key in PEM (BEGIN PUBLIC KEY)")]
+pub struct KeyError;
+
+/// The public half of the key that verdicts are signed with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct VerdictKey([u8; POINT]);
+
+impl std::fmt::Debug for VerdictKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VerdictKey")
+    }
+}
+
+impl VerdictKey {
+    /// From an uncompressed point.
+    pub fn from_point(point: &[u8]) -> Result<Self, KeyError> {
+        let point: [u8; POINT] = point.try_into().map_err(|_| KeyError)?;
+        if point[0] != 4 {
+            return Err(KeyError);
+        }
+        Ok(Self(point))
+    }
+
+    /// From a SubjectPublicKeyInfo in PEM.
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+        let body = text.trim().strip_prefix("-----BEGIN PUBLIC KEY-----").ok_or(KeyError)?;
+        let body = body.strip_suffix("-----END PUBLIC KEY-----").ok_or(KeyError)?;
+        let der = STANDARD.decode(body.split_ascii_whitespace().collect::<String>()).map_err(|_| KeyError)?;
+        Self::from_point(der.strip_prefix(&SPKI_PREFIX).ok_or(KeyError)?)
+    }
+
+    /// As a SubjectPublicKeyInfo in PEM.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        let text = STANDARD.encode([&SPKI_PREFIX[..], &self.0].concat());
+        let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+    }
+}
+
+/// What the token says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// [`PROFILE`].
+    pub eat_profile: String,
+    /// When it was made, in seconds of Unix time.
+    pub iat: i64,
+    /// From when on it is valid.
+    pub nbf: i64,
+    /// Until when it is valid.
+    pub exp: i64,
+    /// Names this token.
+    pub jti: String,
+    /// The VM.
+    pub sub: String,
+    /// The nonce, base64url.
+    pub eat_nonce: String,
+    /// Who judged.
+    pub ear_verifier_id: VerifierId,
+    /// The appraisals: one, called `cpu0`.
+    pub submods: Submods,
+    /// What binds it.
+    pub cvmm_ticket: Binding,
+}
+
+/// Who judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifierId {
+    /// Who makes the verifier.
+    pub developer: String,
+    /// Which build of it.
+    pub build: String,
+}
+
+/// The appraisals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submods {
+    /// Of the guest.
+    pub cpu0: Appraisal,
+}
+
+/// An appraisal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appraisal {
+    /// `affirming` in every token of the gate: it signs no denials.
+    pub ear_status: String,
+    /// AR4SI values.
+    pub ear_trustworthiness_vector: Vector,
+    /// The policies that judged.
+    pub ear_appraisal_policy_ids: Vec<String>,
+}
+
+/// AR4SI claims (draft-ietf-rats-ar4si): 2 is affirming.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Vector {
+    /// The processor and its firmware.
+    pub hardware: i8,
+    /// What was launched.
+    pub executables: i8,
+    /// How.
+    pub configuration: i8,
+}
+
+/// What binds a ticket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// `admit` or `attest`.
+    pub purpose: String,
+    /// The VM's name at the gate.
+    pub vm_id: String,
+    /// The session.
+    pub session: String,
+    /// Base64 of the nonce.
+    pub nonce: String,
+    /// Launch digest, hexadecimal.
+    pub launch_digest: String,
+    /// HOST_DATA, hexadecimal.
+    pub host_data: String,
+    /// SHA-384 of the manifest.
+    pub manifest_sha384: String,
+    /// The policy that judged.
+    pub policy: PolicyId,
+    /// How strong the evidence was.
+    pub evidence_class: String,
+}
+
+impl Token {
+    /// What is signed: header and payload.
+    #[must_use]
+    pub fn signing_input(&self) -> String {
+        // A struct of strings and numbers is always JSON.
+        let payload = serde_json::to_vec(self).unwrap_or_default();
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode(payload))
+    }
+
+    /// The token of a signing input and its signature: R and S, 48 bytes each.
+    #[must_use]
+    pub fn assemble(signing_input: &str, signature: &[u8; 96]) -> String {
+        format!("{signing_input}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    /// Verifies signature and times of `jwt`; what it is about is the caller's to compare.
+    pub fn verify(jwt: &str, key: &VerdictKey, now: i64) -> Result<Self, TicketError> {
+        if jwt.len() > MAX_TOKEN {
+            return Err(TicketError::Format("it is too long"));
+        }
+        let (signed, signature) = jwt.rsplit_once('.').ok_or(TicketError::Format("it has no signature"))?;
+        let (header, payload) = signed.split_once('.').ok_or(TicketError::Format("it has no payload"))?;
+        let decode = |part: &str| {
+            URL_SAFE_NO_PAD.decode(part).map_err(|_| TicketError::Format("a part is not base64url"))
+        };
+        let header = decode(header)?;
+        if header != HEADER.as_bytes() {
+            let shown: String = String::from_utf8_lossy(&header).chars().take(100).collect();
+            return Err(TicketError::Algorithm(format!("{shown:?}")));
+        }
+        UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &key.0)
+            .verify(signed.as_bytes(), &decode(signature)?)
+            .map_err(|_| TicketError::Signature)?;
+        let token: Self =
+            serde_json::from_slice(&decode(payload)?).map_err(|_| TicketError::Format("its claims"))?;
+        let lifetime = token.exp.saturating_sub(token.iat);
+        if !(0..=MAX_LIFETIME).contains(&lifetime) {
+            return Err(TicketError::Lifetime(lifetime));
+        }
+        let (early, late) = (token.nbf.max(token.iat).saturating_sub(now), now.saturating_sub(token.exp));
+        if early > SKEW {
+            return Err(TicketError::NotYet(early));
+        }
+        if late > SKEW {
+            return Err(TicketError::Expired(late));
+        }
+        let status = &token.submods.cpu0.ear_status;
+        if status != "affirming" {
+            return Err(TicketError::Status(status.chars().take(50).collect()));
+        }
+        Ok(token)
+    }
+}
+
+/// What an admission has to be about.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// The VM's name at the gate.
+    pub vm_id: String,
+    /// The session.
+    pub session: String,
+    /// The nonce.
+    pub nonce: [u8; NONCE_LEN],
+    /// Launch digest.
+    pub launch_digest: Digest,
+    /// HOST_DATA.
+    pub host_data: [u8; 32],
+    /// SHA-384 of the manifest.
+    pub manifest: Digest,
+    /// The policy.
+    pub policy: PolicyId,
+}
+
+/// The gate's admission of one launch. Only [`VerifiedTicket::verify`] makes one, and it cannot be copied.
+///
+/// ```compile_fail
+/// # use cvmm_gate_client::ticket::VerifiedTicket;
+/// fn forge() -> VerifiedTicket {
+///     VerifiedTicket { launch_digest: todo!(), host_data: todo!(), class: todo!() } // private fields
+/// }
+/// ```
+#[derive(Debug)]
+pub struct VerifiedTicket {
+    launch_digest: Digest,
+    host_data: [u8; 32],
+    class: String,
+}
+
+impl VerifiedTicket {
+    /// Verifies that `jwt` admits what is `expected`.
+    pub fn verify(jwt: &str, key: &VerdictKey, expected: &Expected, now: i64) -> Result<Self, TicketError> {
+        let Token { sub, eat_nonce, cvmm_ticket, .. } = Token::verify(jwt, key, now)?;
+        let Binding {
+            purpose,
+            vm_id,
+            session,
+            nonce,
+            launch_digest,
+            host_data,
+            manifest_sha384,
+            policy,
+            evidence_class,
+        } = cvmm_ticket;
+        let policy_text = |policy: &PolicyId| format!("{} {} {}", policy.id, policy.version, policy.sha384);
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        for (what, found, expected) in [
+            ("purpose", purpose, "admit".to_owned()),
+            ("vm", vm_id, expected.vm_id.clone()),
+            ("subject", sub, expected.vm_id.clone()),
+            ("session", session, expected.session.clone()),
+            ("nonce", nonce, STANDARD.encode(expected.nonce)),
+            ("nonce", eat_nonce, URL_SAFE_NO_PAD.encode(expected.nonce)),
+            ("launch digest", launch_digest, expected.launch_digest.to_string()),
+            ("HOST_DATA", host_data, hex(&expected.host_data)),
+            ("manifest", manifest_sha384, expected.manifest.to_string()),
+            ("policy", policy_text(&policy), policy_text(&expected.policy)),
+        ] {
+            if found != expected {
+                let found = found.chars().take(200).collect();
+                return Err(TicketError::Other { what, found, expected });
+            }
+        }
+        Ok(Self {
+            launch_digest: expected.launch_digest,
+            host_data: expected.host_data,
+            class: evidence_class.chars().take(50).collect(),
+        })
+    }
+
+    /// The launch digest it admits.
+    #[must_use]
+    pub fn launch_digest(&self) -> Digest {
+        self.launch_digest
+    }
+
+    /// The HOST_DATA it admits.
+    #[must_use]
+    pub fn host_data(&self) -> &[u8; 32] {
+        &self.host_data
+    }
+
+    /// How strong the evidence was.
+    #[must_use]
+    pub fn evidence_class(&self) -> &str {
+        &self.class
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn pair() -> EcdsaKeyPair {
+        EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap()
+    }
+
+    fn public(pair: &EcdsaKeyPair) -> VerdictKey {
+        VerdictKey::from_point(pair.public_key().as_ref()).unwrap()
+    }
+
+    fn sign(pair: &EcdsaKeyPair, input: &str) -> String {
+        let signature = pair.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+        Token::assemble(input, signature.as_ref().try_into().unwrap())
+    }
+
+    fn policy() -> PolicyId {
+        PolicyId { id: "p".into(), version: 3, sha384: "cc".repeat(48) }
+    }
+
+    fn expected() -> Expected {
+        Expected {
+            vm_id: "vm".into(),
+            session: "s1".into(),
+            nonce: [7; 32],
+            launch_digest: Digest([0xaa; 48]),
+            host_data: [0xbb; 32],
+            manifest: Digest([0xdd; 48]),
+            policy: policy(),
+        }
+    }
+
+    fn token() -> Token {
+        Token {
+            eat_profile: PROFILE.into(),
+            iat: NOW,
+            nbf: NOW,
+            exp: NOW + 60,
+            jti: "j".into(),
+            sub: "vm".into(),
+            eat_nonce: URL_SAFE_NO_PAD.encode([7; 32]),
+            ear_verifier_id: VerifierId { developer: "d".into(), build: "b".into() },
+            submods: Submods {
+                cpu0: Appraisal {
+                    ear_status: "affirming".into(),
+                    ear_trustworthiness_vector: Vector { hardware: 2, executables: 3, configuration: 2 },
+                    ear_appraisal_policy_ids: vec!["p".into()],
+                },
+            },
+            cvmm_ticket: Binding {
+                purpose: "admit".into(),
+                vm_id: "vm".into(),
+                session: "s1".into(),
+                nonce: STANDARD.encode([7; 32]),
+                launch_digest: "aa".repeat(48),
+                host_data: "bb".repeat(32),
+                manifest_sha384: "dd".repeat(48),
+                policy: policy(),
+                evidence_class: "id-block".into(),
+            },
+        }
+    }
+
+    fn verify_at(change: impl Fn(&mut Token), now: i64) -> Result<VerifiedTicket, TicketError> {
+        let pair = pair();
+        let mut token = token();
+        change(&mut token);
+        VerifiedTicket::verify(&sign(&pair, &token.signing_input()), &public(&pair), &expected(), now)
+    }
+
+    #[test]
+    fn a_ticket_admits_what_it_names() {
+        let ticket = verify_at(|_| (), NOW + 1).unwrap();
+        assert_eq!((ticket.launch_digest(), ticket.host_data()), (Digest([0xaa; 48]), &[0xbb; 32]));
+        assert_eq!(ticket.evidence_class(), "id-block");
+    }
+
+    #[test]
+    fn a_ticket_for_anything_else_does_not() {
+        type Change = fn(&mut Token);
+        let changes: [(&str, Change); 12] = [
+            ("purpose", |t| t.cvmm_ticket.purpose = "attest".into()),
+            ("vm", |t| t.cvmm_ticket.vm_id = "other".into()),
+            ("subject", |t| t.sub = "other".into()),
+            ("session", |t| t.cvmm_ticket.session = "s2".into()),
+            ("nonce", |t| t.cvmm_ticket.nonce = STANDARD.encode([8; 32])),
+            ("nonce", |t| t.eat_nonce = URL_SAFE_NO_PAD.encode([8; 32])),
+            ("launch digest", |t| t.cvmm_ticket.launch_digest = "ab".repeat(48)),
+            ("HOST_DATA", |t| t.cvmm_ticket.host_data = "ba".repeat(32)),
+            ("manifest", |t| t.cvmm_ticket.manifest_sha384 = "de".repeat(48)),
+            ("policy", |t| t.cvmm_ticket.policy.version = 2),
+            ("policy", |t| t.cvmm_ticket.policy.id = "q".into()),
+            ("policy", |t| t.cvmm_ticket.policy.sha384 = "cd".repeat(48)),
+        ];
+        for (claim, change) in changes {
+            match verify_at(change, NOW) {
+                Err(TicketError::Other { what, .. }) => assert_eq!(what, claim),
+                other => panic!("{claim}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn times_are_kept() {
+        let code = |change: fn(&mut Token), now| verify_at(change, now).unwrap_err().code();
+        assert_eq!(code(|_| (), NOW + 66), "ticket.expired");
+        assert_eq!(code(|_| (), NOW - 6), "ticket.not-yet");
+        assert_eq!(code(|_| (), NOW - 365 * 86_400), "ticket.not-yet");
+        assert_eq!(code(|t| t.nbf = NOW + 30, NOW), "ticket.not-yet");
+        assert_eq!(code(|t| t.exp = NOW + 301, NOW), "ticket.lifetime");
+        assert_eq!(code(|t| t.exp = NOW - 1, NOW), "ticket.lifetime");
+        assert_eq!(code(|t| t.exp = i64::MAX, NOW), "ticket.lifetime");
+        assert_eq!(code(|t| t.submods.cpu0.ear_status = "warning".into(), NOW), "ticket.status");
+        assert!(verify_at(|_| (), NOW + 64).is_ok() && verify_at(|_| (), NOW - 4).is_ok());
+    }
+
+    #[test]
+    fn only_the_gate_makes_tickets() {
+        let (gate, other) = (pair(), pair());
+        let good = sign(&gate, &token().signing_input());
+        let code = |jwt: &str| {
+            VerifiedTicket::verify(jwt, &public(&gate), &expected(), NOW).map(|_| ()).unwrap_err().code()
+        };
+        assert_eq!(code(&sign(&other, &token().signing_input())), "ticket.signature");
+        let (input, signature) = good.rsplit_once('.').unwrap();
+        let payload = input.split_once('.').unwrap().1;
+        for header in [
+            r#"{"alg":"none"}"#,
+            r#"{"alg":"HS384","typ":"JWT"}"#,
+            r#"{"alg":"ES384","typ":"JWT","crit":[]}"#,
+        ] {
+            let jwt = sign(&gate, &format!("{}.{payload}", URL_SAFE_NO_PAD.encode(header)));
+            assert_eq!(code(&jwt), "ticket.algorithm", "{header}");
+        }
+        assert_eq!(code(&format!("{input}.")), "ticket.signature");
+        assert_eq!(code(&format!("{input}.{signature}=")), "ticket.format");
+        assert_eq!(code(input), "ticket.format");
+        assert_eq!(code(""), "ticket.format");
+        assert_eq!(code(&"a".repeat(MAX_TOKEN + 1)), "ticket.format");
+        let claims =
+            sign(&gate, &format!("{}.{}", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode("{}")));
+        assert_eq!(code(&claims), "ticket.format");
+        // Each character of it counts.
+        for at in 0..good.len() {
+            let mut bytes = good.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            let jwt = String::from_utf8(bytes).unwrap();
+            assert!(VerifiedTicket::verify(&jwt, &public(&gate), &expected(), NOW).is_err(), "position {at}");
+        }
+    }
+
+    #[test]
+    fn keys_are_pem() {
+        let key = public(&pair());
+        assert_eq!(VerdictKey::from_pem(&key.to_pem()), Ok(key.clone()));
+        for text in
+            ["", "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----", &key.to_pem().replace("MHY", "MHZ")]
+        {
+            assert_eq!(VerdictKey::from_pem(text), Err(KeyError));
+        }
+    }
+}
