@@ -8,4 +8,10 @@
 //! Whatever is not understood is refused, and each refusal has a [`reason::Reason`]: a stable code, and what to do about it.
 
 pub mod claims;
+mod der;
 pub mod reason;
+pub mod refusal;
+pub mod roots;
+mod vek;
+pub mod verify;
+mod x509;

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From bytes to claims.
+//!
+//! In this order, and nothing is looked at that what comes before does not vouch for, save to find the right certificate:
+//!
+//! 1. the report's form: length, version, the bytes that the version reserves, algorithm, key, policy, VMPL, processor;
+//! 2. the signing key's certificate: form, kind, product; its issuer, which is one that is built in; algorithm, signature, dates;
+//! 3. the revocation list of the root;
+//! 4. the report's signature, over the bytes as they came;
+//! 5. what ties the two together: TCB and chip.
+//!
+//! Guest policy, versions, measurements and so on are judged by a policy, from the claims.
+
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use cvmm_snp::digest::Digest;
+use cvmm_snp::policy::GuestPolicy;
+use cvmm_snp::report::{ALGORITHM_P384, Report, SIGNED_LEN, VMPL_HOST};
+use cvmm_snp::tcb::{TcbLayout, TcbVersion};
+use zerocopy::FromBytes;
+
+use crate::claims::{Claims, FirmwareVersion, Product, Requester, Revocation, SigningKey};
+use crate::refusal::Refusal;
+use crate::roots::{Authority, Trust};
+use crate::vek::Vek;
+use crate::x509::RevocationList;
+
+/// Bytes of a report.
+pub const REPORT_LEN: usize = size_of::<Report>();
+/// Bytes of R and of S in a report; P-384 uses the lower 48.
+const COMPONENT: usize = 72;
+const SCALAR: usize = 48;
+
+/// What is to be believed or not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence<'a> {
+    /// The report.
+    pub report: &'a [u8],
+    /// Certificate of the key that signed it, DER.
+    pub vek: Option<&'a [u8]>,
+    /// The intermediate certificate that came along, DER. It is not needed; if it is there, it must be the pinned one.
+    pub intermediate: Option<&'a [u8]>,
+    /// The root's revocation list, DER.
+    pub crl: Option<&'a [u8]>,
+}
+
+/// What to make of revocation lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CrlUse {
+    /// There must be one, and it must not be overdue.
+    Require,
+    /// A missing or overdue one is a claim ([`Claims::revocation`]); a wrong one is refused.
+    #[default]
+    IfPresent,
+}
+
+/// What the verifier decides by.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The time, in seconds of Unix time.
+    pub now: i64,
+    /// Revocation lists.
+    pub crl: CrlUse,
+    /// Whether a report signed with the chip's key may hide the chip's identifier.
+    pub masked_chip: bool,
+}
+
+/// Verifies `evidence`.
+pub fn verify(evidence: &Evidence<'_>, trust: &Trust, options: &Options) -> Result<Claims, Refusal> {
+    let raw: &[u8; REPORT_LEN] =
+        evidence.report.try_into().map_err(|_| Refusal::Length { len: evidence.report.len() })?;
+    let report = Report::ref_from_bytes(raw).map_err(|_| Refusal::Length { len: raw.len() })?;
+    let form = Form::check(report, raw)?;
+    let vek = Vek::parse(evidence.vek.ok_or(Refusal::NoVek)?)?;
+    if vek.kind != form.signing_key {
+        return Err(Refusal::Kind { report: form.signing_key, vek: vek.kind });
+    }
+    if let Some(report) = form.product.filter(|product| *product != vek.product) {
+        return Err(Refusal::Generation { report, vek: vek.product });
+    }
+    let authority = chain(&vek, evidence.intermediate, trust, options.now)?;
+    let revocation = revocation(&vek, evidence.crl, authority, options)?;
+    signature(raw, vek.key)?;
+    let layout = match vek.product {
+        Product::Milan | Product::Genoa => TcbLayout::Family19h,
+        Product::Turin => TcbLayout::Family1ah,
+    };
+    let tcb = |version: TcbVersion, field| version.parts(layout).ok_or(Refusal::Tcb { field });
+    let reported_tcb = tcb(report.reported_tcb, "REPORTED_TCB")?;
+    if reported_tcb != vek.tcb {
+        return Err(Refusal::ReportedTcb { report: reported_tcb, vek: vek.tcb });
+    }
+    let chip_id = chip(report, &vek, options)?;
+    let firmware = |[build, minor, major]: [u8; 3]| FirmwareVersion { major, minor, build };
+    let five = |vector: zerocopy::little_endian::U64| (report.version.get() >= 5).then_some(vector.get());
+    Ok(Claims {
+        report_version: report.version.get(),
+        product: vek.product,
+        cpuid: form.cpuid,
+        signing_key: vek.kind,
+        requester: form.requester,
+        policy: GuestPolicy(report.policy.get()),
+        guest_svn: report.guest_svn.get(),
+        family_id: report.family_id,
+        image_id: report.image_id,
+        measurement: report.measurement,
+        host_data: report.host_data,
+        report_data: report.report_data,
+        id_key_digest: report.id_key_digest,
+        author_key_digest: form.author_key.then_some(report.author_key_digest),
+        report_id: report.report_id,
+        platform_info: report.platform_info.get(),
+        chip_id,
+        csp_id: vek.csp_id.map(str::to_owned),
+        reported_tcb,
+        current_tcb: tcb(report.current_tcb, "CURRENT_TCB")?,
+        committed_tcb: tcb(report.committed_tcb, "COMMITTED_TCB")?,
+        launch_tcb: tcb(report.launch_tcb, "LAUNCH_TCB")?,
+        current_firmware: firmware(report.current_version),
+        committed_firmware: firmware(report.committed_version),
+        launch_mit_vector: five(report.launch_mit_vector),
+        current_mit_vector: five(report.current_mit_vector),
+        revocation,
+    })
+}
+
+/// What the report's form says.
+struct Form {
+    signing_key: SigningKey,
+    requester: Requester,
+    /// From version 3.
+    product: Option<Product>,
+    cpuid: Option<(u8, u8, u8)>,
+    author_key: bool,
+}
+
+impl Form {
+    fn check(report: &Report, raw: &[u8; REPORT_LEN]) -> Result<Self, Refusal> {
+        let version = report.version.get();
+        // Of version 4 only the number is known: it is held to what 3 allows.
+        let reserved: &[(usize, usize)] = match version {
+            2 => &[(0x4c, 0x50), (0x188, 0x1a0), (0x1eb, 0x1ec), (0x1ef, 0x1f0), (0x1f8, 0x2a0)],
+            3 | 4 => &[(0x4c, 0x50), (0x18b, 0x1a0), (0x1eb, 0x1ec), (0x1ef, 0x1f0), (0x1f8, 0x2a0)],
+            5 => &[(0x4c, 0x50), (0x18b, 0x1a0), (0x1eb, 0x1ec), (0x1ef, 0x1f0), (0x208, 0x2a0)],
+            _ => return Err(Refusal::Version { version }),
+        };
+        for (start, end) in reserved {
+            zero(raw, *start, *end).map_err(|offset| Refusal::Reserved { offset })?;
+        }
+        let algorithm = report.signature_algo.get();
+        if algorithm != ALGORITHM_P384 {
+            return Err(Refusal::Algorithm { algorithm });
+        }
+        let key_info = report.key_info.get();
+        let signing_key = match (key_info >> 5, key_info & 2, key_info >> 2 & 7) {
+            (0, 0, 0) => SigningKey::Vcek,
+            (0, 0, 1) => SigningKey::Vlek,
+            (0, 2, _) | (0, _, 7) => return Err(Refusal::Unsigned),
+            _ => return Err(Refusal::KeyInfo { value: key_info }),
+        };
+        let policy = report.policy.get();
+        if policy >> 17 & 1 != 1 || policy >> 26 != 0 {
+            return Err(Refusal::GuestPolicy { policy });
+        }
+        let requester = match report.vmpl.get() {
+            vmpl @ 0..=3 => Requester::Guest(vmpl as u8),
+            VMPL_HOST => Requester::Host,
+            vmpl => return Err(Refusal::Vmpl { vmpl }),
+        };
+        let author_key = key_info & 1 == 1;
+        if author_key == (report.author_key_digest == Digest::ZERO) {
+            return Err(Refusal::AuthorKey);
+        }
+        let (family, model) = (report.cpuid_family, report.cpuid_model);
+        let cpuid = (version >= 3).then_some((family, model, report.cpuid_stepping));
+        let product = match cpuid {
+            Some(_) => Some(product(family, model).ok_or(Refusal::Processor { family, model })?),
+            None => None,
+        };
+        Ok(Self { signing_key, requester, product, cpuid, author_key })
+    }
+}
+
+/// The product of a family and model.
+fn product(family: u8, model: u8) -> Option<Product> {
+    match (family, model) {
+        (0x19, 0x00..=0x0f) => Some(Product::Milan),
+        (0x19, 0x10..=0x1f | 0xa0..=0xaf) => Some(Product::Genoa),
+        (0x1a, 0x00..=0x11) => Some(Product::Turin),
+        _ => None,
+    }
+}
+
+/// The first byte from `start` to `end` that is not zero is an error.
+fn zero(raw: &[u8; REPORT_LEN], start: usize, end: usize) -> Result<(), usize> {
+    match raw.get(start..end).and_then(|bytes| bytes.iter().position(|byte| *byte != 0)) {
+        Some(at) => Err(start + at),
+        None => Ok(()),
+    }
+}
+
+/// The authority that issued the certificate.
+fn chain<'t>(
+    vek: &Vek<'_>,
+    intermediate: Option<&[u8]>,
+    trust: &'t Trust,
+    now: i64,
+) -> Result<&'t Authority, Refusal> {
+    let certificate = &vek.certificate;
+    let fits = |authority: &&Authority| {
+        authority.product == vek.product
+            && authority.certifies == vek.kind
+            && authority.name == certificate.issuer
+    };
+    // A test PKI's authorities have the names of AMD's: the one whose signature it is counts.
+    let candidates: Vec<_> = trust.authorities.iter().filter(fits).collect();
+    if candidates.is_empty() {
+        return Err(Refusal::Issuer);
+    }
+    if !certificate.signed.pss {
+        return Err(Refusal::SignatureKind);
+    }
+    if intermediate.is_some_and(|der| candidates.iter().all(|authority| authority.der != der)) {
+        return Err(Refusal::Intermediate);
+    }
+    let signer = candidates.into_iter().find(|authority| certificate.signed.is_by(&authority.key));
+    let authority = signer.ok_or(Refusal::ChainSignature)?;
+    if intermediate.is_some_and(|der| authority.der != der) {
+        return Err(Refusal::Intermediate);
+    }
+    for (what, (not_before, not_after)) in [
+        ("signing key", (certificate.not_before, certificate.not_after)),
+        ("intermediate authority", authority.validity),
+        ("root", authority.root_validity),
+    ] {
+        if now < not_before {
+            return Err(Refusal::NotYetValid { what, seconds: not_before.saturating_sub(now) });
+        }
+        if now > not_after {
+            return Err(Refusal::Expired { what, seconds: now.saturating_sub(not_after) });
+        }
+    }
+    Ok(authority)
+}
+
+fn revocation(
+    vek: &Vek<'_>,
+    crl: Option<&[u8]>,
+    authority: &Authority,
+    options: &Options,
+) -> Result<Revocation, Refusal> {
+    let Some(crl) = crl else {
+        return match options.crl {
+            CrlUse::Require => Err(Refusal::NoCrl),
+            CrlUse::IfPresent => Ok(Revocation::NoList),
+        };
+    };
+    let list = RevocationList::parse(crl).map_err(|_| Refusal::Crl)?;
+    if list.issuer != authority.root_name {
+        return Err(Refusal::CrlIssuer);
+    }
+    if !list.signed.is_by(&authority.root_key) {
+        return Err(Refusal::CrlSignature);
+    }
+    let RevocationList { this_update, next_update, revoked, .. } = list;
+    if options.now < this_update {
+        return Err(Refusal::CrlFuture { seconds: this_update.saturating_sub(options.now) });
+    }
+    // Also when it is overdue: what was revoked stays so.
+    for (what, serial) in
+        [("intermediate authority", authority.serial.as_slice()), ("signing key", vek.certificate.serial)]
+    {
+        if revoked.contains(&serial) {
+            return Err(Refusal::Revoked { what });
+        }
+    }
+    let overdue = next_update.map_or(i64::MAX, |next| options.now.saturating_sub(next));
+    if options.crl == CrlUse::Require && overdue > 0 {
+        return Err(Refusal::CrlStale { seconds: overdue });
+    }
+    Ok(Revocation::List { this_update, next_update })
+}
+
+/// ECDSA P-384 over the signed part as it came. R and S are little-endian in a report and big-endian everywhere else.
+fn signature(raw: &[u8; REPORT_LEN], key: &[u8]) -> Result<(), Refusal> {
+    let (signed, rest) = raw.split_at(SIGNED_LEN);
+    let mut fixed = [0; 2 * SCALAR];
+    for (component, out) in rest.chunks(COMPONENT).zip(fixed.chunks_exact_mut(SCALAR)) {
+        let (low, high) = component.split_at_checked(SCALAR).ok_or(Refusal::SignatureFormat)?;
+        if high.iter().any(|byte| *byte != 0) {
+            return Err(Refusal::SignatureFormat);
+        }
+        for (to, from) in out.iter_mut().zip(low.iter().rev()) {
+            *to = *from;
+        }
+    }
+    if zero(raw, SIGNED_LEN + 2 * COMPONENT, REPORT_LEN).is_err() {
+        return Err(Refusal::SignatureFormat);
+    }
+    UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key)
+        .verify(signed, &fixed)
+        .map_err(|_| Refusal::Signature)
+}
+
+/// The chip's identifier, if the report tells it.
+fn chip(report: &Report, vek: &Vek<'_>, options: &Options) -> Result<Option<[u8; 64]>, Refusal> {
+    if report.chip_id == [0; 64] {
+        return match vek.kind {
+            SigningKey::Vcek if !options.masked_chip => Err(Refusal::Masked),
+            _ => Ok(None),
+        };
+    }
+    if let Some(hwid) = vek.hwid {
+        let (id, rest) = report.chip_id.split_at_checked(hwid.len()).ok_or(Refusal::Chip)?;
+        if id != hwid || rest.iter().any(|byte| *byte != 0) {
+            return Err(Refusal::Chip);
+        }
+    }
+    Ok(Some(report.chip_id))
+}
