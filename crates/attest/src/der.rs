@@ -145,7 +145,7 @@ fn pair(digits: &[u8], at: usize) -> Result<i64, DerError> {
 }
 
 /// Seconds since 1970 of a date of the Gregorian calendar; `None` if there is no such.
-fn unix(year: i64, month: i64, day: i64, hour: i64, minute: i64, second: i64) -> Option<i64> {
+pub(crate) fn unix(year: i64, month: i64, day: i64, hour: i64, minute: i64, second: i64) -> Option<i64> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let days = match month {
         2 => 28 + i64::from(leap),

@@ -9,6 +9,7 @@
 
 pub mod claims;
 mod der;
+pub mod policy;
 pub mod reason;
 pub mod refusal;
 pub mod roots;

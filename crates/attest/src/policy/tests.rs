@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use cvmm_snp::tcb::TcbParts;
+
+use super::*;
+use crate::claims::{Claims, Requester, Revocation};
+use crate::reason::Reason;
+
+const NOW: i64 = 1_795_435_200;
+
+fn base() -> String {
+    format!(
+        "id = \"p\"\nversion = 1\n[guest]\nmeasurements = [\"{}\"]\n[platform]\nproducts = [\"milan\"]\ncrl = \"if-present\"\n\
+         [platform.min_tcb.milan]\nbootloader = 4\ntee = 0\nsnp = 22\nmicrocode = 213\n",
+        "aa".repeat(48)
+    )
+}
+
+/// The base with a line more in a table; "" is the top.
+fn with(table: &str, line: &str) -> Policy {
+    Policy::parse(&text(table, line)).unwrap()
+}
+
+fn text(table: &str, line: &str) -> String {
+    let base = base();
+    match table {
+        "" => format!("{line}\n{base}"),
+        "guest" => base.replace("[guest]\n", &format!("[guest]\n{line}\n")),
+        "platform" => base.replace("[platform]\n", &format!("[platform]\n{line}\n")),
+        _ => format!("{base}[{table}]\n{line}\n"),
+    }
+}
+
+fn tcb() -> TcbParts {
+    TcbParts { fmc: None, bootloader: 4, tee: 0, snp: 22, microcode: 213 }
+}
+
+fn claims() -> Claims {
+    let firmware = FirmwareVersion { major: 1, minor: 55, build: 21 };
+    Claims {
+        report_version: 5,
+        product: Product::Milan,
+        cpuid: Some((0x19, 1, 1)),
+        signing_key: SigningKey::Vcek,
+        requester: Requester::Guest(0),
+        policy: GuestPolicy(0x3_0000),
+        guest_svn: 2,
+        family_id: [1; 16],
+        image_id: [2; 16],
+        measurement: Digest([0xaa; 48]),
+        host_data: [3; 32],
+        report_data: [4; 64],
+        id_key_digest: Digest([5; 48]),
+        author_key_digest: None,
+        report_id: [6; 32],
+        platform_info: 0x25,
+        chip_id: Some([7; 64]),
+        csp_id: None,
+        reported_tcb: tcb(),
+        current_tcb: tcb(),
+        committed_tcb: tcb(),
+        launch_tcb: tcb(),
+        current_firmware: firmware,
+        committed_firmware: firmware,
+        launch_mit_vector: Some(3),
+        current_mit_vector: Some(3),
+        revocation: Revocation::NoList,
+    }
+}
+
+const NOTHING: Expected<'_> =
+    Expected { report_data: None, host_data: None, measurement: None, id_key: None };
+
+fn codes(reasons: &[Reason]) -> Vec<&str> {
+    reasons.iter().map(|reason| &*reason.code).collect()
+}
+
+#[test]
+fn the_base_admits_its_guest() {
+    let policy = with("", "");
+    assert_eq!(policy.judge_claims(&claims(), &NOTHING, NOW), []);
+    assert_eq!(policy.judge_launch(&launch()), []);
+    assert_eq!(policy.judge_time(NOW), []);
+    assert_eq!(policy.evidence, EvidenceClass::IdBlock);
+    assert!(policy.warnings().is_empty());
+}
+
+/// Each clause: a policy that admits the claims, and a change of them that it does not.
+#[test]
+fn every_clause_of_a_report_counts() {
+    type Change = fn(&mut Claims);
+    let with_chip = format!("chip_ids = [\"{}\"]", "07".repeat(64));
+    let without_chip = format!("refused_chip_ids = [\"{}\"]", "08".repeat(64));
+    let key = format!("id_keys = [\"{}\"]", "05".repeat(48));
+    let author = format!("author_keys = [\"{}\"]", "09".repeat(48));
+    let family = format!("family_id = \"{}\"", "01".repeat(16));
+    let image = format!("image_id = \"{}\"", "02".repeat(16));
+    let cases: Vec<(&str, &str, &str, Change)> = vec![
+        ("", "", "policy.measurement", |c| c.measurement.0[0] ^= 1),
+        ("", "", "policy.debug", |c| c.policy.0 |= GuestPolicy::DEBUG),
+        ("", "", "policy.migration-agent", |c| c.policy.0 |= GuestPolicy::MIGRATE_MA),
+        ("", "", "policy.vmpl", |c| c.requester = Requester::Guest(1)),
+        ("", "", "policy.product", |c| c.product = Product::Genoa),
+        ("", "", "policy.provisional", |c| c.current_tcb.microcode = 214),
+        ("", "", "policy.provisional", |c| c.committed_firmware.build = 20),
+        ("", "", "policy.min-tcb", |c| c.reported_tcb.bootloader = 3),
+        ("", "", "policy.min-launch-tcb", |c| c.launch_tcb.snp = 21),
+        ("", "evidence = \"guest-report\"", "policy.evidence", |c| c.requester = Requester::Host),
+        ("guest", "forbid = [\"cxl-allowed\"]", "policy.guest-policy", |c| {
+            c.policy.0 |= GuestPolicy::CXL_ALLOWED
+        }),
+        ("guest", "require = [\"smt\"]", "policy.guest-policy", |c| c.policy.0 &= !GuestPolicy::SMT),
+        ("guest", "min_svn = 2", "policy.svn", |c| c.guest_svn = 1),
+        ("guest", "max_vmpl = 2", "policy.vmpl", |c| c.requester = Requester::Guest(3)),
+        ("guest", &family, "policy.family-id", |c| c.family_id[15] = 0),
+        ("guest", &image, "policy.image-id", |c| c.image_id[15] = 0),
+        ("guest", &key, "policy.id-key", |c| c.id_key_digest = Digest::ZERO),
+        ("platform", "require = [\"alias-check-complete\"]", "policy.platform-info", |c| c.platform_info = 5),
+        ("platform", "forbid = [\"tsme\"]", "policy.platform-info", |c| c.platform_info |= 2),
+        ("platform", "refuse_unknown_bits = true", "policy.platform-info", |c| c.platform_info |= 0x40),
+        ("platform", "signing_keys = [\"vcek\"]", "policy.signing-key", |c| c.signing_key = SigningKey::Vlek),
+        ("platform", "min_firmware = \"1.55.21\"", "policy.firmware", |c| {
+            c.current_firmware.build = 20;
+            c.committed_firmware.build = 20;
+        }),
+        ("platform", "mit_vector = 3", "policy.mitigations", |c| c.launch_mit_vector = Some(8)),
+        ("platform", "mit_vector = 1", "policy.mitigations", |c| c.current_mit_vector = None),
+        ("platform", &with_chip, "policy.chip-id", |c| c.chip_id = Some([8; 64])),
+        ("platform", &with_chip, "policy.chip-id", |c| c.chip_id = None),
+        ("platform", &without_chip, "policy.chip-id", |c| c.chip_id = Some([8; 64])),
+        ("platform", &without_chip, "policy.chip-id", |c| c.chip_id = None),
+    ];
+    for (table, line, code, change) in cases {
+        let policy = with(table, line);
+        let mut claims = claims();
+        assert_eq!(policy.judge_claims(&claims, &NOTHING, NOW), [], "{line}");
+        change(&mut claims);
+        let reasons = policy.judge_claims(&claims, &NOTHING, NOW);
+        assert!(codes(&reasons).contains(&code), "{line}: {reasons:?}");
+    }
+    // Clauses that the base's claims do not satisfy.
+    for (table, line, code) in
+        [("guest", author.as_str(), "policy.author-key"), ("platform", "csp_ids = [\"x\"]", "policy.csp-id")]
+    {
+        assert_eq!(codes(&with(table, line).judge_claims(&claims(), &NOTHING, NOW)), [code]);
+    }
+    let mut authored = claims();
+    authored.author_key_digest = Some(Digest([9; 48]));
+    authored.csp_id = Some("x".to_owned());
+    assert_eq!(with("guest", &author).judge_claims(&authored, &NOTHING, NOW), []);
+    assert_eq!(with("platform", "csp_ids = [\"x\"]").judge_claims(&authored, &NOTHING, NOW), []);
+}
+
+#[test]
+fn a_report_answers_one_question() {
+    let policy = with("", "");
+    let other = Expected {
+        report_data: Some(&[0; 64]),
+        host_data: Some(&[0; 32]),
+        measurement: Some(Digest::ZERO),
+        id_key: Some(Digest::ZERO),
+    };
+    assert_eq!(
+        codes(&policy.judge_claims(&claims(), &other, NOW)),
+        ["policy.measurement", "policy.host-data", "policy.report-data", "policy.id-key"]
+    );
+    let right = Expected {
+        report_data: Some(&[4; 64]),
+        host_data: Some(&[3; 32]),
+        measurement: Some(Digest([0xaa; 48])),
+        id_key: Some(Digest([5; 48])),
+    };
+    assert_eq!(policy.judge_claims(&claims(), &right, NOW), []);
+}
+
+#[test]
+fn revocation_lists_are_demanded_unless_said_otherwise() {
+    let strict = Policy::parse(&base().replace("crl = \"if-present\"\n", "max_crl_age_days = 30\n")).unwrap();
+    let judge = |policy: &Policy, revocation| {
+        policy.judge_claims(&Claims { revocation, ..claims() }, &NOTHING, NOW).len()
+    };
+    let list =
+        |made: i64, next: i64| Revocation::List { this_update: NOW + made, next_update: Some(NOW + next) };
+    const DAY: i64 = 86_400;
+    assert_eq!(judge(&strict, list(-DAY, DAY)), 0);
+    assert_eq!(judge(&strict, Revocation::NoList), 1);
+    assert_eq!(judge(&strict, list(-2 * DAY, -DAY)), 1);
+    assert_eq!(judge(&strict, list(-31 * DAY, DAY)), 1);
+    assert_eq!(judge(&strict, Revocation::List { this_update: NOW, next_update: None }), 1);
+    assert_eq!(judge(&with("", ""), list(-2 * DAY, -DAY)), 0);
+}
+
+fn launch() -> LaunchFacts<'static> {
+    LaunchFacts {
+        snp: true,
+        profile: "uki",
+        digest: Digest([0xaa; 48]),
+        policy: GuestPolicy(0x3_0000),
+        vcpus: 4,
+        memory: 1 << 30,
+        debug: &[],
+        vlek_only: false,
+        cpuid_corrections: false,
+    }
+}
+
+#[test]
+fn every_clause_of_a_launch_counts() {
+    let knobs = ["mtrr".to_owned()];
+    let policy = with("guest", "max_vcpus = 4\nmax_memory_mib = 1024");
+    let judge = |facts: LaunchFacts<'_>| {
+        policy.judge_launch(&facts).into_iter().map(|reason| reason.code.into_owned()).collect::<Vec<_>>()
+    };
+    assert!(judge(launch()).is_empty());
+    assert_eq!(judge(LaunchFacts { snp: false, ..launch() }), ["policy.isolation"]);
+    assert_eq!(judge(LaunchFacts { profile: "hashes", ..launch() }), ["policy.profile"]);
+    assert_eq!(judge(LaunchFacts { digest: Digest::ZERO, ..launch() }), ["policy.measurement"]);
+    assert_eq!(judge(LaunchFacts { policy: GuestPolicy(0xb_0000), ..launch() }), ["policy.debug"]);
+    assert_eq!(judge(LaunchFacts { vcpus: 5, ..launch() }), ["policy.vcpus"]);
+    assert_eq!(judge(LaunchFacts { memory: (1 << 30) + 1, ..launch() }), ["policy.memory"]);
+    assert_eq!(judge(LaunchFacts { debug: &knobs, ..launch() }), ["policy.debug-knob"]);
+    assert_eq!(judge(LaunchFacts { cpuid_corrections: true, ..launch() }), ["policy.cpuid-corrections"]);
+    assert_eq!(codes(&with("guest", "vlek_only = true").judge_launch(&launch())), ["policy.vlek-only"]);
+    // All reasons at once.
+    assert_eq!(judge(LaunchFacts { snp: false, digest: Digest::ZERO, vcpus: 9, ..launch() }).len(), 3);
+}
+
+#[test]
+fn the_platform_is_judged_by_what_the_host_says_of_it() {
+    let policy = with("platform", "min_firmware = \"1.55.0\"");
+    let facts = PlatformFacts {
+        class: EvidenceClass::IdBlock,
+        product: Some(Product::Milan),
+        firmware: FirmwareVersion { major: 1, minor: 55, build: 21 },
+        reported_tcb: Some(tcb()),
+    };
+    assert_eq!(policy.judge_platform(&facts), []);
+    let code = |facts: PlatformFacts| {
+        policy.judge_platform(&facts).into_iter().map(|r| r.code.into_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(code(PlatformFacts { class: EvidenceClass::HostAsserted, ..facts }), ["policy.evidence"]);
+    assert_eq!(code(PlatformFacts { product: None, ..facts }), ["policy.product"]);
+    assert_eq!(code(PlatformFacts { product: Some(Product::Turin), ..facts }), ["policy.product"]);
+    assert_eq!(code(PlatformFacts { reported_tcb: None, ..facts }), ["policy.min-tcb"]);
+    let old = TcbParts { microcode: 0, bootloader: 9, ..tcb() };
+    assert_eq!(code(PlatformFacts { reported_tcb: Some(old), ..facts }), ["policy.min-tcb"]);
+    let firmware = FirmwareVersion { major: 1, minor: 54, build: 99 };
+    assert_eq!(code(PlatformFacts { firmware, ..facts }), ["policy.firmware"]);
+}
+
+#[test]
+fn the_floor_is_lowered_by_name_only() {
+    let debug = GuestPolicy(0xf_0000);
+    let policy = with("", "unsafe_allow_debug = true\nunsafe_allow_migration_agent = true");
+    assert_eq!(policy.warnings().len(), 2);
+    assert_eq!(policy.judge_launch(&LaunchFacts { policy: debug, ..launch() }), []);
+    let reasons = with("", "").judge_launch(&LaunchFacts { policy: debug, ..launch() });
+    assert_eq!(codes(&reasons), ["policy.debug", "policy.migration-agent"]);
+    let any = with("", "unsafe_any_measurement = true");
+    assert_eq!(any.judge_launch(&LaunchFacts { digest: Digest::ZERO, ..launch() }), []);
+    assert!(Policy::parse(&text("guest", "require = [\"debug\"]")).is_err());
+    assert!(Policy::parse(&text("guest", "max_vmpl = 4")).is_err());
+}
+
+#[test]
+fn times_have_to_be_utc() {
+    let policy = with("", "not_before = 2026-01-01T00:00:00Z\nnot_after = 2026-12-31T23:59:59Z");
+    assert_eq!(policy.judge_time(NOW), []);
+    assert_eq!(codes(&policy.judge_time(NOW - 365 * 86_400)), ["policy.not-yet"]);
+    assert_eq!(codes(&policy.judge_time(NOW + 365 * 86_400)), ["policy.over"]);
+    for time in ["2026-01-01", "2026-01-01T00:00:00", "2026-01-01T00:00:00+01:00"] {
+        assert!(Policy::parse(&text("", &format!("not_before = {time}"))).is_err(), "{time}");
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_no_policy() {
+    for (table, line) in [
+        ("", "surprise = 1"),
+        ("guest", "mesurements = []"),
+        ("guest", "require = [\"smt\"]\nforbid = [\"smt\"]"),
+        ("guest", "profiles = [\"usb\"]"),
+        ("guest", "id_keys = [\"00\"]"),
+        ("platform", "products = []"),
+        ("platform", "min_firmware = \"1.55\""),
+        ("platform", "chip_ids = [\"xx\"]"),
+        ("platform", "crl = \"ignore\""),
+        ("ticket", "lifetime_s = 301"),
+        ("ticket", "lifetime_s = 0"),
+        ("platform.min_tcb.turin", "bootloader = 1\ntee = 1\nsnp = 1\nmicrocode = 1"),
+        ("platform.min_tcb.genoa", "fmc = 1\nbootloader = 1\ntee = 1\nsnp = 1\nmicrocode = 1"),
+        ("platform.min_tcb.rome", "bootloader = 1\ntee = 1\nsnp = 1\nmicrocode = 1"),
+    ] {
+        assert!(Policy::parse(&text(table, line)).is_err(), "{line}");
+    }
+    assert!(Policy::parse(&base().replace("\"p\"", "\"../p\"")).is_err());
+    assert!(Policy::parse(&base().replace("\"milan\"]", "\"milan\", \"turin\"]")).is_err());
+    let none = base().replace(&format!("\"{}\"", "aa".repeat(48)), "");
+    assert!(Policy::parse(&none).is_err());
+    assert_eq!(Policy::parse(&"#".repeat(MAX_FILE + 1)), Err(PolicyError::TooLong(MAX_FILE + 1)));
+}
+
+#[test]
+fn codes_are_unique() {
+    let mut all: Vec<_> = CODES.iter().chain(crate::refusal::Refusal::CODES).collect();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count);
+}
