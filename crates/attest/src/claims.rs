@@ -21,6 +21,19 @@ pub enum Product {
     Turin,
 }
 
+impl Product {
+    /// The product of a processor's family and model (CPUID Fn0000_0001_EAX).
+    #[must_use]
+    pub fn from_processor(family: u8, model: u8) -> Option<Self> {
+        match (family, model) {
+            (0x19, 0x00..=0x0f) => Some(Self::Milan),
+            (0x19, 0x10..=0x1f | 0xa0..=0xaf) => Some(Self::Genoa),
+            (0x1a, 0x00..=0x11) => Some(Self::Turin),
+            _ => None,
+        }
+    }
+}
+
 impl std::fmt::Display for Product {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -13,6 +13,7 @@ pub mod policy;
 pub mod reason;
 pub mod refusal;
 pub mod roots;
+pub mod table;
 mod vek;
 pub mod verify;
 mod x509;

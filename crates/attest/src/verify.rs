@@ -15,7 +15,7 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::report::{ALGORITHM_P384, Report, SIGNED_LEN, VMPL_HOST};
-use cvmm_snp::tcb::{TcbLayout, TcbVersion};
+use cvmm_snp::tcb::{TcbLayout, TcbParts, TcbVersion};
 use zerocopy::FromBytes;
 
 use crate::claims::{Claims, FirmwareVersion, Product, Requester, Revocation, SigningKey};
@@ -64,6 +64,43 @@ pub struct Options {
     pub masked_chip: bool,
 }
 
+/// What a report says of where its certificate is to be found. Nothing of it is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// What signed it.
+    pub signing_key: SigningKey,
+    /// From version 3.
+    pub product: Option<Product>,
+    /// CHIP_ID.
+    pub chip_id: [u8; 64],
+    /// REPORTED_TCB; `None` if it has reserved bytes that are not zero.
+    pub reported_tcb: Option<TcbParts>,
+}
+
+/// Reads from a report what helps to find its certificate.
+pub fn hint(report: &[u8]) -> Result<Hint, Refusal> {
+    let raw: &[u8; REPORT_LEN] = report.try_into().map_err(|_| Refusal::Length { len: report.len() })?;
+    let report = Report::ref_from_bytes(raw).map_err(|_| Refusal::Length { len: raw.len() })?;
+    let form = Form::check(report, raw)?;
+    // Version 2 is of processors that have the older layout.
+    let layout = form.product.map_or(TcbLayout::Family19h, layout);
+    Ok(Hint {
+        signing_key: form.signing_key,
+        product: form.product,
+        chip_id: report.chip_id,
+        reported_tcb: report.reported_tcb.parts(layout),
+    })
+}
+
+/// How TCBs of the product are laid out.
+#[must_use]
+pub fn layout(product: Product) -> TcbLayout {
+    match product {
+        Product::Milan | Product::Genoa => TcbLayout::Family19h,
+        Product::Turin => TcbLayout::Family1ah,
+    }
+}
+
 /// Verifies `evidence`.
 pub fn verify(evidence: &Evidence<'_>, trust: &Trust, options: &Options) -> Result<Claims, Refusal> {
     let raw: &[u8; REPORT_LEN] =
@@ -80,10 +117,7 @@ pub fn verify(evidence: &Evidence<'_>, trust: &Trust, options: &Options) -> Resu
     let authority = chain(&vek, evidence.intermediate, trust, options.now)?;
     let revocation = revocation(&vek, evidence.crl, authority, options)?;
     signature(raw, vek.key)?;
-    let layout = match vek.product {
-        Product::Milan | Product::Genoa => TcbLayout::Family19h,
-        Product::Turin => TcbLayout::Family1ah,
-    };
+    let layout = layout(vek.product);
     let tcb = |version: TcbVersion, field| version.parts(layout).ok_or(Refusal::Tcb { field });
     let reported_tcb = tcb(report.reported_tcb, "REPORTED_TCB")?;
     if reported_tcb != vek.tcb {
@@ -173,20 +207,12 @@ impl Form {
         let (family, model) = (report.cpuid_family, report.cpuid_model);
         let cpuid = (version >= 3).then_some((family, model, report.cpuid_stepping));
         let product = match cpuid {
-            Some(_) => Some(product(family, model).ok_or(Refusal::Processor { family, model })?),
+            Some(_) => {
+                Some(Product::from_processor(family, model).ok_or(Refusal::Processor { family, model })?)
+            }
             None => None,
         };
         Ok(Self { signing_key, requester, product, cpuid, author_key })
-    }
-}
-
-/// The product of a family and model.
-fn product(family: u8, model: u8) -> Option<Product> {
-    match (family, model) {
-        (0x19, 0x00..=0x0f) => Some(Product::Milan),
-        (0x19, 0x10..=0x1f | 0xa0..=0xaf) => Some(Product::Genoa),
-        (0x1a, 0x00..=0x11) => Some(Product::Turin),
-        _ => None,
     }
 }
 

@@ -1,2 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The attestation gate. In the making: see `cvmm-gate-client` for its protocol.
+//! The attestation gate.
+//!
+//! A process of its own that decides whether a guest may run. It trusts its configuration, its keys and AMD's roots, and nothing that
+//! comes over a socket. [`engine`] decides and does no I/O on sockets; [`server`] does nothing but that. What the engine needs is read
+//! by a module each: [`keys`], [`policies`], [`artifacts`], [`certificates`], [`admitted`] (the VMs it has let run) and [`audit`].
+//!
+//! Every way out of a decision that is not a signed ticket is a denial with reasons, a failure of the gate itself included.
+
+pub mod admitted;
+pub mod artifacts;
+pub mod audit;
+pub mod certificates;
+pub mod clock;
+pub mod config;
+pub mod engine;
+pub mod files;
+pub mod keys;
+pub mod policies;
+pub mod server;
+pub mod setup;

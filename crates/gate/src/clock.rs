@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The time, and the latest time ever seen: a clock that was set back makes expired certificates valid again, so then nothing is
+//! decided until somebody looks.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cvmm_attest::reason::Reason;
+
+use crate::files::{self, FileError};
+
+/// How far a clock may go back, in seconds: what time synchronisation does.
+const TOLERANCE: i64 = 60;
+/// How often the latest time is written, in seconds.
+const INTERVAL: i64 = 30;
+
+/// The clock.
+#[derive(Debug)]
+pub struct Clock {
+    path: PathBuf,
+    latest: Mutex<(i64, i64)>,
+}
+
+impl Clock {
+    /// With the latest time seen in the file `path`.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        let text = files::read_if_there(path, 64)?.unwrap_or_default();
+        // What cannot be read was written by nobody here: as late as can be, so that somebody looks.
+        let latest = match std::str::from_utf8(&text).unwrap_or("x").trim() {
+            "" => 0,
+            text => text.parse().unwrap_or(i64::MAX),
+        };
+        Ok(Self { path: path.to_owned(), latest: Mutex::new((latest, latest)) })
+    }
+
+    /// The time in seconds of Unix time.
+    pub fn now(&self) -> Result<i64, Reason> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        self.see(now)
+    }
+
+    fn see(&self, now: i64) -> Result<i64, Reason> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (seen, written) = *latest;
+        if now < seen.saturating_sub(TOLERANCE) {
+            let message = format!(
+                "the clock says {now}, and has said {seen}: it was set back; set it right, or remove {} if the later time was wrong",
+                self.path.display()
+            );
+            return Err(Reason::new("gate.clock", message));
+        }
+        let seen = now.max(seen);
+        *latest = (seen, written);
+        if seen - written >= INTERVAL {
+            files::replace(&self.path, format!("{seen}\n").as_bytes(), 0o600)
+                .map_err(|error| Reason::new("gate.state", error.to_string()))?;
+            *latest = (seen, seen);
+        }
+        Ok(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_does_not_go_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("clock");
+        let clock = Clock::open(&path).unwrap();
+        assert_eq!(clock.see(1_000_000), Ok(1_000_000));
+        assert_eq!(clock.see(999_950), Ok(999_950));
+        assert_eq!(clock.see(1_000_000 - 365 * 86_400).unwrap_err().code, "gate.clock");
+        // Nor through a restart.
+        let clock = Clock::open(&path).unwrap();
+        assert_eq!(clock.see(900_000).unwrap_err().code, "gate.clock");
+        assert!(clock.now().is_ok());
+        std::fs::write(&path, "soon").unwrap();
+        assert!(Clock::open(&path).unwrap().now().is_err());
+    }
+}

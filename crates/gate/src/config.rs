@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `gate.toml`. Paths are relative to its folder.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::files::{self, FileError};
+
+/// Why the configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Its content.
+    #[error("{path}: {problem}")]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, with its place.
+        problem: String,
+    },
+}
+
+/// The configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where VMMs connect.
+    pub socket: PathBuf,
+    /// Folder of policies.
+    pub policies: PathBuf,
+    /// Public keys that policies are signed with, PEM.
+    pub policy_keys: Vec<PathBuf>,
+    /// Folder of private keys.
+    pub keys: PathBuf,
+    /// Folder of firmware images and UKIs.
+    pub artifacts: PathBuf,
+    /// Folder of certificates and revocation lists.
+    pub certificates: PathBuf,
+    /// Folder that the gate writes.
+    pub state: PathBuf,
+    /// The audit log.
+    pub audit: PathBuf,
+    /// Users who may ask, besides the gate's own.
+    #[serde(default)]
+    pub allow_uids: Vec<u32>,
+    /// Limits.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Folder with `LINE_ark.der`, `LINE_ask.der`, `LINE_asvk.der` of a test PKI that is trusted besides AMD's roots.
+    pub unsafe_test_roots: Option<PathBuf>,
+}
+
+/// Limits of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at a time; the one that has been silent longest makes room.
+    pub connections: usize,
+    /// Seconds for a message to arrive once it has begun, and for the first to begin.
+    pub message_s: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 512, message_s: 5 }
+    }
+}
+
+impl Config {
+    /// Reads `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let content = |problem: String| ConfigError::Content { path: path.to_owned(), problem };
+        let bytes = files::read(path, 64 << 10)?;
+        let text = String::from_utf8(bytes).map_err(|_| content("it is not UTF-8".to_owned()))?;
+        let mut config: Self = toml::from_str(&text).map_err(|error| content(error.to_string()))?;
+        if config.limits.connections == 0 || config.limits.message_s == 0 {
+            return Err(content("limits of zero let nobody ask".to_owned()));
+        }
+        let absolute = std::path::absolute(path).map_err(|source| FileError {
+            what: "find",
+            path: path.to_owned(),
+            source,
+        })?;
+        let base = absolute.parent().unwrap_or(Path::new("/"));
+        let Self {
+            socket,
+            policies,
+            policy_keys,
+            keys,
+            artifacts,
+            certificates,
+            state,
+            audit,
+            allow_uids: _,
+            limits: _,
+            unsafe_test_roots,
+        } = &mut config;
+        for path in [socket, policies, keys, artifacts, certificates, state, audit]
+            .into_iter()
+            .chain(policy_keys)
+            .chain(unsafe_test_roots)
+        {
+            *path = base.join(&*path);
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,677 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Deciding. A session is a small state machine: what may come next depends on what came before, and whatever else comes ends it.
+//!
+//! ```text
+//! New --Admit--> Launch --Evidence--> Over, with a ticket
+//! New --Attest-> Guest --GuestEvidence--> Over, with a verdict
+//! any --anything else, or a refusal--> Over, with reasons
+//! ```
+//! Nonces are made here, belong to one session and are used up by the first answer to them.
+
+mod platform;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use cvmm_attest::policy::{CrlRule, EvidenceClass, Expected, LaunchFacts, is_name};
+use cvmm_attest::reason::Reason;
+use cvmm_attest::roots::{Trust, TrustError};
+use cvmm_attest::table;
+use cvmm_attest::verify::{CrlUse, Evidence as Report, Options, hint, verify};
+use cvmm_gate_client::binding::{self, Purpose};
+use cvmm_gate_client::manifest::{self, Manifest};
+use cvmm_gate_client::protocol::{
+    Admit, Approval, Attest, Challenge, Denied, Evidence, GuestEvidence, NONCE_LEN, PROTOCOL, Request,
+    Response, Ticket,
+};
+use cvmm_gate_client::ticket::{Appraisal, Binding, PROFILE, Submods, Token, Vector, VerifierId};
+use cvmm_launch::id_block::Identity;
+use cvmm_snp::digest::Digest;
+use cvmm_snp::id::IdBlock;
+use cvmm_snp::policy::GuestPolicy;
+use serde_json::json;
+use thiserror::Error;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
+
+use crate::admitted::{Admission, Admitted};
+use crate::artifacts::Artifacts;
+use crate::audit::{Audit, AuditError};
+use crate::certificates::Store;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::files::{self, FileError};
+use crate::keys::{Keys, KeysError, Signer};
+use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
+
+/// Seconds a guest has for its evidence.
+const GUEST_TIME: u64 = 30;
+/// AR4SI: what was found is as it should be.
+const AFFIRMING: i8 = 2;
+
+/// Why the gate does not start.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The policies.
+    #[error(transparent)]
+    Policies(#[from] PoliciesError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The roots.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A public key.
+    #[error("{0} is no P-384 public key in PEM")]
+    PublicKey(std::path::PathBuf),
+    /// The ID key.
+    #[error("the ID key cannot sign: {0}")]
+    Identity(String),
+    /// The clock.
+    #[error("{0}")]
+    Clock(Reason),
+}
+
+/// What decides.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    keys: Keys,
+    id_key: Digest,
+    policies: RwLock<Arc<Policies>>,
+    artifacts: Artifacts,
+    store: Store,
+    admitted: Admitted,
+    audit: Audit,
+    clock: Clock,
+    trust: Trust,
+}
+
+/// How far a session is.
+#[derive(Debug, Default)]
+pub enum Session {
+    /// Nothing was asked.
+    #[default]
+    New,
+    /// A launch was approved.
+    Launch(Box<Launch>),
+    /// A guest was given a challenge.
+    Guest(Box<Guest>),
+    /// It is over.
+    Over,
+}
+
+impl Session {
+    /// Until when the next message may come; `None` if there is no such time.
+    #[must_use]
+    pub fn until(&self) -> Option<Instant> {
+        match self {
+            Self::New | Self::Over => None,
+            Self::Launch(launch) => Some(launch.until),
+            Self::Guest(guest) => Some(guest.until),
+        }
+    }
+
+    /// Whether nothing more can come.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+}
+
+/// An approved launch.
+#[derive(Debug)]
+pub struct Launch {
+    id: String,
+    nonce: [u8; NONCE_LEN],
+    until: Instant,
+    policy: Arc<InForce>,
+    manifest: Manifest,
+    manifest_digest: Digest,
+    digest: Digest,
+    host_data: [u8; 32],
+}
+
+/// A guest with a challenge.
+#[derive(Debug)]
+pub struct Guest {
+    id: String,
+    nonce: [u8; NONCE_LEN],
+    until: Instant,
+    vm_id: String,
+}
+
+/// What is decided, with what it is about.
+struct Decision {
+    vm_id: String,
+    session: String,
+    result: Result<Response, Vec<Reason>>,
+}
+
+fn one(code: &'static str, message: impl Into<String>) -> Vec<Reason> {
+    vec![Reason::new(code, message)]
+}
+
+fn none_or(reasons: Vec<Reason>) -> Result<(), Vec<Reason>> {
+    if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+}
+
+impl Engine {
+    /// Opens everything that `config` names.
+    pub fn open(config: Config) -> Result<Self, EngineError> {
+        let keys = Keys::load(&config.keys)?;
+        let signer = Signer::load(&config.keys.join("verdict.pem"))?;
+        let audit = Audit::open(&config.audit, signer)?;
+        let clock = Clock::open(&config.state.join("clock"))?;
+        let mut trust = Trust::amd()?;
+        if let Some(folder) = &config.unsafe_test_roots {
+            add_test_roots(&mut trust, folder)?;
+            tracing::warn!(folder = %folder.display(), "unsafe_test_roots: reports that anybody can make are believed");
+        }
+        // Signs once: a key that cannot is found now.
+        let identity = Identity::signed(
+            IdBlock::new(Digest::ZERO, GuestPolicy::default()),
+            &keys.id,
+            keys.author.as_ref(),
+        )
+        .map_err(|error| EngineError::Identity(error.to_string()))?;
+        let engine = Self {
+            id_key: identity.id_key_digest(),
+            artifacts: Artifacts::new(&config.artifacts),
+            store: Store::new(&config.certificates),
+            admitted: Admitted::new(&config.state.join("vms")),
+            policies: RwLock::new(Arc::new(Policies::new())),
+            keys,
+            audit,
+            clock,
+            trust,
+            config,
+        };
+        engine.reload()?;
+        Ok(engine)
+    }
+
+    /// Reads the policies again. When one is not good, all stay as they were.
+    pub fn reload(&self) -> Result<usize, EngineError> {
+        let now = self.clock.now().map_err(EngineError::Clock)?;
+        let mut signers = Vec::new();
+        for path in &self.config.policy_keys {
+            let text = String::from_utf8(files::read(path, 4096)?).unwrap_or_default();
+            let key = cvmm_gate_client::ticket::VerdictKey::from_pem(&text);
+            signers.push(key.map_err(|_| EngineError::PublicKey(path.clone()))?);
+        }
+        let policies = policies::load(&self.config.policies, &signers, &self.config.state.join("versions"))?;
+        for policy in policies.values() {
+            for warning in policy.policy.warnings() {
+                tracing::warn!(policy = policy.id.id, "{warning}");
+            }
+        }
+        let names: Vec<_> = policies.values().map(|policy| &policy.id).collect();
+        self.audit.append(now, &json!({ "event": "policies", "policies": names }))?;
+        let count = policies.len();
+        *self.policies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
+        Ok(count)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The last words of the audit log.
+    pub fn close(&self) {
+        if let Err(error) =
+            self.clock.now().map_err(|_| ()).and_then(|now| self.audit.close(now).map_err(|_| ()))
+        {
+            let () = error;
+            tracing::error!("the audit log could not be closed");
+        }
+    }
+
+    /// Answers a message of a session.
+    pub fn answer(&self, session: &mut Session, message: &[u8]) -> Response {
+        let state = std::mem::replace(session, Session::Over);
+        let now = match self.clock.now() {
+            Ok(now) => now,
+            Err(reason) => return self.denied(0, "", "", vec![reason]),
+        };
+        let request = match serde_json::from_slice(message) {
+            Ok(request) => request,
+            Err(error) => {
+                let reason = one("gate.message", format!("the message is not understood: {error}"));
+                return self.denied(now, "", "", reason);
+            }
+        };
+        let decision = match (state, request) {
+            (Session::New, Request::Admit(admit)) => self.admit(session, &admit, now),
+            (Session::New, Request::Attest(attest)) => self.attest(session, &attest),
+            (Session::Launch(launch), Request::Evidence(evidence)) => {
+                let result = self.evidence(&launch, &evidence, now);
+                Decision { vm_id: launch.manifest.vm_id, session: launch.id, result }
+            }
+            (Session::Guest(guest), Request::GuestEvidence(evidence)) => {
+                let result = self.guest_evidence(&guest, &evidence, now);
+                Decision { vm_id: guest.vm_id, session: guest.id, result }
+            }
+            _ => Decision {
+                vm_id: String::new(),
+                session: String::new(),
+                result: Err(one(
+                    "gate.order",
+                    "this message has no place here; a session is one launch or one guest's question",
+                )),
+            },
+        };
+        let Decision { vm_id, session: id, result } = decision;
+        let response = match result {
+            Ok(response) => response,
+            Err(reasons) => {
+                *session = Session::Over;
+                return self.denied(now, &vm_id, &id, reasons);
+            }
+        };
+        let kind = match &response {
+            Response::Approval(_) => "approved",
+            Response::Challenge(_) => "challenged",
+            Response::Ticket(_) => "admitted",
+            Response::Denied(_) => "denied",
+        };
+        // Nothing leaves that is not written down.
+        match self
+            .audit
+            .append(now, &json!({ "event": kind, "vm": vm_id, "session": id, "answer": response }))
+        {
+            Ok(()) => response,
+            Err(error) => {
+                *session = Session::Over;
+                tracing::error!(%error, "audit");
+                Response::Denied(Denied {
+                    reasons: one("gate.audit", "the decision could not be written down"),
+                })
+            }
+        }
+    }
+
+    fn denied(&self, now: i64, vm_id: &str, session: &str, reasons: Vec<Reason>) -> Response {
+        let codes: Vec<_> = reasons.iter().map(|reason| reason.code.clone()).collect();
+        tracing::info!(vm = vm_id, ?codes, "denied");
+        // A denial that cannot be written down is a denial.
+        if let Err(error) = self
+            .audit
+            .append(now, &json!({ "event": "denied", "vm": vm_id, "session": session, "reasons": reasons }))
+        {
+            tracing::error!(%error, "audit");
+        }
+        Response::Denied(Denied { reasons })
+    }
+
+    fn admit(&self, session: &mut Session, admit: &Admit, now: i64) -> Decision {
+        let mut decision = Decision { vm_id: String::new(), session: String::new(), result: Err(Vec::new()) };
+        decision.result = self.judge(session, admit, now, &mut decision.vm_id, &mut decision.session);
+        decision
+    }
+
+    fn judge(
+        &self,
+        session: &mut Session,
+        admit: &Admit,
+        now: i64,
+        vm_id: &mut String,
+        id: &mut String,
+    ) -> Result<Response, Vec<Reason>> {
+        let Admit { protocol, policy, manifest: text, digest: claimed } = admit;
+        known_protocol(*protocol)?;
+        let manifest: Manifest = serde_json::from_str(text)
+            .map_err(|error| one("manifest.format", format!("the manifest is not understood: {error}")))?;
+        if manifest.format != manifest::FORMAT {
+            return Err(one("manifest.format", format!("the manifest has format {}", manifest.format)));
+        }
+        if !is_name(&manifest.vm_id) {
+            return Err(one("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"));
+        }
+        vm_id.clone_from(&manifest.vm_id);
+        let policy = self.policy(policy)?;
+        none_or(policy.policy.judge_time(now))?;
+        let digest = self.artifacts.digest(&manifest.launch).map_err(|reason| vec![reason])?;
+        if claimed.parse() != Ok(digest) {
+            return Err(one(
+                "manifest.digest",
+                format!(
+                    "the VMM expects launch digest {claimed}, its manifest gives {digest}: they are not of the same files"
+                ),
+            ));
+        }
+        let facts = LaunchFacts {
+            snp: manifest.isolation == "snp",
+            profile: profile(&manifest),
+            digest,
+            policy: GuestPolicy(manifest.launch.policy),
+            vcpus: manifest.launch.vcpus,
+            memory: manifest.launch.memory,
+            debug: &manifest.machine.debug,
+            vlek_only: manifest.machine.vlek_only,
+            cpuid_corrections: manifest.machine.cpuid_corrections,
+        };
+        none_or(policy.policy.judge_launch(&facts))?;
+
+        let nonce = random()?;
+        *id = session_id()?;
+        let mut block = IdBlock::new(digest, facts.policy);
+        block.family_id = policy.policy.family_id.unwrap_or_default();
+        block.image_id = policy.policy.image_id.unwrap_or_default();
+        block.guest_svn = U32::new(policy.policy.min_svn);
+        let identity = Identity::signed(block, &self.keys.id, self.keys.author.as_ref())
+            .map_err(|error| one("gate.key", error.to_string()))?;
+        let host_data = binding::host_data(text.as_bytes(), &nonce, &policy.digest);
+        let time = Duration::from_secs(policy.policy.launch_time.into());
+        let approval = Approval {
+            session: id.clone(),
+            nonce: STANDARD.encode(nonce),
+            deadline_ms: u64::from(policy.policy.launch_time) * 1000,
+            policy: policy.id.clone(),
+            id_block: STANDARD.encode(identity.block().as_bytes()),
+            id_auth: STANDARD.encode(identity.auth().as_bytes()),
+            host_data: hex(&host_data),
+        };
+        *session = Session::Launch(Box::new(Launch {
+            id: id.clone(),
+            nonce,
+            until: Instant::now() + time,
+            policy,
+            manifest_digest: sha384(text.as_bytes()),
+            manifest,
+            digest,
+            host_data,
+        }));
+        Ok(Response::Approval(approval))
+    }
+
+    fn policy(&self, name: &str) -> Result<Arc<InForce>, Vec<Reason>> {
+        let policies = Arc::clone(&self.policies.read().unwrap_or_else(PoisonError::into_inner));
+        policies.get(name).cloned().ok_or_else(|| {
+            let name: String = name.chars().take(64).collect();
+            one("gate.policy", format!("the gate has no policy {name:?}"))
+        })
+    }
+
+    fn evidence(&self, launch: &Launch, evidence: &Evidence, now: i64) -> Result<Response, Vec<Reason>> {
+        in_time(launch.until)?;
+        let Evidence { session, digest, host_data, platform_status, report, certificates } = evidence;
+        same("session", session, &launch.id)?;
+        same("launch digest", digest, &launch.digest.to_string())?;
+        same("HOST_DATA", host_data, &hex(&launch.host_data))?;
+        let status = decode("platform_status", platform_status)?;
+        let mut class = EvidenceClass::IdBlock;
+        if launch.manifest.isolation != "snp" {
+            class = EvidenceClass::HostAsserted;
+        } else if let Some(report) = report {
+            let claims =
+                self.claims(&decode("report", report)?, certificates.as_deref(), &launch.policy, now)?;
+            let expected = Expected {
+                // A report the host asked for has no question in it.
+                report_data: Some(&[0; 64]),
+                host_data: Some(&launch.host_data),
+                measurement: Some(launch.digest),
+                id_key: Some(self.id_key),
+            };
+            none_or(launch.policy.policy.judge_claims(&claims, &expected, now))?;
+            class = EvidenceClass::HostReport;
+        }
+        let facts = platform::facts(&status, launch.manifest.launch.cpu_signature, class)?;
+        none_or(launch.policy.policy.judge_platform(&facts))?;
+        let admission = Admission {
+            session: launch.id.clone(),
+            launch_digest: launch.digest.to_string(),
+            host_data: hex(&launch.host_data),
+            manifest_sha384: launch.manifest_digest.to_string(),
+            policy: launch.policy.id.clone(),
+        };
+        self.admitted.put(&launch.manifest.vm_id, &admission).map_err(|reason| vec![reason])?;
+        let lifetime = i64::from(launch.policy.policy.lifetime);
+        self.ticket(
+            "admit",
+            &launch.manifest.vm_id,
+            &launch.nonce,
+            &admission,
+            &launch.id,
+            class,
+            now,
+            lifetime,
+        )
+    }
+
+    fn attest(&self, session: &mut Session, attest: &Attest) -> Decision {
+        let Attest { protocol, vm_id } = attest;
+        let challenge = || {
+            known_protocol(*protocol)?;
+            self.admitted.get(vm_id).map_err(|reason| vec![reason])?;
+            Ok((session_id()?, random()?))
+        };
+        let (id, result) = match challenge() {
+            Err(reasons) => (String::new(), Err(reasons)),
+            Ok((id, nonce)) => {
+                let until = Instant::now() + Duration::from_secs(GUEST_TIME);
+                *session =
+                    Session::Guest(Box::new(Guest { id: id.clone(), nonce, until, vm_id: vm_id.clone() }));
+                let challenge = Challenge {
+                    session: id.clone(),
+                    nonce: STANDARD.encode(nonce),
+                    deadline_ms: GUEST_TIME * 1000,
+                };
+                (id, Ok(Response::Challenge(challenge)))
+            }
+        };
+        Decision { vm_id: vm_id.chars().take(64).collect(), session: id, result }
+    }
+
+    fn guest_evidence(
+        &self,
+        guest: &Guest,
+        evidence: &GuestEvidence,
+        now: i64,
+    ) -> Result<Response, Vec<Reason>> {
+        in_time(guest.until)?;
+        let GuestEvidence { session, report, certificates, key } = evidence;
+        same("session", session, &guest.id)?;
+        // What was admitted, and by which policy, as it is now.
+        let admission = self.admitted.get(&guest.vm_id).map_err(|reason| vec![reason])?;
+        let policy = self.policy(&admission.policy.id)?;
+        none_or(policy.policy.judge_time(now))?;
+        let key = key.as_deref().map(|key| decode("key", key)).transpose()?.unwrap_or_default();
+        let claims = self.claims(&decode("report", report)?, certificates.as_deref(), &policy, now)?;
+        let state = || one("gate.state", "the record of this VM's admission is damaged");
+        let measurement = admission.launch_digest.parse().map_err(|_| state())?;
+        let report_data = binding::report_data(Purpose::Attest, &guest.nonce, &guest.vm_id, &key);
+        let host_data = unhex(&admission.host_data).ok_or_else(state)?;
+        let expected = Expected {
+            report_data: Some(&report_data),
+            host_data: Some(&host_data),
+            measurement: Some(measurement),
+            id_key: Some(self.id_key),
+        };
+        let mut reasons = policy.policy.judge_claims(&claims, &expected, now);
+        if !matches!(claims.requester, cvmm_attest::claims::Requester::Guest(_)) {
+            reasons.extend(one("policy.evidence", "the host asked for this report, not the guest"));
+        }
+        none_or(reasons)?;
+        let lifetime = i64::from(policy.policy.lifetime);
+        let class = EvidenceClass::GuestReport;
+        self.ticket("attest", &guest.vm_id, &guest.nonce, &admission, &guest.id, class, now, lifetime)
+    }
+
+    /// What a report says, once it is verified with a certificate from its table or the store.
+    fn claims(
+        &self,
+        report: &[u8],
+        certificates: Option<&str>,
+        policy: &InForce,
+        now: i64,
+    ) -> Result<cvmm_attest::claims::Claims, Vec<Reason>> {
+        let hint = hint(report).map_err(|refusal| vec![refusal.reason()])?;
+        let table = certificates.map(|table| decode("certificates", table)).transpose()?;
+        let given = match &table {
+            Some(table) => table::vek(table, hint.signing_key)
+                .map_err(|error| one("gate.certificate", error.to_string()))?,
+            None => None,
+        };
+        let product = hint.product.unwrap_or(cvmm_attest::claims::Product::Milan);
+        let stored = match (given, &hint.reported_tcb) {
+            (None, Some(tcb)) => Some(
+                self.store
+                    .vek(product, hint.signing_key, &hint.chip_id, tcb)
+                    .map_err(|reason| vec![reason])?,
+            ),
+            _ => None,
+        };
+        let crl = self.store.crl(product, hint.signing_key).map_err(|reason| vec![reason])?;
+        let evidence =
+            Report { report, vek: given.or(stored.as_deref()), intermediate: None, crl: crl.as_deref() };
+        let options = Options {
+            now,
+            crl: match policy.policy.crl {
+                CrlRule::Require => CrlUse::Require,
+                CrlRule::IfPresent => CrlUse::IfPresent,
+            },
+            masked_chip: policy.policy.allow_masked_chip_id,
+        };
+        verify(&evidence, &self.trust, &options).map_err(|refusal| vec![refusal.reason()])
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "they are the ticket's fields")]
+    fn ticket(
+        &self,
+        purpose: &str,
+        vm_id: &str,
+        nonce: &[u8; NONCE_LEN],
+        admission: &Admission,
+        session: &str,
+        class: EvidenceClass,
+        now: i64,
+        lifetime: i64,
+    ) -> Result<Response, Vec<Reason>> {
+        let token = Token {
+            eat_profile: PROFILE.to_owned(),
+            iat: now,
+            nbf: now,
+            exp: now + lifetime,
+            jti: session_id()?,
+            sub: vm_id.to_owned(),
+            eat_nonce: URL_SAFE_NO_PAD.encode(nonce),
+            ear_verifier_id: VerifierId {
+                developer: "https://github.com/cvmm".to_owned(),
+                build: concat!("cvmm-gate ", env!("CARGO_PKG_VERSION")).to_owned(),
+            },
+            submods: Submods {
+                cpu0: Appraisal {
+                    ear_status: "affirming".to_owned(),
+                    ear_trustworthiness_vector: Vector {
+                        // Without a report, the hardware is what the host says it is.
+                        hardware: if class >= EvidenceClass::HostReport { AFFIRMING } else { 0 },
+                        executables: AFFIRMING,
+                        configuration: AFFIRMING,
+                    },
+                    ear_appraisal_policy_ids: vec![admission.policy.id.clone()],
+                },
+            },
+            cvmm_ticket: Binding {
+                purpose: purpose.to_owned(),
+                vm_id: vm_id.to_owned(),
+                session: session.to_owned(),
+                nonce: STANDARD.encode(nonce),
+                launch_digest: admission.launch_digest.clone(),
+                host_data: admission.host_data.clone(),
+                manifest_sha384: admission.manifest_sha384.clone(),
+                policy: admission.policy.clone(),
+                evidence_class: class.name().to_owned(),
+            },
+        };
+        let input = token.signing_input();
+        let signature =
+            self.keys.verdict.sign(input.as_bytes()).map_err(|error| one("gate.key", error.to_string()))?;
+        Ok(Response::Ticket(Ticket { jwt: Token::assemble(&input, &signature) }))
+    }
+}
+
+fn known_protocol(protocol: u32) -> Result<(), Vec<Reason>> {
+    if protocol == PROTOCOL {
+        return Ok(());
+    }
+    Err(one("gate.protocol", format!("protocol {protocol} is not known here, {PROTOCOL} is")))
+}
+
+fn profile(manifest: &Manifest) -> &'static str {
+    match manifest.launch.boot {
+        manifest::Boot::Uki { .. } => "uki",
+        manifest::Boot::Hashes { .. } => "hashes",
+        manifest::Boot::Disk => "disk",
+    }
+}
+
+fn in_time(until: Instant) -> Result<(), Vec<Reason>> {
+    if Instant::now() <= until {
+        Ok(())
+    } else {
+        Err(one("gate.late", "the evidence comes too late for its nonce"))
+    }
+}
+
+fn same(what: &str, found: &str, expected: &str) -> Result<(), Vec<Reason>> {
+    if found == expected {
+        return Ok(());
+    }
+    let found: String = found.chars().take(200).collect();
+    Err(one("evidence.other", format!("the evidence is of another {what}: {found}, {expected} was approved")))
+}
+
+fn decode(field: &str, text: &str) -> Result<Vec<u8>, Vec<Reason>> {
+    STANDARD.decode(text).map_err(|_| one("evidence.format", format!("{field} is not base64")))
+}
+
+fn random() -> Result<[u8; NONCE_LEN], Vec<Reason>> {
+    let mut bytes = [0; NONCE_LEN];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| one("gate.key", "there are no random numbers"))?;
+    Ok(bytes)
+}
+
+fn session_id() -> Result<String, Vec<Reason>> {
+    random().map(|bytes| hex(bytes.get(..16).unwrap_or_default()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut out = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (at, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(out)
+}
+
+fn add_test_roots(trust: &mut Trust, folder: &Path) -> Result<(), EngineError> {
+    for line in ["milan", "genoa", "turin"] {
+        let read = |name: &str| files::read_if_there(&folder.join(format!("{line}_{name}.der")), 16 << 10);
+        let Some(ark) = read("ark")? else { continue };
+        for name in ["ask", "asvk"] {
+            if let Some(authority) = read(name)? {
+                trust.unsafe_add_test(&ark, &authority)?;
+            }
+        }
+    }
+    Ok(())
+}

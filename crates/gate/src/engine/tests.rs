@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use std::fs;
+
+use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, Launch as LaunchManifest, Machine};
+use cvmm_gate_client::ticket::{Expected as TicketExpected, VerifiedTicket};
+
+use super::*;
+use crate::setup;
+
+/// A firmware image of a page: a GUID table without entries, and nothing else.
+fn firmware() -> Vec<u8> {
+    let mut image = vec![0_u8; 0x1000];
+    // 96b582de-1fb2-45f7-baea-a366c55a082d, after the length of the table that is nothing but this footer.
+    let footer =
+        [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
+    let end = image.len() - 0x20;
+    image[end - 16..end].copy_from_slice(&footer);
+    image[end - 18..end - 16].copy_from_slice(&18_u16.to_le_bytes());
+    image
+}
+
+struct Fixture {
+    engine: Engine,
+    folder: tempfile::TempDir,
+    manifest: Manifest,
+    digest: Digest,
+}
+
+const STATUS: [u8; 32] = {
+    let mut status = [0; 32];
+    status[0] = 1;
+    status[1] = 55;
+    status[2] = 1;
+    status[4] = 21;
+    status[24] = 4;
+    status[30] = 22;
+    status[31] = 213;
+    status
+};
+
+fn policy(version: u64, digest: &str, more: &str) -> String {
+    format!(
+        "id = \"p\"\nversion = {version}\n{more}\n[guest]\nmeasurements = [\"{digest}\"]\nprofiles = [\"disk\"]\nmax_vcpus = 4\n\
+         [platform]\nproducts = [\"milan\"]\ncrl = \"if-present\"\n\
+         [platform.min_tcb.milan]\nbootloader = 4\ntee = 0\nsnp = 22\nmicrocode = 213\n"
+    )
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        setup::init(folder.path()).unwrap();
+        let config = Config::load(&folder.path().join("gate.toml")).unwrap();
+        let image = folder.path().join("firmware");
+        fs::write(&image, firmware()).unwrap();
+        let sha384 = crate::artifacts::import(&config.artifacts, &image).unwrap().to_string();
+        let manifest = Manifest {
+            format: FORMAT,
+            vm_id: "vm".into(),
+            isolation: "snp".into(),
+            launch: LaunchManifest {
+                firmware: FileDigest { sha384, len: 0x1000 },
+                boot: Boot::Disk,
+                vcpus: 2,
+                memory: 512 << 20,
+                low_memory: 256 << 20,
+                cpu_signature: 0xa0_0f11,
+                sev_features: 1,
+                policy: 0x3_0000,
+            },
+            machine: Machine {
+                vmm: "0".into(),
+                disks: vec![],
+                console: "serial".into(),
+                rng: true,
+                vlek_only: false,
+                cpuid_corrections: false,
+                debug: vec![],
+            },
+        };
+        let digest = Artifacts::new(&config.artifacts).digest(&manifest.launch).unwrap();
+        let fixture = Self { engine: Engine::open(config).unwrap(), folder, manifest, digest };
+        fixture.policy(&policy(1, &digest.to_string(), "")).unwrap();
+        fixture
+    }
+
+    fn policy(&self, text: &str) -> Result<usize, EngineError> {
+        let path = self.folder.path().join("policies/p.toml");
+        fs::write(&path, text).unwrap();
+        let key = Signer::load(&self.folder.path().join("keys/policy.pem")).unwrap();
+        policies::sign(&path, &key)?;
+        self.engine.reload()
+    }
+
+    fn admit(&self, change: impl Fn(&mut Manifest)) -> (Session, Result<(Approval, String), String>) {
+        let mut manifest = self.manifest.clone();
+        change(&mut manifest);
+        let text = serde_json::to_string(&manifest).unwrap();
+        let digest = self.engine.artifacts.digest(&manifest.launch).unwrap_or(self.digest);
+        self.ask(Admit { protocol: PROTOCOL, policy: "p".into(), manifest: text, digest: digest.to_string() })
+    }
+
+    fn ask(&self, admit: Admit) -> (Session, Result<(Approval, String), String>) {
+        let mut session = Session::New;
+        let text = admit.manifest.clone();
+        let answer = self.send(&mut session, &Request::Admit(admit));
+        let result = match answer {
+            Response::Approval(approval) => Ok((approval, text)),
+            other => Err(code(&other)),
+        };
+        (session, result)
+    }
+
+    fn send(&self, session: &mut Session, request: &Request) -> Response {
+        self.engine.answer(session, &serde_json::to_vec(request).unwrap())
+    }
+
+    fn evidence(&self, approval: &Approval) -> Evidence {
+        Evidence {
+            session: approval.session.clone(),
+            digest: self.digest.to_string(),
+            host_data: approval.host_data.clone(),
+            platform_status: STANDARD.encode(STATUS),
+            report: None,
+            certificates: None,
+        }
+    }
+}
+
+/// The first reason's code.
+fn code(response: &Response) -> String {
+    match response {
+        Response::Denied(denied) => denied.reasons[0].code.to_string(),
+        other => panic!("no denial: {other:?}"),
+    }
+}
+
+#[test]
+fn the_right_guest_gets_a_ticket_that_verifies() {
+    let fixture = Fixture::new();
+    let (mut session, approved) = fixture.admit(|_| ());
+    let (approval, text) = approved.unwrap();
+    let block = STANDARD.decode(&approval.id_block).unwrap();
+    let auth = STANDARD.decode(&approval.id_auth).unwrap();
+    let identity = Identity::from_bytes(&block, &auth).unwrap();
+    identity.check_launch(fixture.digest, GuestPolicy(0x3_0000)).unwrap();
+    assert_eq!(identity.id_key_digest(), fixture.engine.id_key);
+
+    let Response::Ticket(ticket) =
+        fixture.send(&mut session, &Request::Evidence(fixture.evidence(&approval)))
+    else {
+        panic!("no ticket")
+    };
+    assert!(session.is_over());
+    let nonce: [u8; 32] = STANDARD.decode(&approval.nonce).unwrap().try_into().unwrap();
+    let policy = approval.policy.sha384.parse().unwrap();
+    let expected = TicketExpected {
+        vm_id: "vm".into(),
+        session: approval.session,
+        nonce,
+        launch_digest: fixture.digest,
+        host_data: binding::host_data(text.as_bytes(), &nonce, &policy),
+        manifest: sha384(text.as_bytes()),
+        policy: approval.policy,
+    };
+    let key = fixture.engine.keys.verdict.public().unwrap();
+    let now = fixture.engine.clock.now().unwrap();
+    let ticket = VerifiedTicket::verify(&ticket.jwt, &key, &expected, now).unwrap();
+    assert_eq!(ticket.evidence_class(), "id-block");
+
+    // Every step is in the log, which verifies.
+    let verified = crate::audit::verify(&fixture.engine.config.audit, &key).unwrap();
+    assert_eq!(verified.seq, 5); // open, policies twice, approved, admitted
+}
+
+#[test]
+fn every_other_launch_is_denied() {
+    let fixture = Fixture::new();
+    type Change = fn(&mut Manifest);
+    let changes: [(&str, Change); 10] = [
+        ("policy.measurement", |m| m.launch.vcpus = 3),
+        ("policy.measurement", |m| m.launch.vcpus = 5),
+        ("policy.measurement", |m| m.launch.cpu_signature = 0xa0_0f12),
+        ("policy.measurement", |m| m.launch.sev_features = 0x21),
+        ("policy.debug", |m| m.launch.policy |= GuestPolicy::DEBUG),
+        ("policy.isolation", |m| m.isolation = "none".into()),
+        ("policy.debug-knob", |m| m.machine.debug = vec!["serve_shim".into()]),
+        ("manifest.vm-id", |m| m.vm_id = "../x".into()),
+        ("manifest.format", |m| m.format = 2),
+        ("manifest.launch", |m| m.launch.vcpus = 65),
+    ];
+    for (expected, change) in changes {
+        let (session, result) = fixture.admit(change);
+        assert_eq!(result.unwrap_err(), expected);
+        assert!(session.is_over());
+    }
+    let missing: [Change; 3] = [
+        |m| m.launch.firmware.sha384 = "00".repeat(48),
+        |m| m.launch.firmware.len = 1 << 40,
+        |m| m.launch.firmware.len = 0xfff,
+    ];
+    for change in missing {
+        assert_eq!(fixture.admit(change).1.unwrap_err(), "gate.artifact");
+    }
+    assert_eq!(
+        fixture.admit(|m| m.launch.firmware.sha384 = "../../etc/passwd".into()).1.unwrap_err(),
+        "manifest.launch"
+    );
+    // What the VMM says has to be what its manifest gives.
+    let text = serde_json::to_string(&fixture.manifest).unwrap();
+    let admit = |protocol, policy: &str, digest: &str| {
+        let admit = Admit { protocol, policy: policy.into(), manifest: text.clone(), digest: digest.into() };
+        fixture.ask(admit).1.unwrap_err()
+    };
+    let digest = fixture.digest.to_string();
+    assert_eq!(admit(PROTOCOL, "p", &"00".repeat(48)), "manifest.digest");
+    assert_eq!(admit(PROTOCOL, "p", "x"), "manifest.digest");
+    assert_eq!(admit(PROTOCOL, "q", &digest), "gate.policy");
+    assert_eq!(admit(2, "p", &digest), "gate.protocol");
+    // An artifact that is not what it is called.
+    let path = fixture.engine.config.artifacts.join(&fixture.manifest.launch.firmware.sha384);
+    fs::write(&path, vec![1; 0x1000]).unwrap();
+    assert_eq!(
+        Artifacts::new(&fixture.engine.config.artifacts).digest(&fixture.manifest.launch).unwrap_err().code,
+        "gate.artifact"
+    );
+}
+
+#[test]
+fn evidence_of_another_launch_is_denied() {
+    let fixture = Fixture::new();
+    type Change = fn(&mut Evidence);
+    let changes: [(&str, Change); 9] = [
+        ("evidence.other", |e| e.session = "0".into()),
+        ("evidence.other", |e| e.digest = "00".repeat(48)),
+        ("evidence.other", |e| e.host_data = "00".repeat(32)),
+        ("evidence.format", |e| e.platform_status = "!".into()),
+        ("evidence.format", |e| e.platform_status = STANDARD.encode([1; 31])),
+        ("evidence.platform", |e| e.platform_status = STANDARD.encode([0; 32])),
+        ("policy.min-tcb", |e| {
+            let mut status = STATUS;
+            status[31] = 212;
+            e.platform_status = STANDARD.encode(status);
+        }),
+        ("report.length", |e| e.report = Some(STANDARD.encode([0; 100]))),
+        ("report.version", |e| e.report = Some(STANDARD.encode([0; 1184]))),
+    ];
+    for (expected, change) in changes {
+        let (mut session, approved) = fixture.admit(|_| ());
+        let mut evidence = fixture.evidence(&approved.unwrap().0);
+        change(&mut evidence);
+        let answer = fixture.send(&mut session, &Request::Evidence(evidence.clone()));
+        assert_eq!(code(&answer), expected);
+        // There is no second try.
+        assert_eq!(code(&fixture.send(&mut session, &Request::Evidence(evidence))), "gate.order");
+    }
+    // Each approval's evidence is its own.
+    let (mut first, a) = fixture.admit(|_| ());
+    let (_, b) = fixture.admit(|_| ());
+    let other = fixture.evidence(&b.unwrap().0);
+    assert_eq!(code(&fixture.send(&mut first, &Request::Evidence(other))), "evidence.other");
+    drop(a);
+    // Too late.
+    let (mut session, approved) = fixture.admit(|_| ());
+    if let Session::Launch(launch) = &mut session {
+        launch.until = Instant::now() - Duration::from_millis(1);
+    }
+    let evidence = fixture.evidence(&approved.unwrap().0);
+    assert_eq!(code(&fixture.send(&mut session, &Request::Evidence(evidence))), "gate.late");
+}
+
+#[test]
+fn messages_have_an_order_and_a_form() {
+    let fixture = Fixture::new();
+    let answer = |message: &[u8]| code(&fixture.engine.answer(&mut Session::New, message));
+    for message in
+        [&b""[..], b"{}", b"garbage", b"[1]", br#"{"type":"attest","protocol":1,"vm_id":"x","more":1}"#]
+    {
+        assert_eq!(answer(message), "gate.message");
+    }
+    assert_eq!(answer(br#"{"type":"attest","protocol":1,"vm_id":"x"}"#), "gate.vm");
+    assert_eq!(answer(br#"{"type":"attest","protocol":1,"vm_id":"../x"}"#), "manifest.vm-id");
+    let (_, approved) = fixture.admit(|_| ());
+    let evidence = fixture.evidence(&approved.unwrap().0);
+    assert_eq!(code(&fixture.send(&mut Session::New, &Request::Evidence(evidence))), "gate.order");
+    let text = r#"{"a":1}"#.to_owned();
+    let admit = Admit { protocol: PROTOCOL, policy: "p".into(), manifest: text, digest: String::new() };
+    assert_eq!(fixture.ask(admit).1.unwrap_err(), "manifest.format");
+}
+
+#[test]
+fn policies_go_forward_only_and_times_count() {
+    let fixture = Fixture::new();
+    let digest = fixture.digest.to_string();
+    fixture.policy(&policy(2, &"00".repeat(48), "")).unwrap();
+    assert_eq!(fixture.admit(|_| ()).1.unwrap_err(), "policy.measurement");
+    // The old one is not taken back, and what is in force stays.
+    assert!(fixture.policy(&policy(1, &digest, "")).is_err());
+    assert_eq!(fixture.admit(|_| ()).1.unwrap_err(), "policy.measurement");
+    assert!(fixture.policy("nonsense").is_err());
+    fixture.policy(&policy(3, &digest, "not_after = 2020-01-01T00:00:00Z")).unwrap();
+    assert_eq!(fixture.admit(|_| ()).1.unwrap_err(), "policy.over");
+    fixture.policy(&policy(4, &digest, "evidence = \"guest-report\"")).unwrap();
+    let (mut session, approved) = fixture.admit(|_| ());
+    let evidence = fixture.evidence(&approved.unwrap().0);
+    assert_eq!(code(&fixture.send(&mut session, &Request::Evidence(evidence))), "policy.evidence");
+    // A clock that was set back.
+    fs::write(fixture.engine.config.state.join("clock"), "9999999999\n").unwrap();
+    drop(fixture.engine);
+    let config = Config::load(&fixture.folder.path().join("gate.toml")).unwrap();
+    assert!(matches!(Engine::open(config), Err(EngineError::Clock(_))));
+}
+
+#[test]
+fn what_cannot_be_written_down_is_denied() {
+    let fixture = Fixture::new();
+    let (mut session, approved) = fixture.admit(|_| ());
+    let evidence = fixture.evidence(&approved.unwrap().0);
+    fixture.engine.audit.fill_the_disk();
+    assert_eq!(code(&fixture.send(&mut session, &Request::Evidence(evidence))), "gate.audit");
+    assert_eq!(fixture.admit(|_| ()).1.unwrap_err(), "gate.audit");
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The gate's private keys: files that nobody but the gate may read.
+//!
+//! `verdict.pem` signs tickets, `id.pem` signs ID blocks, and `author.pem`, if there is one, vouches for the ID key. All are P-384.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_launch::id_block::{KeyError, SigningKey};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::files::{self, FileError};
+
+/// A key file's bytes, at most.
+const MAX_KEY: u64 = 4096;
+
+/// Why a key cannot be used.
+#[derive(Debug, Error)]
+pub enum KeysError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Others may read it.
+    #[error(
+        "{path} has mode {mode:o} and owner {owner}: a private key has to be its user's alone (chmod 600, chown)"
+    )]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+        /// Its owner.
+        owner: u32,
+    },
+    /// Not a key.
+    #[error("{path} {problem}")]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        problem: KeyError,
+    },
+    /// It is there already.
+    #[error("{0} exists: a key is never overwritten")]
+    Exists(PathBuf),
+    /// The random number generator or the signature.
+    #[error("the cryptographic library failed")]
+    Crypto,
+}
+
+/// A key that signs tickets and policies.
+pub struct Signer(EcdsaKeyPair);
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signer")
+    }
+}
+
+impl Signer {
+    /// Reads a private key that only this process's user may read.
+    pub fn load(path: &Path) -> Result<Self, KeysError> {
+        let file = private(path)?;
+        // The launch crate knows the forms of PEM there are; it is asked whether this is one.
+        SigningKey::parse(&file).map_err(|problem| KeysError::Content { path: path.to_owned(), problem })?;
+        let (_, der) = pem_rfc7468::decode_vec(&file)
+            .map_err(|_| KeysError::Content { path: path.to_owned(), problem: KeyError::Pem })?;
+        let der = Zeroizing::new(der);
+        EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_FIXED_SIGNING, &der)
+            .map(Self)
+            .map_err(|_| KeysError::Content { path: path.to_owned(), problem: KeyError::Curve })
+    }
+
+    /// Signs: R and S, 48 bytes each.
+    pub fn sign(&self, message: &[u8]) -> Result<[u8; 96], KeysError> {
+        let signature = self.0.sign(&SystemRandom::new(), message).map_err(|_| KeysError::Crypto)?;
+        signature.as_ref().try_into().map_err(|_| KeysError::Crypto)
+    }
+
+    /// The public half.
+    pub fn public(&self) -> Result<VerdictKey, KeysError> {
+        VerdictKey::from_point(self.0.public_key().as_ref()).map_err(|_| KeysError::Crypto)
+    }
+}
+
+/// All keys.
+#[derive(Debug)]
+pub struct Keys {
+    /// Signs tickets.
+    pub verdict: Signer,
+    /// Signs ID blocks.
+    pub id: SigningKey,
+    /// Vouches for the ID key.
+    pub author: Option<SigningKey>,
+}
+
+impl Keys {
+    /// Reads the keys in `folder`.
+    pub fn load(folder: &Path) -> Result<Self, KeysError> {
+        let key = |name: &str| {
+            let path = folder.join(name);
+            let file = private(&path)?;
+            SigningKey::parse(&file).map_err(|problem| KeysError::Content { path, problem })
+        };
+        let author = folder.join("author.pem");
+        Ok(Self {
+            verdict: Signer::load(&folder.join("verdict.pem"))?,
+            id: key("id.pem")?,
+            author: if author.exists() { Some(key("author.pem")?) } else { None },
+        })
+    }
+}
+
+/// Makes a key at `path` and its public half beside it (`.pub`).
+pub fn generate(path: &Path) -> Result<(), KeysError> {
+    if path.exists() {
+        return Err(KeysError::Exists(path.to_owned()));
+    }
+    let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).map_err(|_| KeysError::Crypto)?;
+    let der = pair.private_key().as_der().map_err(|_| KeysError::Crypto)?;
+    let pem = pem_rfc7468::encode_string("EC PRIVATE KEY", pem_rfc7468::LineEnding::LF, der.as_ref());
+    let pem = Zeroizing::new(pem.map_err(|_| KeysError::Crypto)?);
+    files::replace(path, pem.as_bytes(), 0o600)?;
+    let public = VerdictKey::from_point(pair.public_key().as_ref()).map_err(|_| KeysError::Crypto)?;
+    files::replace(&public_path(path), public.to_pem().as_bytes(), 0o644)?;
+    Ok(())
+}
+
+/// Where the public half of a key is.
+#[must_use]
+pub fn public_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".pub");
+    PathBuf::from(name)
+}
+
+/// A folder that is its user's alone.
+pub fn private_folder(path: &Path) -> Result<(), FileError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| FileError {
+        what: "make",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Reads a file that only this process's user may read.
+fn private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeysError> {
+    let bytes = Zeroizing::new(files::read(path, MAX_KEY)?);
+    let failed = |source| FileError { what: "look at", path: path.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    let own = fs::metadata("/proc/self").map_err(failed)?.uid();
+    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+    if mode & 0o077 != 0 || owner != own {
+        return Err(KeysError::Exposed { path: path.to_owned(), mode, owner });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_and_kept_private() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["verdict.pem", "id.pem"] {
+            generate(&folder.path().join(name)).unwrap();
+        }
+        let keys = Keys::load(folder.path()).unwrap();
+        let path = folder.path().join("verdict.pem");
+        let public = fs::read_to_string(public_path(&path)).unwrap();
+        assert_eq!(VerdictKey::from_pem(&public).unwrap(), keys.verdict.public().unwrap());
+        assert_eq!(format!("{:?}", keys.verdict), "Signer");
+        assert!(matches!(generate(&path), Err(KeysError::Exists(_))));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(Keys::load(folder.path()), Err(KeysError::Exposed { mode: 0o640, .. })));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, "nonsense").unwrap();
+        assert!(matches!(Keys::load(folder.path()), Err(KeysError::Content { .. })));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(Keys::load(folder.path()), Err(KeysError::File(_))));
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The policies: files `ID.toml`, each with a detached signature `ID.toml.jws` of somebody the configuration names.
+//!
+//! The signature is a JWS with its payload detached and unencoded (RFC 7797), ES384. The highest version of each policy that was ever
+//! in force, with its hash, is kept in the state folder: an older version, or another file with the same number, is refused. To go
+//! back, the old content gets a higher number.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA384, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cvmm_attest::policy::{MAX_FILE, Policy, PolicyError};
+use cvmm_gate_client::protocol::PolicyId;
+use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_snp::digest::Digest;
+use thiserror::Error;
+
+use crate::files::{self, FileError};
+use crate::keys::{KeysError, Signer};
+
+const HEADER: &str = r#"{"alg":"ES384","b64":false,"crit":["b64"]}"#;
+/// Policies of one gate, at most.
+const MOST: usize = 1024;
+
+/// Why the policies cannot be used.
+#[derive(Debug, Error)]
+pub enum PoliciesError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not a policy.
+    #[error("{path}: {problem}")]
+    Policy {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        problem: PolicyError,
+    },
+    /// Something about a file.
+    #[error("{path}: {problem}")]
+    Unfit {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// A policy in force.
+#[derive(Debug)]
+pub struct InForce {
+    /// The policy.
+    pub policy: Policy,
+    /// What tickets call it.
+    pub id: PolicyId,
+    /// SHA-384 of its file.
+    pub digest: Digest,
+}
+
+/// All policies, by name.
+pub type Policies = BTreeMap<String, Arc<InForce>>;
+
+/// Reads the policies in `folder`, signed by one of `signers`; versions are kept in `versions`. All or none.
+pub fn load(folder: &Path, signers: &[VerdictKey], versions: &Path) -> Result<Policies, PoliciesError> {
+    let failed = |source| FileError { what: "read", path: folder.to_owned(), source };
+    let mut found = Policies::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let unfit = |problem: String| PoliciesError::Unfit { path: path.clone(), problem };
+        if found.len() >= MOST {
+            return Err(unfit(format!("more than {MOST} policies")));
+        }
+        let bytes = files::read(&path, MAX_FILE as u64)?;
+        let jws = files::read(&signature_path(&path), 1024)?;
+        if !signers.iter().any(|signer| is_signed(&bytes, &jws, signer)) {
+            return Err(unfit("its signature (.jws) is of none of policy_keys".to_owned()));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| unfit("it is not UTF-8".to_owned()))?;
+        let policy =
+            Policy::parse(&text).map_err(|problem| PoliciesError::Policy { path: path.clone(), problem })?;
+        if path.file_stem().and_then(|stem| stem.to_str()) != Some(&policy.id) {
+            return Err(unfit(format!("its id is {}: the file has to be called so", policy.id)));
+        }
+        let digest = sha384(text.as_bytes());
+        not_older(&policy, digest, versions).map_err(unfit)?;
+        let id = PolicyId { id: policy.id.clone(), version: policy.version, sha384: digest.to_string() };
+        found.insert(policy.id.clone(), Arc::new(InForce { policy, id, digest }));
+    }
+    // Only when all are good: a reload that fails changes nothing.
+    for InForce { id, .. } in found.values().map(AsRef::as_ref) {
+        files::replace(&versions.join(&id.id), format!("{} {}\n", id.version, id.sha384).as_bytes(), 0o600)?;
+    }
+    Ok(found)
+}
+
+fn not_older(policy: &Policy, digest: Digest, versions: &Path) -> Result<(), String> {
+    let path = versions.join(&policy.id);
+    let Some(bytes) = files::read_if_there(&path, 256).map_err(|error| error.to_string())? else {
+        return Ok(());
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let parsed = text
+        .trim()
+        .split_once(' ')
+        .and_then(|(version, digest)| Some((version.parse::<u64>().ok()?, digest.parse::<Digest>().ok()?)));
+    match parsed {
+        None => Err(format!("{} is damaged", path.display())),
+        Some((highest, _)) if policy.version < highest => Err(format!(
+            "version {} is older than {highest}, which was in force (policy.rollback); give the old content a higher number",
+            policy.version
+        )),
+        Some((highest, known)) if policy.version == highest && known != digest => {
+            Err(format!("version {highest} was another file; give each change a higher number"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Where the signature of a policy is.
+#[must_use]
+pub fn signature_path(policy: &Path) -> PathBuf {
+    let mut name = policy.as_os_str().to_owned();
+    name.push(".jws");
+    PathBuf::from(name)
+}
+
+fn signing_input(content: &[u8]) -> (String, Vec<u8>) {
+    let header = URL_SAFE_NO_PAD.encode(HEADER);
+    let input = [header.as_bytes(), b".", content].concat();
+    (header, input)
+}
+
+/// Signs the policy at `path`.
+pub fn sign(path: &Path, signer: &Signer) -> Result<(), PoliciesError> {
+    let unfit = |problem: String| PoliciesError::Unfit { path: path.to_owned(), problem };
+    let content = files::read(path, MAX_FILE as u64)?;
+    let text = std::str::from_utf8(&content).map_err(|_| unfit("it is not UTF-8".to_owned()))?;
+    // Nobody signs what is no policy.
+    Policy::parse(text).map_err(|problem| PoliciesError::Policy { path: path.to_owned(), problem })?;
+    let (header, input) = signing_input(&content);
+    let signature = signer.sign(&input).map_err(|error: KeysError| unfit(error.to_string()))?;
+    let jws = format!("{header}..{}\n", URL_SAFE_NO_PAD.encode(signature));
+    Ok(files::replace(&signature_path(path), jws.as_bytes(), 0o644)?)
+}
+
+fn is_signed(content: &[u8], jws: &[u8], signer: &VerdictKey) -> bool {
+    let (header, input) = signing_input(content);
+    let Ok(text) = std::str::from_utf8(jws) else { return false };
+    let Some(signature) = text.trim_end().strip_prefix(&header).and_then(|rest| rest.strip_prefix(".."))
+    else {
+        return false;
+    };
+    URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| signer.verifies(&input, &signature))
+}
+
+pub(crate) fn sha384(bytes: &[u8]) -> Digest {
+    let mut out = Digest::ZERO;
+    // SHA-384 has as many bytes as Digest.
+    out.0.copy_from_slice(digest(&SHA384, bytes).as_ref());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::generate;
+
+    fn policy(version: u64, svn: u32) -> String {
+        format!(
+            "id = \"p\"\nversion = {version}\n[guest]\nmeasurements = [\"{}\"]\nmin_svn = {svn}\n[platform]\nproducts = [\"milan\"]\n\
+             [platform.min_tcb.milan]\nbootloader = 0\ntee = 0\nsnp = 0\nmicrocode = 0\n",
+            "aa".repeat(48)
+        )
+    }
+
+    #[test]
+    fn only_signed_and_never_older() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = |name: &str| {
+            let path = folder.path().join(name);
+            generate(&path).unwrap();
+            Signer::load(&path).unwrap()
+        };
+        let (signer, stranger) = (key("a.pem"), key("b.pem"));
+        let (policies, versions) = (folder.path().join("policies"), folder.path().join("versions"));
+        fs::create_dir(&policies).unwrap();
+        fs::create_dir(&versions).unwrap();
+        let path = policies.join("p.toml");
+        let keys = [signer.public().unwrap()];
+        let put = |text: &str, by: &Signer| {
+            fs::write(&path, text).unwrap();
+            sign(&path, by).unwrap();
+            load(&policies, &keys, &versions)
+        };
+        assert_eq!(put(&policy(3, 0), &signer).unwrap()["p"].id.version, 3);
+        assert!(put(&policy(4, 0), &stranger).unwrap_err().to_string().contains("policy_keys"));
+        assert!(put(&policy(2, 0), &signer).unwrap_err().to_string().contains("policy.rollback"));
+        assert!(put(&policy(3, 1), &signer).unwrap_err().to_string().contains("another file"));
+        assert!(put(&policy(3, 0), &signer).is_ok());
+        assert!(put(&policy(4, 1), &signer).is_ok());
+        assert!(put(&policy(3, 0), &signer).is_err());
+        // A signature is over all of it.
+        put(&policy(5, 1), &signer).unwrap();
+        fs::write(&path, policy(5, 2)).unwrap();
+        assert!(load(&policies, &keys, &versions).is_err());
+        fs::write(&path, policy(6, 2)).unwrap();
+        assert!(load(&policies, &keys, &versions).is_err());
+        fs::remove_file(signature_path(&path)).unwrap();
+        assert!(load(&policies, &keys, &versions).is_err());
+        // A name is the file's.
+        put(&policy(6, 2), &signer).unwrap();
+        fs::rename(&path, policies.join("q.toml")).unwrap();
+        fs::rename(signature_path(&path), policies.join("q.toml.jws")).unwrap();
+        assert!(load(&policies, &keys, &versions).unwrap_err().to_string().contains("called so"));
+    }
+}

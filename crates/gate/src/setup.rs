@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A new gate: folders, keys, and a configuration to start from.
+
+use std::fs;
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::files::{self, FileError};
+use crate::keys::{KeysError, generate, private_folder};
+
+/// Why a gate could not be made.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A key.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// It is there already.
+    #[error("{0} exists: this folder has a gate already")]
+    Exists(std::path::PathBuf),
+}
+
+const CONFIG: &str = r#"# cvmm-gate. Paths start at the folder of this file.
+socket = "gate.sock"
+
+# ID.toml with ID.toml.jws beside it; signed by one of the keys: cvmm-gate policy sign
+policies = "policies"
+policy_keys = ["keys/policy.pem.pub"]
+
+# verdict.pem signs tickets, id.pem ID blocks. For this user only.
+keys = "keys"
+
+# Firmware images and UKIs, each called by its SHA-384: cvmm-gate artifact import
+artifacts = "artifacts"
+
+# vcek/CHIP/bl.._vcek.der, vlek/.., crl/milan-vcek.der ..
+certificates = "certificates"
+
+# What the gate writes.
+state = "state"
+audit = "audit.log"
+
+# Users who may ask, besides the gate's own.
+# allow_uids = [0]
+
+# [limits]
+# connections = 512
+# message_s = 5
+"#;
+
+/// Makes a gate in `folder`.
+pub fn init(folder: &Path) -> Result<(), SetupError> {
+    let config = folder.join("gate.toml");
+    if config.exists() {
+        return Err(SetupError::Exists(config));
+    }
+    let make = |path: &Path| {
+        fs::create_dir_all(path).map_err(|source| FileError { what: "make", path: path.to_owned(), source })
+    };
+    make(folder)?;
+    for name in ["policies", "artifacts", "certificates"] {
+        make(&folder.join(name))?;
+    }
+    for name in ["keys", "state", "state/vms", "state/versions"] {
+        private_folder(&folder.join(name))?;
+    }
+    // The policy key is made here for a start; where policies are made is a better place for it.
+    for name in ["verdict.pem", "id.pem", "policy.pem"] {
+        generate(&folder.join("keys").join(name))?;
+    }
+    files::replace(&config, CONFIG.as_bytes(), 0o644)?;
+    Ok(())
+}
