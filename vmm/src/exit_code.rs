@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The exit codes of `cvmm`: a host agent decides by them, so they never change their meaning.
 //!
-//! Codes below 10 say that the VM did not start or that cvmm itself failed; from 10 on the guest ran and ended in
-//! another way than by powering off. Nothing else is used: a code above 127 is a signal's, set by the shell.
+//! Codes below 10 say that the VM did not start or that cvmm itself failed; from 10 to 19 the guest ran and ended in
+//! another way than by powering off; from 20 on the attestation gate did not admit it, so that it did not run. Nothing else is used: a code above 127 is a signal's, set by the shell.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -41,11 +41,21 @@ pub enum ExitStatus {
     Terminated = 14,
     /// An SNP guest used memory in a way that cannot be served.
     MemoryViolation = 15,
+    /// Nobody listens at the gate's socket.
+    GateUnreachable = 20,
+    /// The gate did not answer in time, or closed the connection.
+    GateSilent = 21,
+    /// The gate refused.
+    GateDenied = 22,
+    /// The gate's answer is of no use.
+    GateAnswer = 23,
+    /// The gate's ticket is not for this launch, or not the gate's.
+    Ticket = 24,
 }
 
 impl ExitStatus {
     /// All codes in ascending order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::Success,
         Self::Internal,
         Self::Usage,
@@ -61,6 +71,11 @@ impl ExitStatus {
         Self::Reset,
         Self::Terminated,
         Self::MemoryViolation,
+        Self::GateUnreachable,
+        Self::GateSilent,
+        Self::GateDenied,
+        Self::GateAnswer,
+        Self::Ticket,
     ];
 
     /// The process exit code.
@@ -92,6 +107,11 @@ impl ExitStatus {
             Self::Reset => "guest reset with --exit-on-reset",
             Self::Terminated => "the SNP guest terminated itself",
             Self::MemoryViolation => "the SNP guest used memory in a way that cannot be served",
+            Self::GateUnreachable => "nobody listens at the attestation gate's socket",
+            Self::GateSilent => "the attestation gate did not answer in time",
+            Self::GateDenied => "the attestation gate refused the guest; the message has its reasons",
+            Self::GateAnswer => "the attestation gate's answer is of no use",
+            Self::Ticket => "the attestation gate's ticket is not for this launch, or not the gate's",
         }
     }
 

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod exit_code;
+pub mod gate;
 pub mod logging;
 pub mod machine;
 pub mod measure;

@@ -12,6 +12,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA384};
+use cvmm_snp::digest::Digest;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Bytes held at once while a blob is walked: large enough that the system calls do not show, small enough to stay
@@ -140,6 +142,19 @@ impl Blob {
     /// Walks `len` bytes from `offset` on in pieces of at most [`PIECE_SIZE`] bytes.
     pub fn pieces(&self, offset: u64, len: u64) -> Pieces<'_> {
         Pieces { blob: self, next: offset, left: len, buf: Vec::new() }
+    }
+
+    /// SHA-384 of the content.
+    pub fn sha384(&self) -> Result<Digest, ReadError> {
+        let mut hash = Context::new(&SHA384);
+        let mut pieces = self.pieces(0, self.len());
+        while let Some(piece) = pieces.next_piece()? {
+            hash.update(piece);
+        }
+        let mut digest = Digest::ZERO;
+        // SHA-384 has as many bytes as Digest.
+        digest.0.copy_from_slice(hash.finish().as_ref());
+        Ok(digest)
     }
 
     /// The whole blob in memory; an error if it is longer than `limit` bytes.

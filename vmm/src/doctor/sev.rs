@@ -158,12 +158,17 @@ unsafe fn issue<T>(device: &File, command: u32, data: &mut T) -> Result<(), (io:
     Err((error, SevError::from_code(issue.error).filter(|error| *error != SevError::NoCall)))
 }
 
-/// SNP_PLATFORM_STATUS of an open device.
-pub fn status(device: &File) -> io::Result<Platform> {
+/// SNP_PLATFORM_STATUS of an open device, as it is.
+pub fn status_bytes(device: &File) -> io::Result<[u8; 32]> {
     let mut status = [0_u8; 32];
     // SAFETY: as in `ask`.
     unsafe { issue(device, SNP_PLATFORM_STATUS, &mut status) }.map_err(|(error, _)| error)?;
-    Ok(Platform::decode(status))
+    Ok(status)
+}
+
+/// SNP_PLATFORM_STATUS of an open device.
+pub fn status(device: &File) -> io::Result<Platform> {
+    status_bytes(device).map(Platform::decode)
 }
 
 /// `sev_user_data_get_id2`, which is packed.

@@ -70,6 +70,8 @@ pub struct Inputs {
     pub firmware: Firmware,
     /// Where RAM lies.
     pub memory: MemoryLayout,
+    /// How the guest gets its operating system.
+    pub profile: Profile,
     /// The pages that exist before the first instruction.
     pub plan: LaunchPlan,
     /// Boot files for fw_cfg: the `hashes` profile only.
@@ -115,7 +117,7 @@ impl Inputs {
         let plan = LaunchPlan::build(&firmware, &profile, &memory, config.vcpus)?;
         let identity = config.snp.identity.as_ref().map(identity).transpose()?;
         let hostile = Hostile::open(config, &firmware)?;
-        Ok(Self { firmware, memory, plan, served, identity, hostile })
+        Ok(Self { firmware, memory, profile, plan, served, identity, hostile })
     }
 }
 

@@ -19,7 +19,9 @@ use std::sync::Arc;
 use cvmm_kvm_snp::launch::Finished;
 use cvmm_kvm_snp::probe::SnpHost;
 use cvmm_launch::plan::{PlaceError, place};
+use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::cpu::CpuSignature;
+use cvmm_snp::features::SevFeatures;
 use kvm_ioctls::{Kvm, VmFd};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
@@ -34,6 +36,7 @@ pub use snp::SnpError;
 use crate::acpi;
 use crate::certificates::Certificates;
 use crate::config::Config;
+use crate::gate::{Approval, GateError};
 use crate::run::output::ConsoleSink;
 use crate::timeline::{Phase, Timeline};
 use crate::vm::control::Control;
@@ -82,6 +85,19 @@ pub enum MachineError {
     /// The SNP launch.
     #[error(transparent)]
     Snp(#[from] SnpError),
+    /// The gate.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+}
+
+/// What the virtual CPUs of an SNP guest of `config` are, on this host.
+pub fn vcpu_model(kvm: &Kvm, config: &Config) -> Result<VcpuModel, MachineError> {
+    let cpuid = CpuidBase::new(kvm, cpuid_options(config, true))?;
+    Ok(VcpuModel { signature: CpuSignature(cpuid.signature()), features: SevFeatures::SNP_ACTIVE })
+}
+
+fn cpuid_options(config: &Config, snp: bool) -> CpuidOptions {
+    CpuidOptions { vcpus: config.vcpus, mtrr: config.debug.mtrr, snp }
 }
 
 /// What stands between a machine and its first instruction.
@@ -94,12 +110,35 @@ pub enum Isolation {
 }
 
 /// Why a machine may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Admission {
     /// It has no isolation: there is nothing to admit.
     NotIsolated,
     /// The operator wants it to run without a gate.
     WithoutGate,
+    /// The gate has approved of the launch, and decides about the guest now.
+    Gate(Box<Approval>),
+}
+
+/// What a machine is built in, and what outlives it.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The host's KVM.
+    pub kvm: &'a Kvm,
+    /// The host's SNP, for an SNP guest.
+    pub snp: Option<&'a Arc<SnpHost>>,
+    /// The host's end of the console.
+    pub console: &'a ConsoleSink,
+    /// What is told of the guest's progress.
+    pub milestones: &'a Arc<Milestones>,
+    /// Where the phases are noted.
+    pub timeline: &'a Arc<Timeline>,
+}
+
+impl std::fmt::Debug for Surroundings<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").field("snp", &self.snp).finish_non_exhaustive()
+    }
 }
 
 /// A machine that is complete and has not run.
@@ -126,14 +165,12 @@ impl std::fmt::Debug for Machine {
 impl Machine {
     /// Builds the machine of `config` around checked `inputs` and places its initial pages; with `snp`, launches it.
     pub fn build(
-        kvm: &Kvm,
-        snp: Option<&Arc<SnpHost>>,
+        around: &Surroundings<'_>,
         config: &Config,
         inputs: &Inputs,
-        console: &ConsoleSink,
-        milestones: &Arc<Milestones>,
-        timeline: &Arc<Timeline>,
+        admission: &Admission,
     ) -> Result<Self, MachineError> {
+        let Surroundings { kvm, snp, console, milestones, timeline } = *around;
         let kvm_call = |what| move |source| MachineError::Kvm { what, source };
         let snp = snp.map(|host| snp::Launch::create(kvm, host, config)).transpose()?;
         let vm = match &snp {
@@ -153,8 +190,7 @@ impl Machine {
                 None
             }
         };
-        let options = CpuidOptions { vcpus: config.vcpus, mtrr: config.debug.mtrr, snp: snp.is_some() };
-        let cpuid = CpuidBase::new(kvm, options)?;
+        let cpuid = CpuidBase::new(kvm, cpuid_options(config, snp.is_some()))?;
         let control =
             Control::new().map_err(|source| MachineError::Host { what: "an event descriptor", source })?;
         let routes = IrqRoutes::new(Arc::clone(&vm));
@@ -198,7 +234,11 @@ impl Machine {
                         vcpu.set_certificates(Arc::clone(certificates));
                     }
                 }
-                let finished = launch.finish(inputs, &vcpus, private, cpuid.signature())?;
+                let approval = match admission {
+                    Admission::Gate(approval) => Some(&**approval),
+                    Admission::NotIsolated | Admission::WithoutGate => None,
+                };
+                let finished = launch.finish(inputs, &vcpus, private, cpuid.signature(), approval)?;
                 if let Some(variables) = &inputs.hostile.variables {
                     snp::inject_variables(&memory, &inputs.firmware, variables)?;
                 }
@@ -232,6 +272,7 @@ impl Machine {
         let admitted = match (isolation, admission) {
             (Isolation::None, _) => None,
             (Isolation::Snp(finished), Admission::WithoutGate) => Some(finished.admit_without_gate()),
+            (Isolation::Snp(finished), Admission::Gate(approval)) => Some(approval.admit(finished)?),
             (Isolation::Snp(_), Admission::NotIsolated) => return Err(SnpError::NotAdmitted.into()),
         };
         RunningMachine::start(self, admitted, count_addresses)

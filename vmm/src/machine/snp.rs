@@ -31,6 +31,7 @@ use thiserror::Error;
 use super::inputs::Inputs;
 use crate::config::{Config, CpuidTolerance, Snp};
 use crate::exit_code::ExitStatus;
+use crate::gate::Approval;
 use crate::vm::memory::MachineMemory;
 use crate::vm::vcpu::{Vcpu, VcpuError};
 
@@ -149,6 +150,7 @@ impl Launch {
         vcpus: &[Vcpu],
         memory: Arc<PrivateMemory>,
         signature: u32,
+        approval: Option<&Approval>,
     ) -> Result<Finished, SnpError> {
         let Self { vm, settings } = self;
         let policy = GuestPolicy(settings.policy);
@@ -163,29 +165,35 @@ impl Launch {
             CpuidTolerance::Caches => Tolerance::Caches,
         };
         let (expected, measured) = std::thread::scope(|scope| {
-            let expected = std::thread::Builder::new()
-                .name("digest".to_owned())
-                .spawn_scoped(scope, || digest::measure(&inputs.plan, model, None, &mut ()));
+            // With an approval it has been computed already, by the gate and by us.
+            let expected = approval.is_none().then(|| {
+                std::thread::Builder::new()
+                    .name("digest".to_owned())
+                    .spawn_scoped(scope, || digest::measure(&inputs.plan, model, None, &mut ()))
+            });
             let measured = vm
                 .start(memory, policy)
                 .map_err(SnpError::from)
                 .and_then(|started| Ok(started.measure(&inputs.plan, &cpuid, tolerance)?));
-            // Without a thread it is computed here: slower, not different.
-            let expected = match expected.ok().and_then(|thread| thread.join().ok()) {
-                Some(expected) => expected,
-                None => digest::measure(&inputs.plan, model, None, &mut ()),
-            };
+            let expected =
+                match (approval, expected.and_then(Result::ok).and_then(|thread| thread.join().ok())) {
+                    (Some(approval), _) => Ok(approval.digest()),
+                    (None, Some(expected)) => expected,
+                    // Without a thread it is computed here: slower, not different.
+                    (None, None) => digest::measure(&inputs.plan, model, None, &mut ()),
+                };
             (expected, measured)
         });
         let (digest, measured) = (expected?, measured?);
-        let identity = match &inputs.identity {
-            Some(owners) => owners.clone(),
-            None => Identity::keyless(IdBlock::new(digest, policy))?,
+        let identity = match (approval, &inputs.identity) {
+            (Some(approval), _) => approval.identity().clone(),
+            (None, Some(owners)) => owners.clone(),
+            (None, None) => Identity::keyless(IdBlock::new(digest, policy))?,
         };
         announce(digest, policy, &identity);
         let in_block = identity.block().launch_digest;
-        let options =
-            FinishOptions { identity, host_data: settings.host_data, vcek_disabled: settings.vlek_only };
+        let host_data = approval.map_or(settings.host_data, |approval| *approval.host_data());
+        let options = FinishOptions { identity, host_data, vcek_disabled: settings.vlek_only };
         measured.finish(&options).map_err(|source| match source {
             FinishError::Measurement(_) if in_block != digest => {
                 SnpError::OtherGuest { in_block, digest, source }

@@ -23,7 +23,8 @@ use self::output::OnText;
 use self::signals::StopSignals;
 use self::supervisor::Grace;
 use crate::config::{Config, Isolation};
-use crate::machine::{Admission, InputError, Inputs, Machine, MachineError, Milestones};
+use crate::gate::{Asker, GateError};
+use crate::machine::{self, Admission, InputError, Inputs, Machine, MachineError, Milestones, Surroundings};
 use crate::timeline::{Phase, Timeline};
 use crate::vm::control::Ending;
 use crate::vm::exits::ExitCounts;
@@ -60,10 +61,16 @@ pub struct Outcome {
 pub enum RunError {
     /// An SNP guest, and nobody who could admit it.
     #[error(
-        "an snp guest runs only when an attestation gate has admitted it, and this version has no gate yet: \
+        "an snp guest runs only when an attestation gate has admitted it, and vm.toml names none ([gate]): \
          --without-gate runs it unattested"
     )]
     NoGate,
+    /// A gate, and the wish to do without.
+    #[error("vm.toml names a gate and --without-gate wants none: leave one of them out")]
+    TwoWishes,
+    /// The gate.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// The host's SNP.
     #[error(transparent)]
     SnpHost(#[from] cvmm_kvm_snp::probe::HostError),
@@ -87,20 +94,21 @@ pub enum RunError {
 /// Runs the VM of `config` until it ends. Call once per process: it takes over the process's signals.
 pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     let timeline = &options.timeline;
-    let admission = match config.isolation {
+    let asker = match config.isolation {
         Isolation::None => {
             tracing::warn!(
                 "isolation is \"none\": the host can read and change everything in this guest; for development only"
             );
-            Admission::NotIsolated
+            None
         }
+        Isolation::Snp if options.without_gate && config.gate.is_some() => return Err(RunError::TwoWishes),
         Isolation::Snp if options.without_gate => {
             tracing::warn!(
                 "no gate stands before this guest: nobody has seen evidence of what it is (--without-gate)"
             );
-            Admission::WithoutGate
+            None
         }
-        Isolation::Snp => return Err(RunError::NoGate),
+        Isolation::Snp => Some(Asker::open(config.gate.as_ref().ok_or(RunError::NoGate)?)?),
     };
     let inputs = Inputs::open(&config)?;
     timeline.mark(Phase::Plan);
@@ -122,8 +130,23 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     let mut resets = 0_u32;
     let mut grace = Grace::new(options.grace);
     loop {
-        let machine =
-            Machine::build(&kvm, snp.as_ref(), &config, &inputs, &console.sink, &milestones, timeline)?;
+        // A reset is a launch like the first one: a new question, a new nonce, a new ticket.
+        let admission = match (&asker, config.isolation) {
+            (_, Isolation::None) => Admission::NotIsolated,
+            (None, Isolation::Snp) => Admission::WithoutGate,
+            (Some(asker), Isolation::Snp) => {
+                let model = machine::vcpu_model(&kvm, &config)?;
+                Admission::Gate(Box::new(asker.ask(&config, &inputs, model)?))
+            }
+        };
+        let around = Surroundings {
+            kvm: &kvm,
+            snp: snp.as_ref(),
+            console: &console.sink,
+            milestones: &milestones,
+            timeline,
+        };
+        let machine = Machine::build(&around, &config, &inputs, &admission)?;
         let running = machine.start(admission, options.exit_stats)?;
         let control = Arc::clone(running.control());
         supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), &mut grace)

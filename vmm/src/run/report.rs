@@ -57,6 +57,8 @@ impl ExitReport for RunError {
             }
             Self::Machine(MachineError::Memory(MemoryError::Allocate { .. })) => ExitStatus::Host,
             Self::Machine(MachineError::Snp(error)) => error.exit_status(),
+            Self::Gate(error) | Self::Machine(MachineError::Gate(error)) => error.exit_status(),
+            Self::TwoWishes => ExitStatus::Usage,
             Self::Machine(MachineError::Place(_)) => ExitStatus::LaunchRefused,
             Self::Machine(_) | Self::Events(_) => ExitStatus::Internal,
         }

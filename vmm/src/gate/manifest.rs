@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a configuration to the manifest that the gate judges.
+//!
+//! Every field of the configuration is one of three things, and the destructuring below does not compile until a new one is:
+//!
+//! - *attested*: in the manifest, whose hash is in HOST_DATA and so in every report of the guest; the gate judges it;
+//! - *validated*: held against a rule of this host before anything is launched, and of no interest to the guest's owner;
+//! - *harmless*: changes nothing that a guest's owner or the host could lose by.
+
+use cvmm_gate_client::manifest::{Boot, Disk, FORMAT, FileDigest, Launch, Machine, Manifest};
+use cvmm_launch::blob::{Blob, ReadError};
+use cvmm_launch::hashes::{HashError, KernelHashes};
+use cvmm_launch::plan::Profile;
+use thiserror::Error;
+
+use crate::config::{self, Config, ConsoleDevice, CpuidTolerance, Isolation};
+use crate::machine::Inputs;
+
+/// Why there is no manifest.
+#[derive(Debug, Error)]
+pub enum ManifestError {
+    /// A file of the launch cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Kernel, initrd or command line.
+    #[error(transparent)]
+    Hashes(#[from] HashError),
+}
+
+/// The manifest of `config`, whose files are `inputs`, for the VM that the gate knows as `vm_id`. `cpu_signature` and `sev_features`
+/// are those of its virtual CPUs.
+pub fn manifest(
+    config: &Config,
+    inputs: &Inputs,
+    vm_id: &str,
+    cpu_signature: u32,
+    sev_features: u64,
+) -> Result<Manifest, ManifestError> {
+    let Config {
+        // Attested.
+        vcpus,
+        memory,
+        low_memory,
+        isolation,
+        disks,
+        console,
+        rng,
+        snp,
+        debug,
+        // Attested by their content, which `inputs` has.
+        firmware: _,
+        boot: _,
+        // Harmless: a label. What names the VM at the gate is `vm_id`.
+        name: _,
+        // Harmless: who is asked. Another gate's tickets are worth nothing to anybody else.
+        gate: _,
+    } = config;
+    let config::Snp {
+        // Attested.
+        policy,
+        vlek_only,
+        cpuid_corrections,
+        // Validated: with a gate they are the gate's to make.
+        identity: _,
+        host_data: _,
+        // Harmless: certificates verify or they do not, wherever they come from.
+        certificates: _,
+    } = snp;
+    let config::Console {
+        // Attested: whether the firmware has a serial port.
+        device,
+        // Validated: where the host keeps it.
+        mode: _,
+        path: _,
+    } = console;
+    Ok(Manifest {
+        format: FORMAT,
+        vm_id: vm_id.to_owned(),
+        isolation: match isolation {
+            Isolation::None => "none",
+            Isolation::Snp => "snp",
+        }
+        .to_owned(),
+        launch: Launch {
+            firmware: file(inputs.firmware.image())?,
+            boot: boot(&inputs.profile)?,
+            vcpus: *vcpus,
+            memory: *memory,
+            low_memory: *low_memory,
+            cpu_signature,
+            sev_features,
+            policy: *policy,
+        },
+        machine: Machine {
+            vmm: env!("CARGO_PKG_VERSION").to_owned(),
+            disks: disks.iter().map(disk).collect(),
+            console: match device {
+                ConsoleDevice::Serial => "serial",
+                ConsoleDevice::Virtio => "virtio",
+            }
+            .to_owned(),
+            rng: *rng,
+            vlek_only: *vlek_only,
+            cpuid_corrections: match cpuid_corrections {
+                CpuidTolerance::Refuse => false,
+                CpuidTolerance::Caches => true,
+            },
+            debug: knobs(debug),
+        },
+    })
+}
+
+fn boot(profile: &Profile) -> Result<Boot, ManifestError> {
+    let hex = |hash: [u8; 32]| hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(match profile {
+        Profile::Uki { image, gpa } => Boot::Uki { image: file(image.blob())?, gpa: *gpa },
+        Profile::Hashes { kernel, initrd, cmdline } => {
+            let hashes = KernelHashes::compute(kernel.blob(), initrd.as_ref(), cmdline)?;
+            Boot::Hashes { kernel: hex(hashes.kernel), initrd: hex(hashes.initrd), cmdline: cmdline.clone() }
+        }
+        // A VM is never made of hashes alone: there would be nothing to serve.
+        Profile::Disk | Profile::HashesOnly(_) => Boot::Disk,
+    })
+}
+
+fn disk(disk: &config::Disk) -> Disk {
+    let config::Disk {
+        // Attested.
+        serial,
+        read_only,
+        // Validated: what the host has under that name. The guest has to authenticate what it reads from any disk.
+        path: _,
+        // Harmless: the guest's own flushes decide about durability, except with "unsafe", by which the host can lose what it
+        // could destroy anyway.
+        cache: _,
+        queues: _,
+    } = disk;
+    Disk { serial: serial.clone(), read_only: *read_only }
+}
+
+/// The knobs that are not at their default.
+fn knobs(debug: &config::Debug) -> Vec<String> {
+    let config::Debug {
+        // Attested.
+        firmware_console,
+        mtrr,
+        serve_kernel,
+        serve_initrd,
+        serve_cmdline,
+        serve_shim,
+        inject_variables,
+        // Harmless: time is the host's to tell in any case, and the marker is only looked for in the console's output.
+        pm_timer_scale: _,
+        user_space_marker: _,
+    } = debug;
+    [
+        ("firmware_console", *firmware_console),
+        ("mtrr", *mtrr),
+        ("serve_kernel", serve_kernel.is_some()),
+        ("serve_initrd", serve_initrd.is_some()),
+        ("serve_cmdline", serve_cmdline.is_some()),
+        ("serve_shim", serve_shim.is_some()),
+        ("inject_variables", inject_variables.is_some()),
+    ]
+    .into_iter()
+    .filter(|(_, on)| *on)
+    .map(|(name, _)| name.to_owned())
+    .collect()
+}
+
+fn file(blob: &Blob) -> Result<FileDigest, ReadError> {
+    Ok(FileDigest { sha384: blob.sha384()?.to_string(), len: blob.len() })
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Asking the attestation gate: before a launch whether it may be, and after it whether the guest may run.
+//!
+//! The gate judges the manifest ([`manifest`]) and answers with the ID block and HOST_DATA to launch with, and after the launch with a
+//! ticket for that very launch. Nothing of an answer is believed that can be checked here. A guest that runs can ask the gate itself
+//! through [`channel`].
+
+pub mod channel;
+pub mod manifest;
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cvmm_gate_client::client::{Approved, ClientError, Gate, Launched, Proposal};
+use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_kvm_snp::SevCallError;
+use cvmm_kvm_snp::launch::{AdmitError, Admitted, Finished};
+use cvmm_kvm_snp::probe::SEV_PATH;
+use cvmm_launch::digest::{self, MeasureError};
+use cvmm_launch::id_block::{IdError, Identity};
+use cvmm_launch::vmsa::VcpuModel;
+use cvmm_snp::digest::Digest;
+use cvmm_snp::policy::GuestPolicy;
+use thiserror::Error;
+
+use self::manifest::ManifestError;
+use crate::config::{self, Config};
+use crate::doctor::sev;
+use crate::exit_code::ExitStatus;
+use crate::machine::Inputs;
+
+/// A public key's file has a few hundred bytes.
+const MAX_KEY: u64 = 4096;
+
+/// Why the gate did not admit the guest.
+#[derive(Debug, Error)]
+pub enum GateError {
+    /// The verdict key.
+    #[error("gate.verdict_key {path} cannot be used: {problem}")]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The launch digest.
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
+    /// Asking.
+    #[error("{source} [{}]", source.code())]
+    Client {
+        /// What happened.
+        #[from]
+        source: ClientError,
+    },
+    /// The ID block it gave.
+    #[error("the gate's id block is of no use: {0} [gate.id-block]")]
+    Identity(#[from] IdError),
+    /// The host's own security processor.
+    #[error("cannot ask the security processor for its status: {0}")]
+    Platform(#[source] io::Error),
+    /// The host's own report.
+    #[error("the security processor gave no report of the guest: {0}")]
+    Report(#[source] SevCallError),
+    /// The ticket.
+    #[error("{0} [ticket.launch]")]
+    Admit(#[from] AdmitError),
+}
+
+impl GateError {
+    /// The exit code for it.
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Key { .. } => ExitStatus::File,
+            Self::Manifest(_) | Self::Measure(_) => ExitStatus::LaunchRefused,
+            Self::Client { source: ClientError::Unreachable { .. } } => ExitStatus::GateUnreachable,
+            Self::Client { source: ClientError::NoAnswer { .. } } => ExitStatus::GateSilent,
+            Self::Client { source: ClientError::Denied(_) } => ExitStatus::GateDenied,
+            Self::Client { source: ClientError::Answer { .. } } | Self::Identity(_) => ExitStatus::GateAnswer,
+            Self::Client { source: ClientError::Ticket(_) } | Self::Admit(_) => ExitStatus::Ticket,
+            Self::Platform(_) | Self::Report(_) => ExitStatus::Host,
+        }
+    }
+}
+
+/// The gate of a VM.
+#[derive(Debug)]
+pub struct Asker {
+    gate: Gate,
+    policy: String,
+    vm_id: String,
+}
+
+/// A launch that the gate has approved.
+#[derive(Debug)]
+pub struct Approval {
+    approved: Approved,
+    identity: Identity,
+    digest: Digest,
+}
+
+impl Asker {
+    /// The gate that `settings` name.
+    pub fn open(settings: &config::Gate) -> Result<Self, GateError> {
+        let config::Gate { socket, verdict_key, policy, vm_id, timeout } = settings;
+        let failed = |problem: String| GateError::Key { path: verdict_key.clone(), problem };
+        let mut text = String::new();
+        let file = File::open(verdict_key).map_err(|error| failed(error.to_string()))?;
+        io::Read::read_to_string(&mut io::Read::take(file, MAX_KEY), &mut text)
+            .map_err(|error| failed(error.to_string()))?;
+        let key = VerdictKey::from_pem(&text).map_err(|error| failed(error.to_string()))?;
+        Ok(Self {
+            gate: Gate { socket: socket.clone(), key, timeout: Duration::from_secs((*timeout).into()) },
+            policy: policy.clone(),
+            vm_id: vm_id.clone(),
+        })
+    }
+
+    /// Asks whether the VM of `config` and `inputs` may be launched with virtual CPUs of `model`.
+    pub fn ask(&self, config: &Config, inputs: &Inputs, model: VcpuModel) -> Result<Approval, GateError> {
+        let manifest = manifest::manifest(config, inputs, &self.vm_id, model.signature.0, model.features.0)?;
+        let digest = digest::measure(&inputs.plan, model, None, &mut ())?;
+        let approved = self.gate.admit(Proposal {
+            policy: self.policy.clone(),
+            vm_id: self.vm_id.clone(),
+            // Strings, numbers and structs of them are always JSON.
+            manifest: serde_json::to_string(&manifest).unwrap_or_default(),
+            digest,
+        })?;
+        let identity = Identity::from_bytes(approved.id_block(), approved.id_auth())?;
+        // The security processor would find out too; here it costs no launch.
+        identity.check_launch(digest, GuestPolicy(config.snp.policy))?;
+        tracing::info!(
+            session = approved.session(),
+            policy = approved.policy().id,
+            version = approved.policy().version,
+            "the gate approves of this launch"
+        );
+        Ok(Approval { approved, identity, digest })
+    }
+}
+
+impl Approval {
+    /// The launch digest that was approved.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The gate's ID block.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// HOST_DATA to launch with.
+    pub fn host_data(&self) -> &[u8; 32] {
+        self.approved.host_data()
+    }
+
+    /// Shows the gate what was launched, and lets the guest run if it says so.
+    pub fn admit(self, finished: Finished) -> Result<Admitted, GateError> {
+        let device = File::open(SEV_PATH).map_err(GateError::Platform)?;
+        let platform_status = sev::status_bytes(&device).map_err(GateError::Platform)?.to_vec();
+        let report = finished.host_report().map_err(GateError::Report)?.map(|report| report.to_vec());
+        let ticket = self.approved.evidence(Launched { platform_status, report, certificates: None })?;
+        tracing::info!(evidence = ticket.evidence_class(), "the gate admits the guest");
+        Ok(finished.admit(ticket)?)
+    }
+}
