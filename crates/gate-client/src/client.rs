@@ -124,7 +124,11 @@ impl Gate {
             .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
         let Proposal { policy, vm_id, manifest, digest } = proposal;
         let manifest_digest = sha384(manifest.as_bytes());
+        let mut vmm_nonce = [0; NONCE_LEN];
+        aws_lc_rs::rand::fill(&mut vmm_nonce)
+            .map_err(|_| ClientError::answer(QUESTION, "there are no random numbers to ask with"))?;
         let request = Admit {
+            nonce: STANDARD.encode(vmm_nonce),
             protocol: PROTOCOL,
             policy: policy.clone(),
             manifest: manifest.clone(),
@@ -160,6 +164,7 @@ impl Gate {
                 vm_id,
                 session,
                 nonce,
+                vmm_nonce,
                 launch_digest: digest,
                 host_data: bound,
                 manifest: manifest_digest,

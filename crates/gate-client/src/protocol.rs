@@ -54,6 +54,9 @@ pub struct Admit {
     pub manifest: String,
     /// The launch digest the VMM expects. The gate's own must be the same.
     pub digest: String,
+    /// Base64 of [`NONCE_LEN`] bytes of the VMM's own. They are in the ticket: one that was given to an earlier question is none for
+    /// this.
+    pub nonce: String,
 }
 
 /// Launch it like this.

@@ -207,6 +207,8 @@ pub struct Binding {
     pub session: String,
     /// Base64 of the nonce.
     pub nonce: String,
+    /// Base64 of the VMM's nonce; empty for a guest's question.
+    pub vmm_nonce: String,
     /// Launch digest, hexadecimal.
     pub launch_digest: String,
     /// HOST_DATA, hexadecimal.
@@ -282,6 +284,8 @@ pub struct Expected {
     pub session: String,
     /// The nonce.
     pub nonce: [u8; NONCE_LEN],
+    /// The VMM's own nonce.
+    pub vmm_nonce: [u8; NONCE_LEN],
     /// Launch digest.
     pub launch_digest: Digest,
     /// HOST_DATA.
@@ -316,6 +320,7 @@ impl VerifiedTicket {
             vm_id,
             session,
             nonce,
+            vmm_nonce,
             launch_digest,
             host_data,
             manifest_sha384,
@@ -330,6 +335,7 @@ impl VerifiedTicket {
             ("subject", sub, expected.vm_id.clone()),
             ("session", session, expected.session.clone()),
             ("nonce", nonce, STANDARD.encode(expected.nonce)),
+            ("question", vmm_nonce, STANDARD.encode(expected.vmm_nonce)),
             ("nonce", eat_nonce, URL_SAFE_NO_PAD.encode(expected.nonce)),
             ("launch digest", launch_digest, expected.launch_digest.to_string()),
             ("HOST_DATA", host_data, hex(&expected.host_data)),
@@ -398,6 +404,7 @@ mod tests {
             vm_id: "vm".into(),
             session: "s1".into(),
             nonce: [7; 32],
+            vmm_nonce: [9; 32],
             launch_digest: Digest([0xaa; 48]),
             host_data: [0xbb; 32],
             manifest: Digest([0xdd; 48]),
@@ -427,6 +434,7 @@ mod tests {
                 vm_id: "vm".into(),
                 session: "s1".into(),
                 nonce: STANDARD.encode([7; 32]),
+                vmm_nonce: STANDARD.encode([9; 32]),
                 launch_digest: "aa".repeat(48),
                 host_data: "bb".repeat(32),
                 manifest_sha384: "dd".repeat(48),
@@ -453,7 +461,8 @@ mod tests {
     #[test]
     fn a_ticket_for_anything_else_does_not() {
         type Change = fn(&mut Token);
-        let changes: [(&str, Change); 12] = [
+        let changes: [(&str, Change); 13] = [
+            ("question", |t| t.cvmm_ticket.vmm_nonce = STANDARD.encode([7; 32])),
             ("purpose", |t| t.cvmm_ticket.purpose = "attest".into()),
             ("vm", |t| t.cvmm_ticket.vm_id = "other".into()),
             ("subject", |t| t.sub = "other".into()),

@@ -135,6 +135,7 @@ impl Session {
 pub struct Launch {
     id: String,
     nonce: [u8; NONCE_LEN],
+    vmm_nonce: String,
     until: Instant,
     policy: Arc<InForce>,
     manifest: Manifest,
@@ -150,6 +151,19 @@ pub struct Guest {
     nonce: [u8; NONCE_LEN],
     until: Instant,
     vm_id: String,
+}
+
+/// What a ticket is about.
+struct Subject<'a> {
+    purpose: &'static str,
+    vm_id: &'a str,
+    session: &'a str,
+    nonce: &'a [u8; NONCE_LEN],
+    vmm_nonce: &'a str,
+    admission: &'a Admission,
+    class: EvidenceClass,
+    now: i64,
+    lifetime: u32,
 }
 
 /// What is decided, with what it is about.
@@ -330,8 +344,11 @@ impl Engine {
         vm_id: &mut String,
         id: &mut String,
     ) -> Result<Response, Vec<Reason>> {
-        let Admit { protocol, policy, manifest: text, digest: claimed } = admit;
+        let Admit { protocol, policy, manifest: text, digest: claimed, nonce: vmm_nonce } = admit;
         known_protocol(*protocol)?;
+        if decode("nonce", vmm_nonce)?.len() != NONCE_LEN {
+            return Err(one("evidence.format", "the VMM's nonce has another length"));
+        }
         let manifest: Manifest = serde_json::from_str(text)
             .map_err(|error| one("manifest.format", format!("the manifest is not understood: {error}")))?;
         if manifest.format != manifest::FORMAT {
@@ -387,6 +404,7 @@ impl Engine {
         *session = Session::Launch(Box::new(Launch {
             id: id.clone(),
             nonce,
+            vmm_nonce: vmm_nonce.clone(),
             until: Instant::now() + time,
             policy,
             manifest_digest: sha384(text.as_bytes()),
@@ -438,17 +456,17 @@ impl Engine {
             policy: launch.policy.id.clone(),
         };
         self.admitted.put(&launch.manifest.vm_id, &admission).map_err(|reason| vec![reason])?;
-        let lifetime = i64::from(launch.policy.policy.lifetime);
-        self.ticket(
-            "admit",
-            &launch.manifest.vm_id,
-            &launch.nonce,
-            &admission,
-            &launch.id,
+        self.ticket(Subject {
+            purpose: "admit",
+            vm_id: &launch.manifest.vm_id,
+            session: &launch.id,
+            nonce: &launch.nonce,
+            vmm_nonce: &launch.vmm_nonce,
+            admission: &admission,
             class,
             now,
-            lifetime,
-        )
+            lifetime: launch.policy.policy.lifetime,
+        })
     }
 
     fn attest(&self, session: &mut Session, attest: &Attest) -> Decision {
@@ -505,9 +523,17 @@ impl Engine {
             reasons.extend(one("policy.evidence", "the host asked for this report, not the guest"));
         }
         none_or(reasons)?;
-        let lifetime = i64::from(policy.policy.lifetime);
-        let class = EvidenceClass::GuestReport;
-        self.ticket("attest", &guest.vm_id, &guest.nonce, &admission, &guest.id, class, now, lifetime)
+        self.ticket(Subject {
+            purpose: "attest",
+            vm_id: &guest.vm_id,
+            session: &guest.id,
+            nonce: &guest.nonce,
+            vmm_nonce: "",
+            admission: &admission,
+            class: EvidenceClass::GuestReport,
+            now,
+            lifetime: policy.policy.lifetime,
+        })
     }
 
     /// What a report says, once it is verified with a certificate from its table or the store.
@@ -548,23 +574,13 @@ impl Engine {
         verify(&evidence, &self.trust, &options).map_err(|refusal| vec![refusal.reason()])
     }
 
-    #[expect(clippy::too_many_arguments, reason = "they are the ticket's fields")]
-    fn ticket(
-        &self,
-        purpose: &str,
-        vm_id: &str,
-        nonce: &[u8; NONCE_LEN],
-        admission: &Admission,
-        session: &str,
-        class: EvidenceClass,
-        now: i64,
-        lifetime: i64,
-    ) -> Result<Response, Vec<Reason>> {
+    fn ticket(&self, subject: Subject<'_>) -> Result<Response, Vec<Reason>> {
+        let Subject { purpose, vm_id, session, nonce, vmm_nonce, admission, class, now, lifetime } = subject;
         let token = Token {
             eat_profile: PROFILE.to_owned(),
             iat: now,
             nbf: now,
-            exp: now + lifetime,
+            exp: now + i64::from(lifetime),
             jti: session_id()?,
             sub: vm_id.to_owned(),
             eat_nonce: URL_SAFE_NO_PAD.encode(nonce),
@@ -589,6 +605,7 @@ impl Engine {
                 vm_id: vm_id.to_owned(),
                 session: session.to_owned(),
                 nonce: STANDARD.encode(nonce),
+                vmm_nonce: vmm_nonce.to_owned(),
                 launch_digest: admission.launch_digest.clone(),
                 host_data: admission.host_data.clone(),
                 manifest_sha384: admission.manifest_sha384.clone(),

@@ -20,6 +20,9 @@ fn firmware() -> Vec<u8> {
     image
 }
 
+/// 32 zero bytes.
+const NONCE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
 struct Fixture {
     engine: Engine,
     folder: tempfile::TempDir,
@@ -98,7 +101,13 @@ impl Fixture {
         change(&mut manifest);
         let text = serde_json::to_string(&manifest).unwrap();
         let digest = self.engine.artifacts.digest(&manifest.launch).unwrap_or(self.digest);
-        self.ask(Admit { protocol: PROTOCOL, policy: "p".into(), manifest: text, digest: digest.to_string() })
+        self.ask(Admit {
+            protocol: PROTOCOL,
+            policy: "p".into(),
+            manifest: text,
+            digest: digest.to_string(),
+            nonce: NONCE.into(),
+        })
     }
 
     fn ask(&self, admit: Admit) -> (Session, Result<(Approval, String), String>) {
@@ -159,6 +168,7 @@ fn the_right_guest_gets_a_ticket_that_verifies() {
         vm_id: "vm".into(),
         session: approval.session,
         nonce,
+        vmm_nonce: [0; 32],
         launch_digest: fixture.digest,
         host_data: binding::host_data(text.as_bytes(), &nonce, &policy),
         manifest: sha384(text.as_bytes()),
@@ -210,7 +220,13 @@ fn every_other_launch_is_denied() {
     // What the VMM says has to be what its manifest gives.
     let text = serde_json::to_string(&fixture.manifest).unwrap();
     let admit = |protocol, policy: &str, digest: &str| {
-        let admit = Admit { protocol, policy: policy.into(), manifest: text.clone(), digest: digest.into() };
+        let admit = Admit {
+            protocol,
+            policy: policy.into(),
+            manifest: text.clone(),
+            digest: digest.into(),
+            nonce: NONCE.into(),
+        };
         fixture.ask(admit).1.unwrap_err()
     };
     let digest = fixture.digest.to_string();
@@ -285,7 +301,13 @@ fn messages_have_an_order_and_a_form() {
     let evidence = fixture.evidence(&approved.unwrap().0);
     assert_eq!(code(&fixture.send(&mut Session::New, &Request::Evidence(evidence))), "gate.order");
     let text = r#"{"a":1}"#.to_owned();
-    let admit = Admit { protocol: PROTOCOL, policy: "p".into(), manifest: text, digest: String::new() };
+    let admit = Admit {
+        protocol: PROTOCOL,
+        policy: "p".into(),
+        manifest: text,
+        digest: String::new(),
+        nonce: NONCE.into(),
+    };
     assert_eq!(fixture.ask(admit).1.unwrap_err(), "manifest.format");
 }
 
