@@ -85,6 +85,7 @@ pub fn all() -> Vec<Case> {
         snp::memory::CASES,
         snp::boot::CASES,
         snp::doctor::CASES,
+        snp::gate::CASES,
         holes::CASES,
     ]
     .concat()

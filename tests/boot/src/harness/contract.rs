@@ -14,6 +14,16 @@ pub const REFUSED: i32 = 4;
 pub const FILE: i32 = 5;
 /// The security processor refused the launch.
 pub const UNMEASURED: i32 = 7;
+/// Nobody listens at the gate's socket.
+pub const GATE_UNREACHABLE: i32 = 20;
+/// The gate did not answer in time.
+pub const GATE_SILENT: i32 = 21;
+/// The gate refused.
+pub const GATE_DENIED: i32 = 22;
+/// The gate's answer is of no use.
+pub const GATE_ANSWER: i32 = 23;
+/// The gate's ticket is not for this launch, or not the gate's.
+pub const TICKET: i32 = 24;
 /// Nobody has admitted the SNP guest.
 pub const NOT_ADMITTED: i32 = 8;
 /// The guest shut down by a triple fault.

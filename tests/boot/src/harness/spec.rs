@@ -94,6 +94,8 @@ pub struct Spec {
     pub snp: Vec<(&'static str, String)>,
     /// An SNP guest may run unattested.
     pub without_gate: bool,
+    /// The keys of `[gate]`.
+    pub gate: Option<String>,
 }
 
 impl Spec {
@@ -114,6 +116,7 @@ impl Spec {
             isolation: "none",
             snp: Vec::new(),
             without_gate: false,
+            gate: None,
         }
     }
 
@@ -213,6 +216,9 @@ impl Spec {
             for (key, value) in &self.snp {
                 let _ = writeln!(text, "{key} = {value}");
             }
+        }
+        if let Some(gate) = &self.gate {
+            let _ = write!(text, "\n[gate]\n{gate}");
         }
         let _ = writeln!(text, "\n[debug]\nuser_space_marker = {}", quoted(USER_SPACE));
         for (key, value) in &self.debug {

@@ -4,6 +4,7 @@
 pub mod boot;
 pub mod doctor;
 pub mod faults;
+pub mod gate;
 pub mod hostile;
 pub mod memory;
 pub mod refuse;
