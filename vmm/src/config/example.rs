@@ -125,6 +125,7 @@ mode = "stdio"
 # policy = "production"               # which of its policies judges
 # vm_id = "example"                   # default: name
 # timeout = 5                         # seconds for each of its answers
+# channel = false                     # a virtio console for cvmm-guest attest
 
 # Knobs for development; leave out in production.
 # [debug]

@@ -99,6 +99,8 @@ pub struct Gate {
     pub vm_id: String,
     /// Seconds to wait for each answer.
     pub timeout: u32,
+    /// Whether the guest has a line to it.
+    pub channel: bool,
 }
 
 /// What an SNP guest demands and accepts.

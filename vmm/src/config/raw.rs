@@ -74,6 +74,8 @@ pub(super) struct RawGate {
     /// Seconds to wait for each of its answers, 1 to 60. Default 5.
     #[schemars(range(min = 1, max = 60))]
     pub(super) timeout: Option<i64>,
+    /// Whether the guest has a virtio console that is connected to the gate, for `cvmm-guest attest`. Default false.
+    pub(super) channel: Option<bool>,
 }
 
 /// What an SNP guest demands and accepts.

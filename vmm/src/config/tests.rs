@@ -451,7 +451,7 @@ fn every_example_parses_and_so_do_its_comments() {
         let gated = parse(&without(&["id_block", "id_auth", "host_data"]));
         let gated = gated.unwrap_or_else(|error| panic!("{profile}: {error}"));
         assert!(gated.gate.is_some_and(|gate| gate.vm_id == "example" && gate.timeout == 5));
-        let all = without(&["[gate]", "socket", "verdict_key", "policy = \"", "vm_id", "timeout"]);
+        let all = without(&["[gate]", "socket", "verdict_key", "policy = \"", "vm_id", "timeout", "channel"]);
         let mut full = parse(&all).unwrap_or_else(|error| panic!("{profile}: {error}"));
         assert_eq!(full.disks.len(), 1);
         full.disks.clone_from(&config.disks);

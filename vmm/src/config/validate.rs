@@ -401,7 +401,7 @@ impl Rules<'_> {
                 self.add(problem.help("remove the key; the gate's policy says what the owner wants"));
             }
         }
-        let RawGate { socket, verdict_key, policy, vm_id, timeout } = raw;
+        let RawGate { socket, verdict_key, policy, vm_id, timeout, channel } = raw;
         let policy = self.required("gate.policy", policy, NAME_FORMAT);
         if let Some(policy) = &policy {
             self.is_name("gate.policy", policy);
@@ -417,6 +417,7 @@ impl Rules<'_> {
             timeout: self
                 .integer("gate.timeout", timeout, 1..=MAX_GATE_TIMEOUT)
                 .unwrap_or(DEFAULT_GATE_TIMEOUT),
+            channel: channel.unwrap_or(false),
         })
     }
 

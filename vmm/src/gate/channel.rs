@@ -8,13 +8,18 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cvmm_attest::reason::Reason;
+use cvmm_gate_client::frame;
 use cvmm_gate_client::protocol::{Denied, MAX_FRAME, Response};
+
+use crate::config::Gate;
+use crate::machine::input_pipe;
 
 /// How long answers of the VMM's own may take to get into the guest's buffer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,6 +37,15 @@ pub struct Channel {
     pub from_guest: io::PipeReader,
     /// What the guest reads; does not block.
     pub to_guest: File,
+}
+
+/// Makes the line that `settings` name: where the device writes, and what it reads.
+pub fn connect(settings: &Gate) -> io::Result<(io::PipeWriter, OwnedFd)> {
+    let (from_guest, writer) = io::pipe()?;
+    let (reader, to_guest) = input_pipe()?;
+    let timeout = Duration::from_secs(settings.timeout.into());
+    Channel { socket: settings.socket.clone(), timeout, from_guest, to_guest }.spawn()?;
+    Ok((writer, reader))
 }
 
 impl Channel {
@@ -77,11 +91,10 @@ impl Channel {
 
     fn ask(&self, stream: &mut UnixStream, frame: &[u8]) -> io::Result<Vec<u8>> {
         stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(self.timeout))?;
         let deadline = Instant::now() + self.timeout;
-        write_frame(stream, frame)?;
-        let mut timed = Timed { stream, deadline };
-        read_frame(&mut timed)?.ok_or_else(|| io::Error::other("the gate's answer is too long"))
+        frame::write(stream, frame, deadline)
+            .and_then(|()| frame::read(stream, deadline))
+            .map_err(io::Error::other)
     }
 
     /// Hands `frame` to the guest, which may be slow to make room.
@@ -127,28 +140,6 @@ fn read_frame(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(frame))
 }
 
-fn write_frame(to: &mut impl Write, frame: &[u8]) -> io::Result<()> {
-    to.write_all(&(frame.len() as u32).to_le_bytes())?; // at most MAX_FRAME
-    to.write_all(frame)
-}
-
-/// Reads until a deadline, whatever the pieces.
-struct Timed<'a> {
-    stream: &'a mut UnixStream,
-    deadline: Instant,
-}
-
-impl Read for Timed<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.stream.set_read_timeout(Some(left))?;
-        self.stream.read(bytes)
-    }
-}
-
 /// What the guest is told when the gate does not answer. It is not signed, as nothing is that the host says.
 fn own_answer(error: &io::Error) -> Vec<u8> {
     let reason = Reason::new("gate.unreachable", format!("the host's gate gave no answer: {error}"));
@@ -161,6 +152,10 @@ mod tests {
 
     use super::*;
 
+    fn write_frame(to: &mut impl Write, frame: &[u8]) -> io::Result<()> {
+        to.write_all(&[&(frame.len() as u32).to_le_bytes(), frame].concat())
+    }
+
     struct Guest {
         to_vmm: io::PipeWriter,
         from_vmm: io::PipeReader,
@@ -169,7 +164,7 @@ mod tests {
     fn channel(socket: PathBuf, timeout: Duration) -> Guest {
         let (from_guest, to_vmm) = io::pipe().unwrap();
         let (from_vmm, to_guest) = io::pipe().unwrap();
-        let to_guest = File::from(std::os::fd::OwnedFd::from(to_guest));
+        let to_guest = File::from(OwnedFd::from(to_guest));
         Channel { socket, timeout, from_guest, to_guest }.spawn().unwrap();
         Guest { to_vmm, from_vmm }
     }

@@ -107,7 +107,7 @@ pub struct Approval {
 impl Asker {
     /// The gate that `settings` name.
     pub fn open(settings: &config::Gate) -> Result<Self, GateError> {
-        let config::Gate { socket, verdict_key, policy, vm_id, timeout } = settings;
+        let config::Gate { socket, verdict_key, policy, vm_id, timeout, channel: _ } = settings;
         let failed = |problem: String| GateError::Key { path: verdict_key.clone(), problem };
         let mut text = String::new();
         let file = File::open(verdict_key).map_err(|error| failed(error.to_string()))?;

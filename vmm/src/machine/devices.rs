@@ -27,6 +27,7 @@ use super::fw_cfg;
 use super::inputs::Inputs;
 use crate::acpi::{self, AcpiConfig};
 use crate::config::{Boot, CacheMode, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES};
+use crate::gate::channel;
 use crate::run::output::ConsoleSink;
 use crate::vm::control::Control;
 use crate::vm::irq::{IrqRoutes, KvmDoorbells, KvmMsi};
@@ -185,6 +186,11 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     }
     if config.rng {
         functions.push(("rng".to_owned(), Box::new(Rng::new())));
+    }
+    if let Some(gate) = config.gate.as_ref().filter(|gate| gate.channel) {
+        let (writer, reader) = channel::connect(gate).map_err(host("the line to the gate"))?;
+        let output = ConsoleOut::new("gate-out", Box::new(writer)).map_err(host("the gate's thread"))?;
+        functions.push(("gate".to_owned(), Box::new(Console::new(Box::new(output), Some(reader)))));
     }
 
     // A device that firmware has no use for costs it nothing when its enumeration does not see it.

@@ -27,6 +27,7 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use console::ConsolePort;
+pub(crate) use console::input_pipe;
 pub use devices::DeviceError;
 pub use dispatch::{Dispatch, Milestones};
 pub use inputs::{InputError, Inputs};
