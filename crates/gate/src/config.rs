@@ -62,11 +62,13 @@ pub struct Limits {
     pub connections: usize,
     /// Seconds for a message to arrive once it has begun, and for the first to begin.
     pub message_s: u64,
+    /// Seconds a guest has to answer a challenge.
+    pub guest_s: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 512, message_s: 5 }
+        Self { connections: 512, message_s: 5, guest_s: 30 }
     }
 }
 
@@ -77,8 +79,9 @@ impl Config {
         let bytes = files::read(path, 64 << 10)?;
         let text = String::from_utf8(bytes).map_err(|_| content("it is not UTF-8".to_owned()))?;
         let mut config: Self = toml::from_str(&text).map_err(|error| content(error.to_string()))?;
-        if config.limits.connections == 0 || config.limits.message_s == 0 {
-            return Err(content("limits of zero let nobody ask".to_owned()));
+        let Limits { connections, message_s, guest_s } = config.limits;
+        if connections == 0 || message_s == 0 || guest_s == 0 || guest_s > 3600 {
+            return Err(content("a limit of zero lets nobody ask, and guest_s is at most 3600".to_owned()));
         }
         let absolute = std::path::absolute(path).map_err(|source| FileError {
             what: "find",

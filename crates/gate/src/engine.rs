@@ -49,8 +49,6 @@ use crate::files::{self, FileError};
 use crate::keys::{Keys, KeysError, Signer};
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
 
-/// Seconds a guest has for its evidence.
-const GUEST_TIME: u64 = 30;
 /// AR4SI: what was found is as it should be.
 const AFFIRMING: i8 = 2;
 
@@ -479,13 +477,14 @@ impl Engine {
         let (id, result) = match challenge() {
             Err(reasons) => (String::new(), Err(reasons)),
             Ok((id, nonce)) => {
-                let until = Instant::now() + Duration::from_secs(GUEST_TIME);
+                let time = Duration::from_secs(self.config.limits.guest_s);
+                let until = Instant::now() + time;
                 *session =
                     Session::Guest(Box::new(Guest { id: id.clone(), nonce, until, vm_id: vm_id.clone() }));
                 let challenge = Challenge {
                     session: id.clone(),
                     nonce: STANDARD.encode(nonce),
-                    deadline_ms: GUEST_TIME * 1000,
+                    deadline_ms: self.config.limits.guest_s * 1000,
                 };
                 (id, Ok(Response::Challenge(challenge)))
             }

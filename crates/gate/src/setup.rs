@@ -49,6 +49,7 @@ audit = "audit.log"
 # [limits]
 # connections = 512
 # message_s = 5
+# guest_s = 30
 "#;
 
 /// Makes a gate in `folder`.

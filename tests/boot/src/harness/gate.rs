@@ -42,6 +42,32 @@ impl Gate {
         Ok(gate)
     }
 
+    /// Lets it believe reports of this host's security processor: its test roots and certificates.
+    pub fn trust(&self, ctx: &Ctx) -> Result<()> {
+        let copy = |from: &str, to: &str| -> Result<()> {
+            let (from, to) = (ctx.keys.join(from), self.path(to));
+            fs::create_dir_all(to.parent().context("no folder")?)?;
+            fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
+            Ok(())
+        };
+        for (from, to) in [("certs/ark", "roots/milan_ark"), ("certs/ask", "roots/milan_ask")] {
+            copy(&format!("{from}.der"), &format!("{to}.der"))?;
+        }
+        copy("certs/crl.der", "certificates/crl/milan-vcek.der")?;
+        // By the chip's identifier, as the store has it too.
+        for chip in fs::read_dir(ctx.keys.join("vcek"))?.flatten().filter(|entry| entry.file_name() != "v1") {
+            let chip = chip.file_name().to_string_lossy().into_owned();
+            for file in fs::read_dir(ctx.keys.join("vcek").join(&chip))?.flatten() {
+                let name = format!("vcek/{chip}/{}", file.file_name().to_string_lossy());
+                copy(&name, &format!("certificates/{name}"))?;
+            }
+        }
+        let config = self.path("gate.toml");
+        let text = fs::read_to_string(&config)?;
+        // An emulated guest may take its time.
+        Ok(fs::write(config, format!("unsafe_test_roots = \"roots\"\n{text}\n[limits]\nguest_s = 300\n"))?)
+    }
+
     /// Gives it the files of `spec` and a policy that admits that guest; with keys more in the policy's top, `[guest]` and
     /// `[platform]`.
     pub fn admit(&mut self, ctx: &Ctx, spec: &Spec, top: &str, guest: &str, platform: &str) -> Result<()> {

@@ -73,6 +73,8 @@ pub struct Ctx {
     pub firmware: PathBuf,
     /// OVMF.fd.
     pub stock_firmware: PathBuf,
+    /// Keys and certificates of the host's security processor.
+    pub keys: PathBuf,
     /// The case's folder.
     pub dir: PathBuf,
     /// When the case is given up.
@@ -90,6 +92,7 @@ impl Ctx {
             guest: options.guest.clone(),
             firmware: options.firmware.clone(),
             stock_firmware: options.stock_firmware.clone(),
+            keys: options.keys.clone(),
             dir: dir.to_path_buf(),
             deadline: Instant::now() + limit,
             started: Cell::new(0),

@@ -28,6 +28,14 @@ impl Report {
         Ok(Self(digits))
     }
 
+    /// As the gate takes it.
+    pub fn base64(&self) -> Result<String> {
+        let digits = &self.0[..2 * 0x4a0];
+        let bytes: Result<Vec<u8>, _> =
+            (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16)).collect();
+        Ok(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes?))
+    }
+
     fn part(&self, at: usize, len: usize) -> &str {
         &self.0[2 * at..2 * (at + len)]
     }

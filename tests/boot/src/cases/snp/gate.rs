@@ -8,14 +8,15 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use cvmm_gate_client::binding::{self, Purpose};
 
 use super::super::{Case, Host, on};
 use super::{last_words, next_one_works, terminates};
 use crate::harness::gate::Gate;
 use crate::harness::payload::{self, DONE, Step};
-use crate::harness::report::Report;
+use crate::harness::report::{Report, measure};
 use crate::harness::spec::cmdline;
-use crate::harness::{Ctx, Spec, Vm, contract, images};
+use crate::harness::{Ctx, Disk, Spec, Vm, contract, images};
 
 pub const CASES: &[Case] = &[
     on(
@@ -47,6 +48,13 @@ pub const CASES: &[Case] = &[
         "recorded answers of the gate, played to the same question again",
     ),
     on(Host::Snp, "gate-uki", 300, uki, "Linux from a UKI; its report shows the gate's ID key and HOST_DATA"),
+    on(
+        Host::Snp,
+        "gate-attest",
+        400,
+        attest,
+        "a running guest's own report is judged; a guest that was launched without the gate is known by its report",
+    ),
 ];
 
 fn guest(ctx: &Ctx, name: &str) -> Result<Spec> {
@@ -251,4 +259,82 @@ fn uki(ctx: &Ctx) -> Result<()> {
     fs::write(&changed, bytes)?;
     let changed = Spec::uki(ctx, changed).snp();
     has(&kept_out(ctx, &gate.guards(&changed), contract::GATE_DENIED)?, "gate.artifact")
+}
+
+/// A guest with the tool, that shows itself to the gate as `vm`.
+fn asking(ctx: &Ctx) -> Result<Spec> {
+    let tool = ctx.own_path("tool.img");
+    if !tool.exists() {
+        let mut bytes = fs::read(ctx.cvmm.with_file_name("cvmm-guest"))?;
+        bytes.resize(bytes.len().next_multiple_of(1 << 20), 0);
+        fs::write(&tool, bytes)?;
+    }
+    let image = images::uki(ctx, "attest", &cmdline("ttyS0", "attest cvmm.vm=test"))?;
+    let mut spec = Spec::uki(ctx, image).snp();
+    spec.disks.push(Disk { serial: "tool", read_only: true, ..Disk::data(&tool) });
+    Ok(spec)
+}
+
+fn attest(ctx: &Ctx) -> Result<()> {
+    let spec = asking(ctx)?;
+    let mut gate = Gate::new(ctx)?;
+    gate.trust(ctx)?;
+    gate.admit(ctx, &spec, "", "", "")?;
+    gate.start()?;
+    let with_line = |gate: &Gate| {
+        let mut spec = gate.guards(&spec);
+        spec.gate = spec.gate.map(|table| table + "channel = true\n");
+        spec
+    };
+    let ended = Vm::start(ctx, &with_line(&gate))?.end_well()?;
+    let verdict = ended.facts().get("verdict").copied().map(str::to_owned);
+    let verdict = verdict.with_context(|| format!("refused: {:?}", ended.facts().get("refused")))?;
+    ensure!(verdict.split('.').count() == 3, "no token: {verdict}");
+    let audit = fs::read_to_string(gate.path("audit.log"))?;
+    ensure!(audit.contains(&verdict), "the gate did not give this verdict");
+
+    // The same guest, launched by a host that did not ask: it takes the challenge itself and has the guest answer it. All is right
+    // but the ID key and HOST_DATA, which only an admitted launch has.
+    let mut line = UnixStream::connect(gate.socket())?;
+    write_frame(&mut line, br#"{"type":"attest","protocol":1,"vm_id":"test"}"#)?;
+    let challenge: serde_json::Value = serde_json::from_slice(&read_frame(&mut line)?)?;
+    let nonce = challenge["nonce"].as_str().context("no challenge")?;
+    let report_data = report_data(nonce, "test")?;
+    let image = images::uki(ctx, "report", &cmdline("ttyS0", &format!("report cvmm.nonce={report_data}")))?;
+    let rogue = Spec::uki(ctx, image).snp();
+    // So that it is not the measurement that gives it away.
+    let (digest, asked) = (measure(ctx, &rogue, &[])?, measure(ctx, &spec, &[])?);
+    let policy = fs::read_to_string(gate.path("policies/test.toml"))?;
+    let policy =
+        policy.replace("version = 1", "version = 2").replace(&asked, &format!("{asked}\", \"{digest}"));
+    gate.policy(&policy)?;
+    gate.signal(libc::SIGHUP)?;
+    let ended = Vm::start(ctx, &rogue)?.end_well()?;
+    let report = Report::of(&ended)?;
+    ensure!(report.report_data() == report_data, "the report is not for this challenge");
+    let answer = serde_json::json!({
+        "type": "guest-evidence", "session": challenge["session"], "report": report.base64()?,
+    });
+    write_frame(&mut line, answer.to_string().as_bytes())?;
+    let answer: serde_json::Value = serde_json::from_slice(&read_frame(&mut line)?)?;
+    ensure!(answer["type"] == "denied", "a guest that was not admitted got {answer}");
+    let codes: Vec<_> = answer["reasons"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|reason| reason["code"].as_str())
+        .collect();
+    for code in ["policy.host-data", "policy.id-key", "policy.measurement"] {
+        ensure!(codes.contains(&code), "no {code} in {answer}");
+    }
+    ensure!(codes.len() == 3, "more reasons than expected: {answer}");
+    Ok(())
+}
+
+/// What a guest has to put into its report for a nonce of the gate's, as hexadecimal digits.
+fn report_data(nonce: &str, vm_id: &str) -> Result<String> {
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, nonce)?;
+    let nonce = bytes.as_slice().try_into().context("a nonce of another length")?;
+    let data = binding::report_data(Purpose::Attest, nonce, vm_id, &[]);
+    Ok(data.iter().map(|byte| format!("{byte:02x}")).collect())
 }
