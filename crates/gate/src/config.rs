@@ -47,6 +47,8 @@ pub struct Config {
     /// Users who may ask, besides the gate's own.
     #[serde(default)]
     pub allow_uids: Vec<u32>,
+    /// Where `/metrics` and `/healthz` are: an address and a port, such as `127.0.0.1:9464`. Whoever reaches it may read them.
+    pub status: Option<std::net::SocketAddr>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
@@ -99,6 +101,7 @@ impl Config {
             state,
             audit,
             allow_uids: _,
+            status: _,
             limits: _,
             unsafe_test_roots,
         } = &mut config;

@@ -47,8 +47,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::keys::{Keys, KeysError, Signer};
+use crate::metrics::Metrics;
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
 
+const UNWRITTEN: &str = "the decision could not be written down; is the disk full?";
 /// AR4SI: what was found is as it should be.
 const AFFIRMING: i8 = 2;
 
@@ -94,6 +96,7 @@ pub struct Engine {
     audit: Audit,
     clock: Clock,
     trust: Trust,
+    metrics: Metrics,
 }
 
 /// How far a session is.
@@ -208,6 +211,7 @@ impl Engine {
             audit,
             clock,
             trust,
+            metrics: Metrics::default(),
             config,
         };
         engine.reload()?;
@@ -216,6 +220,12 @@ impl Engine {
 
     /// Reads the policies again. When one is not good, all stay as they were.
     pub fn reload(&self) -> Result<usize, EngineError> {
+        let result = self.read_policies();
+        self.metrics.reloaded(result.is_ok());
+        result
+    }
+
+    fn read_policies(&self) -> Result<usize, EngineError> {
         let now = self.clock.now().map_err(EngineError::Clock)?;
         let mut signers = Vec::new();
         for path in &self.config.policy_keys {
@@ -241,18 +251,42 @@ impl Engine {
         &self.config
     }
 
+    /// What was counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// How many policies are in force.
+    pub fn policies(&self) -> usize {
+        self.policies.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether questions can be answered at all.
+    pub fn health(&self) -> Result<(), Reason> {
+        self.clock.now()?;
+        if self.metrics.is_unwritten() {
+            return Err(Reason::new("gate.audit", UNWRITTEN));
+        }
+        Ok(())
+    }
+
     /// The last words of the audit log.
     pub fn close(&self) {
-        if let Err(error) =
-            self.clock.now().map_err(|_| ()).and_then(|now| self.audit.close(now).map_err(|_| ()))
-        {
-            let () = error;
-            tracing::error!("the audit log could not be closed");
+        // A clock that went back is no reason to leave the log open; it is written down as the beginning of time.
+        if let Err(error) = self.audit.close(self.clock.now().unwrap_or(0)) {
+            tracing::error!(%error, "the audit log could not be closed");
         }
     }
 
     /// Answers a message of a session.
     pub fn answer(&self, session: &mut Session, message: &[u8]) -> Response {
+        let began = Instant::now();
+        let response = self.decide(session, message);
+        self.metrics.answered(&response, began.elapsed());
+        response
+    }
+
+    fn decide(&self, session: &mut Session, message: &[u8]) -> Response {
         let state = std::mem::replace(session, Session::Over);
         let now = match self.clock.now() {
             Ok(now) => now,
@@ -300,31 +334,29 @@ impl Engine {
             Response::Denied(_) => "denied",
         };
         // Nothing leaves that is not written down.
-        match self
-            .audit
-            .append(now, &json!({ "event": kind, "vm": vm_id, "session": id, "answer": response }))
-        {
-            Ok(()) => response,
-            Err(error) => {
-                *session = Session::Over;
-                tracing::error!(%error, "audit");
-                Response::Denied(Denied {
-                    reasons: one("gate.audit", "the decision could not be written down"),
-                })
-            }
+        if self.log(now, &json!({ "event": kind, "vm": vm_id, "session": id, "answer": response })) {
+            response
+        } else {
+            *session = Session::Over;
+            Response::Denied(Denied { reasons: one("gate.audit", UNWRITTEN) })
         }
+    }
+
+    /// Whether `event` is in the audit log.
+    fn log(&self, now: i64, event: &serde_json::Value) -> bool {
+        let written = self.audit.append(now, event);
+        self.metrics.audit(written.is_ok());
+        if let Err(error) = &written {
+            tracing::error!(%error, "audit");
+        }
+        written.is_ok()
     }
 
     fn denied(&self, now: i64, vm_id: &str, session: &str, reasons: Vec<Reason>) -> Response {
         let codes: Vec<_> = reasons.iter().map(|reason| reason.code.clone()).collect();
         tracing::info!(vm = vm_id, ?codes, "denied");
         // A denial that cannot be written down is a denial.
-        if let Err(error) = self
-            .audit
-            .append(now, &json!({ "event": "denied", "vm": vm_id, "session": session, "reasons": reasons }))
-        {
-            tracing::error!(%error, "audit");
-        }
+        self.log(now, &json!({ "event": "denied", "vm": vm_id, "session": session, "reasons": reasons }));
         Response::Denied(Denied { reasons })
     }
 

@@ -16,6 +16,7 @@ pub mod config;
 pub mod engine;
 pub mod files;
 pub mod keys;
+pub mod metrics;
 pub mod policies;
 pub mod server;
 pub mod setup;

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use cvmm_gate::config::Config;
 use cvmm_gate::engine::Engine;
 use cvmm_gate::keys::Signer;
+use cvmm_gate::server::Listeners;
 use cvmm_gate::{artifacts, audit, policies, server, setup};
 use cvmm_gate_client::ticket::VerdictKey;
 use tracing_subscriber::EnvFilter;
@@ -111,15 +112,25 @@ fn run(command: Command) -> Result<()> {
         Command::Serve { config } => {
             let engine = Arc::new(Engine::open(Config::load(&config)?)?);
             let socket = engine.config().socket.clone();
-            let listener =
-                server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+            let listening = |at: &dyn std::fmt::Display| format!("cannot listen at {at}");
+            let status = engine.config().status;
+            let listeners = Listeners {
+                socket: server::bind(&socket).with_context(|| listening(&socket.display()))?,
+                status: status
+                    .map(|at| server::bind_status(at).with_context(|| listening(&at)))
+                    .transpose()?,
+            };
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .max_blocking_threads(16)
                 .build()
                 .context("cannot start threads")?;
             tracing::info!(socket = %socket.display(), "serving");
-            runtime.block_on(server::serve(Arc::clone(&engine), listener))?;
+            runtime.block_on(async {
+                server::serve(Arc::clone(&engine), listeners, server::signals()?).await
+            })?;
+            // Answers in the making are in the log before its last line.
+            drop(runtime);
             engine.close();
             std::fs::remove_file(&socket).with_context(|| format!("cannot remove {}", socket.display()))?;
         }

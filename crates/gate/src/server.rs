@@ -1,72 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The socket: who may connect, how many, and for how long they may say nothing.
+//! The sockets: who may connect, how many, and for how long they may say nothing.
 //!
 //! A connection is a session. Its messages are answered one after the other on a pool of threads, since an answer takes a signature
-//! and a write to the disk. Whoever connects when all places are taken gets the place of the connection that has been silent longest,
-//! so that ten thousand that say nothing keep nobody out.
+//! and a write to the disk. Ten thousand connections that say nothing keep nobody out (module `places`).
 
-use std::collections::BTreeMap;
+mod places;
+mod session;
+mod status;
+
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use cvmm_gate_client::protocol::{MAX_FRAME, Response};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use cvmm_attest::reason::Reason;
+use cvmm_gate_client::protocol::{Denied, Response};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
-use tokio::time::{timeout, timeout_at};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::engine::{Engine, Session};
+use self::places::Places;
+use crate::engine::Engine;
 
 /// After an error of `accept`, which is mostly a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long a launch in progress may take once the gate is to stop.
+const GRACE: Duration = Duration::from_secs(5);
 
-/// The places.
-#[derive(Debug)]
-struct Places {
-    most: usize,
-    state: Mutex<State>,
+/// What a server is told while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Read the policies again.
+    Reload,
+    /// Stop: nobody new, and launches in progress have five seconds.
+    Stop,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    next: u64,
-    /// By when they were heard last.
-    taken: BTreeMap<u64, Arc<Notify>>,
-}
-
-impl Places {
-    /// Takes a place, from the most silent if need be.
-    fn take(&self, notify: &Arc<Notify>) -> u64 {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.taken.len() >= self.most
-            && let Some((_, silent)) = state.taken.pop_first()
-        {
-            silent.notify_one();
+/// The signals of this process: SIGHUP reloads, SIGTERM and SIGINT stop.
+pub fn signals() -> io::Result<mpsc::Receiver<Control>> {
+    let (mut term, mut int, mut hup) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        loop {
+            let control = tokio::select! {
+                _ = term.recv() => Control::Stop,
+                _ = int.recv() => Control::Stop,
+                _ = hup.recv() => Control::Reload,
+            };
+            if sender.send(control).await.is_err() {
+                return;
+            }
         }
-        state.next += 1;
-        let number = state.next;
-        state.taken.insert(number, Arc::clone(notify));
-        number
-    }
+    });
+    Ok(receiver)
+}
 
-    fn give_back(&self, number: u64) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).taken.remove(&number);
-    }
-
-    /// Has been heard: gets the number of the least silent. `None` if its place is gone.
-    fn heard(&self, number: u64) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let notify = state.taken.remove(&number)?;
-        state.next += 1;
-        let number = state.next;
-        state.taken.insert(number, notify);
-        Some(number)
-    }
+/// Where to listen.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For questions.
+    pub socket: std::os::unix::net::UnixListener,
+    /// For `/metrics` and `/healthz`.
+    pub status: Option<std::net::TcpListener>,
 }
 
 /// Makes the socket. An old one is removed if nobody listens there.
@@ -85,30 +85,57 @@ pub fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     Ok(listener)
 }
 
-/// Serves until SIGTERM or SIGINT. SIGHUP reads the policies again.
-pub async fn serve(engine: Arc<Engine>, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
-    let listener = UnixListener::from_std(listener)?;
-    let (mut term, mut int, mut hup) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+/// Makes the socket for [`Listeners::status`].
+pub fn bind_status(at: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(at)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves until it is told to stop.
+pub async fn serve(
+    engine: Arc<Engine>,
+    listeners: Listeners,
+    mut control: mpsc::Receiver<Control>,
+) -> io::Result<()> {
+    let listener = UnixListener::from_std(listeners.socket)?;
     let limits = engine.config().limits;
-    let places = Arc::new(Places { most: limits.connections, state: Mutex::default() });
-    let own = fs::metadata("/proc/self").map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata))?;
-    let mut allowed = engine.config().allow_uids.clone();
-    allowed.push(own);
+    let places = Places::new(limits.connections);
+    let own = fs::metadata("/proc/self")?.uid();
+    let (stop, stopped) = watch::channel(false);
+    let mut sessions = JoinSet::new();
+    let status = match listeners.status {
+        Some(listener) => {
+            let state = status::State { engine: Arc::clone(&engine), places: Arc::clone(&places) };
+            Some(tokio::spawn(status::serve(TcpListener::from_std(listener)?, Arc::new(state))))
+        }
+        None => None,
+    };
     loop {
         tokio::select! {
-            _ = term.recv() => break,
-            _ = int.recv() => break,
-            _ = hup.recv() => reload(&engine).await,
+            told = control.recv() => match told {
+                Some(Control::Reload) => reload(&engine).await,
+                Some(Control::Stop) | None => break,
+            },
+            Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let uid = stream.peer_cred().map(|peer| peer.uid());
-                    if !uid.is_ok_and(|uid| allowed.contains(&uid)) {
-                        tracing::warn!("a user who is not in allow_uids was turned away");
+                    if !may_ask(&engine, &stream, own) {
+                        engine.metrics().turned_away();
+                        turn_away(&stream, "gate.peer", "this user is not in allow_uids of gate.toml");
                         continue;
                     }
+                    let Some((place, full)) = places.take() else {
+                        engine.metrics().turned_away();
+                        turn_away(&stream, "gate.busy", "launches in progress take all places; try again");
+                        continue;
+                    };
+                    if full {
+                        engine.metrics().pushed_out();
+                    }
                     let wait = Duration::from_secs(limits.message_s);
-                    tokio::spawn(connection(Arc::clone(&engine), Arc::clone(&places), stream, wait));
+                    let engine = Arc::clone(&engine);
+                    sessions.spawn(session::connection(engine, place, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept");
@@ -117,7 +144,29 @@ pub async fn serve(engine: Arc<Engine>, listener: std::os::unix::net::UnixListen
             },
         }
     }
+    drop(listener);
+    let _ = stop.send(true); // without connections nobody listens
+    if timeout(GRACE, async { while sessions.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!(sessions = sessions.len(), "launches in progress are given up");
+    }
+    if let Some(status) = status {
+        status.abort();
+    }
     Ok(())
+}
+
+fn may_ask(engine: &Engine, stream: &UnixStream, own: u32) -> bool {
+    let allowed = |uid| uid == own || engine.config().allow_uids.contains(&uid);
+    stream.peer_cred().is_ok_and(|peer| allowed(peer.uid()))
+}
+
+/// Says why, if that can be said at once: nobody waits for somebody who is turned away.
+fn turn_away(stream: &UnixStream, code: &'static str, message: &str) {
+    tracing::warn!(code, "a connection was turned away");
+    let denied = Response::Denied(Denied { reasons: vec![Reason::new(code, message)] });
+    if let Ok(frame) = session::frame(&denied) {
+        let _ = stream.try_write(&frame);
+    }
 }
 
 async fn reload(engine: &Arc<Engine>) {
@@ -127,58 +176,4 @@ async fn reload(engine: &Arc<Engine>) {
         Ok(Err(error)) => tracing::error!(%error, "the policies stay as they were"),
         Err(error) => tracing::error!(%error, "the policies stay as they were"),
     }
-}
-
-async fn connection(engine: Arc<Engine>, places: Arc<Places>, mut stream: UnixStream, wait: Duration) {
-    let silent = Arc::new(Notify::new());
-    let mut number = places.take(&silent);
-    let mut session = Session::default();
-    while !session.is_over() {
-        let message = tokio::select! {
-            message = read(&mut stream, session.until(), wait) => message,
-            () = silent.notified() => return,
-        };
-        let Ok(message) = message else { break };
-        match places.heard(number) {
-            Some(heard) => number = heard,
-            None => return,
-        }
-        let engine = Arc::clone(&engine);
-        let answered = tokio::task::spawn_blocking(move || {
-            let response = engine.answer(&mut session, &message);
-            (session, response)
-        });
-        let Ok((next, response)) = answered.await else { break };
-        session = next;
-        if timeout(wait, write(&mut stream, &response)).await.is_err() {
-            break;
-        }
-    }
-    places.give_back(number);
-}
-
-/// A frame: it may begin until the session's end, and then has to arrive within `wait`.
-async fn read(stream: &mut UnixStream, until: Option<Instant>, wait: Duration) -> io::Result<Vec<u8>> {
-    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let begin = until.unwrap_or_else(|| Instant::now() + wait);
-    let first = timeout_at(begin.into(), stream.read_u8()).await.map_err(late)??;
-    timeout(wait, async {
-        let mut len = [first, 0, 0, 0];
-        stream.read_exact(&mut len[1..]).await?;
-        let len = u32::from_le_bytes(len) as usize;
-        if len > MAX_FRAME {
-            return Err(io::Error::other("the frame is too long"));
-        }
-        let mut frame = vec![0; len];
-        stream.read_exact(&mut frame).await?;
-        Ok(frame)
-    })
-    .await
-    .map_err(late)?
-}
-
-async fn write(stream: &mut UnixStream, response: &Response) -> io::Result<()> {
-    let frame = serde_json::to_vec(response)?;
-    let len = u32::try_from(frame.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&len.to_le_bytes(), frame.as_slice()].concat()).await
 }

@@ -46,6 +46,9 @@ audit = "audit.log"
 # Users who may ask, besides the gate's own.
 # allow_uids = [0]
 
+# /metrics (Prometheus) and /healthz
+# status = "127.0.0.1:9464"
+
 # [limits]
 # connections = 512
 # message_s = 5

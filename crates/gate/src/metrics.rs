@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the gate counts, as Prometheus reads it. Nothing in it names a VM: whoever may read figures may not learn who runs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use cvmm_attest::reason::Reason;
+use cvmm_gate_client::protocol::Response;
+
+/// Upper bounds of the buckets of answer times, in microseconds.
+const BUCKETS: [u64; 9] = [250, 500, 1000, 2500, 5000, 10_000, 50_000, 250_000, 1_000_000];
+/// Codes of denials that are counted by name. There are fewer; this only says that their number is no caller's to choose.
+const MOST_CODES: usize = 256;
+
+/// The counters.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    approved: AtomicU64,
+    challenged: AtomicU64,
+    tickets: AtomicU64,
+    denied: AtomicU64,
+    reasons: Mutex<BTreeMap<String, u64>>,
+    answers: [AtomicU64; BUCKETS.len() + 1],
+    answers_us: AtomicU64,
+    turned_away: AtomicU64,
+    pushed_out: AtomicU64,
+    reloads: AtomicU64,
+    reloads_failed: AtomicU64,
+    unwritten: AtomicBool,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Metrics {
+    /// A message was answered, in this time.
+    pub(crate) fn answered(&self, response: &Response, time: Duration) {
+        match response {
+            Response::Approval(_) => count(&self.approved),
+            Response::Challenge(_) => count(&self.challenged),
+            Response::Ticket(_) => count(&self.tickets),
+            Response::Denied(denied) => {
+                count(&self.denied);
+                self.reasons(&denied.reasons);
+            }
+        }
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS.iter().position(|bound| time <= *bound).unwrap_or(BUCKETS.len());
+        count(&self.answers[bucket]);
+        self.answers_us.fetch_add(time, Ordering::Relaxed);
+    }
+
+    fn reasons(&self, reasons: &[Reason]) {
+        let mut counts = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        for Reason { code, .. } in reasons {
+            if let Some(count) = counts.get_mut(&**code) {
+                *count += 1;
+            } else if counts.len() < MOST_CODES {
+                counts.insert(code.to_string(), 1);
+            }
+        }
+    }
+
+    /// Whether the last line could be written to the audit log.
+    pub(crate) fn audit(&self, written: bool) {
+        self.unwritten.store(!written, Ordering::Relaxed);
+    }
+
+    /// Whether the last line could not be written to the audit log.
+    pub(crate) fn is_unwritten(&self) -> bool {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// Policies were read again.
+    pub(crate) fn reloaded(&self, good: bool) {
+        count(if good { &self.reloads } else { &self.reloads_failed });
+    }
+
+    /// A connection was refused.
+    pub(crate) fn turned_away(&self) {
+        count(&self.turned_away);
+    }
+
+    /// A connection lost its place to another.
+    pub(crate) fn pushed_out(&self) {
+        count(&self.pushed_out);
+    }
+
+    /// As text of Prometheus (exposition format 0.0.4), with what only the caller knows.
+    pub(crate) fn text(&self, connections: usize, policies: usize) -> String {
+        let mut text = String::new();
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut put = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
+            let _ = writeln!(text, "# HELP cvmm_gate_{name} {help}\n# TYPE cvmm_gate_{name} {kind}");
+            for (labels, value) in values {
+                let _ = writeln!(text, "cvmm_gate_{name}{labels} {value}");
+            }
+        };
+        let one = |value| [(String::new(), value)];
+        let decisions = [
+            ("approved", &self.approved),
+            ("challenged", &self.challenged),
+            ("ticket", &self.tickets),
+            ("denied", &self.denied),
+        ]
+        .map(|(answer, counter)| (format!("{{answer=\"{answer}\"}}"), get(counter)));
+        put("answers_total", "counter", "Messages answered.", &decisions);
+        let reasons: Vec<_> = self
+            .reasons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(code, count)| (format!("{{code=\"{code}\"}}"), *count))
+            .collect();
+        put("denials_total", "counter", "Reasons of denials.", &reasons);
+        put("connections", "gauge", "Connections now.", &one(connections as u64));
+        put("turned_away_total", "counter", "Connections refused.", &one(get(&self.turned_away)));
+        put(
+            "pushed_out_total",
+            "counter",
+            "Connections that lost their place to another.",
+            &one(get(&self.pushed_out)),
+        );
+        put("policies", "gauge", "Policies in force.", &one(policies as u64));
+        let reloads = [("good", &self.reloads), ("bad", &self.reloads_failed)]
+            .map(|(result, counter)| (format!("{{result=\"{result}\"}}"), get(counter)));
+        put("reloads_total", "counter", "Times policies were read.", &reloads);
+        put(
+            "audit_writable",
+            "gauge",
+            "1 if the last line of the audit log could be written.",
+            &one(u64::from(!self.is_unwritten())),
+        );
+        self.histogram(&mut text);
+        text
+    }
+
+    fn histogram(&self, text: &mut String) {
+        const NAME: &str = "cvmm_gate_answer_seconds";
+        let _ = writeln!(text, "# HELP {NAME} Time to answer a message.\n# TYPE {NAME} histogram");
+        let mut sum = 0;
+        for (at, answers) in self.answers.iter().enumerate() {
+            sum += answers.load(Ordering::Relaxed);
+            let bound = BUCKETS.get(at).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
+            let _ = writeln!(text, "{NAME}_bucket{{le=\"{bound}\"}} {sum}");
+        }
+        let seconds = self.answers_us.load(Ordering::Relaxed) as f64 / 1e6;
+        let _ = writeln!(text, "{NAME}_sum {seconds}\n{NAME}_count {sum}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cvmm_gate_client::protocol::{Denied, Ticket};
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = Metrics::default();
+        let denied = Response::Denied(Denied { reasons: vec![Reason::new("policy.debug", "no")] });
+        metrics.answered(&denied, Duration::from_micros(300));
+        metrics.answered(&denied, Duration::from_secs(2));
+        metrics.answered(&Response::Ticket(Ticket { jwt: String::new() }), Duration::from_micros(250));
+        metrics.pushed_out();
+        metrics.audit(false);
+        let text = metrics.text(7, 2);
+        for line in [
+            "cvmm_gate_answers_total{answer=\"ticket\"} 1",
+            "cvmm_gate_answers_total{answer=\"denied\"} 2",
+            "cvmm_gate_denials_total{code=\"policy.debug\"} 2",
+            "cvmm_gate_connections 7",
+            "cvmm_gate_pushed_out_total 1",
+            "cvmm_gate_policies 2",
+            "cvmm_gate_audit_writable 0",
+            "cvmm_gate_answer_seconds_bucket{le=\"0.00025\"} 1",
+            "cvmm_gate_answer_seconds_bucket{le=\"0.0005\"} 2",
+            "cvmm_gate_answer_seconds_bucket{le=\"1\"} 2",
+            "cvmm_gate_answer_seconds_bucket{le=\"+Inf\"} 3",
+            "cvmm_gate_answer_seconds_count 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The places that connections take. When all are taken, a newcomer gets that of the connection with the least to lose: one that has
+//! said nothing, then one of a guest, and of those the one that was heard least recently. An approved launch keeps its place: a guest
+//! in the making would be lost, and its place is free again in seconds.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+/// What a connection would lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// Nothing.
+    Silent,
+    /// A guest's challenge, which it can ask for again.
+    Guest,
+    /// An approved launch.
+    Launch,
+}
+
+/// A place: by rank, then by when it was heard last.
+type Place = (Rank, u64);
+
+/// All places.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    taken: BTreeMap<Place, Arc<Notify>>,
+}
+
+/// A place that is taken until this is dropped.
+#[derive(Debug)]
+pub(super) struct Taken {
+    places: Arc<Places>,
+    place: Place,
+    lost: Arc<Notify>,
+}
+
+impl Places {
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, state: Mutex::default() })
+    }
+
+    /// Takes a place; `None` if there are launches in all of them. The second value says whether somebody lost theirs.
+    pub(super) fn take(self: &Arc<Self>) -> Option<(Taken, bool)> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = state.taken.len() >= self.most;
+        if full {
+            let first = state.taken.first_entry().filter(|first| first.key().0 < Rank::Launch)?;
+            first.remove().notify_one();
+        }
+        let lost = Arc::new(Notify::new());
+        let place = state.insert(Rank::Silent, Arc::clone(&lost));
+        Some((Taken { places: Arc::clone(self), place, lost }, full))
+    }
+
+    pub(super) fn taken(&self) -> usize {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).taken.len()
+    }
+}
+
+impl State {
+    fn insert(&mut self, rank: Rank, lost: Arc<Notify>) -> Place {
+        self.next += 1;
+        let place = (rank, self.next);
+        self.taken.insert(place, lost);
+        place
+    }
+}
+
+impl Taken {
+    /// Was heard just now, and has `rank` from now on. False if the place is somebody else's already.
+    pub(super) fn heard(&mut self, rank: Rank) -> bool {
+        let mut state = self.places.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lost) = state.taken.remove(&self.place) else { return false };
+        self.place = state.insert(rank, lost);
+        true
+    }
+
+    pub(super) fn rank(&self) -> Rank {
+        self.place.0
+    }
+
+    /// Waits until somebody else gets the place.
+    pub(super) async fn lost(&self) {
+        self.lost.notified().await;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.places.state.lock().unwrap_or_else(PoisonError::into_inner).taken.remove(&self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_with_the_least_to_lose_makes_room() {
+        let places = Places::new(3);
+        let take = || places.take().unwrap();
+        let (mut a, _) = take();
+        let (mut b, _) = take();
+        let (mut c, full) = take();
+        assert!(!full && a.heard(Rank::Launch) && b.heard(Rank::Guest));
+        // The only one that has said nothing goes first, though it came last.
+        let (mut d, full) = take();
+        assert!(full && !c.heard(Rank::Silent) && a.heard(Rank::Launch));
+        // Then, of two guests, the one that was heard less recently.
+        assert!(d.heard(Rank::Guest));
+        let (mut e, _) = take();
+        assert!(!b.heard(Rank::Guest) && d.heard(Rank::Launch) && e.heard(Rank::Launch));
+        // Launches stay.
+        assert!(places.take().is_none());
+        drop(a);
+        assert_eq!(places.taken(), 2);
+        drop((b, c)); // they have none to give back
+        assert_eq!(places.taken(), 2);
+        assert!(!take().1);
+    }
+}

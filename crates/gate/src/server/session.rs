@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A connection: frames in, frames out, one session. Everything it waits for has a limit.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cvmm_gate_client::protocol::{MAX_FRAME, Response};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{timeout, timeout_at};
+
+use super::places::{Rank, Taken};
+use crate::engine::{Engine, Session};
+
+impl Session {
+    fn rank(&self) -> Rank {
+        match self {
+            Self::New | Self::Over => Rank::Silent,
+            Self::Guest(_) => Rank::Guest,
+            Self::Launch(_) => Rank::Launch,
+        }
+    }
+}
+
+/// Serves `stream` until its session is over, its place is lost or `stop` is true and nothing is at stake.
+pub(super) async fn connection(
+    engine: Arc<Engine>,
+    mut place: Taken,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    wait: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut session = Session::default();
+    while !session.is_over() {
+        let idle = place.rank() < Rank::Launch;
+        let message = tokio::select! {
+            message = read(&mut stream, session.until(), wait) => message,
+            () = place.lost() => return,
+            _ = stop.wait_for(|stop| *stop), if idle => return,
+        };
+        let Ok(message) = message else { return };
+        if !place.heard(place.rank()) {
+            return;
+        }
+        let engine = Arc::clone(&engine);
+        let answered = tokio::task::spawn_blocking(move || {
+            let response = engine.answer(&mut session, &message);
+            (session, response)
+        });
+        let Ok((next, response)) = answered.await else { return };
+        session = next;
+        if !place.heard(session.rank()) || write(&mut stream, &response, wait).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A frame: it may begin until the session's end, and then has to arrive within `wait`.
+async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+    until: Option<Instant>,
+    wait: Duration,
+) -> io::Result<Vec<u8>> {
+    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+    let begin = until.unwrap_or_else(|| Instant::now() + wait);
+    let first = timeout_at(begin.into(), stream.read_u8()).await.map_err(late)??;
+    timeout(wait, async {
+        let mut len = [first, 0, 0, 0];
+        stream.read_exact(&mut len[1..]).await?;
+        let len = u32::from_le_bytes(len) as usize;
+        if len > MAX_FRAME {
+            return Err(io::Error::other("the frame is too long"));
+        }
+        // What is not sent is not allocated: a length costs its sender as much as it costs us.
+        let mut frame = Vec::new();
+        if stream.take(len as u64).read_to_end(&mut frame).await? < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(frame)
+    })
+    .await
+    .map_err(late)?
+}
+
+/// Writes a response; a peer that does not take it within `wait` is none.
+pub(super) async fn write(
+    stream: &mut (impl AsyncWrite + Unpin),
+    response: &Response,
+    wait: Duration,
+) -> io::Result<()> {
+    let bytes = frame(response)?;
+    timeout(wait, stream.write_all(&bytes)).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// The bytes of a response.
+pub(super) fn frame(response: &Response) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(response)?;
+    let len = u32::try_from(body.len()).map_err(io::Error::other)?;
+    Ok([&len.to_le_bytes(), body.as_slice()].concat())
+}

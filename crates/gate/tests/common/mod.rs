@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A gate in a folder that goes away: a firmware image of a page, a guest that is launched from it, and a policy that admits it.
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use cvmm_gate::artifacts::{self, Artifacts};
+use cvmm_gate::config::Config;
+use cvmm_gate::keys::Signer;
+use cvmm_gate::{policies, setup};
+use cvmm_gate_client::client::{Launched, Proposal};
+use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, Launch, Machine, Manifest};
+use cvmm_snp::digest::Digest;
+use tempfile::TempDir;
+
+/// The folder, and what it admits.
+pub struct Gate {
+    pub folder: TempDir,
+    pub manifest: Manifest,
+    pub digest: Digest,
+}
+
+/// A page with a GUID table that has no entries.
+pub fn firmware() -> Vec<u8> {
+    let mut image = vec![0_u8; 0x1000];
+    // 96b582de-1fb2-45f7-baea-a366c55a082d, behind the length of the table, which is this footer.
+    let footer =
+        [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
+    let end = image.len() - 0x20;
+    image[end - 16..end].copy_from_slice(&footer);
+    image[end - 18..end - 16].copy_from_slice(&18_u16.to_le_bytes());
+    image
+}
+
+/// SNP_PLATFORM_STATUS of firmware 1.55.21 at the TCB that [`Gate::policy`] asks for.
+pub fn platform_status() -> Vec<u8> {
+    let mut status = vec![0; 32];
+    for (at, byte) in [(0, 1), (1, 55), (2, 1), (4, 21), (24, 4), (30, 22), (31, 213)] {
+        status[at] = byte;
+    }
+    status
+}
+
+pub fn launched() -> Launched {
+    Launched { platform_status: platform_status(), ..Launched::default() }
+}
+
+impl Gate {
+    /// With these limits (`[limits]` of gate.toml) and policy 1 signed.
+    pub fn new(limits: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        setup::init(folder.path()).unwrap();
+        let path = folder.path().join("gate.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{text}\n[limits]\n{limits}\n")).unwrap();
+        let config = Config::load(&path).unwrap();
+        let image = folder.path().join("firmware");
+        fs::write(&image, firmware()).unwrap();
+        let sha384 = artifacts::import(&config.artifacts, &image).unwrap().to_string();
+        let manifest = Manifest {
+            format: FORMAT,
+            vm_id: "vm".into(),
+            isolation: "snp".into(),
+            launch: Launch {
+                firmware: FileDigest { sha384, len: 0x1000 },
+                boot: Boot::Disk,
+                vcpus: 2,
+                memory: 512 << 20,
+                low_memory: 256 << 20,
+                cpu_signature: 0xa0_0f11,
+                sev_features: 1,
+                policy: 0x3_0000,
+            },
+            machine: Machine {
+                vmm: "0".into(),
+                disks: vec![],
+                console: "serial".into(),
+                rng: true,
+                vlek_only: false,
+                cpuid_corrections: false,
+                debug: vec![],
+            },
+        };
+        let digest = Artifacts::new(&config.artifacts).digest(&manifest.launch).unwrap();
+        let gate = Self { folder, manifest, digest };
+        gate.policy(1, &digest.to_string());
+        gate
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn config(&self) -> Config {
+        Config::load(&self.path("gate.toml")).unwrap()
+    }
+
+    /// Signs a policy that admits `digest`.
+    pub fn policy(&self, version: u64, digest: &str) {
+        let path = self.path("policies/p.toml");
+        let text = format!(
+            "id = \"p\"\nversion = {version}\n[guest]\nmeasurements = [\"{digest}\"]\nprofiles = [\"disk\"]\nmax_vcpus = 4\n\
+             [platform]\nproducts = [\"milan\"]\ncrl = \"if-present\"\n\
+             [platform.min_tcb.milan]\nbootloader = 4\ntee = 0\nsnp = 22\nmicrocode = 213\n"
+        );
+        fs::write(&path, text).unwrap();
+        policies::sign(&path, &Signer::load(&self.path("keys/policy.pem")).unwrap()).unwrap();
+    }
+
+    pub fn proposal(&self, vm_id: &str) -> Proposal {
+        let manifest = Manifest { vm_id: vm_id.into(), ..self.manifest.clone() };
+        Proposal {
+            policy: "p".into(),
+            vm_id: vm_id.into(),
+            manifest: serde_json::to_string(&manifest).unwrap(),
+            digest: self.digest,
+        }
+    }
+}
