@@ -21,6 +21,9 @@ const ID_BLOCK: usize = 96;
 /// Bytes of its authentication.
 const ID_AUTH: usize = 4096;
 
+/// The codes of a [`ClientError`] beside those of [`frame::CODES`], [`crate::ticket::CODES`] and the gate's own reasons.
+pub const CODES: &[&str] = &["gate.unreachable", "gate.answer", "gate.denied"];
+
 /// Why there is no ticket.
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -68,8 +71,7 @@ impl ClientError {
     pub fn code(&self) -> &str {
         match self {
             Self::Unreachable { .. } => "gate.unreachable",
-            Self::NoAnswer { source: FrameError::Timeout, .. } => "gate.timeout",
-            Self::NoAnswer { .. } => "gate.closed",
+            Self::NoAnswer { source, .. } => source.code(),
             Self::Answer { .. } => "gate.answer",
             Self::Denied(reasons) => reasons.first().map_or("gate.denied", |reason| &reason.code),
             Self::Ticket(error) => error.code(),
@@ -378,6 +380,30 @@ mod tests {
         }
         // A launch that takes longer than the gate waits has no evidence.
         assert_eq!(code(vec![approval(|a| a.deadline_ms = 0)], true), "gate.timeout");
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_not_taken_for_silence() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("gate");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let fake = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            frame::read(&mut stream, Instant::now() + Duration::from_secs(2)).unwrap();
+            std::io::Write::write_all(&mut stream, &u32::MAX.to_le_bytes()).unwrap();
+        });
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        let key = VerdictKey::from_point(pair.public_key().as_ref()).unwrap();
+        let gate = Gate { socket, key, timeout: Duration::from_millis(500) };
+        assert_eq!(gate.admit(proposal()).unwrap_err().code(), "gate.frame");
+        fake.join().unwrap();
+    }
+
+    #[test]
+    fn a_code_has_one_meaning() {
+        let all = [CODES, frame::CODES, crate::ticket::CODES].concat();
+        let unique: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(unique.len(), all.len());
     }
 
     #[test]

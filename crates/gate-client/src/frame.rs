@@ -26,6 +26,21 @@ pub enum FrameError {
     Io(io::Error),
 }
 
+/// Every code of a [`FrameError`].
+pub const CODES: &[&str] = &["gate.timeout", "gate.closed", "gate.frame"];
+
+impl FrameError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Timeout => "gate.timeout",
+            Self::Closed => "gate.closed",
+            Self::TooLong(_) | Self::Io(_) => "gate.frame",
+        }
+    }
+}
+
 impl From<io::Error> for FrameError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -134,7 +149,9 @@ mod tests {
     fn lengths_are_limited_both_ways() {
         let (mut a, mut b) = UnixStream::pair().unwrap();
         a.write_all(&u32::MAX.to_le_bytes()).unwrap();
-        assert!(matches!(read(&mut b, soon()), Err(FrameError::TooLong(_))));
+        let error = read(&mut b, soon()).unwrap_err();
+        assert!(matches!(error, FrameError::TooLong(_)));
+        assert_eq!(error.code(), "gate.frame");
         assert!(matches!(write(&mut b, &vec![0; MAX_FRAME + 1], soon()), Err(FrameError::TooLong(_))));
     }
 

@@ -30,6 +30,85 @@ const SPKI_PREFIX: [u8; 23] = [
     0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
 ];
 
+/// Every code of a [`TicketError`], in the order of the checks.
+pub const CODES: &[&str] = &[
+    "ticket.format",
+    "ticket.algorithm",
+    "ticket.signature",
+    "ticket.lifetime",
+    "ticket.not-yet",
+    "ticket.expired",
+    "ticket.status",
+    "ticket.purpose",
+    "ticket.vm",
+    "ticket.subject",
+    "ticket.session",
+    "ticket.nonce",
+    "ticket.question",
+    "ticket.digest",
+    "ticket.host-data",
+    "ticket.manifest",
+    "ticket.policy",
+];
+
+/// What a ticket is held against. Each has a code of its own: an operator who sees only the code knows what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// What it is for.
+    Purpose,
+    /// The VM, in what binds the ticket.
+    Vm,
+    /// The VM, as the standard claim `sub`.
+    Subject,
+    /// The session.
+    Session,
+    /// The gate's nonce, in either place.
+    Nonce,
+    /// The VMM's own nonce.
+    Question,
+    /// The launch digest.
+    LaunchDigest,
+    /// HOST_DATA.
+    HostData,
+    /// The manifest.
+    Manifest,
+    /// The policy: its name, version and digest.
+    Policy,
+}
+
+impl Claim {
+    /// In a message.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Purpose => "purpose",
+            Self::Vm => "vm",
+            Self::Subject => "subject",
+            Self::Session => "session",
+            Self::Nonce => "nonce",
+            Self::Question => "question",
+            Self::LaunchDigest => "launch digest",
+            Self::HostData => "HOST_DATA",
+            Self::Manifest => "manifest",
+            Self::Policy => "policy",
+        }
+    }
+
+    fn code(self) -> &'static str {
+        match self {
+            Self::Purpose => "ticket.purpose",
+            Self::Vm => "ticket.vm",
+            Self::Subject => "ticket.subject",
+            Self::Session => "ticket.session",
+            Self::Nonce => "ticket.nonce",
+            Self::Question => "ticket.question",
+            Self::LaunchDigest => "ticket.digest",
+            Self::HostData => "ticket.host-data",
+            Self::Manifest => "ticket.manifest",
+            Self::Policy => "ticket.policy",
+        }
+    }
+}
+
 /// Why a token admits nobody.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TicketError {
@@ -55,10 +134,10 @@ pub enum TicketError {
     #[error("the ticket's verdict is {0:?}, not \"affirming\"")]
     Status(String),
     /// A claim is about something else.
-    #[error("the ticket is for another {what}: it says {found}, expected {expected}")]
+    #[error("the ticket is for another {}: it says {found}, expected {expected}", claim.name())]
     Other {
         /// Which claim.
-        what: &'static str,
+        claim: Claim,
         /// What it says.
         found: String,
         /// What it should say.
@@ -78,7 +157,7 @@ impl TicketError {
             Self::NotYet(_) => "ticket.not-yet",
             Self::Lifetime(_) => "ticket.lifetime",
             Self::Status(_) => "ticket.status",
-            Self::Other { .. } => "ticket.other",
+            Self::Other { claim, .. } => claim.code(),
         }
     }
 }
@@ -329,22 +408,22 @@ impl VerifiedTicket {
         } = cvmm_ticket;
         let policy_text = |policy: &PolicyId| format!("{} {} {}", policy.id, policy.version, policy.sha384);
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        for (what, found, expected) in [
-            ("purpose", purpose, "admit".to_owned()),
-            ("vm", vm_id, expected.vm_id.clone()),
-            ("subject", sub, expected.vm_id.clone()),
-            ("session", session, expected.session.clone()),
-            ("nonce", nonce, STANDARD.encode(expected.nonce)),
-            ("question", vmm_nonce, STANDARD.encode(expected.vmm_nonce)),
-            ("nonce", eat_nonce, URL_SAFE_NO_PAD.encode(expected.nonce)),
-            ("launch digest", launch_digest, expected.launch_digest.to_string()),
-            ("HOST_DATA", host_data, hex(&expected.host_data)),
-            ("manifest", manifest_sha384, expected.manifest.to_string()),
-            ("policy", policy_text(&policy), policy_text(&expected.policy)),
+        for (claim, found, expected) in [
+            (Claim::Purpose, purpose, "admit".to_owned()),
+            (Claim::Vm, vm_id, expected.vm_id.clone()),
+            (Claim::Subject, sub, expected.vm_id.clone()),
+            (Claim::Session, session, expected.session.clone()),
+            (Claim::Nonce, nonce, STANDARD.encode(expected.nonce)),
+            (Claim::Question, vmm_nonce, STANDARD.encode(expected.vmm_nonce)),
+            (Claim::Nonce, eat_nonce, URL_SAFE_NO_PAD.encode(expected.nonce)),
+            (Claim::LaunchDigest, launch_digest, expected.launch_digest.to_string()),
+            (Claim::HostData, host_data, hex(&expected.host_data)),
+            (Claim::Manifest, manifest_sha384, expected.manifest.to_string()),
+            (Claim::Policy, policy_text(&policy), policy_text(&expected.policy)),
         ] {
             if found != expected {
                 let found = found.chars().take(200).collect();
-                return Err(TicketError::Other { what, found, expected });
+                return Err(TicketError::Other { claim, found, expected });
             }
         }
         Ok(Self {
@@ -462,26 +541,28 @@ mod tests {
     fn a_ticket_for_anything_else_does_not() {
         type Change = fn(&mut Token);
         let changes: [(&str, Change); 13] = [
-            ("question", |t| t.cvmm_ticket.vmm_nonce = STANDARD.encode([7; 32])),
-            ("purpose", |t| t.cvmm_ticket.purpose = "attest".into()),
-            ("vm", |t| t.cvmm_ticket.vm_id = "other".into()),
-            ("subject", |t| t.sub = "other".into()),
-            ("session", |t| t.cvmm_ticket.session = "s2".into()),
-            ("nonce", |t| t.cvmm_ticket.nonce = STANDARD.encode([8; 32])),
-            ("nonce", |t| t.eat_nonce = URL_SAFE_NO_PAD.encode([8; 32])),
-            ("launch digest", |t| t.cvmm_ticket.launch_digest = "ab".repeat(48)),
-            ("HOST_DATA", |t| t.cvmm_ticket.host_data = "ba".repeat(32)),
-            ("manifest", |t| t.cvmm_ticket.manifest_sha384 = "de".repeat(48)),
-            ("policy", |t| t.cvmm_ticket.policy.version = 2),
-            ("policy", |t| t.cvmm_ticket.policy.id = "q".into()),
-            ("policy", |t| t.cvmm_ticket.policy.sha384 = "cd".repeat(48)),
+            ("ticket.question", |t| t.cvmm_ticket.vmm_nonce = STANDARD.encode([7; 32])),
+            ("ticket.purpose", |t| t.cvmm_ticket.purpose = "attest".into()),
+            ("ticket.vm", |t| t.cvmm_ticket.vm_id = "other".into()),
+            ("ticket.subject", |t| t.sub = "other".into()),
+            ("ticket.session", |t| t.cvmm_ticket.session = "s2".into()),
+            ("ticket.nonce", |t| t.cvmm_ticket.nonce = STANDARD.encode([8; 32])),
+            ("ticket.nonce", |t| t.eat_nonce = URL_SAFE_NO_PAD.encode([8; 32])),
+            ("ticket.digest", |t| t.cvmm_ticket.launch_digest = "ab".repeat(48)),
+            ("ticket.host-data", |t| t.cvmm_ticket.host_data = "ba".repeat(32)),
+            ("ticket.manifest", |t| t.cvmm_ticket.manifest_sha384 = "de".repeat(48)),
+            ("ticket.policy", |t| t.cvmm_ticket.policy.version = 2),
+            ("ticket.policy", |t| t.cvmm_ticket.policy.id = "q".into()),
+            ("ticket.policy", |t| t.cvmm_ticket.policy.sha384 = "cd".repeat(48)),
         ];
-        for (claim, change) in changes {
-            match verify_at(change, NOW) {
-                Err(TicketError::Other { what, .. }) => assert_eq!(what, claim),
-                other => panic!("{claim}: {other:?}"),
-            }
+        for (code, change) in changes {
+            assert_eq!(verify_at(change, NOW).unwrap_err().code(), code);
         }
+        // Every claim that has a code is changed above, and each of them is in the table.
+        for code in CODES.iter().skip_while(|code| **code != "ticket.purpose") {
+            assert!(changes.iter().any(|(changed, _)| changed == code), "{code}");
+        }
+        assert!(changes.iter().all(|(code, _)| CODES.contains(code)));
     }
 
     #[test]
