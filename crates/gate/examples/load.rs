@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How fast a gate decides: whole sessions (two questions, two answers, a verified ticket) against a `cvmm-gate serve` of its own.
+//! How fast a gate decides, as a VMM sees it, against a `cvmm-gate serve` of its own with nothing left out: each answer is in the
+//! audit log, on the disk. A session is two questions; `approval` is the time to the answer to the first (digest, policy, ID block),
+//! `verdict` to a ticket, with its verification by the VMM, `session` both.
 //!
 //! ```text
 //! load PROGRAM [--verdicts N] [--soak N]
 //! ```
-//! PROGRAM is `cvmm-gate`. Prints p50 and p99 of a session with one and with 200 at a time, and the gate's memory before and after
-//! `--soak` further verdicts.
+//! PROGRAM is `cvmm-gate`. Prints p50 and p99 with one session and with 200 at a time, and the gate's memory before and after `--soak`
+//! further verdicts. The folder is in TMPDIR: what its disk takes for a sync is most of what is measured.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement: what fails ends it")]
 
 #[path = "../tests/common/mod.rs"]
@@ -42,10 +44,13 @@ impl Drop for Program {
     }
 }
 
-/// `total` sessions, `at_a_time` of them open; how long each took.
-fn sessions(gate: &common::Gate, client: &client::Gate, at_a_time: usize, total: usize) -> Vec<Duration> {
+/// How long a session took to its approval, and from there to its ticket.
+type Times = (Duration, Duration);
+
+/// `total` sessions, `at_a_time` of them open.
+fn sessions(gate: &common::Gate, client: &client::Gate, at_a_time: usize, total: usize) -> Vec<Times> {
     let next = AtomicUsize::new(0);
-    let mut all: Vec<Duration> = thread::scope(|scope| {
+    thread::scope(|scope| {
         let workers: Vec<_> = (0..at_a_time)
             .map(|worker| {
                 let next = &next;
@@ -54,29 +59,29 @@ fn sessions(gate: &common::Gate, client: &client::Gate, at_a_time: usize, total:
                     while next.fetch_add(1, Ordering::Relaxed) < total {
                         let proposal = gate.proposal(&format!("vm{worker}"));
                         let began = Instant::now();
-                        client.admit(proposal).unwrap().evidence(common::launched()).unwrap();
-                        times.push(began.elapsed());
+                        let approved = client.admit(proposal).unwrap();
+                        let approval = began.elapsed();
+                        approved.evidence(common::launched()).unwrap();
+                        times.push((approval, began.elapsed() - approval));
                     }
                     times
                 })
             })
             .collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
-    });
-    all.sort_unstable();
-    all
+    })
 }
 
-fn print(what: &str, times: &[Duration]) {
-    let at =
-        |permille: usize| times[(times.len() * permille / 1000).min(times.len() - 1)].as_secs_f64() * 1e3;
-    println!(
-        "{what:>16}  p50 {:8.2} ms  p99 {:8.2} ms  max {:8.2} ms  ({} verdicts)",
-        at(500),
-        at(990),
-        at(1000),
-        times.len()
-    );
+fn print(what: &str, times: &[Times]) {
+    println!("{what} ({} sessions)", times.len());
+    let row = |kind: &str, mut all: Vec<Duration>| {
+        all.sort_unstable();
+        let at = |permille: usize| all[(all.len() * permille / 1000).min(all.len() - 1)].as_secs_f64() * 1e3;
+        println!("  {kind:8}  p50 {:8.2} ms  p99 {:8.2} ms  max {:8.2} ms", at(500), at(990), at(1000));
+    };
+    row("approval", times.iter().map(|time| time.0).collect());
+    row("verdict", times.iter().map(|time| time.1).collect());
+    row("session", times.iter().map(|time| time.0 + time.1).collect());
 }
 
 fn main() {
@@ -109,12 +114,12 @@ fn main() {
     let soak = number("--soak", 0);
     if soak > 0 {
         let began = Instant::now();
-        print("soak", &sessions(&gate, &client, 16, soak));
+        let times = sessions(&gate, &client, 16, soak);
+        let rate = soak as f64 / began.elapsed().as_secs_f64();
+        print("16 at a time", &times);
         println!(
-            "{:>16}  {before} KiB before, {} KiB after; {:.0} verdicts/s",
-            "memory",
-            program.memory(),
-            soak as f64 / began.elapsed().as_secs_f64()
+            "memory of the gate\n  {before} KiB before them, {} KiB after; {rate:.0} sessions/s",
+            program.memory()
         );
     }
 }

@@ -288,15 +288,17 @@ impl Engine {
 
     fn decide(&self, session: &mut Session, message: &[u8]) -> Response {
         let state = std::mem::replace(session, Session::Over);
+        // Every line of the log has what it is the answer to.
+        let question = sha384(message).to_string();
         let now = match self.clock.now() {
             Ok(now) => now,
-            Err(reason) => return self.denied(0, "", "", vec![reason]),
+            Err(reason) => return self.denied(0, ("", "", &question), vec![reason]),
         };
         let request = match serde_json::from_slice(message) {
             Ok(request) => request,
             Err(error) => {
                 let reason = one("gate.message", format!("the message is not understood: {error}"));
-                return self.denied(now, "", "", reason);
+                return self.denied(now, ("", "", &question), reason);
             }
         };
         let decision = match (state, request) {
@@ -324,17 +326,23 @@ impl Engine {
             Ok(response) => response,
             Err(reasons) => {
                 *session = Session::Over;
-                return self.denied(now, &vm_id, &id, reasons);
+                return self.denied(now, (&vm_id, &id, &question), reasons);
             }
         };
-        let kind = match &response {
-            Response::Approval(_) => "approved",
-            Response::Challenge(_) => "challenged",
-            Response::Ticket(_) => "admitted",
-            Response::Denied(_) => "denied",
+        let (kind, answer) = match &response {
+            // Not the ID authentication: most of it is zeros, and it says nothing that the ID block does not.
+            Response::Approval(Approval { nonce, policy, id_block, host_data, .. }) => (
+                "approved",
+                json!({ "nonce": nonce, "policy": policy, "id_block": id_block, "host_data": host_data }),
+            ),
+            Response::Challenge(challenge) => ("challenged", json!(challenge)),
+            Response::Ticket(ticket) => ("admitted", json!(ticket)),
+            Response::Denied(denied) => ("denied", json!(denied)),
         };
         // Nothing leaves that is not written down.
-        if self.log(now, &json!({ "event": kind, "vm": vm_id, "session": id, "answer": response })) {
+        let event =
+            json!({ "event": kind, "vm": vm_id, "session": id, "question": question, "answer": answer });
+        if self.log(now, &event) {
             response
         } else {
             *session = Session::Over;
@@ -352,11 +360,12 @@ impl Engine {
         written.is_ok()
     }
 
-    fn denied(&self, now: i64, vm_id: &str, session: &str, reasons: Vec<Reason>) -> Response {
+    fn denied(&self, now: i64, about: (&str, &str, &str), reasons: Vec<Reason>) -> Response {
+        let (vm_id, session, question) = about;
         let codes: Vec<_> = reasons.iter().map(|reason| reason.code.clone()).collect();
         tracing::info!(vm = vm_id, ?codes, "denied");
         // A denial that cannot be written down is a denial.
-        self.log(now, &json!({ "event": "denied", "vm": vm_id, "session": session, "reasons": reasons }));
+        self.log(now, &json!({ "event": "denied", "vm": vm_id, "session": session, "question": question, "reasons": reasons }));
         Response::Denied(Denied { reasons })
     }
 

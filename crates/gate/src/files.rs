@@ -42,18 +42,30 @@ pub fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>, FileErro
     }
 }
 
-/// Replaces `path` by `bytes`, durably: after a crash it is the old file or the new one.
+/// Replaces `path` by `bytes`, durably: after a crash it is the old file or the new one, and after this returns the new one.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    let failed = |source| FileError { what: "write", path: path.to_owned(), source };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    put(path, bytes, mode, true)
+}
+
+/// Replaces `path` by `bytes`, for every process at once. A power cut may take the new file, or its content, with it.
+pub fn replace_soon(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    put(path, bytes, mode, false)
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32, durably: bool) -> Result<(), FileError> {
     // Two that replace the same file at once have a new one each.
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let failed = |source| FileError { what: "write", path: path.to_owned(), source };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder = path.parent().unwrap_or(Path::new("/"));
     let new = folder.join(format!(".{name}.{}.{number}.new", std::process::id()));
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
         file.write_all(bytes)?;
+        if !durably {
+            return fs::rename(&new, path);
+        }
         file.sync_all()?;
         fs::rename(&new, path)?;
         // The name is in the folder.
