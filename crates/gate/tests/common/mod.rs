@@ -22,15 +22,29 @@ pub struct Gate {
     pub digest: Digest,
 }
 
-/// A page with a GUID table that has no entries.
+/// Where the secrets page of [`firmware`] lies.
+pub const SECRETS: u32 = 0x80_d000;
+
+/// A page whose GUID table says one thing: a secrets page and a CPUID page have to be there.
 pub fn firmware() -> Vec<u8> {
     let mut image = vec![0_u8; 0x1000];
-    // 96b582de-1fb2-45f7-baea-a366c55a082d, behind the length of the table, which is this footer.
+    // Metadata: signature, its length, version, number of sections; then start, length and type of each.
+    let words = [40_u32, 1, 2, SECRETS, 0x1000, 2, SECRETS + 0x1000, 0x1000, 3];
+    image[..4].copy_from_slice(b"ASEV");
+    for (at, word) in words.iter().enumerate() {
+        image[4 + 4 * at..8 + 4 * at].copy_from_slice(&word.to_le_bytes());
+    }
+    // From the end of the image: the footer, 96b582de-1fb2-45f7-baea-a366c55a082d, with the length of the table before it; then
+    // an entry, dc886566-984a-4798-a75e-5585a7bf67cc, which is how far from the end the metadata lies.
     let footer =
         [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
+    let entry =
+        [0x66, 0x65, 0x88, 0xdc, 0x4a, 0x98, 0x98, 0x47, 0xa7, 0x5e, 0x55, 0x85, 0xa7, 0xbf, 0x67, 0xcc];
+    let table =
+        [&0x1000_u32.to_le_bytes()[..], &22_u16.to_le_bytes(), &entry, &40_u16.to_le_bytes(), &footer]
+            .concat();
     let end = image.len() - 0x20;
-    image[end - 16..end].copy_from_slice(&footer);
-    image[end - 18..end - 16].copy_from_slice(&18_u16.to_le_bytes());
+    image[end - table.len()..end].copy_from_slice(&table);
     image
 }
 
@@ -50,11 +64,16 @@ pub fn launched() -> Launched {
 impl Gate {
     /// With these limits (`[limits]` of gate.toml) and policy 1 signed.
     pub fn new(limits: &str) -> Self {
+        Self::with("", limits)
+    }
+
+    /// Likewise, and with `more` at the top of gate.toml.
+    pub fn with(more: &str, limits: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         setup::init(folder.path()).unwrap();
         let path = folder.path().join("gate.toml");
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, format!("{text}\n[limits]\n{limits}\n")).unwrap();
+        fs::write(&path, format!("{more}\n{text}\n[limits]\n{limits}\n")).unwrap();
         let config = Config::load(&path).unwrap();
         let image = folder.path().join("firmware");
         fs::write(&image, firmware()).unwrap();
@@ -99,9 +118,14 @@ impl Gate {
 
     /// Signs a policy that admits `digest`.
     pub fn policy(&self, version: u64, digest: &str) {
+        self.policy_with(version, digest, "");
+    }
+
+    /// Likewise, with `more` at its top.
+    pub fn policy_with(&self, version: u64, digest: &str, more: &str) {
         let path = self.path("policies/p.toml");
         let text = format!(
-            "id = \"p\"\nversion = {version}\n[guest]\nmeasurements = [\"{digest}\"]\nprofiles = [\"disk\"]\nmax_vcpus = 4\n\
+            "id = \"p\"\nversion = {version}\n{more}\n[guest]\nmeasurements = [\"{digest}\"]\nprofiles = [\"disk\"]\nmax_vcpus = 4\n\
              [platform]\nproducts = [\"milan\"]\ncrl = \"if-present\"\n\
              [platform.min_tcb.milan]\nbootloader = 4\ntee = 0\nsnp = 22\nmicrocode = 213\n"
         );

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reports before the engine: of guests that the software security processor launches from the gate's own approvals, and of all the
+//! others that somebody might show instead.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+#[path = "common/guest.rs"]
+mod guest;
+#[path = "../../psp/tests/common/keys.rs"]
+mod keys;
+
+use std::fs;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use common::{SECRETS, firmware};
+use cvmm_gate::engine::{Engine, Session};
+use cvmm_gate_client::binding::{self, Purpose};
+use cvmm_gate_client::protocol::{
+    Admit, Approval, Attest, Challenge, Evidence, GuestEvidence, PROTOCOL, Request, Response,
+};
+use cvmm_psp::{Authority, Pki, Product};
+use guest::Guest;
+use serde_json::Value;
+
+/// A gate that believes a test PKI, and a security processor that has its keys.
+struct World {
+    gate: common::Gate,
+    engine: Engine,
+    keys: tempfile::TempDir,
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    STANDARD.decode(text).unwrap()
+}
+
+/// The first reason's code.
+fn code(response: &Response) -> String {
+    match response {
+        Response::Denied(denied) => denied.reasons[0].code.to_string(),
+        other => panic!("no denial: {other:?}"),
+    }
+}
+
+/// The payload of a ticket; its signature is tested where the client is.
+fn claims(response: &Response) -> Value {
+    let Response::Ticket(ticket) = response else { panic!("no ticket: {response:?}") };
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(ticket.jwt.split('.').nth(1).unwrap()).unwrap()).unwrap()
+}
+
+fn host_data(approval: &Approval) -> [u8; 32] {
+    let byte = |at: usize| u8::from_str_radix(&approval.host_data[2 * at..2 * at + 2], 16).unwrap();
+    std::array::from_fn(byte)
+}
+
+impl World {
+    fn new() -> Self {
+        let keys = keys::folder();
+        let gate = common::Gate::with("unsafe_test_roots = \"roots\"", "");
+        let pki = Pki::open(keys.path()).unwrap();
+        fs::create_dir_all(gate.path("roots")).unwrap();
+        for (who, name) in [(Authority::Ark, "ark"), (Authority::Ask, "ask")] {
+            let der = pki.authority(who, Product::Milan).unwrap();
+            fs::write(gate.path(&format!("roots/milan_{name}.der")), der).unwrap();
+        }
+        let chip = pki.chip(Product::Milan).unwrap();
+        pki.vcek(&chip, Product::Milan.default_tcb()).unwrap();
+        let engine = Engine::open(gate.config()).unwrap();
+        let world = Self { gate, engine, keys };
+        world.publish();
+        world
+    }
+
+    /// Copies the chip's certificates to where the gate looks.
+    fn publish(&self) {
+        for chip in fs::read_dir(self.keys.path().join("vcek")).unwrap().flatten() {
+            let to = self.gate.path("certificates/vcek").join(chip.file_name());
+            fs::create_dir_all(&to).unwrap();
+            for file in fs::read_dir(chip.path()).unwrap().flatten() {
+                fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        }
+    }
+
+    fn send(&self, session: &mut Session, request: &Request) -> Response {
+        self.engine.answer(session, &serde_json::to_vec(request).unwrap())
+    }
+
+    fn approve(&self, vm_id: &str) -> (Session, Approval) {
+        let proposal = self.gate.proposal(vm_id);
+        let admit = Admit {
+            protocol: PROTOCOL,
+            policy: proposal.policy,
+            manifest: proposal.manifest,
+            digest: proposal.digest.to_string(),
+            nonce: STANDARD.encode([9; 32]),
+        };
+        let mut session = Session::default();
+        match self.send(&mut session, &Request::Admit(admit)) {
+            Response::Approval(approval) => (session, approval),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn launch(&self, approval: &Approval) -> Guest {
+        let identity = (bytes(&approval.id_block), bytes(&approval.id_auth));
+        self.launch_as(Some((&identity.0, &identity.1)), host_data(approval))
+    }
+
+    fn launch_as(&self, identity: Option<(&[u8], &[u8])>, host_data: [u8; 32]) -> Guest {
+        let psp = format!("keys_dir = '{}'", self.keys.path().display());
+        Guest::launch(&psp, &self.gate.manifest.launch, identity, host_data)
+    }
+
+    fn evidence(&self, approval: &Approval, report: Option<&[u8]>) -> Request {
+        Request::Evidence(Evidence {
+            session: approval.session.clone(),
+            digest: self.gate.digest.to_string(),
+            host_data: approval.host_data.clone(),
+            platform_status: STANDARD.encode(common::platform_status()),
+            report: report.map(|report| STANDARD.encode(report)),
+            certificates: None,
+        })
+    }
+
+    /// A guest that was launched and admitted.
+    fn admitted(&self, vm_id: &str) -> Guest {
+        let (mut session, approval) = self.approve(vm_id);
+        let guest = self.launch(&approval);
+        claims(&self.send(&mut session, &self.evidence(&approval, None)));
+        guest
+    }
+
+    fn challenge(&self, vm_id: &str) -> (Session, Challenge) {
+        let mut session = Session::default();
+        let attest = Attest { protocol: PROTOCOL, vm_id: vm_id.into() };
+        match self.send(&mut session, &Request::Attest(attest)) {
+            Response::Challenge(challenge) => (session, challenge),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks about `vm_id` and answers with the report that `show` makes of the REPORT_DATA for it.
+    fn attest(&self, vm_id: &str, show: impl FnOnce(&[u8; 64]) -> Vec<u8>) -> Response {
+        let (mut session, challenge) = self.challenge(vm_id);
+        let nonce = bytes(&challenge.nonce).try_into().unwrap();
+        let report = show(&binding::report_data(Purpose::Attest, &nonce, vm_id, &[]));
+        self.show(&mut session, challenge.session, &report, None)
+    }
+
+    fn show(
+        &self,
+        session: &mut Session,
+        id: String,
+        report: &[u8],
+        certificates: Option<String>,
+    ) -> Response {
+        let report = STANDARD.encode(report);
+        self.send(
+            session,
+            &Request::GuestEvidence(GuestEvidence { session: id, report, certificates, key: None }),
+        )
+    }
+}
+
+#[test]
+fn the_firmware_of_these_tests_has_its_pages() {
+    let firmware = cvmm_launch::blob::Blob::from_bytes("firmware", firmware());
+    let firmware = cvmm_launch::firmware::Firmware::parse(firmware).unwrap();
+    let layout = cvmm_launch::memory::MemoryLayout { low: 256 << 20, high: 0 };
+    let plan = cvmm_launch::plan::LaunchPlan::build(&firmware, &cvmm_launch::plan::Profile::Disk, &layout, 1)
+        .unwrap();
+    assert!(plan.imports().iter().any(|import| import.gpa == u64::from(SECRETS)));
+}
+
+#[test]
+fn a_report_that_the_host_asks_for_makes_the_evidence_stronger() {
+    let world = World::new();
+    let (mut session, approval) = world.approve("vm");
+    let mut guest = world.launch(&approval);
+    let report = guest.host_report();
+    let ticket = claims(&world.send(&mut session, &world.evidence(&approval, Some(&report))));
+    assert_eq!(ticket["cvmm_ticket"]["evidence_class"], "host-report");
+    assert_eq!(ticket["submods"]["cpu0"]["ear_trustworthiness_vector"]["hardware"], 2);
+
+    // Another launch's, one that is not signed, one a guest asked for.
+    let other = world.launch(&world.approve("vm").1).host_report();
+    let mut forged = report.clone();
+    forged[0x90] ^= 1;
+    let asked = guest.report(&[1; 64]);
+    for (report, expected) in
+        [(&other, "policy.host-data"), (&forged, "report.signature"), (&asked, "policy.host-data")]
+    {
+        let (mut session, approval) = world.approve("vm");
+        let answer = world.send(&mut session, &world.evidence(&approval, Some(report)));
+        assert_eq!(code(&answer), expected);
+    }
+    let (mut session, approval) = world.approve("vm");
+    let report = world.launch(&approval).report(&[1; 64]);
+    let answer = world.send(&mut session, &world.evidence(&approval, Some(&report)));
+    assert_eq!(code(&answer), "policy.report-data");
+}
+
+#[test]
+fn a_running_guest_is_judged_by_its_report() {
+    let world = World::new();
+    let mut guest = world.admitted("vm");
+    let verdict = claims(&world.attest("vm", |data| guest.report(data)));
+    assert_eq!(verdict["cvmm_ticket"]["purpose"], "attest");
+    assert_eq!(verdict["cvmm_ticket"]["evidence_class"], "guest-report");
+    assert_eq!(verdict["sub"], "vm");
+    // With its own certificate instead of the gate's.
+    let chip = fs::read_dir(world.gate.path("certificates/vcek")).unwrap().flatten().next().unwrap();
+    let file = fs::read_dir(chip.path()).unwrap().flatten().next().unwrap();
+    let certificate = fs::read(file.path()).unwrap();
+    fs::remove_file(file.path()).unwrap();
+    let missing = world.attest("vm", |data| guest.report(data));
+    let Response::Denied(denied) = &missing else { panic!("{missing:?}") };
+    assert_eq!(code(&missing), "gate.certificate");
+    assert!(denied.reasons[0].message.contains(&file.file_name().to_string_lossy().into_owned()));
+    let (mut session, challenge) = world.challenge("vm");
+    let nonce = bytes(&challenge.nonce).try_into().unwrap();
+    let report = guest.report(&binding::report_data(Purpose::Attest, &nonce, "vm", &[]));
+    let table = Some(STANDARD.encode(table(&certificate)));
+    claims(&world.show(&mut session, challenge.session, &report, table));
+}
+
+/// A certificate table (GHCB specification, 4.1.8.1) with a VCEK, 63da758d-e664-4564-adc5-f4b93be8accd.
+fn table(certificate: &[u8]) -> Vec<u8> {
+    let guid =
+        [0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd];
+    let place = [48_u32.to_le_bytes(), (certificate.len() as u32).to_le_bytes()].concat();
+    [&guid[..], &place, &[0; 24], certificate].concat()
+}
+
+#[test]
+fn every_other_report_is_refused() {
+    let world = World::new();
+    let mut guest = world.admitted("vm");
+    let report_for = |guest: &mut Guest, purpose, vm_id: &str, key: &[u8], nonce: &[u8]| {
+        guest.report(&binding::report_data(purpose, nonce.try_into().unwrap(), vm_id, key))
+    };
+    // An earlier answer, another purpose, another VM's name, a key that was not handed in.
+    let (mut session, challenge) = world.challenge("vm");
+    let nonce = bytes(&challenge.nonce);
+    let used = report_for(&mut guest, Purpose::Attest, "vm", &[], &nonce);
+    claims(&world.show(&mut session, challenge.session.clone(), &used, None));
+    assert_eq!(code(&world.show(&mut session, challenge.session, &used, None)), "gate.order");
+    assert_eq!(code(&world.attest("vm", |_| used)), "policy.report-data");
+    for (purpose, vm_id, key) in
+        [(Purpose::Release, "vm", &b""[..]), (Purpose::Attest, "vn", b""), (Purpose::Attest, "vm", b"key")]
+    {
+        let (mut session, challenge) = world.challenge("vm");
+        let report = report_for(&mut guest, purpose, vm_id, key, &bytes(&challenge.nonce));
+        let answer = world.show(&mut session, challenge.session, &report, None);
+        assert_eq!(code(&answer), "policy.report-data", "{purpose:?} {vm_id} {key:?}");
+    }
+    // The host's instead of the guest's: never, whatever its REPORT_DATA.
+    let answer = world.attest("vm", |_| guest.host_report());
+    let Response::Denied(denied) = &answer else { panic!("{answer:?}") };
+    assert!(denied.reasons.iter().any(|reason| reason.code == "policy.evidence"), "{denied:?}");
+    // Changed, cut, made longer, empty.
+    let change = |change: fn(&mut Vec<u8>), guest: &mut Guest| {
+        code(&world.attest("vm", |data| {
+            let mut report = guest.report(data);
+            change(&mut report);
+            report
+        }))
+    };
+    assert_eq!(change(|report| report[0x90] ^= 1, &mut guest), "report.signature");
+    assert_eq!(change(|report| report.truncate(1183), &mut guest), "report.length");
+    assert_eq!(change(|report| report.push(0), &mut guest), "report.length");
+    assert_eq!(change(Vec::clear, &mut guest), "report.length");
+    // Another session's answer.
+    let (mut session, _) = world.challenge("vm");
+    let (_, other) = world.challenge("vm");
+    let report = report_for(&mut guest, Purpose::Attest, "vm", &[], &bytes(&other.nonce));
+    assert_eq!(code(&world.show(&mut session, other.session, &report, None)), "evidence.other");
+}
+
+#[test]
+fn a_guest_that_was_not_admitted_is_known_by_its_report() {
+    let world = World::new();
+    let (mut session, approval) = world.approve("vm");
+    let identity = (bytes(&approval.id_block), bytes(&approval.id_auth));
+    claims(&world.send(&mut session, &world.evidence(&approval, None)));
+    // Without the gate's ID block; and with it, but HOST_DATA of the host's choice.
+    let mut without = world.launch_as(None, host_data(&approval));
+    assert_eq!(code(&world.attest("vm", |data| without.report(data))), "policy.id-key");
+    let mut other = world.launch_as(Some((&identity.0, &identity.1)), [1; 32]);
+    assert_eq!(code(&world.attest("vm", |data| other.report(data))), "policy.host-data");
+    // One VM is not another, though all else is the same.
+    let mut second = world.admitted("second");
+    assert_eq!(code(&world.attest("vm", |data| second.report(data))), "policy.host-data");
+    claims(&world.attest("second", |data| second.report(data)));
+    // An earlier run's report is worth nothing once the VM was admitted again.
+    let mut first_run = world.launch(&approval);
+    claims(&world.attest("vm", |data| first_run.report(data)));
+    let mut second_run = world.admitted("vm");
+    assert_eq!(code(&world.attest("vm", |data| first_run.report(data))), "policy.host-data");
+    claims(&world.attest("vm", |data| second_run.report(data)));
+    // Nor is a guest that the policy of now would not let run.
+    world.gate.policy(2, &"00".repeat(48));
+    world.engine.reload().unwrap();
+    assert_eq!(code(&world.attest("vm", |data| second_run.report(data))), "policy.measurement");
+}
