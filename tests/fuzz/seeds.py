@@ -275,7 +275,35 @@ def conversion():
     yield "small", step(3, 70, 16, 1) + step(1 << 20, 5, 0, 3)
 
 
-TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion]
+def gate_frames():
+    def messages(*all):
+        texts = [json.dumps(message).encode() for message in all]
+        return b"\1" + b"".join(struct.pack("<H", len(text)) + text for text in texts)
+
+    launch = {"firmware": {"sha384": "00" * 48, "len": 4096}, "boot": {"profile": "disk"}, "vcpus": 1, "memory": 1 << 28,
+              "low_memory": 1 << 28, "cpu_signature": 0xA00F11, "sev_features": 1, "policy": 0x30000}
+    machine = {"vmm": "0", "disks": [], "console": "serial", "rng": True, "vlek_only": False, "cpuid_corrections": False,
+               "debug": []}
+    manifest = {"format": 1, "vm_id": "vm", "isolation": "snp", "launch": launch, "machine": machine}
+    admit = {"type": "admit", "protocol": 1, "policy": "p", "manifest": json.dumps(manifest), "digest": "00" * 48,
+             "nonce": "A" * 43 + "="}
+    status = bytes([1, 55, 1, 0, 21] + [0] * 19 + [4] + [0] * 5 + [22, 213])
+    report = struct.pack("<I", 3) + bytes(1180)
+    table = bytes.fromhex("63da758de6644564adc5f4b93be8accd") + struct.pack("<II", 48, 4) + bytes(24) + b"0000"
+    yield "frames", b"\0" + struct.pack("<I", 5) + b"hello" + struct.pack("<I", 0) + struct.pack("<I", 1 << 31)
+    yield "admit", messages(admit)
+    yield "attest", messages({"type": "attest", "protocol": 1, "vm_id": "vm"},
+                             {"type": "guest-evidence", "session": "0" * 32, "report": ""})
+    yield "evidence", messages({"type": "evidence", "session": "", "digest": "", "host_data": "", "platform_status": ""})
+    yield "launch", b"\2" + status
+    yield "host-report", b"\2" + status + b"\1" + struct.pack("<H", len(report)) + report + table
+    yield "guest-report", b"\3" + struct.pack("<H", len(report)) + report + b"\1" + table
+    yield "ticket", b"\4" + json.dumps({"type": "ticket", "jwt": "e30.e30.AAAA"}).encode()
+    yield "denied", b"\4" + json.dumps({"type": "denied", "reasons": [{"code": "gate.x", "message": "y"}]}).encode()
+    yield "token", b"\4eyJhbGciOiJFUzM4NCIsInR5cCI6IkpXVCJ9.e30." + b"A" * 128
+
+
+TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames]
 
 
 def main():

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What comes to the gate over a socket, and from the gate to the VMM: frames, sessions of messages that are whatever they are, evidence
+//! in sessions that were opened as they should be, and answers. Nothing but the right evidence makes a ticket.
+#![no_main]
+
+#[path = "../../../crates/gate/tests/common/mod.rs"]
+mod common;
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cvmm_fuzz::Input;
+use cvmm_gate::engine::{Engine, Session};
+use cvmm_gate_client::frame::{self, Timed};
+use cvmm_gate_client::protocol::{
+    Admit, Approval, Attest, Evidence, GuestEvidence, MAX_FRAME, PROTOCOL, Request, Response,
+};
+use cvmm_gate_client::ticket::{Token, VerdictKey};
+use libfuzzer_sys::fuzz_target;
+
+/// Inputs for one gate: its log grows with each.
+const MOST: u32 = 20_000;
+
+struct World {
+    gate: common::Gate,
+    engine: Engine,
+    key: VerdictKey,
+    used: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let gate = common::Gate::new("");
+        let engine = Engine::open(gate.config()).expect("the gate was made for this");
+        let key = std::fs::read_to_string(gate.path("keys/verdict.pem.pub")).expect("it was just written");
+        let key = VerdictKey::from_pem(&key).expect("it is the gate's own");
+        let world = Self { gate, engine, key, used: 0 };
+        // One VM that a guest may ask about.
+        let (mut session, approval) = world.approved();
+        let evidence = Request::Evidence(world.evidence(&approval, &common::platform_status()));
+        assert!(matches!(world.send(&mut session, &evidence), Response::Ticket(_)));
+        world
+    }
+
+    fn send(&self, session: &mut Session, request: &Request) -> Response {
+        self.engine.answer(session, &serde_json::to_vec(request).expect("it is JSON"))
+    }
+
+    fn approved(&self) -> (Session, Approval) {
+        let proposal = self.gate.proposal("vm");
+        let admit = Admit {
+            protocol: PROTOCOL,
+            policy: proposal.policy,
+            manifest: proposal.manifest,
+            digest: proposal.digest.to_string(),
+            nonce: STANDARD.encode([9; 32]),
+        };
+        let mut session = Session::default();
+        match self.send(&mut session, &Request::Admit(admit)) {
+            Response::Approval(approval) => (session, approval),
+            other => panic!("the right guest is not approved: {other:?}"),
+        }
+    }
+
+    fn evidence(&self, approval: &Approval, status: &[u8]) -> Evidence {
+        Evidence {
+            session: approval.session.clone(),
+            digest: self.gate.digest.to_string(),
+            host_data: approval.host_data.clone(),
+            platform_status: STANDARD.encode(status),
+            report: None,
+            certificates: None,
+        }
+    }
+}
+
+/// A stream that never waits, seven bytes at a time: lengths and frames come in pieces.
+struct Bytes<'a>(&'a [u8], Vec<u8>);
+
+impl Read for Bytes<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let len = into.len().min(7);
+        self.0.read(&mut into[..len])
+    }
+}
+
+impl Write for Bytes<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.1.write(&from[..from.len().min(7)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Timed for Bytes<'_> {
+    fn limit_read(&mut self, left: Duration) -> io::Result<()> {
+        assert!(!left.is_zero());
+        Ok(())
+    }
+
+    fn limit_write(&mut self, left: Duration) -> io::Result<()> {
+        assert!(!left.is_zero());
+        Ok(())
+    }
+}
+
+fn frames(bytes: &[u8]) {
+    let later = Instant::now() + Duration::from_secs(60);
+    let mut stream = Bytes(bytes, Vec::new());
+    while let Ok(frame) = frame::read(&mut stream, later) {
+        assert!(frame.len() <= MAX_FRAME);
+        frame::write(&mut stream, &frame, later).expect("what was read can be written");
+    }
+    assert!(bytes.starts_with(&stream.1), "what is written is not what was read");
+}
+
+fn messages(world: &World, input: &mut Input<'_>) {
+    let mut session = Session::default();
+    while input.more() && !session.is_over() {
+        let len = usize::from(input.u16());
+        match world.engine.answer(&mut session, input.bytes(len)) {
+            Response::Denied(denied) => assert!(session.is_over() && !denied.reasons.is_empty()),
+            Response::Approval(_) | Response::Challenge(_) => assert!(session.until().is_some()),
+            Response::Ticket(_) => panic!("a ticket for a session whose name nobody was told"),
+        }
+    }
+}
+
+fn launch(world: &World, input: &mut Input<'_>) {
+    let (mut session, approval) = world.approved();
+    let status = input.bytes(32);
+    let mut evidence = world.evidence(&approval, status);
+    if input.u8() == 1 {
+        let len = usize::from(input.u16());
+        evidence.report = Some(STANDARD.encode(input.bytes(len)));
+        evidence.certificates = Some(STANDARD.encode(input.rest()));
+    }
+    let report = evidence.report.is_some();
+    if let Response::Ticket(ticket) = world.send(&mut session, &Request::Evidence(evidence)) {
+        assert!(!report, "nobody can sign reports, and one was believed");
+        // Initialised, and at least the TCB of the policy.
+        assert!(status.len() == 32 && status[2] == 1);
+        assert!(status[24] >= 4 && status[30] >= 22 && status[31] >= 213);
+        let now = std::time::UNIX_EPOCH.elapsed().expect("it is later than 1970").as_secs();
+        Token::verify(&ticket.jwt, &world.key, now as i64).expect("the gate's tickets verify");
+    }
+    assert!(session.is_over());
+}
+
+fn guest(world: &World, input: &mut Input<'_>) {
+    let mut session = Session::default();
+    let attest = Attest { protocol: PROTOCOL, vm_id: "vm".into() };
+    let Response::Challenge(challenge) = world.send(&mut session, &Request::Attest(attest)) else {
+        panic!("an admitted VM gets no challenge")
+    };
+    let len = usize::from(input.u16());
+    let report = STANDARD.encode(input.bytes(len));
+    let certificates = (input.u8() == 1).then(|| STANDARD.encode(input.rest()));
+    let request = GuestEvidence { session: challenge.session, report, certificates, key: None };
+    let answer = world.send(&mut session, &Request::GuestEvidence(request));
+    assert!(matches!(answer, Response::Denied(_)), "nobody can sign reports, and one was believed");
+}
+
+/// What the VMM reads of the gate's.
+fn answers(world: &World, bytes: &[u8]) {
+    if let Ok(answer) = serde_json::from_slice::<Response>(bytes) {
+        let text = serde_json::to_vec(&answer).expect("it is JSON");
+        assert_eq!(serde_json::from_slice::<Response>(&text).expect("it is its own"), answer);
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        assert!(Token::verify(text, &world.key, 0).is_err(), "a forged ticket");
+        if let Ok(key) = VerdictKey::from_pem(text) {
+            assert_eq!(VerdictKey::from_pem(&key.to_pem()), Ok(key));
+        }
+    }
+}
+
+thread_local! {
+    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input::new(data);
+    let what = input.u8() % 5;
+    if what == 0 {
+        return frames(input.rest());
+    }
+    WORLD.with_borrow_mut(|world| {
+        if world.as_ref().is_some_and(|world| world.used >= MOST) {
+            *world = None;
+        }
+        let world = world.get_or_insert_with(World::new);
+        world.used += 1;
+        match what {
+            1 => messages(world, &mut input),
+            2 => launch(world, &mut input),
+            3 => guest(world, &mut input),
+            _ => answers(world, input.rest()),
+        }
+    });
+});
