@@ -18,5 +18,6 @@ pub mod files;
 pub mod keys;
 pub mod metrics;
 pub mod policies;
+pub mod reasons;
 pub mod server;
 pub mod setup;

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The codes of the gate's own reasons. Others come from the policy and the verifier (`cvmm_attest`) and from the client.
+
+/// Every code. Never reused for something else.
+pub const CODES: &[&str] = &[
+    // What was asked.
+    "gate.protocol",
+    "gate.message",
+    "gate.order",
+    "gate.late",
+    "gate.policy",
+    "gate.vm",
+    // Who asked, and when.
+    "gate.peer",
+    "gate.busy",
+    // What the gate lacks.
+    "gate.artifact",
+    "gate.certificate",
+    "gate.clock",
+    "gate.key",
+    "gate.state",
+    "gate.audit",
+    // What is to be launched.
+    "manifest.format",
+    "manifest.vm-id",
+    "manifest.launch",
+    "manifest.digest",
+    // What was launched.
+    "evidence.format",
+    "evidence.other",
+    "evidence.platform",
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use super::CODES;
+
+    /// The codes that the program's text has, tests left out.
+    fn written(folder: &Path, codes: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                written(&path, codes);
+            } else if !path.ends_with("tests.rs") && !path.ends_with("reasons.rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+                for call in ["Reason::new(", "one(", "turn_away(&stream, "] {
+                    let after = text.split(call).skip(1);
+                    let code =
+                        after.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+                    codes.extend(code.map(str::to_owned));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_is_listed_once() {
+        let mut codes = BTreeSet::new();
+        written(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut codes);
+        // Said of a report, as the policy does.
+        assert!(codes.remove("policy.evidence"));
+        let listed: BTreeSet<_> = CODES.iter().map(|code| (*code).to_owned()).collect();
+        assert_eq!(codes, listed);
+        let others = [
+            cvmm_attest::policy::CODES,
+            cvmm_attest::refusal::Refusal::CODES,
+            cvmm_gate_client::client::CODES,
+            cvmm_gate_client::frame::CODES,
+            cvmm_gate_client::ticket::CODES,
+        ];
+        let all: Vec<_> = others.concat().into_iter().chain(CODES.iter().copied()).collect();
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "a code has two meanings");
+    }
+}
