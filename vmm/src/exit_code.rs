@@ -29,6 +29,8 @@ pub enum ExitStatus {
     Unmeasured = 7,
     /// Nobody has admitted the guest.
     NotAdmitted = 8,
+    /// `policy test`: a report is not admitted.
+    NotMet = 9,
     /// A vCPU triple-faulted.
     TripleFault = 10,
     /// KVM reported an internal error or could not enter the guest.
@@ -55,7 +57,7 @@ pub enum ExitStatus {
 
 impl ExitStatus {
     /// All codes in ascending order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Success,
         Self::Internal,
         Self::Usage,
@@ -65,6 +67,7 @@ impl ExitStatus {
         Self::Differs,
         Self::Unmeasured,
         Self::NotAdmitted,
+        Self::NotMet,
         Self::TripleFault,
         Self::KvmInternalError,
         Self::Stopped,
@@ -99,6 +102,7 @@ impl ExitStatus {
                 "the security processor refused the launch (digest, policy, id block or a page)"
             }
             Self::NotAdmitted => "nobody has admitted the SNP guest",
+            Self::NotMet => "policy test: a report is not admitted",
             Self::TripleFault => "guest triple fault",
             Self::KvmInternalError => "KVM internal error or failed guest entry",
             Self::Stopped => {

@@ -12,6 +12,7 @@ pub mod gate;
 pub mod logging;
 pub mod machine;
 pub mod measure;
+pub mod policy;
 pub mod run;
 pub mod timeline;
 pub mod vm;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::measure_args::MeasureArgs;
+use super::policy_args::PolicyCommand;
 use crate::config::Profile;
 use crate::exit_code::ExitStatus;
 use crate::logging::LogFormat;
@@ -35,6 +36,9 @@ pub(super) enum Command {
     Config(ConfigCommand),
     /// Predict the launch digest of an SNP guest; explain, save, compare and sign it
     Measure(Box<MeasureArgs>),
+    /// Make, check, explain and try policies of the attestation gate
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Say whether this host can launch SNP guests, and what is missing; exit code 0 or 3
     ///
     /// Run it as root to see everything. It changes nothing.

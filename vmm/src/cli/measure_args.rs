@@ -164,7 +164,7 @@ fn number(text: &str) -> Result<u64, String> {
     parsed.map_err(|_| "must be a number such as 196608 or 0x30000".to_owned())
 }
 
-fn signature(text: &str) -> Result<CpuSignature, String> {
+pub(super) fn signature(text: &str) -> Result<CpuSignature, String> {
     u32::try_from(number(text)?).map(CpuSignature).map_err(|_| "must fit into 32 bits".to_owned())
 }
 

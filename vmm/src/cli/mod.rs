@@ -9,6 +9,8 @@ mod args;
 mod doctor;
 mod measure;
 mod measure_args;
+mod policy;
+mod policy_args;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -73,6 +75,7 @@ impl Session<'_> {
                 self.print(config::example(profile).as_bytes())
             }
             Command::Measure(args) => self.measure(&args),
+            Command::Policy(command) => self.policy(&command),
             Command::Doctor { json } => self.doctor(json),
             Command::Timeline(args) => self.timeline(&args),
             Command::Completions { shell } => {

@@ -7,6 +7,7 @@
 //! launched on ([`Policy::judge_platform`]), and about the claims of a report ([`Policy::judge_claims`]). An answer is the list of all
 //! reasons against it; only an empty one is a yes.
 
+mod explain;
 mod file;
 mod judge;
 #[cfg(test)]

@@ -263,6 +263,23 @@ fn the_floor_is_lowered_by_name_only() {
 }
 
 #[test]
+fn a_policy_tells_what_it_wants() {
+    let text =
+        with("platform", "forbid = [\"tsme\"]\nrequire = [\"alias-check-complete\"]").explain().join("\n");
+    for words in [
+        "policy p, version 1",
+        "debugging by the host: never",
+        "bootloader 4, tee 0, snp 22, microcode 213",
+        "platform, tsme: forbidden",
+        "platform, alias-check-complete: required",
+        "at least id-block",
+    ] {
+        assert!(text.contains(words), "no {words:?} in {text}");
+    }
+    assert!(with("", "unsafe_allow_debug = true").explain().join("\n").contains("allowed (unsafe)"));
+}
+
+#[test]
 fn times_have_to_be_utc() {
     let policy = with("", "not_before = 2026-01-01T00:00:00Z\nnot_after = 2026-12-31T23:59:59Z");
     assert_eq!(policy.judge_time(NOW), []);
