@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where a TPM's state is kept.
+//!
+//! libtpms hands over the whole permanent state, 1 to some 180 KiB, within the command that
+//! changed it and before there is an answer. So a [`StateStore`] returns only when the bytes are durable;
+//! a guest never sees an acknowledged write that a crash takes back.
+//!
+//! The stores here are for tests and development: they encrypt nothing and notice no rollback.
+//! What a VM uses is the VMGS container of `cvmm-guest-state`.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use zeroize::Zeroizing;
+
+/// The most bytes of one part of a state. libtpms' own bound is about 180 KiB.
+pub const MAX_STATE: usize = 1 << 20;
+
+/// The parts of a TPM's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StateKind {
+    /// Seeds, persistent keys, NV indices, counters: what the TPM is.
+    Permanent,
+    /// PCRs, sessions, loaded keys: what it has in its RAM. Stored only to suspend.
+    Volatile,
+    /// What `TPM2_Shutdown(STATE)` saves, in TPM 2.0 within `Permanent`.
+    SaveState,
+}
+
+impl StateKind {
+    /// All of them.
+    pub const ALL: [StateKind; 3] = [StateKind::Permanent, StateKind::Volatile, StateKind::SaveState];
+
+    /// The name that libtpms and swtpm use.
+    pub fn name(self) -> &'static str {
+        match self {
+            StateKind::Permanent => "permall",
+            StateKind::Volatile => "volatilestate",
+            StateKind::SaveState => "savestate",
+        }
+    }
+
+    /// The kind with that name.
+    pub fn from_name(name: &[u8]) -> Option<StateKind> {
+        StateKind::ALL.into_iter().find(|kind| kind.name().as_bytes() == name)
+    }
+}
+
+/// Why state was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Reading or writing failed; another attempt may do.
+    #[error("state-io: cannot {what}: {source}")]
+    Io {
+        /// What, with the path.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The state is there but not to be used: damaged, of another VM, too old. Final.
+    #[error("state-refused: {0}")]
+    Refused(String),
+    /// More than [`MAX_STATE`].
+    #[error("state-size: {kind:?} state of {size} bytes; the most is {MAX_STATE}")]
+    Size {
+        /// Which part.
+        kind: StateKind,
+        /// Its size in bytes.
+        size: u64,
+    },
+}
+
+impl StoreError {
+    /// Can another attempt succeed?
+    pub fn is_transient(&self) -> bool {
+        matches!(self, StoreError::Io { .. })
+    }
+}
+
+/// Keeps the parts of one TPM's state. Called from the engine within a command, so it must not
+/// call the engine.
+pub trait StateStore: Send {
+    /// The last bytes stored; `None` where nothing ever was. Damaged is an error, never `None`:
+    /// `None` makes the engine manufacture a new TPM.
+    fn load(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError>;
+
+    /// Replaces a part as a whole. Durable when it returns `Ok`; after an error, `load` gives the
+    /// old bytes or the new, whole.
+    fn store(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Removes a part; no error if there is none. Durable when it returns.
+    fn remove(&mut self, kind: StateKind) -> Result<(), StoreError>;
+}
+
+impl<S: StateStore + ?Sized> StateStore for Box<S> {
+    fn load(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        (**self).load(kind)
+    }
+    fn store(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), StoreError> {
+        (**self).store(kind, bytes)
+    }
+    fn remove(&mut self, kind: StateKind) -> Result<(), StoreError> {
+        (**self).remove(kind)
+    }
+}
+
+/// State that lives as long as its clones: for tests.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<BTreeMap<StateKind, Zeroizing<Vec<u8>>>>>);
+
+impl MemoryStore {
+    /// An empty one.
+    pub fn new() -> MemoryStore {
+        MemoryStore::default()
+    }
+
+    fn map(&self) -> std::sync::MutexGuard<'_, BTreeMap<StateKind, Zeroizing<Vec<u8>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sizes: Vec<_> = self.map().iter().map(|(kind, bytes)| (*kind, bytes.len())).collect();
+        f.debug_tuple("MemoryStore").field(&sizes).finish()
+    }
+}
+
+impl StateStore for MemoryStore {
+    fn load(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        Ok(self.map().get(&kind).cloned())
+    }
+    fn store(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), StoreError> {
+        self.map().insert(kind, Zeroizing::new(bytes.to_vec()));
+        Ok(())
+    }
+    fn remove(&mut self, kind: StateKind) -> Result<(), StoreError> {
+        self.map().remove(&kind);
+        Ok(())
+    }
+}
+
+/// State in plain files of one folder, `tpm2-NAME.plain`, each replaced by a rename after an
+/// fsync. Not encrypted: for development and for tests against other programs.
+#[derive(Debug)]
+pub struct FileStore {
+    dir: PathBuf,
+    handle: File,
+    _lock: File,
+}
+
+impl FileStore {
+    /// Opens the folder, which must exist, for one store: a second one at the same time is refused.
+    pub fn open(dir: &Path) -> Result<FileStore, StoreError> {
+        let io = |what: &str, source| StoreError::Io { what: format!("{what} {}", dir.display()), source };
+        let handle = File::open(dir).map_err(|e| io("open the state folder", e))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(dir.join(".lock"))
+            .map_err(|e| io("create a lock in", e))?;
+        // Of the open file, so that a second one in this process is refused as well.
+        if !crate::sys::try_flock(&lock).map_err(|e| io("lock", e))? {
+            return Err(StoreError::Refused(format!(
+                "the state in {} is in use by another TPM",
+                dir.display()
+            )));
+        }
+        Ok(FileStore { dir: dir.to_owned(), handle, _lock: lock })
+    }
+
+    fn path(&self, kind: StateKind) -> PathBuf {
+        self.dir.join(format!("tpm2-{}.plain", kind.name()))
+    }
+
+    fn sync_dir(&self) -> std::io::Result<()> {
+        self.handle.sync_all()
+    }
+}
+
+impl StateStore for FileStore {
+    fn load(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let path = self.path(kind);
+        let io = |source| StoreError::Io { what: format!("read {}", path.display()), source };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io(e)),
+        };
+        let size = file.metadata().map_err(io)?.len();
+        if size > MAX_STATE as u64 {
+            return Err(StoreError::Size { kind, size });
+        }
+        let mut bytes = Zeroizing::new(Vec::with_capacity(size as usize));
+        file.take(MAX_STATE as u64).read_to_end(&mut bytes).map_err(io)?;
+        Ok(Some(bytes))
+    }
+
+    fn store(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path(kind);
+        let tmp = path.with_extension("tmp");
+        let write = || -> std::io::Result<()> {
+            let mut file =
+                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&tmp)?;
+            file.write_all(bytes)?;
+            file.sync_data()?;
+            std::fs::rename(&tmp, &path)?;
+            self.sync_dir()
+        };
+        write().map_err(|source| StoreError::Io { what: format!("write {}", path.display()), source })
+    }
+
+    fn remove(&mut self, kind: StateKind) -> Result<(), StoreError> {
+        let path = self.path(kind);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            result => result
+                .and_then(|()| self.sync_dir())
+                .map_err(|source| StoreError::Io { what: format!("remove {}", path.display()), source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn behaves(store: &mut dyn StateStore) {
+        for kind in StateKind::ALL {
+            assert!(store.load(kind).unwrap().is_none());
+            store.store(kind, b"one").unwrap();
+            store.store(kind, b"two, longer").unwrap();
+            store.store(kind, b"3").unwrap();
+            assert_eq!(store.load(kind).unwrap().unwrap().as_slice(), b"3");
+        }
+        store.remove(StateKind::Volatile).unwrap();
+        store.remove(StateKind::Volatile).unwrap();
+        assert!(store.load(StateKind::Volatile).unwrap().is_none());
+        assert!(store.load(StateKind::Permanent).unwrap().is_some());
+    }
+
+    #[test]
+    fn stores_keep_what_was_stored_last() {
+        behaves(&mut MemoryStore::new());
+        let dir = tempfile::tempdir().unwrap();
+        behaves(&mut FileStore::open(dir.path()).unwrap());
+        let again = FileStore::open(dir.path()).unwrap().load(StateKind::SaveState).unwrap();
+        assert_eq!(again.unwrap().as_slice(), b"3");
+    }
+
+    #[test]
+    fn a_folder_serves_one_store_and_a_giant_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = FileStore::open(dir.path()).unwrap();
+        let error = FileStore::open(dir.path()).unwrap_err().to_string();
+        assert!(error.starts_with("state-refused: ") && error.contains("in use"), "{error}");
+        let file = File::create(store.path(StateKind::Permanent)).unwrap();
+        file.set_len(MAX_STATE as u64 + 1).unwrap();
+        assert!(
+            matches!(store.load(StateKind::Permanent), Err(StoreError::Size { size, .. }) if size == MAX_STATE as u64 + 1)
+        );
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = FileStore::open(dir.path()).unwrap();
+        store.store(StateKind::Permanent, b"old").unwrap();
+        // In the way of the temporary file.
+        let tmp = store.path(StateKind::Permanent).with_extension("tmp");
+        std::fs::create_dir(&tmp).unwrap();
+        let error = store.store(StateKind::Permanent, b"new").unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(store.load(StateKind::Permanent).unwrap().unwrap().as_slice(), b"old");
+        std::fs::remove_dir(&tmp).unwrap();
+        store.store(StateKind::Permanent, b"new").unwrap();
+        assert_eq!(store.load(StateKind::Permanent).unwrap().unwrap().as_slice(), b"new");
+    }
+
+    #[test]
+    fn names_lead_back() {
+        for kind in StateKind::ALL {
+            assert_eq!(StateKind::from_name(kind.name().as_bytes()), Some(kind));
+        }
+        assert_eq!(StateKind::from_name(b"permall\0"), None);
+    }
+}

@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One TPM for several threads, none of which may be kept waiting: vCPUs.
+//!
+//! A short command (see [`command::is_short`]) runs at once on the thread that submits it, if the
+//! engine is free: handing it to another thread costs ten times what the command does. All others
+//! go through a bounded queue to the TPM's own thread; the submitter waits as long as it likes
+//! (a CRB: about a millisecond, so that the guest's first poll finds the answer) and is told
+//! when it is done.
+//!
+//! An engine error is logged once; from then on every command is answered `TPM_RC_FAILURE`
+//! without asking the engine, until [`Tpm::power_cycle`]. A dead TPM never stops its VM.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use crate::command;
+use crate::engine::{EngineError, Response, Statistics, TpmEngine};
+
+/// Commands that may wait. A front end has one outstanding; more are a mistake or an attack.
+const QUEUE: usize = 8;
+
+/// Why a command was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The queue is full.
+    #[error("tpm-busy: {QUEUE} commands are waiting already")]
+    Busy,
+    /// The TPM is being shut down.
+    #[error("tpm-stopped: the TPM is shutting down")]
+    Stopped,
+}
+
+/// Called when a response is there to be taken; on the TPM's thread, or on the submitter's before `submit` returns.
+pub type Done = Box<dyn FnOnce() + Send>;
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is whole between any two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum State {
+    Waiting(Option<Done>),
+    Ready(Response),
+    Taken,
+}
+
+struct Slot {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+impl Slot {
+    fn complete(&self, response: Response) {
+        let before = std::mem::replace(&mut *lock(&self.state), State::Ready(response));
+        self.ready.notify_all();
+        if let State::Waiting(Some(done)) = before {
+            done();
+        }
+    }
+}
+
+/// A command on its way.
+pub struct Pending(Arc<Slot>);
+
+impl Pending {
+    /// The response, if it is there within that time; zero asks without waiting. It is given out once.
+    pub fn wait(&mut self, timeout: Duration) -> Option<Response> {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut state = lock(&self.0.state);
+        loop {
+            match &*state {
+                State::Waiting(_) => {}
+                State::Taken => return None,
+                State::Ready(_) => match std::mem::replace(&mut *state, State::Taken) {
+                    State::Ready(response) => return Some(response),
+                    _ => return None,
+                },
+            }
+            let left = match deadline {
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                None => Duration::from_secs(3600),
+            };
+            if left.is_zero() {
+                return None;
+            }
+            state = self.0.ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The response, however long it takes.
+    pub fn wait_forever(mut self) -> Response {
+        loop {
+            if let Some(response) = self.wait(Duration::MAX) {
+                return response;
+            }
+            if matches!(*lock(&self.0.state), State::Taken) {
+                return Response::failure(); // it was taken before
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match *lock(&self.0.state) {
+            State::Waiting(_) => "Pending(waiting)",
+            State::Ready(_) => "Pending(ready)",
+            State::Taken => "Pending(taken)",
+        })
+    }
+}
+
+struct Job {
+    locality: u8,
+    command: Zeroizing<Vec<u8>>,
+    slot: Arc<Slot>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Somebody is using the engine. The engine's own lock is only ever taken by whoever set this, so
+    /// that nobody waits for the engine while holding the queue.
+    busy: bool,
+    stop: bool,
+}
+
+struct Shared {
+    engine: Mutex<Box<dyn TpmEngine>>,
+    queue: Mutex<Queue>,
+    /// `jobs`, `busy` or `stop` changed.
+    wake: Condvar,
+    status: Mutex<Status>,
+}
+
+#[derive(Default)]
+struct Status {
+    statistics: Statistics,
+    failure: Option<String>,
+}
+
+/// The engine, for whoever has set `busy`.
+struct Turn<'a>(&'a Shared);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.queue).busy = false;
+        self.0.wake.notify_all();
+    }
+}
+
+impl Turn<'_> {
+    fn execute(&self, locality: u8, command: &[u8]) -> Response {
+        let shared = self.0;
+        if lock(&shared.status).failure.is_some() {
+            return Response::failure();
+        }
+        let mut engine = lock(&shared.engine);
+        // A panic here would leave the others waiting for ever.
+        let result = catch_unwind(AssertUnwindSafe(|| engine.execute(locality, command)))
+            .unwrap_or_else(|_| Err(EngineError::Answer("the engine panicked".to_owned())));
+        let mut status = lock(&shared.status);
+        status.statistics = engine.statistics();
+        match result {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(%error, "the TPM fails until the machine is reset");
+                status.failure = Some(error.to_string());
+                Response::failure()
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self) {
+        loop {
+            let mut queue = lock(&self.queue);
+            let job = loop {
+                if queue.stop {
+                    // What waits will not be done; nobody must wait for it for ever.
+                    let left = std::mem::take(&mut queue.jobs);
+                    drop(queue);
+                    left.into_iter().for_each(|job| job.slot.complete(Response::failure()));
+                    return;
+                }
+                if !queue.busy
+                    && let Some(job) = queue.jobs.pop_front()
+                {
+                    break job;
+                }
+                queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            };
+            queue.busy = true;
+            drop(queue);
+            let turn = Turn(self);
+            let response = turn.execute(job.locality, &job.command);
+            drop(turn);
+            job.slot.complete(response);
+        }
+    }
+}
+
+struct Owner {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        lock(&self.shared.queue).stop = true;
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A completion callback may own the last handle.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// A TPM that threads share; clones are the same TPM. The last one to go waits for the running
+/// command and takes the engine down.
+#[derive(Clone)]
+pub struct Tpm(Arc<Owner>);
+
+impl std::fmt::Debug for Tpm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let status = lock(&self.0.shared.status);
+        f.debug_struct("Tpm")
+            .field("statistics", &status.statistics)
+            .field("failure", &status.failure)
+            .finish()
+    }
+}
+
+impl Tpm {
+    /// Takes an engine, on or off, and starts the TPM's thread.
+    pub fn new(engine: Box<dyn TpmEngine>) -> Result<Tpm, EngineError> {
+        let status = Status { statistics: engine.statistics(), failure: None };
+        let shared = Arc::new(Shared {
+            engine: Mutex::new(engine),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            status: Mutex::new(status),
+        });
+        let served = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("vtpm".to_owned())
+            .spawn(move || served.serve())
+            .map_err(|source| EngineError::System { what: "start the TPM's thread", source })?;
+        Ok(Tpm(Arc::new(Owner { shared, thread: Some(thread) })))
+    }
+
+    /// Submits a command at a locality. It may be done already when this returns; `done`, if any,
+    /// is called once its response can be taken. Commands run in the order in which they come.
+    pub fn submit(&self, locality: u8, command: &[u8], done: Option<Done>) -> Result<Pending, SubmitError> {
+        let shared = &*self.0.shared;
+        let slot = Arc::new(Slot { state: Mutex::new(State::Waiting(done)), ready: Condvar::new() });
+        let mut queue = lock(&shared.queue);
+        if queue.stop {
+            return Err(SubmitError::Stopped);
+        }
+        if !queue.busy && queue.jobs.is_empty() && command::is_short(command) {
+            queue.busy = true;
+            drop(queue);
+            let turn = Turn(shared);
+            let response = turn.execute(locality, command);
+            drop(turn);
+            slot.complete(response);
+            return Ok(Pending(slot));
+        }
+        if queue.jobs.len() >= QUEUE {
+            return Err(SubmitError::Busy);
+        }
+        // No more than this is looked at; a longer one is refused by its size.
+        let kept = command.get(..Response::MAX + 1).unwrap_or(command);
+        let command = Zeroizing::new(kept.to_vec());
+        queue.jobs.push_back(Job { locality, command, slot: Arc::clone(&slot) });
+        drop(queue);
+        shared.wake.notify_all();
+        Ok(Pending(slot))
+    }
+
+    /// Submits and waits; for those that have the time.
+    pub fn execute(&self, locality: u8, command: &[u8]) -> Result<Response, SubmitError> {
+        Ok(self.submit(locality, command, None)?.wait_forever())
+    }
+
+    /// A reset of the machine: power off and on. Waits for the running command; those
+    /// that wait in the queue run after it, on the new TPM. Takes a failed engine back into service.
+    pub fn power_cycle(&self) -> Result<(), EngineError> {
+        self.with(|engine| engine.power_cycle())
+    }
+
+    /// Does something with the engine itself, when the running command is done: states, `TPM_ESTABLISHED`,
+    /// power. If the engine has come up in it, a former failure is over.
+    pub fn with<R>(
+        &self,
+        work: impl FnOnce(&mut dyn TpmEngine) -> Result<R, EngineError>,
+    ) -> Result<R, EngineError> {
+        let shared = &*self.0.shared;
+        let mut queue = lock(&shared.queue);
+        while queue.busy {
+            queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.busy = true;
+        drop(queue);
+        let _turn = Turn(shared);
+        let mut engine = lock(&shared.engine);
+        let result = work(&mut **engine);
+        let mut status = lock(&shared.status);
+        status.statistics = engine.statistics();
+        match &result {
+            Ok(_) if engine.is_on() => status.failure = None,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the TPM's engine refused"),
+        }
+        result
+    }
+
+    /// Why every command is answered `TPM_RC_FAILURE`, if it is.
+    pub fn failure(&self) -> Option<String> {
+        lock(&self.0.shared.status).failure.clone()
+    }
+
+    /// What the engine has done; without waiting for it.
+    pub fn statistics(&self) -> Statistics {
+        lock(&self.0.shared.status).statistics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::command::{cc, rc};
+    use crate::engine::{BufferSize, HashStep};
+    use crate::store::StateKind;
+
+    /// Answers with the command's code plus one; waits for a permit on CREATE_PRIMARY; errs on CLEAR.
+    struct Fake {
+        permits: mpsc::Receiver<()>,
+        on: bool,
+        statistics: Statistics,
+    }
+
+    impl TpmEngine for Fake {
+        fn power_on(&mut self) -> Result<(), EngineError> {
+            self.on = true;
+            Ok(())
+        }
+        fn power_off(&mut self) {
+            self.on = false;
+        }
+        fn is_on(&self) -> bool {
+            self.on
+        }
+        fn execute(&mut self, _: u8, command: &[u8]) -> Result<Response, EngineError> {
+            self.statistics.commands += 1;
+            let code = command::Header::parse(command).unwrap().code;
+            match code {
+                cc::CREATE_PRIMARY => self.permits.recv_timeout(Duration::from_secs(20)).unwrap(),
+                cc::CLEAR => return Err(EngineError::Died("was killed by the test".to_owned())),
+                _ => {}
+            }
+            Ok(Response::code_only(code + 1))
+        }
+        fn established(&mut self) -> Result<bool, EngineError> {
+            Ok(false)
+        }
+        fn reset_established(&mut self, _: u8) -> Result<u32, EngineError> {
+            Ok(0)
+        }
+        fn hash(&mut self, _: HashStep<'_>) -> Result<(), EngineError> {
+            Ok(())
+        }
+        fn state(&mut self, _: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError> {
+            Ok(Zeroizing::default())
+        }
+        fn set_state(&mut self, _: StateKind, _: &[u8]) -> Result<(), EngineError> {
+            Ok(())
+        }
+        fn buffer_size(&mut self, _: Option<u32>) -> Result<BufferSize, EngineError> {
+            Ok(BufferSize { size: 4096, min: 4096, max: 4096 })
+        }
+        fn statistics(&self) -> Statistics {
+            self.statistics
+        }
+    }
+
+    fn command(code: u32) -> Vec<u8> {
+        let mut bytes = vec![0x80, 1, 0, 0, 0, 10];
+        bytes.extend_from_slice(&code.to_be_bytes());
+        bytes
+    }
+
+    fn tpm() -> (Tpm, mpsc::Sender<()>) {
+        let (permit, permits) = mpsc::channel();
+        (Tpm::new(Box::new(Fake { permits, on: true, statistics: Statistics::default() })).unwrap(), permit)
+    }
+
+    #[test]
+    fn a_long_command_does_not_block_who_submits_and_a_short_one_waits_its_turn() {
+        let (tpm, permit) = tpm();
+        let called = Arc::new(AtomicUsize::new(0));
+        let count = || -> Option<Done> {
+            let called = Arc::clone(&called);
+            Some(Box::new(move || {
+                called.fetch_add(1, Ordering::SeqCst);
+            }))
+        };
+        let began = Instant::now();
+        let mut long = tpm.submit(0, &command(cc::CREATE_PRIMARY), count()).unwrap();
+        assert!(long.wait(Duration::from_millis(1)).is_none());
+        let mut short = tpm.submit(0, &command(cc::GET_CAPABILITY), count()).unwrap();
+        assert!(short.wait(Duration::ZERO).is_none());
+        assert_eq!(called.load(Ordering::SeqCst), 0);
+        assert!(began.elapsed() < Duration::from_secs(10));
+        permit.send(()).unwrap();
+        assert_eq!(long.wait(Duration::from_secs(10)).unwrap().code(), cc::CREATE_PRIMARY + 1);
+        assert_eq!(short.wait_forever().code(), cc::GET_CAPABILITY + 1);
+        assert!(long.wait(Duration::from_secs(10)).is_none(), "given out twice");
+        drop(tpm); // joins the thread, so its callbacks are done
+        assert_eq!(called.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_short_command_is_done_when_submit_returns_if_the_engine_is_free() {
+        let (tpm, _permit) = tpm();
+        let me = std::thread::current().id();
+        let (send, receive) = mpsc::channel();
+        let done: Done = Box::new(move || send.send(std::thread::current().id()).unwrap());
+        let mut pending = tpm.submit(0, &command(cc::PCR_READ), Some(done)).unwrap();
+        assert_eq!(receive.try_recv().unwrap(), me);
+        assert_eq!(pending.wait(Duration::ZERO).unwrap().code(), cc::PCR_READ + 1);
+        assert_eq!(tpm.statistics().commands, 1);
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_what_waits_at_the_end_is_answered() {
+        let (tpm, permit) = tpm();
+        let first = tpm.submit(0, &command(cc::CREATE_PRIMARY), None).unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match tpm.submit(0, &command(cc::CREATE_PRIMARY), None) {
+                Ok(pending) => waiting.push(pending),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused, SubmitError::Busy);
+        // The thread may have taken the first one meanwhile or not.
+        assert!(waiting.len() == QUEUE || waiting.len() == QUEUE - 1, "{}", waiting.len());
+        let drops = std::thread::spawn(move || drop(tpm));
+        while !drops.is_finished() {
+            let _ = permit.send(());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drops.join().unwrap();
+        waiting.push(first);
+        for pending in waiting {
+            let code = pending.wait_forever().code();
+            assert!(code == rc::FAILURE || code == cc::CREATE_PRIMARY + 1, "{code:x}");
+        }
+    }
+
+    #[test]
+    fn an_engine_error_is_failure_mode_until_a_reset() {
+        let (tpm, _permit) = tpm();
+        assert_eq!(tpm.execute(0, &command(cc::CLEAR)).unwrap().code(), rc::FAILURE);
+        assert!(tpm.failure().unwrap().contains("killed by the test"));
+        assert_eq!(tpm.execute(0, &command(cc::GET_RANDOM)).unwrap().code(), rc::FAILURE);
+        assert_eq!(tpm.statistics().commands, 1, "a failed engine was asked");
+        tpm.power_cycle().unwrap();
+        assert_eq!(tpm.failure(), None);
+        assert_eq!(tpm.execute(0, &command(cc::GET_RANDOM)).unwrap().code(), cc::GET_RANDOM + 1);
+    }
+}
