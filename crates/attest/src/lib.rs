@@ -9,6 +9,7 @@
 
 pub mod claims;
 mod der;
+mod plain;
 pub mod policy;
 pub mod reason;
 pub mod refusal;

@@ -84,6 +84,8 @@ refusals! {
     CrlSignature = "crl.signature", "the revocation list is not signed by the chain's root";
     /// It is from the future.
     CrlFuture { seconds: i64 } = "crl.future", "the revocation list is made only in {seconds} s; is the clock right?";
+    /// It does not say until when it is good.
+    CrlUndated = "crl.undated", "the revocation list does not say when the next one comes (nextUpdate), so nobody knows whether it is fresh";
     /// It is old.
     CrlStale { seconds: i64 } = "crl.stale", "the revocation list should have been replaced {seconds} s ago; fetch a newer one";
     /// A certificate of the chain is in it.

@@ -299,9 +299,11 @@ fn revocation(
             return Err(Refusal::Revoked { what });
         }
     }
-    let overdue = next_update.map_or(i64::MAX, |next| options.now.saturating_sub(next));
-    if options.crl == CrlUse::Require && overdue > 0 {
-        return Err(Refusal::CrlStale { seconds: overdue });
+    if options.crl == CrlUse::Require {
+        let overdue = options.now.saturating_sub(next_update.ok_or(Refusal::CrlUndated)?);
+        if overdue > 0 {
+            return Err(Refusal::CrlStale { seconds: overdue });
+        }
     }
     Ok(Revocation::List { this_update, next_update })
 }

@@ -27,6 +27,10 @@ const EC_P384: &[u8] = &[
 ];
 const RSA: &[u8] =
     &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+/// deltaCRLIndicator, issuingDistributionPoint and certificateIssuer: a list that has one does not say for all certificates of its
+/// issuer whether they are revoked (RFC 5280, 5.2.4, 5.2.5, 5.3.3). They have to be marked critical, and who forgot to is not
+/// believed either.
+const PARTIAL: [&[u8]; 3] = [&[0x55, 0x1d, 0x1b], &[0x55, 0x1d, 0x1c], &[0x55, 0x1d, 0x1d]];
 /// id-at-commonName.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// No certificate of AMD's is a quarter of this.
@@ -206,8 +210,9 @@ impl<'a> RevocationList<'a> {
             return Err(DerError);
         }
         let (mut body, algorithm, signed) = signed(bytes)?;
-        // Version 2, when it is written.
-        if body.peek() == Some(der::INTEGER) && body.byte()? != 1 {
+        // Version 2, when it is written; without it there are no extensions.
+        let extensible = body.peek() == Some(der::INTEGER);
+        if extensible && body.byte()? != 1 {
             return Err(DerError);
         }
         if body.whole(der::SEQUENCE)? != algorithm {
@@ -224,13 +229,13 @@ impl<'a> RevocationList<'a> {
                 let mut entry = list.enter(der::SEQUENCE)?;
                 revoked.push(entry.unsigned()?);
                 entry.time()?;
-                if entry.peek() == Some(der::SEQUENCE) {
+                if extensible && entry.peek() == Some(der::SEQUENCE) {
                     known(extensions(entry.enter(der::SEQUENCE)?)?)?;
                 }
                 entry.end()?;
             }
         }
-        if body.peek() == Some(0xa0) {
+        if extensible && body.peek() == Some(0xa0) {
             let mut tagged = body.enter(0xa0)?;
             known(extensions(tagged.enter(der::SEQUENCE)?)?)?;
             tagged.end()?;
@@ -242,5 +247,6 @@ impl<'a> RevocationList<'a> {
 
 /// An extension that says "do not go on without understanding me" is not understood here.
 fn known(extensions: Vec<Extension<'_>>) -> Result<(), DerError> {
-    if extensions.iter().any(|extension| extension.critical) { Err(DerError) } else { Ok(()) }
+    let unknown = |extension: &Extension<'_>| extension.critical || PARTIAL.contains(&extension.id);
+    if extensions.iter().any(unknown) { Err(DerError) } else { Ok(()) }
 }
