@@ -276,8 +276,7 @@ mod tests {
         for absent in ["cpuid", "vmpl", "author_key_digest", "chip_id", "launch_mit_vector"] {
             assert_eq!(plain.get(absent), Some(&Value::Null), "{absent}");
         }
-        let tcb =
-            |fmc| json!({ "fmc": fmc, "bootloader": 4, "tee": 0, "snp": 22, "microcode": 213 });
+        let tcb = |fmc| json!({ "fmc": fmc, "bootloader": 4, "tee": 0, "snp": 22, "microcode": 213 });
         assert_eq!(plain["reported_tcb"], tcb(None::<u8>));
         assert_eq!(plain["launch_tcb"], tcb(Some(1)));
         assert_eq!(plain["product"], "milan");
@@ -288,9 +287,18 @@ mod tests {
         assert_eq!(plain["csp_id"], "CN=cloud");
         assert_eq!(plain["crl"], json!({ "this_update": 1, "next_update": null }));
         let policy = &plain["policy"];
-        assert_eq!((&policy["value"], &policy["abi_major"], &policy["abi_minor"]), (&json!(0xb_0105), &json!(1), &json!(5)));
-        assert_eq!((&policy["debug"], &policy["smt"], &policy["migrate_ma"]), (&json!(true), &json!(true), &json!(false)));
+        assert_eq!(
+            (&policy["value"], &policy["abi_major"], &policy["abi_minor"]),
+            (&json!(0xb_0105), &json!(1), &json!(5))
+        );
+        assert_eq!(
+            (&policy["debug"], &policy["smt"], &policy["migrate_ma"]),
+            (&json!(true), &json!(true), &json!(false))
+        );
         let info = &plain["platform_info"];
-        assert_eq!((&info["smt"], &info["alias_check_complete"], &info["tio"]), (&json!(true), &json!(true), &json!(false)));
+        assert_eq!(
+            (&info["smt"], &info["alias_check_complete"], &info["tio"]),
+            (&json!(true), &json!(true), &json!(false))
+        );
     }
 }
