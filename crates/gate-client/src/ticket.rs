@@ -377,10 +377,44 @@ pub struct Expected {
 
 /// The gate's admission of one launch. Only [`VerifiedTicket::verify`] makes one, and it cannot be copied.
 ///
-/// ```compile_fail
+/// Its fields are nobody's to fill in (E0451), and what admitted one launch cannot admit another (E0382, E0277):
+///
+/// ```compile_fail,E0451
 /// # use cvmm_gate_client::ticket::VerifiedTicket;
 /// fn forge() -> VerifiedTicket {
-///     VerifiedTicket { launch_digest: todo!(), host_data: todo!(), class: todo!() } // private fields
+///     VerifiedTicket { launch_digest: todo!(), host_data: todo!(), class: todo!() }
+/// }
+/// ```
+///
+/// ```compile_fail,E0382
+/// # use cvmm_gate_client::ticket::VerifiedTicket;
+/// fn twice(ticket: VerifiedTicket) -> [VerifiedTicket; 2] {
+///     [ticket, ticket]
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use cvmm_gate_client::ticket::VerifiedTicket;
+/// fn copy(ticket: &VerifiedTicket) -> VerifiedTicket {
+///     VerifiedTicket::clone(ticket)
+/// }
+/// ```
+///
+/// Nor is there a way around the signature by serde, as there is for a [`Token`] (E0277):
+///
+/// ```compile_fail,E0277
+/// # use cvmm_gate_client::ticket::VerifiedTicket;
+/// fn read(json: &str) -> VerifiedTicket {
+///     serde_json::from_str(json).unwrap()
+/// }
+/// ```
+///
+/// The one way that compiles:
+///
+/// ```
+/// # use cvmm_gate_client::ticket::{Expected, TicketError, VerdictKey, VerifiedTicket};
+/// fn verify(jwt: &str, gate: &VerdictKey, launch: &Expected) -> Result<VerifiedTicket, TicketError> {
+///     VerifiedTicket::verify(jwt, gate, launch, 1_800_000_000)
 /// }
 /// ```
 #[derive(Debug)]

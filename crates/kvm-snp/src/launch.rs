@@ -77,7 +77,14 @@ pub struct Finished {
     host_data: [u8; 32],
 }
 
-/// A guest that may run.
+/// A guest that may run. Nobody else makes one:
+///
+/// ```compile_fail,E0451
+/// # use cvmm_kvm_snp::launch::Admitted;
+/// fn forge() -> Admitted {
+///     Admitted { _vm: todo!(), memory: todo!() }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Admitted {
     _vm: SnpVm,
@@ -302,10 +309,40 @@ impl Finished {
 
     /// Lets it run because the gate has admitted this guest: one with this digest and this HOST_DATA, which no other launch has.
     ///
-    /// ```compile_fail
-    /// # use cvmm_kvm_snp::launch::{Admitted, Finished};
-    /// fn skip_the_gate(finished: Finished) -> Admitted {
-    ///     finished.admit() // a ticket is missing
+    /// Not without a ticket (E0061):
+    ///
+    /// ```compile_fail,E0061
+    /// # use cvmm_kvm_snp::launch::{AdmitError, Admitted, Finished};
+    /// fn skip_the_gate(finished: Finished) -> Result<Admitted, AdmitError> {
+    ///     finished.admit()
+    /// }
+    /// ```
+    ///
+    /// Not before LAUNCH_FINISH (E0599), and not twice (E0382):
+    ///
+    /// ```compile_fail,E0599
+    /// # use cvmm_gate_client::ticket::VerifiedTicket;
+    /// # use cvmm_kvm_snp::launch::{AdmitError, Admitted, Measured};
+    /// fn skip_the_firmware(measured: Measured, ticket: VerifiedTicket) -> Result<Admitted, AdmitError> {
+    ///     measured.admit(ticket)
+    /// }
+    /// ```
+    ///
+    /// ```compile_fail,E0382
+    /// # use cvmm_gate_client::ticket::VerifiedTicket;
+    /// # use cvmm_kvm_snp::launch::Finished;
+    /// fn two_guests(one: Finished, other: Finished, ticket: VerifiedTicket) {
+    ///     let _ = (one.admit(ticket), other.admit(ticket));
+    /// }
+    /// ```
+    ///
+    /// The same function with its ticket:
+    ///
+    /// ```
+    /// # use cvmm_gate_client::ticket::VerifiedTicket;
+    /// # use cvmm_kvm_snp::launch::{AdmitError, Admitted, Finished};
+    /// fn with_a_ticket(finished: Finished, ticket: VerifiedTicket) -> Result<Admitted, AdmitError> {
+    ///     finished.admit(ticket)
     /// }
     /// ```
     pub fn admit(self, ticket: VerifiedTicket) -> Result<Admitted, AdmitError> {

@@ -68,12 +68,20 @@ pub trait AccessHandler: Send + Sync {
     fn mmio_write(&self, gpa: u64, data: &[u8]);
 }
 
-/// A vCPU that is ready but cannot run: [`Vcpu::permit`] makes one of it that can.
+/// A vCPU that is ready but cannot run: [`Vcpu::permit`] makes one of it that can. It has no `run` (E0599), and its descriptor is
+/// nobody's to take (E0616):
 ///
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// # use cvmm::vm::{control::Control, exits::ExitCounts, vcpu::{AccessHandler, Vcpu}};
 /// fn skip_the_gate(mut vcpu: Vcpu, machine: &dyn AccessHandler, control: &Control) {
-///     vcpu.run(machine, control, ExitCounts::new(false)); // there is no such method
+///     vcpu.run(machine, control, ExitCounts::new(false));
+/// }
+/// ```
+///
+/// ```compile_fail,E0616
+/// # use cvmm::vm::vcpu::Vcpu;
+/// fn skip_cvmm(mut vcpu: Vcpu) {
+///     vcpu.fd.run();
 /// }
 /// ```
 #[derive(Debug)]
@@ -164,7 +172,14 @@ pub enum Permit<'a> {
     Admitted(&'a Admitted),
 }
 
-/// A vCPU that may run.
+/// A vCPU that may run. [`Vcpu::permit`] makes it, and nobody else (E0423):
+///
+/// ```compile_fail,E0423
+/// # use cvmm::vm::vcpu::{RunnableVcpu, Vcpu};
+/// fn forge(vcpu: Vcpu) -> RunnableVcpu {
+///     RunnableVcpu(vcpu)
+/// }
+/// ```
 ///
 /// ```
 /// # use cvmm::vm::{control::Control, exits::ExitCounts, vcpu::{AccessHandler, RunnableVcpu}};
