@@ -29,7 +29,7 @@ pub enum ExitStatus {
     Unmeasured = 7,
     /// Nobody has admitted the guest.
     NotAdmitted = 8,
-    /// `policy test`: a report is not admitted.
+    /// `policy test`, `attest report`: a report is not believed or not accepted.
     NotMet = 9,
     /// A vCPU triple-faulted.
     TripleFault = 10,
@@ -102,7 +102,7 @@ impl ExitStatus {
                 "the security processor refused the launch (digest, policy, id block or a page)"
             }
             Self::NotAdmitted => "nobody has admitted the SNP guest",
-            Self::NotMet => "policy test: a report is not admitted",
+            Self::NotMet => "policy test, attest report: a report is not believed or not accepted",
             Self::TripleFault => "guest triple fault",
             Self::KvmInternalError => "KVM internal error or failed guest entry",
             Self::Stopped => {

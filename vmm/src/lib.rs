@@ -3,6 +3,7 @@
 //! The program in `main.rs` only parses its command line and maps errors to exit codes.
 
 pub mod acpi;
+pub mod attest;
 pub mod certificates;
 pub mod cli;
 pub mod config;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::attest_args::AttestCommand;
 use super::measure_args::MeasureArgs;
 use super::policy_args::PolicyCommand;
 use crate::config::Profile;
@@ -39,6 +40,9 @@ pub(super) enum Command {
     /// Make, check, explain and try policies of the attestation gate
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Verify attestation reports
+    #[command(subcommand)]
+    Attest(AttestCommand),
     /// Say whether this host can launch SNP guests, and what is missing; exit code 0 or 3
     ///
     /// Run it as root to see everything. It changes nothing.

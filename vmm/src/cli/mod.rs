@@ -6,6 +6,8 @@
 //! through [`main`]'s argument, so that commands can be tested without one.
 
 mod args;
+mod attest;
+mod attest_args;
 mod doctor;
 mod measure;
 mod measure_args;
@@ -76,6 +78,7 @@ impl Session<'_> {
             }
             Command::Measure(args) => self.measure(&args),
             Command::Policy(command) => self.policy(&command),
+            Command::Attest(command) => self.attest(&command),
             Command::Doctor { json } => self.doctor(json),
             Command::Timeline(args) => self.timeline(&args),
             Command::Completions { shell } => {

@@ -35,7 +35,7 @@ impl Session<'_> {
     }
 
     /// Reads a policy, and says what is unsafe about it.
-    fn policy_file(&mut self, file: &Path) -> Result<Policy, ExitStatus> {
+    pub(super) fn policy_file(&mut self, file: &Path) -> Result<Policy, ExitStatus> {
         let policy = policy::load(file).map_err(|error| self.refuse(&error))?;
         for warning in policy.warnings() {
             tracing::warn!("{warning}");
@@ -43,7 +43,7 @@ impl Session<'_> {
         Ok(policy)
     }
 
-    fn refuse(&mut self, error: &PolicyFileError) -> ExitStatus {
+    pub(super) fn refuse(&mut self, error: &PolicyFileError) -> ExitStatus {
         let status = match error {
             PolicyFileError::Read { .. } => ExitStatus::File,
             PolicyFileError::Content { .. } | PolicyFileError::Other(_) => ExitStatus::Usage,
@@ -52,7 +52,7 @@ impl Session<'_> {
         status
     }
 
-    fn wrong(&mut self, sentence: impl Into<String>) -> ExitStatus {
+    pub(super) fn wrong(&mut self, sentence: impl Into<String>) -> ExitStatus {
         self.error(ExitStatus::Usage, &Sentence(sentence.into()));
         ExitStatus::Usage
     }
@@ -137,7 +137,7 @@ impl Session<'_> {
 }
 
 /// AMD's roots, and those in a folder.
-fn trust(test_roots: Option<&Path>) -> Result<Trust, String> {
+pub(super) fn trust(test_roots: Option<&Path>) -> Result<Trust, String> {
     let mut trust = Trust::amd().map_err(|error| error.to_string())?;
     let Some(folder) = test_roots else { return Ok(trust) };
     tracing::warn!("reports of a test PKI are believed (--test-roots)");

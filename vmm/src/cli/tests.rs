@@ -172,6 +172,27 @@ fn wrong_words_are_usage_errors() {
 }
 
 #[test]
+fn a_report_is_judged_by_its_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.bin");
+    let report = report.to_str().unwrap();
+    let words = ["attest", "report", report];
+    assert_eq!(idle(&words).0, ExitStatus::File);
+    fs::write(report, [3; 1184]).unwrap();
+    let (status, out, err) = idle(&words);
+    assert_eq!((status, err.as_str()), (ExitStatus::NotMet, ""));
+    assert!(out.starts_with("not believed\n  report.version: "), "{out}");
+    let (status, out, _) = idle(&["attest", "report", report, "--json"]);
+    let verdict: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((status, &verdict["believed"]), (ExitStatus::NotMet, &false.into()));
+    assert_eq!(verdict["reasons"][0]["code"], "report.version");
+    for data in ["00", "zz", &"é".repeat(64)] {
+        Cli::try_parse_from(["cvmm", "attest", "report", report, "--report-data", data]).unwrap_err();
+    }
+    Cli::try_parse_from(["cvmm", "attest", "report", report, "--report-data", &"0f".repeat(64)]).unwrap();
+}
+
+#[test]
 fn timelines_with_the_same_name_are_told_apart() {
     let all = [PathBuf::from("a/t.json"), PathBuf::from("b/t.json"), PathBuf::from("b/u.json")];
     let labels: Vec<_> = all.iter().map(|file| label(file, &all)).collect();

@@ -47,7 +47,7 @@ pub fn load(path: &Path) -> Result<Policy, PolicyFileError> {
 }
 
 /// Reads a file of at most `most` bytes.
-fn read(path: &Path, most: u64) -> Result<Vec<u8>, PolicyFileError> {
+pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, PolicyFileError> {
     let failed = |source| PolicyFileError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(failed)?;

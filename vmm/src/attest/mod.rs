@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cvmm attest report`: a report verified by itself, without a gate: is it AMD's word, and what does it say.
+//!
+//! The same verifier and the same policy engine as the gate's. What is not given is not judged: without a policy the answer is only
+//! whether the report is believed, and a nonce is compared only if one is given.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cvmm_attest::claims::{Claims, Requester, Revocation};
+use cvmm_attest::policy::{CrlRule, Expected, Policy};
+use cvmm_attest::reason::Reason;
+use cvmm_attest::roots::Trust;
+use cvmm_attest::table;
+use cvmm_attest::verify::{CrlUse, Evidence, Options, hint, verify};
+use serde::Serialize;
+
+use crate::policy::{PolicyFileError, read};
+
+const MAX_REPORT: u64 = 4096;
+const MAX_CERTIFICATE: u64 = 64 << 10;
+const MAX_CRL: u64 = 1 << 20;
+/// Offset of the report in a message of the security processor (MSG_REPORT_RSP), which some tools save as it is.
+const HEADER: usize = 0x20;
+const REPORT: usize = 1184;
+
+/// Files of evidence.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// The report.
+    pub report: PathBuf,
+    /// The signing key's certificate, DER or PEM.
+    pub vek: Option<PathBuf>,
+    /// The certificate table that came with the report.
+    pub table: Option<PathBuf>,
+    /// The revocation list, DER or PEM.
+    pub crl: Option<PathBuf>,
+}
+
+/// What to decide by.
+#[derive(Debug)]
+pub struct Demands<'a> {
+    /// Whose signatures count.
+    pub trust: &'a Trust,
+    /// In seconds of Unix time.
+    pub now: i64,
+    /// Whether there has to be a fresh revocation list. A policy can only demand more.
+    pub require_crl: bool,
+    /// Whether the chip may hide its identifier, unless a policy decides that.
+    pub masked_chip: bool,
+    /// What has to be in the report besides its signature.
+    pub policy: Option<&'a Policy>,
+    /// What REPORT_DATA has to be.
+    pub report_data: Option<[u8; 64]>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// Whether the report is signed by a key that AMD certified for it.
+    pub believed: bool,
+    /// Whether it is believed and there is nothing against it.
+    pub accepted: bool,
+    /// Why not.
+    pub reasons: Vec<Reason>,
+    /// What a report that is believed says.
+    pub claims: Option<Claims>,
+}
+
+/// Judges a report.
+pub fn judge(files: &Files, demands: &Demands<'_>) -> Result<Verdict, PolicyFileError> {
+    let mut report = read(&files.report, MAX_REPORT)?;
+    if report.len() == HEADER + REPORT {
+        report.drain(..HEADER);
+    }
+    let vek = match (&files.vek, &files.table) {
+        (Some(path), _) => Some(der(path, "CERTIFICATE", MAX_CERTIFICATE)?),
+        (None, Some(path)) => from_table(path, &report)?,
+        (None, None) => None,
+    };
+    let crl = files.crl.as_deref().map(|path| der(path, "X509 CRL", MAX_CRL)).transpose()?;
+    let evidence = Evidence { report: &report, vek: vek.as_deref(), intermediate: None, crl: crl.as_deref() };
+    let Demands { trust, now, require_crl, masked_chip, policy, report_data } = *demands;
+    let demanded = require_crl || policy.is_some_and(|policy| policy.crl == CrlRule::Require);
+    let options = Options {
+        now,
+        crl: if demanded { CrlUse::Require } else { CrlUse::IfPresent },
+        masked_chip: policy.map_or(masked_chip, |policy| policy.allow_masked_chip_id),
+    };
+    let claims = match verify(&evidence, trust, &options) {
+        Ok(claims) => claims,
+        Err(refusal) => {
+            let reasons = vec![refusal.reason()];
+            return Ok(Verdict { believed: false, accepted: false, reasons, claims: None });
+        }
+    };
+    let mut reasons = Vec::new();
+    let expected =
+        Expected { report_data: report_data.as_ref(), host_data: None, measurement: None, id_key: None };
+    if let Some(policy) = policy {
+        reasons = policy.judge_time(now);
+        reasons.extend(policy.judge_claims(&claims, &expected, now));
+    } else if report_data.is_some_and(|wanted| wanted != claims.report_data) {
+        reasons.push(Reason::new(
+            "policy.report-data",
+            "REPORT_DATA is not the given one: the report answers another question",
+        ));
+    }
+    Ok(Verdict { believed: true, accepted: reasons.is_empty(), reasons, claims: Some(claims) })
+}
+
+/// A file in DER, or in PEM with this label.
+fn der(path: &Path, label: &str, most: u64) -> Result<Vec<u8>, PolicyFileError> {
+    let bytes = read(path, most)?;
+    if !bytes.starts_with(b"-----BEGIN") {
+        return Ok(bytes);
+    }
+    let wrong = |what: String| PolicyFileError::Other(format!("{}: {what}", path.display()));
+    match pem_rfc7468::decode_vec(&bytes) {
+        Ok((found, der)) if found == label => Ok(der),
+        Ok((found, _)) => Err(wrong(format!("it holds a {found}, not a {label}"))),
+        Err(error) => Err(wrong(format!("it is not one block of PEM: {error}"))),
+    }
+}
+
+/// The certificate in a table that the report's own kind of key wants; a report that cannot be read wants none.
+fn from_table(path: &Path, report: &[u8]) -> Result<Option<Vec<u8>>, PolicyFileError> {
+    let bytes = read(path, table::MAX_TABLE as u64)?;
+    let Ok(hint) = hint(report) else { return Ok(None) };
+    table::vek(&bytes, hint.signing_key)
+        .map(|vek| vek.map(<[u8]>::to_vec))
+        .map_err(|error| PolicyFileError::Read { path: path.to_owned(), source: io::Error::other(error) })
+}
+
+impl Verdict {
+    /// For people.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![match (self.believed, self.accepted) {
+            (false, _) => "not believed".to_owned(),
+            (true, true) => "believed".to_owned(),
+            (true, false) => "believed, and not accepted".to_owned(),
+        }];
+        lines.extend(self.reasons.iter().map(|reason| format!("  {reason}")));
+        let Some(claims) = &self.claims else { return lines };
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let optional = |bytes: Option<&[u8]>| bytes.map_or_else(|| "-".to_owned(), hex);
+        let mut row = |name: &str, value: String| lines.push(format!("{name:<19}{value}"));
+        row("version", claims.report_version.to_string());
+        let cloud = claims.csp_id.as_ref().map(|csp| format!(", of {csp}")).unwrap_or_default();
+        row("signed by", format!("{} {:?}{cloud}", claims.product, claims.signing_key).to_lowercase());
+        row(
+            "asked for by",
+            match claims.requester {
+                Requester::Guest(vmpl) => format!("the guest, VMPL {vmpl}"),
+                Requester::Host => "the host: it proves nothing to who does not trust him".to_owned(),
+            },
+        );
+        row("guest policy", format!("{:#x}", claims.policy.0));
+        row("guest SVN", claims.guest_svn.to_string());
+        row("measurement", claims.measurement.to_string());
+        row("report data", hex(&claims.report_data));
+        row("host data", hex(&claims.host_data));
+        row("ID key digest", claims.id_key_digest.to_string());
+        row("author key digest", optional(claims.author_key_digest.as_ref().map(|digest| &digest.0[..])));
+        row("family, image id", format!("{}, {}", hex(&claims.family_id), hex(&claims.image_id)));
+        row("report id", hex(&claims.report_id));
+        row("chip id", optional(claims.chip_id.as_ref().map(|chip| &chip[..])));
+        row("platform info", format!("{:#x}", claims.platform_info));
+        for (name, tcb) in [
+            ("reported TCB", claims.reported_tcb),
+            ("current TCB", claims.current_tcb),
+            ("committed TCB", claims.committed_tcb),
+            ("launch TCB", claims.launch_tcb),
+        ] {
+            row(name, tcb.to_string());
+        }
+        let firmware = claims.current_firmware;
+        row("firmware", format!("{}.{}.{}", firmware.major, firmware.minor, firmware.build));
+        for (name, vector) in
+            [("launch mitigations", claims.launch_mit_vector), ("mitigations", claims.current_mit_vector)]
+        {
+            row(name, vector.map_or_else(|| "-".to_owned(), |vector| format!("{vector:#x}")));
+        }
+        row(
+            "revocation list",
+            match claims.revocation {
+                Revocation::NoList => "none was given".to_owned(),
+                Revocation::List { .. } => "nothing of the chain is in it".to_owned(),
+            },
+        );
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use std::fs;
+
+use cvmm_attest::roots::Trust;
+
+use super::*;
+
+/// 2026-11-23 12:00 UTC, for which the vectors' verdicts are known.
+const THEN: i64 = 1_795_435_200;
+
+fn vectors() -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors");
+    let folder = std::env::var_os("CVMM_VECTORS").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    if folder.join("manifest.json").is_file() {
+        return Some(folder);
+    }
+    println!("skipped: no attestation vectors; set CVMM_VECTORS to their folder");
+    None
+}
+
+fn codes(verdict: &Verdict) -> Vec<&str> {
+    verdict.reasons.iter().map(|reason| &*reason.code).collect()
+}
+
+#[test]
+fn a_real_report_is_believed_and_shown() {
+    let Some(folder) = vectors() else { return };
+    let trust = Trust::amd().unwrap();
+    let file = |name: &str| folder.join("tav-milan").join(name);
+    let mut demands = Demands {
+        trust: &trust,
+        now: THEN,
+        require_crl: false,
+        masked_chip: false,
+        policy: None,
+        report_data: None,
+    };
+    let mut files = Files { report: file("report.bin"), vek: Some(file("vek.der")), ..Files::default() };
+    let verdict = judge(&files, &demands).unwrap();
+    assert!(verdict.believed && verdict.accepted && verdict.reasons.is_empty());
+    let raw = fs::read(file("report.bin")).unwrap();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let lines = verdict.lines();
+    assert_eq!(lines[0], "believed");
+    for bytes in [&raw[0x90..0xc0], &raw[0x50..0x90], &raw[0xc0..0xe0], &raw[0x140..0x160]] {
+        assert!(lines.iter().any(|line| line.contains(&hex(bytes))), "{lines:?}");
+    }
+    let json = serde_json::to_value(&verdict).unwrap();
+    assert_eq!(json["claims"]["measurement"], hex(&raw[0x90..0xc0]));
+    assert_eq!(json["accepted"], true);
+
+    // The same as a security processor's message, with the certificate in PEM, or in the table of the guest's host.
+    let own = tempfile::tempdir().unwrap();
+    let made = |name: &str, bytes: &[u8]| {
+        let path = own.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let vek = fs::read(file("vek.der")).unwrap();
+    let pem = pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, &vek).unwrap();
+    files.report = made("message", &[&[0; HEADER], &raw[..]].concat());
+    files.vek = Some(made("vek.pem", pem.as_bytes()));
+    assert!(judge(&files, &demands).unwrap().accepted);
+    let guid =
+        [0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd];
+    let entry = [&guid[..], &48_u32.to_le_bytes(), &(vek.len() as u32).to_le_bytes(), &[0; 24]].concat();
+    files.table = Some(made("table", &[entry, vek.clone()].concat()));
+    files.vek = None;
+    assert!(judge(&files, &demands).unwrap().accepted);
+
+    // Believed, and not what was asked for.
+    demands.report_data = Some([1; 64]);
+    let verdict = judge(&files, &demands).unwrap();
+    assert_eq!(
+        (verdict.believed, verdict.accepted, codes(&verdict)),
+        (true, false, vec!["policy.report-data"])
+    );
+    assert!(verdict.lines()[0].contains("not accepted"));
+    demands.report_data = Some(raw[0x50..0x90].try_into().unwrap());
+    assert!(judge(&files, &demands).unwrap().accepted);
+
+    // Not believed.
+    demands.require_crl = true;
+    assert_eq!(codes(&judge(&files, &demands).unwrap()), ["crl.missing"]);
+    demands.require_crl = false;
+    files.table = None;
+    assert_eq!(codes(&judge(&files, &demands).unwrap()), ["vek.missing"]);
+    files.vek = Some(made("vek.der", &vek));
+    let mut forged = raw.clone();
+    forged[0x90] ^= 1;
+    files.report = made("forged", &forged);
+    let verdict = judge(&files, &demands).unwrap();
+    assert_eq!((verdict.believed, codes(&verdict)), (false, vec!["report.signature"]));
+    assert_eq!(serde_json::to_value(&verdict).unwrap()["claims"], serde_json::Value::Null);
+
+    // Files that are something else.
+    files.vek = Some(made("key.pem", pem.replace("CERTIFICATE", "PRIVATE KEY").as_bytes()));
+    assert!(judge(&files, &demands).unwrap_err().to_string().contains("PRIVATE KEY"));
+    files.vek = Some(made("two.pem", format!("{pem}{pem}").as_bytes()));
+    judge(&files, &demands).unwrap_err();
+    files.vek = Some(own.path().join("nothing"));
+    judge(&files, &demands).unwrap_err();
+    files.vek = Some(made("huge", &vec![0; 1 << 20]));
+    judge(&files, &demands).unwrap_err();
+}
+
+#[test]
+fn a_policy_judges_what_is_believed() {
+    let Some(folder) = vectors() else { return };
+    let trust = Trust::amd().unwrap();
+    let file = |name: &str| folder.join("tav-milan").join(name);
+    let files = Files { report: file("report.bin"), vek: Some(file("vek.der")), ..Files::default() };
+    let verdict = |text: &str| {
+        let policy = Policy::parse(text).unwrap();
+        let demands = Demands {
+            trust: &trust,
+            now: THEN,
+            require_crl: false,
+            masked_chip: false,
+            policy: Some(&policy),
+            report_data: None,
+        };
+        judge(&files, &demands).unwrap()
+    };
+    let policy = "id = \"p\"\nversion = 1\nunsafe_any_measurement = true\n[guest]\nmax_vmpl = 3\n[platform]\n\
+        products = [\"milan\"]\ncrl = \"if-present\"\nallow_provisional = true\n[platform.min_tcb.milan]\n\
+        bootloader = 0\ntee = 0\nsnp = 0\nmicrocode = 0\n";
+    assert_eq!(verdict(policy).reasons, []);
+    let strict = policy.replace("snp = 0", "snp = 255");
+    let refused = verdict(&strict);
+    assert!(refused.believed && !refused.accepted && codes(&refused).contains(&"policy.min-tcb"));
+    // The policy's word on lists counts before any other.
+    let verdict = verdict(&policy.replace("crl = \"if-present\"\n", ""));
+    assert_eq!((verdict.believed, codes(&verdict)), (false, vec!["crl.missing"]));
+}
