@@ -7,6 +7,7 @@ book, a request that works, a file that is accepted. The formats are those the t
 fuzz_targets/); a seed that went stale costs depth, never correctness.
 """
 import json
+import os
 import re
 import struct
 import sys
@@ -303,7 +304,86 @@ def gate_frames():
     yield "token", b"\4eyJhbGciOiJFUzM4NCIsInR5cCI6IkpXVCJ9.e30." + b"A" * 128
 
 
-TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames]
+def roots():
+    return HERE.parent.parent / "crates" / "attest" / "roots"
+
+
+def evidence():
+    """Reports of real chips and made ones, when the attestation vectors are there."""
+    folder = Path(os.environ.get("CVMM_VECTORS", HERE.parent.parent.parent / "shared" / "vectors"))
+    for report in sorted(folder.glob("*/report.bin")) + sorted(folder.glob("*/*/report.bin")):
+        part = {name: (report.parent / name).read_bytes() if (report.parent / name).exists() else b"" for name in
+                ("report.bin", "vek.der", "crl.der")}
+        yield report.parent.name, part["report.bin"], part["vek.der"], part["crl.der"]
+
+
+# 2026-11-23 12:00 UTC, as report.rs and vek.rs count.
+THEN = struct.pack("<I", (1795435200 - 1700000000) << 4)
+
+
+def report():
+    plain = bytearray(1184)
+    plain[0], plain[10], plain[0x34], plain[0x188], plain[0x189] = 3, 3, 1, 0x19, 1
+    for version in (2, 3, 4, 5, 6):
+        plain[0] = version
+        yield f"version-{version}", b"\2" + THEN + bytes(4) + bytes(plain)
+    ask = (roots() / "milan_ask.der").read_bytes()
+    plain[0] = 3
+    yield "authority", b"\2" + THEN + struct.pack("<H", len(ask)) + ask + bytes(2) + bytes(plain)
+    for name, raw, vek, crl in evidence():
+        yield name, b"\2" + THEN + struct.pack("<H", len(vek)) + vek + struct.pack("<H", len(crl)) + crl + raw
+
+
+def vek():
+    for line in ("milan", "genoa", "turin"):
+        ark, ask, asvk = ((roots() / f"{line}_{name}.der").read_bytes() for name in ("ark", "ask", "asvk"))
+        for name, authority in (("ask", ask), ("asvk", asvk)):
+            yield f"{line}-{name}-as-key", b"\0" + THEN + authority
+            yield f"{line}-{name}", b"\x08" + THEN + struct.pack("<H", len(ark)) + ark + authority
+    for name, raw, certificate, _ in evidence():
+        if certificate:
+            product = {(0x19, 0x1): 0, (0x19, 0x11): 2, (0x1a, 2): 4}.get((raw[0x188], raw[0x189]), 0) if len(raw) > 0x189 else 0
+            yield name, bytes([product | (raw[0x48] >> 2 & 1 if len(raw) > 0x48 else 0)]) + THEN + certificate
+
+
+def crl():
+    def step(what, data):
+        return bytes([what, len(data)]) + data
+
+    yield "signed", b"\3" + step(0, b"\1") + step(0, b"\x12\x33") + step(2, b"\5\0")
+    yield "revoked", b"\2" + step(0, b"\5") + step(0, b"\x12\x34")
+    yield "times", b"\3" + step(4, b"261122000000Z") + step(5, b"\x17\x0d270101000000Z")
+    yield "delta", b"\3" + step(0x1b, b"\2\1\1") + step(7, b"\x0a\1\1")
+    yield "critical", b"\2" + step(0x23, b"\4\1\0") + step(6, b"") + step(1, b"0\x12\2\1\7")
+    for name, _, _, der in evidence():
+        if der:
+            yield name, b"\0" + der
+
+
+def cert_table():
+    guids = {name: uuid.UUID(text).bytes for name, text in (
+        ("vcek", "63da758d-e664-4564-adc5-f4b93be8accd"), ("vlek", "a8074bc2-a25a-483e-aae6-39c045a0b8a1"),
+        ("ask", "4ab7b379-bbac-4fe4-a02f-05aef327c782"), ("ark", "c0b406a4-a803-4952-9743-3fb6014cd0ae"))}
+
+    def table(*entries):
+        at, head, rest = 24 * (len(entries) + 1), b"", b""
+        for kind, content in entries:
+            head += guids[kind] + struct.pack("<II", at + len(rest), len(content))
+            rest += content
+        return head + bytes(24) + rest
+
+    ask, ark = ((roots() / f"milan_{name}.der").read_bytes()[:900] for name in ("ask", "ark"))
+    yield "empty", bytes(24)
+    yield "vcek", table(("vcek", b"certificate"))
+    yield "chain", table(("vcek", b"certificate"), ("ask", ask), ("ark", ark))
+    yield "both", table(("vlek", b"one"), ("vcek", b"other"))
+    yield "twice", table(("vcek", b"one"), ("vcek", b"other"))
+    for name, _, certificate, _ in evidence():
+        if certificate:
+            yield name, table(("vcek", certificate), ("ask", ask))
+
+
+TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table]
 
 
 def main():
