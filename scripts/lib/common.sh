@@ -77,3 +77,11 @@ need_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         "${missing[@]}" >&2 </dev/null || die "could not install: ${missing[*]}"
 }
+
+# What it takes to compile cvmm beside a Rust toolchain: a C compiler, and libtpms and OpenSSL,
+# which crates/vtpm links statically.
+need_build_packages() {
+    local lib=/usr/lib/x86_64-linux-gnu
+    need_packages cc:gcc /usr/include/stdio.h:libc6-dev make:make pkg-config:pkgconf \
+        "$lib/libtpms.a:libtpms-dev" "$lib/libcrypto.a:libssl-dev"
+}

@@ -50,6 +50,9 @@ pub enum EngineError {
     /// The child that runs the engine is gone or out of step.
     #[error("engine-died: the TPM's process {0}")]
     Died(String),
+    /// What the child's engine said; begins with its reason code.
+    #[error("{0}")]
+    Child(String),
     /// The operating system refused what the engine needs.
     #[error("engine-system: cannot {what}: {source}")]
     System {
@@ -199,16 +202,30 @@ pub trait TpmEngine: Send {
     /// A step of a hash sequence at locality 4.
     fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError>;
 
-    /// A part of the state as the TPM would have to be given it to go on. `Volatile` holds
-    /// PCRs, sessions and loaded keys: for suspend and migration; a blob that was resumed
-    /// from must be dropped, because replaying it rolls PCRs back. Empty: there is none.
+    /// A part of the state as it is now: of a TPM that is on, from itself; of one that is off, from
+    /// the store. Empty: there is none.
     fn state(&mut self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError>;
 
-    /// Gives the TPM a part of its state before `power_on`, in place of the store's.
+    /// Replaces a part of the state in the store, durably, before `power_on`. Empty removes it.
     fn set_state(&mut self, kind: StateKind, blob: &[u8]) -> Result<(), EngineError>;
+
+    /// Puts the volatile state (PCRs, sessions, loaded keys) into the store: for suspend and migration. A
+    /// `power_on` that finds one there goes on from it instead of waiting for
+    /// `TPM2_Startup`, and removes it: to resume from it twice would roll PCRs back.
+    fn suspend(&mut self) -> Result<(), EngineError>;
 
     /// The command buffer's limits; with `Some`, sets it first (off only; clamped to the limits).
     fn buffer_size(&mut self, wanted: Option<u32>) -> Result<BufferSize, EngineError>;
+
+    /// libtpms' description of the TPM as JSON: 1 specification, 2 attributes, 4 features, or several
+    /// of them (`TPMLIB_INFO_*`).
+    fn info(&mut self, flags: u32) -> Result<String, EngineError>;
+
+    /// Does a short command (see [`command::is_short`]) take microseconds here, so that it may run on
+    /// the thread of a vCPU?
+    fn is_prompt(&self) -> bool {
+        true
+    }
 
     /// What was done so far.
     fn statistics(&self) -> Statistics;

@@ -11,11 +11,18 @@
 //! and a broken guest, never against the host.
 
 pub mod command;
+pub mod daemon;
 pub mod engine;
+mod ffi;
+mod library;
+pub mod process;
 pub mod store;
+pub mod swtpm;
 mod sys;
 pub mod worker;
 
 pub use engine::{EngineError, Response, Statistics, TpmEngine};
+pub use library::LibraryEngine;
+pub use process::{ProcessEngine, ProcessOptions};
 pub use store::{StateKind, StateStore, StoreError};
 pub use worker::{Pending, SubmitError, Tpm};

@@ -15,3 +15,44 @@ pub fn try_flock(file: &File) -> Result<bool> {
     let error = Error::last_os_error();
     if error.kind() == ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
+
+/// Closes every descriptor but these.
+pub fn close_others(keep: &[i32]) -> Result<()> {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first: u32 = 0;
+    for last in keep.iter().map(|fd| *fd as u32).chain([u32::MAX]) {
+        let end = if last == u32::MAX { u32::MAX } else { last.wrapping_sub(1) };
+        // SAFETY: closes descriptors that nothing in this process owns any more: the caller is a
+        // new program that has opened nothing but `keep`. No memory is touched.
+        if last > first && unsafe { libc::syscall(libc::SYS_close_range, first, end, 0) } != 0 {
+            return Err(Error::last_os_error());
+        }
+        first = last.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// No core dump, no debugger, no file, no process, and so much address space.
+pub fn limit_resources(address_space: u64) -> Result<()> {
+    let limits = [
+        (libc::RLIMIT_CORE, 0),
+        (libc::RLIMIT_FSIZE, 0),
+        (libc::RLIMIT_NOFILE, 0),
+        (libc::RLIMIT_NPROC, 0),
+        (libc::RLIMIT_AS, address_space),
+    ];
+    for (what, value) in limits {
+        let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+        // SAFETY: reads one valid rlimit structure.
+        if unsafe { libc::setrlimit(what, &limit) } != 0 {
+            return Err(Error::last_os_error());
+        }
+    }
+    // SAFETY: takes plain numbers. Not dumpable is also not traceable by others of this user.
+    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } != 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok(())
+}

@@ -131,6 +131,8 @@ struct Queue {
 }
 
 struct Shared {
+    /// Its engine is prompt.
+    inline: bool,
     engine: Mutex<Box<dyn TpmEngine>>,
     queue: Mutex<Queue>,
     /// `jobs`, `busy` or `stop` changed.
@@ -168,6 +170,7 @@ impl Turn<'_> {
         status.statistics = engine.statistics();
         match result {
             Ok(response) => response,
+            Err(EngineError::Off) => Response::failure(), // nothing is broken
             Err(error) => {
                 tracing::error!(%error, "the TPM fails until the machine is reset");
                 status.failure = Some(error.to_string());
@@ -244,6 +247,7 @@ impl Tpm {
     pub fn new(engine: Box<dyn TpmEngine>) -> Result<Tpm, EngineError> {
         let status = Status { statistics: engine.statistics(), failure: None };
         let shared = Arc::new(Shared {
+            inline: engine.is_prompt(),
             engine: Mutex::new(engine),
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -266,7 +270,7 @@ impl Tpm {
         if queue.stop {
             return Err(SubmitError::Stopped);
         }
-        if !queue.busy && queue.jobs.is_empty() && command::is_short(command) {
+        if shared.inline && !queue.busy && queue.jobs.is_empty() && command::is_short(command) {
             queue.busy = true;
             drop(queue);
             let turn = Turn(shared);
@@ -388,8 +392,14 @@ mod tests {
         fn set_state(&mut self, _: StateKind, _: &[u8]) -> Result<(), EngineError> {
             Ok(())
         }
+        fn suspend(&mut self) -> Result<(), EngineError> {
+            Ok(())
+        }
         fn buffer_size(&mut self, _: Option<u32>) -> Result<BufferSize, EngineError> {
             Ok(BufferSize { size: 4096, min: 4096, max: 4096 })
+        }
+        fn info(&mut self, _: u32) -> Result<String, EngineError> {
+            Ok(String::new())
         }
         fn statistics(&self) -> Statistics {
             self.statistics

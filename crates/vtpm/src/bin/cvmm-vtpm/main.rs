@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cvmm-vtpm`: cvmm's TPM behind swtpm's command line and socket protocol, for other VMMs and
+//! for test suites that know swtpm.
+//!
+//! Exit codes: 0 stopped by its client, 1 an error, 2 bad usage.
+
+mod options;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cvmm-vtpm",
+    version,
+    about = "A TPM 2.0 over sockets, with swtpm's command line and protocol"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a TPM on a TCP or Unix socket.
+    Socket(options::Socket),
+}
+
+fn main() -> ExitCode {
+    // Before anything else: this program is also what the TPM's own process runs.
+    cvmm_vtpm::process::child_main_if_asked();
+    let Command::Socket(socket) = Cli::parse().command;
+    match server::run(&socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The log may be a file, and is not set up before the options are read.
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The sockets. One control and one data connection are served at a time; the next waits. Each
+//! has its thread, and what they share is the [`Service`].
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use cvmm_vtpm::command::rc;
+use cvmm_vtpm::store::FileStore;
+use cvmm_vtpm::swtpm::{self, Control, Parsed, Service, Then};
+use cvmm_vtpm::{LibraryEngine, ProcessEngine, ProcessOptions, Response, Tpm, TpmEngine};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+use zeroize::Zeroizing;
+
+use super::options::{Listen, Sandbox, Settings, Socket};
+
+/// How long the rest of a request that has begun may take. Its sender is the next to be served only when it is done.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn open(place: &Listen) -> Result<Listener> {
+        match place {
+            Listen::Tcp { address, port } => {
+                let listener = TcpListener::bind((address.as_str(), *port));
+                Ok(Listener::Tcp(
+                    listener.with_context(|| format!("cannot listen on {address} port {port}"))?,
+                ))
+            }
+            Listen::Unix { path, mode } => {
+                // Of a server that is gone. A live one loses its clients, as with swtpm.
+                if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
+                    std::fs::remove_file(path)
+                        .with_context(|| format!("cannot replace {}", path.display()))?;
+                }
+                let listener = UnixListener::bind(path)
+                    .with_context(|| format!("cannot listen on {}", path.display()))?;
+                let mode = std::fs::Permissions::from_mode(mode.unwrap_or(0o600));
+                std::fs::set_permissions(path, mode)
+                    .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+                Ok(Listener::Unix(listener))
+            }
+        }
+    }
+
+    fn accept(&self) -> std::io::Result<Connection> {
+        match self {
+            Listener::Tcp(listener) => {
+                let stream = listener.accept()?.0;
+                stream.set_nodelay(true)?; // commands and answers are single small messages
+                Ok(Connection::Tcp(stream))
+            }
+            Listener::Unix(listener) => Ok(Connection::Unix(listener.accept()?.0)),
+        }
+    }
+}
+
+enum Connection {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Connection {
+    /// Reads what has come; a descriptor may come with it on a Unix socket.
+    fn receive(&self, buffer: &mut [u8]) -> std::io::Result<(usize, Option<OwnedFd>)> {
+        loop {
+            let result = match self {
+                Connection::Tcp(stream) => (&*stream).read(buffer).map(|count| (count, None)),
+                Connection::Unix(stream) => stream
+                    .recv_with_fd(buffer)
+                    .map(|(count, file)| (count, file.map(OwnedFd::from)))
+                    .map_err(|error| std::io::Error::from_raw_os_error(error.errno())),
+            };
+            match result {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn send(&self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Connection::Tcp(stream) => (&*stream).write_all(bytes),
+            Connection::Unix(stream) => (&*stream).write_all(bytes),
+        }
+    }
+
+    /// Waits for ever for a request to begin, but not for the rest of it.
+    fn patience(&self, begun: bool) -> std::io::Result<()> {
+        let time = begun.then_some(PATIENCE);
+        match self {
+            Connection::Tcp(stream) => stream.set_read_timeout(time),
+            Connection::Unix(stream) => stream.set_read_timeout(time),
+        }
+    }
+
+    fn close(&self) {
+        let _ = match self {
+            Connection::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Connection::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+/// Grows `buffer` by what arrives; `false` at the end.
+fn more(
+    connection: &Connection,
+    buffer: &mut Zeroizing<Vec<u8>>,
+    fd: &mut Option<OwnedFd>,
+) -> std::io::Result<bool> {
+    let mut chunk = Zeroizing::new([0; 8192]);
+    let (count, received) = connection.receive(&mut chunk[..])?;
+    buffer.extend_from_slice(chunk.get(..count).unwrap_or_default());
+    if received.is_some() {
+        *fd = received;
+    }
+    Ok(count != 0)
+}
+
+/// Answers requests until the connection ends; `true` if the program is to end.
+fn serve_control(
+    service: &Arc<Service>,
+    connection: &Connection,
+    data: &DataConnection,
+) -> std::io::Result<bool> {
+    loop {
+        let mut request = Zeroizing::new(Vec::new());
+        let mut fd = None;
+        let (answer, then) = loop {
+            match Control::parse(&request) {
+                Parsed::Whole(control) => break service.control(control),
+                Parsed::Needs(_) => {
+                    connection.patience(!request.is_empty())?;
+                    if !more(connection, &mut request, &mut fd)? {
+                        return Ok(false);
+                    }
+                }
+            }
+        };
+        // What follows a request in one message is padding of its arguments, and dropped.
+        let answer = match (then, fd) {
+            (Then::TakeDataFd, Some(fd)) => {
+                data.replace(service, fd);
+                answer
+            }
+            (Then::TakeDataFd, None) => Zeroizing::new(vec![0, 0, 0, 3]),
+            _ => answer,
+        };
+        connection.send(&answer)?;
+        match then {
+            Then::Continue | Then::TakeDataFd => {}
+            Then::Close => return Ok(false),
+            Then::Exit => return Ok(true),
+        }
+    }
+}
+
+/// Executes commands until the connection ends.
+fn serve_data(service: &Service, connection: &Connection) -> std::io::Result<()> {
+    let mut buffer = Zeroizing::new(Vec::new());
+    loop {
+        match swtpm::command_length(&buffer) {
+            Some(Ok(length)) if buffer.len() >= length => {
+                let response = service.execute(&buffer[..length]); // as long as that, see the guard
+                connection.send(&response)?;
+                buffer.drain(..length);
+            }
+            Some(Err(size)) => {
+                tracing::warn!(size, "a command whose size is out of bounds: closing the connection");
+                return connection.send(&Response::code_only(rc::COMMAND_SIZE));
+            }
+            _ => {
+                connection.patience(!buffer.is_empty())?;
+                if !more(connection, &mut buffer, &mut None)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The data connection that came over the control connection; a new one ends the old.
+#[derive(Default)]
+struct DataConnection(Mutex<Option<Arc<Connection>>>);
+
+impl DataConnection {
+    fn replace(&self, service: &Arc<Service>, fd: OwnedFd) {
+        let connection = Arc::new(Connection::Unix(UnixStream::from(fd)));
+        let old = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&connection));
+        if let Some(old) = old {
+            old.close();
+        }
+        let service = Arc::clone(service);
+        let thread = std::thread::Builder::new().name("data".to_owned()).spawn(move || {
+            if let Err(error) = serve_data(&service, &connection) {
+                tracing::warn!(%error, "data connection");
+            }
+            connection.close();
+        });
+        if let Err(error) = thread {
+            tracing::error!(%error, "cannot start a thread for the data connection");
+        }
+    }
+}
+
+fn engine(settings: &Settings) -> Result<Box<dyn TpmEngine>> {
+    let store = Box::new(FileStore::open(&settings.dir)?);
+    Ok(match settings.sandbox {
+        Sandbox::Thread => Box::new(LibraryEngine::new(store)?),
+        Sandbox::Process => Box::new(ProcessEngine::new(ProcessOptions::default(), store)?),
+    })
+}
+
+fn log(settings: &Settings) -> Result<()> {
+    let level = match settings.log_level {
+        0 => tracing::Level::ERROR,
+        1..=4 => tracing::Level::WARN,
+        5..=19 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_target(false);
+    match &settings.log {
+        None => builder.with_writer(std::io::stderr).init(),
+        Some(path) => {
+            let mut options = OpenOptions::new();
+            options.create(true);
+            if settings.log_truncate {
+                options.write(true).truncate(true);
+            } else {
+                options.append(true);
+            }
+            let file =
+                options.open(path).with_context(|| format!("cannot open the log {}", path.display()))?;
+            builder.with_writer(Arc::new(file)).init();
+        }
+    }
+    Ok(())
+}
+
+/// Serves until a client says `CMD_SHUTDOWN`, or closes its connection and `terminate` was given.
+pub fn run(options: &Socket) -> Result<()> {
+    let settings = options.settings()?;
+    let server = settings.server.as_ref().map(Listener::open).transpose()?;
+    let ctrl = settings.ctrl.as_ref().map(Listener::open).transpose()?;
+    // The parent stays until the TPM can be talked to. There are no threads yet.
+    let background = match settings.daemon {
+        true => Some(cvmm_vtpm::daemon::fork().context("cannot go to the background")?),
+        false => None,
+    };
+    log(&settings)?;
+    let service = Service::new(
+        Tpm::new(engine(&settings)?)?,
+        settings.startup,
+        settings.reject_locality_4,
+        settings.set_locality_command,
+    );
+    let service = Arc::new(service);
+    if settings.power_on {
+        service.init(false).context("the TPM does not come up")?;
+    }
+    if let Some(path) = &settings.pid {
+        let line = format!("{}\n", std::process::id());
+        std::fs::write(path, line).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(background) = background {
+        background.ready();
+    }
+    let result = serve(&settings, &service, server, ctrl);
+    for place in [&settings.server, &settings.ctrl].into_iter().flatten() {
+        if let Listen::Unix { path, .. } = place {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    if let Some(path) = &settings.pid {
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}
+
+fn serve(
+    settings: &Settings,
+    service: &Arc<Service>,
+    server: Option<Listener>,
+    ctrl: Option<Listener>,
+) -> Result<()> {
+    let (end, ended) = std::sync::mpsc::channel::<Result<()>>();
+    let mut threads = 0;
+    if let Some(listener) = server {
+        let (service, end, terminate) = (Arc::clone(service), end.clone(), settings.terminate);
+        std::thread::Builder::new().name("server".to_owned()).spawn(move || {
+            let _ = end.send(each(&listener, terminate, |connection| {
+                serve_data(&service, connection).map(|()| false)
+            }));
+        })?;
+        threads += 1;
+    }
+    if let Some(listener) = ctrl {
+        let (service, end, terminate) = (Arc::clone(service), end.clone(), settings.terminate_ctrl);
+        std::thread::Builder::new().name("ctrl".to_owned()).spawn(move || {
+            let data = DataConnection::default();
+            let _ =
+                end.send(each(&listener, terminate, |connection| serve_control(&service, connection, &data)));
+        })?;
+        threads += 1;
+    }
+    if threads == 0 {
+        bail!("nothing to serve");
+    }
+    ended.recv().context("a thread is gone")?
+}
+
+/// One connection after the other, until one of them says so or, with `terminate`, ends.
+fn each(
+    listener: &Listener,
+    terminate: bool,
+    serve: impl Fn(&Connection) -> std::io::Result<bool>,
+) -> Result<()> {
+    loop {
+        let connection = match listener.accept() {
+            Ok(connection) => connection,
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
+            Err(error) => return Err(error).context("cannot accept a connection"),
+        };
+        match serve(&connection) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "connection"),
+        }
+        connection.close();
+        if terminate {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,499 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The only place that calls libtpms (and one function of OpenSSL).
+//!
+//! libtpms keeps one TPM in global variables, has no locks and asks for its state through
+//! callbacks, which run inside the call that caused them, on the same thread. [`Library`] exists once
+//! per process and is used through `&mut`, so calls never overlap. The callbacks are leaves: they
+//! touch only [`HOST`] and the store behind it, never libtpms, so its longjmp on failure never
+//! crosses a Rust frame; and they catch what panics, so that nothing unwinds into C.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::engine::{BufferSize, EngineError, HashStep};
+use crate::store::{MAX_STATE, StateKind, StateStore, StoreError};
+
+/// `TPM_RESULT` (libtpms/tpm_error.h).
+type TpmResult = u32;
+const SUCCESS: TpmResult = 0;
+const FAIL: TpmResult = 9;
+/// From `tpm_nvram_loaddata`: there is none. Everything else but success is an error.
+const RETRY: TpmResult = 0x800;
+const VERSION_2: c_int = 1;
+const STATE_PERMANENT: c_int = 1;
+const STATE_VOLATILE: c_int = 2;
+const STATE_SAVE: c_int = 4;
+
+// Layout of struct libtpms_callbacks, libtpms/tpm_library.h.
+#[repr(C)]
+struct Callbacks {
+    size: c_int,
+    nvram_init: extern "C" fn() -> TpmResult,
+    nvram_load: extern "C" fn(*mut *mut u8, *mut u32, u32, *const c_char) -> TpmResult,
+    nvram_store: extern "C" fn(*const u8, u32, u32, *const c_char) -> TpmResult,
+    nvram_delete: extern "C" fn(u32, *const c_char, u8) -> TpmResult,
+    io_init: extern "C" fn() -> TpmResult,
+    io_locality: extern "C" fn(*mut u32, u32) -> TpmResult,
+    io_presence: extern "C" fn(*mut u8, u32) -> TpmResult,
+}
+
+unsafe extern "C" {
+    fn TPMLIB_GetVersion() -> u32;
+    fn TPMLIB_ChooseTPMVersion(version: c_int) -> TpmResult;
+    fn TPMLIB_RegisterCallbacks(callbacks: *mut Callbacks) -> TpmResult;
+    fn TPMLIB_SetDebugFD(fd: c_int);
+    fn TPMLIB_MainInit() -> TpmResult;
+    fn TPMLIB_Terminate();
+    fn TPMLIB_Process(
+        response: *mut *mut u8,
+        response_size: *mut u32,
+        buffer_size: *mut u32,
+        command: *mut u8,
+        command_size: u32,
+    ) -> TpmResult;
+    fn TPMLIB_GetState(kind: c_int, buffer: *mut *mut u8, size: *mut u32) -> TpmResult;
+    fn TPMLIB_SetBufferSize(wanted: u32, min: *mut u32, max: *mut u32) -> u32;
+    fn TPMLIB_GetInfo(flags: c_int) -> *mut c_char;
+    fn TPM_IO_Hash_Start() -> TpmResult;
+    fn TPM_IO_Hash_Data(data: *const u8, size: u32) -> TpmResult;
+    fn TPM_IO_Hash_End() -> TpmResult;
+    fn TPM_IO_TpmEstablished_Get(established: *mut u8) -> TpmResult;
+    fn TPM_IO_TpmEstablished_Reset() -> TpmResult;
+    // openssl/crypto.h
+    fn OPENSSL_init_crypto(options: u64, settings: *const c_void) -> c_int;
+}
+
+/// What the callbacks work with.
+struct Host {
+    store: Box<dyn StateStore>,
+    locality: u8,
+    /// libtpms was given a volatile state, which nobody may be given again.
+    resumed: bool,
+    /// The first error since it was last taken.
+    error: Option<StoreError>,
+    /// After an error nothing is written until the next power-on: what libtpms holds may be built
+    /// on what was not read or not written.
+    closed: bool,
+    counts: StoreCounts,
+}
+
+#[derive(Clone, Copy, Default)]
+pub struct StoreCounts {
+    pub stores: u64,
+    pub errors: u64,
+    pub bytes: u64,
+}
+
+static HOST: Mutex<Option<Host>> = Mutex::new(None);
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+fn host() -> MutexGuard<'static, Option<Host>> {
+    HOST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a callback's work; a panic, or a call when there is no engine, is an error to libtpms.
+fn callback(work: impl FnOnce(&mut Host) -> TpmResult) -> TpmResult {
+    catch_unwind(AssertUnwindSafe(|| host().as_mut().map_or(FAIL, work))).unwrap_or(FAIL)
+}
+
+/// The kind that a C string names.
+fn kind_of(name: *const c_char) -> Option<StateKind> {
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: libtpms passes one of its NUL-terminated constants (tpm_nvfilename.h).
+    StateKind::from_name(unsafe { CStr::from_ptr(name) }.to_bytes())
+}
+
+/// Waits before another attempt at the store: an error is the end of the TPM until the next
+/// reset, so a hiccup of the disk must not be one.
+const AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(50)];
+
+impl Host {
+    fn failed(&mut self, error: StoreError) -> TpmResult {
+        tracing::error!(%error, "the TPM's state");
+        self.closed = true;
+        self.error.get_or_insert(error);
+        FAIL
+    }
+
+    fn load(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let bytes = self.store.load(kind)?;
+        self.resumed |= kind == StateKind::Volatile && bytes.is_some();
+        match &bytes {
+            Some(bytes) if bytes.len() > MAX_STATE => {
+                Err(StoreError::Size { kind, size: bytes.len() as u64 })
+            }
+            _ => Ok(bytes),
+        }
+    }
+
+    fn store(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), StoreError> {
+        if bytes.len() > MAX_STATE {
+            return Err(StoreError::Size { kind, size: bytes.len() as u64 });
+        }
+        let mut waits = AGAIN.iter();
+        loop {
+            match self.store.store(kind, bytes) {
+                Ok(()) => {
+                    self.counts.stores += 1;
+                    self.counts.bytes += bytes.len() as u64;
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.counts.errors += 1;
+                    match waits.next() {
+                        Some(wait) if error.is_transient() => {
+                            tracing::warn!(%error, "the TPM's state was not written; trying again");
+                            std::thread::sleep(*wait);
+                        }
+                        _ => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+}
+
+extern "C" fn nvram_init() -> TpmResult {
+    SUCCESS
+}
+
+extern "C" fn nvram_load(
+    data: *mut *mut u8,
+    length: *mut u32,
+    _number: u32,
+    name: *const c_char,
+) -> TpmResult {
+    callback(|host| {
+        let Some(kind) = kind_of(name) else { return RETRY };
+        let bytes = match host.load(kind) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return RETRY,
+            Err(error) => return host.failed(error),
+        };
+        // SAFETY: plain allocation; libtpms frees it with free(). One byte at least: malloc(0) may be NULL.
+        let copy = unsafe { libc::malloc(bytes.len().max(1)) }.cast::<u8>();
+        if copy.is_null() {
+            return FAIL;
+        }
+        // SAFETY: `copy` has room for `bytes`, which is another allocation; `data` and `length` are
+        // out parameters of libtpms, valid for the time of the callback. MAX_STATE fits in u32.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+            *data = copy;
+            *length = bytes.len() as u32;
+        }
+        SUCCESS
+    })
+}
+
+extern "C" fn nvram_store(data: *const u8, length: u32, _number: u32, name: *const c_char) -> TpmResult {
+    callback(|host| {
+        let Some(kind) = kind_of(name) else { return FAIL };
+        if host.closed || (data.is_null() && length != 0) {
+            return FAIL;
+        }
+        let bytes = match length {
+            0 => &[][..],
+            // SAFETY: libtpms passes `length` readable bytes that stay as they are during the callback.
+            _ => unsafe { std::slice::from_raw_parts(data, length as usize) },
+        };
+        match host.store(kind, bytes) {
+            Ok(()) => SUCCESS,
+            Err(error) => host.failed(error),
+        }
+    })
+}
+
+extern "C" fn nvram_delete(_number: u32, name: *const c_char, _must_exist: u8) -> TpmResult {
+    callback(|host| {
+        let Some(kind) = kind_of(name) else { return FAIL };
+        if host.closed {
+            return FAIL;
+        }
+        match host.store.remove(kind) {
+            Ok(()) => SUCCESS,
+            Err(error) => host.failed(error),
+        }
+    })
+}
+
+extern "C" fn io_init() -> TpmResult {
+    SUCCESS
+}
+
+extern "C" fn io_locality(locality: *mut u32, _number: u32) -> TpmResult {
+    callback(|host| {
+        // SAFETY: an out parameter of libtpms, valid for the time of the callback.
+        unsafe { *locality = u32::from(host.locality) };
+        SUCCESS
+    })
+}
+
+extern "C" fn io_presence(presence: *mut u8, _number: u32) -> TpmResult {
+    // SAFETY: an out parameter of libtpms, valid for the time of the callback.
+    unsafe { *presence = 0 };
+    SUCCESS
+}
+
+fn check(function: &'static str, code: TpmResult) -> Result<(), EngineError> {
+    let hint = match code {
+        SUCCESS => return Ok(()),
+        0x9a => ": the permanent state is cut short or damaged",
+        _ => "",
+    };
+    Err(EngineError::Library { function, code, hint })
+}
+
+/// libtpms, held by one owner in the process.
+pub struct Library {
+    /// Of the response, allocated by libtpms and used again by it.
+    buffer: *mut u8,
+    buffer_size: u32,
+    /// Where its messages go.
+    null: Option<File>,
+}
+
+// SAFETY: the pointer is to the C heap and used only through `&mut self`; libtpms has no
+// thread-local state, so its calls may move between threads as long as they do not overlap.
+unsafe impl Send for Library {}
+
+impl Library {
+    pub fn take(store: Box<dyn StateStore>) -> Result<Library, EngineError> {
+        if TAKEN.swap(true, Ordering::SeqCst) {
+            return Err(EngineError::InUse);
+        }
+        // From here on Drop gives it back.
+        let mut library = Library { buffer: ptr::null_mut(), buffer_size: 0, null: None };
+        *host() = Some(Host {
+            store,
+            locality: 0,
+            resumed: false,
+            error: None,
+            closed: false,
+            counts: StoreCounts::default(),
+        });
+        // No configuration file: it could load code into a VMM. No exit handler: other threads may
+        // still be in libcrypto when the process ends.
+        const NO_LOAD_CONFIG: u64 = 0x80;
+        const NO_ATEXIT: u64 = 0x80000;
+        // SAFETY: may be called at any time from any thread; takes no settings here.
+        if unsafe { OPENSSL_init_crypto(NO_LOAD_CONFIG | NO_ATEXIT, ptr::null()) } != 1 {
+            return Err(EngineError::Library { function: "OPENSSL_init_crypto", code: 0, hint: "" });
+        }
+        // When a command fails badly libtpms prints it, passwords and all, to standard error.
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null");
+        let null = null.map_err(|source| EngineError::System { what: "open /dev/null", source })?;
+        // SAFETY: only remembers the number, of a descriptor that stays open as long as the library is held.
+        unsafe { TPMLIB_SetDebugFD(null.as_raw_fd()) };
+        library.null = Some(null);
+        let mut callbacks = Callbacks {
+            size: size_of::<Callbacks>() as c_int,
+            nvram_init,
+            nvram_load,
+            nvram_store,
+            nvram_delete,
+            io_init,
+            io_locality,
+            io_presence,
+        };
+        // SAFETY: nobody else is in libtpms (TAKEN). It copies the structure, whose size is in it.
+        unsafe {
+            check("TPMLIB_ChooseTPMVersion", TPMLIB_ChooseTPMVersion(VERSION_2))?;
+            check("TPMLIB_RegisterCallbacks", TPMLIB_RegisterCallbacks(&mut callbacks))?;
+        }
+        Ok(library)
+    }
+
+    fn with_host<R>(&mut self, work: impl FnOnce(&mut Host) -> R) -> Option<R> {
+        host().as_mut().map(work)
+    }
+
+    /// The store's error since the last call, which says more than what libtpms made of it.
+    fn take_error(&mut self) -> Result<(), EngineError> {
+        match self.with_host(|host| host.error.take()).flatten() {
+            Some(error) => Err(EngineError::Store(error)),
+            None => Ok(()),
+        }
+    }
+
+    pub fn counts(&self) -> StoreCounts {
+        host().as_ref().map(|host| host.counts).unwrap_or_default()
+    }
+
+    pub fn init(&mut self) -> Result<(), EngineError> {
+        self.with_host(|host| (host.error, host.closed, host.resumed) = (None, false, false));
+        // SAFETY: callbacks are registered; the TPM is off (the caller's `on`).
+        let code = unsafe { TPMLIB_MainInit() };
+        let mut result = self.take_error().and_then(|()| check("TPMLIB_MainInit", code));
+        if result.is_ok() && self.with_host(|host| host.resumed) == Some(true) {
+            // To resume from it twice would roll PCRs and sessions back.
+            result = self.replace_stored(StateKind::Volatile, &[]);
+        }
+        if result.is_err() {
+            self.terminate();
+        }
+        result
+    }
+
+    pub fn terminate(&mut self) {
+        // SAFETY: allowed in any state, also when MainInit failed half-way.
+        unsafe { TPMLIB_Terminate() };
+    }
+
+    /// Executes `command`, which libtpms may overwrite (it decrypts parameters in place), and gives the response to `take`.
+    pub fn process<R>(
+        &mut self,
+        locality: u8,
+        command: &mut [u8],
+        take: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, EngineError> {
+        self.with_host(|host| host.locality = locality);
+        let Ok(command_size) = u32::try_from(command.len()) else {
+            return Err(EngineError::Answer("a command of 4 GiB".to_owned()));
+        };
+        let mut size = 0;
+        // SAFETY: `buffer` is NULL or was allocated by libtpms with `buffer_size` bytes, which it
+        // reallocates as needed; `command` is readable and writable for its length.
+        let code = unsafe {
+            TPMLIB_Process(
+                &mut self.buffer,
+                &mut size,
+                &mut self.buffer_size,
+                command.as_mut_ptr(),
+                command_size,
+            )
+        };
+        self.take_error()?;
+        check("TPMLIB_Process", code)?;
+        if self.buffer.is_null() || size > self.buffer_size {
+            return Err(EngineError::Answer(format!("{size} bytes in a buffer of {}", self.buffer_size)));
+        }
+        // SAFETY: libtpms wrote `size` bytes there, no more than it allocated, and is not running now.
+        let response = unsafe { std::slice::from_raw_parts_mut(self.buffer, size as usize) };
+        let taken = take(response);
+        response.zeroize(); // it may be what was unsealed
+        Ok(taken)
+    }
+
+    pub fn state(&mut self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError> {
+        let number = match kind {
+            StateKind::Permanent => STATE_PERMANENT,
+            StateKind::Volatile => STATE_VOLATILE,
+            StateKind::SaveState => STATE_SAVE,
+        };
+        let (mut buffer, mut size) = (ptr::null_mut(), 0);
+        // SAFETY: out parameters; the buffer becomes ours.
+        let code = unsafe { TPMLIB_GetState(number, &mut buffer, &mut size) };
+        let mut bytes = Zeroizing::new(Vec::new());
+        if !buffer.is_null() {
+            // SAFETY: allocated by libtpms with malloc, `size` bytes long, ours since the call; freed once.
+            unsafe {
+                let given = std::slice::from_raw_parts_mut(buffer, size as usize);
+                bytes.extend_from_slice(given);
+                given.zeroize();
+                libc::free(buffer.cast());
+            }
+        }
+        self.take_error()?;
+        match code {
+            RETRY => Ok(Zeroizing::default()),
+            code => check("TPMLIB_GetState", code).map(|()| bytes),
+        }
+    }
+
+    pub fn load_stored(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, EngineError> {
+        self.with_host(|host| host.store.load(kind)).unwrap_or(Ok(None)).map_err(EngineError::Store)
+    }
+
+    /// Replaces what the store has; an empty part is removed.
+    pub fn replace_stored(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), EngineError> {
+        let work = |host: &mut Host| {
+            if bytes.is_empty() { host.store.remove(kind) } else { host.store(kind, bytes) }
+        };
+        self.with_host(work).unwrap_or(Ok(())).map_err(EngineError::Store)
+    }
+
+    pub fn buffer_size(&mut self, wanted: u32) -> BufferSize {
+        let (mut min, mut max) = (0, 0);
+        // SAFETY: out parameters; 0 only asks.
+        let size = unsafe { TPMLIB_SetBufferSize(wanted, &mut min, &mut max) };
+        BufferSize { size, min, max }
+    }
+
+    pub fn established(&mut self) -> Result<bool, EngineError> {
+        let mut value = 0;
+        // SAFETY: an out parameter; the TPM is on.
+        check("TPM_IO_TpmEstablished_Get", unsafe { TPM_IO_TpmEstablished_Get(&mut value) })?;
+        Ok(value != 0)
+    }
+
+    pub fn reset_established(&mut self, locality: u8) -> Result<u32, EngineError> {
+        self.with_host(|host| host.locality = locality);
+        // SAFETY: the TPM is on.
+        let code = unsafe { TPM_IO_TpmEstablished_Reset() };
+        self.take_error().map(|()| code)
+    }
+
+    pub fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError> {
+        self.with_host(|host| host.locality = 4);
+        // SAFETY: the TPM is on; the data is readable for its length.
+        let (function, code) = unsafe {
+            match step {
+                HashStep::Start => ("TPM_IO_Hash_Start", TPM_IO_Hash_Start()),
+                HashStep::Data(data) => match u32::try_from(data.len()) {
+                    Ok(size) => ("TPM_IO_Hash_Data", TPM_IO_Hash_Data(data.as_ptr(), size)),
+                    Err(_) => ("TPM_IO_Hash_Data", FAIL),
+                },
+                HashStep::End => ("TPM_IO_Hash_End", TPM_IO_Hash_End()),
+            }
+        };
+        self.take_error()?;
+        check(function, code)
+    }
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        self.terminate();
+        // SAFETY: the buffer is NULL or from libtpms' malloc, and not used after this; -1 is standard error again.
+        unsafe {
+            libc::free(self.buffer.cast());
+            TPMLIB_SetDebugFD(-1);
+        }
+        *host() = None; // and the store with it
+        TAKEN.store(false, Ordering::SeqCst);
+    }
+}
+
+/// The version of libtpms that runs: major, minor, micro.
+pub fn version() -> (u32, u32, u32) {
+    // SAFETY: returns a constant.
+    let version = unsafe { TPMLIB_GetVersion() };
+    (version >> 16, version >> 8 & 0xff, version & 0xff)
+}
+
+/// libtpms' description of itself as JSON: 1 specification, 2 attributes, 4 features (`TPMLIB_INFO_*`).
+pub fn info(_library: &mut Library, flags: u32) -> Option<String> {
+    // SAFETY: takes any flags; the string becomes ours.
+    let text = unsafe { TPMLIB_GetInfo((flags & 7) as c_int) };
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: a NUL-terminated string from malloc, freed once after it was copied.
+    unsafe {
+        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        libc::free(text.cast());
+        Some(copy)
+    }
+}

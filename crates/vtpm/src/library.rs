@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The engine: libtpms in this process.
+//!
+//! Makes up for what libtpms leaves to its user: a command reaches it only if it fits the
+//! buffer that the TPM announces; a `TPM_RC_RETRY`, which the first use of an object under
+//! dictionary-attack protection gets once per boot in versions before 0.10.1, is submitted again at
+//! once (a guest's driver would sleep 20 ms); a state that was not read or written ends the TPM
+//! until the next reset instead of being lost.
+
+use zeroize::Zeroizing;
+
+use crate::command::{HEADER, rc};
+use crate::engine::{BufferSize, EngineError, HashStep, Response, Statistics, TpmEngine};
+use crate::ffi::{self, Library};
+use crate::store::{MAX_STATE, StateKind, StateStore, StoreError};
+
+/// How often a command is submitted in all before the guest sees `TPM_RC_RETRY`.
+const ATTEMPTS: u32 = 8;
+
+/// A TPM in this process. There is room for one: libtpms keeps it in global variables.
+pub struct LibraryEngine {
+    library: Library,
+    buffer: BufferSize,
+    on: bool,
+    scratch: Zeroizing<Vec<u8>>,
+    statistics: Statistics,
+}
+
+impl std::fmt::Debug for LibraryEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LibraryEngine").field("on", &self.on).field("statistics", &self.statistics()).finish()
+    }
+}
+
+impl LibraryEngine {
+    /// Takes this process's libtpms; off. A second engine at the same time is refused.
+    pub fn new(store: Box<dyn StateStore>) -> Result<LibraryEngine, EngineError> {
+        let mut library = Library::take(store)?;
+        let buffer = library.buffer_size(0);
+        Ok(LibraryEngine {
+            library,
+            buffer,
+            on: false,
+            scratch: Zeroizing::default(),
+            statistics: Statistics::default(),
+        })
+    }
+
+    /// libtpms' version: major, minor, micro.
+    pub fn version() -> (u32, u32, u32) {
+        ffi::version()
+    }
+
+    fn powered(&mut self) -> Result<&mut Library, EngineError> {
+        if self.on { Ok(&mut self.library) } else { Err(EngineError::Off) }
+    }
+
+    fn once(&mut self, locality: u8, command: &[u8]) -> Result<Response, EngineError> {
+        // libtpms decrypts parameters where they are, so it gets a copy each time.
+        self.scratch.clear();
+        self.scratch.extend_from_slice(command);
+        let LibraryEngine { library, scratch, .. } = self;
+        library.process(locality, scratch, |bytes| Response::new(bytes.to_vec()))?
+    }
+}
+
+impl TpmEngine for LibraryEngine {
+    fn power_on(&mut self) -> Result<(), EngineError> {
+        if self.on {
+            return Err(EngineError::On { what: "power_on" });
+        }
+        self.library.init()?;
+        self.on = true;
+        self.buffer = self.library.buffer_size(0);
+        Ok(())
+    }
+
+    fn power_off(&mut self) {
+        if std::mem::take(&mut self.on) {
+            self.library.terminate();
+        }
+    }
+
+    fn is_on(&self) -> bool {
+        self.on
+    }
+
+    fn execute(&mut self, locality: u8, command: &[u8]) -> Result<Response, EngineError> {
+        self.powered()?;
+        self.statistics.commands += 1;
+        let response = if command.len() < HEADER || command.len() > self.buffer.size as usize {
+            Response::code_only(rc::COMMAND_SIZE)
+        } else {
+            let mut response = self.once(locality, command)?;
+            for _ in 1..ATTEMPTS {
+                if response.code() != rc::RETRY {
+                    break;
+                }
+                self.statistics.resubmitted += 1;
+                response = self.once(locality, command)?;
+            }
+            response
+        };
+        self.statistics.refused += u64::from(response.code() != rc::SUCCESS);
+        Ok(response)
+    }
+
+    fn established(&mut self) -> Result<bool, EngineError> {
+        self.powered()?.established()
+    }
+
+    fn reset_established(&mut self, locality: u8) -> Result<u32, EngineError> {
+        self.powered()?.reset_established(locality)
+    }
+
+    fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError> {
+        self.powered()?.hash(step)
+    }
+
+    fn state(&mut self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError> {
+        if self.on {
+            self.library.state(kind)
+        } else {
+            Ok(self.library.load_stored(kind)?.unwrap_or_default())
+        }
+    }
+
+    fn set_state(&mut self, kind: StateKind, blob: &[u8]) -> Result<(), EngineError> {
+        if self.on {
+            return Err(EngineError::On { what: "set_state" });
+        }
+        if blob.len() > MAX_STATE {
+            return Err(StoreError::Size { kind, size: blob.len() as u64 }.into());
+        }
+        self.library.replace_stored(kind, blob)
+    }
+
+    fn suspend(&mut self) -> Result<(), EngineError> {
+        let volatile = self.powered()?.state(StateKind::Volatile)?;
+        self.library.replace_stored(StateKind::Volatile, &volatile)
+    }
+
+    fn buffer_size(&mut self, wanted: Option<u32>) -> Result<BufferSize, EngineError> {
+        let wanted = match wanted {
+            Some(_) if self.on => return Err(EngineError::On { what: "setting the buffer size" }),
+            // To libtpms 0 is a question; what is too small it makes the least.
+            Some(size) => size.max(1),
+            None => 0,
+        };
+        self.buffer = self.library.buffer_size(wanted);
+        Ok(self.buffer)
+    }
+
+    fn info(&mut self, flags: u32) -> Result<String, EngineError> {
+        ffi::info(&mut self.library, flags).ok_or_else(|| EngineError::Answer("no TPMLIB_GetInfo".to_owned()))
+    }
+
+    fn statistics(&self) -> Statistics {
+        let counts = self.library.counts();
+        Statistics {
+            stores: counts.stores,
+            store_errors: counts.errors,
+            stored_bytes: counts.bytes,
+            ..self.statistics
+        }
+    }
+}

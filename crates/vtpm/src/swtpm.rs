@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+//! swtpm's control protocol: how a VMM or a TSS drives a TPM that is another program.
+//!
+//! Big-endian. A request is a u32 command and its arguments, an answer begins with a u32 result (a
+//! TPM 1.2 code, 0 is success). Requests have no length of their own, so each is read up to what its
+//! command needs; some clients pad the arguments, so what is left of the same message
+//! is dropped. Commands to the TPM itself go over a second connection, without any framing.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use zeroize::Zeroizing;
+
+use crate::command::{Header, rc};
+use crate::engine::{EngineError, HashStep, Response, TpmEngine};
+use crate::store::{MAX_STATE, StateKind};
+use crate::worker::Tpm;
+
+/// Results.
+mod result {
+    pub const SUCCESS: u32 = 0;
+    pub const BAD_PARAMETER: u32 = 3;
+    pub const FAIL: u32 = 9;
+    pub const BAD_ORDINAL: u32 = 10;
+    pub const INVALID_POSTINIT: u32 = 38;
+    pub const BAD_LOCALITY: u32 = 61;
+}
+
+/// The most bytes of a `HASH_DATA`.
+const MAX_HASH_DATA: usize = 4096;
+
+/// `PTM_CAP_*` of what [`Control`] has.
+const CAPABILITIES: u32 = 0x7fff;
+
+/// swtpm's way to set the locality within the stream of commands.
+const CC_SET_LOCALITY: u32 = 0x2000_1000;
+
+/// A request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the protocol's names
+pub enum Control<'a> {
+    GetCapability,
+    Init {
+        delete_volatile: bool,
+    },
+    Shutdown,
+    GetEstablished,
+    SetLocality(u8),
+    HashStart,
+    HashData(&'a [u8]),
+    HashEnd,
+    Cancel,
+    StoreVolatile,
+    ResetEstablished(u8),
+    GetState {
+        kind: Option<StateKind>,
+        offset: u32,
+    },
+    SetState {
+        kind: Option<StateKind>,
+        encrypted: bool,
+        blob: &'a [u8],
+    },
+    Stop,
+    GetConfig,
+    SetDataFd,
+    SetBufferSize(u32),
+    GetInfo {
+        flags: u64,
+        offset: u32,
+    },
+    Unknown(u32),
+    /// A length in it is out of bounds: nothing after it makes sense.
+    Invalid,
+}
+
+/// How far a request has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed<'a> {
+    /// So many bytes are needed to know more.
+    Needs(usize),
+    /// All of it.
+    Whole(Control<'a>),
+}
+
+/// The most bytes of a request.
+pub const MAX_REQUEST: usize = 16 + MAX_STATE;
+
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+fn kind(number: u32) -> Option<StateKind> {
+    match number {
+        1 => Some(StateKind::Permanent),
+        2 => Some(StateKind::Volatile),
+        3 => Some(StateKind::SaveState),
+        _ => None,
+    }
+}
+
+impl Control<'_> {
+    /// Reads a request from the start of what has arrived.
+    pub fn parse(bytes: &[u8]) -> Parsed<'_> {
+        let Some(command) = be32(bytes, 0) else { return Parsed::Needs(4) };
+        // With the command's own fixed part.
+        let needs = match command {
+            2 | 7 | 0x11 => 8,
+            5 | 0xb => 5,
+            0xc | 0xd => 16,
+            0x12 => 16,
+            _ => 4,
+        };
+        if bytes.len() < needs {
+            return Parsed::Needs(needs);
+        }
+        let word = |at| be32(bytes, at).unwrap_or_default(); // within `needs`
+        let byte = bytes.get(4).copied().unwrap_or_default();
+        Parsed::Whole(match command {
+            1 => Control::GetCapability,
+            2 => Control::Init { delete_volatile: word(4) & 1 != 0 },
+            3 => Control::Shutdown,
+            4 => Control::GetEstablished,
+            5 => Control::SetLocality(byte),
+            6 => Control::HashStart,
+            7 => {
+                let length = word(4) as usize;
+                if length > MAX_HASH_DATA {
+                    Control::Invalid
+                } else {
+                    match bytes.get(8..8 + length) {
+                        Some(data) => Control::HashData(data),
+                        None => return Parsed::Needs(8 + length),
+                    }
+                }
+            }
+            8 => Control::HashEnd,
+            9 => Control::Cancel,
+            0xa => Control::StoreVolatile,
+            0xb => Control::ResetEstablished(byte),
+            0xc => Control::GetState { kind: kind(word(8)), offset: word(12) },
+            0xd => {
+                let length = word(12) as usize;
+                if length > MAX_STATE {
+                    Control::Invalid
+                } else {
+                    match bytes.get(16..16 + length) {
+                        Some(blob) => {
+                            Control::SetState { kind: kind(word(8)), encrypted: word(4) & 2 != 0, blob }
+                        }
+                        None => return Parsed::Needs(16 + length),
+                    }
+                }
+            }
+            0xe => Control::Stop,
+            0xf => Control::GetConfig,
+            0x10 => Control::SetDataFd,
+            0x11 => Control::SetBufferSize(word(4)),
+            0x12 => {
+                Control::GetInfo { flags: u64::from(word(4)) << 32 | u64::from(word(8)), offset: word(12) }
+            }
+            other => Control::Unknown(other),
+        })
+    }
+}
+
+/// What is to be done about a request beside sending the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The next request.
+    Continue,
+    /// The file descriptor that came with it is the connection for commands.
+    TakeDataFd,
+    /// The connection is out of step: close it.
+    Close,
+    /// The program ends.
+    Exit,
+}
+
+/// `TPM2_Startup` that a server sends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Startup {
+    /// None: the client does.
+    None,
+    /// `TPM_SU_CLEAR`.
+    Clear,
+    /// `TPM_SU_STATE`.
+    State,
+}
+
+/// One TPM as swtpm serves it: what its connections share.
+#[derive(Debug)]
+pub struct Service {
+    tpm: Tpm,
+    locality: AtomicU8,
+    startup: Startup,
+    reject_locality_4: bool,
+    set_locality_command: bool,
+}
+
+impl Service {
+    /// Serves a TPM, which may be off.
+    pub fn new(tpm: Tpm, startup: Startup, reject_locality_4: bool, set_locality_command: bool) -> Service {
+        Service { tpm, locality: AtomicU8::new(0), startup, reject_locality_4, set_locality_command }
+    }
+
+    /// The TPM.
+    pub fn tpm(&self) -> &Tpm {
+        &self.tpm
+    }
+
+    /// `CMD_INIT`: power off and on, and the startup command if the server sends it.
+    pub fn init(&self, delete_volatile: bool) -> Result<(), EngineError> {
+        self.locality.store(0, Ordering::Relaxed);
+        self.tpm.with(|engine| {
+            engine.power_off();
+            if delete_volatile {
+                engine.set_state(StateKind::Volatile, &[])?;
+            }
+            engine.power_on()?;
+            let kind = match self.startup {
+                Startup::None => return Ok(()),
+                Startup::Clear => 0,
+                Startup::State => 1,
+            };
+            let command = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, kind];
+            let code = engine.execute(0, &command)?.code();
+            // Resumed from a volatile state it is started already.
+            if code == rc::SUCCESS || code == rc::INITIALIZE {
+                Ok(())
+            } else {
+                Err(EngineError::Answer(format!("TPM2_Startup answered 0x{code:x}")))
+            }
+        })
+    }
+
+    /// Executes a command from the data connection; always has an answer.
+    pub fn execute(&self, command: &[u8]) -> Response {
+        if self.set_locality_command
+            && Header::parse(command).is_some_and(|header| header.code == CC_SET_LOCALITY)
+        {
+            return Response::code_only(match command.get(10..) {
+                Some([locality]) if self.set_locality(*locality) => rc::SUCCESS,
+                _ => rc::COMMAND_SIZE,
+            });
+        }
+        let locality = self.locality.load(Ordering::Relaxed);
+        match self.tpm.execute(locality, command) {
+            Ok(response) => response,
+            Err(_) => Response::code_only(rc::RETRY), // too many at once
+        }
+    }
+
+    fn set_locality(&self, locality: u8) -> bool {
+        let good = locality < if self.reject_locality_4 { 4 } else { 5 };
+        if good {
+            self.locality.store(locality, Ordering::Relaxed);
+        }
+        good
+    }
+
+    /// Does what a request asks; the answer, and what comes then.
+    pub fn control(&self, control: Control<'_>) -> (Zeroizing<Vec<u8>>, Then) {
+        let code = |result: Result<(), EngineError>| words(&[result_of(&result)]);
+        let on = |work: &mut dyn FnMut(&mut dyn TpmEngine) -> Result<(), EngineError>| {
+            code(self.tpm.with(|engine| if engine.is_on() { work(engine) } else { Err(EngineError::Off) }))
+        };
+        let answer = match control {
+            Control::GetCapability => words(&[result::SUCCESS, CAPABILITIES]),
+            Control::Init { delete_volatile } => code(self.init(delete_volatile)),
+            Control::Shutdown => {
+                self.stop();
+                return (words(&[result::SUCCESS]), Then::Exit);
+            }
+            Control::Stop => {
+                self.stop();
+                words(&[result::SUCCESS])
+            }
+            Control::GetEstablished => {
+                let mut bit = 0;
+                let mut answer = on(&mut |engine| {
+                    bit = u8::from(engine.established()?);
+                    Ok(())
+                });
+                answer.extend_from_slice(&[bit, 0, 0, 0]);
+                answer
+            }
+            Control::SetLocality(locality) if self.set_locality(locality) => words(&[result::SUCCESS]),
+            Control::SetLocality(_) => words(&[result::BAD_LOCALITY]),
+            Control::HashStart => on(&mut |engine| engine.hash(HashStep::Start)),
+            Control::HashData(data) => on(&mut |engine| engine.hash(HashStep::Data(data))),
+            Control::HashEnd => on(&mut |engine| engine.hash(HashStep::End)),
+            // libtpms cannot stop what it does; the answer to the command says how it ended.
+            Control::Cancel => words(&[result::SUCCESS]),
+            Control::StoreVolatile => on(&mut |engine| engine.suspend()),
+            Control::ResetEstablished(locality) if locality > 4 => words(&[result::BAD_LOCALITY]),
+            Control::ResetEstablished(locality) => {
+                let mut result = 0;
+                let answer = on(&mut |engine| {
+                    result = engine.reset_established(locality)?;
+                    Ok(())
+                });
+                if result == 0 { answer } else { words(&[result]) }
+            }
+            Control::GetState { kind: None, .. } | Control::SetState { kind: None, .. } => {
+                words(&[result::BAD_PARAMETER])
+            }
+            Control::GetState { kind: Some(kind), offset } => {
+                match self.tpm.with(|engine| engine.state(kind)) {
+                    Ok(blob) => piece(&[result::SUCCESS, 0], &blob, offset),
+                    Err(error) => words(&[result_of(&Err(error)), 0, 0, 0]),
+                }
+            }
+            Control::SetState { encrypted: true, .. } => {
+                tracing::warn!("a state blob encrypted by swtpm; only plain ones can be taken");
+                words(&[result::BAD_PARAMETER])
+            }
+            Control::SetState { kind: Some(kind), blob, .. } => {
+                code(self.tpm.with(|engine| engine.set_state(kind, blob)))
+            }
+            Control::GetConfig => words(&[result::SUCCESS, 0]),
+            Control::SetDataFd => return (words(&[result::SUCCESS]), Then::TakeDataFd),
+            Control::SetBufferSize(size) => {
+                match self.tpm.with(|engine| engine.buffer_size((size != 0).then_some(size))) {
+                    Ok(size) => words(&[result::SUCCESS, size.size, size.min, size.max]),
+                    Err(error) => words(&[result_of(&Err(error)), 0, 0, 0]),
+                }
+            }
+            Control::GetInfo { flags, offset } => {
+                match self.tpm.with(|engine| engine.info((flags & 7) as u32)) {
+                    Ok(text) => piece(&[result::SUCCESS], &[text.as_bytes(), &[0]].concat(), offset),
+                    Err(error) => words(&[result_of(&Err(error)), 0, 0]),
+                }
+            }
+            Control::Unknown(command) => {
+                tracing::warn!(command, "unknown control command");
+                words(&[result::BAD_ORDINAL])
+            }
+            Control::Invalid => return (words(&[result::BAD_PARAMETER]), Then::Close),
+        };
+        (answer, Then::Continue)
+    }
+
+    fn stop(&self) {
+        let _ = self.tpm.with(|engine| {
+            engine.power_off();
+            Ok(())
+        });
+    }
+}
+
+fn words(values: &[u32]) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(values.iter().flat_map(|value| value.to_be_bytes()).collect())
+}
+
+/// What is left of `bytes` from an offset, behind its whole length and its own.
+fn piece(head: &[u32], bytes: &[u8], offset: u32) -> Zeroizing<Vec<u8>> {
+    let mut answer = words(head);
+    let rest = bytes.get(offset as usize..).unwrap_or_default();
+    answer.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    answer.extend_from_slice(&(rest.len() as u32).to_be_bytes());
+    answer.extend_from_slice(rest);
+    answer
+}
+
+fn result_of(outcome: &Result<(), EngineError>) -> u32 {
+    match outcome {
+        Ok(()) => result::SUCCESS,
+        Err(EngineError::Off | EngineError::On { .. }) => result::INVALID_POSTINIT,
+        Err(EngineError::Library { code, .. }) if *code != 0 => *code,
+        Err(_) => result::FAIL,
+    }
+}
+
+/// How far a command on the data connection has arrived: `None` while its header is not there, then its
+/// length, which is never more than [`Response::MAX`] and never less than the header. `Err` where the
+/// size field is out of bounds, so that no next command can be found.
+pub fn command_length(bytes: &[u8]) -> Option<Result<usize, u32>> {
+    let header = Header::parse(bytes)?;
+    let size = header.size as usize;
+    Some(if (crate::command::HEADER..=Response::MAX).contains(&size) { Ok(size) } else { Err(header.size) })
+}
