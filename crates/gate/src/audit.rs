@@ -5,12 +5,15 @@
 //! on the disk before the decision leaves the gate; when it cannot be, the decision is a denial. Every [`SIGN_EVERY`] lines, and when
 //! the log is opened and closed, a line carries the gate's signature over the chain up to it, so that cutting off the end, or writing
 //! all of it anew, needs the gate's key.
+//!
+//! Lines of decisions that are made at the same time share one write and one sync: whoever finds nobody writing takes all lines that
+//! wait and writes them, while the next ones gather. Either all lines of such a batch are on the disk, or none of its decisions leaves.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::digest::{SHA384, digest};
 use base64::Engine as _;
@@ -47,6 +50,9 @@ pub enum AuditError {
     /// A write failed earlier.
     #[error("the audit log {0} could not be written; restart the gate when it can")]
     Broken(PathBuf),
+    /// The batch that this line was in failed.
+    #[error("a line could not be written with the others of its batch: {0}")]
+    Batch(Arc<str>),
     /// The signature.
     #[error("the audit log could not be signed")]
     Signature,
@@ -57,18 +63,47 @@ pub enum AuditError {
 pub struct Audit {
     path: PathBuf,
     signer: Signer,
-    state: Mutex<State>,
+    queue: Mutex<Queue>,
+    /// A batch is done.
+    done: Condvar,
+    /// Whoever writes has it; nobody waits for it but between two batches.
+    chain: Mutex<Chain>,
 }
 
+/// Lines that wait.
+#[derive(Debug, Default)]
+struct Queue {
+    lines: Vec<Line>,
+    /// What becomes of them.
+    outcome: Arc<OnceLock<Outcome>>,
+    /// Whether somebody writes, which is the batch before this one.
+    writing: bool,
+    /// The next line carries a signature.
+    sign: bool,
+}
+
+/// What became of a batch: why it is not in the log, if it is not.
+type Outcome = Result<(), Arc<str>>;
+
+/// When, and what.
+type Line = (i64, Map<String, Value>);
+
+/// What is on the disk.
 #[derive(Debug)]
-struct State {
+struct Chain {
     file: File,
+    broken: bool,
+    end: End,
+}
+
+/// Where the chain ends.
+#[derive(Clone, Debug)]
+struct End {
     seq: u64,
     prev: String,
     unsigned: u64,
     /// Bytes that are good.
     len: u64,
-    broken: bool,
 }
 
 impl Audit {
@@ -83,68 +118,124 @@ impl Audit {
             file.set_len(read.len).map_err(failed)?;
         }
         file.seek(SeekFrom::End(0)).map_err(failed)?;
-        let state = State {
-            file,
-            seq: read.seq,
-            prev: read.prev,
-            unsigned: SIGN_EVERY,
-            len: read.len,
-            broken: false,
+        let end = End { seq: read.seq, prev: read.prev, unsigned: SIGN_EVERY, len: read.len };
+        let audit = Self {
+            path: path.to_owned(),
+            signer,
+            queue: Mutex::default(),
+            done: Condvar::new(),
+            chain: Mutex::new(Chain { file, broken: false, end }),
         };
-        let audit = Self { path: path.to_owned(), signer, state: Mutex::new(state) };
         audit.append(0, &json!({ "event": "open", "torn_bytes": torn }))?;
         Ok(audit)
     }
 
     /// Writes `event` (an object) at `time`; it is on the disk when this returns.
     pub fn append(&self, time: i64, event: &impl Serialize) -> Result<(), AuditError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.broken {
+        let event = match serde_json::to_value(event) {
+            Ok(Value::Object(event)) => event,
+            // Nothing here is anything else; a line without its event still takes its place in the chain.
+            _ => Map::new(),
+        };
+        let mut queue = self.queue();
+        queue.lines.push((time, event));
+        let outcome = Arc::clone(&queue.outcome);
+        let lines = loop {
+            if let Some(outcome) = outcome.get() {
+                return outcome.clone().map_err(AuditError::Batch);
+            }
+            if !queue.writing {
+                // This line is among those that wait: the outcome of a batch is there before the next is begun.
+                queue.writing = true;
+                queue.outcome = Arc::default();
+                break std::mem::take(&mut queue.lines);
+            }
+            queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        };
+        let sign = std::mem::take(&mut queue.sign);
+        drop(queue);
+        let result = self.write(lines, sign);
+        let mut queue = self.queue();
+        queue.writing = false;
+        let told = result.as_ref().map(|()| ()).map_err(|error| Arc::from(error.to_string()));
+        // Nobody else sets it: it was taken out of the queue above.
+        let _ = outcome.set(told);
+        drop(queue);
+        self.done.notify_all();
+        result
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes `lines`, all or none.
+    fn write(&self, lines: Vec<Line>, sign: bool) -> Result<(), AuditError> {
+        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+        if chain.broken {
             return Err(AuditError::Broken(self.path.clone()));
         }
-        let mut line = Map::new();
-        line.insert("seq".into(), state.seq.into());
-        line.insert("time".into(), time.into());
-        line.insert("prev".into(), state.prev.clone().into());
-        if let Ok(Value::Object(event)) = serde_json::to_value(event) {
-            line.extend(event);
+        let mut end = chain.end.clone();
+        if sign {
+            end.unsigned = SIGN_EVERY;
         }
-        state.unsigned += 1;
-        if state.unsigned >= SIGN_EVERY {
-            // Over everything before: the hash of the last line stands for it.
-            let signature = self.signer.sign(state.prev.as_bytes()).map_err(|_| AuditError::Signature)?;
-            line.insert("signature".into(), STANDARD.encode(signature).into());
-            state.unsigned = 0;
+        let mut text = String::new();
+        for (time, event) in lines {
+            self.line(&mut end, &mut text, time, event)?;
         }
-        let mut text = Value::Object(line).to_string();
-        let prev = hash(text.as_bytes());
-        text.push('\n');
-        let written = state.file.write_all(text.as_bytes()).and_then(|()| state.file.sync_data());
+        let written = chain.file.write_all(text.as_bytes()).and_then(|()| chain.file.sync_data());
         if let Err(source) = written {
             // Whatever got there is no line of the chain. If it cannot be taken off, nothing more is written.
-            let good = state.len;
-            state.broken = state.file.set_len(good).is_err();
+            let good = chain.end.len;
+            chain.broken = chain.file.set_len(good).is_err();
             return Err(FileError { what: "write", path: self.path.clone(), source }.into());
         }
-        state.seq += 1;
-        state.prev = prev;
-        state.len += text.len() as u64;
+        chain.end = end;
+        Ok(())
+    }
+
+    /// Adds a line to `text`, with which the chain ends at `end`.
+    fn line(
+        &self,
+        end: &mut End,
+        text: &mut String,
+        time: i64,
+        event: Map<String, Value>,
+    ) -> Result<(), AuditError> {
+        let mut line = Map::new();
+        line.insert("seq".into(), end.seq.into());
+        line.insert("time".into(), time.into());
+        line.insert("prev".into(), end.prev.clone().into());
+        line.extend(event);
+        end.unsigned += 1;
+        if end.unsigned >= SIGN_EVERY {
+            // Over everything before: the hash of the last line stands for it.
+            let signature = self.signer.sign(end.prev.as_bytes()).map_err(|_| AuditError::Signature)?;
+            line.insert("signature".into(), STANDARD.encode(signature).into());
+            end.unsigned = 0;
+        }
+        let line = Value::Object(line).to_string();
+        end.prev = hash(line.as_bytes());
+        end.seq += 1;
+        end.len += line.len() as u64 + 1;
+        text.push_str(&line);
+        text.push('\n');
         Ok(())
     }
 
     /// From now on no line can be written.
     #[cfg(test)]
     pub(crate) fn fill_the_disk(&self) {
-        if let (Ok(mut state), Ok(full)) =
-            (self.state.lock(), OpenOptions::new().append(true).open("/dev/full"))
+        if let (Ok(mut chain), Ok(full)) =
+            (self.chain.lock(), OpenOptions::new().append(true).open("/dev/full"))
         {
-            state.file = full;
+            chain.file = full;
         }
     }
 
     /// The last words, signed.
     pub fn close(&self, time: i64) -> Result<(), AuditError> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).unsigned = SIGN_EVERY;
+        self.queue().sign = true;
         self.append(time, &json!({ "event": "close" }))
     }
 }
@@ -291,5 +382,78 @@ mod tests {
         assert!(matches!(audit.append(1, &json!({})), Err(AuditError::File(_))));
         // What may have got there could not be taken off.
         assert!(matches!(audit.append(1, &json!({})), Err(AuditError::Broken(_))));
+    }
+
+    #[test]
+    fn lines_of_one_time_share_a_sync_and_keep_the_chain() {
+        let (_folder, path, key) = log();
+        let signer = || Signer::load(&key).unwrap();
+        let audit = Audit::open(&path, signer()).unwrap();
+        // While the first batch is written, the others gather: with the chain held, it is not done before they are there.
+        let held = audit.chain.lock().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..32 {
+                let audit = &audit;
+                scope.spawn(move || {
+                    for turn in 0..8 {
+                        let event = json!({ "event": "decision", "number": number, "turn": turn });
+                        audit.append(turn, &event).unwrap();
+                        // What `append` has returned for is in the file.
+                        let text = fs::read_to_string(&audit.path).unwrap();
+                        assert!(text.contains(&format!("\"number\":{number},\"prev\"")));
+                    }
+                });
+            }
+            while audit.queue().lines.len() < 31 {
+                std::thread::yield_now();
+            }
+            drop(held);
+        });
+        audit.close(9).unwrap();
+        let read = verify(&path, &signer().public().unwrap()).unwrap();
+        assert_eq!((read.seq, read.signed), (32 * 8 + 2, 32 * 8 + 2));
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        // Each line once, and each thread's own in their order.
+        for number in 0..32 {
+            let turns: Vec<_> = lines.iter().filter(|line| line["number"] == number).collect();
+            assert!(turns.iter().enumerate().all(|(turn, line)| line["turn"] == turn) && turns.len() == 8);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_written_is_an_error_for_each_of_its_lines() {
+        let (_folder, path, key) = log();
+        let signer = || Signer::load(&key).unwrap();
+        let audit = Audit::open(&path, signer()).unwrap();
+        let before = fs::read(&path).unwrap();
+        let good = audit.chain.lock().unwrap().file.try_clone().unwrap();
+        // A file that may only be read takes no line, and nothing has to be taken off it.
+        let mut held = audit.chain.lock().unwrap();
+        held.file = File::open(&path).unwrap();
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..16)
+                .map(|number| {
+                    scope.spawn({
+                        let audit = &audit;
+                        move || audit.append(1, &json!({ "number": number }))
+                    })
+                })
+                .collect();
+            while audit.queue().lines.len() < 15 {
+                std::thread::yield_now();
+            }
+            drop(held);
+            let errors: Vec<_> =
+                writers.into_iter().map(|writer| writer.join().unwrap().unwrap_err()).collect();
+            assert!(errors.iter().any(|error| matches!(error, AuditError::Batch(_))), "{errors:?}");
+        });
+        assert_eq!(fs::read(&path).unwrap(), before);
+        // Once the disk has room again, the chain goes on where it was.
+        let mut chain = audit.chain.lock().unwrap();
+        (chain.file, chain.broken) = (good, false);
+        drop(chain);
+        audit.append(2, &json!({ "event": "after" })).unwrap();
+        assert_eq!(verify(&path, &signer().public().unwrap()).unwrap().seq, 2);
     }
 }

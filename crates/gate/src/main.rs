@@ -122,7 +122,8 @@ fn run(command: Command) -> Result<()> {
             };
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
-                .max_blocking_threads(16)
+                // Most of them wait for a batch of the audit log: the more there are, the fewer syncs are needed.
+                .max_blocking_threads(64)
                 .build()
                 .context("cannot start threads")?;
             tracing::info!(socket = %socket.display(), "serving");
