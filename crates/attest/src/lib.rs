@@ -9,6 +9,7 @@
 
 pub mod claims;
 mod der;
+pub mod inspect;
 mod plain;
 pub mod policy;
 pub mod reason;

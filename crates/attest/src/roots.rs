@@ -137,6 +137,16 @@ fn parse<'a>(der: &'a [u8], what: &'static str) -> Result<Certificate<'a>, Trust
 }
 
 impl Product {
+    /// The name AMD uses in certificates and in the addresses of its key server.
+    #[must_use]
+    pub fn line(self) -> &'static str {
+        match self {
+            Self::Milan => "Milan",
+            Self::Genoa => "Genoa",
+            Self::Turin => "Turin",
+        }
+    }
+
     /// From the name AMD uses in certificates.
     pub(crate) fn from_line(line: &str) -> Option<Self> {
         match line {

@@ -225,11 +225,10 @@ fn zero(raw: &[u8; REPORT_LEN], start: usize, end: usize) -> Result<(), usize> {
 }
 
 /// The authority that issued the certificate.
-fn chain<'t>(
+pub(crate) fn issuer<'t>(
     vek: &Vek<'_>,
     intermediate: Option<&[u8]>,
     trust: &'t Trust,
-    now: i64,
 ) -> Result<&'t Authority, Refusal> {
     let certificate = &vek.certificate;
     let fits = |authority: &&Authority| {
@@ -253,6 +252,18 @@ fn chain<'t>(
     if intermediate.is_some_and(|der| authority.der != der) {
         return Err(Refusal::Intermediate);
     }
+    Ok(authority)
+}
+
+/// The authority that issued the certificate, which is valid at `now`, as is the whole chain.
+fn chain<'t>(
+    vek: &Vek<'_>,
+    intermediate: Option<&[u8]>,
+    trust: &'t Trust,
+    now: i64,
+) -> Result<&'t Authority, Refusal> {
+    let certificate = &vek.certificate;
+    let authority = issuer(vek, intermediate, trust)?;
     for (what, (not_before, not_after)) in [
         ("signing key", (certificate.not_before, certificate.not_after)),
         ("intermediate authority", authority.validity),

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::files::{self, FileError};
+use crate::sandbox::Mode;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
@@ -52,6 +53,12 @@ pub struct Config {
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
+    /// What the gate gives up before it serves.
+    #[serde(default)]
+    pub sandbox: Mode,
+    /// Serves as root too. Whoever takes over a gate of root has the machine, if the sandbox does not hold.
+    #[serde(default)]
+    pub unsafe_run_as_root: bool,
     /// Folder with `LINE_ark.der`, `LINE_ask.der`, `LINE_asvk.der` of a test PKI that is trusted besides AMD's roots.
     pub unsafe_test_roots: Option<PathBuf>,
 }
@@ -103,6 +110,8 @@ impl Config {
             allow_uids: _,
             status: _,
             limits: _,
+            sandbox: _,
+            unsafe_run_as_root: _,
             unsafe_test_roots,
         } = &mut config;
         for path in [socket, policies, keys, artifacts, certificates, state, audit]

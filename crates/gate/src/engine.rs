@@ -189,9 +189,8 @@ impl Engine {
         let signer = Signer::load(&config.keys.join("verdict.pem"))?;
         let audit = Audit::open(&config.audit, signer)?;
         let clock = Clock::open(&config.state.join("clock"))?;
-        let mut trust = Trust::amd()?;
+        let trust = trust(config.unsafe_test_roots.as_deref())?;
         if let Some(folder) = &config.unsafe_test_roots {
-            add_test_roots(&mut trust, folder)?;
             tracing::warn!(folder = %folder.display(), "unsafe_test_roots: reports that anybody can make are believed");
         }
         // Signs once: a key that cannot is found now.
@@ -718,6 +717,15 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
         *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
     }
     Some(out)
+}
+
+/// Whom a gate believes: AMD, and the test PKI in `test_roots`.
+pub fn trust(test_roots: Option<&Path>) -> Result<Trust, EngineError> {
+    let mut trust = Trust::amd()?;
+    if let Some(folder) = test_roots {
+        add_test_roots(&mut trust, folder)?;
+    }
+    Ok(trust)
 }
 
 fn add_test_roots(trust: &mut Trust, folder: &Path) -> Result<(), EngineError> {

@@ -1,23 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm-gate`: the command line.
 
+mod commands;
+
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
-use cvmm_gate::config::Config;
+use anyhow::{Context, Result, bail};
+use clap::{CommandFactory, Parser, Subcommand};
+use commands::certs::CertsCommand;
+use commands::keys::KeysCommand;
+use commands::{Ended, print};
+use cvmm_gate::config::{Config, ConfigError};
 use cvmm_gate::engine::Engine;
 use cvmm_gate::keys::Signer;
+use cvmm_gate::notify::Notify;
+use cvmm_gate::sandbox::More;
 use cvmm_gate::server::Listeners;
-use cvmm_gate::{artifacts, audit, policies, server, setup};
+use cvmm_gate::{artifacts, audit, policies, sandbox, server, setup};
 use cvmm_gate_client::ticket::VerdictKey;
 use tracing_subscriber::EnvFilter;
 
 /// Attestation gate: decides whether confidential guests may run.
 #[derive(Debug, Parser)]
-#[command(name = "cvmm-gate", version)]
+#[command(name = "cvmm-gate", version, after_help = Ended::table())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,9 +56,22 @@ enum Command {
     /// Files that guests are launched from
     #[command(subcommand)]
     Artifact(ArtifactCommand),
+    /// Certificates and revocation lists
+    #[command(subcommand)]
+    Certs(CertsCommand),
+    /// The gate's own keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// The audit log
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Print a shell completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,6 +106,9 @@ enum AuditCommand {
         /// The verdict key's public half, PEM
         #[arg(long, value_name = "KEY.PEM")]
         key: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
         /// The log
         file: PathBuf,
     },
@@ -94,23 +118,40 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("CVMM_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(ended) => ExitCode::from(ended as u8),
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            let config = error.downcast_ref::<ConfigError>().is_some();
+            ExitCode::from(if config { Ended::Usage } else { Ended::Failed } as u8)
         }
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what was asked for")]
-fn run(command: Command) -> Result<()> {
+/// Root needs no gate to be taken over: a gate of its own user is the point.
+fn not_root(config: &Config) -> Result<()> {
+    let root = std::fs::metadata("/proc/self").context("cannot look at /proc/self")?.uid() == 0;
+    if !root {
+        return Ok(());
+    }
+    if !config.unsafe_run_as_root {
+        bail!(
+            "the gate does not serve as root: run it as a user of its own (docs/gate.md has a systemd unit), or set unsafe_run_as_root = true"
+        )
+    }
+    tracing::warn!("unsafe_run_as_root: only the sandbox is between this process and the machine");
+    Ok(())
+}
+
+fn run(command: Command) -> Result<Ended> {
     match command {
         Command::Init { folder } => {
             setup::init(&folder)?;
-            println!("{}", folder.join("gate.toml").display());
+            print(&format!("{}\n", folder.join("gate.toml").display()))?;
         }
         Command::Serve { config } => {
-            let engine = Arc::new(Engine::open(Config::load(&config)?)?);
+            let config = Config::load(&config)?;
+            not_root(&config)?;
+            let engine = Arc::new(Engine::open(config)?);
             let socket = engine.config().socket.clone();
             let listening = |at: &dyn std::fmt::Display| format!("cannot listen at {at}");
             let status = engine.config().status;
@@ -120,6 +161,11 @@ fn run(command: Command) -> Result<()> {
                     .map(|at| server::bind_status(at).with_context(|| listening(&at)))
                     .transpose()?,
             };
+            let notify = Notify::from_env().context("cannot reach the service manager (NOTIFY_SOCKET)")?;
+            // Everything that has to be opened is; threads are not there yet.
+            let confinement = sandbox::enter(engine.config(), &More::default())?;
+            engine.metrics().confined(confinement);
+            tracing::info!("sandbox: {confinement}");
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 // Most of them wait for a batch of the audit log: the more there are, the fewer syncs are needed.
@@ -127,33 +173,50 @@ fn run(command: Command) -> Result<()> {
                 .build()
                 .context("cannot start threads")?;
             tracing::info!(socket = %socket.display(), "serving");
+            notify.ready();
             runtime.block_on(async {
                 server::serve(Arc::clone(&engine), listeners, server::signals()?).await
             })?;
+            notify.stopping();
             // Answers in the making are in the log before its last line.
             drop(runtime);
             engine.close();
-            std::fs::remove_file(&socket).with_context(|| format!("cannot remove {}", socket.display()))?;
+            // The sandbox may keep it there: the next start takes a socket that nobody listens at.
+            match std::fs::remove_file(&socket) {
+                Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => {
+                    return Err(error).with_context(|| format!("cannot remove {}", socket.display()));
+                }
+                _ => {}
+            }
         }
         Command::Check { config } => {
             Engine::open(Config::load(&config)?)?.close();
         }
         Command::Policy(PolicyCommand::Sign { key, file }) => {
             policies::sign(&file, &Signer::load(&key)?)?;
-            println!("{}", policies::signature_path(&file).display());
+            print(&format!("{}\n", policies::signature_path(&file).display()))?;
         }
         Command::Artifact(ArtifactCommand::Import { config, files }) => {
             let config = Config::load(&config)?;
             for file in files {
-                println!("{}  {}", artifacts::import(&config.artifacts, &file)?, file.display());
+                print(&format!("{}  {}\n", artifacts::import(&config.artifacts, &file)?, file.display()))?;
             }
         }
-        Command::Audit(AuditCommand::Verify { key, file }) => {
+        Command::Audit(AuditCommand::Verify { key, json, file }) => {
             let text =
                 std::fs::read_to_string(&key).with_context(|| format!("cannot read {}", key.display()))?;
             let verified = audit::verify(&file, &VerdictKey::from_pem(&text)?)?;
-            println!("{} lines, signed up to line {}", verified.seq, verified.signed);
+            if json {
+                let (lines, signed) = (verified.seq, verified.signed);
+                commands::print_json(&serde_json::json!({ "lines": lines, "signed": signed }))?;
+            } else {
+                print(&format!("{} lines, signed up to line {}\n", verified.seq, verified.signed))?;
+            }
         }
+        Command::Certs(command) => return commands::certs::run(command),
+        Command::Keys(command) => return commands::keys::run(command),
+        Command::Completions { shell } => return commands::manual::completions(Cli::command(), shell),
+        Command::Man => return commands::manual::man(Cli::command()),
     }
-    Ok(())
+    Ok(Ended::Done)
 }

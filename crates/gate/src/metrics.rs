@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cvmm_attest::reason::Reason;
 use cvmm_gate_client::protocol::Response;
+
+use crate::sandbox::Confinement;
 
 /// Upper bounds of the buckets of answer times, in microseconds.
 const BUCKETS: [u64; 9] = [250, 500, 1000, 2500, 5000, 10_000, 50_000, 250_000, 1_000_000];
@@ -30,6 +32,7 @@ pub struct Metrics {
     reloads: AtomicU64,
     reloads_failed: AtomicU64,
     unwritten: AtomicBool,
+    sandbox: OnceLock<Confinement>,
 }
 
 fn count(counter: &AtomicU64) {
@@ -78,6 +81,12 @@ impl Metrics {
     /// Policies were read again.
     pub(crate) fn reloaded(&self, good: bool) {
         count(if good { &self.reloads } else { &self.reloads_failed });
+    }
+
+    /// The sandbox was entered; before that, and where it never is, nothing is said to be enforced.
+    pub fn confined(&self, confinement: Confinement) {
+        // It is entered once.
+        let _ = self.sandbox.set(confinement);
     }
 
     /// A connection was refused.
@@ -135,6 +144,11 @@ impl Metrics {
             "1 if the last line of the audit log could be written.",
             &one(u64::from(!self.is_unwritten())),
         );
+        let Confinement { seccomp, landlock } =
+            self.sandbox.get().copied().unwrap_or(Confinement { seccomp: false, landlock: false });
+        let parts = [("seccomp", seccomp), ("landlock", landlock)]
+            .map(|(part, on)| (format!("{{part=\"{part}\"}}"), u64::from(on)));
+        put("sandbox", "gauge", "1 if this part of the sandbox is enforced.", &parts);
         self.histogram(&mut text);
         text
     }
@@ -168,6 +182,7 @@ mod tests {
         metrics.answered(&Response::Ticket(Ticket { jwt: String::new() }), Duration::from_micros(250));
         metrics.pushed_out();
         metrics.audit(false);
+        metrics.confined(Confinement { seccomp: true, landlock: false });
         let text = metrics.text(7, 2);
         for line in [
             "cvmm_gate_answers_total{answer=\"ticket\"} 1",
@@ -177,6 +192,8 @@ mod tests {
             "cvmm_gate_pushed_out_total 1",
             "cvmm_gate_policies 2",
             "cvmm_gate_audit_writable 0",
+            "cvmm_gate_sandbox{part=\"seccomp\"} 1",
+            "cvmm_gate_sandbox{part=\"landlock\"} 0",
             "cvmm_gate_answer_seconds_bucket{le=\"0.00025\"} 1",
             "cvmm_gate_answer_seconds_bucket{le=\"0.0005\"} 2",
             "cvmm_gate_answer_seconds_bucket{le=\"1\"} 2",

@@ -49,6 +49,9 @@ audit = "audit.log"
 # /metrics (Prometheus) and /healthz
 # status = "127.0.0.1:9464"
 
+# What the gate gives up before it serves: "require" (or it does not), "best-effort", "off"
+# sandbox = "require"
+
 # [limits]
 # connections = 512
 # message_s = 5

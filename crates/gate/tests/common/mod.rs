@@ -73,7 +73,8 @@ impl Gate {
         setup::init(folder.path()).unwrap();
         let path = folder.path().join("gate.toml");
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, format!("{more}\n{text}\n[limits]\n{limits}\n")).unwrap();
+        // Tests are run by root too.
+        fs::write(&path, format!("unsafe_run_as_root = true\n{more}\n{text}\n[limits]\n{limits}\n")).unwrap();
         let config = Config::load(&path).unwrap();
         let image = folder.path().join("firmware");
         fs::write(&image, firmware()).unwrap();

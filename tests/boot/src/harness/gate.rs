@@ -31,6 +31,10 @@ impl Gate {
         let program = ctx.cvmm.with_file_name("cvmm-gate");
         let gate = Self { program, folder: tempfile::tempdir()?, child: None, version: 0 };
         gate.run(&["init", &gate.text("")])?;
+        // The emulated host has no other user.
+        let config = gate.path("gate.toml");
+        let text = fs::read_to_string(&config)?;
+        fs::write(config, format!("unsafe_run_as_root = true\n{text}"))?;
         Ok(gate)
     }
 

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cvmm-gate certs`: what to fetch, putting it into the store, and what is there.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use cvmm_attest::claims::{Product, SigningKey};
+use cvmm_attest::roots::Trust;
+use cvmm_attest::verify::{hint, layout};
+use cvmm_gate::certs::{self, Stored};
+use cvmm_gate::config::Config;
+use cvmm_gate::engine::trust;
+use cvmm_gate::kds::{self, Subject};
+use cvmm_gate::{files, host};
+use cvmm_snp::tcb::{TcbParts, TcbVersion};
+
+use super::{Ended, print, print_json};
+
+#[derive(Debug, Subcommand)]
+pub enum CertsCommand {
+    /// Show the certificate store: whose, for which TCB, until when, and what is not good; exit code 0 or 3
+    List(List),
+    /// Verify certificates and revocation lists and put them into the store; exit code 0 or 3
+    ///
+    /// Files are DER or PEM, and may be called anything: what they are is in them. Each is verified against the built-in roots.
+    Import(Import),
+    /// Print what to download from AMD's key service for a chip
+    ///
+    /// Without --report or --chip: for this host, as its security processor says through /dev/sev.
+    Urls(Urls),
+}
+
+#[derive(Args, Debug)]
+pub struct List {
+    /// The configuration
+    #[arg(long, short, value_name = "GATE.TOML")]
+    config: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Import {
+    /// The configuration
+    #[arg(long, short, value_name = "GATE.TOML")]
+    config: PathBuf,
+    /// For which keys revocation lists are; otherwise "vcek" or "vlek" has to be in their names
+    #[arg(long, value_name = "KIND")]
+    crl_for: Option<Kind>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// The files
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Urls {
+    /// A report of the chip, 1184 bytes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["chip", "tcb"])]
+    report: Option<PathBuf>,
+    /// The product; needed where nothing else tells it (reports of version 2, --chip)
+    #[arg(long)]
+    product: Option<Line>,
+    /// The chip's identifier, hexadecimal
+    #[arg(long, value_name = "HEX", requires = "tcb", requires = "product", value_parser = hex)]
+    chip: Option<Chip>,
+    /// Its reported TCB: bootloader=4,tee=0,snp=22,microcode=213 and on Turin fmc=1
+    #[arg(long, value_name = "LIST", value_parser = tcb)]
+    tcb: Option<TcbParts>,
+    /// Whose key signs its reports
+    #[arg(long, value_name = "KIND")]
+    key: Option<Kind>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Vcek,
+    Vlek,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Line {
+    Milan,
+    Genoa,
+    Turin,
+}
+
+/// A chip's identifier. (The parser takes a `Vec` for a list of arguments.)
+#[derive(Clone, Debug)]
+struct Chip(Vec<u8>);
+
+impl From<Kind> for SigningKey {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Vcek => Self::Vcek,
+            Kind::Vlek => Self::Vlek,
+        }
+    }
+}
+
+impl From<Line> for Product {
+    fn from(line: Line) -> Self {
+        match line {
+            Line::Milan => Self::Milan,
+            Line::Genoa => Self::Genoa,
+            Line::Turin => Self::Turin,
+        }
+    }
+}
+
+fn hex(text: &str) -> Result<Chip, String> {
+    let byte = |at| text.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    let whole = text.len() % 2 == 0 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
+    bytes.filter(|_| whole).map(Chip).ok_or_else(|| "this is not hexadecimal".to_owned())
+}
+
+fn tcb(text: &str) -> Result<TcbParts, String> {
+    let [mut fmc, mut bootloader, mut tee, mut snp, mut microcode] = [None; 5];
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').ok_or("parts are NAME=NUMBER")?;
+        let value: u8 = value.parse().map_err(|_| format!("{name} is 0 to 255"))?;
+        let field = match name.trim() {
+            "fmc" => &mut fmc,
+            "bootloader" => &mut bootloader,
+            "tee" => &mut tee,
+            "snp" => &mut snp,
+            "microcode" => &mut microcode,
+            other => return Err(format!("{other} is no part of a TCB")),
+        };
+        if field.replace(value).is_some() {
+            return Err(format!("{name} is there twice"));
+        }
+    }
+    match (bootloader, tee, snp, microcode) {
+        (Some(bootloader), Some(tee), Some(snp), Some(microcode)) => {
+            Ok(TcbParts { fmc, bootloader, tee, snp, microcode })
+        }
+        _ => Err("bootloader, tee, snp and microcode are needed".to_owned()),
+    }
+}
+
+pub fn run(command: CertsCommand) -> Result<Ended> {
+    match command {
+        CertsCommand::List(List { config, json }) => list(&Config::load(&config)?, json),
+        CertsCommand::Import(arguments) => import(&arguments),
+        CertsCommand::Urls(arguments) => urls(arguments),
+    }
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+fn believed(config: &Config) -> Result<Trust> {
+    trust(config.unsafe_test_roots.as_deref()).context("the roots cannot be used")
+}
+
+fn import(Import { config, crl_for, json, files }: &Import) -> Result<Ended> {
+    let config = Config::load(config)?;
+    let trust = believed(&config)?;
+    let import = |file: &PathBuf| {
+        certs::import(&config.certificates, file, crl_for.map(SigningKey::from), &trust, now())
+    };
+    let imported: Vec<_> = files.iter().flat_map(import).collect();
+    if *json {
+        print_json(&imported)?;
+    } else {
+        for entry in &imported {
+            let file = entry.file.display();
+            let place = entry.stored.as_ref().map(|stored| stored.display().to_string()).unwrap_or_default();
+            let line = match (&entry.refused, &entry.note) {
+                (Some(reason), _) => format!("{file}: refused: {reason}\n"),
+                (None, None) => format!("{file}: {place}\n"),
+                (None, Some(note)) if place.is_empty() => format!("{file}: {note}\n"),
+                (None, Some(note)) => format!("{file}: {place} ({note})\n"),
+            };
+            print(&line)?;
+        }
+    }
+    let refused = imported.iter().any(|entry| entry.refused.is_some());
+    Ok(if refused { Ended::NotGood } else { Ended::Done })
+}
+
+fn list(config: &Config, json: bool) -> Result<Ended> {
+    let stored = certs::list(&config.certificates, &believed(config)?, now())?;
+    if json {
+        print_json(&stored)?;
+    } else {
+        print(&table(&stored))?;
+    }
+    let good = stored.iter().all(|entry| entry.state == "good");
+    Ok(if good { Ended::Done } else { Ended::NotGood })
+}
+
+/// A day of Unix time (the inverse is Howard Hinnant's well-known `days_from_civil`).
+fn day(seconds: i64) -> String {
+    let days = seconds.div_euclid(86_400) + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    format!("{:04}-{month:02}-{day:02}", year + era * 400 + carry)
+}
+
+fn table(stored: &[Stored]) -> String {
+    let head =
+        ["STATE", "WHAT", "PRODUCT", "CHIP OR CLOUD", "TCB", "FROM", "UNTIL", "FILE"].map(str::to_owned);
+    let mut rows = vec![head];
+    for entry in stored {
+        let dash = || "-".to_owned();
+        let tcb = entry.tcb.map_or_else(dash, |tcb| {
+            let certs::Tcb { fmc, bootloader, tee, snp, microcode } = tcb;
+            let fmc = fmc.map_or(String::new(), |fmc| format!("{fmc}:"));
+            format!("{fmc}{bootloader}.{tee}.{snp}.{microcode}")
+        });
+        // The file's name has all of it.
+        let chip = entry.chip.as_ref().map(|chip| chip.chars().take(16).collect());
+        let revoked = entry.revoked.map(|count| format!("{count} revoked"));
+        rows.push([
+            entry.state.to_owned(),
+            entry.what.unwrap_or("-").to_owned(),
+            entry.product.map_or_else(dash, |product| product.to_string()),
+            chip.or_else(|| entry.csp_id.clone()).or(revoked).unwrap_or_else(dash),
+            tcb,
+            entry.from.map_or_else(dash, day),
+            entry.until.map_or_else(dash, day),
+            shown(&entry.file),
+        ]);
+    }
+    let mut text = String::new();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..7).map(width).collect();
+    for (number, row) in rows.iter().enumerate() {
+        for (cell, width) in row.iter().zip(&widths) {
+            text.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(&row[7]);
+        text.push('\n');
+        let problem = number.checked_sub(1).and_then(|number| stored.get(number)?.problem.as_ref());
+        if let Some(problem) = problem {
+            text.push_str(&format!("    {problem}\n"));
+        }
+    }
+    text
+}
+
+/// A name without what moves a terminal's cursor.
+fn shown(path: &Path) -> String {
+    path.display().to_string().chars().map(|char| if char.is_control() { '?' } else { char }).collect()
+}
+
+fn urls(arguments: Urls) -> Result<Ended> {
+    let json = arguments.json;
+    let downloads = kds::downloads(&subject(arguments)?)?;
+    if json {
+        print_json(&downloads)?;
+        return Ok(Ended::Done);
+    }
+    for download in downloads {
+        let note = download.note.map_or(String::new(), |note| format!("# {note}\n"));
+        print(&format!("{note}curl --fail --output {} '{}'\n", download.file, download.url))?;
+    }
+    Ok(Ended::Done)
+}
+
+fn subject(arguments: Urls) -> Result<Subject> {
+    let Urls { report, product, chip, tcb, key, json: _ } = arguments;
+    let product = product.map(Product::from);
+    if let Some(file) = report {
+        let report = files::read(&file, 1 << 16)?;
+        let hint = hint(&report).with_context(|| format!("{} is no report", file.display()))?;
+        let Some(product) = hint.product.or(product) else {
+            bail!("a report of version 2 does not tell the product: --product milan or genoa")
+        };
+        let tcb = hint.reported_tcb.context("REPORTED_TCB has reserved bytes that are not zero")?;
+        let kind = key.map_or(hint.signing_key, SigningKey::from);
+        return Ok(Subject { product, kind, chip: hint.chip_id.to_vec(), tcb });
+    }
+    let kind = key.map_or(SigningKey::Vcek, SigningKey::from);
+    if let (Some(product), Some(tcb)) = (product, tcb) {
+        let chip = match (chip, kind) {
+            (Some(Chip(chip)), _) => chip,
+            (None, SigningKey::Vlek) => Vec::new(),
+            (None, SigningKey::Vcek) => bail!("whose? --chip"),
+        };
+        return Ok(Subject { product, kind, chip, tcb });
+    }
+    if tcb.is_some() {
+        bail!("of which product? --product")
+    }
+    let host = host::Host::ask().context(
+        "cannot ask the security processor (/dev/sev); say --report, or --product, --chip and --tcb",
+    )?;
+    let own = host::product().context("cannot read /proc/cpuinfo")?;
+    let product = product.or(own).context("this processor is none that is known; say --product")?;
+    let reported: [u8; 8] = host.status.last_chunk().copied().unwrap_or_default();
+    let tcb = TcbVersion(reported).parts(layout(product));
+    let tcb = tcb.context("the platform's REPORTED_TCB has reserved bytes that are not zero")?;
+    Ok(Subject { product, kind, chip: host.chip.to_vec(), tcb })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01"),
+            (86_399, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (1_795_435_200, "2026-11-23"),
+            (4_102_444_800, "2100-01-01"),
+            (-1, "1969-12-31"),
+        ] {
+            assert_eq!(day(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn arguments_are_what_they_say() {
+        let parts = tcb("snp=22,bootloader=4,tee=0,microcode=213").unwrap();
+        assert_eq!((parts.fmc, parts.bootloader, parts.snp, parts.microcode), (None, 4, 22, 213));
+        assert_eq!(tcb("fmc=1,bootloader=4,tee=0,snp=22,microcode=213").unwrap().fmc, Some(1));
+        for text in ["", "snp=22", "bootloader=4,tee=0,snp=22,microcode=256", "snp=1,snp=1", "spl=1", "snp"] {
+            assert!(tcb(text).is_err(), "{text}");
+        }
+        assert_eq!(hex("00ff").unwrap().0, [0, 255]);
+        assert!(hex("0").is_err() && hex("0g").is_err() && hex("éé").is_err());
+    }
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cvmm-gate keys`: the public halves, for those who believe them.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use clap::{Args, Subcommand};
+use cvmm_gate::config::Config;
+use cvmm_gate::keys::Keys;
+use cvmm_launch::id_block::Identity;
+use cvmm_snp::digest::Digest;
+use cvmm_snp::id::IdBlock;
+use cvmm_snp::policy::GuestPolicy;
+use serde_json::json;
+
+use super::{Ended, print, print_json};
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Print the public halves of the gate's keys
+    ///
+    /// The verdict key is what vm.toml pins; the digests of the ID and the author key are what reports have in them.
+    Show(Show),
+}
+
+#[derive(Args, Debug)]
+pub struct Show {
+    /// The configuration
+    #[arg(long, short, value_name = "GATE.TOML")]
+    config: PathBuf,
+    /// Print only the verdict key, PEM: the file that `verdict_key` of vm.toml names
+    #[arg(long, conflicts_with = "json")]
+    verdict_pem: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(command: KeysCommand) -> Result<Ended> {
+    let KeysCommand::Show(Show { config, verdict_pem, json }) = command;
+    let keys = Keys::load(&Config::load(&config)?.keys)?;
+    let pem = keys.verdict.public()?.to_pem();
+    if verdict_pem {
+        print(&pem)?;
+        return Ok(Ended::Done);
+    }
+    // An identity tells the digests, as the security processor computes them.
+    let block = IdBlock::new(Digest::ZERO, GuestPolicy::default());
+    let identity = Identity::signed(block, &keys.id, keys.author.as_ref())
+        .map_err(|error| anyhow!("the ID key cannot sign: {error}"))?;
+    let (id, author) = (identity.id_key_digest(), identity.author_key_digest());
+    if json {
+        print_json(&json!({
+            "verdict": { "pem": pem },
+            "id": { "digest": id.to_string() },
+            "author": author.map(|digest| json!({ "digest": digest.to_string() })),
+        }))?;
+    } else {
+        let author = author.map_or("none".to_owned(), |digest| digest.to_string());
+        print(&format!("ID key      {id}\nauthor key  {author}\nverdict key\n{pem}"))?;
+    }
+    Ok(Ended::Done)
+}

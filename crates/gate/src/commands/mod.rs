@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Commands that only read or fill folders; serving is in `main`.
+
+pub mod certs;
+pub mod keys;
+pub mod manual;
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ended {
+    /// It did what was asked.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// The command line or gate.toml is wrong. The command line's parser gives it too.
+    Usage = 2,
+    /// `certs`: a file is refused, or not good.
+    NotGood = 3,
+}
+
+impl Ended {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Done, "done; a gate that served was told to stop"),
+        (
+            Self::Failed,
+            "failed: a file, a key, a policy, the socket, the sandbox or the audit log; standard error says what",
+        ),
+        (Self::Usage, "wrong command line or gate.toml"),
+        (Self::NotGood, "`certs import`: a file was refused; `certs list`: a file is not good"),
+    ];
+
+    /// The table for help texts.
+    pub fn table() -> String {
+        Self::ALL.iter().fold("Exit codes:\n".to_owned(), |table, (code, meaning)| {
+            format!("{table}  {}  {meaning}\n", *code as u8)
+        })
+    }
+}
+
+/// Writes a result. A reader that went away has what it wanted.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Likewise, as JSON.
+pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_documented() {
+        let manual = include_str!("../../../../docs/gate.md");
+        for (code, meaning) in Ended::ALL {
+            let row = format!("| {} | {meaning} |", code as u8);
+            assert!(manual.contains(&row), "docs/gate.md lacks: {row}");
+        }
+    }
+}
