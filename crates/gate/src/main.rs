@@ -173,9 +173,11 @@ fn run(command: Command) -> Result<Ended> {
                 .build()
                 .context("cannot start threads")?;
             tracing::info!(socket = %socket.display(), "serving");
-            notify.ready();
             runtime.block_on(async {
-                server::serve(Arc::clone(&engine), listeners, server::signals()?).await
+                // Before anybody is told that it may be stopped.
+                let control = server::signals()?;
+                notify.ready();
+                server::serve(Arc::clone(&engine), listeners, control).await
             })?;
             notify.stopping();
             // Answers in the making are in the log before its last line.

@@ -74,6 +74,21 @@ mod tests {
             cvmm_gate_client::ticket::CODES,
         ];
         let all: Vec<_> = others.concat().into_iter().chain(CODES.iter().copied()).collect();
-        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "a code has two meanings");
+        let distinct: BTreeSet<_> = all.iter().copied().collect();
+        assert_eq!(distinct.len(), all.len(), "a code has two meanings");
+        // Each of them, and nothing else, has a row in the docs.
+        let rows: Vec<_> = include_str!("../../../docs/reasons.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+            .collect();
+        assert!(
+            rows.iter().all(|(_, rest)| rest.split('|').filter(|cell| !cell.trim().is_empty()).count() == 2)
+        );
+        let documented: BTreeSet<_> = rows.iter().map(|(code, _)| *code).collect();
+        let missing: Vec<_> = distinct.difference(&documented).collect();
+        let unknown: Vec<_> = documented.difference(&distinct).collect();
+        assert!(missing.is_empty(), "docs/reasons.md lacks {missing:?}");
+        assert!(unknown.is_empty(), "docs/reasons.md has {unknown:?}, which nobody gives");
+        assert_eq!(documented.len(), rows.len(), "docs/reasons.md has a code twice");
     }
 }

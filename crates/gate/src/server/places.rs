@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The places that connections take. When all are taken, a newcomer gets that of the connection with the least to lose: one that has
-//! said nothing, then one of a guest, and of those the one that was heard least recently. An approved launch keeps its place: a guest
-//! in the making would be lost, and its place is free again in seconds.
+//! said nothing, then one of a guest, then one that waits for its answer, and of those the one that was heard least recently. Who has
+//! only just come has had no time to say anything, and goes after the guests: else two that come at once would push each other out,
+//! and launches with them. An approved launch keeps its place: a guest in the making would be lost, and its place is free again in
+//! seconds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+/// Time to say something.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// What a connection would lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +21,8 @@ pub(super) enum Rank {
     Silent,
     /// A guest's challenge, which it can ask for again.
     Guest,
+    /// The answer to a question, which takes milliseconds.
+    Asked,
     /// An approved launch.
     Launch,
 }
@@ -22,17 +30,25 @@ pub(super) enum Rank {
 /// A place: by rank, then by when it was heard last.
 type Place = (Rank, u64);
 
+/// Who has it.
+#[derive(Debug)]
+struct Holder {
+    since: Instant,
+    lost: Arc<Notify>,
+}
+
 /// All places.
 #[derive(Debug)]
 pub(super) struct Places {
     most: usize,
+    fresh: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    taken: BTreeMap<Place, Arc<Notify>>,
+    taken: BTreeMap<Place, Holder>,
 }
 
 /// A place that is taken until this is dropped.
@@ -45,7 +61,11 @@ pub(super) struct Taken {
 
 impl Places {
     pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, state: Mutex::default() })
+        Self::with(most, FRESH)
+    }
+
+    fn with(most: usize, fresh: Duration) -> Arc<Self> {
+        Arc::new(Self { most, fresh, state: Mutex::default() })
     }
 
     /// Takes a place; `None` if there are launches in all of them. The second value says whether somebody lost theirs.
@@ -53,8 +73,10 @@ impl Places {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let full = state.taken.len() >= self.most;
         if full {
-            let first = state.taken.first_entry().filter(|first| first.key().0 < Rank::Launch)?;
-            first.remove().notify_one();
+            let place = state.least(self.fresh)?;
+            if let Some(holder) = state.taken.remove(&place) {
+                holder.lost.notify_one();
+            }
         }
         let lost = Arc::new(Notify::new());
         let place = state.insert(Rank::Silent, Arc::clone(&lost));
@@ -67,10 +89,23 @@ impl Places {
 }
 
 impl State {
+    /// The place with the least to lose, unless that is a launch's.
+    fn least(&self, fresh: Duration) -> Option<Place> {
+        let (first, holder) = self.taken.first_key_value()?;
+        // The first that is silent has been so for longest.
+        if first.0 == Rank::Silent && holder.since.elapsed() < fresh {
+            let guests = (Rank::Guest, 0)..(Rank::Asked, 0);
+            if let Some((guest, _)) = self.taken.range(guests).next() {
+                return Some(*guest);
+            }
+        }
+        (first.0 < Rank::Launch).then_some(*first)
+    }
+
     fn insert(&mut self, rank: Rank, lost: Arc<Notify>) -> Place {
         self.next += 1;
         let place = (rank, self.next);
-        self.taken.insert(place, lost);
+        self.taken.insert(place, Holder { since: Instant::now(), lost });
         place
     }
 }
@@ -79,8 +114,8 @@ impl Taken {
     /// Was heard just now, and has `rank` from now on. False if the place is somebody else's already.
     pub(super) fn heard(&mut self, rank: Rank) -> bool {
         let mut state = self.places.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(lost) = state.taken.remove(&self.place) else { return false };
-        self.place = state.insert(rank, lost);
+        let Some(holder) = state.taken.remove(&self.place) else { return false };
+        self.place = state.insert(rank, holder.lost);
         true
     }
 
@@ -106,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_one_with_the_least_to_lose_makes_room() {
-        let places = Places::new(3);
+        let places = Places::with(3, Duration::ZERO);
         let take = || places.take().unwrap();
         let (mut a, _) = take();
         let (mut b, _) = take();
@@ -126,5 +161,22 @@ mod tests {
         drop((b, c)); // they have none to give back
         assert_eq!(places.taken(), 2);
         assert!(!take().1);
+    }
+
+    #[test]
+    fn who_has_only_just_come_goes_after_the_guests() {
+        let places = Places::with(3, Duration::from_secs(60));
+        let take = || places.take().unwrap().0;
+        let (mut guest, mut silent, mut asked) = (take(), take(), take());
+        assert!(guest.heard(Rank::Guest) && asked.heard(Rank::Asked));
+        let _new = take();
+        assert!(!guest.heard(Rank::Guest) && silent.heard(Rank::Silent));
+        // No guest is left: silence, fresh or not, is less than a question.
+        let mut newer = take();
+        assert!(asked.heard(Rank::Asked) && newer.heard(Rank::Asked));
+        assert_eq!(places.taken(), 3);
+        let mut last = take();
+        assert!(last.heard(Rank::Launch) && asked.heard(Rank::Launch) && newer.heard(Rank::Launch));
+        assert!(places.take().is_none());
     }
 }

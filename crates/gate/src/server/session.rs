@@ -40,7 +40,7 @@ pub(super) async fn connection(
             _ = stop.wait_for(|stop| *stop), if idle => return,
         };
         let Ok(message) = message else { return };
-        if !place.heard(place.rank()) {
+        if !place.heard(place.rank().max(Rank::Asked)) {
             return;
         }
         let engine = Arc::clone(&engine);

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cvmm_gate_client::client::{self, ClientError};
+use cvmm_gate_client::frame;
 use cvmm_gate_client::ticket::VerdictKey;
 
 use super::common;
@@ -41,12 +42,19 @@ impl Program {
         change(command.stderr(log));
         let mut program = Self { gate: Some(gate), child: command.spawn().unwrap() };
         let end = Instant::now() + Duration::from_secs(30);
-        while UnixStream::connect(program.gate().path("gate.sock")).is_err() {
+        while !program.answers() {
             let ended = program.child.try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < end, "it does not serve: {}", program.log());
             thread::sleep(Duration::from_millis(5));
         }
         program
+    }
+
+    /// Whether somebody listens, and answers what is no question.
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = UnixStream::connect(self.gate().path("gate.sock")) else { return false };
+        let end = Instant::now() + Duration::from_secs(20);
+        frame::write(&mut stream, b"{}", end).and_then(|()| frame::read(&mut stream, end)).is_ok()
     }
 
     pub fn gate(&self) -> &common::Gate {
