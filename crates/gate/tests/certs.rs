@@ -304,6 +304,11 @@ fn keys_are_shown_by_their_public_halves() {
     assert_eq!(keys["verdict"]["pem"], public.as_str());
     assert_eq!(keys["id"]["digest"].as_str().unwrap().len(), 96);
     assert!(keys["author"].is_null());
+    // A new one, which is not made twice.
+    let (new, folder) = (folder.path().join("new.pem"), folder.path());
+    assert!(program(&["keys", "new", new.to_str().unwrap()]).status.success());
+    assert!(cvmm_gate::keys::Signer::load(&new).is_ok() && folder.join("new.pem.pub").is_file());
+    assert_eq!(program(&["keys", "new", new.to_str().unwrap()]).status.code(), Some(1));
     let shown = text(&program(&["keys", "show", "-c", config]));
     assert!(shown.contains(keys["id"]["digest"].as_str().unwrap()) && !shown.contains("PRIVATE"), "{shown}");
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use cvmm_gate::config::Config;
-use cvmm_gate::keys::Keys;
+use cvmm_gate::keys::{Keys, generate, public_path};
 use cvmm_launch::id_block::Identity;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
@@ -21,6 +21,12 @@ pub enum KeysCommand {
     ///
     /// The verdict key is what vm.toml pins; the digests of the ID and the author key are what reports have in them.
     Show(Show),
+    /// Make a P-384 key and, beside it (.pub), its public half; a key is never overwritten
+    New {
+        /// Where; readable for this user only
+        #[arg(value_name = "KEY.PEM")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -37,7 +43,14 @@ pub struct Show {
 }
 
 pub fn run(command: KeysCommand) -> Result<Ended> {
-    let KeysCommand::Show(Show { config, verdict_pem, json }) = command;
+    let Show { config, verdict_pem, json } = match command {
+        KeysCommand::Show(show) => show,
+        KeysCommand::New { file } => {
+            generate(&file)?;
+            print(&format!("{}\n", public_path(&file).display()))?;
+            return Ok(Ended::Done);
+        }
+    };
     let keys = Keys::load(&Config::load(&config)?.keys)?;
     let pem = keys.verdict.public()?.to_pem();
     if verdict_pem {
