@@ -157,7 +157,10 @@ impl Audit {
         let result = self.write(lines, sign);
         let mut queue = self.queue();
         queue.writing = false;
-        let told = result.as_ref().map(|()| ()).map_err(|error| Arc::from(error.to_string()));
+        let told = match &result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Arc::from(error.to_string())),
+        };
         // Nobody else sets it: it was taken out of the queue above.
         let _ = outcome.set(told);
         drop(queue);

@@ -118,7 +118,7 @@ impl From<Line> for Product {
 
 fn hex(text: &str) -> Result<Chip, String> {
     let byte = |at| text.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-    let whole = text.len() % 2 == 0 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let whole = text.len().is_multiple_of(2) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
     let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
     bytes.filter(|_| whole).map(Chip).ok_or_else(|| "this is not hexadecimal".to_owned())
 }
