@@ -76,12 +76,8 @@ impl List {
         if now < self.this_update {
             return Err(Refusal::CrlFuture { seconds: self.this_update.saturating_sub(now) });
         }
-        match self.next_update {
-            Some(next) if now <= next => Ok(()),
-            next => {
-                Err(Refusal::CrlStale { seconds: next.map_or(i64::MAX, |next| now.saturating_sub(next)) })
-            }
-        }
+        let overdue = now.saturating_sub(self.next_update.ok_or(Refusal::CrlUndated)?);
+        if overdue > 0 { Err(Refusal::CrlStale { seconds: overdue }) } else { Ok(()) }
     }
 }
 

@@ -113,6 +113,9 @@ fn revocation_list(
     let overdue = match list.judge_time(now) {
         // What it revokes stays revoked; a policy may demand a newer one.
         Err(refusal) if refusal.code() == "crl.stale" => Some("overdue: fetch a newer one".to_owned()),
+        Err(refusal) if refusal.code() == "crl.undated" => {
+            Some("it does not say when it is overdue: a policy may refuse it".to_owned())
+        }
         judged => judged.map(|()| None).map_err(|refusal| refusal.reason())?,
     };
     let path = folder.join(crl_name(list.product, kind));
@@ -202,7 +205,7 @@ pub struct Stored {
     /// How many certificates a list revokes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked: Option<usize>,
-    /// `good`, `expired`, `not-yet-valid`, `overdue`, `bad` or `misplaced`.
+    /// `good`, `expired`, `not-yet-valid`, `overdue`, `undated`, `bad` or `misplaced`.
     pub state: &'static str,
     /// Why it is not good.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -324,6 +327,7 @@ fn stored(folder: &Path, path: &Path, trust: &Trust, now: i64) -> Stored {
             let state = match refusal.code() {
                 "chain.expired" => "expired",
                 "crl.stale" => "overdue",
+                "crl.undated" => "undated",
                 _ => "not-yet-valid",
             };
             (state, Some(refusal.reason()))
