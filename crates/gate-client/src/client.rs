@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asking the gate: one connection, two questions, a ticket or a reason.
 
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -15,6 +13,7 @@ use crate::binding;
 use crate::frame::{self, FrameError};
 use crate::protocol::{Admit, Approval, Denied, Evidence, NONCE_LEN, PROTOCOL, PolicyId, Request, Response};
 use crate::ticket::{Expected, TicketError, VerdictKey, VerifiedTicket};
+use crate::transport::{ConnectError, Connection, Endpoint};
 
 /// Bytes of an ID block.
 const ID_BLOCK: usize = 96;
@@ -27,15 +26,9 @@ pub const CODES: &[&str] = &["gate.unreachable", "gate.answer", "gate.denied"];
 /// Why there is no ticket.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// Nobody listens.
-    #[error("cannot reach the gate at {socket}: {source}; is cvmm-gate running, and may this user connect?")]
-    Unreachable {
-        /// Where.
-        socket: PathBuf,
-        /// The host's answer.
-        #[source]
-        source: std::io::Error,
-    },
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// It listens and does not answer, or closes.
     #[error("the gate gave no answer to {question}: {source}")]
     NoAnswer {
@@ -70,7 +63,8 @@ impl ClientError {
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
-            Self::Unreachable { .. } => "gate.unreachable",
+            Self::Connect(ConnectError::Unreachable { .. }) => "gate.unreachable",
+            Self::Connect(ConnectError::Handshake { source, .. }) => source.code(),
             Self::NoAnswer { source, .. } => source.code(),
             Self::Answer { .. } => "gate.answer",
             Self::Denied(reasons) => reasons.first().map_or("gate.denied", |reason| &reason.code),
@@ -86,11 +80,11 @@ impl ClientError {
 /// Where the gate is and how its word is known.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    /// Its Unix socket.
-    pub socket: PathBuf,
+    /// Where it listens.
+    pub endpoint: Endpoint,
     /// The key of its verdicts.
     pub key: VerdictKey,
-    /// For each answer.
+    /// For the connection, and for each answer.
     pub timeout: Duration,
 }
 
@@ -110,7 +104,7 @@ pub struct Proposal {
 /// An approved launch, and the open session that its evidence has to go into.
 #[derive(Debug)]
 pub struct Approved {
-    stream: UnixStream,
+    stream: Connection,
     gate: Gate,
     expected: Expected,
     deadline: Instant,
@@ -122,8 +116,7 @@ impl Gate {
     /// Asks whether `proposal` may be launched.
     pub fn admit(&self, proposal: Proposal) -> Result<Approved, ClientError> {
         const QUESTION: &str = "admit";
-        let mut stream = UnixStream::connect(&self.socket)
-            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        let mut stream = self.endpoint.connect(Instant::now() + self.timeout)?;
         let Proposal { policy, vm_id, manifest, digest } = proposal;
         let manifest_digest = sha384(manifest.as_bytes());
         let mut vmm_nonce = [0; NONCE_LEN];
@@ -180,7 +173,7 @@ impl Gate {
 
     fn ask(
         &self,
-        stream: &mut UnixStream,
+        stream: &mut Connection,
         question: &'static str,
         request: &Request,
     ) -> Result<Response, ClientError> {
@@ -315,7 +308,7 @@ mod tests {
         });
         let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let key = VerdictKey::from_point(pair.public_key().as_ref()).unwrap();
-        let gate = Gate { socket, key, timeout: Duration::from_millis(300) };
+        let gate = Gate { endpoint: socket.into(), key, timeout: Duration::from_millis(300) };
         let began = Instant::now();
         let result = gate.admit(proposal()).and_then(|approved| approved.evidence(Launched::default()));
         assert!(began.elapsed() < Duration::from_secs(2), "the timeout was not kept");
@@ -394,7 +387,7 @@ mod tests {
         });
         let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let key = VerdictKey::from_point(pair.public_key().as_ref()).unwrap();
-        let gate = Gate { socket, key, timeout: Duration::from_millis(500) };
+        let gate = Gate { endpoint: socket.into(), key, timeout: Duration::from_millis(500) };
         assert_eq!(gate.admit(proposal()).unwrap_err().code(), "gate.frame");
         fake.join().unwrap();
     }
@@ -410,7 +403,7 @@ mod tests {
     fn nobody_listens() {
         let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let key = VerdictKey::from_point(pair.public_key().as_ref()).unwrap();
-        let gate = Gate { socket: "/nowhere/gate".into(), key, timeout: Duration::from_secs(1) };
+        let gate = Gate { endpoint: Endpoint::Unix("/nowhere/gate".into()), key, timeout: Duration::from_secs(1) };
         assert_eq!(gate.admit(proposal()).unwrap_err().code(), "gate.unreachable");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::protocol::MAX_FRAME;
+use crate::tls;
 
 /// Why a frame did not arrive or leave.
 #[derive(Debug, Error)]
@@ -21,13 +22,16 @@ pub enum FrameError {
     /// A length that is not allowed.
     #[error("a frame of {0} bytes, at most {MAX_FRAME} are allowed")]
     TooLong(usize),
+    /// TLS.
+    #[error("TLS failed: {0}")]
+    Tls(String),
     /// The socket.
     #[error(transparent)]
     Io(io::Error),
 }
 
 /// Every code of a [`FrameError`].
-pub const CODES: &[&str] = &["gate.timeout", "gate.closed", "gate.frame"];
+pub const CODES: &[&str] = &["gate.timeout", "gate.closed", "gate.frame", "gate.tls"];
 
 impl FrameError {
     /// The stable code.
@@ -37,12 +41,16 @@ impl FrameError {
             Self::Timeout => "gate.timeout",
             Self::Closed => "gate.closed",
             Self::TooLong(_) | Self::Io(_) => "gate.frame",
+            Self::Tls(_) => "gate.tls",
         }
     }
 }
 
 impl From<io::Error> for FrameError {
     fn from(error: io::Error) -> Self {
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Self::Tls(tls::explain(error));
+        }
         match error.kind() {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::Timeout,
             io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
@@ -101,7 +109,9 @@ pub fn write(stream: &mut impl Timed, frame: &[u8], deadline: Instant) -> Result
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    // TLS may have it all and have sent a part.
+    stream.limit_write(left(deadline)?)?;
+    Ok(stream.flush()?)
 }
 
 fn fill(stream: &mut impl Timed, bytes: &mut [u8], deadline: Instant) -> Result<(), FrameError> {
@@ -119,7 +129,7 @@ fn fill(stream: &mut impl Timed, bytes: &mut [u8], deadline: Instant) -> Result<
 }
 
 /// Never zero, which the socket would take for "no limit".
-fn left(deadline: Instant) -> Result<Duration, FrameError> {
+pub(crate) fn left(deadline: Instant) -> Result<Duration, FrameError> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(FrameError::Timeout) } else { Ok(left) }
 }

@@ -19,3 +19,5 @@ pub mod frame;
 pub mod manifest;
 pub mod protocol;
 pub mod ticket;
+pub mod tls;
+pub mod transport;

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ways to the gate: a Unix socket, or TLS 1.3 over TCP with a certificate on both sides.
+//!
+//! TLS keeps what is asked from others and lets only known clients ask. It decides nothing about a launch: that is the ticket's
+//! signature alone, whichever way it came. Every step has a deadline: looking up the name, connecting, the handshake and each frame.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use thiserror::Error;
+
+use crate::frame::{FrameError, Timed, left};
+use crate::tls::{Tls, TlsStream};
+
+/// Lookups of names at a time: one that hangs goes on after its deadline, in a thread of its own.
+const MAX_LOOKUPS: usize = 4;
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// Nobody listens there.
+    #[error("cannot reach the gate at {at}: {source}; is cvmm-gate running, and may this user connect?")]
+    Unreachable {
+        /// Where.
+        at: String,
+        /// The host's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody listens, and the TLS handshake fails.
+    #[error("no TLS connection to the gate at {at}: {source}")]
+    Handshake {
+        /// Where.
+        at: String,
+        /// What happened.
+        #[source]
+        source: FrameError,
+    },
+}
+
+/// Where the gate is.
+#[derive(Clone, Debug)]
+pub enum Endpoint {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// TLS over TCP.
+    Tls(Tls),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Tls(tls) => tls.fmt(f),
+        }
+    }
+}
+
+impl From<PathBuf> for Endpoint {
+    fn from(path: PathBuf) -> Self {
+        Self::Unix(path)
+    }
+}
+
+impl Endpoint {
+    /// Connects by `deadline`.
+    pub fn connect(&self, deadline: Instant) -> Result<Connection, ConnectError> {
+        let unreachable = |source| ConnectError::Unreachable { at: self.to_string(), source };
+        match self {
+            Self::Unix(path) => connect_unix(path, deadline).map(Connection::Unix).map_err(unreachable),
+            Self::Tls(tls) => {
+                let stream = connect_tcp(tls.host(), tls.port(), deadline).map_err(unreachable)?;
+                tls.handshake(stream, deadline)
+                    .map(|stream| Connection::Tls(Box::new(stream)))
+                    .map_err(|source| ConnectError::Handshake { at: self.to_string(), source })
+            }
+        }
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub enum Connection {
+    /// Over a Unix socket.
+    Unix(UnixStream),
+    /// Over TLS.
+    Tls(Box<TlsStream>),
+}
+
+impl Connection {
+    /// Whether the other side has closed it, or said something that nobody asked for. Does not wait.
+    pub fn is_over(&mut self) -> bool {
+        match self {
+            Self::Unix(stream) => {
+                let mut byte = [0];
+                let read = stream.set_nonblocking(true).and_then(|()| stream.read(&mut byte));
+                let over = !matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+                over || stream.set_nonblocking(false).is_err()
+            }
+            Self::Tls(stream) => stream.is_over(),
+        }
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(into),
+            Self::Tls(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.write(from),
+            Self::Tls(stream) => stream.write(from),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+impl Timed for Connection {
+    fn limit_read(&mut self, left: Duration) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.limit_read(left),
+            Self::Tls(stream) => stream.limit_read(left),
+        }
+    }
+
+    fn limit_write(&mut self, left: Duration) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.limit_write(left),
+            Self::Tls(stream) => stream.limit_write(left),
+        }
+    }
+}
+
+/// An ordinary connect waits as long as the queue of a gate that has stopped accepting is full. A limit on writes limits it too
+/// (unix(7) does not say so, connect(2) and socket(7) do).
+fn connect_unix(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(remaining(deadline)?))?;
+    socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => late(),
+        _ => error,
+    })?;
+    Ok(UnixStream::from(OwnedFd::from(socket)))
+}
+
+fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
+    let addresses = lookup(host, port, deadline)?;
+    let mut failed = io::Error::other("its name has no address");
+    for (tried, address) in addresses.iter().enumerate() {
+        // An address where nobody answers leaves time for the next.
+        let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        match TcpStream::connect_timeout(address, (remaining(deadline)? / share).max(Duration::from_millis(1)))
+        {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// The addresses of `host`. The system's resolver knows no deadline, so it is asked in a thread of its own.
+fn lookup(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    struct Running;
+    impl Drop for Running {
+        fn drop(&mut self) {
+            RUNNING.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    if let Ok(address) = host.parse() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let running = (RUNNING.fetch_add(1, Ordering::Relaxed), Running);
+    if running.0 >= MAX_LOOKUPS {
+        return Err(io::Error::other("earlier lookups of its name still have no answer"));
+    }
+    let (sender, receiver) = mpsc::channel();
+    let host = host.to_owned();
+    thread::Builder::new().name("lookup".to_owned()).spawn(move || {
+        let _running = running;
+        let found = (host.as_str(), port).to_socket_addrs().map(|addresses| addresses.take(16).collect());
+        let _ = sender.send(found); // nobody waits any more if it was too late
+    })?;
+    receiver.recv_timeout(remaining(deadline)?).map_err(|_| late())?
+}
+
+fn remaining(deadline: Instant) -> io::Result<Duration> {
+    left(deadline).map_err(|_| late())
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_waited_for_until_the_deadline_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gate");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let endpoint = Endpoint::Unix(path);
+        let connect = || endpoint.connect(Instant::now() + Duration::from_millis(200));
+        let mut open = Vec::new();
+        let error = loop {
+            let began = Instant::now();
+            match connect() {
+                Ok(connection) => open.push(connection),
+                Err(error) => {
+                    assert!(began.elapsed() < Duration::from_secs(2), "the deadline was not kept");
+                    break error;
+                }
+            }
+            assert!(open.len() < 10, "the queue has no end");
+        };
+        assert!(
+            matches!(error, ConnectError::Unreachable { source, .. } if source.kind() == io::ErrorKind::TimedOut)
+        );
+    }
+
+    #[test]
+    fn names_and_addresses_are_looked_up() {
+        let soon = || Instant::now() + Duration::from_secs(5);
+        assert_eq!(lookup("127.0.0.1", 9, soon()).unwrap(), ["127.0.0.1:9".parse().unwrap()]);
+        assert_eq!(lookup("::1", 9, soon()).unwrap(), ["[::1]:9".parse().unwrap()]);
+        assert!(lookup("localhost", 9, soon()).unwrap().iter().all(|address| address.ip().is_loopback()));
+        assert!(lookup("no-such-host.invalid", 9, soon()).is_err());
+        assert_eq!(lookup("localhost", 9, Instant::now()).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn nobody_listens_at_a_port() {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let error = connect_tcp("127.0.0.1", port, Instant::now() + Duration::from_secs(2)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn the_end_is_noticed() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let mut connection = Connection::Unix(a);
+        assert!(!connection.is_over());
+        (&b).write_all(b"x").unwrap();
+        assert!(connection.is_over(), "something nobody asked for");
+        drop(b);
+        assert!(connection.is_over());
+    }
+}
