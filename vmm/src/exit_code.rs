@@ -43,7 +43,7 @@ pub enum ExitStatus {
     Terminated = 14,
     /// An SNP guest used memory in a way that cannot be served.
     MemoryViolation = 15,
-    /// Nobody listens at the gate's socket.
+    /// Nobody listens where the gate should, or TLS fails.
     GateUnreachable = 20,
     /// The gate did not answer in time, or closed the connection.
     GateSilent = 21,
@@ -111,7 +111,9 @@ impl ExitStatus {
             Self::Reset => "guest reset with --exit-on-reset",
             Self::Terminated => "the SNP guest terminated itself",
             Self::MemoryViolation => "the SNP guest used memory in a way that cannot be served",
-            Self::GateUnreachable => "nobody listens at the attestation gate's socket",
+            Self::GateUnreachable => {
+                "the attestation gate cannot be reached: nobody listens there, or TLS fails"
+            }
             Self::GateSilent => "the attestation gate did not answer in time",
             Self::GateDenied => "the attestation gate refused the guest; the message has its reasons",
             Self::GateAnswer => "the attestation gate's answer is of no use",

@@ -403,7 +403,8 @@ mod tests {
     fn nobody_listens() {
         let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let key = VerdictKey::from_point(pair.public_key().as_ref()).unwrap();
-        let gate = Gate { endpoint: Endpoint::Unix("/nowhere/gate".into()), key, timeout: Duration::from_secs(1) };
+        let gate =
+            Gate { endpoint: Endpoint::Unix("/nowhere/gate".into()), key, timeout: Duration::from_secs(1) };
         assert_eq!(gate.admit(proposal()).unwrap_err().code(), "gate.unreachable");
     }
 }

@@ -155,7 +155,8 @@ pub fn roots(path: &Path) -> Result<RootCertStore, TlsFileError> {
 
 /// The certificates in a PEM file, at least one.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    let content = |problem: &str| TlsFileError::Content { path: path.to_owned(), problem: problem.to_owned() };
+    let content =
+        |problem: &str| TlsFileError::Content { path: path.to_owned(), problem: problem.to_owned() };
     let (bytes, _) = read(path)?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<_, _>>()
@@ -213,9 +214,9 @@ impl TlsStream {
         match read {
             // The end.
             Ok(0) => true,
-            Ok(_) => conn.process_new_packets().map_or(true, |state| {
-                state.peer_has_closed() || state.plaintext_bytes_to_read() > 0
-            }),
+            Ok(_) => conn
+                .process_new_packets()
+                .map_or(true, |state| state.peer_has_closed() || state.plaintext_bytes_to_read() > 0),
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
     }

@@ -22,7 +22,7 @@ use crate::frame::{FrameError, Timed, left};
 use crate::tls::{Tls, TlsStream};
 
 /// Lookups of names at a time: one that hangs goes on after its deadline, in a thread of its own.
-const MAX_LOOKUPS: usize = 4;
+const MAX_LOOKUPS: usize = 32;
 
 /// Why there is no connection.
 #[derive(Debug, Error)]
@@ -170,8 +170,10 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream
     for (tried, address) in addresses.iter().enumerate() {
         // An address where nobody answers leaves time for the next.
         let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        match TcpStream::connect_timeout(address, (remaining(deadline)? / share).max(Duration::from_millis(1)))
-        {
+        match TcpStream::connect_timeout(
+            address,
+            (remaining(deadline)? / share).max(Duration::from_millis(1)),
+        ) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);
@@ -197,7 +199,7 @@ fn lookup(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr
     }
     let running = (RUNNING.fetch_add(1, Ordering::Relaxed), Running);
     if running.0 >= MAX_LOOKUPS {
-        return Err(io::Error::other("earlier lookups of its name still have no answer"));
+        return Err(io::Error::other("too many names are being looked up already"));
     }
     let (sender, receiver) = mpsc::channel();
     let host = host.to_owned();

@@ -105,7 +105,7 @@ fn main() {
     }
     let key = fs::read_to_string(gate.path("keys/verdict.pem.pub")).unwrap();
     let key = VerdictKey::from_pem(&key).unwrap();
-    let client = client::Gate { socket, key, timeout: Duration::from_secs(60) };
+    let client = client::Gate { endpoint: socket.into(), key, timeout: Duration::from_secs(60) };
     let verdicts = number("--verdicts", 2000);
     sessions(&gate, &client, 1, verdicts / 10); // warms up
     print("one at a time", &sessions(&gate, &client, 1, verdicts));

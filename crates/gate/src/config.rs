@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::sandbox::Mode;
+use crate::{pkcs11, tls};
 
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
@@ -59,6 +60,10 @@ pub struct Config {
     /// Serves as root too. Whoever takes over a gate of root has the machine, if the sandbox does not hold.
     #[serde(default)]
     pub unsafe_run_as_root: bool,
+    /// Questions over TLS.
+    pub tls: Option<tls::Settings>,
+    /// Keys in a PKCS#11 token instead of the folder of keys.
+    pub pkcs11: Option<pkcs11::Settings>,
     /// Folder with `LINE_ark.der`, `LINE_ask.der`, `LINE_asvk.der` of a test PKI that is trusted besides AMD's roots.
     pub unsafe_test_roots: Option<PathBuf>,
 }
@@ -112,12 +117,16 @@ impl Config {
             limits: _,
             sandbox: _,
             unsafe_run_as_root: _,
+            tls,
+            pkcs11,
             unsafe_test_roots,
         } = &mut config;
         for path in [socket, policies, keys, artifacts, certificates, state, audit]
             .into_iter()
             .chain(policy_keys)
             .chain(unsafe_test_roots)
+            .chain(tls.iter_mut().flat_map(tls::Settings::paths))
+            .chain(pkcs11.iter_mut().flat_map(pkcs11::Settings::paths))
         {
             *path = base.join(&*path);
         }

@@ -46,7 +46,7 @@ use crate::certificates::Store;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::files::{self, FileError};
-use crate::keys::{Keys, KeysError, Signer};
+use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
 
@@ -185,9 +185,8 @@ fn none_or(reasons: Vec<Reason>) -> Result<(), Vec<Reason>> {
 impl Engine {
     /// Opens everything that `config` names.
     pub fn open(config: Config) -> Result<Self, EngineError> {
-        let keys = Keys::load(&config.keys)?;
-        let signer = Signer::load(&config.keys.join("verdict.pem"))?;
-        let audit = Audit::open(&config.audit, signer)?;
+        let keys = Keys::open(&config)?;
+        let audit = Audit::open(&config.audit, keys.verdict.clone())?;
         let clock = Clock::open(&config.state.join("clock"))?;
         let trust = trust(config.unsafe_test_roots.as_deref())?;
         if let Some(folder) = &config.unsafe_test_roots {
@@ -243,6 +242,11 @@ impl Engine {
         let count = policies.len();
         *self.policies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
         Ok(count)
+    }
+
+    /// Starts the threads that tokens need, inside the sandbox if there is one. Until then, one signature is made at a time.
+    pub fn start(&self) -> Result<(), EngineError> {
+        Ok(self.keys.start()?)
     }
 
     /// The configuration.

@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The gate's private keys: files that nobody but the gate may read.
+//! The gate's private keys: files that nobody but the gate may read, or keys in a token ([`crate::pkcs11`]).
 //!
 //! `verdict.pem` signs tickets, `id.pem` signs ID blocks, and `author.pem`, if there is one, vouches for the ID key. All are P-384.
 
 use std::fmt;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use aws_lc_rs::signature::{
+    ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+};
 use cvmm_gate_client::ticket::VerdictKey;
-use cvmm_launch::id_block::{KeyError, SigningKey};
+use cvmm_launch::id_block::{IdError, IdSigner, KeyError, SigningKey, public_key_of, signature_of};
+use cvmm_snp::id::{EcPublicKey, EcSignature};
 use thiserror::Error;
+use zerocopy::FromZeros as _;
 use zeroize::Zeroizing;
 
+use crate::config::Config;
 use crate::files::{self, FileError};
+use crate::pkcs11::{self, TokenError, TokenKey};
 
 /// A key file's bytes, at most.
 const MAX_KEY: u64 = 4096;
@@ -50,13 +58,24 @@ pub enum KeysError {
     /// It is there already.
     #[error("{0} exists: a key is never overwritten")]
     Exists(PathBuf),
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The random number generator or the signature.
     #[error("the cryptographic library failed")]
     Crypto,
 }
 
-/// A key that signs tickets and policies.
-pub struct Signer(EcdsaKeyPair);
+/// A P-384 key that signs: from a file, or in a token. Clones are the same key.
+#[derive(Clone)]
+pub struct Signer(Kept);
+
+/// Where a key is.
+#[derive(Clone)]
+enum Kept {
+    File(Arc<EcdsaKeyPair>),
+    Token(TokenKey),
+}
 
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,44 +93,98 @@ impl Signer {
             .map_err(|_| KeysError::Content { path: path.to_owned(), problem: KeyError::Pem })?;
         let der = Zeroizing::new(der);
         EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_FIXED_SIGNING, &der)
-            .map(Self)
+            .map(|pair| Self(Kept::File(Arc::new(pair))))
             .map_err(|_| KeysError::Content { path: path.to_owned(), problem: KeyError::Curve })
     }
 
     /// Signs: R and S, 48 bytes each.
     pub fn sign(&self, message: &[u8]) -> Result<[u8; 96], KeysError> {
-        let signature = self.0.sign(&SystemRandom::new(), message).map_err(|_| KeysError::Crypto)?;
-        signature.as_ref().try_into().map_err(|_| KeysError::Crypto)
+        match &self.0 {
+            Kept::File(pair) => {
+                let signature = pair.sign(&SystemRandom::new(), message).map_err(|_| KeysError::Crypto)?;
+                signature.as_ref().try_into().map_err(|_| KeysError::Crypto)
+            }
+            Kept::Token(key) => {
+                let signature = key.sign(message)?;
+                // Another key with the same name, or a fault: what does not verify does not leave the gate.
+                let public = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key.point());
+                public.verify(message, &signature).map_err(|_| key.not_ours())?;
+                Ok(signature)
+            }
+        }
+    }
+
+    /// The public half as an uncompressed point.
+    fn point(&self) -> &[u8] {
+        match &self.0 {
+            Kept::File(pair) => pair.public_key().as_ref(),
+            Kept::Token(key) => key.point(),
+        }
     }
 
     /// The public half.
     pub fn public(&self) -> Result<VerdictKey, KeysError> {
-        VerdictKey::from_point(self.0.public_key().as_ref()).map_err(|_| KeysError::Crypto)
+        VerdictKey::from_point(self.point()).map_err(|_| KeysError::Crypto)
+    }
+}
+
+impl IdSigner for Signer {
+    fn public(&self) -> EcPublicKey {
+        // Every key here has such a point; all zeros is none that the firmware would take.
+        public_key_of(self.point()).unwrap_or(EcPublicKey::new_zeroed())
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<EcSignature, IdError> {
+        let signature = Self::sign(self, message).map_err(|error| IdError::Sign(error.to_string()))?;
+        signature_of(&signature).ok_or_else(|| IdError::Sign("its length".to_owned()))
     }
 }
 
 /// All keys.
 #[derive(Debug)]
 pub struct Keys {
-    /// Signs tickets.
+    /// Signs tickets and the audit log.
     pub verdict: Signer,
     /// Signs ID blocks.
-    pub id: SigningKey,
+    pub id: Signer,
     /// Vouches for the ID key.
-    pub author: Option<SigningKey>,
+    pub author: Option<Signer>,
 }
 
 impl Keys {
+    /// The keys that `config` names: of a token, or of a folder.
+    pub fn open(config: &Config) -> Result<Self, KeysError> {
+        let Some(settings) = &config.pkcs11 else { return Self::load(&config.keys) };
+        for name in ["verdict.pem", "id.pem", "author.pem"] {
+            let path = config.keys.join(name);
+            if path.exists() {
+                tracing::warn!(path = %path.display(), "this key is not used: with [pkcs11] the token's keys sign");
+            }
+        }
+        let mut keys = pkcs11::open(settings)?.into_iter().map(|key| Signer(Kept::Token(key)));
+        let (Some(verdict), Some(id)) = (keys.next(), keys.next()) else { return Err(KeysError::Crypto) };
+        let keys = Self { verdict, id, author: keys.next() };
+        // A key that cannot sign is found now.
+        for signer in [&keys.verdict, &keys.id].into_iter().chain(&keys.author) {
+            signer.sign(b"cvmm-gate: can this key sign?")?;
+        }
+        Ok(keys)
+    }
+
+    /// Starts the threads that a token needs.
+    pub fn start(&self) -> Result<(), KeysError> {
+        match &self.verdict.0 {
+            Kept::File(_) => Ok(()),
+            Kept::Token(key) => Ok(key.start()?),
+        }
+    }
+
     /// Reads the keys in `folder`.
     pub fn load(folder: &Path) -> Result<Self, KeysError> {
-        let key = |name: &str| {
-            let path = folder.join(name);
-            let file = private(&path)?;
-            SigningKey::parse(&file).map_err(|problem| KeysError::Content { path, problem })
-        };
+        let key = |name: &str| Signer::load(&folder.join(name));
         let author = folder.join("author.pem");
         Ok(Self {
-            verdict: Signer::load(&folder.join("verdict.pem"))?,
+            verdict: key("verdict.pem")?,
             id: key("id.pem")?,
             author: if author.exists() { Some(key("author.pem")?) } else { None },
         })
@@ -151,10 +224,17 @@ pub fn private_folder(path: &Path) -> Result<(), FileError> {
 }
 
 /// Reads a file that only this process's user may read.
-fn private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeysError> {
-    let bytes = Zeroizing::new(files::read(path, MAX_KEY)?);
-    let failed = |source| FileError { what: "look at", path: path.to_owned(), source };
-    let metadata = fs::metadata(path).map_err(failed)?;
+pub(crate) fn private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeysError> {
+    let failed = |source| FileError { what: "read", path: path.to_owned(), source };
+    let file = fs::File::open(path).map_err(failed)?;
+    // Of the file that is read: another may have its name a moment later.
+    let metadata = file.metadata().map_err(failed)?;
+    // As much room as there can be bytes: a buffer that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY as usize + 1));
+    file.take(MAX_KEY + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_KEY {
+        return Err(failed(std::io::Error::other(format!("it has more than {MAX_KEY} bytes"))).into());
+    }
     let own = fs::metadata("/proc/self").map_err(failed)?.uid();
     let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
     if mode & 0o077 != 0 || owner != own {

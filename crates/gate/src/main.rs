@@ -156,6 +156,7 @@ fn run(command: Command) -> Result<Ended> {
             let listening = |at: &dyn std::fmt::Display| format!("cannot listen at {at}");
             let status = engine.config().status;
             let listeners = Listeners {
+                tls: engine.config().tls.as_ref().map(server::bind_tls).transpose()?,
                 socket: server::bind(&socket).with_context(|| listening(&socket.display()))?,
                 status: status
                     .map(|at| server::bind_status(at).with_context(|| listening(&at)))
@@ -163,9 +164,10 @@ fn run(command: Command) -> Result<Ended> {
             };
             let notify = Notify::from_env().context("cannot reach the service manager (NOTIFY_SOCKET)")?;
             // Everything that has to be opened is; threads are not there yet.
-            let confinement = sandbox::enter(engine.config(), &More::default())?;
+            let confinement = sandbox::enter(engine.config(), &More::of(engine.config()))?;
             engine.metrics().confined(confinement);
             tracing::info!("sandbox: {confinement}");
+            engine.start()?;
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 // Most of them wait for a batch of the audit log: the more there are, the fewer syncs are needed.
@@ -192,7 +194,11 @@ fn run(command: Command) -> Result<Ended> {
             }
         }
         Command::Check { config } => {
-            Engine::open(Config::load(&config)?)?.close();
+            let engine = Engine::open(Config::load(&config)?)?;
+            engine.close();
+            if let Some(tls) = &engine.config().tls {
+                tls.load()?;
+            }
         }
         Command::Policy(PolicyCommand::Sign { key, file }) => {
             policies::sign(&file, &Signer::load(&key)?)?;

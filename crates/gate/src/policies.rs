@@ -160,7 +160,8 @@ fn is_signed(content: &[u8], jws: &[u8], signer: &VerdictKey) -> bool {
     URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| signer.verifies(&input, &signature))
 }
 
-pub(crate) fn sha384(bytes: &[u8]) -> Digest {
+/// SHA-384 of `bytes`.
+pub fn sha384(bytes: &[u8]) -> Digest {
     let mut out = Digest::ZERO;
     // SHA-384 has as many bytes as Digest.
     out.0.copy_from_slice(digest(&SHA384, bytes).as_ref());

@@ -29,6 +29,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::tls;
 
 /// The interface of Landlock that is demanded: Linux 6.10, older than any kernel that hosts SNP guests. Files with truncation and
 /// device ioctls, and TCP.
@@ -58,6 +59,23 @@ pub struct More {
     pub write: Vec<PathBuf>,
     /// New Unix sockets: a PKCS#11 module may speak to a daemon.
     pub unix_sockets: bool,
+}
+
+impl More {
+    /// What `config` asks for.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let mut more = Self::default();
+        // SIGHUP reads them again.
+        more.read
+            .extend(config.tls.clone().iter_mut().flat_map(tls::Settings::paths).map(|path| path.clone()));
+        if let Some(pkcs11) = &config.pkcs11 {
+            more.read.extend(pkcs11.read.iter().cloned());
+            more.write.extend(pkcs11.write.iter().cloned());
+            more.unix_sockets = pkcs11.unix_sockets;
+        }
+        more
+    }
 }
 
 /// What is enforced.

@@ -7,6 +7,7 @@
 mod places;
 mod session;
 mod status;
+mod tls;
 
 use std::fs;
 use std::io;
@@ -17,17 +18,19 @@ use std::time::Duration;
 
 use cvmm_attest::reason::Reason;
 use cvmm_gate_client::protocol::{Denied, Response};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::places::Places;
+pub use self::tls::{ListenError, TlsListener, bind_tls};
 use crate::engine::Engine;
 
 /// After an error of `accept`, which is mostly a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(20);
+const BUSY: &str = "launches in progress take all places; try again";
 /// How long a launch in progress may take once the gate is to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -65,6 +68,8 @@ pub fn signals() -> io::Result<mpsc::Receiver<Control>> {
 pub struct Listeners {
     /// For questions.
     pub socket: std::os::unix::net::UnixListener,
+    /// For questions over TLS.
+    pub tls: Option<TlsListener>,
     /// For `/metrics` and `/healthz`.
     pub status: Option<std::net::TcpListener>,
 }
@@ -111,10 +116,14 @@ pub async fn serve(
         }
         None => None,
     };
+    let (tls_listener, tls) = match listeners.tls {
+        Some(listener) => (Some(TcpListener::from_std(listener.socket)?), Some(listener.tls)),
+        None => (None, None),
+    };
     loop {
         tokio::select! {
             told = control.recv() => match told {
-                Some(Control::Reload) => reload(&engine).await,
+                Some(Control::Reload) => reload(&engine, tls.as_ref()).await,
                 Some(Control::Stop) | None => break,
             },
             Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
@@ -127,7 +136,7 @@ pub async fn serve(
                     }
                     let Some((place, full)) = places.take() else {
                         engine.metrics().turned_away();
-                        turn_away(&stream, "gate.busy", "launches in progress take all places; try again");
+                        turn_away(&stream, "gate.busy", BUSY);
                         continue;
                     };
                     if full {
@@ -142,9 +151,30 @@ pub async fn serve(
                     tokio::time::sleep(PAUSE).await;
                 }
             },
+            accepted = accept(tls_listener.as_ref()), if tls_listener.is_some() => match accepted {
+                Ok(stream) => {
+                    // Never none: there is no listener without it.
+                    let Some(tls) = tls.clone() else { continue };
+                    let (engine, wait) = (Arc::clone(&engine), Duration::from_secs(limits.message_s));
+                    let Some((place, full)) = places.take() else {
+                        engine.metrics().turned_away();
+                        tracing::warn!(code = "gate.busy", "a connection was turned away");
+                        sessions.spawn(tls::busy(engine, tls, stream, wait));
+                        continue;
+                    };
+                    if full {
+                        engine.metrics().pushed_out();
+                    }
+                    sessions.spawn(tls::connection(engine, tls, place, stream, wait, stopped.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept for TLS");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
         }
     }
-    drop(listener);
+    drop((listener, tls_listener));
     let _ = stop.send(true); // without connections nobody listens
     if timeout(GRACE, async { while sessions.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!(sessions = sessions.len(), "launches in progress are given up");
@@ -153,6 +183,13 @@ pub async fn serve(
         status.abort();
     }
     Ok(())
+}
+
+async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
 }
 
 fn may_ask(engine: &Engine, stream: &UnixStream, own: u32) -> bool {
@@ -169,7 +206,14 @@ fn turn_away(stream: &UnixStream, code: &'static str, message: &str) {
     }
 }
 
-async fn reload(engine: &Arc<Engine>) {
+async fn reload(engine: &Arc<Engine>, tls: Option<&Arc<tls::Tls>>) {
+    if let Some(tls) = tls.cloned() {
+        match tokio::task::spawn_blocking(move || tls.reload()).await {
+            Ok(Ok(())) => tracing::info!("certificates of [tls] read again"),
+            Ok(Err(error)) => tracing::error!(%error, "the certificates of [tls] stay as they were"),
+            Err(error) => tracing::error!(%error, "the certificates of [tls] stay as they were"),
+        }
+    }
     let engine = Arc::clone(engine);
     match tokio::task::spawn_blocking(move || engine.reload()).await {
         Ok(Ok(count)) => tracing::info!(count, "policies read again"),

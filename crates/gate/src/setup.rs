@@ -56,6 +56,25 @@ audit = "audit.log"
 # connections = 512
 # message_s = 5
 # guest_s = 30
+
+# Questions over TLS 1.3, from clients with a certificate.
+# [tls]
+# listen = "0.0.0.0:9443"
+# certificate = "tls/gate.pem"
+# key = "tls/gate.key"
+# client_ca = "tls/client-ca.pem"
+# client_crl = "tls/client-crl.pem"
+# clients = ["host-1.example"]
+
+# Keys in a token instead of the folder of keys: cvmm-gate keys generate
+# [pkcs11]
+# module = "/usr/lib/softhsm/libsofthsm2.so"
+# token = "gate"
+# pin_file = "pin"
+# verdict = "verdict"
+# id = "id"
+# author = "author"
+# timeout_s = 3
 "#;
 
 /// Makes a gate in `folder`.

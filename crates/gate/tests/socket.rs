@@ -48,7 +48,7 @@ impl Serving {
         let thread = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
-            let listeners = Listeners { socket, status: Some(status) };
+            let listeners = Listeners { socket, tls: None, status: Some(status) };
             runtime.block_on(server::serve(engine, listeners, receiver)).unwrap();
         });
         Self { gate, control: Some(control), status: address, thread: Some(thread) }
@@ -65,7 +65,7 @@ impl Serving {
     fn client(&self) -> client::Gate {
         let key = fs::read_to_string(self.gate.path("keys/verdict.pem.pub")).unwrap();
         let key = VerdictKey::from_pem(&key).unwrap();
-        client::Gate { socket: self.socket(), key, timeout: Duration::from_secs(20) }
+        client::Gate { endpoint: self.socket().into(), key, timeout: Duration::from_secs(20) }
     }
 
     /// A whole launch.

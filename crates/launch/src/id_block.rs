@@ -23,7 +23,7 @@ use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::digest::sha384;
-pub use ecdsa::{KeyError, SigningKey};
+pub use ecdsa::{IdSigner, KeyError, SigningKey, from_point as public_key_of, signature_of};
 
 /// An ID block or ID authentication that is not made, or not accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,9 +72,9 @@ pub enum IdError {
         /// Policy of the launch.
         expected: GuestPolicy,
     },
-    /// The cryptographic library could not sign.
-    #[error("the id block could not be signed: the system has no random numbers")]
-    Sign,
+    /// The key could not sign.
+    #[error("the id block could not be signed: {0}")]
+    Sign(String),
     /// No public key fits; the chance for it is that of guessing a key.
     #[error("no public key fits this id block; change an id in it")]
     Recovery,
@@ -89,15 +89,11 @@ pub struct Identity {
 
 impl Identity {
     /// Signs `block` with the ID key, and that key with the author key.
-    pub fn signed(
-        block: IdBlock,
-        id_key: &SigningKey,
-        author_key: Option<&SigningKey>,
-    ) -> Result<Self, IdError> {
-        let mut auth = IdAuth::new(*id_key.public(), id_key.sign(block.as_bytes())?);
+    pub fn signed<K: IdSigner>(block: IdBlock, id_key: &K, author_key: Option<&K>) -> Result<Self, IdError> {
+        let mut auth = IdAuth::new(id_key.public(), id_key.sign(block.as_bytes())?);
         if let Some(author) = author_key {
             auth.author_key_algo = U32::new(ALGORITHM_P384);
-            auth.author_key = *author.public();
+            auth.author_key = author.public();
             auth.id_key_sig = author.sign(auth.id_key.as_bytes())?;
         }
         Ok(Self { block, auth })

@@ -121,6 +121,11 @@ mode = "stdio"
 # The attestation gate that decides whether an snp guest runs; it makes ID block and HOST_DATA.
 # [gate]
 # socket = "/run/cvmm-gate/gate.sock"
+# Or over the network, TLS 1.3 with a certificate on both sides:
+# url = "tls://gate.example:9443"
+# ca = "gate-ca.pem"                  # authority of the gate's certificate
+# client_certificate = "client.pem"   # what is shown to the gate
+# client_key = "client.key"           # for this user only
 # verdict_key = "gate-verdict.pem"    # the public key of its verdicts
 # policy = "production"               # which of its policies judges
 # vm_id = "example"                   # default: name

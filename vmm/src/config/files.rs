@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::problem::Problem;
 use super::size::show;
-use super::{Boot, Config};
+use super::{Boot, Config, GateEndpoint};
 
 /// Disks are addressed in sectors of this many bytes (virtio 1.2, 5.2.4).
 const SECTOR: u64 = 512;
@@ -46,6 +46,11 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     }
     if let Some(gate) = &config.gate {
         image("gate.verdict_key", &gate.verdict_key);
+        if let GateEndpoint::Tls { host: _, port: _, ca, client_certificate, client_key } = &gate.endpoint {
+            image("gate.ca", ca);
+            image("gate.client_certificate", client_certificate);
+            image("gate.client_key", client_key);
+        }
     }
     let no_folder = |path: &&PathBuf| !path.as_os_str().is_empty() && !path.is_dir();
     if let Some(path) = config.snp.certificates.as_ref().filter(no_folder) {

@@ -87,9 +87,9 @@ pub struct Config {
 /// The attestation gate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Gate {
-    /// Its Unix socket.
-    #[serde(serialize_with = "lossy_path")]
-    pub socket: PathBuf,
+    /// Where it listens.
+    #[serde(flatten)]
+    pub endpoint: GateEndpoint,
     /// The public key of its verdicts, PEM.
     #[serde(serialize_with = "lossy_path")]
     pub verdict_key: PathBuf,
@@ -101,6 +101,34 @@ pub struct Gate {
     pub timeout: u32,
     /// Whether the guest has a line to it.
     pub channel: bool,
+}
+
+/// Where a gate listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum GateEndpoint {
+    /// A Unix socket.
+    Unix {
+        /// Its path.
+        #[serde(serialize_with = "lossy_path")]
+        socket: PathBuf,
+    },
+    /// TLS over TCP.
+    Tls {
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+        /// Authorities of the gate's certificate, PEM.
+        #[serde(serialize_with = "lossy_path")]
+        ca: PathBuf,
+        /// The certificate that is shown to the gate, PEM.
+        #[serde(serialize_with = "lossy_path")]
+        client_certificate: PathBuf,
+        /// Its private key, PEM.
+        #[serde(serialize_with = "lossy_path")]
+        client_key: PathBuf,
+    },
 }
 
 /// What an SNP guest demands and accepts.

@@ -56,13 +56,31 @@ pub(super) struct RawConfig {
 /// The attestation gate that decides whether the guest runs.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Gate")]
+#[schemars(rename = "Gate", extend("oneOf" = [
+    {
+        "required": ["socket"],
+        "properties": { "url": false, "ca": false, "client_certificate": false, "client_key": false },
+    },
+    { "required": ["url", "ca", "client_certificate", "client_key"], "properties": { "socket": false } },
+]))]
 pub(super) struct RawGate {
-    /// Its Unix socket, relative to this file.
-    #[schemars(required, length(min = 1))]
+    /// Its Unix socket, relative to this file. Either this or `url`.
+    #[schemars(length(min = 1))]
     pub(super) socket: Option<String>,
-    /// The public key its verdicts are signed with (P-384, PEM), relative to this file. Whoever listens at the socket cannot admit a
-    /// guest without the private half.
+    /// `tls://HOST:PORT`: TLS 1.3 over TCP, with a certificate on both sides.
+    #[schemars(regex(pattern = r"^tls://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"))]
+    pub(super) url: Option<String>,
+    /// Authorities that the certificate of the gate at `url` may be of (PEM), relative to this file.
+    #[schemars(length(min = 1))]
+    pub(super) ca: Option<String>,
+    /// The certificate that is shown to the gate at `url` (PEM), relative to this file.
+    #[schemars(length(min = 1))]
+    pub(super) client_certificate: Option<String>,
+    /// Its private key (PEM), relative to this file and readable for its user only.
+    #[schemars(length(min = 1))]
+    pub(super) client_key: Option<String>,
+    /// The public key its verdicts are signed with (P-384, PEM), relative to this file. Whoever listens there cannot admit a guest without
+    /// the private half.
     #[schemars(required, length(min = 1))]
     pub(super) verdict_key: Option<String>,
     /// The policy that judges, by its name at the gate.

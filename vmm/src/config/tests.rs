@@ -296,7 +296,8 @@ fn a_gate_is_for_snp_guests_and_makes_their_terms() {
     const GATE: &str = "[gate]\nsocket = \"s\"\nverdict_key = \"k.pem\"\npolicy = \"p\"\n";
     let snp = GOOD.replace("\"none\"", "\"snp\"");
     let gate = parse(&format!("{snp}{GATE}")).unwrap().gate.unwrap();
-    assert_eq!((gate.vm_id.as_str(), gate.timeout, gate.socket.is_absolute()), ("web-1", 5, true));
+    assert_eq!((gate.vm_id.as_str(), gate.timeout), ("web-1", 5));
+    assert!(matches!(gate.endpoint, GateEndpoint::Unix { socket } if socket.is_absolute()));
     let data = "0".repeat(64);
     for (text, code) in [
         (format!("{GOOD}{GATE}"), "config.gate.isolation"),
@@ -311,6 +312,65 @@ fn a_gate_is_for_snp_guests_and_makes_their_terms() {
     ] {
         let error = parse(&text).unwrap_err();
         assert_eq!(error.problems()[0].code, code, "{text}");
+    }
+}
+
+#[test]
+fn a_gate_is_at_a_socket_or_at_a_url() {
+    const TLS: &str = "ca = \"ca\"\nclient_certificate = \"c\"\nclient_key = \"k\"\n";
+    let snp = GOOD.replace("\"none\"", "\"snp\"");
+    let gate = |keys: &str| parse(&format!("{snp}[gate]\nverdict_key = \"v\"\npolicy = \"p\"\n{keys}"));
+    for (url, host, port) in [
+        ("tls://gate.example:9443", "gate.example", 9443),
+        ("tls://localhost:1", "localhost", 1),
+        ("tls://10.0.0.1:65535", "10.0.0.1", 65535),
+        ("tls://[::1]:9443", "::1", 9443),
+    ] {
+        let config = gate(&format!("url = \"{url}\"\n{TLS}")).unwrap();
+        let GateEndpoint::Tls { host: found, port: at, ca, client_certificate, client_key } =
+            config.gate.unwrap().endpoint
+        else {
+            panic!("{url} is a socket");
+        };
+        assert_eq!((found.as_str(), at), (host, port));
+        assert!([ca, client_certificate, client_key].iter().all(|path| path.is_absolute()));
+    }
+    let long = "a".repeat(64);
+    for url in [
+        "",
+        "tls://",
+        "tls://gate",
+        "tls://gate:",
+        "tls://:9443",
+        "tls://gate:0",
+        "tls://gate:65536",
+        "tls://gate:+1",
+        "tls://gate:9443/",
+        "https://gate:9443",
+        "gate:9443",
+        "tls://::1:9443",
+        "tls://[gate]:9443",
+        "tls://[::1:9443",
+        "tls://user@gate:9443",
+        "tls://10.0.0:9443",
+        "tls://gate..example:9443",
+        "tls://ga te:9443",
+        &format!("tls://{long}:9443"),
+    ] {
+        let error = gate(&format!("url = \"{url}\"\n{TLS}")).unwrap_err();
+        assert_eq!(error.problems()[0].code, "config.gate.url.format", "{url}");
+    }
+    let url = "url = \"tls://gate:9443\"\n";
+    for (keys, code) in [
+        (String::new(), "config.gate.socket.missing"),
+        (format!("socket = \"s\"\n{url}{TLS}"), "config.gate.url.socket"),
+        (format!("socket = \"s\"\n{TLS}"), "config.gate.ca.url"),
+        ("socket = \"s\"\nclient_key = \"k\"\n".to_owned(), "config.gate.client_key.url"),
+        (url.to_owned(), "config.gate.ca.missing"),
+        (format!("{url}ca = \"ca\"\nclient_certificate = \"c\"\n"), "config.gate.client_key.missing"),
+        (format!("{url}ca = \"ca\"\nclient_key = \"k\"\n"), "config.gate.client_certificate.missing"),
+    ] {
+        assert_eq!(gate(&keys).unwrap_err().problems()[0].code, code, "{keys}");
     }
 }
 
@@ -448,10 +508,14 @@ fn every_example_parses_and_so_do_its_comments() {
             let kept = |line: &&str| !keys.iter().any(|key| line.starts_with(key));
             all.lines().filter(kept).collect::<Vec<_>>().join("\n")
         };
-        let gated = parse(&without(&["id_block", "id_auth", "host_data"]));
-        let gated = gated.unwrap_or_else(|error| panic!("{profile}: {error}"));
-        assert!(gated.gate.is_some_and(|gate| gate.vm_id == "example" && gate.timeout == 5));
-        let all = without(&["[gate]", "socket", "verdict_key", "policy = \"", "vm_id", "timeout", "channel"]);
+        let tls = ["url", "ca = ", "client_certificate", "client_key"];
+        for other in [&tls[..], &["socket"]] {
+            let gated = parse(&without(&[&["id_block", "id_auth", "host_data"], other].concat()));
+            let gated = gated.unwrap_or_else(|error| panic!("{profile}: {error}"));
+            assert!(gated.gate.is_some_and(|gate| gate.vm_id == "example" && gate.timeout == 5));
+        }
+        let gate = ["[gate]", "socket", "verdict_key", "policy = \"", "vm_id", "timeout", "channel"];
+        let all = without(&[&gate[..], &tls].concat());
         let mut full = parse(&all).unwrap_or_else(|error| panic!("{profile}: {error}"));
         assert_eq!(full.disks.len(), 1);
         full.disks.clone_from(&config.disks);

@@ -18,8 +18,8 @@ use super::raw::{
 use super::size::{RawSize, SIZE_FORMAT, show};
 use super::{
     Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, CpuidTolerance, DEFAULT_LOW_MEMORY, Debug,
-    Disk, Gate, IdentityFiles, Isolation, MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY,
-    MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_MEMORY, Snp,
+    Disk, Gate, GateEndpoint, IdentityFiles, Isolation, MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS,
+    MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_MEMORY, Snp,
 };
 
 const MIB: u64 = 1 << 20;
@@ -401,7 +401,20 @@ impl Rules<'_> {
                 self.add(problem.help("remove the key; the gate's policy says what the owner wants"));
             }
         }
-        let RawGate { socket, verdict_key, policy, vm_id, timeout, channel } = raw;
+        let RawGate {
+            socket,
+            url,
+            ca,
+            client_certificate,
+            client_key,
+            verdict_key,
+            policy,
+            vm_id,
+            timeout,
+            channel,
+        } = raw;
+        let files = [("ca", ca), ("client_certificate", client_certificate), ("client_key", client_key)];
+        let endpoint = self.gate_endpoint(socket, url, files);
         let policy = self.required("gate.policy", policy, NAME_FORMAT);
         if let Some(policy) = &policy {
             self.is_name("gate.policy", policy);
@@ -410,7 +423,7 @@ impl Rules<'_> {
             self.is_name("gate.vm_id", vm_id);
         }
         Some(Gate {
-            socket: self.required_path("gate.socket", socket.as_deref()),
+            endpoint,
             verdict_key: self.required_path("gate.verdict_key", verdict_key.as_deref()),
             policy: policy?,
             vm_id: vm_id.unwrap_or_else(|| name.to_owned()),
@@ -419,6 +432,44 @@ impl Rules<'_> {
                 .unwrap_or(DEFAULT_GATE_TIMEOUT),
             channel: channel.unwrap_or(false),
         })
+    }
+
+    fn gate_endpoint(
+        &mut self,
+        socket: Option<String>,
+        url: Option<String>,
+        files: [(&str, Option<String>); 3],
+    ) -> GateEndpoint {
+        let Some(url) = url else {
+            let cut = self.is_cut("gate.url");
+            for (key, _) in files.iter().filter(|(_, file)| file.is_some() && !cut) {
+                let message = format!("{key} belongs to url, and there is none");
+                self.add(
+                    Problem::at(&format!("gate.{key}"), "url", message).help("remove it, or write the url"),
+                );
+            }
+            if socket.is_none() && !self.is_cut("gate.socket") && !cut {
+                let message = "neither socket nor url says where the gate is";
+                self.add(Problem::at("gate.socket", "missing", message).allowed("one of both"));
+            }
+            let path = |socket: String| self.path("gate.socket", &socket);
+            return GateEndpoint::Unix { socket: socket.map(path).unwrap_or_default() };
+        };
+        if socket.is_some() {
+            let message = "socket and url both say where the gate is";
+            self.add(Problem::at("gate.url", "socket", message).allowed("one of both"));
+        }
+        let (host, port) = split_url(&url).unwrap_or_else(|| {
+            let message = format!("url {} is no address of a gate", show_url(&url));
+            self.add(
+                Problem::at("gate.url", "format", message)
+                    .allowed("tls://HOST:PORT, such as tls://gate.example:9443"),
+            );
+            (String::new(), 0)
+        });
+        let [ca, client_certificate, client_key] =
+            files.map(|(key, file)| self.required_path(&format!("gate.{key}"), file.as_deref()));
+        GateEndpoint::Tls { host, port, ca, client_certificate, client_key }
     }
 
     fn policy(&mut self, value: Option<i64>) -> u64 {
@@ -496,4 +547,30 @@ impl Rules<'_> {
             inject_variables: inject_variables.map(|path| self.path("debug.inject_variables", &path)),
         }
     }
+}
+
+/// Host and port of `tls://HOST:PORT`; the host is a name or an address, one of IPv6 in brackets.
+fn split_url(url: &str) -> Option<(String, u16)> {
+    let (host, port) = url.strip_prefix("tls://")?.rsplit_once(':')?;
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|port| digits && *port != 0)?;
+    let host = match host.strip_prefix('[') {
+        Some(address) => address.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok()?.to_string(),
+        None => {
+            let label = |label: &str| {
+                let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+                (1..=63).contains(&label.len()) && label.bytes().all(known)
+            };
+            let name = host.len() <= 253 && host.split('.').all(label);
+            // Digits and dots alone are an address or nothing: 10.0.0 is no name.
+            let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+            (name && (!numeric || host.parse::<std::net::Ipv4Addr>().is_ok())).then(|| host.to_owned())?
+        }
+    };
+    Some((host, port))
+}
+
+/// As much of it as a message can have.
+fn show_url(url: &str) -> String {
+    format!("{:?}", url.chars().take(80).collect::<String>())
 }

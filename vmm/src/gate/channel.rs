@@ -9,14 +9,13 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cvmm_attest::reason::Reason;
 use cvmm_gate_client::frame;
 use cvmm_gate_client::protocol::{Denied, MAX_FRAME, Response};
+use cvmm_gate_client::transport::{Connection, Endpoint};
 
 use crate::config::Gate;
 use crate::machine::input_pipe;
@@ -29,8 +28,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// One end of the line.
 #[derive(Debug)]
 pub struct Channel {
-    /// The gate's socket.
-    pub socket: PathBuf,
+    /// Where the gate listens.
+    pub endpoint: Endpoint,
     /// For each answer.
     pub timeout: Duration,
     /// What the guest writes.
@@ -44,7 +43,8 @@ pub fn connect(settings: &Gate) -> io::Result<(io::PipeWriter, OwnedFd)> {
     let (from_guest, writer) = io::pipe()?;
     let (reader, to_guest) = input_pipe()?;
     let timeout = Duration::from_secs(settings.timeout.into());
-    Channel { socket: settings.socket.clone(), timeout, from_guest, to_guest }.spawn()?;
+    let endpoint = super::endpoint(&settings.endpoint).map_err(io::Error::other)?;
+    Channel { endpoint, timeout, from_guest, to_guest }.spawn()?;
     Ok((writer, reader))
 }
 
@@ -76,22 +76,22 @@ impl Channel {
     }
 
     /// Sends `frame` on the open connection or a new one and waits for the answer.
-    fn exchange(&self, connection: &mut Option<UnixStream>, frame: &[u8]) -> io::Result<Vec<u8>> {
+    fn exchange(&self, connection: &mut Option<Connection>, frame: &[u8]) -> io::Result<Vec<u8>> {
         if let Some(stream) = connection.as_mut() {
             // The gate closes a session when it is over; what it would have said next is nothing.
-            if !is_over(stream) {
-                return self.ask(stream, frame);
+            if !stream.is_over() {
+                return self.ask(stream, frame, Instant::now() + self.timeout);
             }
         }
-        let mut stream = UnixStream::connect(&self.socket)?;
-        let answer = self.ask(&mut stream, frame)?;
+        // One deadline for all of it: a guest waits no longer for a connection and an answer than for an answer.
+        let deadline = Instant::now() + self.timeout;
+        let mut stream = self.endpoint.connect(deadline).map_err(io::Error::other)?;
+        let answer = self.ask(&mut stream, frame, deadline)?;
         *connection = Some(stream);
         Ok(answer)
     }
 
-    fn ask(&self, stream: &mut UnixStream, frame: &[u8]) -> io::Result<Vec<u8>> {
-        stream.set_nonblocking(false)?;
-        let deadline = Instant::now() + self.timeout;
+    fn ask(&self, stream: &mut Connection, frame: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
         frame::write(stream, frame, deadline)
             .and_then(|()| frame::read(stream, deadline))
             .map_err(io::Error::other)
@@ -117,16 +117,6 @@ impl Channel {
     }
 }
 
-/// Whether the other side has closed the connection.
-fn is_over(stream: &UnixStream) -> bool {
-    let mut byte = [0];
-    match stream.set_nonblocking(true).and_then(|()| (&*stream).read(&mut byte)) {
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        // The end, or something nobody asked for.
-        Ok(_) => true,
-    }
-}
-
 /// A frame; `None` if its length is not allowed.
 fn read_frame(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut len = [0; 4];
@@ -147,10 +137,19 @@ fn own_answer(error: &io::Error) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[path = "../../../crates/gate/tests/common/pki.rs"]
+mod pki;
+
+#[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
 
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::pki::{Names, issue};
     use super::*;
+    use crate::config::GateEndpoint;
 
     fn write_frame(to: &mut impl Write, frame: &[u8]) -> io::Result<()> {
         to.write_all(&[&(frame.len() as u32).to_le_bytes(), frame].concat())
@@ -161,11 +160,11 @@ mod tests {
         from_vmm: io::PipeReader,
     }
 
-    fn channel(socket: PathBuf, timeout: Duration) -> Guest {
+    fn channel(endpoint: impl Into<Endpoint>, timeout: Duration) -> Guest {
         let (from_guest, to_vmm) = io::pipe().unwrap();
         let (from_vmm, to_guest) = io::pipe().unwrap();
         let to_guest = File::from(OwnedFd::from(to_guest));
-        Channel { socket, timeout, from_guest, to_guest }.spawn().unwrap();
+        Channel { endpoint: endpoint.into(), timeout, from_guest, to_guest }.spawn().unwrap();
         Guest { to_vmm, from_vmm }
     }
 
@@ -176,32 +175,72 @@ mod tests {
         }
     }
 
+    /// A gate of two sessions: of two questions, then of one.
+    fn serve<S: Read + Write>(mut accept: impl FnMut() -> S) {
+        for questions in [2, 1] {
+            let mut stream = accept();
+            for number in 0..questions {
+                let frame = read_frame(&mut stream).unwrap().unwrap();
+                let answer = format!("{number}:{}", String::from_utf8(frame).unwrap());
+                write_frame(&mut stream, answer.as_bytes()).unwrap();
+                stream.flush().unwrap();
+            }
+        }
+    }
+
     #[test]
     fn frames_of_a_session_go_over_one_connection() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("gate");
         let listener = UnixListener::bind(&socket).unwrap();
+        let gate = thread::spawn(move || serve(|| listener.accept().unwrap().0));
+        sessions(channel(socket, Duration::from_secs(5)));
+        gate.join().unwrap();
+    }
+
+    #[test]
+    fn and_so_they_do_over_tls() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = issue("authority", &Names::Authority, None, (2024, 2049));
+        let (ca, _) = authority.write(folder.path(), "ca");
+        let (certificate, key) =
+            issue("gate", &Names::Localhost, Some(&authority), (2024, 2049)).write(folder.path(), "gate");
+        let client = issue("host", &Names::Dns(&["host"]), Some(&authority), (2024, 2049));
+        let (client_certificate, client_key) = client.write(folder.path(), "client");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let roots = Arc::new(cvmm_gate_client::tls::roots(&ca).unwrap());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(
+                cvmm_gate_client::tls::certificates(&certificate).unwrap(),
+                cvmm_gate_client::tls::private_key(&key).unwrap(),
+            )
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
         let gate = thread::spawn(move || {
-            // Two sessions: of two questions, then of one.
-            for questions in [2, 1] {
-                let (mut stream, _) = listener.accept().unwrap();
-                for number in 0..questions {
-                    let frame = read_frame(&mut stream).unwrap().unwrap();
-                    write_frame(
-                        &mut stream,
-                        format!("{number}:{}", String::from_utf8(frame).unwrap()).as_bytes(),
-                    )
-                    .unwrap();
-                }
-            }
+            serve(|| {
+                let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+                rustls::StreamOwned::new(connection, listener.accept().unwrap().0)
+            });
         });
-        let mut guest = channel(socket, Duration::from_secs(5));
+        let settings =
+            GateEndpoint::Tls { host: "localhost".into(), port, ca, client_certificate, client_key };
+        sessions(channel(crate::gate::endpoint(&settings).unwrap(), Duration::from_secs(5)));
+        gate.join().unwrap();
+    }
+
+    fn sessions(mut guest: Guest) {
         assert_eq!(guest.ask(b"attest"), "0:attest");
         assert_eq!(guest.ask(b"evidence"), "1:evidence");
         // The gate has to close first; a question into a closing session is refused, not answered wrongly.
         thread::sleep(Duration::from_millis(50));
         assert_eq!(guest.ask(b"again"), "0:again");
-        gate.join().unwrap();
     }
 
     #[test]

@@ -14,7 +14,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cvmm_gate_client::client::{Approved, ClientError, Gate, Launched, Proposal};
+use cvmm_gate_client::frame::FrameError;
 use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_client::tls::{Files, Tls, TlsFileError};
+use cvmm_gate_client::transport::{ConnectError, Endpoint};
 use cvmm_kvm_snp::SevCallError;
 use cvmm_kvm_snp::launch::{AdmitError, Admitted, Finished};
 use cvmm_kvm_snp::probe::SEV_PATH;
@@ -26,7 +29,7 @@ use cvmm_snp::policy::GuestPolicy;
 use thiserror::Error;
 
 use self::manifest::ManifestError;
-use crate::config::{self, Config};
+use crate::config::{self, Config, GateEndpoint};
 use crate::doctor::sev;
 use crate::exit_code::ExitStatus;
 use crate::machine::Inputs;
@@ -45,6 +48,9 @@ pub enum GateError {
         /// What is wrong.
         problem: String,
     },
+    /// The files of a TLS connection.
+    #[error("[gate] cannot be used: {0}")]
+    Tls(#[from] TlsFileError),
     /// The manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -76,16 +82,38 @@ impl GateError {
     /// The exit code for it.
     pub fn exit_status(&self) -> ExitStatus {
         match self {
-            Self::Key { .. } => ExitStatus::File,
+            Self::Key { .. } | Self::Tls(_) => ExitStatus::File,
             Self::Manifest(_) | Self::Measure(_) => ExitStatus::LaunchRefused,
-            Self::Client { source: ClientError::Unreachable { .. } } => ExitStatus::GateUnreachable,
-            Self::Client { source: ClientError::NoAnswer { .. } } => ExitStatus::GateSilent,
+            Self::Client { source: ClientError::Connect(ConnectError::Unreachable { .. }) } => {
+                ExitStatus::GateUnreachable
+            }
+            // Somebody listens. A stranger, or a gate that takes us for one, is not there for us; one that is late is silent.
+            Self::Client {
+                source:
+                    ClientError::Connect(ConnectError::Handshake { source, .. })
+                    | ClientError::NoAnswer { source, .. },
+            } => match source {
+                FrameError::Tls(_) => ExitStatus::GateUnreachable,
+                _ => ExitStatus::GateSilent,
+            },
             Self::Client { source: ClientError::Denied(_) } => ExitStatus::GateDenied,
             Self::Client { source: ClientError::Answer { .. } } | Self::Identity(_) => ExitStatus::GateAnswer,
             Self::Client { source: ClientError::Ticket(_) } | Self::Admit(_) => ExitStatus::Ticket,
             Self::Platform(_) | Self::Report(_) => ExitStatus::Host,
         }
     }
+}
+
+/// Where the gate listens, with the files of a TLS connection read.
+pub fn endpoint(settings: &GateEndpoint) -> Result<Endpoint, TlsFileError> {
+    Ok(match settings {
+        GateEndpoint::Unix { socket } => Endpoint::Unix(socket.clone()),
+        GateEndpoint::Tls { host, port, ca, client_certificate, client_key } => Endpoint::Tls(Tls::new(
+            host,
+            *port,
+            Files { ca, certificate: client_certificate, key: client_key },
+        )?),
+    })
 }
 
 /// The gate of a VM.
@@ -107,7 +135,7 @@ pub struct Approval {
 impl Asker {
     /// The gate that `settings` name.
     pub fn open(settings: &config::Gate) -> Result<Self, GateError> {
-        let config::Gate { socket, verdict_key, policy, vm_id, timeout, channel: _ } = settings;
+        let config::Gate { endpoint: at, verdict_key, policy, vm_id, timeout, channel: _ } = settings;
         let failed = |problem: String| GateError::Key { path: verdict_key.clone(), problem };
         let mut text = String::new();
         let file = File::open(verdict_key).map_err(|error| failed(error.to_string()))?;
@@ -115,7 +143,7 @@ impl Asker {
             .map_err(|error| failed(error.to_string()))?;
         let key = VerdictKey::from_pem(&text).map_err(|error| failed(error.to_string()))?;
         Ok(Self {
-            gate: Gate { socket: socket.clone(), key, timeout: Duration::from_secs((*timeout).into()) },
+            gate: Gate { endpoint: endpoint(at)?, key, timeout: Duration::from_secs((*timeout).into()) },
             policy: policy.clone(),
             vm_id: vm_id.clone(),
         })
@@ -169,5 +197,34 @@ impl Approval {
         let ticket = self.approved.evidence(Launched { platform_status, report, certificates: None })?;
         tracing::info!(evidence = ticket.evidence_class(), "the gate admits the guest");
         Ok(finished.admit(ticket)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_that_is_not_there_differs_from_one_that_is_silent() {
+        let connect = |source| GateError::from(ClientError::Connect(source));
+        let handshake = |source| connect(ConnectError::Handshake { at: String::new(), source });
+        let answer = |source| GateError::from(ClientError::NoAnswer { question: "admit", source });
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        for (error, status, code) in [
+            (
+                connect(ConnectError::Unreachable { at: String::new(), source: refused }),
+                ExitStatus::GateUnreachable,
+                "gate.unreachable",
+            ),
+            // TLS 1.3: a client may hear that it is not accepted when it waits for its first answer.
+            (handshake(FrameError::Tls(String::new())), ExitStatus::GateUnreachable, "gate.tls"),
+            (answer(FrameError::Tls(String::new())), ExitStatus::GateUnreachable, "gate.tls"),
+            (handshake(FrameError::Timeout), ExitStatus::GateSilent, "gate.timeout"),
+            (handshake(FrameError::Closed), ExitStatus::GateSilent, "gate.closed"),
+            (answer(FrameError::Timeout), ExitStatus::GateSilent, "gate.timeout"),
+        ] {
+            assert_eq!(error.exit_status(), status, "{error}");
+            assert!(error.to_string().contains(&format!("[{code}]")), "{error}");
+        }
     }
 }

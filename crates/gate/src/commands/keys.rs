@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::{Keys, generate, public_path};
+use cvmm_gate::pkcs11;
 use cvmm_launch::id_block::Identity;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
@@ -21,6 +22,8 @@ pub enum KeysCommand {
     ///
     /// The verdict key is what vm.toml pins; the digests of the ID and the author key are what reports have in them.
     Show(Show),
+    /// Make the keys of [pkcs11] that the token does not have yet; prints their labels
+    Generate(Generate),
     /// Make a P-384 key and, beside it (.pub), its public half; a key is never overwritten
     New {
         /// Where; readable for this user only
@@ -42,16 +45,31 @@ pub struct Show {
     json: bool,
 }
 
+#[derive(Args, Debug)]
+pub struct Generate {
+    /// The configuration
+    #[arg(long, short, value_name = "GATE.TOML")]
+    config: PathBuf,
+}
+
 pub fn run(command: KeysCommand) -> Result<Ended> {
     let Show { config, verdict_pem, json } = match command {
         KeysCommand::Show(show) => show,
+        KeysCommand::Generate(Generate { config }) => {
+            let config = Config::load(&config)?;
+            let settings = config.pkcs11.as_ref().context("gate.toml has no [pkcs11]")?;
+            for label in pkcs11::generate(settings)? {
+                print(&format!("{label}\n"))?;
+            }
+            return Ok(Ended::Done);
+        }
         KeysCommand::New { file } => {
             generate(&file)?;
             print(&format!("{}\n", public_path(&file).display()))?;
             return Ok(Ended::Done);
         }
     };
-    let keys = Keys::load(&Config::load(&config)?.keys)?;
+    let keys = Keys::open(&Config::load(&config)?)?;
     let pem = keys.verdict.public()?.to_pem();
     if verdict_pem {
         print(&pem)?;

@@ -6,6 +6,7 @@ use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, Launch as LaunchManif
 use cvmm_gate_client::ticket::{Expected as TicketExpected, VerifiedTicket};
 
 use super::*;
+use crate::keys::Signer;
 use crate::setup;
 
 /// A firmware image of a page: a GUID table without entries, and nothing else.

@@ -90,7 +90,12 @@ pub(super) async fn write(
     wait: Duration,
 ) -> io::Result<()> {
     let bytes = frame(response)?;
-    timeout(wait, stream.write_all(&bytes)).await.map_err(|_| io::ErrorKind::TimedOut)?
+    let write = async {
+        stream.write_all(&bytes).await?;
+        // TLS may have taken what it has not sent.
+        stream.flush().await
+    };
+    timeout(wait, write).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 /// The bytes of a response.

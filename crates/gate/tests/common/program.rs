@@ -72,7 +72,7 @@ impl Program {
     pub fn client(&self) -> client::Gate {
         let key = fs::read_to_string(self.gate().path("keys/verdict.pem.pub")).unwrap();
         let key = VerdictKey::from_pem(&key).unwrap();
-        client::Gate { socket: self.gate().path("gate.sock"), key, timeout: Duration::from_secs(20) }
+        client::Gate { endpoint: self.gate().path("gate.sock").into(), key, timeout: Duration::from_secs(20) }
     }
 
     /// A whole launch.

@@ -76,12 +76,32 @@ impl SigningKey {
     pub fn public(&self) -> &EcPublicKey {
         &self.public
     }
+}
 
-    pub(super) fn sign(&self, message: &[u8]) -> Result<EcSignature, IdError> {
-        let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| IdError::Sign)?;
-        let (r, s) = halves(signature.as_ref()).ok_or(IdError::Sign)?;
-        Ok(EcSignature::p384(r, s))
+/// What signs ID blocks: a [`SigningKey`], or a key that is kept elsewhere.
+pub trait IdSigner {
+    /// The public half.
+    fn public(&self) -> EcPublicKey;
+    /// Signs with ECDSA over SHA-384.
+    fn sign(&self, message: &[u8]) -> Result<EcSignature, IdError>;
+}
+
+impl IdSigner for SigningKey {
+    fn public(&self) -> EcPublicKey {
+        self.public
     }
+
+    fn sign(&self, message: &[u8]) -> Result<EcSignature, IdError> {
+        let failed = || IdError::Sign("the system has no random numbers".to_owned());
+        let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| failed())?;
+        signature_of(signature.as_ref()).ok_or_else(failed)
+    }
+}
+
+/// A signature as the firmware has it, from R and S in big-endian order, 48 bytes each.
+pub fn signature_of(bytes: &[u8]) -> Option<EcSignature> {
+    let (r, s) = halves(bytes)?;
+    Some(EcSignature::p384(r, s))
 }
 
 impl fmt::Debug for SigningKey {
@@ -149,8 +169,8 @@ pub fn recover(hash: &Digest) -> Result<EcPublicKey, IdError> {
     from_point(key.to_affine().to_encoded_point(false).as_bytes()).ok_or(IdError::Recovery)
 }
 
-/// From the uncompressed form: 4, X, Y.
-fn from_point(bytes: &[u8]) -> Option<EcPublicKey> {
+/// A public key as the firmware has it, from the uncompressed form: 4, X, Y.
+pub fn from_point(bytes: &[u8]) -> Option<EcPublicKey> {
     let (&4, numbers) = bytes.split_first()? else { return None };
     let (x, y) = halves(numbers)?;
     Some(EcPublicKey::p384(x, y))

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS 1.3 with a certificate on both sides, for VMMs on other machines.
+//!
+//! A client has to show a certificate of one of the authorities in `client_ca`, valid now and with a name that `clients` has. It is
+//! then where a user in `allow_uids` is on the Unix socket: it may ask. Nothing is kept from one connection to the next (no tickets, no
+//! early data), so that a certificate is looked at each time.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cvmm_gate_client::tls::{TlsFileError, certificates, private_key, roots};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ServerConfig, version};
+use serde::Deserialize;
+use thiserror::Error;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
+use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+use crate::files::{self, FileError};
+
+/// A list of revoked certificates in bytes, at most.
+const MAX_CRL: u64 = 1 << 20;
+
+/// `[tls]` of gate.toml.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Address and port to listen at.
+    pub listen: SocketAddr,
+    /// The gate's certificate, with those between it and its authority after it, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM, for the gate's user only.
+    pub key: PathBuf,
+    /// Authorities of clients' certificates, PEM.
+    pub client_ca: PathBuf,
+    /// Lists of revoked certificates of those authorities, PEM.
+    pub client_crl: Option<PathBuf>,
+    /// Names of clients that may ask.
+    pub clients: Vec<String>,
+}
+
+/// Why `[tls]` cannot be used.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A file.
+    #[error(transparent)]
+    Content(#[from] TlsFileError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The list of revoked certificates.
+    #[error("{0} is no list of revoked certificates in PEM")]
+    Crl(PathBuf),
+    /// What the files have does not go together.
+    #[error("[tls] of gate.toml: {0}")]
+    Setup(String),
+    /// Nobody could ask.
+    #[error("[tls] of gate.toml: clients is empty, so that nobody may ask; name them, or leave [tls] out")]
+    Nobody,
+}
+
+impl Settings {
+    /// Every path in it.
+    pub fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Self { listen: _, certificate, key, client_ca, client_crl, clients: _ } = self;
+        [certificate, key, client_ca].into_iter().chain(client_crl)
+    }
+
+    /// Reads the files.
+    pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        if self.clients.is_empty() {
+            return Err(TlsError::Nobody);
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let setup = |error: &dyn std::fmt::Display| TlsError::Setup(error.to_string());
+        let authorities = Arc::new(roots(&self.client_ca)?);
+        let mut verifier = WebPkiClientVerifier::builder_with_provider(authorities, Arc::clone(&provider));
+        if let Some(path) = &self.client_crl {
+            // An old list says nothing about who was revoked since.
+            verifier = verifier.with_crls(crls(path)?).enforce_revocation_expiration();
+        }
+        let verifier = verifier.build().map_err(|error| setup(&error))?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&version::TLS13])
+            .map_err(|error| setup(&error))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(certificates(&self.certificate)?, private_key(&self.key)?)
+            .map_err(|error| setup(&error))?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+
+    /// The name by which a client that showed `certificate` may ask; otherwise the names it has.
+    pub fn admit(&self, certificate: Option<&CertificateDer<'_>>) -> Result<&str, Vec<String>> {
+        let names = certificate.map(names).unwrap_or_default();
+        let allowed = self.clients.iter().find(|client| names.contains(client));
+        allowed.map(String::as_str).ok_or(names)
+    }
+}
+
+fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let bytes = files::read(path, MAX_CRL)?;
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|_| TlsError::Crl(path.to_owned()))?;
+    if lists.is_empty() { Err(TlsError::Crl(path.to_owned())) } else { Ok(lists) }
+}
+
+/// The names that a certificate is of: DNS names and URIs of its subject alternative name, or, if it has no such extension, its common
+/// name (RFC 6125, 6.4.4). Its signature has been verified.
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = Certificate::from_der(certificate) else { return Vec::new() };
+    let certificate = certificate.tbs_certificate;
+    match certificate.get::<SubjectAltName>() {
+        Ok(Some((_, SubjectAltName(names)))) => names
+            .into_iter()
+            .filter_map(|name| match name {
+                GeneralName::DnsName(name) => Some(name.to_string()),
+                GeneralName::UniformResourceIdentifier(uri) => Some(uri.to_string()),
+                _ => None,
+            })
+            .collect(),
+        Ok(None) => {
+            let attributes = certificate.subject.0.iter().flat_map(|name| name.0.iter());
+            attributes
+                .filter(|attribute| attribute.oid == COMMON_NAME)
+                .filter_map(|attribute| {
+                    let value = &attribute.value;
+                    let utf8 = value.decode_as::<Utf8StringRef<'_>>().map(|text| text.to_string());
+                    utf8.or_else(|_| value.decode_as::<PrintableStringRef<'_>>().map(|text| text.to_string()))
+                        .ok()
+                })
+                .collect()
+        }
+        Err(_) => Vec::new(),
+    }
+}
