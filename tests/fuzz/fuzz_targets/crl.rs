@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use cvmm_attest::refusal::Refusal;
 use cvmm_attest::verify::CrlUse;
 use cvmm_fuzz::Input;
-use forge::{By, List, NOW, World, critical, entry, extension, utc};
+use forge::{By, List, NOW, World, critical, entry, extension, seq, utc};
 use libfuzzer_sys::fuzz_target;
 
 struct Chain {
@@ -38,7 +38,8 @@ fn make(list: &mut List, input: &mut Input<'_>) -> bool {
                 revoked |= matches!(bytes, [5] | [0x12, 0x34]);
                 list.revoked.push(entry(bytes, &[]));
             }
-            1 => list.revoked.push(bytes.to_vec()),
+            // An element, so that it cannot swallow the entry after it.
+            1 => list.revoked.push(seq(&[bytes])),
             2 => list.extensions.push(extension(&[0x55, 0x1d, what], bytes)),
             3 => list.extensions.push(critical(&[0x55, 0x1d, what], bytes)),
             4 => list.this_update = utc(&String::from_utf8_lossy(bytes)),
