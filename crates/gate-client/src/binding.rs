@@ -53,6 +53,20 @@ pub fn report_data(purpose: Purpose, nonce: &[u8; NONCE_LEN], vm_id: &str, key: 
     out
 }
 
+/// REPORT_DATA of a first stage's report: SHA-384, then 16 zero bytes. `manifest` is the manifest's SHA-384.
+#[must_use]
+pub fn admit_report_data(nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8], manifest: &Digest) -> [u8; 64] {
+    let mut hash = Context::new(&SHA384);
+    field(&mut hash, b"cvmm report data v1: admit");
+    field(&mut hash, nonce);
+    field(&mut hash, vm_id.as_bytes());
+    field(&mut hash, key);
+    field(&mut hash, &manifest.0);
+    let mut out = [0; 64];
+    out[..48].copy_from_slice(hash.finish().as_ref());
+    out
+}
+
 fn field(hash: &mut Context, bytes: &[u8]) {
     // No slice is longer than a u64 can say.
     hash.update(&(bytes.len() as u64).to_le_bytes());

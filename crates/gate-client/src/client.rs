@@ -196,8 +196,10 @@ impl Gate {
 pub struct Launched {
     /// SNP_PLATFORM_STATUS.
     pub platform_status: Vec<u8>,
-    /// A report the host asked for.
+    /// A report: a first stage's, or one the host asked for.
     pub report: Option<Vec<u8>>,
+    /// The first stage's key.
+    pub key: Option<[u8; 32]>,
     /// A certificate table.
     pub certificates: Option<Vec<u8>>,
 }
@@ -233,20 +235,53 @@ impl Approved {
         &self.expected.session
     }
 
+    /// The gate's nonce.
+    #[must_use]
+    pub fn nonce(&self) -> &[u8; NONCE_LEN] {
+        &self.expected.nonce
+    }
+
+    /// SHA-384 of the manifest.
+    #[must_use]
+    pub fn manifest(&self) -> Digest {
+        self.expected.manifest
+    }
+
+    /// The VM's name at the gate.
+    #[must_use]
+    pub fn vm_id(&self) -> &str {
+        &self.expected.vm_id
+    }
+
+    /// How long each answer may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.gate.timeout
+    }
+
     /// Hands in the evidence and takes the ticket.
-    pub fn evidence(mut self, launched: Launched) -> Result<VerifiedTicket, ClientError> {
+    pub fn evidence(self, launched: Launched) -> Result<VerifiedTicket, ClientError> {
+        Ok(self.stage_evidence(launched)?.0)
+    }
+
+    /// The same of a guest with a first stage, for which there is a ticket of its own.
+    pub fn stage_evidence(
+        mut self,
+        launched: Launched,
+    ) -> Result<(VerifiedTicket, Option<Vec<u8>>), ClientError> {
         const QUESTION: &str = "evidence";
         if Instant::now() > self.deadline {
             let source = FrameError::Timeout;
             return Err(ClientError::NoAnswer { question: "a launch that took too long", source });
         }
-        let Launched { platform_status, report, certificates } = launched;
+        let Launched { platform_status, report, key, certificates } = launched;
         let request = Evidence {
             session: self.expected.session.clone(),
             digest: self.expected.launch_digest.to_string(),
             host_data: hex(&self.expected.host_data),
             platform_status: STANDARD.encode(platform_status),
             report: report.map(|bytes| STANDARD.encode(bytes)),
+            key: key.map(|bytes| STANDARD.encode(bytes)),
             certificates: certificates.map(|bytes| STANDARD.encode(bytes)),
         };
         let Response::Ticket(ticket) =
@@ -254,7 +289,10 @@ impl Approved {
         else {
             return Err(ClientError::answer(QUESTION, "it is no ticket"));
         };
-        Ok(VerifiedTicket::verify(&ticket.jwt, &self.gate.key, &self.expected, unix_time())?)
+        let verified = VerifiedTicket::verify(&ticket.jwt, &self.gate.key, &self.expected, unix_time())?;
+        let stage = ticket.stage.map(|text| STANDARD.decode(text)).transpose();
+        let stage = stage.map_err(|_| ClientError::answer(QUESTION, "stage is not base64"))?;
+        Ok((verified, stage))
     }
 }
 

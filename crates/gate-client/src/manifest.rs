@@ -46,6 +46,17 @@ pub struct Launch {
     pub sev_features: u64,
     /// Guest policy.
     pub policy: u64,
+    /// The first stage, if one runs before the firmware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_stage: Option<FirstStage>,
+}
+
+/// A first stage. It waits for a ticket of the gate that is asked: the digest is computed with that gate's key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstStage {
+    /// SHA-384 of its program, 96 hexadecimal digits. VMM and gate have to have the same.
+    pub program: String,
 }
 
 /// What the firmware boots.

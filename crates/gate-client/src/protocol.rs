@@ -103,9 +103,12 @@ pub struct Evidence {
     pub host_data: String,
     /// Base64 of SNP_PLATFORM_STATUS (32 bytes), as the host's driver gave it.
     pub platform_status: String,
-    /// Base64 of a report the host asked for, if the kernel can.
+    /// Base64 of a report: the first stage's, if there is one; else one the host asked for, if the kernel can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
+    /// Base64 of the first stage's X25519 key (32 bytes), to which its report binds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Base64 of a certificate table (GHCB specification, 4.1.8.1), if the VMM has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificates: Option<String>,
@@ -155,6 +158,9 @@ pub struct GuestEvidence {
 pub struct Ticket {
     /// The token.
     pub jwt: String,
+    /// Base64 of the ticket for a first stage (`cvmm_first_stage::ticket`), if it was one that asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
 }
 
 /// No.

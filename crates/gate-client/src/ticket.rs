@@ -187,6 +187,12 @@ impl VerdictKey {
         Ok(Self(point))
     }
 
+    /// The uncompressed point.
+    #[must_use]
+    pub fn point(&self) -> &[u8; POINT] {
+        &self.0
+    }
+
     /// From a SubjectPublicKeyInfo in PEM.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
         let body = text.trim().strip_prefix("-----BEGIN PUBLIC KEY-----").ok_or(KeyError)?;

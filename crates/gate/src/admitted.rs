@@ -33,6 +33,9 @@ pub struct Admission {
     pub manifest_sha384: String,
     /// The policy that judged.
     pub policy: PolicyId,
+    /// How many admissions this VM has had, this one included.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// The folder.
@@ -67,6 +70,15 @@ impl Admitted {
         }
         let text = serde_json::to_vec(admission).map_err(|error| state(&error))?;
         files::replace_soon(&path, &text, 0o600).map_err(|error| state(&error))
+    }
+
+    /// How many admissions a VM has had.
+    pub fn epoch(&self, vm_id: &str) -> Result<u64, Reason> {
+        match self.get(vm_id) {
+            Ok(admission) => Ok(admission.epoch),
+            Err(reason) if reason.code == "gate.vm" => Ok(0),
+            Err(reason) => Err(reason),
+        }
     }
 
     /// The latest admission.

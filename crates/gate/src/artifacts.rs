@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use cvmm_attest::reason::Reason;
+use cvmm_first_stage::params::POINT;
 use cvmm_gate_client::manifest::{Boot, FileDigest, Launch};
+use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_launch::blob::Blob;
 use cvmm_launch::digest::measure;
 use cvmm_launch::firmware::Firmware;
+use cvmm_launch::first_stage::{FirstStage, program_digest};
 use cvmm_launch::hashes::KernelHashes;
 use cvmm_launch::kernel::Kernel;
 use cvmm_launch::memory::MemoryLayout;
@@ -36,14 +39,19 @@ const MOST_VCPUS: u32 = 64;
 #[derive(Debug)]
 pub struct Artifacts {
     folder: PathBuf,
+    verdict_key: [u8; POINT],
     known: Mutex<HashMap<Launch, Digest>>,
 }
 
 impl Artifacts {
-    /// Of the files in `folder`, each called by its SHA-384.
+    /// Of the files in `folder`, each called by its SHA-384. First stages wait for tickets signed with `verdict_key`.
     #[must_use]
-    pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), known: Mutex::new(HashMap::new()) }
+    pub fn new(folder: &Path, verdict_key: &VerdictKey) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            verdict_key: *verdict_key.point(),
+            known: Mutex::new(HashMap::new()),
+        }
     }
 
     /// The launch digest of `launch`.
@@ -62,8 +70,17 @@ impl Artifacts {
     }
 
     fn compute(&self, launch: &Launch) -> Result<Digest, Reason> {
-        let Launch { firmware, boot, vcpus, memory, low_memory, cpu_signature, sev_features, policy: _ } =
-            launch;
+        let Launch {
+            firmware,
+            boot,
+            vcpus,
+            memory,
+            low_memory,
+            cpu_signature,
+            sev_features,
+            policy: _,
+            first_stage,
+        } = launch;
         let wrong = |error: &dyn std::fmt::Display| {
             Reason::new("manifest.launch", format!("no guest can be launched like this: {error}"))
         };
@@ -90,7 +107,19 @@ impl Artifacts {
             }
         };
         let layout = MemoryLayout { low: *low_memory, high };
-        let plan = LaunchPlan::build(&firmware, &profile, &layout, *vcpus).map_err(|error| wrong(&error))?;
+        let stage = match first_stage {
+            Some(stage) if stage.program != program_digest().to_string() => {
+                return Err(wrong(&format!(
+                    "its first stage is {}, this gate has {}: use cvmm and cvmm-gate of the same version",
+                    stage.program,
+                    program_digest()
+                )));
+            }
+            Some(_) => Some(FirstStage { verdict_key: Some(self.verdict_key) }),
+            None => None,
+        };
+        let plan = LaunchPlan::build_with(&firmware, &profile, &layout, *vcpus, stage.as_ref())
+            .map_err(|error| wrong(&error))?;
         let model =
             VcpuModel { signature: CpuSignature(*cpu_signature), features: SevFeatures(*sev_features) };
         measure(&plan, model, None, &mut ()).map_err(|error| wrong(&error))

@@ -51,6 +51,8 @@ pub struct Config {
     pub allow_uids: Vec<u32>,
     /// Where `/metrics` and `/healthz` are: an address and a port, such as `127.0.0.1:9464`. Whoever reaches it may read them.
     pub status: Option<std::net::SocketAddr>,
+    /// Folder of what admitted guests are given, if they are given anything.
+    pub secrets: Option<PathBuf>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
@@ -114,6 +116,7 @@ impl Config {
             audit,
             allow_uids: _,
             status: _,
+            secrets,
             limits: _,
             sandbox: _,
             unsafe_run_as_root: _,
@@ -124,6 +127,7 @@ impl Config {
         for path in [socket, policies, keys, artifacts, certificates, state, audit]
             .into_iter()
             .chain(policy_keys)
+            .chain(secrets)
             .chain(unsafe_test_roots)
             .chain(tls.iter_mut().flat_map(tls::Settings::paths))
             .chain(pkcs11.iter_mut().flat_map(pkcs11::Settings::paths))

@@ -48,6 +48,8 @@ use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
+use crate::secrets::Secrets;
+use crate::stage_ticket;
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
 
 const UNWRITTEN: &str = "the decision could not be written down; is the disk full?";
@@ -91,6 +93,7 @@ pub struct Engine {
     id_key: Digest,
     policies: RwLock<Arc<Policies>>,
     artifacts: Artifacts,
+    secrets: Secrets,
     store: Store,
     admitted: Admitted,
     audit: Audit,
@@ -165,6 +168,14 @@ struct Subject<'a> {
     class: EvidenceClass,
     now: i64,
     lifetime: u32,
+    /// The ticket of a first stage.
+    stage: Option<Vec<u8>>,
+}
+
+/// What a first stage has shown.
+struct StageEvidence {
+    report: Vec<u8>,
+    key: [u8; 32],
 }
 
 /// What is decided, with what it is about.
@@ -201,7 +212,8 @@ impl Engine {
         .map_err(|error| EngineError::Identity(error.to_string()))?;
         let engine = Self {
             id_key: identity.id_key_digest(),
-            artifacts: Artifacts::new(&config.artifacts),
+            artifacts: Artifacts::new(&config.artifacts, &keys.verdict.public()?),
+            secrets: Secrets::new(config.secrets.as_deref()),
             store: Store::new(&config.certificates),
             admitted: Admitted::new(&config.state.join("vms")),
             policies: RwLock::new(Arc::new(Policies::new())),
@@ -467,14 +479,20 @@ impl Engine {
 
     fn evidence(&self, launch: &Launch, evidence: &Evidence, now: i64) -> Result<Response, Vec<Reason>> {
         in_time(launch.until)?;
-        let Evidence { session, digest, host_data, platform_status, report, certificates } = evidence;
+        let Evidence { session, digest, host_data, platform_status, report, key, certificates } = evidence;
         same("session", session, &launch.id)?;
         same("launch digest", digest, &launch.digest.to_string())?;
         same("HOST_DATA", host_data, &hex(&launch.host_data))?;
         let status = decode("platform_status", platform_status)?;
         let mut class = EvidenceClass::IdBlock;
+        let mut stage = None;
         if launch.manifest.isolation != "snp" {
             class = EvidenceClass::HostAsserted;
+        } else if launch.manifest.launch.first_stage.is_some() {
+            stage = Some(self.stage_evidence(launch, evidence, now)?);
+            class = EvidenceClass::GuestReport;
+        } else if key.is_some() {
+            return Err(one("evidence.format", "there is a key, but no first stage that it could be of"));
         } else if let Some(report) = report {
             let claims =
                 self.claims(&decode("report", report)?, certificates.as_deref(), &launch.policy, now)?;
@@ -490,7 +508,9 @@ impl Engine {
         }
         let facts = platform::facts(&status, launch.manifest.launch.cpu_signature, class)?;
         none_or(launch.policy.policy.judge_platform(&facts))?;
+        let epoch = self.admitted.epoch(&launch.manifest.vm_id).map_err(|reason| vec![reason])?;
         let admission = Admission {
+            epoch: epoch.saturating_add(1),
             session: launch.id.clone(),
             launch_digest: launch.digest.to_string(),
             host_data: hex(&launch.host_data),
@@ -498,7 +518,9 @@ impl Engine {
             policy: launch.policy.id.clone(),
         };
         self.admitted.put(&launch.manifest.vm_id, &admission).map_err(|reason| vec![reason])?;
+        let stage = stage.map(|stage| self.stage_ticket(launch, &stage, admission.epoch)).transpose()?;
         self.ticket(Subject {
+            stage,
             purpose: "admit",
             vm_id: &launch.manifest.vm_id,
             session: &launch.id,
@@ -509,6 +531,51 @@ impl Engine {
             now,
             lifetime: launch.policy.policy.lifetime,
         })
+    }
+
+    /// Judges what a first stage shows: its own report, over this session's nonce, the VM, the manifest and the stage's key.
+    fn stage_evidence(
+        &self,
+        launch: &Launch,
+        evidence: &Evidence,
+        now: i64,
+    ) -> Result<StageEvidence, Vec<Reason>> {
+        let missing = |what| one("evidence.format", format!("a guest with a first stage has to show its {what}"));
+        let report = decode("report", evidence.report.as_deref().ok_or_else(|| missing("report"))?)?;
+        let key = decode("key", evidence.key.as_deref().ok_or_else(|| missing("key"))?)?;
+        let key: [u8; 32] = key.try_into().map_err(|_| one("evidence.format", "key has not 32 bytes"))?;
+        let claims = self.claims(&report, evidence.certificates.as_deref(), &launch.policy, now)?;
+        let report_data =
+            binding::admit_report_data(&launch.nonce, &launch.manifest.vm_id, &key, &launch.manifest_digest);
+        let expected = Expected {
+            report_data: Some(&report_data),
+            host_data: Some(&launch.host_data),
+            measurement: Some(launch.digest),
+            id_key: Some(self.id_key),
+        };
+        let mut reasons = launch.policy.policy.judge_claims(&claims, &expected, now);
+        // Whatever the policy says of others: a first stage runs at VMPL 0, and what the host asked for is no guest's.
+        if claims.requester != cvmm_attest::claims::Requester::Guest(0) {
+            reasons.extend(one("policy.evidence", "the report is not of software at VMPL 0 of the guest"));
+        }
+        none_or(reasons)?;
+        Ok(StageEvidence { report, key })
+    }
+
+    /// The ticket that a first stage waits for, with the VM's secrets for nobody else.
+    fn stage_ticket(&self, launch: &Launch, shown: &StageEvidence, epoch: u64) -> Result<Vec<u8>, Vec<Reason>> {
+        let policy: Digest = launch.policy.digest;
+        let table = self.secrets.table(&launch.manifest.vm_id).map_err(|reason| vec![reason])?;
+        let stage = stage_ticket::Stage {
+            nonce: &launch.nonce,
+            key: &shown.key,
+            report: &shown.report,
+            vm_id: &launch.manifest.vm_id,
+            policy: &policy.0,
+            epoch,
+            lifetime: launch.policy.policy.lifetime,
+        };
+        stage_ticket::make(&stage, &table, &self.keys.verdict).map_err(|error| one("gate.key", error.to_string()))
     }
 
     fn attest(&self, session: &mut Session, attest: &Attest) -> Decision {
@@ -567,6 +634,7 @@ impl Engine {
         }
         none_or(reasons)?;
         self.ticket(Subject {
+            stage: None,
             purpose: "attest",
             vm_id: &guest.vm_id,
             session: &guest.id,
@@ -618,7 +686,7 @@ impl Engine {
     }
 
     fn ticket(&self, subject: Subject<'_>) -> Result<Response, Vec<Reason>> {
-        let Subject { purpose, vm_id, session, nonce, vmm_nonce, admission, class, now, lifetime } = subject;
+        let Subject { purpose, vm_id, session, nonce, vmm_nonce, admission, class, now, lifetime, stage } = subject;
         let token = Token {
             eat_profile: PROFILE.to_owned(),
             iat: now,
@@ -659,7 +727,8 @@ impl Engine {
         let input = token.signing_input();
         let signature =
             self.keys.verdict.sign(input.as_bytes()).map_err(|error| one("gate.key", error.to_string()))?;
-        Ok(Response::Ticket(Ticket { jwt: Token::assemble(&input, &signature) }))
+        let stage = stage.map(|ticket| STANDARD.encode(ticket));
+        Ok(Response::Ticket(Ticket { jwt: Token::assemble(&input, &signature), stage }))
     }
 }
 

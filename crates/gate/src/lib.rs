@@ -25,6 +25,8 @@ pub mod pkcs11;
 pub mod policies;
 pub mod reasons;
 pub mod sandbox;
+pub mod secrets;
 pub mod server;
 pub mod setup;
+pub mod stage_ticket;
 pub mod tls;

@@ -18,6 +18,7 @@ pub const CODES: &[&str] = &[
     "gate.certificate",
     "gate.clock",
     "gate.key",
+    "gate.secret",
     "gate.state",
     "gate.audit",
     // What is to be launched.

@@ -119,6 +119,7 @@ impl World {
             host_data: approval.host_data.clone(),
             platform_status: STANDARD.encode(common::platform_status()),
             report: report.map(|report| STANDARD.encode(report)),
+            key: None,
             certificates: None,
         })
     }

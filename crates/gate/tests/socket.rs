@@ -206,6 +206,7 @@ fn evidence_belongs_to_its_connection() {
             host_data: approval.host_data,
             platform_status: "AQ==".into(),
             report: None,
+            key: None,
             certificates: None,
         }),
         other => panic!("{other:?}"),

@@ -66,6 +66,7 @@ pub struct Measured {
     memory: Arc<PrivateMemory>,
     policy: GuestPolicy,
     accepted: Vec<Difference>,
+    first_stage: bool,
 }
 
 /// A guest the security processor has found to be the expected one.
@@ -75,7 +76,12 @@ pub struct Finished {
     memory: Arc<PrivateMemory>,
     digest: Digest,
     host_data: [u8; 32],
+    first_stage: bool,
 }
+
+/// A finished guest whose bootstrap processor may run its first stage, which is measured and waits by itself; nothing else of it may run.
+#[derive(Debug)]
+pub struct Staged(Finished);
 
 /// A guest that may run. Nobody else makes one:
 ///
@@ -131,7 +137,8 @@ impl Started {
                 _ => self.pages(import, &mut staging)?,
             }
         }
-        Ok(Measured { vm: self.vm, memory: self.memory, policy: self.policy, accepted })
+        let first_stage = plan.has_first_stage();
+        Ok(Measured { vm: self.vm, memory: self.memory, policy: self.policy, accepted, first_stage })
     }
 
     /// All pages of an import.
@@ -274,6 +281,7 @@ impl Measured {
             // What the security processor has just compared with its own.
             digest: id_block.launch_digest,
             host_data: *host_data,
+            first_stage: self.first_stage,
         })
     }
 }
@@ -358,6 +366,23 @@ impl Finished {
     /// Lets it run because the operator said so, without anybody having seen evidence.
     pub fn admit_without_gate(self) -> Admitted {
         Admitted { _vm: self.vm, memory: self.memory }
+    }
+
+    /// Lets its first stage run, if it was launched with one. Otherwise it comes back as it was.
+    pub fn first_stage(self) -> Result<Staged, Self> {
+        if self.first_stage { Ok(Staged(self)) } else { Err(self) }
+    }
+}
+
+impl Staged {
+    /// For the conversions that the stage asks for.
+    pub fn memory(&self) -> &Arc<PrivateMemory> {
+        &self.0.memory
+    }
+
+    /// The stage is done: what comes next needs an admission like any other guest.
+    pub fn done(self) -> Finished {
+        self.0
     }
 }
 

@@ -143,7 +143,7 @@ pub fn measure(
         let (_, vmsa, contents) = match last.take() {
             Some(same @ (of, _, _)) if of == *start => same,
             _ => {
-                let vmsa = vmsa::reset(*start, model);
+                let vmsa = vmsa::initial(*start, model);
                 let contents = sha384(vmsa.as_bytes());
                 (*start, vmsa, contents)
             }

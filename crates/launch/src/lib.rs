@@ -10,6 +10,7 @@
 pub mod blob;
 pub mod digest;
 pub mod firmware;
+pub mod first_stage;
 pub mod guid;
 pub mod hashes;
 pub mod id_block;

@@ -118,26 +118,17 @@ pub struct PageImport {
     pub tag: &'static str,
 }
 
-/// State in which a virtual CPU starts: the architectural reset state with another code segment base and instruction
-/// pointer.
+/// State in which a virtual CPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VcpuStart {
-    /// First instruction: the base of CS plus IP. An ordinary guest's application processors never use theirs, they
-    /// wait for a SIPI.
-    pub eip: u32,
-}
-
-impl VcpuStart {
-    /// Base of the code segment.
-    pub fn cs_base(self) -> u32 {
-        self.eip & 0xffff_0000
-    }
-
-    /// Instruction pointer inside the code segment.
-    pub fn ip(self) -> u16 {
-        // The low half; the rest is the segment's base.
-        (self.eip & 0xffff) as u16
-    }
+pub enum VcpuStart {
+    /// The architectural reset state with another code segment base and instruction pointer.
+    Reset {
+        /// First instruction: the base of CS plus IP. An ordinary guest's application processors never use theirs, they
+        /// wait for a SIPI.
+        eip: u32,
+    },
+    /// 64-bit mode, at the first stage ([`crate::first_stage`]).
+    FirstStage,
 }
 
 /// How the guest gets its operating system.
@@ -182,6 +173,7 @@ impl Profile {
 pub struct LaunchPlan {
     imports: Vec<PageImport>,
     vcpus: Vec<VcpuStart>,
+    staged: Option<Kernel>,
 }
 
 impl LaunchPlan {
@@ -193,6 +185,16 @@ impl LaunchPlan {
     /// The virtual CPUs, bootstrap processor first.
     pub fn vcpus(&self) -> &[VcpuStart] {
         &self.vcpus
+    }
+
+    /// Whether the bootstrap processor starts in the first stage.
+    pub fn has_first_stage(&self) -> bool {
+        self.vcpus.first() == Some(&VcpuStart::FirstStage)
+    }
+
+    /// The unified kernel image that the first stage asks for, piece by piece. It is no import: the stage copies and verifies it.
+    pub fn staged_uki(&self) -> Option<&Kernel> {
+        self.staged.as_ref()
     }
 
     /// The plan as a table for people, one row per import in launch order.

@@ -23,8 +23,48 @@ pub struct VcpuModel {
     pub features: SevFeatures,
 }
 
-/// The VMSA of a vCPU that starts like after a reset, but at `start`.
-pub fn reset(start: VcpuStart, model: VcpuModel) -> Vmsa {
+/// The VMSA of a vCPU that starts in state `start`.
+pub fn initial(start: VcpuStart, model: VcpuModel) -> Vmsa {
+    match start {
+        VcpuStart::Reset { eip } => reset(eip, model),
+        VcpuStart::FirstStage => first_stage(model),
+    }
+}
+
+/// The registers in which the VMSA of a first stage differs from a reset's: what a launcher sets, before KVM adds to it.
+pub mod stage_registers {
+    /// PG, ET, PE.
+    pub const CR0: u64 = 0x8000_0011;
+    /// OSXMMEXCPT, OSFXSR, PAE.
+    pub const CR4: u64 = 0x620;
+    /// LMA, LME.
+    pub const EFER: u64 = 0x500;
+    /// Page tables; without the C bit, which table walks do not need.
+    pub const CR3: u64 = cvmm_first_stage::layout::TABLES;
+    /// Entry.
+    pub const RIP: u64 = cvmm_first_stage::layout::PROGRAM;
+    /// Stack.
+    pub const RSP: u64 = cvmm_first_stage::layout::STACK_END;
+}
+
+fn first_stage(model: VcpuModel) -> Vmsa {
+    let mut vmsa = reset(0, model);
+    for data in [&mut vmsa.es, &mut vmsa.ss, &mut vmsa.ds, &mut vmsa.fs, &mut vmsa.gs] {
+        *data = Segment::new(0x10, 0xc93, 0xffff_ffff, 0);
+    }
+    vmsa.cs = Segment::new(0x8, 0xa9b, 0xffff_ffff, 0);
+    // With what KVM adds: SVME, MCE.
+    vmsa.efer = U64::new(stage_registers::EFER | 0x1000);
+    vmsa.cr4 = U64::new(stage_registers::CR4 | 0x40);
+    vmsa.cr3 = U64::new(stage_registers::CR3);
+    vmsa.cr0 = U64::new(stage_registers::CR0);
+    vmsa.rip = U64::new(stage_registers::RIP);
+    vmsa.rsp = U64::new(stage_registers::RSP);
+    vmsa
+}
+
+/// Like after a reset, but with the first instruction at `eip`.
+fn reset(eip: u32, model: VcpuModel) -> Vmsa {
     // Types of the segments: accessed data, accessed code, LDT, busy TSS; all present, with a limit in bytes.
     let segment = |attrib| Segment::new(0, attrib, 0xffff, 0);
     let table = Segment::new(0, 0, 0xffff, 0);
@@ -32,7 +72,7 @@ pub fn reset(start: VcpuStart, model: VcpuModel) -> Vmsa {
     for data in [&mut vmsa.es, &mut vmsa.ss, &mut vmsa.ds, &mut vmsa.fs, &mut vmsa.gs] {
         *data = segment(0x93);
     }
-    vmsa.cs = Segment::new(0xf000, 0x9b, 0xffff, start.cs_base().into());
+    vmsa.cs = Segment::new(0xf000, 0x9b, 0xffff, (eip & 0xffff_0000).into());
     vmsa.ldtr = segment(0x82);
     vmsa.tr = segment(0x8b);
     (vmsa.gdtr, vmsa.idtr) = (table, table);
@@ -45,7 +85,7 @@ pub fn reset(start: VcpuStart, model: VcpuModel) -> Vmsa {
     vmsa.dr7 = U64::new(0x400);
     vmsa.dr6 = U64::new(0xffff_0ff0);
     vmsa.rflags = U64::new(2);
-    vmsa.rip = U64::new(start.ip().into());
+    vmsa.rip = U64::new((eip & 0xffff).into());
     vmsa.g_pat = U64::new(0x0007_0406_0007_0406);
     vmsa.rdx = U64::new(model.signature.0.into());
     vmsa.sev_features = U64::new(model.features.0);
@@ -72,7 +112,7 @@ mod tests {
             (0xffff_fff0, "75fa05347e9be43f9d500bdefb65686ab0464eb7771daaaad91f807cb46b99a8"),
             (0x80_b004, "7cf249d321e4b7a57528abb273a3a25838422df02e436e00a601a4c48017a35d"),
         ] {
-            let vmsa = reset(VcpuStart { eip }, model);
+            let vmsa = initial(VcpuStart::Reset { eip }, model);
             let hash = digest(&SHA256, vmsa.as_bytes());
             let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(hex, expected, "{vmsa:?}");

@@ -70,6 +70,8 @@ pub struct Config {
     pub firmware: PathBuf,
     /// What the firmware boots.
     pub boot: Boot,
+    /// Whether a measured first stage runs before the firmware.
+    pub first_stage: bool,
     /// Disks in the order of the file.
     pub disks: Vec<Disk>,
     /// The guest's console.
@@ -82,6 +84,32 @@ pub struct Config {
     pub gate: Option<Gate>,
     /// Knobs for development; none of them belongs into production.
     pub debug: Debug,
+}
+
+/// What a hostile host does to a first stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StageTamper {
+    /// Resumes the guest without an answer.
+    Silent,
+    /// Answers another question than was asked.
+    WrongAnswer,
+    /// Answers with a message that is longer than there is room for.
+    LongAnswer,
+    /// Gives the stage another challenge than the gate's.
+    OtherChallenge,
+    /// Gives no ticket, an empty one.
+    NoTicket,
+    /// Cuts the ticket.
+    CutTicket,
+    /// Changes a bit of the ticket.
+    FlipTicket,
+    /// Gives the ticket of the start before.
+    OldTicket,
+    /// Changes a byte of the unified kernel image.
+    ChangeUki,
+    /// Goes on writing into the piece of the image while the stage copies it.
+    SwapUki,
 }
 
 /// The attestation gate.
@@ -303,6 +331,8 @@ pub struct Debug {
     /// its variable store, which the guest itself makes shared.
     #[serde(serialize_with = "lossy_optional_path")]
     pub inject_variables: Option<PathBuf>,
+    /// What a hostile host does to the first stage.
+    pub first_stage: Option<StageTamper>,
 }
 
 /// Which checks [`Config::load_with`] makes beyond the text itself.

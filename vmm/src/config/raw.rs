@@ -8,6 +8,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::StageTamper;
 use super::size::RawSize;
 
 /// A virtual machine of cvmm.
@@ -166,6 +167,9 @@ pub(super) struct RawBoot {
     /// Profile `hashes`: the kernel command line, printable ASCII. Default: empty.
     #[schemars(length(max = 2047))]
     pub(super) cmdline: Option<String>,
+    /// Whether a measured first stage runs before the firmware: it waits for the gate's ticket and verifies the unified kernel image.
+    /// Only with `isolation = "snp"`. Default: true with a `[gate]`, false without.
+    pub(super) first_stage: Option<bool>,
 }
 
 /// The boot profile.
@@ -283,4 +287,6 @@ pub(super) struct RawDebug {
     /// host would.
     #[schemars(length(min = 1))]
     pub(super) inject_variables: Option<String>,
+    /// What a hostile host does to the first stage. Only with `boot.first_stage`.
+    pub(super) first_stage: Option<StageTamper>,
 }

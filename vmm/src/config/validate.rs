@@ -40,6 +40,7 @@ pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) 
     let profile = raw.boot.as_ref().and_then(|boot| boot.profile);
     let (memory, low_memory) = rules.memory(raw.memory, raw.low_memory, profile);
     let name = rules.name(raw.name);
+    let (first_stage, raw_gate) = (raw.boot.as_ref().and_then(|boot| boot.first_stage), raw.gate.is_some());
     let own_terms =
         raw.snp.as_ref().map_or([false; 2], |snp| [snp.id_block.is_some(), snp.host_data.is_some()]);
     let config = Config {
@@ -50,6 +51,7 @@ pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) 
         low_memory,
         isolation,
         firmware: rules.required_path("firmware", raw.firmware.as_deref()),
+        first_stage: rules.first_stage(first_stage, isolation, profile, raw_gate),
         boot: rules.boot(raw.boot, raw.disk.len()),
         disks: rules.disks(&raw.disk),
         console: rules.console(raw.console.unwrap_or_default()),
@@ -214,13 +216,29 @@ impl Rules<'_> {
         (memory, below)
     }
 
+    /// Whether there is a first stage: where a gate decides, unless it is not wanted.
+    fn first_stage(
+        &mut self,
+        wanted: Option<bool>,
+        isolation: Isolation,
+        profile: Option<RawProfile>,
+        gate: bool,
+    ) -> bool {
+        let possible = isolation == Isolation::Snp && profile != Some(RawProfile::Disk);
+        if wanted == Some(true) && !possible {
+            let message = "first_stage needs isolation \"snp\" and profile \"uki\" or \"hashes\"";
+            self.add(Problem::at("boot.first_stage", "isolation", message).help("remove the key"));
+        }
+        possible && wanted.unwrap_or(gate)
+    }
+
     fn boot(&mut self, boot: Option<RawBoot>, disks: usize) -> Boot {
         let Some(boot) =
             self.required("boot", boot, "a table [boot] with profile = \"uki\", \"hashes\" or \"disk\"")
         else {
             return Boot::Disk;
         };
-        let RawBoot { profile, uki, kernel, initrd, cmdline } = boot;
+        let RawBoot { profile, uki, kernel, initrd, cmdline, first_stage: _ } = boot;
         let Some(profile) = self.required("boot.profile", profile, "\"uki\", \"hashes\" or \"disk\"") else {
             return Boot::Disk;
         };
@@ -519,6 +537,7 @@ impl Rules<'_> {
             serve_cmdline,
             serve_shim,
             inject_variables,
+            first_stage,
         } = raw;
         let unusable = |marker: &&String| {
             marker.is_empty() || marker.len() > MAX_MARKER || marker.chars().any(char::is_control)
@@ -545,6 +564,7 @@ impl Rules<'_> {
             serve_cmdline: serve_cmdline.map(|cmdline| self.cmdline("debug.serve_cmdline", cmdline)),
             serve_shim: serve_shim.map(|path| self.path("debug.serve_shim", &path)),
             inject_variables: inject_variables.map(|path| self.path("debug.inject_variables", &path)),
+            first_stage,
         }
     }
 }

@@ -7,8 +7,9 @@
 //! - *validated*: held against a rule of this host before anything is launched, and of no interest to the guest's owner;
 //! - *harmless*: changes nothing that a guest's owner or the host could lose by.
 
-use cvmm_gate_client::manifest::{Boot, Disk, FORMAT, FileDigest, Launch, Machine, Manifest};
+use cvmm_gate_client::manifest::{Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest};
 use cvmm_launch::blob::{Blob, ReadError};
+use cvmm_launch::first_stage::program_digest;
 use cvmm_launch::hashes::{HashError, KernelHashes};
 use cvmm_launch::plan::Profile;
 use thiserror::Error;
@@ -42,6 +43,7 @@ pub fn manifest(
         memory,
         low_memory,
         isolation,
+        first_stage,
         disks,
         console,
         rng,
@@ -90,6 +92,7 @@ pub fn manifest(
             cpu_signature,
             sev_features,
             policy: *policy,
+            first_stage: first_stage.then(|| FirstStage { program: program_digest().to_string() }),
         },
         machine: Machine {
             vmm: env!("CARGO_PKG_VERSION").to_owned(),
@@ -149,6 +152,7 @@ fn knobs(debug: &config::Debug) -> Vec<String> {
         serve_cmdline,
         serve_shim,
         inject_variables,
+        first_stage,
         // Harmless: time is the host's to tell in any case, and the marker is only looked for in the console's output.
         pm_timer_scale: _,
         user_space_marker: _,
@@ -161,6 +165,7 @@ fn knobs(debug: &config::Debug) -> Vec<String> {
         ("serve_cmdline", serve_cmdline.is_some()),
         ("serve_shim", serve_shim.is_some()),
         ("inject_variables", inject_variables.is_some()),
+        ("first_stage", first_stage.is_some()),
     ]
     .into_iter()
     .filter(|(_, on)| *on)

@@ -7,10 +7,11 @@
 
 pub mod channel;
 pub mod manifest;
+pub mod stage;
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cvmm_gate_client::client::{Approved, ClientError, Gate, Launched, Proposal};
@@ -76,6 +77,15 @@ pub enum GateError {
     /// The ticket.
     #[error("{0} [ticket.launch]")]
     Admit(#[from] AdmitError),
+    /// A first stage shows evidence a second time.
+    #[error("the first stage showed evidence twice: a session has one answer [stage.twice]")]
+    StageTwice,
+    /// A gate that knows nothing of first stages.
+    #[error("the gate gave no ticket for the first stage [stage.no-ticket]")]
+    NoStageTicket,
+    /// A first stage that was done without having shown anything.
+    #[error("the first stage was done without a ticket [stage.not-shown]")]
+    NotShown,
 }
 
 impl GateError {
@@ -100,6 +110,8 @@ impl GateError {
             Self::Client { source: ClientError::Answer { .. } } | Self::Identity(_) => ExitStatus::GateAnswer,
             Self::Client { source: ClientError::Ticket(_) } | Self::Admit(_) => ExitStatus::Ticket,
             Self::Platform(_) | Self::Report(_) => ExitStatus::Host,
+            Self::NoStageTicket => ExitStatus::GateAnswer,
+            Self::StageTwice | Self::NotShown => ExitStatus::NotAdmitted,
         }
     }
 }
@@ -132,16 +144,20 @@ pub struct Approval {
     digest: Digest,
 }
 
+/// The key in a PEM file; what is wrong with it.
+pub fn verdict_key(path: &Path) -> Result<VerdictKey, String> {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    io::Read::read_to_string(&mut io::Read::take(file, MAX_KEY), &mut text).map_err(|error| error.to_string())?;
+    VerdictKey::from_pem(&text).map_err(|error| error.to_string())
+}
+
 impl Asker {
     /// The gate that `settings` name.
     pub fn open(settings: &config::Gate) -> Result<Self, GateError> {
         let config::Gate { endpoint: at, verdict_key, policy, vm_id, timeout, channel: _ } = settings;
-        let failed = |problem: String| GateError::Key { path: verdict_key.clone(), problem };
-        let mut text = String::new();
-        let file = File::open(verdict_key).map_err(|error| failed(error.to_string()))?;
-        io::Read::read_to_string(&mut io::Read::take(file, MAX_KEY), &mut text)
-            .map_err(|error| failed(error.to_string()))?;
-        let key = VerdictKey::from_pem(&text).map_err(|error| failed(error.to_string()))?;
+        let key = self::verdict_key(verdict_key)
+            .map_err(|problem| GateError::Key { path: verdict_key.clone(), problem })?;
         Ok(Self {
             gate: Gate { endpoint: endpoint(at)?, key, timeout: Duration::from_secs((*timeout).into()) },
             policy: policy.clone(),
@@ -194,7 +210,7 @@ impl Approval {
         let device = File::open(SEV_PATH).map_err(GateError::Platform)?;
         let platform_status = sev::status_bytes(&device).map_err(GateError::Platform)?.to_vec();
         let report = finished.host_report().map_err(GateError::Report)?.map(|report| report.to_vec());
-        let ticket = self.approved.evidence(Launched { platform_status, report, certificates: None })?;
+        let ticket = self.approved.evidence(Launched { platform_status, report, key: None, certificates: None })?;
         tracing::info!(evidence = ticket.evidence_class(), "the gate admits the guest");
         Ok(finished.admit(ticket)?)
     }

@@ -25,6 +25,7 @@ use super::console::{ConsolePort, input_pipe};
 use super::dispatch::{Dispatch, Milestones};
 use super::fw_cfg;
 use super::inputs::Inputs;
+use super::stage::{self, Mailbox};
 use crate::acpi::{self, AcpiConfig};
 use crate::config::{Boot, CacheMode, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES};
 use crate::gate::channel;
@@ -125,6 +126,8 @@ pub struct Built {
     pub dispatch: Arc<Dispatch>,
     /// Where console input goes.
     pub console: ConsolePort,
+    /// Where a first stage's messages go.
+    pub mailbox: Mailbox,
 }
 
 fn shared<T: BusDevice + 'static>(device: T) -> Arc<Mutex<dyn BusDevice>> {
@@ -160,6 +163,16 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     ports.add(0x604, 2, "sleep control", shared(SleepControl::new(Arc::clone(&power))))?;
     let scale = NonZeroU32::new(config.debug.pm_timer_scale).unwrap_or(NonZeroU32::MIN);
     ports.add(0x608, 4, "pm timer", shared(PmTimer::new(scale)))?;
+
+    let mailbox = Mailbox::new(
+        memory.clone(),
+        inputs.plan.staged_uki().map(|uki| uki.blob().clone()),
+        Arc::clone(control),
+        config.debug.first_stage,
+    );
+    if inputs.plan.has_first_stage() {
+        ports.add(stage::PORT, stage::PORT_LEN, "first stage", shared(mailbox.clone()))?;
+    }
 
     let mut functions: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
     let console_port = match config.console.device {
@@ -227,7 +240,7 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     mmio.add(layout::ECAM.start, Ecam::LEN, "pci ecam", shared(Ecam::new(Arc::clone(&pci))))?;
 
     let dispatch = Dispatch { ports, mmio, pci, milestones: Arc::clone(milestones) };
-    Ok(Built { dispatch: Arc::new(dispatch), console: console_port })
+    Ok(Built { dispatch: Arc::new(dispatch), console: console_port, mailbox })
 }
 
 /// The window lies below 4 GiB by its definition.

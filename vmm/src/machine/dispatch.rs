@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cvmm_devices::bus::{Access, Bus};
 use cvmm_devices::pci::PciRoot;
+use cvmm_first_stage::layout::DOORBELL;
 
 use crate::timeline::{Phase, Timeline};
 use crate::vm::vcpu::AccessHandler;
@@ -81,7 +82,10 @@ impl AccessHandler for Dispatch {
     }
 
     fn port_write(&self, port: u16, data: &[u8]) {
-        self.milestones.firmware();
+        // What comes before the firmware is none of it.
+        if port != DOORBELL {
+            self.milestones.firmware();
+        }
         match port {
             KERNEL_PROBE_PORT if data.len() == 1 => self.milestones.kernel(),
             MARKER_PORT => self.milestones.user_space(),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use cvmm_launch::blob::{Blob, ReadError};
 use cvmm_launch::firmware::{Firmware, FirmwareError};
+use cvmm_launch::first_stage::FirstStage;
 use cvmm_launch::id_block::{IdError, Identity};
 use cvmm_launch::kernel::{Kernel, KernelError};
 use cvmm_launch::memory::MemoryLayout;
@@ -17,6 +18,7 @@ use cvmm_launch::uki;
 use thiserror::Error;
 
 use crate::config::{Boot, Config, IdentityFiles};
+use crate::gate::verdict_key;
 
 /// Bytes read of an ID block or its authentication: one more than the longer of them has.
 const MAX_IDENTITY: usize = 4097;
@@ -47,6 +49,14 @@ pub enum InputError {
     /// The ID block.
     #[error("snp.id_block and snp.id_auth: {0}")]
     Identity(#[source] IdError),
+    /// The gate's key, which the first stage is told.
+    #[error("gate.verdict_key {path} cannot be used: {problem}")]
+    VerdictKey {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// Firmware, profile and memory do not fit together.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -114,7 +124,8 @@ impl Inputs {
             }
             Boot::Disk => (Profile::Disk, None),
         };
-        let plan = LaunchPlan::build(&firmware, &profile, &memory, config.vcpus)?;
+        let stage = config.first_stage.then(|| first_stage(config)).transpose()?;
+        let plan = LaunchPlan::build_with(&firmware, &profile, &memory, config.vcpus, stage.as_ref())?;
         let identity = config.snp.identity.as_ref().map(identity).transpose()?;
         let hostile = Hostile::open(config, &firmware)?;
         Ok(Self { firmware, memory, profile, plan, served, identity, hostile })
@@ -168,6 +179,15 @@ fn identity(files: &IdentityFiles) -> Result<Identity, InputError> {
     let block = read("snp.id_block", &files.id_block)?;
     let auth = read("snp.id_auth", &files.id_auth)?;
     Identity::from_bytes(&block, &auth).map_err(InputError::Identity)
+}
+
+/// What the first stage is told: the key of the gate, if there is one.
+fn first_stage(config: &Config) -> Result<FirstStage, InputError> {
+    let key = config.gate.as_ref().map(|gate| {
+        let problem = |problem| InputError::VerdictKey { path: gate.verdict_key.clone(), problem };
+        verdict_key(&gate.verdict_key).map_err(problem)
+    });
+    Ok(FirstStage { verdict_key: key.transpose()?.map(|key| *key.point()) })
 }
 
 fn open(what: &'static str, path: &Path) -> Result<Blob, InputError> {

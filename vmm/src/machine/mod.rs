@@ -13,6 +13,7 @@ mod fw_cfg;
 mod inputs;
 mod running;
 mod snp;
+pub mod stage;
 
 use std::sync::Arc;
 
@@ -33,13 +34,16 @@ pub use dispatch::{Dispatch, Milestones};
 pub use inputs::{InputError, Inputs};
 pub use running::RunningMachine;
 pub use snp::SnpError;
+pub use stage::StageError;
 
 use crate::acpi;
 use crate::certificates::Certificates;
 use crate::config::Config;
+use crate::gate::stage::Session;
 use crate::gate::{Approval, GateError};
 use crate::run::output::ConsoleSink;
 use crate::timeline::{Phase, Timeline};
+use self::stage::Mailbox;
 use crate::vm::control::Control;
 use crate::vm::cpuid::{CpuidBase, CpuidError, CpuidOptions};
 use crate::vm::irq::IrqRoutes;
@@ -89,6 +93,9 @@ pub enum MachineError {
     /// The gate.
     #[error(transparent)]
     Gate(#[from] GateError),
+    /// The first stage.
+    #[error(transparent)]
+    Stage(#[from] StageError),
 }
 
 /// What the virtual CPUs of an SNP guest of `config` are, on this host.
@@ -119,6 +126,8 @@ pub enum Admission {
     WithoutGate,
     /// The gate has approved of the launch, and decides about the guest now.
     Gate(Box<Approval>),
+    /// The guest's first stage has shown the gate its evidence.
+    Shown(Box<Session>),
 }
 
 /// What a machine is built in, and what outlives it.
@@ -153,6 +162,7 @@ pub struct Machine {
     control: Arc<Control>,
     timeline: Arc<Timeline>,
     isolation: Isolation,
+    mailbox: Mailbox,
     _vm: Arc<VmFd>,
     memory: MachineMemory,
 }
@@ -220,7 +230,7 @@ impl Machine {
             .map(|(id, start)| {
                 // Application processors wait for INIT and SIPI; the bootstrap processor starts at the
                 // firmware's reset vector. The state of all of an SNP guest's is measured.
-                let start = (id == 0 || snp.is_some()).then_some(start.eip);
+                let start = (id == 0 || snp.is_some()).then_some(*start);
                 Vcpu::new(&vm, id, &cpuid, start, private.clone())
             })
             .collect::<Result<_, _>>()?;
@@ -237,7 +247,7 @@ impl Machine {
                 }
                 let approval = match admission {
                     Admission::Gate(approval) => Some(&**approval),
-                    Admission::NotIsolated | Admission::WithoutGate => None,
+                    Admission::NotIsolated | Admission::WithoutGate | Admission::Shown(_) => None,
                 };
                 let finished = launch.finish(inputs, &vcpus, private, cpuid.signature(), approval)?;
                 if let Some(variables) = &inputs.hostile.variables {
@@ -256,6 +266,7 @@ impl Machine {
             control,
             timeline: Arc::clone(timeline),
             isolation,
+            mailbox: built.mailbox,
             _vm: vm,
             memory,
         })
@@ -270,13 +281,53 @@ impl Machine {
         count_addresses: bool,
     ) -> Result<RunningMachine, MachineError> {
         let isolation = std::mem::replace(&mut self.isolation, Isolation::None);
+        let (isolation, admission) = self.first_stage(isolation, admission)?;
         let admitted = match (isolation, admission) {
             (Isolation::None, _) => None,
+            (Isolation::Snp(finished), Admission::Shown(session)) => {
+                let ticket = session.into_ticket()?;
+                Some(finished.admit(ticket).map_err(GateError::from)?)
+            }
             (Isolation::Snp(finished), Admission::WithoutGate) => Some(finished.admit_without_gate()),
             (Isolation::Snp(finished), Admission::Gate(approval)) => Some(approval.admit(finished)?),
             (Isolation::Snp(_), Admission::NotIsolated) => return Err(SnpError::NotAdmitted.into()),
         };
         RunningMachine::start(self, admitted, count_addresses)
             .map_err(|source| MachineError::Host { what: "a vcpu thread", source })
+    }
+
+    /// Runs the first stage of a guest that has one.
+    fn first_stage(
+        &mut self,
+        isolation: Isolation,
+        admission: Admission,
+    ) -> Result<(Isolation, Admission), MachineError> {
+        let finished = match isolation {
+            Isolation::Snp(finished) => finished,
+            Isolation::None => return Ok((isolation, admission)),
+        };
+        let staged = match finished.first_stage() {
+            Ok(staged) => staged,
+            Err(finished) => return Ok((Isolation::Snp(finished), admission)),
+        };
+        let (session, admission) = match admission {
+            Admission::Gate(approval) => (Some(Session::new(*approval)), None),
+            other => (None, Some(other)),
+        };
+        if self.vcpus.is_empty() {
+            return Err(StageError::NoProcessor.into());
+        }
+        self.timeline.mark(Phase::FirstRun);
+        let bsp = self.vcpus.remove(0);
+        let (bsp, session) =
+            stage::run(bsp, &staged, &self.mailbox, &self.dispatch, &self.control, session)?;
+        self.vcpus.insert(0, bsp);
+        self.timeline.mark(Phase::FirstStage);
+        let admission = match (session, admission) {
+            (Some(session), _) => Admission::Shown(Box::new(session)),
+            (None, Some(admission)) => admission,
+            (None, None) => return Err(GateError::NotShown.into()),
+        };
+        Ok((Isolation::Snp(staged.done()), admission))
     }
 }

@@ -43,7 +43,7 @@ impl RunningMachine {
         admitted: Option<Admitted>,
         count_addresses: bool,
     ) -> io::Result<Self> {
-        let Machine { vcpus, dispatch, console, power_button, control, timeline, isolation: _, _vm, memory } =
+        let Machine { vcpus, dispatch, console, power_button, control, timeline, isolation: _, mailbox: _, _vm, memory } =
             machine;
         let mut running = Self {
             threads: Vec::with_capacity(vcpus.len()),

@@ -5,21 +5,25 @@ use std::collections::BTreeMap;
 
 use super::{Outcome, RunError};
 use crate::exit_code::{ExitReport, ExitStatus};
-use crate::machine::{DeviceError, MachineError};
+use crate::machine::{DeviceError, MachineError, StageError};
 use crate::vm::control::Ending;
 use crate::vm::memory::MemoryError;
 
+fn of_ending(ending: &Ending) -> ExitStatus {
+    match ending {
+        Ending::PowerOff => ExitStatus::Success,
+        Ending::TripleFault { .. } => ExitStatus::TripleFault,
+        Ending::InternalError { .. } => ExitStatus::KvmInternalError,
+        Ending::Terminated { .. } => ExitStatus::Terminated,
+        Ending::MemoryViolation { .. } => ExitStatus::MemoryViolation,
+        Ending::Stopped => ExitStatus::Stopped,
+        Ending::Reset => ExitStatus::Reset,
+    }
+}
+
 impl ExitReport for Outcome {
     fn exit_status(&self) -> ExitStatus {
-        match self.ending {
-            Ending::PowerOff => ExitStatus::Success,
-            Ending::TripleFault { .. } => ExitStatus::TripleFault,
-            Ending::InternalError { .. } => ExitStatus::KvmInternalError,
-            Ending::Terminated { .. } => ExitStatus::Terminated,
-            Ending::MemoryViolation { .. } => ExitStatus::MemoryViolation,
-            Ending::Stopped => ExitStatus::Stopped,
-            Ending::Reset => ExitStatus::Reset,
-        }
+        of_ending(&self.ending)
     }
 
     fn exits(&self) -> Option<BTreeMap<String, u64>> {
@@ -58,6 +62,10 @@ impl ExitReport for RunError {
             Self::Machine(MachineError::Memory(MemoryError::Allocate { .. })) => ExitStatus::Host,
             Self::Machine(MachineError::Snp(error)) => error.exit_status(),
             Self::Gate(error) | Self::Machine(MachineError::Gate(error)) => error.exit_status(),
+            Self::Machine(MachineError::Stage(StageError::Gate(error))) => error.exit_status(),
+            Self::Machine(MachineError::Stage(StageError::Ended(ending))) => of_ending(ending),
+            Self::Machine(MachineError::Stage(StageError::Time(_))) => ExitStatus::NotAdmitted,
+            Self::Machine(MachineError::Stage(StageError::Stopped)) => ExitStatus::Stopped,
             Self::TwoWishes => ExitStatus::Usage,
             Self::Machine(MachineError::Place(_)) => ExitStatus::LaunchRefused,
             Self::Machine(_) | Self::Events(_) => ExitStatus::Internal,

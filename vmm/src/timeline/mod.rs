@@ -37,6 +37,8 @@ pub enum Phase {
     Memory,
     /// The first `KVM_RUN` is about to be entered.
     FirstRun,
+    /// The first stage is done, in a guest that has one.
+    FirstStage,
     /// The firmware was first heard of: the first exit to a device.
     Firmware,
     /// The kernel runs.
@@ -51,13 +53,14 @@ pub enum Phase {
 
 impl Phase {
     /// All phases in the order of a VM's life.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ProcessStart,
         Self::Config,
         Self::Plan,
         Self::VmCreated,
         Self::Memory,
         Self::FirstRun,
+        Self::FirstStage,
         Self::Firmware,
         Self::Kernel,
         Self::UserSpace,
@@ -75,6 +78,7 @@ impl Phase {
             Self::Memory => "memory",
             Self::VmCreated => "vm_created",
             Self::FirstRun => "first_run",
+            Self::FirstStage => "first_stage",
             Self::Firmware => "firmware",
             Self::Kernel => "kernel",
             Self::UserSpace => "user_space",
@@ -92,6 +96,7 @@ impl Phase {
             Self::Memory => "guest memory",
             Self::VmCreated => "KVM and devices",
             Self::FirstRun => "vCPU start",
+            Self::FirstStage => "first stage",
             Self::Firmware => "reset vector",
             Self::Kernel => "firmware",
             Self::UserSpace => "kernel",

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, io};
 
 use cvmm_devices::host::{PowerEvent, PowerSink};
+use cvmm_first_stage::stop::Stop;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Why the vCPUs stopped.
@@ -77,6 +78,10 @@ fn termination(set: u8, reason: u8) -> String {
         (1, 5) => "linux had a cpuid request refused",
         (1, 6) => "linux found a fault in its secrets page",
         (1, 7..=9) => "linux found a fault in what an svsm left",
+        (cvmm_first_stage::stop::REASON_SET, code) => match Stop::from_code(code) {
+            Some(stop) => return format!("the first stage found that {} [{}]", stop.words(), stop.slug()),
+            None => "reason unknown to cvmm",
+        },
         _ => "reason unknown to cvmm",
     };
     format!("{words} (set {set}, reason {reason:#x})")

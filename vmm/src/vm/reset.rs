@@ -4,6 +4,8 @@
 //! KVM has reset values of its own, but they are not those that QEMU sets and that every published SEV-SNP
 //! digest is computed from (segment types, RDX). The state is therefore written in full, with or without SNP.
 
+use cvmm_launch::plan::VcpuStart;
+use cvmm_launch::vmsa::stage_registers as stage;
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
 /// Segment types as in descriptor bits 43:40.
@@ -18,9 +20,26 @@ mod kind {
 const CR0_RESET: u64 = 0x6000_0010;
 const RFLAGS_RESET: u64 = 2;
 
-/// Writes the reset state over `sregs` (as read from the vCPU: APIC base and the like stay), starting at
-/// `eip`: the low 16 bits are IP, the rest the base of CS.
-pub fn special_registers(sregs: &mut kvm_sregs, eip: u32) {
+/// Writes the state of `start` over `sregs` (as read from the vCPU: APIC base and the like stay).
+pub fn special_registers(sregs: &mut kvm_sregs, start: VcpuStart) {
+    match start {
+        VcpuStart::Reset { eip } => reset_state(sregs, eip),
+        VcpuStart::FirstStage => first_stage(sregs),
+    }
+}
+
+/// 64-bit mode with the stage's page tables; flat segments without a table that they came from.
+fn first_stage(sregs: &mut kvm_sregs) {
+    reset_state(sregs, 0);
+    let flat = |selector, kind| kvm_segment { limit: 0xffff_ffff, g: 1, ..segment(selector, 0, kind, true) };
+    let data = kvm_segment { db: 1, ..flat(0x10, kind::DATA_RW_ACCESSED) };
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.cs = kvm_segment { l: 1, ..flat(0x8, kind::CODE_RX_ACCESSED) };
+    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (stage::CR0, stage::CR3, stage::CR4, stage::EFER);
+}
+
+/// The low 16 bits of `eip` are IP, the rest the base of CS.
+fn reset_state(sregs: &mut kvm_sregs, eip: u32) {
     let data = segment(0, 0, kind::DATA_RW_ACCESSED, true);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     // The selector of CS:IP that yields 0xfffffff0 is f000, whatever the base.
@@ -32,10 +51,15 @@ pub fn special_registers(sregs: &mut kvm_sregs, eip: u32) {
     (sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, sregs.cr8, sregs.efer) = (CR0_RESET, 0, 0, 0, 0, 0);
 }
 
-/// General registers at reset; `signature` is CPUID.1:EAX.
-pub fn general_registers(eip: u32, signature: u32) -> kvm_regs {
+/// General registers of `start`; `signature` is CPUID.1:EAX.
+pub fn general_registers(start: VcpuStart, signature: u32) -> kvm_regs {
+    let (rip, rsp) = match start {
+        VcpuStart::Reset { eip } => (u64::from(eip & 0xffff), 0),
+        VcpuStart::FirstStage => (stage::RIP, stage::RSP),
+    };
     kvm_regs {
-        rip: u64::from(eip & 0xffff),
+        rip,
+        rsp,
         rdx: u64::from(signature),
         rflags: RFLAGS_RESET,
         ..Default::default()
@@ -61,8 +85,9 @@ mod tests {
     #[test]
     fn starts_sixteen_bytes_below_four_gib() {
         let mut sregs = kvm_sregs { apic_base: 0xfee0_0900, cr3: 7, ..Default::default() };
-        special_registers(&mut sregs, 0xffff_fff0);
-        let regs = general_registers(0xffff_fff0, 0xa0_0f11);
+        let start = VcpuStart::Reset { eip: 0xffff_fff0 };
+        special_registers(&mut sregs, start);
+        let regs = general_registers(start, 0xa0_0f11);
         assert_eq!(sregs.cs.base + regs.rip, 0xffff_fff0);
         assert_eq!((sregs.cs.selector, sregs.cs.type_, sregs.tr.type_, sregs.tr.s), (0xf000, 0xb, 0xb, 0));
         assert_eq!((sregs.apic_base, sregs.cr3), (0xfee0_0900, 0));

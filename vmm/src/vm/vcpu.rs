@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use cvmm_kvm_snp::convert::Request as PageRequest;
-use cvmm_kvm_snp::launch::Admitted;
+use cvmm_kvm_snp::launch::{Admitted, Staged};
+use cvmm_launch::plan::VcpuStart;
 use cvmm_kvm_snp::memory::PrivateMemory;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
@@ -108,25 +109,25 @@ const FAULT_PRIVATE: u64 = 1 << 3;
 const MOST_RETRIES: u32 = 64;
 
 impl Vcpu {
-    /// Creates the vCPU with APIC id `id`. `start` is the address it executes first; `None` leaves an
+    /// Creates the vCPU with APIC id `id`. `start` is the state it begins in; `None` leaves an
     /// application processor waiting for INIT and SIPI.
     /// `private` is an SNP guest's memory.
     pub fn new(
         vm: &VmFd,
         id: u32,
         cpuid: &CpuidBase,
-        start: Option<u32>,
+        start: Option<VcpuStart>,
         private: Option<Arc<PrivateMemory>>,
     ) -> Result<Self, VcpuError> {
         let fd = vm.create_vcpu(u64::from(id)).map_err(|source| VcpuError::Create { id, source })?;
         let table = cpuid.for_vcpu(id).map_err(|source| VcpuError::Cpuid { id, source })?;
         let state = |what| move |source| VcpuError::State { id, what, source };
         fd.set_cpuid2(&table).map_err(state("cpuid"))?;
-        if let Some(eip) = start {
+        if let Some(start) = start {
             let mut sregs = fd.get_sregs().map_err(state("special registers"))?;
-            reset::special_registers(&mut sregs, eip);
+            reset::special_registers(&mut sregs, start);
             fd.set_sregs(&sregs).map_err(state("special registers"))?;
-            let regs = reset::general_registers(eip, cpuid.signature());
+            let regs = reset::general_registers(start, cpuid.signature());
             fd.set_regs(&regs).map_err(state("general registers"))?;
         }
         Ok(Self { id, fd, private, certificates: None, stuck: (u64::MAX, 0) })
@@ -160,6 +161,39 @@ impl Vcpu {
             _ => false,
         };
         permitted.then_some(RunnableVcpu(self))
+    }
+
+    /// Lets it run its guest's first stage. `None` if it is not the bootstrap processor of that guest.
+    pub fn permit_first_stage(self, staged: &Staged) -> Option<StageVcpu> {
+        let own = self.private.as_ref().is_some_and(|own| Arc::ptr_eq(own, staged.memory()));
+        (own && self.id == 0).then_some(StageVcpu(self))
+    }
+}
+
+/// A bootstrap processor that may run its guest's first stage.
+#[derive(Debug)]
+pub struct StageVcpu(Vcpu);
+
+impl StageVcpu {
+    /// Runs until the stage `is_done` or the VM ends. Returns the exits counted.
+    pub fn run(
+        &mut self,
+        machine: &dyn AccessHandler,
+        control: &Control,
+        mut counts: ExitCounts,
+        is_done: &dyn Fn() -> bool,
+    ) -> ExitCounts {
+        while !control.is_stopping() && !is_done() {
+            if let Some(ending) = self.0.step(machine, &mut counts) {
+                control.end(ending);
+            }
+        }
+        counts
+    }
+
+    /// It needs another permit to go on.
+    pub fn into_vcpu(self) -> Vcpu {
+        self.0
     }
 }
 

@@ -24,6 +24,10 @@ fn firmware() -> Vec<u8> {
 /// 32 zero bytes.
 const NONCE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
+fn verdict_key(config: &Config) -> cvmm_gate_client::ticket::VerdictKey {
+    Signer::load(&config.keys.join("verdict.pem")).unwrap().public().unwrap()
+}
+
 struct Fixture {
     engine: Engine,
     folder: tempfile::TempDir,
@@ -72,6 +76,7 @@ impl Fixture {
                 cpu_signature: 0xa0_0f11,
                 sev_features: 1,
                 policy: 0x3_0000,
+                first_stage: None,
             },
             machine: Machine {
                 vmm: "0".into(),
@@ -83,7 +88,7 @@ impl Fixture {
                 debug: vec![],
             },
         };
-        let digest = Artifacts::new(&config.artifacts).digest(&manifest.launch).unwrap();
+        let digest = Artifacts::new(&config.artifacts, &verdict_key(&config)).digest(&manifest.launch).unwrap();
         let fixture = Self { engine: Engine::open(config).unwrap(), folder, manifest, digest };
         fixture.policy(&policy(1, &digest.to_string(), "")).unwrap();
         fixture
@@ -133,6 +138,7 @@ impl Fixture {
             host_data: approval.host_data.clone(),
             platform_status: STANDARD.encode(STATUS),
             report: None,
+            key: None,
             certificates: None,
         }
     }
@@ -239,7 +245,8 @@ fn every_other_launch_is_denied() {
     let path = fixture.engine.config.artifacts.join(&fixture.manifest.launch.firmware.sha384);
     fs::write(&path, vec![1; 0x1000]).unwrap();
     assert_eq!(
-        Artifacts::new(&fixture.engine.config.artifacts).digest(&fixture.manifest.launch).unwrap_err().code,
+        Artifacts::new(&fixture.engine.config.artifacts, &verdict_key(&fixture.engine.config))
+            .digest(&fixture.manifest.launch).unwrap_err().code,
         "gate.artifact"
     );
 }

@@ -142,7 +142,7 @@ impl Guest {
             features: SevFeatures(launch.sev_features),
         };
         for start in plan.vcpus() {
-            self.update(PageType::Vmsa, VMSA_GPA, vmsa::reset(*start, model).as_bytes());
+            self.update(PageType::Vmsa, VMSA_GPA, vmsa::initial(*start, model).as_bytes());
         }
     }
 

@@ -92,6 +92,7 @@ impl Gate {
                 cpu_signature: 0xa0_0f11,
                 sev_features: 1,
                 policy: 0x3_0000,
+                first_stage: None,
             },
             machine: Machine {
                 vmm: "0".into(),
@@ -103,7 +104,8 @@ impl Gate {
                 debug: vec![],
             },
         };
-        let digest = Artifacts::new(&config.artifacts).digest(&manifest.launch).unwrap();
+        let key = Signer::load(&config.keys.join("verdict.pem")).unwrap().public().unwrap();
+        let digest = Artifacts::new(&config.artifacts, &key).digest(&manifest.launch).unwrap();
         let gate = Self { folder, manifest, digest };
         gate.policy(1, &digest.to_string());
         gate

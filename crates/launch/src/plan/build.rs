@@ -5,6 +5,7 @@ use super::{
     LaunchPlan, PAGE_SIZE, PageImport, PageKind, PlanError, Profile, Source, VcpuStart, is_page_multiple,
 };
 use crate::blob::Blob;
+use crate::first_stage::FirstStage;
 use crate::firmware::{Area, Firmware, IgvmAreas, KERNEL_HASHES_GUID, Section, SectionKind, igvm, sev};
 use crate::guid::Guid;
 use crate::hashes::KernelHashes;
@@ -32,6 +33,17 @@ impl LaunchPlan {
         memory: &MemoryLayout,
         vcpus: u32,
     ) -> Result<Self, PlanError> {
+        Self::build_with(firmware, profile, memory, vcpus, None)
+    }
+
+    /// Like [`Self::build`], with a first stage that runs before the firmware.
+    pub fn build_with(
+        firmware: &Firmware,
+        profile: &Profile,
+        memory: &MemoryLayout,
+        vcpus: u32,
+        stage: Option<&FirstStage>,
+    ) -> Result<Self, PlanError> {
         memory.check()?;
         if vcpus == 0 || vcpus > MAX_VCPUS {
             return Err(PlanError::Vcpus(vcpus));
@@ -50,7 +62,16 @@ impl LaunchPlan {
             }
         };
 
-        let mut imports = vec![whole("firmware", firmware.image(), firmware.gpa())];
+        let mut staged = None;
+        let mut imports = match stage {
+            None => vec![whole("firmware", firmware.image(), firmware.gpa())],
+            Some(stage) => {
+                if let Profile::Uki { image, .. } = profile {
+                    staged = Some(image.clone());
+                }
+                stage.imports(firmware, profile, memory)?
+            }
+        };
         for section in firmware.sections().unwrap_or_default() {
             add_section(&mut imports, section, &overlays);
         }
@@ -68,19 +89,20 @@ impl LaunchPlan {
                 });
             }
         }
-        if let Profile::Uki { image, gpa } = profile {
+        if let (Profile::Uki { image, gpa }, None) = (profile, stage) {
             imports.push(whole("uki", image.blob(), *gpa));
         }
         check(&imports, firmware, memory)?;
-        Ok(Self { imports, vcpus: starts(firmware, vcpus) })
+        Ok(Self { imports, vcpus: starts(firmware, vcpus, stage.is_some()), staged })
     }
 }
 
 /// The bootstrap processor starts at the reset vector, the others where the firmware's reset block says. A build without
 /// one supports no guest that would need it.
-fn starts(firmware: &Firmware, vcpus: u32) -> Vec<VcpuStart> {
-    let bsp = VcpuStart { eip: firmware.reset_vector() };
-    let ap = VcpuStart { eip: firmware.ap_start().unwrap_or(firmware.reset_vector()) };
+fn starts(firmware: &Firmware, vcpus: u32, staged: bool) -> Vec<VcpuStart> {
+    let reset = VcpuStart::Reset { eip: firmware.reset_vector() };
+    let bsp = if staged { VcpuStart::FirstStage } else { reset };
+    let ap = VcpuStart::Reset { eip: firmware.ap_start().unwrap_or(firmware.reset_vector()) };
     std::iter::once(bsp).chain((1..vcpus).map(|_| ap)).collect()
 }
 

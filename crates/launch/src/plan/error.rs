@@ -66,6 +66,28 @@ pub enum PlanError {
         /// File name of the firmware.
         firmware: String,
     },
+    /// The first stage cannot be put into this firmware.
+    #[error(
+        "firmware {firmware} cannot be used with a first stage: it has not {what}; use OVMF.amdsev.fd of Debian's \
+         ovmf-amdsev, or boot.first_stage = false"
+    )]
+    StageFirmware {
+        /// File name of the firmware.
+        firmware: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// Low RAM is too small for the first stage.
+    #[error("the first stage needs low memory up to {needed:#x}, it ends at {low:#x}")]
+    StageMemory {
+        /// Where its window ends.
+        needed: u64,
+        /// Size of low RAM.
+        low: u64,
+    },
+    /// A file could not be read for the first stage.
+    #[error(transparent)]
+    StageUki(crate::blob::ReadError),
     /// The unified kernel image is placed badly.
     #[error(
         "the unified kernel image cannot be placed at {gpa:#x}: the address must be a multiple of 4 KiB and at least {lowest:#x}, where the firmware's own memory ends"

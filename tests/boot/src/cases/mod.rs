@@ -86,6 +86,7 @@ pub fn all() -> Vec<Case> {
         snp::boot::CASES,
         snp::doctor::CASES,
         snp::gate::CASES,
+        snp::stage::CASES,
         holes::CASES,
     ]
     .concat()

@@ -96,6 +96,8 @@ pub struct Spec {
     pub without_gate: bool,
     /// The keys of `[gate]`.
     pub gate: Option<String>,
+    /// Whether a first stage runs before the firmware.
+    pub first_stage: bool,
 }
 
 impl Spec {
@@ -117,7 +119,14 @@ impl Spec {
             snp: Vec::new(),
             without_gate: false,
             gate: None,
+            first_stage: false,
         }
+    }
+
+    /// With a first stage.
+    pub fn staged(mut self) -> Self {
+        self.first_stage = true;
+        self
     }
 
     /// The same as an SNP guest, which nobody has to admit.
@@ -192,6 +201,10 @@ impl Spec {
             ),
             Boot::Disk => writeln!(text, "profile = \"disk\""),
         };
+        // Its default depends on whether there is a gate.
+        if self.isolation == "snp" {
+            let _ = writeln!(text, "first_stage = {}", self.first_stage);
+        }
         for disk in &self.disks {
             let _ = writeln!(
                 text,

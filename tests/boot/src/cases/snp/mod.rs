@@ -8,6 +8,7 @@ pub mod gate;
 pub mod hostile;
 pub mod memory;
 pub mod refuse;
+pub mod stage;
 
 use anyhow::{Result, ensure};
 

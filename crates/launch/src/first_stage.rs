@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A first stage in a launch plan: measured pages of ours in place of the firmware image's padding.
+//!
+//! No page is added: the stage lies where the image has nothing but FFh, which is checked, and those pages are measured anyway. What changes
+//! besides is the state in which the bootstrap processor starts. With the `uki` profile the unified kernel image is not launched: its
+//! hash stands in the stage's parameters, and the stage fetches and verifies it. What the stage does: [`cvmm_first_stage`].
+
+use aws_lc_rs::digest::{Context, SHA256};
+use cvmm_first_stage::layout::{EXIT, PAGE, PARAMS, PROGRAM, STAGE, STAGE_LEN, WINDOW, WINDOW_LEN, page_tables};
+use cvmm_first_stage::params::{ADMIT, POINT, Params, UKI};
+use cvmm_first_stage_embed as embed;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+use crate::blob::{Blob, ReadError};
+use crate::firmware::{Firmware, SectionKind};
+use crate::memory::MemoryLayout;
+use crate::plan::{PageImport, PageKind, PlanError, Profile, Source};
+
+/// What the stage is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirstStage {
+    /// The key of the gate without whose ticket it does not go on: a P-384 point, uncompressed. Without one it only loads a UKI.
+    pub verdict_key: Option<[u8; POINT]>,
+}
+
+/// SHA-384 of the stage's program, with the page that leaves it: what two builds can be compared by.
+#[must_use]
+pub fn program_digest() -> cvmm_snp::digest::Digest {
+    let mut hash = Context::new(&aws_lc_rs::digest::SHA384);
+    hash.update(embed::PROGRAM);
+    hash.update(embed::EXIT);
+    let mut digest = cvmm_snp::digest::Digest::ZERO;
+    digest.0.copy_from_slice(hash.finish().as_ref());
+    digest
+}
+
+/// Bytes of the stage's program.
+#[must_use]
+pub fn program_len() -> usize {
+    embed::PROGRAM.len() + embed::EXIT.len()
+}
+
+impl FirstStage {
+    /// The firmware's pages with the stage among them, in ascending order.
+    pub(crate) fn imports(
+        &self,
+        firmware: &Firmware,
+        profile: &Profile,
+        memory: &MemoryLayout,
+    ) -> Result<Vec<PageImport>, PlanError> {
+        let image = firmware.image();
+        if !memory.contains(WINDOW, WINDOW_LEN) {
+            return Err(PlanError::StageMemory { needed: WINDOW + WINDOW_LEN, low: memory.low });
+        }
+        let lacks = |what| PlanError::StageFirmware { firmware: image.to_string(), what };
+        for (gpa, len) in [(STAGE, STAGE_LEN), (EXIT, PAGE)] {
+            let offset = gpa.checked_sub(firmware.gpa()).ok_or_else(|| lacks("room for it"))?;
+            check_padding(image, offset, len)?.then_some(()).ok_or_else(|| lacks("room for it (padding of FFh bytes)"))?;
+        }
+        let params = self.params(firmware, profile)?;
+        let mut stage = vec![0; STAGE_LEN as usize];
+        let mut put = |gpa: u64, bytes: &[u8]| {
+            // Addresses and lengths are constants that `layout` asserts, and `embed` its program's length.
+            let at = (gpa - STAGE) as usize;
+            if let Some(room) = stage.get_mut(at..at + bytes.len()) {
+                room.copy_from_slice(bytes);
+            }
+        };
+        put(STAGE, &page_tables());
+        put(PARAMS, params.as_bytes());
+        put(PROGRAM, embed::PROGRAM);
+        let mut exit = embed::EXIT.to_vec();
+        exit.resize(PAGE as usize, 0xff);
+        let part = |from: u64, to: u64| PageImport {
+            gpa: from,
+            len: to - from,
+            kind: PageKind::Normal,
+            source: Source::Blob { blob: image.clone(), offset: from - firmware.gpa(), len: to - from },
+            tag: "firmware",
+        };
+        let ours = |tag: &'static str, gpa, bytes: Vec<u8>| {
+            let len = bytes.len() as u64;
+            let source = Source::Blob { blob: Blob::from_bytes(tag, bytes), offset: 0, len };
+            PageImport { gpa, len, kind: PageKind::Normal, source, tag }
+        };
+        let end = firmware.gpa() + firmware.size();
+        Ok(vec![
+            part(firmware.gpa(), STAGE),
+            ours("first stage", STAGE, stage),
+            part(STAGE + STAGE_LEN, EXIT),
+            ours("first stage exit", EXIT, exit),
+            part(EXIT + PAGE, end),
+        ])
+    }
+
+    fn params(&self, firmware: &Firmware, profile: &Profile) -> Result<Params, PlanError> {
+        let lacks = |what| PlanError::StageFirmware { firmware: firmware.image().to_string(), what };
+        let section = |kind, what| {
+            let found = firmware.sections().unwrap_or_default().iter().find(|s| s.kind == kind && s.len != 0);
+            found.map(|section| U64::new(section.gpa)).ok_or_else(|| lacks(what))
+        };
+        let mut params = Params::new();
+        params.secrets = section(SectionKind::Secrets, "a secrets page")?;
+        params.cpuid = section(SectionKind::Cpuid, "a CPUID page")?;
+        let mut flags = 0;
+        if let Some(key) = self.verdict_key {
+            params.verdict_key = key;
+            flags |= ADMIT;
+        }
+        // Secrets go where a launch secret would; that has to be memory the launch has made.
+        if let Some(area) = firmware.secret_area().filter(|area| {
+            let covers = |s: &crate::firmware::Section| {
+                s.gpa <= area.gpa && area.gpa + area.len <= s.gpa + s.len && s.kind != SectionKind::Secrets
+            };
+            firmware.sections().unwrap_or_default().iter().any(covers)
+        }) {
+            params.secret_area = U64::new(area.gpa);
+            params.secret_area_len = U64::new(area.len);
+        }
+        if let Profile::Uki { image, gpa } = profile {
+            flags |= UKI;
+            params.uki = U64::new(*gpa);
+            params.uki_len = U64::new(image.blob().len());
+            params.uki_sha256 = sha256(image.blob()).map_err(PlanError::StageUki)?;
+        }
+        params.flags = U32::new(flags);
+        // Nothing the stage would refuse gets into a plan.
+        params.check().map_err(|_| lacks("pages where the first stage can use them"))?;
+        Ok(params)
+    }
+}
+
+fn sha256(blob: &Blob) -> Result<[u8; 32], ReadError> {
+    let mut hash = Context::new(&SHA256);
+    let mut pieces = blob.pieces(0, blob.len());
+    while let Some(piece) = pieces.next_piece()? {
+        hash.update(piece);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.finish().as_ref());
+    Ok(out)
+}
+
+/// Whether `len` bytes of the image are all FFh.
+fn check_padding(image: &Blob, offset: u64, len: u64) -> Result<bool, PlanError> {
+    let mut pieces = image.pieces(offset, len);
+    while let Some(piece) = pieces.next_piece().map_err(PlanError::StageUki)? {
+        if piece.iter().any(|byte| *byte != 0xff) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

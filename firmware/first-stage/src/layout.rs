@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where things are in the guest's physical memory.
+//!
+//! The stage lies in the firmware's padding below 4 GiB, with the page that leaves it in the top 64 KiB, because the way back to the
+//! reset vector is a 16-bit jump. Its window is ordinary RAM that is shared with the host while the stage runs.
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+
+/// The stage: page tables, parameters, program, data, stack.
+pub const STAGE: u64 = 0xffd4_0000;
+/// Bytes of it.
+pub const STAGE_LEN: u64 = 0x5_0000;
+/// Its page tables: one page of the fourth level, then one of the third.
+pub const TABLES: u64 = STAGE;
+/// Its parameters ([`crate::params::Params`]).
+pub const PARAMS: u64 = STAGE + 0x2000;
+/// Its program.
+pub const PROGRAM: u64 = STAGE + 0x4000;
+/// The most a program with its read-only data may have: 128 KiB.
+pub const PROGRAM_MAX: u64 = 0x2_0000;
+/// End of its stack, which grows down.
+pub const STACK_END: u64 = STAGE + STAGE_LEN;
+
+/// The page with the way to the reset vector.
+pub const EXIT: u64 = 0xffff_8000;
+
+/// The window: RAM that the stage shares with the host.
+pub const WINDOW: u64 = 0x100_0000;
+/// The page of the GHCB.
+pub const GHCB: u64 = WINDOW;
+/// The page with a request to the security processor.
+pub const REQUEST: u64 = WINDOW + 0x1000;
+/// The page with its response.
+pub const RESPONSE: u64 = WINDOW + 0x2000;
+/// What the guest says: 8 KiB.
+pub const OUTBOX: u64 = WINDOW + 0x3000;
+/// Bytes of it.
+pub const OUTBOX_LEN: u64 = 0x2000;
+/// What the VMM answers: 16 KiB.
+pub const INBOX: u64 = WINDOW + 0x5000;
+/// Bytes of it.
+pub const INBOX_LEN: u64 = 0x4000;
+/// Pieces of the unified kernel image.
+pub const PIECE: u64 = WINDOW + 0x1_0000;
+/// Bytes of a piece.
+pub const PIECE_LEN: u64 = 0x4_0000;
+/// Bytes of the whole window.
+pub const WINDOW_LEN: u64 = 0x5_0000;
+
+/// The port whose writes say that there is a message in the outbox.
+pub const DOORBELL: u16 = 0x5e0;
+
+/// The bit of a page table entry that makes a page private: bit 51 on all processors with SEV-SNP so far. The VMM refuses others.
+pub const C_BIT: u32 = 51;
+/// Where the window is mapped shared, above the private mapping of the lowest 4 GiB.
+pub const SHARED_ALIAS: u64 = 1 << 32;
+
+const _: () = {
+    assert!(PROGRAM + PROGRAM_MAX < STACK_END);
+    assert!(PIECE + PIECE_LEN == WINDOW + WINDOW_LEN);
+    assert!(OUTBOX + OUTBOX_LEN == INBOX && INBOX + INBOX_LEN <= PIECE);
+};
+
+/// The page tables: the lowest 4 GiB by pages of 1 GiB, private at their own address and shared at [`SHARED_ALIAS`]. All entries are
+/// present, writable, accessed and dirty, so that the processor changes nothing in measured pages.
+#[must_use]
+pub fn page_tables() -> [u8; 2 * PAGE as usize] {
+    const TABLE: u64 = 0x63;
+    const LARGE: u64 = 0xe3;
+    let mut bytes = [0; 2 * PAGE as usize];
+    let private = 1 << C_BIT;
+    let third = (TABLES + PAGE) | TABLE | private;
+    let entries = core::iter::once(third).chain(core::iter::repeat_n(0, 511)).chain((0..8).map(|gib| {
+        let page = (gib % 4) << 30 | LARGE;
+        if gib < 4 { page | private } else { page }
+    }));
+    for (entry, slot) in entries.zip(bytes.chunks_exact_mut(8)) {
+        slot.copy_from_slice(&entry.to_le_bytes());
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_map_everything_twice() {
+        let bytes = page_tables();
+        let entry = |at: usize| u64::from_le_bytes(bytes[8 * at..][..8].try_into().unwrap());
+        assert_eq!(entry(0), 0x0008_0000_ffd4_1063);
+        assert!((1..512).all(|at| entry(at) == 0));
+        assert_eq!(entry(512), 0x0008_0000_0000_00e3);
+        assert_eq!(entry(515), 0x0008_0000_c000_00e3);
+        assert_eq!(entry(516), 0xe3);
+        assert_eq!(entry(519), 0xc000_00e3);
+        assert!((520..1024).all(|at| entry(at) == 0));
+    }
+}

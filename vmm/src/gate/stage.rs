@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A gate's session with a guest's first stage: the challenge it gets, and the ticket that comes back for its evidence.
+//!
+//! The stage decides for itself whether the ticket is good. The VMM verifies its own, which the gate gives at the same time: only that
+//! one makes the rest of the guest run.
+
+use std::fs::File;
+use std::time::Duration;
+
+use cvmm_first_stage::mailbox::{Challenge, Evidence, MAX_VM_ID};
+use cvmm_gate_client::client::{Approved, Launched};
+use cvmm_gate_client::ticket::VerifiedTicket;
+use cvmm_kvm_snp::probe::SEV_PATH;
+use zerocopy::FromZeros;
+use zerocopy::little_endian::U32;
+
+use super::{Approval, GateError};
+use crate::doctor::sev;
+
+/// The session, from an approved launch.
+#[derive(Debug)]
+pub struct Session {
+    challenge: Challenge,
+    patience: Duration,
+    approved: Option<Approved>,
+    ticket: Option<VerifiedTicket>,
+}
+
+impl Session {
+    /// For the first stage of the launch that was approved.
+    pub fn new(approval: Approval) -> Self {
+        let approved = approval.approved;
+        let mut challenge = Challenge::new_zeroed();
+        challenge.nonce = *approved.nonce();
+        challenge.manifest = approved.manifest().0;
+        // Configurations have names of at most this length.
+        let name = approved.vm_id().as_bytes();
+        let len = name.len().min(MAX_VM_ID);
+        challenge.vm_id_len = U32::new(len as u32);
+        for (to, from) in challenge.vm_id.iter_mut().zip(name) {
+            *to = *from;
+        }
+        Self { challenge, patience: approved.timeout(), approved: Some(approved), ticket: None }
+    }
+
+    /// What the stage's report has to be about.
+    pub fn challenge(&self) -> &Challenge {
+        &self.challenge
+    }
+
+    /// Hands the gate the stage's evidence; the stage's ticket. A session has one answer.
+    pub fn evidence(&mut self, evidence: &Evidence) -> Result<Vec<u8>, GateError> {
+        let approved = self.approved.take().ok_or(GateError::StageTwice)?;
+        let device = File::open(SEV_PATH).map_err(GateError::Platform)?;
+        let platform_status = sev::status_bytes(&device).map_err(GateError::Platform)?.to_vec();
+        let launched = Launched {
+            platform_status,
+            report: Some(evidence.report.to_vec()),
+            key: Some(evidence.key),
+            certificates: None,
+        };
+        let (ticket, stage) = approved.stage_evidence(launched)?;
+        tracing::info!(evidence = ticket.evidence_class(), "the gate admits the guest");
+        self.ticket = Some(ticket);
+        stage.ok_or(GateError::NoStageTicket)
+    }
+
+    /// How long it may take to answer.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The ticket, once there is one.
+    pub fn into_ticket(self) -> Result<VerifiedTicket, GateError> {
+        self.ticket.ok_or(GateError::NotShown)
+    }
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The VMM's side of a first stage: the mailbox it talks through, and the time in which it runs alone.
+//!
+//! The stage writes a message into shared memory and then to a port; the answer is there before it goes on. What stage and gate say to
+//! each other is not looked into here. The bootstrap processor runs until the stage says that it is done, or for a limited time; no
+//! other processor runs meanwhile, and nothing runs afterwards without an admission.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cvmm_devices::bus::BusDevice;
+use cvmm_devices::memory::DeviceMemory;
+use cvmm_first_stage::layout::{DOORBELL, INBOX, OUTBOX, PAGE, PIECE, PIECE_LEN};
+use cvmm_first_stage::mailbox::{Evidence, Fill, HEADER, Header, Kind, MAGIC, MAX_IN, MAX_OUT};
+use cvmm_kvm_snp::launch::Staged;
+use cvmm_launch::blob::Blob;
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress};
+use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::Dispatch;
+use crate::config::StageTamper;
+use crate::gate::GateError;
+use crate::gate::stage::Session;
+use crate::run::signals::kick;
+use crate::vm::control::{Control, Ending};
+use crate::vm::exits::ExitCounts;
+use crate::vm::vcpu::Vcpu;
+
+/// How long a stage may take besides what the gate may take to answer: it copies and hashes some tens of megabytes.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// Messages of one stage: a UKI of the largest size in pieces, and a few more.
+const MOST_MESSAGES: u32 = 8192;
+/// A kick can come too early, so it is repeated.
+const KICK_INTERVAL: Duration = Duration::from_millis(2);
+/// The port, as the bus has it.
+pub const PORT: u64 = DOORBELL as u64;
+/// Bytes of it.
+pub const PORT_LEN: u64 = 4;
+
+/// Why a guest did not get past its first stage.
+#[derive(Debug, Error)]
+pub enum StageError {
+    /// It ended the guest, or the guest ended otherwise.
+    #[error("the guest did not get past its first stage: {0}")]
+    Ended(Ending),
+    /// It takes too long.
+    #[error("the guest's first stage is not done after {0:?}: ended [stage.time]")]
+    Time(Duration),
+    /// The operator wants it to stop.
+    #[error("stopped while the guest was in its first stage")]
+    Stopped,
+    /// The vCPU is not this guest's bootstrap processor, or there is none.
+    #[error("the guest has no bootstrap processor to run its first stage")]
+    NoProcessor,
+    /// The gate.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// A thread.
+    #[error("cannot make the first stage's thread: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The mailbox. A clone is the same one.
+#[derive(Clone, Debug)]
+pub struct Mailbox(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    memory: DeviceMemory,
+    uki: Option<Blob>,
+    control: Arc<Control>,
+    /// Nobody listens before the stage runs and after it is done.
+    open: bool,
+    done: bool,
+    messages: u32,
+    session: Option<Session>,
+    failure: Option<GateError>,
+    tamper: Option<StageTamper>,
+}
+
+/// Why a message gets no answer.
+#[derive(Debug, Error)]
+enum Unanswered {
+    #[error("its memory: {0}")]
+    Memory(#[from] vm_memory::GuestMemoryError),
+    #[error("its header is malformed")]
+    Header,
+    #[error("it has {0} bytes")]
+    Length(usize),
+    #[error("{len:#x} bytes at {offset:#x} are no piece of the UKI")]
+    Piece { offset: u64, len: u64 },
+    #[error("the UKI: {0}")]
+    Uki(#[from] cvmm_launch::blob::ReadError),
+    #[error("there is nobody to ask")]
+    NoGate,
+    #[error("the gate did not admit the guest")]
+    NotAdmitted,
+    #[error("there were too many")]
+    TooMany,
+}
+
+impl Mailbox {
+    /// A mailbox that is closed. `uki` is what the stage may ask for.
+    pub fn new(
+        memory: DeviceMemory,
+        uki: Option<Blob>,
+        control: Arc<Control>,
+        tamper: Option<StageTamper>,
+    ) -> Self {
+        if let Some(tamper) = tamper {
+            tracing::warn!(?tamper, "debug.first_stage: this host is hostile to the first stage");
+        }
+        Self(Arc::new(Mutex::new(Inner {
+            memory,
+            uki,
+            control,
+            open: false,
+            done: false,
+            messages: 0,
+            session: None,
+            failure: None,
+            tamper,
+        })))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_done(&self) -> bool {
+        self.with(|inner| inner.done)
+    }
+}
+
+impl BusDevice for Mailbox {
+    fn read(&mut self, _: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if offset == 0 && data.len() == PORT_LEN as usize {
+            self.with(|inner| {
+                if let Err(error) = inner.serve() {
+                    tracing::warn!(%error, "a message of the first stage got no answer");
+                }
+            });
+        }
+    }
+}
+
+impl Inner {
+    fn serve(&mut self) -> Result<(), Unanswered> {
+        if !self.open {
+            return Ok(());
+        }
+        self.messages += 1;
+        if self.messages > MOST_MESSAGES {
+            return Err(Unanswered::TooMany);
+        }
+        // Copied once; everything below is about the copy.
+        let mut header = Header::new_zeroed();
+        self.memory.read_slice(header.as_mut_bytes(), GuestAddress(OUTBOX))?;
+        let (len, kind) = (header.len.get() as usize, Kind::from_number(header.kind.get()));
+        let (Some(kind), true) = (kind, header.magic.get() == MAGIC && len <= MAX_OUT) else {
+            return Err(Unanswered::Header);
+        };
+        let Some(answer) = kind.answer() else { return Err(Unanswered::Header) };
+        let mut body = vec![0; len];
+        self.memory.read_slice(&mut body, GuestAddress(OUTBOX + HEADER as u64))?;
+        let content = match kind {
+            Kind::Hello => {
+                let session = self.session.as_ref().ok_or(Unanswered::NoGate)?;
+                session.challenge().as_bytes().to_vec()
+            }
+            Kind::Evidence => {
+                let evidence = Evidence::ref_from_bytes(&body).map_err(|_| Unanswered::Length(len))?;
+                let session = self.session.as_mut().ok_or(Unanswered::NoGate)?;
+                match session.evidence(evidence) {
+                    Ok(ticket) => ticket,
+                    Err(error) => {
+                        self.failure = Some(error);
+                        self.control.end(Ending::Stopped);
+                        return Err(Unanswered::NotAdmitted);
+                    }
+                }
+            }
+            Kind::Fill => {
+                let fill = Fill::read_from_bytes(&body).map_err(|_| Unanswered::Length(len))?;
+                self.fill(fill)?;
+                body
+            }
+            _ => {
+                self.done = true;
+                Vec::new()
+            }
+        };
+        let (content, answer, len) = match self.tamper {
+            None => (content, answer as u32, None),
+            Some(tamper) => match self.tampered(tamper, kind, content) {
+                Some(tampered) => tampered,
+                None => return Ok(()),
+            },
+        };
+        if content.len() > MAX_IN {
+            return Err(Unanswered::Length(content.len()));
+        }
+        self.memory.write_slice(&content, GuestAddress(INBOX + HEADER as u64))?;
+        let header = Header {
+            magic: U32::new(MAGIC),
+            sequence: header.sequence,
+            kind: U32::new(answer),
+            // At most MAX_IN.
+            len: U32::new(len.unwrap_or(content.len() as u32)),
+        };
+        self.memory.write_slice(header.as_bytes(), GuestAddress(INBOX))?;
+        Ok(())
+    }
+
+    /// What a hostile host makes of an answer: content, kind, and a length if it lies about that. `None` is silence.
+    fn tampered(
+        &mut self,
+        tamper: StageTamper,
+        kind: Kind,
+        mut content: Vec<u8>,
+    ) -> Option<(Vec<u8>, u32, Option<u32>)> {
+        /// The ticket of the start before; a reset is a start.
+        static TICKET: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+        let mut answer = kind.answer().unwrap_or(kind) as u32;
+        let mut lie = None;
+        match (tamper, kind) {
+            (StageTamper::Silent, _) => return None,
+            (StageTamper::WrongAnswer, _) => answer ^= 1,
+            (StageTamper::LongAnswer, _) => lie = Some(u32::MAX),
+            (StageTamper::OtherChallenge, Kind::Hello) => content.iter_mut().take(32).for_each(|byte| *byte ^= 1),
+            (StageTamper::NoTicket, Kind::Evidence) => content.clear(),
+            (StageTamper::CutTicket, Kind::Evidence) => content.truncate(content.len() / 2),
+            (StageTamper::FlipTicket, Kind::Evidence) => {
+                if let Some(byte) = content.get_mut(100) {
+                    *byte ^= 4;
+                }
+            }
+            (StageTamper::OldTicket, Kind::Evidence) => {
+                let mut last = TICKET.lock().unwrap_or_else(PoisonError::into_inner);
+                content = last.replace(content.clone()).unwrap_or(content);
+            }
+            (StageTamper::ChangeUki, Kind::Fill) => {
+                let _ = self.memory.write_obj(0x5a_u8, GuestAddress(PIECE + 0x123));
+            }
+            (StageTamper::SwapUki, Kind::Fill) => {
+                let memory = self.memory.clone();
+                // Ends by itself; it is done long after the stage's copy.
+                let _ = thread::Builder::new().spawn(move || {
+                    for at in (0..8_u64).flat_map(|_| (0..PIECE_LEN).step_by(64)) {
+                        let _ = memory.write_obj(0x5a_u8, GuestAddress(PIECE + at));
+                    }
+                });
+            }
+            _ => {}
+        }
+        Some((content, answer, lie))
+    }
+
+    fn fill(&mut self, fill: Fill) -> Result<(), Unanswered> {
+        let (offset, len) = (fill.offset.get(), fill.len.get());
+        let uki = self.uki.as_ref().ok_or(Unanswered::Piece { offset, len })?;
+        let inside = offset.checked_add(len).is_some_and(|end| end <= uki.len());
+        if !inside || len > PIECE_LEN || !offset.is_multiple_of(PAGE) {
+            return Err(Unanswered::Piece { offset, len });
+        }
+        let mut bytes = vec![0; len as usize]; // at most PIECE_LEN
+        uki.read(&mut bytes, offset)?;
+        self.memory.write_slice(&bytes, GuestAddress(PIECE))?;
+        Ok(())
+    }
+}
+
+/// Runs the first stage of a guest on its bootstrap processor, and nothing else. Returns the processor, and the session with the gate if
+/// there was one.
+pub(super) fn run(
+    bsp: Vcpu,
+    staged: &Staged,
+    mailbox: &Mailbox,
+    dispatch: &Arc<Dispatch>,
+    control: &Arc<Control>,
+    session: Option<Session>,
+) -> Result<(Vcpu, Option<Session>), StageError> {
+    let limit = LIMIT + session.as_ref().map_or(Duration::ZERO, Session::patience);
+    let mut stage = bsp.permit_first_stage(staged).ok_or(StageError::NoProcessor)?;
+    mailbox.with(|inner| (inner.session, inner.open) = (session, true));
+    let (machine, ends, mail) = (Arc::clone(dispatch), Arc::clone(control), mailbox.clone());
+    let thread = thread::Builder::new()
+        .name("first-stage".to_owned())
+        .spawn(move || {
+            stage.run(&*machine, &ends, ExitCounts::new(false), &|| mail.is_done());
+            stage.into_vcpu()
+        })
+        .map_err(StageError::Thread)?;
+    let began = Instant::now();
+    let mut late = false;
+    while !thread.is_finished() {
+        if !late && began.elapsed() > limit {
+            late = true;
+            control.end(Ending::Stopped);
+        }
+        if control.is_stopping() {
+            kick(&thread);
+        }
+        thread::sleep(KICK_INTERVAL);
+    }
+    let vcpu = thread.join();
+    let (done, session, failure) = mailbox.with(|inner| {
+        inner.open = false;
+        (inner.done, inner.session.take(), inner.failure.take())
+    });
+    match (failure, control.ending(), vcpu) {
+        (Some(failure), ..) => Err(failure.into()),
+        _ if late => Err(StageError::Time(limit)),
+        (None, Some(Ending::Stopped), _) => Err(StageError::Stopped),
+        (None, Some(ending), _) => Err(StageError::Ended(ending)),
+        (None, None, Ok(vcpu)) if done => Ok((vcpu, session)),
+        (None, None, _) => Err(StageError::NoProcessor),
+    }
+}
