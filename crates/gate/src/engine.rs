@@ -48,9 +48,9 @@ use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
+use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
 use crate::secrets::Secrets;
 use crate::stage_ticket;
-use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
 
 const UNWRITTEN: &str = "the decision could not be written down; is the disk full?";
 /// AR4SI: what was found is as it should be.
@@ -540,7 +540,8 @@ impl Engine {
         evidence: &Evidence,
         now: i64,
     ) -> Result<StageEvidence, Vec<Reason>> {
-        let missing = |what| one("evidence.format", format!("a guest with a first stage has to show its {what}"));
+        let missing =
+            |what| one("evidence.format", format!("a guest with a first stage has to show its {what}"));
         let report = decode("report", evidence.report.as_deref().ok_or_else(|| missing("report"))?)?;
         let key = decode("key", evidence.key.as_deref().ok_or_else(|| missing("key"))?)?;
         let key: [u8; 32] = key.try_into().map_err(|_| one("evidence.format", "key has not 32 bytes"))?;
@@ -563,7 +564,12 @@ impl Engine {
     }
 
     /// The ticket that a first stage waits for, with the VM's secrets for nobody else.
-    fn stage_ticket(&self, launch: &Launch, shown: &StageEvidence, epoch: u64) -> Result<Vec<u8>, Vec<Reason>> {
+    fn stage_ticket(
+        &self,
+        launch: &Launch,
+        shown: &StageEvidence,
+        epoch: u64,
+    ) -> Result<Vec<u8>, Vec<Reason>> {
         let policy: Digest = launch.policy.digest;
         let table = self.secrets.table(&launch.manifest.vm_id).map_err(|reason| vec![reason])?;
         let stage = stage_ticket::Stage {
@@ -575,7 +581,8 @@ impl Engine {
             epoch,
             lifetime: launch.policy.policy.lifetime,
         };
-        stage_ticket::make(&stage, &table, &self.keys.verdict).map_err(|error| one("gate.key", error.to_string()))
+        stage_ticket::make(&stage, &table, &self.keys.verdict)
+            .map_err(|error| one("gate.key", error.to_string()))
     }
 
     fn attest(&self, session: &mut Session, attest: &Attest) -> Decision {
@@ -686,7 +693,8 @@ impl Engine {
     }
 
     fn ticket(&self, subject: Subject<'_>) -> Result<Response, Vec<Reason>> {
-        let Subject { purpose, vm_id, session, nonce, vmm_nonce, admission, class, now, lifetime, stage } = subject;
+        let Subject { purpose, vm_id, session, nonce, vmm_nonce, admission, class, now, lifetime, stage } =
+            subject;
         let token = Token {
             eat_profile: PROFILE.to_owned(),
             iat: now,

@@ -179,7 +179,10 @@ mod tests {
         let denied = Response::Denied(Denied { reasons: vec![Reason::new("policy.debug", "no")] });
         metrics.answered(&denied, Duration::from_micros(300));
         metrics.answered(&denied, Duration::from_secs(2));
-        metrics.answered(&Response::Ticket(Ticket { jwt: String::new(), stage: None }), Duration::from_micros(250));
+        metrics.answered(
+            &Response::Ticket(Ticket { jwt: String::new(), stage: None }),
+            Duration::from_micros(250),
+        );
         metrics.pushed_out();
         metrics.audit(false);
         metrics.confined(Confinement { seccomp: true, landlock: false });

@@ -179,10 +179,13 @@ fn files(config: &Config, more: &More, mode: Mode) -> Result<bool, SandboxError>
         certificates,
         state,
         audit,
+        secrets,
         unsafe_test_roots: _, // read at the start
         ..
     } = config;
-    for path in [policies, artifacts, certificates].into_iter().chain(policy_keys).chain(&more.read) {
+    for path in
+        [policies, artifacts, certificates].into_iter().chain(policy_keys).chain(secrets).chain(&more.read)
+    {
         rules = rules.add_rule(rule(path, read)?)?;
     }
     for path in [state].into_iter().chain(&more.write) {

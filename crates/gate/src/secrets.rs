@@ -45,7 +45,8 @@ impl Secrets {
         };
         let mut found = Vec::new();
         for entry in entries {
-            let path = entry.map_err(|error| wrong(format!("cannot read {}: {error}", folder.display())))?.path();
+            let path =
+                entry.map_err(|error| wrong(format!("cannot read {}: {error}", folder.display())))?.path();
             if found.len() == MOST {
                 return Err(wrong(format!("{} has more than {MOST} secrets", folder.display())));
             }
@@ -59,8 +60,9 @@ impl Secrets {
         found.sort_by_key(|(guid, _)| *guid);
         let list: Vec<_> = found.iter().map(|(guid, secret)| (*guid, secret.as_slice())).collect();
         let mut table = Zeroizing::new(vec![0; MAX_TABLE]);
-        let len = secrets::write(&list, &mut table)
-            .ok_or_else(|| wrong(format!("the secrets in {} have more than {MAX_TABLE} bytes", folder.display())))?;
+        let len = secrets::write(&list, &mut table).ok_or_else(|| {
+            wrong(format!("the secrets in {} have more than {MAX_TABLE} bytes", folder.display()))
+        })?;
         table.truncate(len);
         Ok(table)
     }
@@ -96,25 +98,25 @@ mod tests {
     #[test]
     fn secrets_are_found_by_vm_and_refused_when_others_can_read_them() {
         let folder = tempfile::tempdir().unwrap();
-        let secrets = Secrets::new(Some(folder.path()));
-        assert!(secrets.table("vm").unwrap().is_empty() && secrets.table("../etc").unwrap().is_empty());
+        let given = Secrets::new(Some(folder.path()));
+        assert!(given.table("vm").unwrap().is_empty() && given.table("../etc").unwrap().is_empty());
         assert!(Secrets::new(None).table("vm").unwrap().is_empty());
         let path = folder.path().join("vm").join(NAME);
         fs::create_dir(folder.path().join("vm")).unwrap();
         fs::write(&path, "a key").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(secrets.table("vm").unwrap_err().code, "gate.secret");
+        assert_eq!(given.table("vm").unwrap_err().code, "gate.secret");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let table = secrets.table("vm").unwrap();
-        assert_eq!(cvmm_first_stage::secrets::check(&table), Ok(1));
+        let table = given.table("vm").unwrap();
+        assert_eq!(secrets::check(&table), Ok(1));
         // As Linux writes the GUID of a LUKS passphrase.
         assert_eq!(table[20..24], [0xe5, 0x69, 0x68, 0x73]);
         assert!(table.ends_with(b"a key"));
         let other = folder.path().join("vm/notes.txt");
         fs::write(&other, "x").unwrap();
-        assert_eq!(secrets.table("vm").unwrap_err().code, "gate.secret");
+        assert_eq!(given.table("vm").unwrap_err().code, "gate.secret");
         fs::remove_file(&other).unwrap();
         fs::write(&path, vec![0; MAX_TABLE]).unwrap();
-        assert!(secrets.table("vm").is_err());
+        assert!(given.table("vm").is_err());
     }
 }

@@ -103,7 +103,10 @@ impl RngCore for Random {
         impls::next_u64_via_fill(self)
     }
 
-    #[expect(clippy::expect_used, reason = "AWS-LC aborts the process itself when there is no entropy; there is nothing to seal with")]
+    #[expect(
+        clippy::expect_used,
+        reason = "AWS-LC aborts the process itself when there is no entropy; there is nothing to seal with"
+    )]
     fn fill_bytes(&mut self, bytes: &mut [u8]) {
         aws_lc_rs::rand::fill(bytes).expect("random numbers");
     }

@@ -6,7 +6,9 @@
 //! hash stands in the stage's parameters, and the stage fetches and verifies it. What the stage does: [`cvmm_first_stage`].
 
 use aws_lc_rs::digest::{Context, SHA256};
-use cvmm_first_stage::layout::{EXIT, PAGE, PARAMS, PROGRAM, STAGE, STAGE_LEN, WINDOW, WINDOW_LEN, page_tables};
+use cvmm_first_stage::layout::{
+    EXIT, PAGE, PARAMS, PROGRAM, STAGE, STAGE_LEN, WINDOW, WINDOW_LEN, page_tables,
+};
 use cvmm_first_stage::params::{ADMIT, POINT, Params, UKI};
 use cvmm_first_stage_embed as embed;
 use zerocopy::IntoBytes;
@@ -56,7 +58,9 @@ impl FirstStage {
         let lacks = |what| PlanError::StageFirmware { firmware: image.to_string(), what };
         for (gpa, len) in [(STAGE, STAGE_LEN), (EXIT, PAGE)] {
             let offset = gpa.checked_sub(firmware.gpa()).ok_or_else(|| lacks("room for it"))?;
-            check_padding(image, offset, len)?.then_some(()).ok_or_else(|| lacks("room for it (padding of FFh bytes)"))?;
+            check_padding(image, offset, len)?
+                .then_some(())
+                .ok_or_else(|| lacks("room for it (padding of FFh bytes)"))?;
         }
         let params = self.params(firmware, profile)?;
         let mut stage = vec![0; STAGE_LEN as usize];

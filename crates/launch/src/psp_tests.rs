@@ -130,7 +130,7 @@ impl Launch {
             }
         }
         for start in plan.vcpus() {
-            self.update(PageType::Vmsa, VMSA_GPA, vmsa::reset(*start, MODEL).as_bytes());
+            self.update(PageType::Vmsa, VMSA_GPA, vmsa::initial(*start, MODEL).as_bytes());
         }
     }
 

@@ -58,7 +58,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     let result = cargo.output()?;
     if !result.status.success() {
-        return Err(format!("the first stage does not build:\n{}", String::from_utf8_lossy(&result.stderr)).into());
+        return Err(
+            format!("the first stage does not build:\n{}", String::from_utf8_lossy(&result.stderr)).into()
+        );
     }
     let elf = fs::read(target.join(TARGET).join("release/first-stage"))?;
     fs::write(out.join("program.bin"), segment(&elf, PROGRAM)?)?;
@@ -66,7 +68,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "how cargo is told something")]
 fn directive(text: &str) {
     println!("cargo::{text}");
 }

@@ -74,11 +74,16 @@ impl Params {
 
     /// Checks that the page can be followed.
     pub fn check(&self) -> Result<(), Malformed> {
-        let page = |address: U64| address.get() != 0 && address.get() % 4096 == 0 && address.get() < 1 << 32;
+        let page = |address: U64| {
+            address.get() != 0 && address.get().is_multiple_of(4096) && address.get() < 1 << 32
+        };
         let end = self.uki.get().checked_add(self.uki_len.get());
         let uki = !self.has(UKI)
-            || (page(self.uki) && (1..=MAX_UKI).contains(&self.uki_len.get()) && end.is_some_and(|end| end <= 1 << 31));
-        let area = self.secret_area.get() % 4096 + self.secret_area_len.get() <= 4096 && self.secret_area.get() < 1 << 32;
+            || (page(self.uki)
+                && (1..=MAX_UKI).contains(&self.uki_len.get())
+                && end.is_some_and(|end| end <= 1 << 31));
+        let area = self.secret_area.get() % 4096 + self.secret_area_len.get() <= 4096
+            && self.secret_area.get() < 1 << 32;
         let good = self.magic == MAGIC
             && self.version.get() == VERSION
             && self.flags.get() & !(ADMIT | UKI) == 0

@@ -5,7 +5,7 @@
 //! 30h to 5Fh of the header are authenticated. A number is used once: a request that failed is never encrypted again.
 
 use aes_gcm::aead::AeadInPlace;
-use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
+use aes_gcm::{Aes256Gcm, KeyInit, Tag};
 
 use crate::mailbox::REPORT;
 
@@ -55,7 +55,7 @@ pub fn request(key: &[u8; 32], sequence: u64, data: &[u8; 64]) -> Option<Message
     let (head, body) = page.split_at_mut(HEADER);
     body[..64].copy_from_slice(data);
     let tag = Aes256Gcm::new(key.into())
-        .encrypt_in_place_detached(Nonce::from_slice(&nonce(sequence)), &head[AAD..], &mut body[..REQUEST_LEN])
+        .encrypt_in_place_detached(&nonce(sequence).into(), &head[AAD..], &mut body[..REQUEST_LEN])
         .ok()?;
     page[..TAG].copy_from_slice(&tag);
     Some(page)
@@ -74,9 +74,9 @@ pub fn response(key: &[u8; 32], sequence: u64, page: &mut Message) -> Result<[u8
     if !expected {
         return Err(BadResponse::Forged);
     }
-    let tag = Tag::clone_from_slice(&head[..TAG]);
+    let tag: Tag = head.first_chunk::<TAG>().copied().ok_or(BadResponse::Forged)?.into();
     Aes256Gcm::new(key.into())
-        .decrypt_in_place_detached(Nonce::from_slice(&nonce(sequence)), &head[AAD..], &mut body[..RESPONSE_LEN], &tag)
+        .decrypt_in_place_detached(&nonce(sequence).into(), &head[AAD..], &mut body[..RESPONSE_LEN], &tag)
         .map_err(|_| BadResponse::Forged)?;
     let status = u32::from_le_bytes([body[0], body[1], body[2], body[3]]);
     let size = u32::from_le_bytes([body[4], body[5], body[6], body[7]]);

@@ -57,7 +57,9 @@ fn has(mut bytes: &[u8], wanted: &[u8; 16]) -> bool {
 
 /// Writes a table of `secrets` to `out`; the bytes used, or `None` if it is too short.
 pub fn write(secrets: &[([u8; 16], &[u8])], out: &mut [u8]) -> Option<usize> {
-    let total = secrets.iter().try_fold(HEADER, |sum, (_, secret)| sum.checked_add(HEADER)?.checked_add(secret.len()))?;
+    let total = secrets
+        .iter()
+        .try_fold(HEADER, |sum, (_, secret)| sum.checked_add(HEADER)?.checked_add(secret.len()))?;
     let room = out.get_mut(..total)?;
     let mut at = 0;
     let mut put = |bytes: &[u8]| {

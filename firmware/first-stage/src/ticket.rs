@@ -98,7 +98,12 @@ pub fn sha384(bytes: &[u8]) -> [u8; 48] {
 }
 
 /// What is signed, as pieces: the label, the head, the sealed secrets.
-fn verify(key: &VerifyingKey, signed: &[u8], signature: &[u8; SIGNATURE], scratch: &mut [u8]) -> Result<(), Stop> {
+fn verify(
+    key: &VerifyingKey,
+    signed: &[u8],
+    signature: &[u8; SIGNATURE],
+    scratch: &mut [u8],
+) -> Result<(), Stop> {
     let all = scratch.get_mut(..LABEL.len() + signed.len()).ok_or(Stop::TicketForm)?;
     all[..LABEL.len()].copy_from_slice(LABEL);
     all[LABEL.len()..].copy_from_slice(signed);
@@ -153,9 +158,14 @@ impl<'a> Ticket<'a> {
         let enc = <X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(&head.enc).map_err(no)?;
         let (secret, tag) = sealed.split_at_mut(sealed.len() - TAG);
         let tag = AeadTag::<AesGcm256>::from_bytes(tag).map_err(no)?;
-        hpke::setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(&OpModeR::Base, &private.0, &enc, INFO)
-            .and_then(|mut context| context.open_in_place_detached(secret, head_bytes_aad(head_bytes), &tag))
-            .map_err(no)?;
+        hpke::setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeR::Base,
+            &private.0,
+            &enc,
+            INFO,
+        )
+        .and_then(|mut context| context.open_in_place_detached(secret, head_bytes_aad(head_bytes), &tag))
+        .map_err(no)?;
         Ok(secret)
     }
 }

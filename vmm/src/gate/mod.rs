@@ -148,7 +148,8 @@ pub struct Approval {
 pub fn verdict_key(path: &Path) -> Result<VerdictKey, String> {
     let mut text = String::new();
     let file = File::open(path).map_err(|error| error.to_string())?;
-    io::Read::read_to_string(&mut io::Read::take(file, MAX_KEY), &mut text).map_err(|error| error.to_string())?;
+    io::Read::read_to_string(&mut io::Read::take(file, MAX_KEY), &mut text)
+        .map_err(|error| error.to_string())?;
     VerdictKey::from_pem(&text).map_err(|error| error.to_string())
 }
 
@@ -210,7 +211,8 @@ impl Approval {
         let device = File::open(SEV_PATH).map_err(GateError::Platform)?;
         let platform_status = sev::status_bytes(&device).map_err(GateError::Platform)?.to_vec();
         let report = finished.host_report().map_err(GateError::Report)?.map(|report| report.to_vec());
-        let ticket = self.approved.evidence(Launched { platform_status, report, key: None, certificates: None })?;
+        let ticket =
+            self.approved.evidence(Launched { platform_status, report, key: None, certificates: None })?;
         tracing::info!(evidence = ticket.evidence_class(), "the gate admits the guest");
         Ok(finished.admit(ticket)?)
     }

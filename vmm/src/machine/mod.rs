@@ -36,6 +36,7 @@ pub use running::RunningMachine;
 pub use snp::SnpError;
 pub use stage::StageError;
 
+use self::stage::Mailbox;
 use crate::acpi;
 use crate::certificates::Certificates;
 use crate::config::Config;
@@ -43,7 +44,6 @@ use crate::gate::stage::Session;
 use crate::gate::{Approval, GateError};
 use crate::run::output::ConsoleSink;
 use crate::timeline::{Phase, Timeline};
-use self::stage::Mailbox;
 use crate::vm::control::Control;
 use crate::vm::cpuid::{CpuidBase, CpuidError, CpuidOptions};
 use crate::vm::irq::IrqRoutes;
@@ -319,8 +319,7 @@ impl Machine {
         }
         self.timeline.mark(Phase::FirstRun);
         let bsp = self.vcpus.remove(0);
-        let (bsp, session) =
-            stage::run(bsp, &staged, &self.mailbox, &self.dispatch, &self.control, session)?;
+        let (bsp, session) = stage::run(bsp, &staged, &self.mailbox, &self.dispatch, &self.control, session)?;
         self.vcpus.insert(0, bsp);
         self.timeline.mark(Phase::FirstStage);
         let admission = match (session, admission) {

@@ -43,8 +43,18 @@ impl RunningMachine {
         admitted: Option<Admitted>,
         count_addresses: bool,
     ) -> io::Result<Self> {
-        let Machine { vcpus, dispatch, console, power_button, control, timeline, isolation: _, mailbox: _, _vm, memory } =
-            machine;
+        let Machine {
+            vcpus,
+            dispatch,
+            console,
+            power_button,
+            control,
+            timeline,
+            isolation: _,
+            mailbox: _,
+            _vm,
+            memory,
+        } = machine;
         let mut running = Self {
             threads: Vec::with_capacity(vcpus.len()),
             counts: ExitCounts::new(count_addresses),

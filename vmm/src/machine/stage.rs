@@ -234,7 +234,9 @@ impl Inner {
             (StageTamper::Silent, _) => return None,
             (StageTamper::WrongAnswer, _) => answer ^= 1,
             (StageTamper::LongAnswer, _) => lie = Some(u32::MAX),
-            (StageTamper::OtherChallenge, Kind::Hello) => content.iter_mut().take(32).for_each(|byte| *byte ^= 1),
+            (StageTamper::OtherChallenge, Kind::Hello) => {
+                content.iter_mut().take(32).for_each(|byte| *byte ^= 1)
+            }
             (StageTamper::NoTicket, Kind::Evidence) => content.clear(),
             (StageTamper::CutTicket, Kind::Evidence) => content.truncate(content.len() / 2),
             (StageTamper::FlipTicket, Kind::Evidence) => {

@@ -25,9 +25,9 @@ const TOP_EXITS: usize = 6;
 /// Characters of a name that fit into its column.
 const NAME_CHARS: usize = 28;
 /// Distinct in hue and lightness, readable on white; the activity of a phase keeps its colour in every picture.
-const COLOURS: [&str; 11] = [
-    "#6b7280", "#94a3b8", "#0f766e", "#14b8a6", "#65a30d", "#ca8a04", "#b45309", "#dc2626", "#2563eb",
-    "#7c3aed", "#475569",
+const COLOURS: [&str; 12] = [
+    "#6b7280", "#94a3b8", "#0f766e", "#14b8a6", "#65a30d", "#ca8a04", "#db2777", "#b45309", "#dc2626",
+    "#2563eb", "#7c3aed", "#475569",
 ];
 
 /// What went on between two marks.
@@ -65,7 +65,9 @@ pub(super) fn activities(recording: &Recording) -> Vec<Activity> {
         let name = match (before, phase) {
             (Some(before), Some(phase)) if before < phase => {
                 let spanned = &Phase::ALL[before as usize + 1..=phase as usize];
-                spanned.iter().map(|phase| phase.activity()).collect::<Vec<_>>().join(" + ")
+                // Most guests have no first stage, so that its mark is not missing.
+                let there = spanned.iter().filter(|part| **part == phase || **part != Phase::FirstStage);
+                there.map(|phase| phase.activity()).collect::<Vec<_>>().join(" + ")
             }
             (_, Some(phase)) => phase.activity().to_owned(),
             (_, None) => to.name.clone(),

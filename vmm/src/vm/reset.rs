@@ -57,13 +57,7 @@ pub fn general_registers(start: VcpuStart, signature: u32) -> kvm_regs {
         VcpuStart::Reset { eip } => (u64::from(eip & 0xffff), 0),
         VcpuStart::FirstStage => (stage::RIP, stage::RSP),
     };
-    kvm_regs {
-        rip,
-        rsp,
-        rdx: u64::from(signature),
-        rflags: RFLAGS_RESET,
-        ..Default::default()
-    }
+    kvm_regs { rip, rsp, rdx: u64::from(signature), rflags: RFLAGS_RESET, ..Default::default() }
 }
 
 fn segment(selector: u16, base: u64, kind: u8, code_or_data: bool) -> kvm_segment {

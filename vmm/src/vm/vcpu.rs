@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use cvmm_kvm_snp::convert::Request as PageRequest;
 use cvmm_kvm_snp::launch::{Admitted, Staged};
-use cvmm_launch::plan::VcpuStart;
 use cvmm_kvm_snp::memory::PrivateMemory;
+use cvmm_launch::plan::VcpuStart;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
 

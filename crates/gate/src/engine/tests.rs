@@ -88,7 +88,8 @@ impl Fixture {
                 debug: vec![],
             },
         };
-        let digest = Artifacts::new(&config.artifacts, &verdict_key(&config)).digest(&manifest.launch).unwrap();
+        let digest =
+            Artifacts::new(&config.artifacts, &verdict_key(&config)).digest(&manifest.launch).unwrap();
         let fixture = Self { engine: Engine::open(config).unwrap(), folder, manifest, digest };
         fixture.policy(&policy(1, &digest.to_string(), "")).unwrap();
         fixture
@@ -246,7 +247,9 @@ fn every_other_launch_is_denied() {
     fs::write(&path, vec![1; 0x1000]).unwrap();
     assert_eq!(
         Artifacts::new(&fixture.engine.config.artifacts, &verdict_key(&fixture.engine.config))
-            .digest(&fixture.manifest.launch).unwrap_err().code,
+            .digest(&fixture.manifest.launch)
+            .unwrap_err()
+            .code,
         "gate.artifact"
     );
 }

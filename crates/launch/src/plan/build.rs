@@ -5,8 +5,8 @@ use super::{
     LaunchPlan, PAGE_SIZE, PageImport, PageKind, PlanError, Profile, Source, VcpuStart, is_page_multiple,
 };
 use crate::blob::Blob;
-use crate::first_stage::FirstStage;
 use crate::firmware::{Area, Firmware, IgvmAreas, KERNEL_HASHES_GUID, Section, SectionKind, igvm, sev};
+use crate::first_stage::FirstStage;
 use crate::guid::Guid;
 use crate::hashes::KernelHashes;
 use crate::kernel::{Format, Kernel};
