@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::command::{self, rc};
 use crate::store::{StateKind, StoreError};
+use crate::sys;
 
 /// Why an engine does not do its work. None of these is the guest's to see other than as
 /// `TPM_RC_FAILURE`; an error that a command earns by itself is a [`Response`].
@@ -66,7 +67,13 @@ pub enum EngineError {
 /// What a TPM answered: a whole response with its header. May hold what was unsealed, so it is
 /// wiped when dropped and not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Response(Zeroizing<Vec<u8>>);
+pub struct Response(Vec<u8>);
+
+impl Drop for Response {
+    fn drop(&mut self) {
+        sys::wipe(&mut self.0);
+    }
+}
 
 impl Response {
     /// The most an engine may answer with.
@@ -74,25 +81,23 @@ impl Response {
 
     /// Takes a response whose header is sound: 10..=[`Response::MAX`] bytes, and its size field says so.
     pub fn new(bytes: Vec<u8>) -> Result<Response, EngineError> {
-        let bytes = Zeroizing::new(bytes);
-        if bytes.len() > Response::MAX {
+        let response = Response(bytes); // wiped also when it is refused
+        let length = response.len();
+        if length > Response::MAX {
             return Err(EngineError::Answer(format!(
-                "a response of {} bytes; the most is {}",
-                bytes.len(),
+                "a response of {length} bytes; the most is {}",
                 Response::MAX
             )));
         }
-        match command::Header::parse(&bytes) {
-            Some(header) if header.size as usize == bytes.len() => Ok(Response(bytes)),
+        match command::Header::parse(&response) {
+            Some(header) if header.size as usize == length => Ok(response),
             Some(header) => Err(EngineError::Answer(format!(
-                "a response of {} bytes whose size field says {}",
-                bytes.len(),
+                "a response of {length} bytes whose size field says {}",
                 header.size
             ))),
-            None => Err(EngineError::Answer(format!(
-                "a response of {} bytes; the header alone has 10",
-                bytes.len()
-            ))),
+            None => {
+                Err(EngineError::Answer(format!("a response of {length} bytes; the header alone has 10")))
+            }
         }
     }
 
@@ -102,7 +107,7 @@ impl Response {
         bytes.extend_from_slice(&command::TAG_NO_SESSIONS.to_be_bytes());
         bytes.extend_from_slice(&10u32.to_be_bytes());
         bytes.extend_from_slice(&code.to_be_bytes());
-        Response(Zeroizing::new(bytes))
+        Response(bytes)
     }
 
     /// What a TPM in failure mode says: `TPM_RC_FAILURE`.

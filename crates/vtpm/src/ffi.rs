@@ -17,10 +17,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::engine::{BufferSize, EngineError, HashStep};
 use crate::store::{MAX_STATE, StateKind, StateStore, StoreError};
+use crate::sys;
 
 /// `TPM_RESULT` (libtpms/tpm_error.h).
 type TpmResult = u32;
@@ -382,7 +383,7 @@ impl Library {
         // SAFETY: libtpms wrote `size` bytes there, no more than it allocated, and is not running now.
         let response = unsafe { std::slice::from_raw_parts_mut(self.buffer, size as usize) };
         let taken = take(response);
-        response.zeroize(); // it may be what was unsealed
+        sys::wipe(response); // it may be what was unsealed
         Ok(taken)
     }
 
@@ -401,7 +402,7 @@ impl Library {
             unsafe {
                 let given = std::slice::from_raw_parts_mut(buffer, size as usize);
                 bytes.extend_from_slice(given);
-                given.zeroize();
+                sys::wipe(given);
                 libc::free(buffer.cast());
             }
         }

@@ -127,6 +127,8 @@ struct Queue {
     /// Somebody is using the engine. The engine's own lock is only ever taken by whoever set this, so
     /// that nobody waits for the engine while holding the queue.
     busy: bool,
+    /// Calls of `with` that wait for it.
+    waiting: usize,
     stop: bool,
 }
 
@@ -151,8 +153,14 @@ struct Turn<'a>(&'a Shared);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        lock(&self.0.queue).busy = false;
-        self.0.wake.notify_all();
+        let mut queue = lock(&self.0.queue);
+        queue.busy = false;
+        // To wake costs more than a short command, so only if somebody is there for it.
+        let wake = queue.waiting > 0 || !queue.jobs.is_empty() || queue.stop;
+        drop(queue);
+        if wake {
+            self.0.wake.notify_all();
+        }
     }
 }
 
@@ -265,7 +273,6 @@ impl Tpm {
     /// is called once its response can be taken. Commands run in the order in which they come.
     pub fn submit(&self, locality: u8, command: &[u8], done: Option<Done>) -> Result<Pending, SubmitError> {
         let shared = &*self.0.shared;
-        let slot = Arc::new(Slot { state: Mutex::new(State::Waiting(done)), ready: Condvar::new() });
         let mut queue = lock(&shared.queue);
         if queue.stop {
             return Err(SubmitError::Stopped);
@@ -276,8 +283,12 @@ impl Tpm {
             let turn = Turn(shared);
             let response = turn.execute(locality, command);
             drop(turn);
-            slot.complete(response);
-            return Ok(Pending(slot));
+            let slot = Slot { state: Mutex::new(State::Ready(response)), ready: Condvar::new() };
+            let pending = Pending(Arc::new(slot));
+            if let Some(done) = done {
+                done();
+            }
+            return Ok(pending);
         }
         if queue.jobs.len() >= QUEUE {
             return Err(SubmitError::Busy);
@@ -285,6 +296,7 @@ impl Tpm {
         // No more than this is looked at; a longer one is refused by its size.
         let kept = command.get(..Response::MAX + 1).unwrap_or(command);
         let command = Zeroizing::new(kept.to_vec());
+        let slot = Arc::new(Slot { state: Mutex::new(State::Waiting(done)), ready: Condvar::new() });
         queue.jobs.push_back(Job { locality, command, slot: Arc::clone(&slot) });
         drop(queue);
         shared.wake.notify_all();
@@ -310,9 +322,11 @@ impl Tpm {
     ) -> Result<R, EngineError> {
         let shared = &*self.0.shared;
         let mut queue = lock(&shared.queue);
+        queue.waiting += 1;
         while queue.busy {
             queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+        queue.waiting -= 1;
         queue.busy = true;
         drop(queue);
         let _turn = Turn(shared);
