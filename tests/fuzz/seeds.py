@@ -17,6 +17,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
+def first_stage():
+    yield "answer", b"\0" + b"CVMB" + struct.pack("<III", 7, 4, 368)
+    yield "challenge", b"\1" + bytes(range(32)) + bytes(48) + struct.pack("<I", 2) + b"vm" + bytes(62)
+    head = b"CVMMTKT1" + struct.pack("<II", 1, 60) + bytes(32 + 32 + 48 + 48 + 48) + struct.pack("<Q", 1) + bytes(32)
+    for choice in (b"\2", b"\3"):
+        yield f"ticket{choice[0]}", choice + head + struct.pack("<II", 0, 0)
+        yield f"sealed{choice[0]}", choice + head + struct.pack("<II", 40, 0) + bytes(40)
+    guid = bytes.fromhex("42f5741edd71664d963eef4287ff173b")
+    yield "secrets", b"\4" + guid + struct.pack("<I", 45) + b"\x11" * 16 + struct.pack("<I", 25) + b"a key"
+    params = b"CVMMGATE" + struct.pack("<IIQQQQQQ", 1, 2, 0x80D000, 0x80E000, 0x810000, 0xC00, 0x2000000, 4096)
+    yield "params", b"\5" + params + bytes(4096 - len(params))
+
+
 def fw_cfg():
     def select(key):
         return struct.pack("<BH", 0, key)
@@ -383,7 +396,7 @@ def cert_table():
             yield name, table(("vcek", certificate), ("ask", ask))
 
 
-TARGETS = [fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table]
+TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table]
 
 
 def main():
