@@ -10,11 +10,15 @@ mod guest;
 mod keys;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use common::{SECRETS, firmware};
+use common::{SECRETS, firmware, padded_firmware};
+use cvmm_first_stage::report_data;
+use cvmm_first_stage::ticket::{self, Expected, PrivateKey};
 use cvmm_gate::engine::{Engine, Session};
+use cvmm_gate::keys::Signer;
 use cvmm_gate_client::binding::{self, Purpose};
 use cvmm_gate_client::protocol::{
     Admit, Approval, Attest, Challenge, Evidence, GuestEvidence, PROTOCOL, Request, Response,
@@ -55,8 +59,11 @@ fn host_data(approval: &Approval) -> [u8; 32] {
 
 impl World {
     fn new() -> Self {
+        Self::of(common::Gate::with("unsafe_test_roots = \"roots\"", ""))
+    }
+
+    fn of(gate: common::Gate) -> Self {
         let keys = keys::folder();
-        let gate = common::Gate::with("unsafe_test_roots = \"roots\"", "");
         let pki = Pki::open(keys.path()).unwrap();
         fs::create_dir_all(gate.path("roots")).unwrap();
         for (who, name) in [(Authority::Ark, "ark"), (Authority::Ask, "ask")] {
@@ -109,7 +116,8 @@ impl World {
 
     fn launch_as(&self, identity: Option<(&[u8], &[u8])>, host_data: [u8; 32]) -> Guest {
         let psp = format!("keys_dir = '{}'", self.keys.path().display());
-        Guest::launch(&psp, &self.gate.manifest.launch, identity, host_data)
+        let key = Signer::load(&self.gate.path("keys/verdict.pem")).unwrap().public().unwrap();
+        Guest::launch(&psp, &self.gate.manifest.launch, identity, host_data, Some(*key.point()))
     }
 
     fn evidence(&self, approval: &Approval, report: Option<&[u8]>) -> Request {
@@ -304,4 +312,101 @@ fn a_guest_that_was_not_admitted_is_known_by_its_report() {
     world.gate.policy(2, &"00".repeat(48));
     world.engine.reload().unwrap();
     assert_eq!(code(&world.attest("vm", |data| second_run.report(data))), "policy.measurement");
+}
+
+/// A gate whose guest has a first stage, and gives it a secret.
+fn staged() -> World {
+    let gate = common::Gate::staged("unsafe_test_roots = \"roots\"\nsecrets = \"secrets\"");
+    let folder = gate.path("secrets/vm");
+    fs::create_dir_all(&folder).unwrap();
+    let secret = folder.join("736869e5-84f0-4973-92ec-06879ce3da0b");
+    fs::write(&secret, "the disk's key").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    gate.policy_with(2, &gate.digest.to_string(), "evidence = \"guest-report\"");
+    World::of(gate)
+}
+
+/// What a first stage's report is about.
+fn stage_data(world: &World, approval: &Approval, key: &[u8; 32]) -> [u8; 64] {
+    let manifest = ticket::sha384(world.gate.proposal("vm").manifest.as_bytes());
+    let nonce: [u8; 32] = bytes(&approval.nonce).try_into().unwrap();
+    // By the stage's own library: the gate computes the same with another.
+    report_data::admit(&nonce, b"vm", key, &manifest)
+}
+
+fn stage_evidence(world: &World, approval: &Approval, report: &[u8], key: &[u8]) -> Request {
+    let Request::Evidence(mut evidence) = world.evidence(approval, Some(report)) else { panic!() };
+    evidence.key = Some(STANDARD.encode(key));
+    Request::Evidence(evidence)
+}
+
+#[test]
+fn a_first_stage_gets_its_ticket_and_its_secrets() {
+    let world = staged();
+    let (private, key) = PrivateKey::derive(&[5; 32]);
+    for epoch in 1..=2 {
+        let (mut session, approval) = world.approve("vm");
+        let mut guest = world.launch(&approval);
+        let report = guest.report(&stage_data(&world, &approval, &key));
+        let request = stage_evidence(&world, &approval, &report, &key);
+        let answer = world.send(&mut session, &request);
+        assert_eq!(claims(&answer)["cvmm_ticket"]["evidence_class"], "guest-report");
+        let Response::Ticket(ticket) = &answer else { panic!("{answer:?}") };
+        let mut ticket = bytes(ticket.stage.as_ref().unwrap());
+        assert_eq!(ticket[224..232], u64::to_le_bytes(epoch), "the epoch counts admissions");
+        let gate = Signer::load(&world.gate.path("keys/verdict.pem")).unwrap().public().unwrap();
+        let nonce = bytes(&approval.nonce).try_into().unwrap();
+        let expected = Expected { nonce: &nonce, key: &key, report: &report, vm_id: b"vm", ticks: 0 };
+        let table = ticket::open(&mut ticket, gate.point(), &expected).unwrap().secrets(&private).unwrap();
+        assert!(table.ends_with(b"the disk's key"), "{table:?}");
+        // One answer for one session.
+        assert_eq!(code(&world.send(&mut session, &request)), "gate.order");
+    }
+    let audit = fs::read_to_string(world.gate.path("audit.log")).unwrap();
+    assert!(!audit.contains("the disk's key"));
+}
+
+#[test]
+fn what_a_first_stage_does_not_show_itself_gets_no_ticket() {
+    let world = staged();
+    let (_, key) = PrivateKey::derive(&[5; 32]);
+    let (_, other_key) = PrivateKey::derive(&[6; 32]);
+    // An earlier session's guest, which is relayed later.
+    let (_, earlier) = world.approve("vm");
+    let mut earlier_guest = world.launch(&earlier);
+    type Show<'a> = &'a dyn Fn(&World, &Approval, &mut Guest, &mut Guest) -> Request;
+    let cases: [(&str, Show<'_>); 7] = [
+        ("evidence.format", &|world, approval, _, _| world.evidence(approval, None)),
+        ("evidence.format", &|world, approval, guest, _| {
+            let report = guest.report(&stage_data(world, approval, &key));
+            world.evidence(approval, Some(&report))
+        }),
+        ("evidence.format", &|world, approval, guest, _| {
+            let report = guest.report(&stage_data(world, approval, &key));
+            stage_evidence(world, approval, &report, &key[..31])
+        }),
+        ("policy.report-data", &|world, approval, guest, _| {
+            let report = guest.report(&stage_data(world, approval, &key));
+            stage_evidence(world, approval, &report, &other_key)
+        }),
+        ("policy.report-data", &|world, approval, guest, _| {
+            stage_evidence(world, approval, &guest.report(&[7; 64]), &key)
+        }),
+        ("policy.host-data", &|world, approval, _, earlier| {
+            let report = earlier.report(&stage_data(world, approval, &key));
+            stage_evidence(world, approval, &report, &key)
+        }),
+        ("policy.evidence", &|world, approval, guest, _| {
+            stage_evidence(world, approval, &guest.host_report(), &key)
+        }),
+    ];
+    for (at, (expected, show)) in cases.iter().enumerate() {
+        let (mut session, approval) = world.approve("vm");
+        let mut guest = world.launch(&approval);
+        let request = show(&world, &approval, &mut guest, &mut earlier_guest);
+        let answer = world.send(&mut session, &request);
+        let Response::Denied(denied) = &answer else { panic!("case {at}: {answer:?}") };
+        let codes: Vec<_> = denied.reasons.iter().map(|reason| &*reason.code).collect();
+        assert!(codes.contains(expected), "case {at}: {codes:?}");
+    }
 }

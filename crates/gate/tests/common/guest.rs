@@ -2,10 +2,13 @@
 //! A guest that is launched by the software security processor from a gate's approval, and shows reports.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::collections::BTreeMap;
+
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use cvmm_gate_client::manifest;
 use cvmm_launch::blob::Blob;
 use cvmm_launch::firmware::Firmware;
+use cvmm_launch::first_stage::FirstStage;
 use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, PageSink, Profile, place};
 use cvmm_launch::vmsa::{self, VcpuModel};
@@ -15,10 +18,10 @@ use cvmm_snp::features::SevFeatures;
 use cvmm_snp::page_info::{PageType, VMSA_GPA};
 use zerocopy::IntoBytes;
 
-use super::{SECRETS, firmware};
+use super::{SECRETS, firmware, padded_firmware};
 
 /// Memory of the host in bytes.
-const MEMORY: usize = 1 << 20;
+const MEMORY: usize = 8 << 20;
 const BUFFER: u64 = 0x1000;
 const ID_BLOCK: u64 = 0x3000;
 const ID_AUTH: u64 = 0x4000;
@@ -71,16 +74,18 @@ pub struct Guest {
     gctx: u64,
     vmpck0: [u8; 32],
     sequence: u64,
+    verdict_key: Option<[u8; 97]>,
 }
 
 impl Guest {
     /// Launches what the manifest says, with this identity (ID block and authentication) and HOST_DATA. `psp` is the security
-    /// processor's configuration.
+    /// processor's configuration, `verdict_key` what a first stage is told.
     pub fn launch(
         psp: &str,
         launch: &manifest::Launch,
         identity: Option<(&[u8], &[u8])>,
         host_data: [u8; 32],
+        verdict_key: Option<[u8; 97]>,
     ) -> Self {
         let machine = Machine {
             memory: vec![0; MEMORY],
@@ -88,7 +93,7 @@ impl Guest {
             next: 0x1_0000,
         };
         let psp = Psp::new(Config::from_toml(psp).unwrap()).unwrap();
-        let mut guest = Self { psp, machine, gctx: 0, vmpck0: [0; 32], sequence: 1 };
+        let mut guest = Self { psp, machine, gctx: 0, vmpck0: [0; 32], sequence: 1, verdict_key };
         let mut init = [0; 64];
         init[0] = 1;
         guest.run(command::SNP_INIT_EX, &[&init]);
@@ -124,10 +129,14 @@ impl Guest {
     }
 
     fn pages(&mut self, launch: &manifest::Launch) {
-        let firmware = Firmware::parse(Blob::from_bytes("firmware", firmware())).unwrap();
+        let staged = launch.first_stage.is_some();
+        let image = if staged { padded_firmware() } else { firmware() };
+        let firmware = Firmware::parse(Blob::from_bytes("firmware", image)).unwrap();
         let layout = MemoryLayout { low: launch.low_memory, high: launch.memory - launch.low_memory };
-        let plan = LaunchPlan::build(&firmware, &Profile::Disk, &layout, launch.vcpus).unwrap();
-        let mut placed = Placed(Vec::new());
+        let stage = staged.then_some(FirstStage { verdict_key: self.verdict_key });
+        let plan =
+            LaunchPlan::build_with(&firmware, &Profile::Disk, &layout, launch.vcpus, stage.as_ref()).unwrap();
+        let mut placed = Placed::default();
         place(&plan, &mut placed).unwrap();
         for import in plan.imports() {
             for gpa in (import.gpa..import.gpa + import.len).step_by(PAGE as usize) {
@@ -203,26 +212,27 @@ impl Guest {
     }
 }
 
-/// What [`place`] has written, in order.
-struct Placed(Vec<(u64, Vec<u8>)>);
+/// What [`place`] has written, by page.
+#[derive(Default)]
+struct Placed(BTreeMap<u64, Vec<u8>>);
 
 impl PageSink for Placed {
     fn write(&mut self, gpa: u64, bytes: &[u8]) -> std::io::Result<()> {
-        self.0.push((gpa, bytes.to_vec()));
+        let mut at = 0;
+        while at < bytes.len() {
+            let address = gpa + at as u64;
+            let start = (address % PAGE) as usize;
+            let len = (PAGE as usize - start).min(bytes.len() - at);
+            let page = self.0.entry(address - start as u64).or_insert_with(|| vec![0; PAGE as usize]);
+            page[start..start + len].copy_from_slice(&bytes[at..at + len]);
+            at += len;
+        }
         Ok(())
     }
 }
 
 impl Placed {
     fn page(&self, gpa: u64) -> Vec<u8> {
-        let mut page = vec![0; PAGE as usize];
-        for (at, bytes) in &self.0 {
-            for (address, byte) in (*at..).zip(bytes) {
-                if (gpa..gpa + PAGE).contains(&address) {
-                    page[(address - gpa) as usize] = *byte;
-                }
-            }
-        }
-        page
+        self.0.get(&gpa).cloned().unwrap_or_else(|| vec![0; PAGE as usize])
     }
 }

@@ -11,7 +11,8 @@ use cvmm_gate::config::Config;
 use cvmm_gate::keys::Signer;
 use cvmm_gate::{policies, setup};
 use cvmm_gate_client::client::{Launched, Proposal};
-use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, Launch, Machine, Manifest};
+use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest};
+use cvmm_launch::first_stage::program_digest;
 use cvmm_snp::digest::Digest;
 use tempfile::TempDir;
 
@@ -48,6 +49,13 @@ pub fn firmware() -> Vec<u8> {
     image
 }
 
+/// The same behind padding, where a first stage can lie.
+pub fn padded_firmware() -> Vec<u8> {
+    let mut image = vec![0xff; (4 << 20) - 0x1000];
+    image.extend(firmware());
+    image
+}
+
 /// SNP_PLATFORM_STATUS of firmware 1.55.21 at the TCB that [`Gate::policy`] asks for.
 pub fn platform_status() -> Vec<u8> {
     let mut status = vec![0; 32];
@@ -69,6 +77,15 @@ impl Gate {
 
     /// Likewise, and with `more` at the top of gate.toml.
     pub fn with(more: &str, limits: &str) -> Self {
+        Self::make(more, limits, false)
+    }
+
+    /// Likewise, and its guest has a first stage.
+    pub fn staged(more: &str) -> Self {
+        Self::make(more, "", true)
+    }
+
+    fn make(more: &str, limits: &str, staged: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         setup::init(folder.path()).unwrap();
         let path = folder.path().join("gate.toml");
@@ -77,14 +94,16 @@ impl Gate {
         fs::write(&path, format!("unsafe_run_as_root = true\n{more}\n{text}\n[limits]\n{limits}\n")).unwrap();
         let config = Config::load(&path).unwrap();
         let image = folder.path().join("firmware");
-        fs::write(&image, firmware()).unwrap();
+        let content = if staged { padded_firmware() } else { firmware() };
+        let len = content.len() as u64;
+        fs::write(&image, content).unwrap();
         let sha384 = artifacts::import(&config.artifacts, &image).unwrap().to_string();
         let manifest = Manifest {
             format: FORMAT,
             vm_id: "vm".into(),
             isolation: "snp".into(),
             launch: Launch {
-                firmware: FileDigest { sha384, len: 0x1000 },
+                firmware: FileDigest { sha384, len },
                 boot: Boot::Disk,
                 vcpus: 2,
                 memory: 512 << 20,
@@ -92,7 +111,7 @@ impl Gate {
                 cpu_signature: 0xa0_0f11,
                 sev_features: 1,
                 policy: 0x3_0000,
-                first_stage: None,
+                first_stage: staged.then(|| FirstStage { program: program_digest().to_string() }),
             },
             machine: Machine {
                 vmm: "0".into(),
