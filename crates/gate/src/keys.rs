@@ -55,6 +55,9 @@ pub enum KeysError {
         /// What is wrong.
         problem: KeyError,
     },
+    /// Not a store key.
+    #[error("{0} is not 32 bytes long: it is no store key")]
+    StoreKey(PathBuf),
     /// It is there already.
     #[error("{0} exists: a key is never overwritten")]
     Exists(PathBuf),

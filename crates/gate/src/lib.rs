@@ -3,7 +3,8 @@
 //!
 //! A process of its own that decides whether a guest may run. It trusts its configuration, its keys and AMD's roots, and nothing that
 //! comes over a socket. [`engine`] decides and does no I/O on sockets; [`server`] does nothing but that. What the engine needs is read
-//! by a module each: [`keys`], [`policies`], [`artifacts`], [`certificates`], [`admitted`] (the VMs it has let run) and [`audit`].
+//! by a module each: [`keys`], [`policies`], [`artifacts`], [`certificates`], [`admitted`] (the VMs it has let run), [`vm_keys`] (the keys of their
+//! state) and [`audit`].
 //!
 //! Every way out of a decision that is not a signed ticket is a denial with reasons, a failure of the gate itself included.
 
@@ -30,3 +31,4 @@ pub mod server;
 pub mod setup;
 pub mod stage_ticket;
 pub mod tls;
+pub mod vm_keys;

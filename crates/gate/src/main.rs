@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, Subcommand};
 use commands::certs::CertsCommand;
 use commands::keys::KeysCommand;
+use commands::state_keys::StateKeysCommand;
 use commands::{Ended, print};
 use cvmm_gate::config::{Config, ConfigError};
 use cvmm_gate::engine::Engine;
@@ -62,6 +63,9 @@ enum Command {
     /// The gate's own keys
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// The keys of VMs' state files
+    #[command(subcommand)]
+    StateKeys(StateKeysCommand),
     /// The audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -223,6 +227,7 @@ fn run(command: Command) -> Result<Ended> {
         }
         Command::Certs(command) => return commands::certs::run(command),
         Command::Keys(command) => return commands::keys::run(command),
+        Command::StateKeys(command) => return commands::state_keys::run(command),
         Command::Completions { shell } => return commands::manual::completions(Cli::command(), shell),
         Command::Man => return commands::manual::man(Cli::command()),
     }

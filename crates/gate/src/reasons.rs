@@ -21,6 +21,13 @@ pub const CODES: &[&str] = &[
     "gate.secret",
     "gate.state",
     "gate.audit",
+    // Keys of VMs' state.
+    "key.vm",
+    "key.in-use",
+    "key.policy",
+    "key.superseded",
+    "key.order",
+    "key.record",
     // What is to be launched.
     "manifest.format",
     "manifest.vm-id",

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::keys::{KeysError, generate, private_folder};
+use crate::vm_keys::StoreKey;
 
 /// Why a gate could not be made.
 #[derive(Debug, Error)]
@@ -90,13 +91,14 @@ pub fn init(folder: &Path) -> Result<(), SetupError> {
     for name in ["policies", "artifacts", "certificates"] {
         make(&folder.join(name))?;
     }
-    for name in ["keys", "state", "state/vms", "state/versions"] {
+    for name in ["keys", "state", "state/vms", "state/versions", "state/vm-keys"] {
         private_folder(&folder.join(name))?;
     }
     // The policy key is made here for a start; where policies are made is a better place for it.
     for name in ["verdict.pem", "id.pem", "policy.pem"] {
         generate(&folder.join("keys").join(name))?;
     }
+    StoreKey::generate(&folder.join("keys/store.key"))?;
     files::replace(&config, CONFIG.as_bytes(), 0o644)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 pub mod certs;
 pub mod keys;
 pub mod manual;
+pub mod state_keys;
 
 use std::io::{self, Write};
 
