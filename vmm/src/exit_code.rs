@@ -2,7 +2,7 @@
 //! The exit codes of `cvmm`: a host agent decides by them, so they never change their meaning.
 //!
 //! Codes below 10 say that the VM did not start or that cvmm itself failed; from 10 to 19 the guest ran and ended in
-//! another way than by powering off; from 20 on the attestation gate did not admit it, so that it did not run. Nothing else is used: a code above 127 is a signal's, set by the shell.
+//! another way than by powering off; from 20 on the attestation gate did not admit it, so that it did not run; 30 is its state file's. Nothing else is used: a code above 127 is a signal's, set by the shell.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -53,11 +53,13 @@ pub enum ExitStatus {
     GateAnswer = 23,
     /// The gate's ticket is not for this launch, or not the gate's.
     Ticket = 24,
+    /// A VM's state file is damaged, another VM's, too old, or the key is wrong.
+    State = 30,
 }
 
 impl ExitStatus {
     /// All codes in ascending order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Success,
         Self::Internal,
         Self::Usage,
@@ -79,6 +81,7 @@ impl ExitStatus {
         Self::GateDenied,
         Self::GateAnswer,
         Self::Ticket,
+        Self::State,
     ];
 
     /// The process exit code.
@@ -118,6 +121,7 @@ impl ExitStatus {
             Self::GateDenied => "the attestation gate refused the guest; the message has its reasons",
             Self::GateAnswer => "the attestation gate's answer is of no use",
             Self::Ticket => "the attestation gate's ticket is not for this launch, or not the gate's",
+            Self::State => "the VM's state file is refused: damaged, another VM's, too old, or a wrong key",
         }
     }
 

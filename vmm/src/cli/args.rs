@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use super::attest_args::AttestCommand;
 use super::measure_args::MeasureArgs;
 use super::policy_args::PolicyCommand;
+use super::state_args::StateCommand;
 use crate::config::Profile;
 use crate::exit_code::ExitStatus;
 use crate::logging::LogFormat;
@@ -40,6 +41,9 @@ pub(super) enum Command {
     /// Make, check, explain and try policies of the attestation gate
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Make, look at, verify and change the state file of a VM's TPM
+    #[command(subcommand)]
+    State(StateCommand),
     /// Verify attestation reports
     #[command(subcommand)]
     Attest(AttestCommand),

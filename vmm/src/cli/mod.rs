@@ -13,6 +13,8 @@ mod measure;
 mod measure_args;
 mod policy;
 mod policy_args;
+mod state;
+mod state_args;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -78,6 +80,7 @@ impl Session<'_> {
             }
             Command::Measure(args) => self.measure(&args),
             Command::Policy(command) => self.policy(&command),
+            Command::State(command) => self.state(&command),
             Command::Attest(command) => self.attest(&command),
             Command::Doctor { json } => self.doctor(json),
             Command::Timeline(args) => self.timeline(&args),

@@ -198,3 +198,73 @@ fn timelines_with_the_same_name_are_told_apart() {
     let labels: Vec<_> = all.iter().map(|file| label(file, &all)).collect();
     assert_eq!(labels, ["a/t.json", "b/t.json", "u"]);
 }
+
+#[test]
+fn a_state_file_from_its_making_to_its_refusal() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (file, key, other) = (path("web.vmgs"), path("key"), path("other"));
+    for (path, byte) in [(&key, 1), (&other, 2)] {
+        fs::write(path, [byte; 32]).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    assert_eq!(idle(&["state", "create", "--key", &key, "--vm-id", "web", &file]).0, ExitStatus::Success);
+    let (status, _, err) = idle(&["state", "create", "--key", &key, "--vm-id", "web", &file]);
+    assert_eq!(status, ExitStatus::File);
+    assert!(err.contains("state.exists"), "{err}");
+    let (status, out, _) = idle(&["state", "info", &file]);
+    assert_eq!(status, ExitStatus::Success);
+    assert!(out.contains("AES-256-GCM, 1 key(s)") && out.contains("35 meta"), "{out}");
+    let (_, out, _) = idle(&["state", "info", "--json", &file]);
+    let info: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&info["encrypted"], &info["size"]), (&true.into(), &((4 << 20) + 512).into()));
+
+    let key_of = |path| cvmm_guest_state::StateKey::from_file(Path::new(path)).unwrap();
+    let mut store = cvmm_guest_state::Store::open_any(Path::new(&file), &[key_of(&key)], true).unwrap();
+    store.begin(3).unwrap();
+    store.store(cvmm_guest_state::Kind::TpmPermanent, 0x902, b"seeds").unwrap();
+    let (status, _, err) = idle(&["state", "check", "--key", &key, &file]);
+    assert_eq!(status, ExitStatus::File);
+    assert!(err.contains("state.locked"), "{err}");
+    drop(store);
+
+    let (status, out, _) =
+        idle(&["state", "check", "--key", &key, "--vm-id", "web", "--least-epoch", "3", &file]);
+    assert_eq!(status, ExitStatus::Success);
+    assert!(out.contains("VM web, epoch 3, 3 changes") && out.contains("tpm-permanent"), "{out}");
+    for (more, code) in [
+        (&["--vm-id", "db"][..], "state.vm"),
+        (&["--least-epoch", "4"], "state.rollback"),
+        (&["--least-counter", "9"], "state.rollback"),
+    ] {
+        let words = [&["state", "check", "--json", "--key", &key][..], more, &[&file]].concat();
+        let (status, out, err) = idle(&words);
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((status, &report["code"]), (ExitStatus::State, &code.into()));
+        assert!(err.contains(code), "{err}");
+    }
+    let (status, _, err) = idle(&["state", "check", "--key", &other, &file]);
+    assert_eq!(status, ExitStatus::State);
+    assert!(err.contains("state.key"), "{err}");
+
+    let out_folder = path("out");
+    let (status, out, _) = idle(&["state", "export", "--key", &key, "--out", &out_folder, &file]);
+    assert_eq!((status, out), (ExitStatus::Success, format!("{out_folder}/tpm-permanent.bin\n")));
+    assert_eq!(fs::read(format!("{out_folder}/tpm-permanent.bin")).unwrap(), b"seeds");
+    assert_eq!(idle(&["state", "export", "--key", &key, "--out", &out_folder, &file]).0, ExitStatus::File);
+    let words = ["state", "export", "--key", &key, "--kind", "tpm-volatile", "--out", &out_folder, &file];
+    assert_eq!(idle(&words).0, ExitStatus::Usage);
+
+    assert_eq!(idle(&["state", "rekey", "--key", &key, "--new-key", &other, &file]).0, ExitStatus::Success);
+    assert_eq!(idle(&["state", "rekey", "--key", &key, "--new-key", &other, &file]).0, ExitStatus::Success);
+    assert_eq!(idle(&["state", "check", "--key", &key, &file]).0, ExitStatus::State);
+    let (_, out, _) = idle(&["state", "check", "--json", "--key", &other, &file]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&report["counter"], &report["key_slots"]), (&3.into(), &1.into()));
+
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(idle(&["state", "check", "--key", &key, &file]).0, ExitStatus::Usage);
+    assert_eq!(idle(&["state", "info", &key]).0, ExitStatus::State);
+    assert_eq!(idle(&["state", "info", &path("none")]).0, ExitStatus::File);
+}
