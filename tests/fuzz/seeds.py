@@ -396,7 +396,31 @@ def cert_table():
             yield name, table(("vcek", certificate), ("ask", ask))
 
 
-TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table]
+def vmgs():
+    """Steps of fuzz_targets/vmgs.rs: 0 bytes, 2 header with its checksum, 3 block over block, 4 length."""
+    def put(at, data):
+        return b"\0" + struct.pack("<HB", at // 2, len(data)) + data
+
+    def head(slot, at, data):
+        return bytes([2, slot, at, len(data)]) + data
+
+    yield "good", b"\0"
+    yield "empty", b"\1"
+    yield "plain", b"\0" + head(0, 32, b"\0\0") + head(1, 32, b"\0\0")
+    yield "no-keys", b"\0" + head(0, 36, bytes(15)) + head(1, 36, bytes(15))
+    yield "later", b"\0" + head(0, 16, b"\7\0\0\0") + head(1, 16, b"\6\0\0\0")
+    yield "apart", b"\0" + head(0, 16, b"\7\0\0\0")
+    yield "table", b"\0" + head(0, 24, b"\3\0\0\0") + head(1, 24, b"\xff\xff\xff\xff")
+    for block in range(2, 12):
+        yield f"entry-{block}", b"\0" + put(block * 4096 + 33 * 64, struct.pack("<IIQ", 2, 1 << 31, 1 << 43))
+        yield f"absent-{block}", b"\0" + put(block * 4096 + 33 * 64, bytes(64))
+        yield f"swap-{block}", bytes([0, 3, block, block + 1])
+    yield "copy", b"\0" + put(1024, b"x") + put(0, b"x")
+    yield "short", bytes([0, 4, 4, 0])
+    yield "long", bytes([0, 4, 20, 0]) + put(4096, b"dirt")
+
+
+TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs]
 
 
 def main():
