@@ -151,6 +151,27 @@ def serial():
     yield "wide", bytes([0x60, 1, 2, 3, 4]) + bytes(4) + bytes([0x23, 0x24, 0x2E])
 
 
+def crb():
+    def write(register, data):
+        size = {1: 0, 2: 1, 4: 2, 8: 3}[len(data)]
+        return bytes([0x40 | size << 4 | register]) + data + bytes(8 - len(data))
+
+    ready = write(1, b"\1\0\0\0") + write(2, b"\1\0\0\0")
+    start = write(3, b"\1\0\0\0")
+    window = write(6, bytes.fromhex("80010000000c0000")) + write(7, bytes.fromhex("000c000001440000"))
+    page = bytes([0xE0 | 12]) + bytes.fromhex("80010000000c000001440000")
+    polls = bytes([0x23] * 4)
+
+    def answer(waits, kind):
+        return bytes([0xC0, waits, kind])
+
+    yield "window", b"\0" + ready + window + start + polls
+    yield "page", b"\1" + ready + page + start + polls + window + start + polls
+    yield "slow", b"\1" + answer(3, 60) + ready + page + start + write(2, b"\2\0\0\0") + start + polls
+    yield "gone", b"\0" + answer(2, 0) + ready + window + start + polls + window + start
+    yield "too-long", b"\0" + answer(0, 1) + ready + window + start + polls
+
+
 def vm_toml():
     """The examples, taken from where they are written, and every key at once."""
     source = (HERE / "../../vmm/src/config/example.rs").read_text(encoding="utf-8")
@@ -420,7 +441,7 @@ def vmgs():
     yield "long", bytes([0, 4, 20, 0]) + put(4096, b"dirt")
 
 
-TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs]
+TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs]
 
 
 def main():

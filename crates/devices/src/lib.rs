@@ -15,4 +15,5 @@ pub mod host;
 pub mod legacy;
 pub mod memory;
 pub mod pci;
+pub mod tpm;
 pub mod virtio;
