@@ -17,3 +17,4 @@ pub mod policy;
 pub mod run;
 pub mod timeline;
 pub mod vm;
+pub mod vtpm;

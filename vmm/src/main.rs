@@ -4,5 +4,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // This program is also what runs a TPM in a process of its own.
+    cvmm_vtpm::process::child_main_if_asked();
     cvmm::cli::main(cvmm::run::run)
 }

@@ -109,8 +109,21 @@ pub struct Machine {
     pub vlek_only: bool,
     /// Whether corrections of the CPUID page's cache description are taken over.
     pub cpuid_corrections: bool,
+    /// The TPM that the VMM gives the guest, if any. It is on the host's side of the boundary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtpm: Option<Vtpm>,
     /// Names of the development knobs (`debug.*`) that are not at their default; a policy refuses any unless it says otherwise.
     pub debug: Vec<String>,
+}
+
+/// The guest's TPM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vtpm {
+    /// `in-process`: in the VMM. `svsm`: in an SVSM.
+    pub mode: String,
+    /// The active PCR banks: `sha1`, `sha256`, `sha384`, `sha512`.
+    pub pcr_banks: Vec<String>,
 }
 
 /// A disk.

@@ -5,6 +5,8 @@
 //! - `COM1`, when there is a serial port;
 //! - `GED0`, the generic event device (ACPI 6.5, 5.6.9), whose edge on GSI 9 presses the power button `PWRB`;
 //! - `VGEN`, the VM generation ID: `ADDR` gives the guest the address of 16 bytes that change when the VM is cloned;
+//! - `TPM_`, when there is a TPM: where its registers and its buffers are. No interrupt: software polls. No physical
+//!   presence interface either: it is a way for the host to ask firmware to clear the guest's TPM, and nothing needs it;
 //! - `_S5`, soft off.
 //!
 //! The processors are in the MADT alone: Linux needs processor objects only for hotplug and power states.
@@ -12,13 +14,13 @@
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     Add, AddressSpace, AddressSpaceCacheable, And, Arg, Device, EISAName, Equal, IO, If, Index, Interrupt,
-    Local, Method, Name, Notify, Package, PackageBuilder, Path, ResourceTemplate, Return, Scope, ShiftRight,
-    Store, ZERO,
+    Local, Memory32Fixed, Method, Name, Notify, Package, PackageBuilder, Path, ResourceTemplate, Return,
+    Scope, ShiftRight, Store, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 
 use super::tables::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, without_checksum};
-use super::{AcpiConfig, POWER_BUTTON_GSI, SERIAL_GSI};
+use super::{AcpiConfig, POWER_BUTTON_GSI, SERIAL_GSI, TpmRegion};
 
 /// Offset of the generation ID in its page: the firmware looks for an ACPI table where a loader pointer leads and
 /// would take the page away if it found one; 40 bytes of zero before the ID show it that there is none.
@@ -40,6 +42,9 @@ pub(super) fn dsdt(config: &AcpiConfig) -> (Vec<u8>, u32) {
     }
     power_button(&mut aml);
     vm_generation_id(&mut aml);
+    if let Some(tpm) = &config.tpm {
+        self::tpm(tpm, &mut aml);
+    }
     let body = Scope::raw(Path::new("_SB_"), aml);
     let soft_off = Package::new(vec![&ZERO, &ZERO, &ZERO, &ZERO]);
     let mut dsdt = Sdt::new(*b"DSDT", 36, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
@@ -111,6 +116,22 @@ fn power_button(aml: &mut Vec<u8>) {
             &Name::new(Path::new("_UID"), &ZERO),
             &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&interrupt])),
             &Method::new(Path::new("_EVT"), 1, true, vec![&on_event]),
+        ],
+    )
+    .to_aml_bytes(aml);
+}
+
+fn tpm(region: &TpmRegion, aml: &mut Vec<u8>) {
+    const PRESENT_AND_WORKING: u8 = 0xf;
+    let memory = Memory32Fixed::new(true, region.base, region.len);
+    Device::new(
+        Path::new("TPM_"),
+        vec![
+            // A string: the ID is no EISA ID.
+            &Name::new(Path::new("_HID"), &"MSFT0101"),
+            &Name::new(Path::new("_UID"), &ZERO),
+            &Name::new(Path::new("_STA"), &PRESENT_AND_WORKING),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&memory])),
         ],
     )
     .to_aml_bytes(aml);

@@ -5,7 +5,8 @@
 //!
 //! - FADT: reset register 0xcf9, sleep register 0x605, all legacy devices absent;
 //! - MADT: one local APIC per vCPU and the IOAPIC, no overrides;
-//! - DSDT: the PCI host bridge, the serial port, the power button and the VM generation ID;
+//! - DSDT: the PCI host bridge, the serial port, the power button, the VM generation ID and the TPM;
+//! - TPM2, when there is a TPM: where its control area is;
 //! - XSDT and RSDP, which OVMF replaces by its own but whose pointers lead it to the other tables.
 //!
 //! There is no MCFG on purpose: Linux would scan every bus it names. Tables reach the guest as fw_cfg files, and the
@@ -44,8 +45,21 @@ pub struct AcpiConfig {
     pub mem64: Range<u64>,
     /// Whether there is a serial port at 0x3f8.
     pub com1: bool,
+    /// The TPM, if there is one.
+    pub tpm: Option<TpmRegion>,
     /// The VM generation ID in the byte order of memory: new whenever the guest's state is duplicated or restored.
     pub vm_generation_id: [u8; 16],
+}
+
+/// Where the TPM's Command Response Buffer interface lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TpmRegion {
+    /// First address of its registers.
+    pub base: u32,
+    /// Bytes of registers and buffers.
+    pub len: u32,
+    /// Address of the control area.
+    pub control_area: u64,
 }
 
 /// The fw_cfg files.
@@ -89,9 +103,16 @@ pub fn build(config: &AcpiConfig) -> AcpiBlobs {
     let madt_at = place(&mut tables, &madt);
     loader.add_checksum(TABLES_FILE, madt_at + tables::CHECKSUM, madt_at, length(&madt));
 
-    let xsdt = tables::xsdt(&[fadt_at, madt_at]);
+    let mut entries = vec![fadt_at, madt_at];
+    if let Some(tpm) = &config.tpm {
+        let tpm2 = tables::tpm2(tpm.control_area);
+        let tpm2_at = place(&mut tables, &tpm2);
+        loader.add_checksum(TABLES_FILE, tpm2_at + tables::CHECKSUM, tpm2_at, length(&tpm2));
+        entries.push(tpm2_at);
+    }
+    let xsdt = tables::xsdt(&entries);
     let xsdt_at = place(&mut tables, &xsdt);
-    for entry in [0, 8] {
+    for entry in (0..).step_by(8).take(entries.len()) {
         loader.add_pointer((TABLES_FILE, xsdt_at + tables::XSDT_ENTRIES + entry, 8), TABLES_FILE);
     }
     loader.add_checksum(TABLES_FILE, xsdt_at + tables::CHECKSUM, xsdt_at, length(&xsdt));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The tables without AML: FADT, MADT, XSDT and RSDP.
+//! The tables without AML: FADT, MADT, TPM2, XSDT and RSDP.
 //!
 //! Pointers hold the offset within the tables blob and checksums are zero: the firmware adds the address and computes the sums.
 
@@ -96,6 +96,20 @@ fn x2apic(id: u32, entries: &mut dyn AmlSink) {
     entries.dword(id);
     entries.dword(ENABLED);
     entries.dword(id);
+}
+
+/// The TPM2 table (TCG ACPI Specification 1.4, 7.3) without the fields for an event log: firmware hands the log over by EFI
+/// (Linux reads it from there when these fields are missing), and nobody could fill them in.
+pub(super) fn tpm2(control_area: u64) -> Vec<u8> {
+    const REVISION: u8 = 4;
+    const CLIENT: u16 = 0;
+    const START_METHOD_CRB: u32 = 7;
+    let mut tpm2 = Sdt::new(*b"TPM2", 36, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    tpm2.append_slice(&CLIENT.to_le_bytes());
+    tpm2.append_slice(&0_u16.to_le_bytes());
+    tpm2.append_slice(&control_area.to_le_bytes());
+    tpm2.append_slice(&START_METHOD_CRB.to_le_bytes());
+    without_checksum(&tpm2)
 }
 
 /// The XSDT with tables at these offsets in the tables blob.

@@ -11,6 +11,7 @@ fn config(vcpus: u32, com1: bool) -> AcpiConfig {
         mem32: 0x8000_0000..0xe000_0000,
         mem64: 0x10_0000_0000..0x20_0000_0000,
         com1,
+        tpm: None,
         vm_generation_id: *b"0123456789abcdef",
     }
 }
@@ -269,6 +270,32 @@ fn the_aml_is_well_formed_and_holds_the_devices() {
             assert_eq!(names.iter().filter(|found| *found == name).count(), 1, "{name} in {names:?}");
         }
         assert_eq!(names.iter().any(|found| found == "_SB_.COM1._CRS"), com1);
+    }
+}
+
+#[test]
+fn a_tpm_is_described_by_a_table_and_a_device() {
+    let with = AcpiConfig {
+        tpm: Some(TpmRegion { base: 0xfed4_0000, len: 0x2000, control_area: 0xfed4_0040 }),
+        ..config(2, true)
+    };
+    let memory = Memory::load(&build(&with));
+    let rsdp = memory.at(memory.by_name[RSDP_FILE]);
+    let xsdt = memory.table(u64_at(rsdp, 24), b"XSDT");
+    assert_eq!(xsdt.len(), 36 + 3 * 8);
+    let tpm2 = memory.table(u64_at(xsdt, 52), b"TPM2");
+    assert_eq!((tpm2.len(), tpm2[8]), (52, 4));
+    assert_eq!((u32_at(tpm2, 36), u64_at(tpm2, 40), u32_at(tpm2, 48)), (0, 0xfed4_0040, 7));
+    let dsdt = memory.table(u64_at(memory.table(u64_at(xsdt, 36), b"FACP"), 140), b"DSDT");
+    let found = names(&dsdt[36..], "");
+    assert!(found.iter().any(|name| name == "_SB_.TPM_._CRS"), "{found:?}");
+    // Fixed memory, 32 bit, length 9, read and write.
+    let resource = [0x86, 9, 0, 1, 0, 0, 0xd4, 0xfe, 0, 0x20, 0, 0];
+    assert_eq!(dsdt.windows(resource.len()).filter(|window| *window == resource).count(), 1);
+
+    let without = build(&config(2, true)).tables;
+    for text in [&b"TPM2"[..], b"MSFT0101"] {
+        assert!(!without.windows(text.len()).any(|window| window == text));
     }
 }
 

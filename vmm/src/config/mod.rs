@@ -82,6 +82,8 @@ pub struct Config {
     pub snp: Snp,
     /// Who decides whether an SNP guest runs.
     pub gate: Option<Gate>,
+    /// The guest's TPM; `None` without one.
+    pub vtpm: Option<Vtpm>,
     /// Knobs for development; none of them belongs into production.
     pub debug: Debug,
 }
@@ -157,6 +159,75 @@ pub enum GateEndpoint {
         #[serde(serialize_with = "lossy_path")]
         client_key: PathBuf,
     },
+}
+
+/// The guest's TPM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Vtpm {
+    /// Where it is.
+    pub mode: VtpmMode,
+    /// Where its code runs.
+    pub sandbox: Sandbox,
+    /// The active PCR banks, without duplicates, in ascending order; at least one.
+    pub pcr_banks: Vec<PcrBank>,
+    /// Whether KVM collects writes to the command buffer.
+    pub coalesced_mmio: bool,
+    /// Whether the command buffer is also a page of ordinary memory.
+    pub shared_buffer: bool,
+}
+
+/// Where a TPM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VtpmMode {
+    /// In cvmm, on the host's side of the boundary.
+    InProcess,
+    /// In an SVSM, inside the guest's.
+    Svsm,
+}
+
+/// Where the code of an in-process TPM runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// On a thread.
+    #[default]
+    Thread,
+    /// In a jailed child process.
+    Process,
+}
+
+/// A PCR bank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PcrBank {
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+impl PcrBank {
+    /// All banks that a TPM of ours can have.
+    pub const ALL: [Self; 4] = [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512];
+    /// What is active unless the file says otherwise: what the TCG's PC client profile wants, and no more, because firmware
+    /// extends every active bank.
+    pub const DEFAULT: [Self; 2] = [Self::Sha256, Self::Sha384];
+
+    /// As in `vm.toml` and in the manifest.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        }
+    }
 }
 
 /// What an SNP guest demands and accepts.

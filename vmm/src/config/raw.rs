@@ -50,6 +50,8 @@ pub(super) struct RawConfig {
     /// The attestation gate that decides whether the guest runs. Only with `isolation = "snp"`, where it is needed unless
     /// `--without-gate` is given.
     pub(super) gate: Option<RawGate>,
+    /// The guest's TPM 2.0. Default: none.
+    pub(super) vtpm: Option<RawVtpm>,
     /// Knobs for development; leave out in production.
     pub(super) debug: Option<RawDebug>,
 }
@@ -256,6 +258,69 @@ pub(super) enum RawConsoleMode {
     Pty,
     /// Nowhere.
     None,
+}
+
+/// The guest's TPM 2.0.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Vtpm")]
+pub(super) struct RawVtpm {
+    /// Where the TPM is.
+    #[schemars(required)]
+    pub(super) mode: Option<RawVtpmMode>,
+    /// Mode `in-process`: where in cvmm the TPM's code runs. Default "thread".
+    pub(super) sandbox: Option<RawSandbox>,
+    /// Mode `in-process`: the file that keeps the TPM's state, relative to this file. Not possible yet: a TPM is new whenever cvmm
+    /// starts.
+    #[schemars(length(min = 1))]
+    pub(super) state: Option<String>,
+    /// Mode `in-process`: the PCR banks that are active, at least one. Default sha256 and sha384; firmware extends each.
+    #[schemars(length(min = 1, max = 4))]
+    pub(super) pcr_banks: Option<Vec<RawPcrBank>>,
+    /// Mode `in-process`: whether KVM collects the guest's writes to the command buffer, so that they cost no exits to cvmm. Default
+    /// true.
+    pub(super) coalesced_mmio: Option<bool>,
+    /// Mode `in-process`: whether the command buffer is also a page of ordinary memory, which Linux uses without exits. Default true.
+    pub(super) shared_buffer: Option<bool>,
+}
+
+/// Where the TPM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "VtpmMode")]
+pub(super) enum RawVtpmMode {
+    /// There is none.
+    None,
+    /// On the host's side, in cvmm. It does not protect from the host.
+    InProcess,
+    /// In an SVSM inside the guest's encrypted memory. Needs a host kernel that can switch VMPLs.
+    Svsm,
+}
+
+/// Where the TPM's code runs.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Sandbox")]
+pub(super) enum RawSandbox {
+    /// On a thread of cvmm.
+    Thread,
+    /// In a jailed process of its own.
+    Process,
+}
+
+/// A PCR bank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "PcrBank")]
+pub(super) enum RawPcrBank {
+    /// SHA-1, which is broken; for old software only.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
 }
 
 /// Knobs for development.

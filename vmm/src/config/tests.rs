@@ -455,6 +455,47 @@ fn more_memory_than_the_host_has_is_refused() {
 }
 
 #[test]
+fn a_tpm_is_asked_for_and_by_mode() {
+    let vtpm = |keys: &str| parse(&format!("{GOOD}[vtpm]\n{keys}")).map(|config| config.vtpm);
+    assert_eq!(parse(GOOD).unwrap().vtpm, None);
+    assert_eq!(vtpm("mode = \"none\"\n").unwrap(), None);
+    let default = vtpm("mode = \"in-process\"\n").unwrap().unwrap();
+    assert_eq!((default.mode, default.sandbox), (VtpmMode::InProcess, Sandbox::Thread));
+    assert_eq!(default.pcr_banks, [PcrBank::Sha256, PcrBank::Sha384]);
+    assert!(default.coalesced_mmio && default.shared_buffer);
+    let all = "mode = \"in-process\"\nsandbox = \"process\"\npcr_banks = [\"sha512\", \"sha1\"]\n\
+               coalesced_mmio = false\nshared_buffer = false\n";
+    let all = vtpm(all).unwrap().unwrap();
+    assert_eq!((all.sandbox, all.coalesced_mmio, all.shared_buffer), (Sandbox::Process, false, false));
+    assert_eq!(all.pcr_banks, [PcrBank::Sha1, PcrBank::Sha512]);
+
+    let snp = GOOD.replace("\"none\"", "\"snp\"");
+    let svsm = parse(&format!("{snp}[vtpm]\nmode = \"svsm\"\n")).unwrap().vtpm.unwrap();
+    assert_eq!(svsm.mode, VtpmMode::Svsm);
+
+    let code = |keys: &str| {
+        let error = vtpm(keys).unwrap_err();
+        error.problems().iter().map(|problem| problem.code.clone()).collect::<Vec<_>>()
+    };
+    for (keys, expected) in [
+        ("", "config.vtpm.mode.missing"),
+        ("mode = \"svsm\"\n", "config.vtpm.mode.isolation"),
+        ("mode = \"in-process\"\nstate = \"a.vmgs\"\n", "config.vtpm.state.unsupported"),
+        ("mode = \"in-process\"\npcr_banks = []\n", "config.vtpm.pcr_banks.value"),
+        ("mode = \"in-process\"\npcr_banks = [\"sha1\", \"sha1\"]\n", "config.vtpm.pcr_banks.value"),
+        ("mode = \"in-process\"\npcr_banks = [\"md5\"]\n", "config.vtpm.pcr_banks.value"),
+        ("mode = \"in-process\"\nsandbox = \"jail\"\n", "config.vtpm.sandbox.value"),
+        ("mode = \"none\"\nsandbox = \"thread\"\n", "config.vtpm.sandbox.mode"),
+        ("mode = \"none\"\npcr_banks = [\"sha1\"]\n", "config.vtpm.pcr_banks.mode"),
+        ("mode = \"none\"\nstate = \"x\"\n", "config.vtpm.state.mode"),
+        ("mode = \"none\"\nshared_buffer = true\n", "config.vtpm.shared_buffer.mode"),
+        ("mode = \"none\"\ncoalesced_mmio = true\n", "config.vtpm.coalesced_mmio.mode"),
+    ] {
+        assert_eq!(code(keys), [expected], "{keys}");
+    }
+}
+
+#[test]
 fn the_committed_schema_is_up_to_date() {
     let committed = include_str!("../../../docs/vm.schema.json");
     assert_eq!(committed, schema(), "run: cargo run -p cvmm -- config schema > docs/vm.schema.json");
@@ -522,6 +563,8 @@ fn every_example_parses_and_so_do_its_comments() {
         full.debug.user_space_marker = None;
         full.isolation = config.isolation;
         assert!(full.snp.identity.take().is_some() && full.snp.certificates.take().is_some());
+        let vtpm = full.vtpm.take().unwrap();
+        assert_eq!(vtpm, parse(&format!("{GOOD}[vtpm]\nmode = \"in-process\"\n")).unwrap().vtpm.unwrap());
         assert_eq!(full, config);
     }
 }

@@ -13,13 +13,13 @@ use super::decode::Decoded;
 use super::problem::Problem;
 use super::raw::{
     RawBoot, RawCache, RawConsole, RawConsoleDevice, RawConsoleMode, RawCpuidCorrections, RawDebug, RawDisk,
-    RawGate, RawIsolation, RawProfile, RawSnp,
+    RawGate, RawIsolation, RawPcrBank, RawProfile, RawSandbox, RawSnp, RawVtpm, RawVtpmMode,
 };
 use super::size::{RawSize, SIZE_FORMAT, show};
 use super::{
     Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, CpuidTolerance, DEFAULT_LOW_MEMORY, Debug,
     Disk, Gate, GateEndpoint, IdentityFiles, Isolation, MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS,
-    MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_MEMORY, Snp,
+    MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_MEMORY, PcrBank, Sandbox, Snp, Vtpm, VtpmMode,
 };
 
 const MIB: u64 = 1 << 20;
@@ -57,6 +57,7 @@ pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) 
         console: rules.console(raw.console.unwrap_or_default()),
         rng: raw.rng.unwrap_or(true),
         snp: rules.snp(raw.snp, isolation),
+        vtpm: raw.vtpm.and_then(|vtpm| rules.vtpm(vtpm, isolation)),
         debug: rules.debug(raw.debug.unwrap_or_default(), isolation),
     };
     (config, rules.problems)
@@ -490,6 +491,64 @@ impl Rules<'_> {
         GateEndpoint::Tls { host, port, ca, client_certificate, client_key }
     }
 
+    fn vtpm(&mut self, raw: RawVtpm, isolation: Isolation) -> Option<Vtpm> {
+        let RawVtpm { mode, sandbox, state, pcr_banks, coalesced_mmio, shared_buffer } = raw;
+        let mode = self.required("vtpm.mode", mode, "\"none\", \"in-process\" or \"svsm\"")?;
+        if mode != RawVtpmMode::InProcess {
+            let given = [
+                ("sandbox", sandbox.is_some()),
+                ("state", state.is_some()),
+                ("pcr_banks", pcr_banks.is_some()),
+                ("coalesced_mmio", coalesced_mmio.is_some()),
+                ("shared_buffer", shared_buffer.is_some()),
+            ];
+            for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+                let message = format!("{key} belongs to mode in-process, but the mode is another");
+                let problem = Problem::at(&format!("vtpm.{key}"), "mode", message);
+                self.add(problem.help(format!("remove {key} or write mode = \"in-process\"")));
+            }
+        }
+        let mode = match mode {
+            RawVtpmMode::None => return None,
+            RawVtpmMode::InProcess => VtpmMode::InProcess,
+            RawVtpmMode::Svsm => {
+                if isolation != Isolation::Snp && !self.is_cut("isolation") {
+                    let message = "an svsm runs inside an snp guest, and isolation is not \"snp\"";
+                    self.add(Problem::at("vtpm.mode", "isolation", message).allowed("isolation = \"snp\""));
+                }
+                VtpmMode::Svsm
+            }
+        };
+        if state.is_some() {
+            // Fail closed: who names a file expects to find the keys of yesterday in it.
+            let message = "state is not possible yet: this cvmm keeps a tpm's state only while it runs";
+            let problem = Problem::at("vtpm.state", "unsupported", message);
+            self.add(problem.help("remove state; what the guest seals is lost when cvmm ends"));
+        }
+        let mut banks: Vec<PcrBank> = match pcr_banks {
+            None => PcrBank::DEFAULT.to_vec(),
+            Some(banks) => banks.into_iter().map(PcrBank::from).collect(),
+        };
+        let given = banks.len();
+        banks.sort_unstable();
+        banks.dedup();
+        if banks.is_empty() || banks.len() != given {
+            let message = "pcr_banks is empty or names a bank twice";
+            let allowed = "one to four of \"sha1\", \"sha256\", \"sha384\", \"sha512\"";
+            self.add(Problem::at("vtpm.pcr_banks", "value", message).allowed(allowed));
+        }
+        Some(Vtpm {
+            mode,
+            sandbox: match sandbox {
+                None | Some(RawSandbox::Thread) => Sandbox::Thread,
+                Some(RawSandbox::Process) => Sandbox::Process,
+            },
+            pcr_banks: banks,
+            coalesced_mmio: coalesced_mmio.unwrap_or(true),
+            shared_buffer: shared_buffer.unwrap_or(true),
+        })
+    }
+
     fn policy(&mut self, value: Option<i64>) -> u64 {
         let default = GuestPolicy::default();
         let Some(value) = value else { return default.0 };
@@ -593,4 +652,15 @@ fn split_url(url: &str) -> Option<(String, u16)> {
 /// As much of it as a message can have.
 fn show_url(url: &str) -> String {
     format!("{:?}", url.chars().take(80).collect::<String>())
+}
+
+impl From<RawPcrBank> for PcrBank {
+    fn from(raw: RawPcrBank) -> Self {
+        match raw {
+            RawPcrBank::Sha1 => Self::Sha1,
+            RawPcrBank::Sha256 => Self::Sha256,
+            RawPcrBank::Sha384 => Self::Sha384,
+            RawPcrBank::Sha512 => Self::Sha512,
+        }
+    }
 }

@@ -7,14 +7,14 @@
 //! - *validated*: held against a rule of this host before anything is launched, and of no interest to the guest's owner;
 //! - *harmless*: changes nothing that a guest's owner or the host could lose by.
 
-use cvmm_gate_client::manifest::{Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest};
+use cvmm_gate_client::manifest::{Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest, Vtpm};
 use cvmm_launch::blob::{Blob, ReadError};
 use cvmm_launch::first_stage::program_digest;
 use cvmm_launch::hashes::{HashError, KernelHashes};
 use cvmm_launch::plan::Profile;
 use thiserror::Error;
 
-use crate::config::{self, Config, ConsoleDevice, CpuidTolerance, Isolation};
+use crate::config::{self, Config, ConsoleDevice, CpuidTolerance, Isolation, VtpmMode};
 use crate::machine::Inputs;
 
 /// Why there is no manifest.
@@ -48,6 +48,7 @@ pub fn manifest(
         console,
         rng,
         snp,
+        vtpm,
         debug,
         // Attested by their content, which `inputs` has.
         firmware: _,
@@ -108,6 +109,7 @@ pub fn manifest(
                 CpuidTolerance::Refuse => false,
                 CpuidTolerance::Caches => true,
             },
+            vtpm: vtpm.as_ref().map(tpm),
             debug: knobs(debug),
         },
     })
@@ -139,6 +141,27 @@ fn disk(disk: &config::Disk) -> Disk {
         queues: _,
     } = disk;
     Disk { serial: serial.clone(), read_only: *read_only }
+}
+
+fn tpm(vtpm: &config::Vtpm) -> Vtpm {
+    let config::Vtpm {
+        // Attested.
+        mode,
+        pcr_banks,
+        // Harmless: who attacks cvmm through its tpm gains what the host has already.
+        sandbox: _,
+        // Harmless: how the guest's bytes reach the tpm, which is the host's in any case.
+        coalesced_mmio: _,
+        shared_buffer: _,
+    } = vtpm;
+    Vtpm {
+        mode: match mode {
+            VtpmMode::InProcess => "in-process",
+            VtpmMode::Svsm => "svsm",
+        }
+        .to_owned(),
+        pcr_banks: pcr_banks.iter().map(|bank| bank.name().to_owned()).collect(),
+    }
 }
 
 /// The knobs that are not at their default.

@@ -13,6 +13,7 @@ use cvmm_devices::legacy::{
 };
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_devices::pci::{ConfigPorts, Ecam, HostBridge, LpcBridge, PciError, PciRoot, Visibility, Window};
+use cvmm_devices::tpm::crb;
 use cvmm_devices::virtio::VirtioDevice;
 use cvmm_devices::virtio::block::{Block, BlockConfig, CacheMode as Cache, DiskError};
 use cvmm_devices::virtio::console::Console;
@@ -26,6 +27,7 @@ use super::dispatch::{Dispatch, Milestones};
 use super::fw_cfg;
 use super::inputs::Inputs;
 use super::stage::{self, Mailbox};
+use super::tpm::GuestTpm;
 use crate::acpi::{self, AcpiConfig};
 use crate::config::{Boot, CacheMode, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES};
 use crate::gate::channel;
@@ -118,6 +120,8 @@ pub struct Parts<'a> {
     pub physical_bits: u8,
     /// For the timeline.
     pub milestones: &'a Arc<Milestones>,
+    /// The TPM, if there is one.
+    pub tpm: Option<&'a GuestTpm>,
 }
 
 /// The devices, ready to answer.
@@ -136,7 +140,8 @@ fn shared<T: BusDevice + 'static>(device: T) -> Arc<Mutex<dyn BusDevice>> {
 
 /// Builds all devices.
 pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
-    let Parts { config, inputs, memory, vm, routes, control, console, physical_bits, milestones } = parts;
+    let Parts { config, inputs, memory, vm, routes, control, console, physical_bits, milestones, tpm } =
+        parts;
     let host = |what| move |source| DeviceError::Host { what, source };
     let boots_from_disk = config.boot == Boot::Disk;
     let power: Arc<dyn PowerSink> = Arc::clone(control) as _;
@@ -221,6 +226,7 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
         mem32: low_window(&mem32),
         mem64: mem64.clone(),
         com1: config.console.device == ConsoleDevice::Serial,
+        tpm: tpm.map(GuestTpm::region),
         vm_generation_id: generation_id()?,
     });
     // Configuration limits vcpus to 64.
@@ -238,6 +244,9 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     )?;
     let mut mmio = Bus::new();
     mmio.add(layout::ECAM.start, Ecam::LEN, "pci ecam", shared(Ecam::new(Arc::clone(&pci))))?;
+    if let Some(tpm) = tpm {
+        mmio.add(crb::BASE, crb::LEN, "tpm", tpm.device())?;
+    }
 
     let dispatch = Dispatch { ports, mmio, pci, milestones: Arc::clone(milestones) };
     Ok(Built { dispatch: Arc::new(dispatch), console: console_port, mailbox })

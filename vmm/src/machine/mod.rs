@@ -14,6 +14,7 @@ mod inputs;
 mod running;
 mod snp;
 pub mod stage;
+mod tpm;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub use inputs::{InputError, Inputs};
 pub use running::RunningMachine;
 pub use snp::SnpError;
 pub use stage::StageError;
+pub use tpm::{GuestTpm, TpmCounts};
 
 use self::stage::Mailbox;
 use crate::acpi;
@@ -50,6 +52,7 @@ use crate::vm::irq::IrqRoutes;
 use crate::vm::layout;
 use crate::vm::memory::{MachineMemory, MemoryError, Purpose};
 use crate::vm::vcpu::{Vcpu, VcpuError};
+use crate::vtpm::Vtpm;
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
@@ -143,6 +146,8 @@ pub struct Surroundings<'a> {
     pub milestones: &'a Arc<Milestones>,
     /// Where the phases are noted.
     pub timeline: &'a Arc<Timeline>,
+    /// The guest's TPM, if it has one.
+    pub vtpm: Option<&'a Vtpm>,
 }
 
 impl std::fmt::Debug for Surroundings<'_> {
@@ -159,6 +164,7 @@ pub struct Machine {
     dispatch: Arc<Dispatch>,
     console: ConsolePort,
     power_button: EventFd,
+    tpm: Option<GuestTpm>,
     control: Arc<Control>,
     timeline: Arc<Timeline>,
     isolation: Isolation,
@@ -181,7 +187,7 @@ impl Machine {
         inputs: &Inputs,
         admission: &Admission,
     ) -> Result<Self, MachineError> {
-        let Surroundings { kvm, snp, console, milestones, timeline } = *around;
+        let Surroundings { kvm, snp, console, milestones, timeline, vtpm } = *around;
         let kvm_call = |what| move |source| MachineError::Kvm { what, source };
         let snp = snp.map(|host| snp::Launch::create(kvm, host, config)).transpose()?;
         let vm = match &snp {
@@ -193,7 +199,7 @@ impl Machine {
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(kvm_call("set the identity map"))?;
         vm.create_irq_chip().map_err(kvm_call("create the irqchip"))?;
         let purpose = if snp.is_some() { Purpose::SharedView } else { Purpose::Everything };
-        let memory = MachineMemory::allocate(inputs.memory, inputs.firmware.size(), purpose)?;
+        let mut memory = MachineMemory::allocate(inputs.memory, inputs.firmware.size(), purpose)?;
         let private = match &snp {
             Some(launch) => Some(launch.register(&memory)?),
             None => {
@@ -201,6 +207,13 @@ impl Machine {
                 None
             }
         };
+        let tpm = vtpm
+            .map(|vtpm| {
+                let shared = config.vtpm.as_ref().is_some_and(|config| config.shared_buffer);
+                let buffer = shared.then(|| memory.add_tpm_buffer(&vm)).transpose()?;
+                Ok::<_, MemoryError>(GuestTpm::new(vtpm.power_cycle(), buffer))
+            })
+            .transpose()?;
         let cpuid = CpuidBase::new(kvm, cpuid_options(config, snp.is_some()))?;
         let control =
             Control::new().map_err(|source| MachineError::Host { what: "an event descriptor", source })?;
@@ -218,6 +231,7 @@ impl Machine {
             console,
             physical_bits: cpuid.physical_bits(),
             milestones,
+            tpm: tpm.as_ref(),
         })?;
         timeline.mark(Phase::VmCreated);
         // What can be refused has been: only from here on guest memory costs the host anything.
@@ -234,6 +248,9 @@ impl Machine {
                 Vcpu::new(&vm, id, &cpuid, start, private.clone())
             })
             .collect::<Result<_, _>>()?;
+        if let (Some(tpm), Some(config), Some(vcpu)) = (&tpm, &config.vtpm, vcpus.first()) {
+            tpm.collect_writes(config, &vm, vcpu);
+        }
         let isolation = match (snp, private) {
             (Some(launch), Some(private)) => {
                 let certificates = config.snp.certificates.clone().map(|root| {
@@ -263,6 +280,7 @@ impl Machine {
             dispatch: built.dispatch,
             console: built.console,
             power_button,
+            tpm,
             control,
             timeline: Arc::clone(timeline),
             isolation,

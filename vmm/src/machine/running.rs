@@ -9,7 +9,7 @@ use std::time::Duration;
 use cvmm_kvm_snp::launch::Admitted;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{ConsolePort, Machine};
+use super::{ConsolePort, GuestTpm, Machine, TpmCounts};
 use crate::run::signals::kick;
 use crate::run::supervisor::Guest;
 use crate::timeline::Phase;
@@ -18,8 +18,9 @@ use crate::vm::exits::ExitCounts;
 use crate::vm::memory::MachineMemory;
 use crate::vm::vcpu::{EndOnDrop, Permit};
 
-/// vCPU threads recurse nowhere and keep no large buffers on the stack.
-const STACK: usize = 256 << 10;
+/// vCPU threads recurse nowhere and keep no large buffers on the stack; short TPM commands run on them, in a library whose
+/// buffers are of some KiB each. Pages that nobody touches cost nothing.
+const STACK: usize = 1 << 20;
 /// A kick that arrives between a vCPU's look at the stop flag and its entry into the guest is lost, so kicks
 /// are repeated until the thread has ended.
 const KICK_INTERVAL: Duration = Duration::from_millis(2);
@@ -31,6 +32,7 @@ pub struct RunningMachine {
     counts: ExitCounts,
     console: ConsolePort,
     power_button: EventFd,
+    tpm: Option<GuestTpm>,
     control: Arc<Control>,
     admitted: Option<Admitted>,
     /// Dropped last, when no vCPU and no device can touch it any more.
@@ -48,6 +50,7 @@ impl RunningMachine {
             dispatch,
             console,
             power_button,
+            tpm,
             control,
             timeline,
             isolation: _,
@@ -60,6 +63,7 @@ impl RunningMachine {
             counts: ExitCounts::new(count_addresses),
             console,
             power_button,
+            tpm,
             control,
             admitted,
             _memory: memory,
@@ -99,14 +103,14 @@ impl RunningMachine {
         &self.control
     }
 
-    /// Stops all vCPUs and waits for them. Returns why the VM ended and what its vCPUs did.
-    pub fn stop(mut self) -> (Ending, ExitCounts) {
+    /// Stops all vCPUs and waits for them. Returns why the VM ended, what its vCPUs did, and what its TPM device did.
+    pub fn stop(mut self) -> (Ending, ExitCounts, Option<TpmCounts>) {
         if !self.control.is_stopping() {
             self.control.end(Ending::Stopped);
         }
         self.join();
         let ending = self.control.ending().unwrap_or(Ending::Stopped);
-        (ending, std::mem::take(&mut self.counts))
+        (ending, std::mem::take(&mut self.counts), self.tpm.as_ref().map(GuestTpm::counts))
     }
 
     fn join(&mut self) {

@@ -24,11 +24,14 @@ use self::signals::StopSignals;
 use self::supervisor::Grace;
 use crate::config::{Config, Isolation};
 use crate::gate::{Asker, GateError};
-use crate::machine::{self, Admission, InputError, Inputs, Machine, MachineError, Milestones, Surroundings};
+use crate::machine::{
+    self, Admission, InputError, Inputs, Machine, MachineError, Milestones, Surroundings, TpmCounts,
+};
 use crate::timeline::{Phase, Timeline};
 use crate::vm::control::Ending;
 use crate::vm::exits::ExitCounts;
 use crate::vm::host::{self, HostError};
+use crate::vtpm::{self, Vtpm, VtpmError};
 
 /// What the command line adds to the configuration.
 #[derive(Clone, Debug)]
@@ -54,6 +57,8 @@ pub struct Outcome {
     pub exits: ExitCounts,
     /// How often the guest was reset.
     pub resets: u32,
+    /// What its TPM device has done since the first start, if it has one.
+    pub tpm: Option<TpmCounts>,
 }
 
 /// Why a VM could not be run.
@@ -83,6 +88,9 @@ pub enum RunError {
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The guest's TPM.
+    #[error(transparent)]
+    Vtpm(#[from] VtpmError),
     /// The console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -113,12 +121,16 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     let inputs = Inputs::open(&config)?;
     timeline.mark(Phase::Plan);
     let kvm = host::open(config.vcpus)?;
+    if let Some(vtpm) = &config.vtpm {
+        vtpm::probe(&kvm, vtpm)?;
+    }
     let snp = match config.isolation {
         Isolation::Snp => Some(Arc::new(SnpHost::open(&kvm)?)),
         Isolation::None => None,
     };
     // Before the first thread: threads inherit the signal mask.
     let mut signals = StopSignals::take_over().map_err(RunError::Events)?;
+    let vtpm = config.vtpm.as_ref().map(Vtpm::start).transpose()?;
     let milestones = Arc::new(Milestones::new(Arc::clone(timeline)));
     let watch = config.debug.user_space_marker.clone().map(|text| {
         let milestones = Arc::clone(&milestones);
@@ -128,6 +140,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
 
     let mut exits = ExitCounts::new(options.exit_stats);
     let mut resets = 0_u32;
+    let mut tpm = config.vtpm.is_some().then(TpmCounts::default);
     let mut grace = Grace::new(options.grace);
     loop {
         // A reset is a launch like the first one: a new question, a new nonce, a new ticket.
@@ -145,6 +158,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
             console: &console.sink,
             milestones: &milestones,
             timeline,
+            vtpm: vtpm.as_ref(),
         };
         let machine = Machine::build(&around, &config, &inputs, &admission)?;
         let running = machine.start(admission, options.exit_stats)?;
@@ -156,8 +170,11 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
         if over {
             timeline.mark(Phase::PowerOff);
         }
-        let (mut ending, counts) = running.stop();
+        let (mut ending, counts, tpm_counts) = running.stop();
         exits.add(&counts);
+        if let (Some(total), Some(counts)) = (&mut tpm, tpm_counts) {
+            total.add(&counts);
+        }
         if over {
             if ending == Ending::Reset && grace.is_over() {
                 ending = Ending::Stopped;
@@ -166,7 +183,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
                 Ending::TripleFault { .. } | Ending::InternalError { .. } => tracing::error!("{ending}"),
                 _ => tracing::info!("{ending}"),
             }
-            return Ok(Outcome { ending, exits, resets });
+            return Ok(Outcome { ending, exits, resets, tpm });
         }
         resets = resets.saturating_add(1);
         tracing::info!(resets, "guest reset: building the machine anew");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Outcome, RunError};
 use crate::exit_code::{ExitReport, ExitStatus};
-use crate::machine::{DeviceError, MachineError, StageError};
+use crate::machine::{DeviceError, MachineError, StageError, TpmCounts};
 use crate::vm::control::Ending;
 use crate::vm::memory::MemoryError;
 
@@ -46,6 +46,7 @@ impl ExitReport for Outcome {
                 ("mmio.write".to_owned(), counts.mmio_write),
             ]),
         }
+        exits.extend(self.tpm.iter().flat_map(TpmCounts::rows).map(|(name, count)| (name.to_owned(), count)));
         Some(exits)
     }
 }
@@ -66,6 +67,7 @@ impl ExitReport for RunError {
             Self::Machine(MachineError::Stage(StageError::Ended(ending))) => of_ending(ending),
             Self::Machine(MachineError::Stage(StageError::Time(_))) => ExitStatus::NotAdmitted,
             Self::Machine(MachineError::Stage(StageError::Stopped)) => ExitStatus::Stopped,
+            Self::Vtpm(error) => error.exit_status(),
             Self::TwoWishes => ExitStatus::Usage,
             Self::Machine(MachineError::Place(_)) => ExitStatus::LaunchRefused,
             Self::Machine(_) | Self::Events(_) => ExitStatus::Internal,

@@ -7,6 +7,7 @@
 //! | 2 GiB .. 3.5 GiB | 32-bit PCI window |
 //! | 3.5 GiB .. 3.75 GiB | ECAM |
 //! | 0xfec00000, 0xfee00000 | I/O APIC, local APIC (in the kernel) |
+//! | 0xfed40000 | TPM: a page of registers, then a page of memory for its buffer |
 //! | 4 GiB - image .. 4 GiB | firmware |
 //! | 4 GiB .. | the rest of RAM |
 //! | from 64 GiB or above RAM | 64-bit PCI window |

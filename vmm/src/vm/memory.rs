@@ -4,6 +4,9 @@
 //! The regions are kept apart because different parties may see them: devices get RAM only
 //! ([`MachineMemory::for_devices`]), while placing the launch plan writes both. For an SNP guest all of this is the shared
 //! view: [`MachineMemory::register_private`] gives each region a private backing beside it, which this process cannot map.
+//!
+//! A page of its own is the TPM's buffer: ordinary memory in the middle of MMIO space, so that the guest reaches it without
+//! exits. It is shared in any guest, has no private backing, and no memory map names it.
 
 #![expect(
     unsafe_code,
@@ -14,6 +17,7 @@ use std::io;
 use std::sync::Arc;
 
 use cvmm_devices::memory::{DeviceMemory, SharedPages};
+use cvmm_devices::tpm::crb;
 use cvmm_kvm_snp::memory::{PrivateMemory, Region as SnpRegion};
 use cvmm_kvm_snp::vm::SnpVm;
 use cvmm_launch::blob::ReadError;
@@ -54,6 +58,7 @@ pub enum MemoryError {
 pub struct MachineMemory {
     ram: Arc<GuestMemoryMmap<()>>,
     firmware: GuestMemoryMmap<()>,
+    tpm_buffer: Option<Arc<GuestMemoryMmap<()>>>,
 }
 
 /// What a mapping will be used for.
@@ -102,30 +107,29 @@ impl MachineMemory {
             // A core dump of the VMM must not carry the guest's memory.
             advise(region, libc::MADV_DONTDUMP);
         }
-        Ok(Self { ram: Arc::new(ram), firmware })
+        Ok(Self { ram: Arc::new(ram), firmware, tpm_buffer: None })
+    }
+
+    /// Adds the page of the TPM's buffer and returns the TPM's view of it. Lifetimes as for [`MachineMemory::register`].
+    pub fn add_tpm_buffer(&mut self, vm: &VmFd) -> Result<DeviceMemory, MemoryError> {
+        let range = (GuestAddress(crb::PAGE), crb::LEN as usize);
+        let page = GuestMemoryMmap::from_ranges(&[range])
+            .map_err(|source| MemoryError::Allocate { bytes: crb::LEN, source })?;
+        for region in page.iter() {
+            name(region, c"cvmm-guest-tpm");
+            advise(region, libc::MADV_DONTDUMP);
+            register(vm, TPM_SLOT, region)?;
+        }
+        let page = Arc::new(page);
+        self.tpm_buffer = Some(Arc::clone(&page));
+        Ok(DeviceMemory::new(page))
     }
 
     /// Tells KVM about every region. The slots live as long as `vm`, which must therefore be dropped before
     /// this memory; [`crate::machine::Machine`] declares its fields in that order.
     pub fn register(&self, vm: &VmFd) -> Result<(), MemoryError> {
         for (slot, region) in (0..).zip(self.ram.iter().chain(self.firmware.iter())) {
-            let gpa = region.start_addr().0;
-            let bytes = region.len();
-            let userspace_addr = region.as_ptr() as u64;
-            let slot = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: gpa,
-                memory_size: bytes,
-                userspace_addr,
-            };
-            // SAFETY: the range is a live mapping owned by `self`, which outlives the VM (see above), and
-            // regions of one memory never overlap.
-            unsafe { vm.set_user_memory_region(slot) }.map_err(|source| MemoryError::Slot {
-                gpa,
-                bytes,
-                source,
-            })?;
+            register(vm, slot, region)?;
         }
         Ok(())
     }
@@ -200,6 +204,26 @@ impl PageSink for Sink<'_> {
 }
 
 type Region = vm_memory::GuestRegionMmap<()>;
+
+/// Above those of the regions, of which there are three.
+const TPM_SLOT: u32 = 16;
+
+/// Tells KVM about a region of a [`MachineMemory`].
+fn register(vm: &VmFd, slot: u32, region: &Region) -> Result<(), MemoryError> {
+    let gpa = region.start_addr().0;
+    let bytes = region.len();
+    let userspace_addr = region.as_ptr() as u64;
+    let slot = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: gpa,
+        memory_size: bytes,
+        userspace_addr,
+    };
+    // SAFETY: the range is a live mapping that a `MachineMemory` owns, which outlives the VM (see `register` there), and
+    // no two regions overlap.
+    unsafe { vm.set_user_memory_region(slot) }.map_err(|source| MemoryError::Slot { gpa, bytes, source })
+}
 
 /// Hints only: a kernel that does not know the advice loses an optimisation, nothing else.
 fn advise(region: &Region, advice: libc::c_int) {

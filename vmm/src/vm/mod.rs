@@ -4,6 +4,7 @@
 //! Everything here is about what the processor and the kernel need; which devices exist and where they answer
 //! is decided in [`crate::machine`], and when the VM starts and stops in [`crate::run`].
 
+pub mod coalesced;
 pub mod control;
 pub mod cpuid;
 pub mod exits;

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::certificates::{Answer, Certificates};
 
+use super::coalesced::CoalescedWrites;
 use super::control::{Control, Ending};
 use super::cpuid::{CpuidBase, CpuidError};
 use super::exits::ExitCounts;
@@ -141,6 +142,11 @@ impl Vcpu {
     /// Lets it serve certificates.
     pub fn set_certificates(&mut self, certificates: Arc<Certificates>) {
         self.certificates = Some(certificates);
+    }
+
+    /// Maps the ring of writes that KVM collects for the whole VM; once.
+    pub fn coalesced_writes(&self) -> std::io::Result<CoalescedWrites> {
+        CoalescedWrites::map(&self.fd)
     }
 
     /// Its CPUID table as KVM has it now.

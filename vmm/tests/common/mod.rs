@@ -195,6 +195,18 @@ impl Vm {
         assert_eq!(kill(self.child.id() as i32, signal), 0, "the process is there and ours");
     }
 
+    /// The processes that its main thread has started.
+    pub fn children(&self) -> Vec<i32> {
+        let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap();
+        list.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// Kills one of them.
+    pub fn kill_child(&self, pid: i32) {
+        assert!(self.children().contains(&pid));
+        assert_eq!(kill(pid, libc::SIGKILL), 0);
+    }
+
     /// Writes to the VM's standard input.
     pub fn input(&mut self) -> std::process::ChildStdin {
         self.child.stdin.take().unwrap()

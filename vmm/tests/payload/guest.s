@@ -6,13 +6,15 @@
 # `guest_start` in real mode; from there it goes to flat 32-bit mode without paging or interrupts and runs the records at
 # the address in PARAMETERS. A record is four words: operation, a, b, c. `acc` is the last value read.
 #
-# RAM: 0x600 acc, 0x604 random state, 0x608 rounds left, stack below 0x7000, AP code at 0x8000, AP flags at 0x9000. The rest is the script's.
+# RAM: 0x600 acc, 0x604 random state, 0x608 rounds left, 0x60c and 0x610 what the hammer hits, stack below 0x7000, AP code at 0x8000, AP flags at 0x9000. The rest is the script's.
 
 .set BASE, 0xffff0000
 .set PARAMETERS, 0xffffff00
 .set ACC, 0x600
 .set RANDOM, 0x604
 .set ROUNDS, 0x608
+.set HAMMER_AT, 0x60c
+.set HAMMER_LEN, 0x610
 .set STACK, 0x7000
 .set AP_CODE, 0x8000
 .set AP_COUNT, 0x8ff0
@@ -101,6 +103,7 @@ operations:
     OPERATION op_delay
     OPERATION op_copy
     OPERATION op_flood
+    OPERATION op_hammer
 operations_end:
 
 # Power off; what runs when the script is over.
@@ -462,6 +465,51 @@ op_delay:
     decl %edi
     jnz op_delay
     jmp next
+
+# Start the other processors and let them write to the b bytes at a for ever; go on when the first of them runs.
+op_hammer:
+    movl %edi, HAMMER_AT
+    movl %ebx, HAMMER_LEN
+    movl $(hammer_start - guest_start + BASE), %esi
+    movl $AP_CODE, %edi
+    movl $(hammer_end - hammer_start), %ecx
+    rep movsb
+    movl $1, AP_COUNT
+    movl $0xc4500, APIC + 0x300
+    movl $0xc4600 | (AP_CODE >> 12), APIC + 0x300
+    movl $2000000, %ecx
+1:  cmpl $1, AP_COUNT
+    jne next
+    decl %ecx
+    jnz 1b
+    jmp next
+
+    .code16
+hammer_start:
+    cli
+    lgdtl %cs:(hammer_gdt - hammer_start)
+    movl %cr0, %eax
+    orb $1, %al
+    movl %eax, %cr0
+    ljmpl $8, $(hammer - guest_start + BASE)
+hammer_gdt:
+    .word 23
+    .long gdt - guest_start + BASE
+hammer_end:
+    .code32
+hammer:
+    movw $16, %ax
+    movw %ax, %ds
+    lock incl AP_COUNT
+    xorl %eax, %eax
+1:  movl HAMMER_AT, %edi
+    movl HAMMER_LEN, %ecx
+2:  movb %al, (%edi)
+    incl %eax
+    incl %edi
+    decl %ecx
+    jnz 2b
+    jmp 1b
 
 # Copy c bytes from b to a.
 op_copy:

@@ -20,6 +20,7 @@ mod signals;
 mod smp;
 #[expect(unsafe_code, reason = "openpty and termios have no safe interface in std")]
 mod terminal;
+mod tpm;
 mod virtio;
 
 use common::{Ended, Lab, has_kvm};

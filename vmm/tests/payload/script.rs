@@ -54,6 +54,7 @@ enum Operation {
     Delay,
     Copy,
     Flood,
+    Hammer,
 }
 
 /// A guest program: operations one after the other, then power-off.
@@ -209,6 +210,11 @@ impl Script {
     /// Counts down from `count`.
     pub fn delay(self, count: u32) -> Self {
         self.op(Operation::Delay, count, 0, 0)
+    }
+
+    /// Lets the other processors write to `len` bytes at `address` for ever, each byte by itself.
+    pub fn hammer(self, address: u32, len: u32) -> Self {
+        self.op(Operation::Hammer, address, len, 0)
     }
 
     /// The firmware image: records, data, interpreter.

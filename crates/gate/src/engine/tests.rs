@@ -85,6 +85,7 @@ impl Fixture {
                 rng: true,
                 vlek_only: false,
                 cpuid_corrections: false,
+                vtpm: None,
                 debug: vec![],
             },
         };

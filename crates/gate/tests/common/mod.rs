@@ -120,6 +120,7 @@ impl Gate {
                 rng: true,
                 vlek_only: false,
                 cpuid_corrections: false,
+                vtpm: None,
                 debug: vec![],
             },
         };

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The guest's TPM over the life of the process.
+//!
+//! A [`Vtpm`] is made before the first machine and outlives all of them: a reset of the guest is a new machine with the same
+//! TPM, which loses its power in between (so PCRs start anew and keys stay). Startup is the firmware's. What a machine gets is an
+//! executor for its device ([`Vtpm::power_cycle`]).
+//!
+//! A TPM that fails while the guest runs is the guest's to see (`TPM_RC_FAILURE` and the device's error bit); the next reset
+//! tries to bring it back. Only a TPM that never worked keeps a VM from starting.
+
+mod banks;
+mod executor;
+
+use cvmm_devices::tpm::TpmExecutor;
+use cvmm_vtpm::command::CRB_BUFFER;
+use cvmm_vtpm::store::MemoryStore;
+use cvmm_vtpm::{
+    EngineError, LibraryEngine, ProcessEngine, ProcessOptions, Response, StateStore, Tpm, TpmEngine,
+};
+use kvm_ioctls::Kvm;
+use thiserror::Error;
+
+pub use banks::BankError;
+
+use crate::config::{self, Sandbox, VtpmMode};
+use crate::exit_code::ExitStatus;
+use executor::Executor;
+
+/// Why there is no TPM.
+#[derive(Debug, Error)]
+pub enum VtpmError {
+    /// The engine.
+    #[error("vtpm.engine: the guest's tpm does not start: {0}")]
+    Engine(#[from] EngineError),
+    /// Its banks.
+    #[error(transparent)]
+    Banks(#[from] BankError),
+    /// An SVSM, which this kernel cannot run.
+    #[error(
+        "vtpm.svsm.host: vtpm.mode = \"svsm\" needs a host kernel that can run a guest at several VMPLs (KVM planes), and this one \
+         cannot; no released kernel can yet. Use mode = \"in-process\", whose TPM is on the host's side, or none"
+    )]
+    NoVmpls,
+    /// An SVSM, which cvmm cannot launch.
+    #[error(
+        "vtpm.svsm.vmm: this host kernel seems to know KVM planes ({0}), but their interface is not released and cvmm does not use it; \
+         use mode = \"in-process\" or none"
+    )]
+    UnreleasedVmpls(i32),
+}
+
+impl VtpmError {
+    /// The exit code for it.
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Engine(_) | Self::NoVmpls | Self::UnreleasedVmpls(_) => ExitStatus::Host,
+            Self::Banks(_) => ExitStatus::Internal,
+        }
+    }
+}
+
+/// KVM_CAP_PLANES as in the patches for Linux (x86 kernels without them answer 0).
+const CAP_PLANES: libc::c_ulong = 239;
+
+/// What the host kernel lacks for the TPM of `config`, before anything is started.
+pub fn probe(kvm: &Kvm, config: &config::Vtpm) -> Result<(), VtpmError> {
+    match config.mode {
+        VtpmMode::InProcess => Ok(()),
+        VtpmMode::Svsm => match kvm.check_extension_raw(CAP_PLANES) {
+            ..=1 => Err(VtpmError::NoVmpls),
+            planes => Err(VtpmError::UnreleasedVmpls(planes)),
+        },
+    }
+}
+
+/// The TPM of a VM.
+#[derive(Debug)]
+pub struct Vtpm {
+    tpm: Tpm,
+}
+
+impl Vtpm {
+    /// The TPM that `config` wants, with state that nobody keeps.
+    pub fn start(config: &config::Vtpm) -> Result<Self, VtpmError> {
+        tracing::warn!(
+            "the guest's tpm is on the host's side of the boundary (vtpm.mode = \"in-process\"): whoever controls the host can read its \
+             keys and forge its pcrs; it is new with this process, and what the guest seals is lost with it"
+        );
+        Self::new(engine(config.sandbox, Box::new(MemoryStore::new()))?, &config.pcr_banks)
+    }
+
+    /// The TPM of `engine`, which is off.
+    pub fn new(mut engine: Box<dyn TpmEngine>, banks: &[config::PcrBank]) -> Result<Self, VtpmError> {
+        // So that TPM_PT_MAX_COMMAND_SIZE and the device's buffer agree.
+        engine.buffer_size(Some(CRB_BUFFER))?;
+        engine.power_on()?;
+        let mut failure = None;
+        let changed = banks::activate(banks, |command| match engine.execute(0, command) {
+            Ok(response) => response.to_vec(),
+            Err(error) => {
+                failure = Some(error);
+                Response::failure().to_vec()
+            }
+        });
+        match (failure, changed) {
+            (Some(error), _) => return Err(error.into()),
+            (None, changed) => tracing::debug!(?banks, changed = changed?, "pcr banks of the guest's tpm"),
+        }
+        engine.power_off();
+        Ok(Self { tpm: Tpm::new(engine)? })
+    }
+
+    /// What a reset of the machine is for the TPM, and what the new machine's device is in front of.
+    pub fn power_cycle(&self) -> Box<dyn TpmExecutor> {
+        if let Err(error) = self.tpm.power_cycle() {
+            // The guest will be told at its first command.
+            tracing::error!(%error, "the guest's tpm does not come up");
+        }
+        Box::new(Executor::new(self.tpm.clone()))
+    }
+
+    /// What the engine has done.
+    pub fn statistics(&self) -> cvmm_vtpm::Statistics {
+        self.tpm.statistics()
+    }
+}
+
+/// The engine that `sandbox` names, off, with its state in `store`.
+fn engine(sandbox: Sandbox, store: Box<dyn StateStore>) -> Result<Box<dyn TpmEngine>, EngineError> {
+    Ok(match sandbox {
+        Sandbox::Thread => Box::new(LibraryEngine::new(store)?),
+        Sandbox::Process => Box::new(ProcessEngine::new(ProcessOptions::default(), store)?),
+    })
+}
