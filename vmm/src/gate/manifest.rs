@@ -7,7 +7,9 @@
 //! - *validated*: held against a rule of this host before anything is launched, and of no interest to the guest's owner;
 //! - *harmless*: changes nothing that a guest's owner or the host could lose by.
 
-use cvmm_gate_client::manifest::{Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest, Vtpm};
+use cvmm_gate_client::manifest::{
+    Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest, Vtpm,
+};
 use cvmm_launch::blob::{Blob, ReadError};
 use cvmm_launch::first_stage::program_digest;
 use cvmm_launch::hashes::{HashError, KernelHashes};

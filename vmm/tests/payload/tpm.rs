@@ -91,9 +91,11 @@ fn answers_on_every_way() {
         ("shared_buffer = false\n", false, &[Way::Bytes, Way::Words]),
         ("sandbox = \"process\"\n", true, &[Way::Bytes, Way::Page]),
     ] {
-        let mut script = Script::new().read32(LOC_STATE).print().read32(INTF_ID).print().read32(CMD_ADDR).print();
+        let mut script =
+            Script::new().read32(LOC_STATE).print().read32(INTF_ID).print().read32(CMD_ADDR).print();
         script = command(request(script), Way::Bytes, &STARTUP);
-        let mut expected = format!("00000081\n00025a11\n{}\n00000000\n", if page { "fed41000" } else { "fed40080" });
+        let mut expected =
+            format!("00000081\n00025a11\n{}\n00000000\n", if page { "fed41000" } else { "fed40080" });
         for way in ways {
             script = command(script, *way, &FAMILY).read32(WINDOW + VALUE).print();
             expected.push_str("00000000\n00302e32\n");
@@ -137,7 +139,8 @@ fn collects_writes_and_plays_them_in_order() {
 fn starts_again_with_every_reset() {
     // A reset by the chipset's register; the second run finds RAM of a new machine, so there is no way to count: the
     // harness ends the VM at the reset.
-    let script = command(command(request(Script::new()), Way::Bytes, &STARTUP), Way::Page, &STARTUP).out8(0xcf9, 6);
+    let script =
+        command(command(request(Script::new()), Way::Bytes, &STARTUP), Way::Page, &STARTUP).out8(0xcf9, 6);
     let Some(lab) = with_tpm(script, "") else { return };
     let ended = lab.argument("--exit-on-reset").start().finish();
     // TPM_RC_INITIALIZE the second time.
@@ -205,7 +208,9 @@ fn a_buffer_that_changes_while_commands_start() {
         // The size field and the command's code among what changes.
         script = script.hammer(target, 12);
         for _ in 0..60 {
-            script = put(script.write32(CTRL_REQ, 1), way, &RANDOM).write32(CTRL_START, 1).wait32(CTRL_START, 1, 0);
+            script = put(script.write32(CTRL_REQ, 1), way, &RANDOM)
+                .write32(CTRL_START, 1)
+                .wait32(CTRL_START, 1, 0);
         }
         script = script.read32(CTRL_STS).print().text("survived\n");
         let Some(lab) = with_tpm(script, keys) else { return };

@@ -11,6 +11,7 @@ mod life;
 mod memory;
 mod snp;
 mod tamper;
+mod tpm;
 
 use std::time::Duration;
 
@@ -88,6 +89,7 @@ pub fn all() -> Vec<Case> {
         snp::gate::CASES,
         snp::stage::CASES,
         holes::CASES,
+        tpm::CASES,
     ]
     .concat()
 }

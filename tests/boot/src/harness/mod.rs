@@ -5,6 +5,7 @@
 pub mod contract;
 pub mod doctor;
 pub mod dump;
+pub mod eventlog;
 pub mod gate;
 pub mod images;
 pub mod leftovers;

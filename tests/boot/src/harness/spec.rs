@@ -98,6 +98,8 @@ pub struct Spec {
     pub gate: Option<String>,
     /// Whether a first stage runs before the firmware.
     pub first_stage: bool,
+    /// The keys of `[vtpm]`.
+    pub vtpm: Option<String>,
 }
 
 impl Spec {
@@ -120,6 +122,7 @@ impl Spec {
             without_gate: false,
             gate: None,
             first_stage: false,
+            vtpm: None,
         }
     }
 
@@ -232,6 +235,9 @@ impl Spec {
         }
         if let Some(gate) = &self.gate {
             let _ = write!(text, "\n[gate]\n{gate}");
+        }
+        if let Some(vtpm) = &self.vtpm {
+            let _ = write!(text, "\n[vtpm]\n{vtpm}");
         }
         let _ = writeln!(text, "\n[debug]\nuser_space_marker = {}", quoted(USER_SPACE));
         for (key, value) in &self.debug {
