@@ -20,9 +20,20 @@ pub const CASES: &[Case] = &[
         exits,
         "the same boot with each measure against exits alone, with none and with all: what each saves",
     ),
-    case("tpm-reset", 300, reset, "a reset of the guest is one of its TPM; the same boot gives the same PCRs"),
+    case(
+        "tpm-reset",
+        300,
+        reset,
+        "a reset of the guest is one of its TPM; the same boot gives the same PCRs",
+    ),
     case("tpm-killed", 240, killed, "the TPM's process is killed: the guest is told, the VM lives"),
-    on(Host::Snp, "snp-tpm-uki", 300, snp_uki, "an SNP guest with a TPM in the VMM: PCRs and event log agree"),
+    on(
+        Host::Snp,
+        "snp-tpm-uki",
+        300,
+        snp_uki,
+        "an SNP guest with a TPM in the VMM: PCRs and event log agree",
+    ),
     on(Host::Snp, "snp-tpm-exits", 900, snp_exits, "what each measure against exits saves an SNP guest"),
 ];
 
@@ -45,7 +56,10 @@ fn check(ended: &Ended) -> Result<EventLog> {
         log.check(ended, bank)?;
     }
     let facts = ended.facts();
-    ensure!(!facts.contains_key("pcr-sha1") && !facts.contains_key("pcr-sha512"), "there are other banks: {facts:?}");
+    ensure!(
+        !facts.contains_key("pcr-sha1") && !facts.contains_key("pcr-sha512"),
+        "there are other banks: {facts:?}"
+    );
     for (command, least) in [("tpm_random", 28), ("tpm_primary", 100)] {
         let response = hex(facts.get(command).copied().unwrap_or_default())?;
         ensure!(
@@ -61,7 +75,10 @@ fn uki(ctx: &Ctx) -> Result<()> {
     let ended = Vm::start(ctx, &spec(ctx, "")?)?.end_well()?;
     check(&ended)?;
     let exits = Exits::of(&ended)?;
-    ensure!(exits.slow > 0, "no command took longer than the device waits, or the guest would have seen it fail");
+    ensure!(
+        exits.slow > 0,
+        "no command took longer than the device waits, or the guest would have seen it fail"
+    );
     Ok(())
 }
 
@@ -76,7 +93,8 @@ fn reset(ctx: &Ctx) -> Result<()> {
     // Two boots of one cvmm: Startup would be refused the second time if the TPM had not been reset, and then the
     // firmware would leave the TPM alone and the kernel find PCRs without a log.
     let disk = images::blank(&ctx.path("disk.img"), 1)?;
-    let mut rebooting = Spec::uki(ctx, images::uki(ctx, "reboot", &cmdline("ttyS0", "reboot cvmm.then=tpm"))?);
+    let mut rebooting =
+        Spec::uki(ctx, images::uki(ctx, "reboot", &cmdline("ttyS0", "reboot cvmm.then=tpm"))?);
     rebooting.disks.push(crate::harness::Disk::data(&disk));
     rebooting.vtpm = Some(IN_PROCESS.to_owned());
     let ended = Vm::start(ctx, &rebooting)?.end_well()?;
@@ -118,10 +136,12 @@ struct Exits {
 impl Exits {
     fn of(ended: &Ended) -> Result<Self> {
         let timeline = ended.timeline()?;
-        let count = |name: &str| timeline.json.pointer(&format!("/exits/{name}")).and_then(serde_json::Value::as_u64);
+        let count =
+            |name: &str| timeline.json.pointer(&format!("/exits/{name}")).and_then(serde_json::Value::as_u64);
         let named = |name: &str| count(name).with_context(|| format!("no count of {name}"));
         let at = |phase: &str| timeline.at(phase).with_context(|| format!("no phase {phase}"));
-        let span = |from: &str, to: &str| Ok::<_, anyhow::Error>(at(to)?.saturating_sub(at(from)?) / 1_000_000);
+        let span =
+            |from: &str, to: &str| Ok::<_, anyhow::Error>(at(to)?.saturating_sub(at(from)?) / 1_000_000);
         Ok(Self {
             mmio: named("mmio.0xfed40000")?,
             commands: named("tpm.commands")?,
@@ -166,7 +186,10 @@ fn compare(ctx: &Ctx, kind: fn(Spec) -> Spec) -> Result<()> {
         let ended = Vm::start(ctx, &kind(spec(ctx, &keys)?))?.end_well()?;
         let found = Exits::of(&ended)?;
         let banks = keys.contains("pcr_banks");
-        ensure!(ended.facts().contains_key("pcr-sha1") == banks, "{name}: the guest's banks are not those of vm.toml");
+        ensure!(
+            ended.facts().contains_key("pcr-sha1") == banks,
+            "{name}: the guest's banks are not those of vm.toml"
+        );
         // For the log of the run, and the files that are kept.
         let _ = writeln!(std::io::stderr(), "{}", found.row(name));
         counts.push(found);
@@ -175,8 +198,16 @@ fn compare(ctx: &Ctx, kind: fn(Spec) -> Spec) -> Result<()> {
     fs::write(ctx.path("exits"), rows.join("\n"))?;
     let [none, banks, coalesced, page, all] = &counts[..] else { anyhow::bail!("five boots") };
     ensure!(banks.mmio < none.mmio, "two banks save nothing: {} and {}", banks.mmio, none.mmio);
-    ensure!(coalesced.collected > 2000 && coalesced.mmio < none.mmio * 3 / 4, "collected writes save too little");
-    ensure!(page.from_page > 10 && page.mmio < none.mmio, "the page saves nothing: {} and {}", page.mmio, none.mmio);
+    ensure!(
+        coalesced.collected > 2000 && coalesced.mmio < none.mmio * 3 / 4,
+        "collected writes save too little"
+    );
+    ensure!(
+        page.from_page > 10 && page.mmio < none.mmio,
+        "the page saves nothing: {} and {}",
+        page.mmio,
+        none.mmio
+    );
     ensure!(none.from_page + none.collected == 0, "a measure is on that should be off");
     ensure!(all.mmio * 2 < none.mmio, "all together save too little: {} and {}", all.mmio, none.mmio);
     Ok(())

@@ -89,7 +89,9 @@ impl EventLog {
             let mut digests = BTreeMap::new();
             for _ in 0..count {
                 let algorithm = reader.u16()?;
-                let size = sizes.get(&algorithm).with_context(|| format!("hash {algorithm:#x} is not in the header"))?;
+                let size = sizes
+                    .get(&algorithm)
+                    .with_context(|| format!("hash {algorithm:#x} is not in the header"))?;
                 digests.insert(algorithm, reader.take(*size)?.to_vec());
             }
             let len = reader.u32()? as usize;
@@ -103,7 +105,9 @@ impl EventLog {
     fn replay(&self, bank: Bank) -> Result<Vec<Vec<u8>>> {
         let mut pcrs = vec![vec![0; bank.hash.output_len()]; PCRS];
         for event in self.events.iter().filter(|event| event.kind != NO_ACTION) {
-            let pcr = pcrs.get_mut(event.pcr as usize).with_context(|| format!("an event for PCR {}", event.pcr))?;
+            let pcr = pcrs
+                .get_mut(event.pcr as usize)
+                .with_context(|| format!("an event for PCR {}", event.pcr))?;
             let Some(measured) = event.digests.get(&bank.id) else {
                 bail!("an event of PCR {} has no {} digest", event.pcr, bank.name)
             };
@@ -121,7 +125,11 @@ impl EventLog {
         ensure!(found.len() == PCRS, "the guest has {} PCRs", found.len());
         for (pcr, (found, expected)) in found.iter().zip(self.replay(bank)?).enumerate() {
             if pcr != IMA && !DYNAMIC.contains(&pcr) {
-                ensure!(*found == expected, "PCR {pcr} of bank {} is not what the event log leads to", bank.name);
+                ensure!(
+                    *found == expected,
+                    "PCR {pcr} of bank {} is not what the event log leads to",
+                    bank.name
+                );
             }
         }
         // The firmware has measured itself, its configuration and what it started.
