@@ -19,6 +19,7 @@ pub mod process;
 pub mod store;
 pub mod swtpm;
 mod sys;
+pub mod vmgs;
 pub mod worker;
 
 pub use engine::{EngineError, Response, Statistics, TpmEngine};
