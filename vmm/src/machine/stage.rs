@@ -326,3 +326,122 @@ pub(super) fn run(
         (None, None, _) => Err(StageError::NoProcessor),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cvmm_first_stage::layout::{INBOX_LEN, WINDOW, WINDOW_LEN};
+    use proptest::prelude::*;
+    use vm_memory::GuestMemoryMmap;
+    use zerocopy::little_endian::U64;
+
+    use super::*;
+
+    const LEN: u64 = PIECE_LEN + 100;
+
+    struct World {
+        memory: DeviceMemory,
+        mailbox: Mailbox,
+        control: Arc<Control>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(WINDOW), WINDOW_LEN as usize)]).unwrap();
+            let memory = DeviceMemory::new(Arc::new(ram));
+            let uki: Vec<u8> = (0..LEN).map(|at| (at % 251) as u8).collect();
+            let control = Control::new().unwrap();
+            let uki = Some(Blob::from_bytes("uki", uki));
+            let mailbox = Mailbox::new(memory.clone(), uki, Arc::clone(&control), None);
+            mailbox.with(|inner| inner.open = true);
+            Self { memory, mailbox, control }
+        }
+
+        /// Rings with this header and body; the answer's header.
+        fn ring(&mut self, header: &[u8], body: &[u8]) -> Header {
+            self.memory.write_slice(&[0; INBOX_LEN as usize], GuestAddress(INBOX)).unwrap();
+            self.memory.write_slice(header, GuestAddress(OUTBOX)).unwrap();
+            self.memory.write_slice(body, GuestAddress(OUTBOX + HEADER as u64)).unwrap();
+            self.mailbox.write(0, &7_u32.to_le_bytes());
+            let mut answer = Header::new_zeroed();
+            self.memory.read_slice(answer.as_mut_bytes(), GuestAddress(INBOX)).unwrap();
+            answer
+        }
+
+        fn ask(&mut self, kind: Kind, body: &[u8]) -> Header {
+            let header = Header {
+                magic: U32::new(MAGIC),
+                sequence: U32::new(7),
+                kind: U32::new(kind as u32),
+                len: U32::new(body.len() as u32),
+            };
+            self.ring(header.as_bytes(), body)
+        }
+    }
+
+    fn piece(offset: u64, len: u64) -> Fill {
+        Fill { offset: U64::new(offset), len: U64::new(len) }
+    }
+
+    #[test]
+    fn pieces_of_the_uki_and_nothing_else_get_into_the_window() {
+        let mut world = World::new();
+        for (offset, len) in [(0, PIECE_LEN), (PIECE_LEN, 100)] {
+            let answer = world.ask(Kind::Fill, piece(offset, len).as_bytes());
+            assert_eq!((answer.kind.get(), answer.sequence.get()), (Kind::Filled as u32, 7));
+            let mut bytes = vec![0; len as usize];
+            world.memory.read_slice(&mut bytes, GuestAddress(PIECE)).unwrap();
+            assert!(bytes.iter().zip(offset..).all(|(byte, at)| *byte == (at % 251) as u8));
+        }
+        for wrong in [
+            piece(1, 8),
+            piece(0, PIECE_LEN + 1),
+            piece(PIECE_LEN, 101),
+            piece(u64::MAX & !0xfff, 0x1000),
+            piece(0, u64::MAX),
+        ] {
+            assert_eq!(world.ask(Kind::Fill, wrong.as_bytes()), Header::new_zeroed(), "{wrong:?}");
+        }
+        assert_eq!(world.ask(Kind::Fill, &[0; 15]), Header::new_zeroed());
+        assert!(!world.mailbox.is_done());
+        assert_eq!(world.ask(Kind::Done, &[]).kind.get(), Kind::Goodbye as u32);
+        assert!(world.mailbox.is_done() && !world.control.is_stopping());
+    }
+
+    #[test]
+    fn without_a_gate_there_is_nothing_to_say_about_one() {
+        let mut world = World::new();
+        assert_eq!(world.ask(Kind::Hello, &[]), Header::new_zeroed());
+        assert_eq!(world.ask(Kind::Evidence, &[0; size_of::<Evidence>()]), Header::new_zeroed());
+        assert_eq!(world.ask(Kind::Evidence, &[]), Header::new_zeroed());
+        // An answer is no question.
+        assert_eq!(world.ask(Kind::Ticket, &[]), Header::new_zeroed());
+    }
+
+    #[test]
+    fn a_closed_mailbox_is_silent_and_an_open_one_not_for_ever() {
+        let mut world = World::new();
+        world.mailbox.with(|inner| inner.open = false);
+        assert_eq!(world.ask(Kind::Done, &[]), Header::new_zeroed());
+        assert!(!world.mailbox.is_done());
+        world.mailbox.with(|inner| (inner.open, inner.messages) = (true, MOST_MESSAGES));
+        assert_eq!(world.ask(Kind::Fill, piece(0, 8).as_bytes()), Header::new_zeroed());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_message_panics(header: [u8; 16], good: bool, body in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut world = World::new();
+            let mut header = header;
+            if good {
+                header[..4].copy_from_slice(&MAGIC.to_le_bytes());
+                let (kind, len) = (header[8] % 9, header[12] % 64);
+                header[8..].copy_from_slice(&[kind, 0, 0, 0, len, 0, 0, 0]);
+            }
+            world.ring(&header, &body);
+            let mut mailbox = world.mailbox.clone();
+            mailbox.write(1, &[0; 2]);
+            mailbox.write(0, &[0; 8]);
+        }
+    }
+}
