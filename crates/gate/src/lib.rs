@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod files;
+pub mod heap;
 pub mod host;
 pub mod kds;
 pub mod keys;
