@@ -441,7 +441,65 @@ def vmgs():
     yield "long", bytes([0, 4, 20, 0]) + put(4096, b"dirt")
 
 
-TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline, id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs]
+def policy():
+    digest = "ab" * 48
+    guest = f'[guest]\nmeasurements = ["{digest}"]\n'
+    tcb = "[platform.min_tcb.%s]\n%sbootloader = 1\ntee = 0\nsnp = 2\nmicrocode = 3\n"
+    milan = '[platform]\nproducts = ["milan"]\n' + tcb % ("milan", "")
+    more = f"""id = "p"
+version = 3
+not_before = 2026-01-01T00:00:00Z
+not_after = 2027-01-01T00:00:00Z
+min_gate_version = "0.1.0"
+evidence = "guest-report"
+unsafe_allow_debug = true
+[guest]
+config = ["a.toml"]
+vcpu_types = ["EPYC-Milan", "0xa00f11"]
+host_data = ["{"01" * 32}"]
+require = ["smt"]
+forbid = ["cxl-allowed"]
+family_id = "{"02" * 16}"
+id_keys = ["{digest}"]
+max_vmpl = 3
+[platform]
+products = ["turin"]
+mit_vector = {{ turin = 63 }}
+min_firmware = "1.55.21"
+refuse_unknown_bits = true
+chip_ids = ["0011223344556677"]
+crl = "if-present"
+max_crl_age_days = 30
+{tcb % ("turin", "fmc = 1" + chr(10))}[rego]
+file = "p.rego"
+sha384 = "{digest}"
+[ticket]
+lifetime_s = 60
+"""
+    yield "small", b"\0" + ('id = "p"\nversion = 1\n' + guest + milan).encode()
+    yield "all", b"\0" + more.encode()
+    text = ('minimum_guest_svn: 1 policy: 0x130000 family_id: "' + "\\x01" * 16 + '" measurement: "' + "\\252" * 48 +
+            '"\nvmpl { value: 0 } minimum_tcb: 0x0300000000000004 platform_info < value: 1 >\nrequire_id_block: true '
+            'trusted_id_key_hashes: ["' + "\\x05" * 48 + '"] minimum_version: "1.55" product { name: SEV_PRODUCT_MILAN }')
+    yield "textproto", bytes([1 | 3 << 3]) + text.encode()
+    claims = [("launchmeasurement", digest), ("hostdata", "00" * 32), ("is-debuggable", "false"), ("vmpl", 0), ("guestsvn", 2),
+              ("microcode-svn", 200), ("smt-allowed", True)]
+    conditions = [{"claim": "x-ms-sevsnpvm-" + claim, "equals": value} for claim, value in claims]
+    conditions[1] = {"anyOf": [conditions[1]]}
+    skr = {"version": "1.0.0", "anyOf": [{"authority": "https://a.example", "allOf": conditions}]}
+    yield "skr", bytes([2 | (4 | 8) << 3]) + json.dumps(skr).encode()
+    code = """package cvmm
+import rego.v1
+deny contains sprintf("svn %d", [input.report.guest_svn]) if { input.report.guest_svn != null; input.report.guest_svn < 5 }
+deny contains "disk" if { some d in input.launch.disks; not d in {"root"} }
+f(x) := y if { y := [z | some z in x; startswith(z, "a")] }
+verdict := {"allow": count(deny) + count(f(["a"])) == 1, "reasons": deny}
+"""
+    yield "rego", b"\3" + code.encode()
+
+
+TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline,
+           id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs, policy]
 
 
 def main():

@@ -49,6 +49,7 @@ use crate::files::{self, FileError};
 use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
+use crate::rego::input::{Known, Stage};
 use crate::secrets::Secrets;
 use crate::stage_ticket;
 
@@ -176,6 +177,7 @@ struct Subject<'a> {
 struct StageEvidence {
     report: Vec<u8>,
     key: [u8; 32],
+    claims: cvmm_attest::claims::Claims,
 }
 
 /// What is decided, with what it is about.
@@ -435,6 +437,15 @@ impl Engine {
             cpuid_corrections: manifest.machine.cpuid_corrections,
         };
         none_or(policy.policy.judge_launch(&facts))?;
+        // Only what the typed policy has nothing against is asked about: the answer cannot take a refusal back.
+        none_or(policy.ask(&Known {
+            stage: Stage::Launch,
+            now,
+            policy: (&policy.id.id, policy.id.version),
+            launch: Some((&manifest, digest.to_string())),
+            platform: None,
+            report: None,
+        }))?;
 
         let nonce = random()?;
         *id = session_id()?;
@@ -486,6 +497,7 @@ impl Engine {
         let status = decode("platform_status", platform_status)?;
         let mut class = EvidenceClass::IdBlock;
         let mut stage = None;
+        let mut shown = None;
         if launch.manifest.isolation != "snp" {
             class = EvidenceClass::HostAsserted;
         } else if launch.manifest.launch.first_stage.is_some() {
@@ -505,9 +517,19 @@ impl Engine {
             };
             none_or(launch.policy.policy.judge_claims(&claims, &expected, now))?;
             class = EvidenceClass::HostReport;
+            shown = Some(claims);
         }
         let facts = platform::facts(&status, launch.manifest.launch.cpu_signature, class)?;
         none_or(launch.policy.policy.judge_platform(&facts))?;
+        none_or(launch.policy.ask(&Known {
+            stage: Stage::Evidence,
+            now,
+            policy: (&launch.policy.id.id, launch.policy.id.version),
+            launch: Some((&launch.manifest, launch.digest.to_string())),
+            platform: Some(&facts),
+            // Of the guest's first stage, or of the host.
+            report: stage.as_ref().map(|stage| &stage.claims).or(shown.as_ref()),
+        }))?;
         let epoch = self.admitted.epoch(&launch.manifest.vm_id).map_err(|reason| vec![reason])?;
         let admission = Admission {
             epoch: epoch.saturating_add(1),
@@ -560,7 +582,7 @@ impl Engine {
             reasons.extend(one("policy.evidence", "the report is not of software at VMPL 0 of the guest"));
         }
         none_or(reasons)?;
-        Ok(StageEvidence { report, key })
+        Ok(StageEvidence { report, key, claims })
     }
 
     /// The ticket that a first stage waits for, with the VM's secrets for nobody else.
@@ -640,6 +662,14 @@ impl Engine {
             reasons.extend(one("policy.evidence", "the host asked for this report, not the guest"));
         }
         none_or(reasons)?;
+        none_or(policy.ask(&Known {
+            stage: Stage::Guest,
+            now,
+            policy: (&policy.id.id, policy.id.version),
+            launch: None,
+            platform: None,
+            report: Some(&claims),
+        }))?;
         self.ticket(Subject {
             stage: None,
             purpose: "attest",

@@ -3,8 +3,8 @@
 //!
 //! A process of its own that decides whether a guest may run. It trusts its configuration, its keys and AMD's roots, and nothing that
 //! comes over a socket. [`engine`] decides and does no I/O on sockets; [`server`] does nothing but that. What the engine needs is read
-//! by a module each: [`keys`], [`policies`], [`artifacts`], [`certificates`], [`admitted`] (the VMs it has let run), [`vm_keys`] (the keys of their
-//! state) and [`audit`].
+//! by a module each: [`keys`], [`policies`] (and [`rego`], which they may name), [`artifacts`], [`certificates`], [`admitted`] (the VMs
+//! it has let run), [`vm_keys`] (the keys of their state) and [`audit`].
 //!
 //! Every way out of a decision that is not a signed ticket is a denial with reasons, a failure of the gate itself included.
 
@@ -26,6 +26,7 @@ pub mod notify;
 pub mod pkcs11;
 pub mod policies;
 pub mod reasons;
+pub mod rego;
 pub mod sandbox;
 pub mod secrets;
 pub mod server;

@@ -51,7 +51,7 @@ enum Command {
         #[arg(long, short, value_name = "GATE.TOML")]
         config: PathBuf,
     },
-    /// Sign policies
+    /// Check and sign policies
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Files that guests are launched from
@@ -80,6 +80,11 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum PolicyCommand {
+    /// Check whether a gate could use a policy, its Rego code included; the signature is not looked at
+    Check {
+        /// The policy
+        file: PathBuf,
+    },
     /// Write FILE.jws
     Sign {
         /// Private key, PEM
@@ -204,6 +209,15 @@ fn run(command: Command) -> Result<Ended> {
             if let Some(tls) = &engine.config().tls {
                 tls.load()?;
             }
+        }
+        Command::Policy(PolicyCommand::Check { file }) => {
+            let policy = policies::check(&file)?;
+            print(&format!(
+                "{}: valid (policy {}, version {})\n",
+                file.display(),
+                policy.id,
+                policy.version
+            ))?;
         }
         Command::Policy(PolicyCommand::Sign { key, file }) => {
             policies::sign(&file, &Signer::load(&key)?)?;

@@ -4,6 +4,8 @@
 //! The signature is a JWS with its payload detached and unencoded (RFC 7797), ES384. The highest version of each policy that was ever
 //! in force, with its hash, is kept in the state folder: an older version, or another file with the same number, is refused. To go
 //! back, the old content gets a higher number.
+//!
+//! A policy that names Rego code has the SHA-384 of that file in it, so that the signature covers both.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +15,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA384, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cvmm_attest::policy::{MAX_FILE, Policy, PolicyError};
+use cvmm_attest::policy::{GateVersion, MAX_FILE, Policy, PolicyError};
+use cvmm_attest::reason::Reason;
 use cvmm_gate_client::protocol::PolicyId;
 use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_snp::digest::Digest;
@@ -21,6 +24,7 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::keys::{KeysError, Signer};
+use crate::rego::{self, Rego};
 
 const HEADER: &str = r#"{"alg":"ES384","b64":false,"crit":["b64"]}"#;
 /// Policies of one gate, at most.
@@ -59,6 +63,16 @@ pub struct InForce {
     pub id: PolicyId,
     /// SHA-384 of its file.
     pub digest: Digest,
+    /// What else is asked.
+    pub rego: Option<Rego>,
+}
+
+impl InForce {
+    /// What the policy's Rego code has against what is known. Nothing, if the policy names none.
+    #[must_use]
+    pub fn ask(&self, known: &rego::input::Known<'_>) -> Vec<Reason> {
+        self.rego.as_ref().map_or_else(Vec::new, |rego| rego.ask(&rego::input::document(known)))
+    }
 }
 
 /// All policies, by name.
@@ -88,16 +102,53 @@ pub fn load(folder: &Path, signers: &[VerdictKey], versions: &Path) -> Result<Po
         if path.file_stem().and_then(|stem| stem.to_str()) != Some(&policy.id) {
             return Err(unfit(format!("its id is {}: the file has to be called so", policy.id)));
         }
+        if let Some(least) = policy.min_gate_version.filter(|least| *least > own_version()) {
+            return Err(unfit(format!(
+                "it needs a gate of version {least} or newer, this one is {}",
+                own_version()
+            )));
+        }
+        let rego = complete(&path, &policy)?;
         let digest = sha384(text.as_bytes());
         not_older(&policy, digest, versions).map_err(unfit)?;
         let id = PolicyId { id: policy.id.clone(), version: policy.version, sha384: digest.to_string() };
-        found.insert(policy.id.clone(), Arc::new(InForce { policy, id, digest }));
+        found.insert(policy.id.clone(), Arc::new(InForce { policy, id, digest, rego }));
     }
     // Only when all are good: a reload that fails changes nothing.
     for InForce { id, .. } in found.values().map(AsRef::as_ref) {
         files::replace(&versions.join(&id.id), format!("{} {}\n", id.version, id.sha384).as_bytes(), 0o600)?;
     }
     Ok(found)
+}
+
+/// The version of this gate.
+fn own_version() -> GateVersion {
+    let part = |text: &str| text.parse().unwrap_or(0);
+    GateVersion([
+        part(env!("CARGO_PKG_VERSION_MAJOR")),
+        part(env!("CARGO_PKG_VERSION_MINOR")),
+        part(env!("CARGO_PKG_VERSION_PATCH")),
+    ])
+}
+
+/// Whether the policy in `path` has everything a gate needs of it; its Rego code, if it names any.
+fn complete(path: &Path, policy: &Policy) -> Result<Option<Rego>, PoliciesError> {
+    let unfit = |problem: String| PoliciesError::Unfit { path: path.to_owned(), problem };
+    if let Some(problem) = policy.unresolved() {
+        return Err(unfit(problem));
+    }
+    let Some(named) = &policy.rego else { return Ok(None) };
+    // A name without a folder: the policy's parser sees to that.
+    let bytes = files::read(&path.with_file_name(&named.file), rego::MAX_FILE as u64)?;
+    let found = sha384(&bytes);
+    if found != named.sha384 {
+        return Err(unfit(format!(
+            "{} has SHA-384 {found}, which is not rego.sha384: it is not what was signed",
+            named.file
+        )));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| unfit(format!("{} is not UTF-8", named.file)))?;
+    Rego::load(&named.file, &text).map(Some).map_err(unfit)
 }
 
 fn not_older(policy: &Policy, digest: Digest, versions: &Path) -> Result<(), String> {
@@ -137,13 +188,28 @@ fn signing_input(content: &[u8]) -> (String, Vec<u8>) {
     (header, input)
 }
 
+/// Whether a gate could use the policy at `path`: nobody signs what it would refuse. Says what is unsafe about it.
+pub fn check(path: &Path) -> Result<Policy, PoliciesError> {
+    parsed(path, &files::read(path, MAX_FILE as u64)?)
+}
+
+fn parsed(path: &Path, content: &[u8]) -> Result<Policy, PoliciesError> {
+    let unfit = |problem: &str| PoliciesError::Unfit { path: path.to_owned(), problem: problem.to_owned() };
+    let text = std::str::from_utf8(content).map_err(|_| unfit("it is not UTF-8"))?;
+    let policy =
+        Policy::parse(text).map_err(|problem| PoliciesError::Policy { path: path.to_owned(), problem })?;
+    complete(path, &policy)?;
+    for warning in policy.warnings() {
+        tracing::warn!(policy = policy.id, "{warning}");
+    }
+    Ok(policy)
+}
+
 /// Signs the policy at `path`.
 pub fn sign(path: &Path, signer: &Signer) -> Result<(), PoliciesError> {
     let unfit = |problem: String| PoliciesError::Unfit { path: path.to_owned(), problem };
     let content = files::read(path, MAX_FILE as u64)?;
-    let text = std::str::from_utf8(&content).map_err(|_| unfit("it is not UTF-8".to_owned()))?;
-    // Nobody signs what is no policy.
-    Policy::parse(text).map_err(|problem| PoliciesError::Policy { path: path.to_owned(), problem })?;
+    parsed(path, &content)?;
     let (header, input) = signing_input(&content);
     let signature = signer.sign(&input).map_err(|error: KeysError| unfit(error.to_string()))?;
     let jws = format!("{header}..{}\n", URL_SAFE_NO_PAD.encode(signature));
@@ -220,5 +286,94 @@ mod tests {
         fs::rename(&path, policies.join("q.toml")).unwrap();
         fs::rename(signature_path(&path), policies.join("q.toml.jws")).unwrap();
         assert!(load(&policies, &keys, &versions).unwrap_err().to_string().contains("called so"));
+    }
+
+    /// A folder with keys; and what a policy with these lines in its top and at its end is loaded as.
+    struct Lab(tempfile::TempDir);
+
+    impl Lab {
+        fn new() -> Self {
+            let lab = Self(tempfile::tempdir().unwrap());
+            generate(&lab.0.path().join("a.pem")).unwrap();
+            for name in ["policies", "versions"] {
+                fs::create_dir(lab.0.path().join(name)).unwrap();
+            }
+            lab
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join("policies").join(name)
+        }
+
+        fn load(&self, text: &str) -> Result<Policies, String> {
+            fs::write(self.path("p.toml"), text).unwrap();
+            let signer = Signer::load(&self.0.path().join("a.pem")).unwrap();
+            sign(&self.path("p.toml"), &signer).map_err(|error| format!("sign: {error}"))?;
+            self.reload()
+        }
+
+        fn reload(&self) -> Result<Policies, String> {
+            let signer = Signer::load(&self.0.path().join("a.pem")).unwrap();
+            let keys = [signer.public().unwrap()];
+            load(&self.path(""), &keys, &self.0.path().join("versions")).map_err(|error| error.to_string())
+        }
+    }
+
+    #[test]
+    fn what_is_not_measured_yet_is_not_signed_and_not_used() {
+        let lab = Lab::new();
+        let text = policy(1, 0);
+        let named = text.replace(
+            &format!("measurements = [\"{}\"]", "aa".repeat(48)),
+            "config = \"vm.toml\"\nvcpu_types = [\"EPYC-Milan\"]",
+        );
+        let error = lab.load(&named).unwrap_err();
+        assert!(error.contains("sign:") && error.contains("cvmm policy resolve"), "{error}");
+        // Signed by somebody else's program, it is refused all the same.
+        lab.load(&text).unwrap();
+        fs::write(lab.path("p.toml"), &named).unwrap();
+        let signer = Signer::load(&lab.0.path().join("a.pem")).unwrap();
+        let (header, input) = signing_input(named.as_bytes());
+        let jws = format!("{header}..{}", URL_SAFE_NO_PAD.encode(signer.sign(&input).unwrap()));
+        fs::write(lab.path("p.toml.jws"), jws).unwrap();
+        let error = lab.reload().unwrap_err();
+        assert!(error.contains("policy.unresolved") && error.contains("cvmm policy resolve"), "{error}");
+    }
+
+    #[test]
+    fn a_policy_may_need_a_newer_gate() {
+        let lab = Lab::new();
+        let with = |version: &str| format!("min_gate_version = \"{version}\"\n{}", policy(1, 0));
+        assert!(lab.load(&with(env!("CARGO_PKG_VERSION"))).is_ok());
+        let error = lab.load(&with("999.0.0")).unwrap_err();
+        assert!(error.contains("needs a gate of version 999.0.0"), "{error}");
+    }
+
+    #[test]
+    fn rego_code_is_what_was_signed() {
+        let lab = Lab::new();
+        let code = "package cvmm\nverdict := {\"allow\": true, \"reasons\": []}\n";
+        let with = |code: &str, file: &str| {
+            format!("{}[rego]\nfile = \"{file}\"\nsha384 = \"{}\"\n", policy(1, 0), sha384(code.as_bytes()))
+        };
+        assert!(lab.load(&with(code, "p.rego")).unwrap_err().contains("p.rego"), "the file is missing");
+        fs::write(lab.path("p.rego"), code).unwrap();
+        let loaded = lab.load(&with(code, "p.rego"));
+        if cfg!(feature = "rego") {
+            assert!(loaded.unwrap()["p"].rego.is_some());
+        } else {
+            assert!(loaded.unwrap_err().contains("built without Rego"));
+            return;
+        }
+        fs::write(lab.path("p.rego"), format!("{code}#")).unwrap();
+        assert!(lab.reload().unwrap_err().contains("not what was signed"));
+        let other = "package cvmm\nverdict := input.lauch\n";
+        fs::write(lab.path("p.rego"), other).unwrap();
+        let error = lab.load(&with(other, "p.rego")).unwrap_err();
+        assert!(
+            error.contains("p.rego: line 2, column ") && error.contains("input has no \"lauch\""),
+            "{error}"
+        );
+        assert!(lab.load(&with(code, "../p.rego")).unwrap_err().contains("rego.file"));
     }
 }

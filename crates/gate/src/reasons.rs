@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The codes of the gate's own reasons. Others come from the policy and the verifier (`cvmm_attest`) and from the client.
+//! The codes of the gate's own reasons. Others come from the policy and the verifier (`cvmm_attest`), from Rego code
+//! ([`crate::rego`]) and from the client.
 
 /// Every code. Never reused for something else.
 pub const CODES: &[&str] = &[
@@ -56,7 +57,7 @@ mod tests {
             } else if !path.ends_with("tests.rs") && !path.ends_with("reasons.rs") {
                 let text = fs::read_to_string(&path).unwrap();
                 let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-                for call in ["Reason::new(", "one(", "turn_away(&stream, "] {
+                for call in ["Reason::new(", "one(", "reason(", "turn_away(&stream, "] {
                     let after = text.split(call).skip(1);
                     let code =
                         after.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
@@ -72,7 +73,8 @@ mod tests {
         written(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut codes);
         // Said of a report, as the policy does.
         assert!(codes.remove("policy.evidence"));
-        let listed: BTreeSet<_> = CODES.iter().map(|code| (*code).to_owned()).collect();
+        let own = [CODES, crate::rego::CODES].concat();
+        let listed: BTreeSet<_> = own.iter().map(|code| (*code).to_owned()).collect();
         assert_eq!(codes, listed);
         let others = [
             cvmm_attest::policy::CODES,
@@ -81,7 +83,7 @@ mod tests {
             cvmm_gate_client::frame::CODES,
             cvmm_gate_client::ticket::CODES,
         ];
-        let all: Vec<_> = others.concat().into_iter().chain(CODES.iter().copied()).collect();
+        let all: Vec<_> = others.concat().into_iter().chain(own).collect();
         let distinct: BTreeSet<_> = all.iter().copied().collect();
         assert_eq!(distinct.len(), all.len(), "a code has two meanings");
         // Each of them, and nothing else, has a row in the docs.

@@ -15,7 +15,7 @@ use cvmm_attest::table;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, hint, verify};
 use serde::Serialize;
 
-use crate::policy::{PolicyFileError, read};
+use crate::policy::{PolicyFileError, read, undecided};
 
 const MAX_REPORT: u64 = 4096;
 const MAX_CERTIFICATE: u64 = 64 << 10;
@@ -100,6 +100,7 @@ pub fn judge(files: &Files, demands: &Demands<'_>) -> Result<Verdict, PolicyFile
     if let Some(policy) = policy {
         reasons = policy.judge_time(now);
         reasons.extend(policy.judge_claims(&claims, &expected, now));
+        reasons.extend(undecided(policy));
     } else if report_data.is_some_and(|wanted| wanted != claims.report_data) {
         reasons.push(Reason::new(
             "policy.report-data",

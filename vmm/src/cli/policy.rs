@@ -10,44 +10,130 @@ use cvmm_attest::roots::Trust;
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::features::SevFeatures;
 
-use super::policy_args::{InitArgs, PolicyCommand, TestArgs};
+use super::policy_args::{ImportArgs, InitArgs, PolicyCommand, TestArgs};
 use super::{Sentence, Session};
 use crate::config::{Checks, Config};
 use crate::doctor::sev;
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::measure::Subject;
-use crate::policy::{self, Platform, PolicyFileError};
+use crate::policy::{self, Platform, PolicyFileError, ResolveError, import};
 
 impl Session<'_> {
     pub(super) fn policy(&mut self, command: &PolicyCommand) -> ExitStatus {
-        match command {
-            PolicyCommand::Init(args) => self.policy_init(args),
-            PolicyCommand::Check { file } => match self.policy_file(file) {
-                Ok(_) => ExitStatus::Success,
-                Err(status) => status,
-            },
-            PolicyCommand::Explain { file } => match self.policy_file(file) {
-                Ok(policy) => self.print(format!("{}\n", policy.explain().join("\n")).as_bytes()),
-                Err(status) => status,
-            },
-            PolicyCommand::Test(args) => self.policy_test(args),
+        let done = match command {
+            PolicyCommand::Init(args) => return self.policy_init(args),
+            PolicyCommand::Check { file, json } => self.policy_check(file, *json),
+            PolicyCommand::Explain { file, json } => self.policy_explain(file, *json),
+            PolicyCommand::Resolve { file, output } => self.policy_resolve(file, output.as_deref()),
+            PolicyCommand::Test(args) => return self.policy_test(args),
+            PolicyCommand::Import(args) => return self.policy_import(args),
+        };
+        done.unwrap_or_else(|error| self.refuse(&error))
+    }
+
+    /// Says what is unsafe about a policy.
+    fn warn(policy: &Policy) {
+        for warning in policy.warnings() {
+            tracing::warn!(policy = policy.id, "{warning}");
         }
     }
 
     /// Reads a policy, and says what is unsafe about it.
     pub(super) fn policy_file(&mut self, file: &Path) -> Result<Policy, ExitStatus> {
         let policy = policy::load(file).map_err(|error| self.refuse(&error))?;
-        for warning in policy.warnings() {
-            tracing::warn!("{warning}");
-        }
+        Self::warn(&policy);
         Ok(policy)
     }
 
-    pub(super) fn refuse(&mut self, error: &PolicyFileError) -> ExitStatus {
-        let status = match error {
-            PolicyFileError::Read { .. } => ExitStatus::File,
-            PolicyFileError::Content { .. } | PolicyFileError::Other(_) => ExitStatus::Usage,
+    fn policy_check(&mut self, file: &Path, json: bool) -> Result<ExitStatus, PolicyFileError> {
+        let checked = policy::load(file).and_then(|policy| {
+            policy::rego(file, &policy)?;
+            Ok(policy)
+        });
+        if json {
+            let (status, report) = match &checked {
+                Ok(policy) => (ExitStatus::Success, described(policy, "ok", true)),
+                Err(error) => {
+                    (status(error), serde_json::json!({ "ok": false, "problem": error.to_string() }))
+                }
+            };
+            if let Ok(policy) = &checked {
+                Self::warn(policy);
+            }
+            let printed = self.print(format!("{report:#}\n").as_bytes());
+            return Ok(if printed == ExitStatus::Success { status } else { printed });
+        }
+        let policy = checked?;
+        Self::warn(&policy);
+        let line = format!("{}: valid (policy {}, version {})\n", file.display(), policy.id, policy.version);
+        Ok(self.print(line.as_bytes()))
+    }
+
+    fn policy_explain(&mut self, file: &Path, json: bool) -> Result<ExitStatus, PolicyFileError> {
+        let policy = policy::load(file)?;
+        Self::warn(&policy);
+        if json {
+            let report = described(&policy, "sentences", policy.explain());
+            return Ok(self.print(format!("{report:#}\n").as_bytes()));
+        }
+        Ok(self.print(format!("{}\n", policy.explain().join("\n")).as_bytes()))
+    }
+
+    fn policy_resolve(&mut self, file: &Path, output: Option<&Path>) -> Result<ExitStatus, PolicyFileError> {
+        let text = policy::load_text(file)?;
+        Ok(self.write(output, &text))
+    }
+
+    /// Writes a policy to where it was asked for.
+    fn write(&mut self, output: Option<&Path>, text: &str) -> ExitStatus {
+        let Some(path) = output else { return self.print(text.as_bytes()) };
+        match fs::write(path, text) {
+            Ok(()) => ExitStatus::Success,
+            Err(error) => {
+                self.error(ExitStatus::File, &Sentence(format!("cannot write {}: {error}", path.display())));
+                ExitStatus::File
+            }
+        }
+    }
+
+    fn policy_import(&mut self, args: &ImportArgs) -> ExitStatus {
+        let text = match policy::read_text(&args.file) {
+            Ok(text) => text,
+            Err(error) => return self.refuse(&error),
         };
+        let stem =
+            || args.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let tcb =
+            match args.tcb.as_ref().zip(args.product).map(|(tcb, product)| tcb.parts(product)).transpose() {
+                Ok(tcb) => tcb,
+                Err(sentence) => return self.wrong(sentence),
+            };
+        let options = import::Options {
+            id: args.id.clone().unwrap_or_else(stem),
+            product: args.product,
+            tcb,
+            equal_as_limit: args.equal_as_limit,
+            any_measurement: args.unsafe_any_measurement,
+            leave_out: args.leave_out.clone(),
+        };
+        let imported = import::import(args.from, &text, &options);
+        match imported.and_then(|imported| Ok((imported.to_toml()?, imported))) {
+            Ok((text, imported)) => {
+                Self::warn(&imported.policy);
+                for note in &imported.notes {
+                    tracing::warn!("{note}");
+                }
+                self.write(args.output.as_deref(), &text)
+            }
+            Err(error) => {
+                let sentence = format!("{} is not imported: {error}", args.file.display());
+                self.wrong(sentence)
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, error: &PolicyFileError) -> ExitStatus {
+        let status = status(error);
         self.error(status, error);
         status
     }
@@ -87,19 +173,9 @@ impl Session<'_> {
             Ok(platform) => platform,
             Err(sentence) => return self.wrong(sentence),
         };
-        let text = policy::init(&id, &config, digest, &platform);
-        match &args.out {
-            None => self.print(text.as_bytes()),
-            Some(path) => match fs::write(path, text) {
-                Ok(()) => ExitStatus::Success,
-                Err(error) => {
-                    self.error(
-                        ExitStatus::File,
-                        &Sentence(format!("cannot write {}: {error}", path.display())),
-                    );
-                    ExitStatus::File
-                }
-            },
+        match policy::init(&id, &config, digest, &platform) {
+            Ok(text) => self.write(args.output.as_deref(), &text),
+            Err(error) => self.wrong(error.to_string()),
         }
     }
 
@@ -122,17 +198,56 @@ impl Session<'_> {
             serde_json::to_string_pretty(&outcomes).unwrap_or_default() + "\n"
         } else {
             let width = outcomes.iter().map(|outcome| outcome.name.chars().count()).max().unwrap_or(0);
-            outcomes.iter().fold(String::new(), |mut text, outcome| {
+            let admitted = outcomes.iter().filter(|outcome| outcome.admitted).count();
+            let table = outcomes.iter().fold(String::new(), |mut text, outcome| {
                 let codes: Vec<_> = outcome.reasons.iter().map(|reason| &*reason.code).collect();
                 let verdict = if outcome.admitted { "admitted" } else { "refused " };
                 text += format!("{:width$}  {verdict}  {}", outcome.name, codes.join(" ")).trim_end();
                 text + "\n"
-            })
+            });
+            format!("{table}{admitted} admitted, {} refused\n", outcomes.len() - admitted)
         };
         match self.print(text.as_bytes()) {
             ExitStatus::Success if outcomes.iter().any(|outcome| !outcome.admitted) => ExitStatus::NotMet,
             printed => printed,
         }
+    }
+}
+
+/// How a command ends that could not use a policy.
+fn status(error: &PolicyFileError) -> ExitStatus {
+    match error {
+        PolicyFileError::Read { .. } => ExitStatus::File,
+        PolicyFileError::Content { problem: ResolveError::Measure { source, .. }, .. } => {
+            source.exit_status()
+        }
+        PolicyFileError::Content { .. } | PolicyFileError::Other(_) => ExitStatus::Usage,
+    }
+}
+
+/// A policy for programs, with one thing more.
+fn described(policy: &Policy, key: &str, value: impl serde::Serialize) -> serde_json::Value {
+    // TOML's values are JSON's, but for times, which become strings.
+    let whole = policy.to_toml().ok().and_then(|text| toml::from_str::<toml::Table>(&text).ok());
+    serde_json::json!({
+        key: value,
+        "id": policy.id,
+        "version": policy.version,
+        "warnings": policy.warnings(),
+        "policy": whole.map(|table| plain(toml::Value::Table(table))),
+    })
+}
+
+fn plain(value: toml::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        toml::Value::String(text) => Value::from(text),
+        toml::Value::Integer(number) => Value::from(number),
+        toml::Value::Float(number) => Value::from(number),
+        toml::Value::Boolean(flag) => Value::from(flag),
+        toml::Value::Datetime(time) => Value::from(time.to_string()),
+        toml::Value::Array(items) => items.into_iter().map(plain).collect(),
+        toml::Value::Table(table) => table.into_iter().map(|(key, value)| (key, plain(value))).collect(),
     }
 }
 

@@ -4,27 +4,82 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
+use cvmm_attest::claims::Product;
 use cvmm_snp::cpu::CpuSignature;
 
 use crate::exit_code::ExitStatus;
 use crate::policy::TcbText;
+use crate::policy::import::{self, Format};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
     /// Write a policy that admits the guest of a vm.toml
     Init(InitArgs),
-    /// Check a policy; exit code 0 or 2
+    /// Check a policy and the vm.toml it names; exit code 0 or 2
     Check {
         /// The policy
         file: PathBuf,
+        /// Print what was found as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Say in sentences what a policy wants, its defaults included
     Explain {
         /// The policy
         file: PathBuf,
+        /// Print the sentences, the warnings and the whole policy as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put measured launch digests in the place of the vm.toml a policy names (guest.config)
+    ///
+    /// A gate has no vm.toml, and a signature has to cover what is admitted: so this comes before the policy is signed.
+    Resolve {
+        /// The policy
+        file: PathBuf,
+        /// Write it there instead of to standard output
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Try a policy on reports; exit code 9 if one of them is not admitted
     Test(TestArgs),
+    /// Write the policy of another program as one of the gate; what cannot be said is refused by name
+    Import(ImportArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = ExitStatus::table())]
+pub(super) struct ImportArgs {
+    /// The other policy
+    pub(super) file: PathBuf,
+    /// Whose it is
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(super) from: Format,
+    /// The policy's name. Default: the file's
+    #[arg(long, value_name = "NAME")]
+    pub(super) id: Option<String>,
+    /// Processors, if the other policy does not name them: milan, genoa or turin
+    #[arg(long, value_name = "NAME", value_parser = product)]
+    pub(super) product: Option<Product>,
+    /// Least TCB, if the other policy has none: bootloader,tee,snp,microcode, on Turin with the FMC before
+    #[arg(long, value_name = "NUMBERS", requires = "product")]
+    pub(super) tcb: Option<TcbText>,
+    /// Take equality with a number as a limit: at least for security versions, at most for the VMPL
+    #[arg(long)]
+    pub(super) equal_as_limit: bool,
+    /// Leave out this field or claim; the result says so
+    #[arg(long, value_name = "NAME")]
+    pub(super) leave_out: Vec<String>,
+    /// Admit any guest, if the other policy has no measurement
+    #[arg(long)]
+    pub(super) unsafe_any_measurement: bool,
+    /// Write it there instead of to standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+}
+
+fn product(name: &str) -> Result<Product, String> {
+    import::product(name).ok_or_else(|| "must be milan, genoa or turin".to_owned())
 }
 
 #[derive(Args, Debug)]
@@ -50,7 +105,7 @@ pub(super) struct InitArgs {
     pub(super) id: Option<String>,
     /// Write it there instead of to standard output
     #[arg(long, short, value_name = "FILE")]
-    pub(super) out: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -58,7 +113,7 @@ pub(super) struct InitArgs {
 pub(super) struct TestArgs {
     /// The policy
     pub(super) file: PathBuf,
-    /// Folder with folders of report.bin, vek.der and, if there is one, crl.der
+    /// Folder with folders of report.bin, vek.der and, if there is one, crl.der; up to four deep
     pub(super) folder: PathBuf,
     /// The time to judge at, in seconds of Unix time. Default: now
     #[arg(long, value_name = "SECONDS")]

@@ -167,7 +167,7 @@ fn tpm(vtpm: &config::Vtpm) -> Vtpm {
 }
 
 /// The knobs that are not at their default.
-fn knobs(debug: &config::Debug) -> Vec<String> {
+pub(crate) fn knobs(debug: &config::Debug) -> Vec<String> {
     let config::Debug {
         // Attested.
         firmware_console,

@@ -4,16 +4,37 @@
 use std::str::FromStr;
 
 use cvmm_attest::claims::Product;
+use cvmm_attest::policy::GuestBit;
 use cvmm_attest::verify::layout;
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
+use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::{TcbParts, TcbVersion};
 
-use crate::config::{Boot, Config};
+use thiserror::Error;
+
+use super::resolve::profile;
+use crate::config::{Boot, Config, CpuidTolerance, Isolation};
+use crate::gate::manifest::knobs;
 
 /// The least TCB, as it is written on a command line: `bootloader,tee,snp,microcode`, on Turin with the FMC before.
 #[derive(Clone, Debug)]
 pub struct TcbText(Vec<u8>);
+
+impl TcbText {
+    /// The parts, for a product.
+    pub fn parts(&self, product: Product) -> Result<TcbParts, String> {
+        match (product, self.0.as_slice()) {
+            (Product::Turin, &[fmc, bootloader, tee, snp, microcode]) => {
+                Ok(TcbParts { fmc: Some(fmc), bootloader, tee, snp, microcode })
+            }
+            (Product::Milan | Product::Genoa, &[bootloader, tee, snp, microcode]) => {
+                Ok(TcbParts { fmc: None, bootloader, tee, snp, microcode })
+            }
+            (_, parts) => Err(format!("--tcb has {} numbers, which does not fit a {product}", parts.len())),
+        }
+    }
+}
 
 impl FromStr for TcbText {
     type Err = String;
@@ -50,17 +71,7 @@ impl Platform {
             .and_then(|(family, model)| Product::from_processor(family, model))
             .ok_or_else(|| format!("no certificates are known for processor {signature}"))?;
         let tcb = match given {
-            Some(TcbText(parts)) => match (product, parts.as_slice()) {
-                (Product::Turin, &[fmc, bootloader, tee, snp, microcode]) => {
-                    TcbParts { fmc: Some(fmc), bootloader, tee, snp, microcode }
-                }
-                (Product::Milan | Product::Genoa, &[bootloader, tee, snp, microcode]) => {
-                    TcbParts { fmc: None, bootloader, tee, snp, microcode }
-                }
-                _ => {
-                    return Err(format!("--tcb has {} numbers, which does not fit a {product}", parts.len()));
-                }
-            },
+            Some(text) => text.parts(product)?,
             None => reported()?
                 .parts(layout(product))
                 .ok_or("the host's reported TCB is malformed; give one with --tcb")?,
@@ -69,16 +80,41 @@ impl Platform {
     }
 }
 
-/// The text of a policy for the guest of `config` with launch digest `digest`.
-#[must_use]
-pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> String {
+/// A guest that no policy admits without an `unsafe_` key, which nobody but a person writes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InitError {
+    /// Not an SNP guest.
+    #[error(
+        "isolation = \"none\": the host can read this guest, and a gate refuses it (a policy could say unsafe_isolation_none)"
+    )]
+    Isolation,
+    /// Debugging.
+    #[error(
+        "snp.policy has bit 19 (DEBUG): the host can read this guest, and a gate refuses it (a policy could say unsafe_allow_debug)"
+    )]
+    Debug,
+    /// A migration agent.
+    #[error(
+        "snp.policy has bit 18 (MIGRATE_MA), and a gate refuses it (a policy could say unsafe_allow_migration_agent)"
+    )]
+    MigrationAgent,
+}
+
+/// The text of a policy for the guest of `config` with launch digest `digest`. It admits that guest and no other.
+pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> Result<String, InitError> {
+    if config.isolation != Isolation::Snp {
+        return Err(InitError::Isolation);
+    }
+    let guest_policy = GuestPolicy(config.snp.policy);
+    if guest_policy.has(GuestPolicy::DEBUG) {
+        return Err(InitError::Debug);
+    }
+    if guest_policy.has(GuestPolicy::MIGRATE_MA) {
+        return Err(InitError::MigrationAgent);
+    }
     let Platform { product, tcb } = platform;
     let TcbParts { fmc, bootloader, tee, snp, microcode } = tcb;
-    let profile = match config.boot {
-        Boot::Uki { .. } => "uki",
-        Boot::Hashes { .. } => "hashes",
-        Boot::Disk => "disk",
-    };
+    let profile = profile(config);
     let warning = match config.boot {
         Boot::Uki { .. } => "",
         Boot::Hashes { .. } => {
@@ -86,8 +122,41 @@ pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> S
         }
         Boot::Disk => "# Nothing of the disk is measured.\n",
     };
+    // What the guest does without is forbidden, what it has for its own protection is required.
+    let names = |bits: &[(GuestBit, &'static str)], set: bool| {
+        let found = bits.iter().filter(|(bit, _)| guest_policy.has(bit.bit()) == set);
+        found.map(|(_, name)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+    };
+    let forbid = names(&[(GuestBit::Smt, "smt"), (GuestBit::CxlAllowed, "cxl-allowed")], false);
+    let require = names(
+        &[
+            (GuestBit::SingleSocket, "single-socket"),
+            (GuestBit::Aes256Xts, "aes-256-xts"),
+            (GuestBit::RaplDisabled, "rapl-disabled"),
+            (GuestBit::CiphertextHiding, "ciphertext-hiding"),
+            (GuestBit::PageSwapDisabled, "page-swap-disabled"),
+        ],
+        true,
+    );
+    let mut lines = format!("forbid = [{forbid}]\n");
+    if !require.is_empty() {
+        lines += &format!("require = [{require}]\n");
+    }
+    let knobs: Vec<_> = knobs(&config.debug).iter().map(|knob| format!("\"{knob}\"")).collect();
+    if !knobs.is_empty() {
+        lines += &format!(
+            "# For development: this guest is not what runs elsewhere.\ndebug_knobs = [{}]\n",
+            knobs.join(", ")
+        );
+    }
+    if config.snp.vlek_only {
+        lines += "vlek_only = true\n";
+    }
+    if config.snp.cpuid_corrections == CpuidTolerance::Caches {
+        lines += "cpuid_corrections = true\n";
+    }
     let fmc = fmc.map_or(String::new(), |fmc| format!("fmc = {fmc}\n"));
-    format!(
+    Ok(format!(
         "# Admits one guest. All keys: docs/policy.md. Give each change a higher version, and sign it: cvmm-gate policy sign\n\
          id = \"{id}\"\n\
          version = 1\n\
@@ -96,6 +165,7 @@ pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> S
          {warning}profiles = [\"{profile}\"]\n\
          # vm.toml: {name}, {vcpus} vCPUs\n\
          measurements = [\"{digest}\"]\n\
+         {lines}\
          \n\
          [platform]\n\
          products = [\"{product}\"]\n\
@@ -109,5 +179,5 @@ pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> S
          microcode = {microcode}\n",
         name = config.name,
         vcpus = config.vcpus,
-    )
+    ))
 }

@@ -2,7 +2,7 @@
 //! A policy tried on reports: what it would say of each.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cvmm_attest::policy::{CrlRule, Expected, Policy};
 use cvmm_attest::reason::Reason;
@@ -10,11 +10,16 @@ use cvmm_attest::roots::Trust;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, verify};
 use serde::Serialize;
 
-use super::{PolicyFileError, read};
+use super::{PolicyFileError, read, read_start};
 
+/// As much of a report as the verifier needs to refuse what is too long.
 const MAX_REPORT: u64 = 4096;
 const MAX_CERTIFICATE: u64 = 16 << 10;
 const MAX_CRL: u64 = 1 << 20;
+/// Folders within folders that are looked into.
+const MAX_DEPTH: usize = 4;
+/// Reports in one trial, at most.
+const MAX_REPORTS: usize = 10_000;
 
 /// What a policy says of one report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,30 +32,24 @@ pub struct Outcome {
     pub reasons: Vec<Reason>,
 }
 
-/// Judges each report below `folder` (`NAME/report.bin` with `vek.der` and, if there is one, `crl.der`) at the time `now`; also one
-/// in the folder itself. Neither nonce nor HOST_DATA is known here, so they are not judged.
+/// Judges each report below `folder` (`report.bin` with `vek.der` and, if there is one, `crl.der`) at the time `now`. Neither nonce
+/// nor HOST_DATA of a launch is known here, so they are not judged. Rego code is not asked either, and then nothing is admitted.
 pub fn trial(
     policy: &Policy,
     folder: &Path,
     trust: &Trust,
     now: i64,
 ) -> Result<Vec<Outcome>, PolicyFileError> {
-    let failed = |source| PolicyFileError::Read { path: folder.to_owned(), source };
-    let mut folders = vec![folder.to_owned()];
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() {
-            folders.push(path);
-        }
-    }
+    let mut folders = Vec::new();
+    search(folder, 0, &mut folders)?;
     folders.sort();
     let mut outcomes = Vec::new();
-    for path in folders.iter().filter(|path| path.join("report.bin").is_file()) {
+    for path in &folders {
         let there = |name: &str, most| {
             let file = path.join(name);
             if file.is_file() { read(&file, most).map(Some) } else { Ok(None) }
         };
-        let report = read(&path.join("report.bin"), MAX_REPORT)?;
+        let report = read_start(&path.join("report.bin"), MAX_REPORT)?;
         let (vek, crl) = (there("vek.der", MAX_CERTIFICATE)?, there("crl.der", MAX_CRL)?);
         let evidence =
             Evidence { report: &report, vek: vek.as_deref(), intermediate: None, crl: crl.as_deref() };
@@ -68,15 +67,47 @@ pub fn trial(
             Ok(claims) => reasons.extend(policy.judge_claims(&claims, &nothing, now)),
             Err(refusal) => reasons.push(refusal.reason()),
         }
+        if reasons.is_empty() {
+            reasons.extend(undecided(policy));
+        }
         let name = path.strip_prefix(folder).unwrap_or(path).display().to_string();
         let name = if name.is_empty() { ".".to_owned() } else { name };
         outcomes.push(Outcome { name, admitted: reasons.is_empty(), reasons });
     }
     if outcomes.is_empty() {
         return Err(PolicyFileError::Other(format!(
-            "there is no report.bin in {} or a folder in it",
+            "there is no report.bin in {} or the folders in it",
             folder.display()
         )));
     }
     Ok(outcomes)
+}
+
+/// What is left open by a program that cannot ask Rego code.
+#[must_use]
+pub fn undecided(policy: &Policy) -> Option<Reason> {
+    let rego = policy.rego.as_ref()?;
+    let message = format!("undecided: {} is asked by the gate only, and may refuse this report", rego.file);
+    Some(Reason::new("policy.rego", message))
+}
+
+/// Finds the folders with a report. Links are not followed.
+fn search(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), PolicyFileError> {
+    let failed = |source| PolicyFileError::Read { path: folder.to_owned(), source };
+    if folder.join("report.bin").is_file() {
+        found.push(folder.to_owned());
+    }
+    if found.len() > MAX_REPORTS {
+        return Err(PolicyFileError::Other(format!("there are more than {MAX_REPORTS} reports")));
+    }
+    if depth == MAX_DEPTH {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            search(&entry.path(), depth + 1, found)?;
+        }
+    }
+    Ok(())
 }

@@ -17,8 +17,19 @@ impl Policy {
         if let Some(to) = self.not_after {
             say(format!("applies until {to} (seconds of Unix time)"));
         }
+        if let Some(least) = self.min_gate_version {
+            say(format!("gate: version {least} or newer"));
+        }
         say(format!("evidence: at least {}", self.evidence.name()));
-        if self.unsafe_any_measurement {
+        for config in &self.configs {
+            say(format!(
+                "launch digest: that of {config} on {} (not measured yet)",
+                self.vcpu_types.join(", ")
+            ));
+        }
+        if self.measurements.is_empty() && !self.configs.is_empty() {
+            // Said above.
+        } else if self.unsafe_any_measurement {
             say("launch digest: any (unsafe)".to_owned());
         } else {
             say(format!("launch digest: one of {}", list(&self.measurements)));
@@ -31,16 +42,7 @@ impl Policy {
         say(format!("guest policy, debugging by the host: {}", floor(self.unsafe_allow_debug)));
         say(format!("guest policy, migration agent: {}", floor(self.unsafe_allow_migration_agent)));
         say(format!("guests without isolation: {}", floor(self.unsafe_isolation_none)));
-        let guest = [
-            GuestBit::Smt,
-            GuestBit::SingleSocket,
-            GuestBit::CxlAllowed,
-            GuestBit::Aes256Xts,
-            GuestBit::RaplDisabled,
-            GuestBit::CiphertextHiding,
-            GuestBit::PageSwapDisabled,
-        ];
-        for bit in guest {
+        for bit in GuestBit::ALL {
             let name = name(&bit);
             match (self.guest_require & bit.bit() != 0, self.guest_forbid & bit.bit() != 0) {
                 (true, _) => say(format!("guest policy, {name}: required")),
@@ -62,6 +64,20 @@ impl Policy {
                 say(format!("{what}: one of {}", list(digests)));
             }
         }
+        if !self.host_data.is_empty() {
+            say(format!(
+                "HOST_DATA: one of {}",
+                self.host_data.iter().map(|data| hex(data)).collect::<Vec<_>>().join(", ")
+            ));
+        }
+        for (what, id) in [("family", self.family_id), ("image", self.image_id)] {
+            if let Some(id) = id {
+                say(format!("{what} id: {}", hex(&id)));
+            }
+        }
+        if self.vlek_only {
+            say("reports: only ever signed with a VLEK".to_owned());
+        }
         let knobs = if self.debug_knobs.is_empty() { "none".to_owned() } else { self.debug_knobs.join(", ") };
         say(format!("development knobs that may be on: {knobs}"));
         say(format!(
@@ -74,6 +90,9 @@ impl Policy {
             }
             if let Some(least) = self.min_launch_tcb.get(product) {
                 say(format!("platform {product}: TCB at launch at least {least}"));
+            }
+            if let Some(mask) = self.mit_vector.get(product) {
+                say(format!("platform {product}: mitigations, all of {mask:#x}, at launch and now"));
             }
         }
         if let Some(least) = self.min_firmware {
@@ -91,12 +110,24 @@ impl Policy {
                 _ => {}
             }
         }
-        if let Some(mask) = self.mit_vector {
-            say(format!("mitigations: all of {mask:#x}, at launch and now"));
+        let keys: Vec<_> = self.signing_keys.iter().map(name).collect();
+        say(format!(
+            "reports signed with: {}",
+            if keys.is_empty() { "none".to_owned() } else { keys.join(", ") }
+        ));
+        if self.platform_forbid & PlatformBit::unknown() != 0 {
+            say("platform, bits that are not known: forbidden".to_owned());
         }
+        say(format!(
+            "chips that hide their identifier: {}",
+            if self.allow_masked_chip_id { "allowed" } else { "refused" }
+        ));
         for (what, chips) in [("one of", &self.chip_ids), ("none of", &self.refused_chip_ids)] {
             if !chips.is_empty() {
-                say(format!("chip: {what} {} listed", chips.len()));
+                say(format!(
+                    "chip: {what} {}",
+                    chips.iter().map(|chip| hex(chip)).collect::<Vec<_>>().join(", ")
+                ));
             }
         }
         if !self.csp_ids.is_empty() {
@@ -108,6 +139,9 @@ impl Policy {
             CrlRule::Require => format!("revocation list: required and not overdue{age}"),
             CrlRule::IfPresent => format!("revocation list: heeded if there is one{age}"),
         });
+        if let Some(rego) = &self.rego {
+            say(format!("Rego: {}, SHA-384 {}, has nothing against it either", rego.file, rego.sha384));
+        }
         say(format!("tickets: valid for {} s; a launch may take {} s", self.lifetime, self.launch_time));
         lines
     }
@@ -115,6 +149,10 @@ impl Policy {
 
 fn list(digests: &[Digest]) -> String {
     digests.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name a bit has in a policy.

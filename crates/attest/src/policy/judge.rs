@@ -73,6 +73,7 @@ impl Reasons {
 pub const CODES: &[&str] = &[
     "policy.not-yet",
     "policy.over",
+    "policy.unresolved",
     "policy.isolation",
     "policy.profile",
     "policy.measurement",
@@ -104,6 +105,7 @@ pub const CODES: &[&str] = &[
     "policy.crl",
     "policy.report-data",
     "policy.host-data",
+    "policy.rego",
 ];
 
 impl Policy {
@@ -126,6 +128,10 @@ impl Policy {
         let LaunchFacts { snp, profile, digest, policy, vcpus, memory, debug, vlek_only, cpuid_corrections } =
             facts;
         let mut reasons = Reasons(Vec::new());
+        self.resolved(&mut reasons);
+        reasons.unless(self.host_data.is_empty(), "policy.host-data", || {
+            "guest.host_data is for guests that were launched without a gate: a gate gives each launch a HOST_DATA of its own".to_owned()
+        });
         reasons.unless(*snp || self.unsafe_isolation_none, "policy.isolation", || {
             "the guest has no isolation: the host could read it (unsafe_isolation_none)".to_owned()
         });
@@ -214,6 +220,7 @@ impl Policy {
             current_mit_vector,
             revocation,
         } = claims;
+        self.resolved(&mut reasons);
         self.product(&mut reasons, *product);
         reasons.unless(self.signing_keys.contains(signing_key), "policy.signing-key", || {
             format!("the report is signed with a {signing_key:?} (platform.signing_keys)")
@@ -250,6 +257,11 @@ impl Policy {
         reasons.unless(expected.host_data.is_none_or(|data| data == host_data), "policy.host-data", || {
             "HOST_DATA is not that of this VM's admission".to_owned()
         });
+        reasons.unless(
+            self.host_data.is_empty() || self.host_data.contains(host_data),
+            "policy.host-data",
+            || "HOST_DATA is none of guest.host_data".to_owned(),
+        );
         reasons.unless(
             expected.report_data.is_none_or(|data| data == report_data),
             "policy.report-data",
@@ -294,7 +306,7 @@ impl Policy {
         });
         self.firmware(&mut reasons, *current_firmware, "running");
         self.firmware(&mut reasons, *committed_firmware, "committed");
-        if let Some(need) = self.mit_vector {
+        if let Some(&need) = self.mit_vector.get(product) {
             for (name, vector) in [("LAUNCH", launch_mit_vector), ("CURRENT", current_mit_vector)] {
                 reasons.unless(vector.is_some_and(|vector| vector & need == need), "policy.mitigations", || {
                     format!("{name}_MIT_VECTOR is {vector:x?}, not all of {need:#x} is in it (platform.mit_vector)")
@@ -303,6 +315,12 @@ impl Policy {
         }
         self.crl(&mut reasons, *revocation, now);
         reasons.0
+    }
+
+    /// A policy that names configurations instead of digests has not all its digests.
+    fn resolved(&self, reasons: &mut Reasons) {
+        let unresolved = self.unresolved();
+        reasons.unless(unresolved.is_none(), "policy.unresolved", || unresolved.unwrap_or_default());
     }
 
     fn measurement(&self, reasons: &mut Reasons, digest: Digest) {

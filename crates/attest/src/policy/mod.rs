@@ -12,9 +12,11 @@ mod file;
 mod judge;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::collections::BTreeMap;
 
+use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::TcbParts;
@@ -28,6 +30,8 @@ use crate::der::unix;
 
 /// The longest policy file in bytes.
 pub const MAX_FILE: usize = 256 << 10;
+/// Digests that the configurations of one policy can stand for, at most.
+pub const MAX_CONFIGS: usize = 64;
 /// The longest a ticket is valid, in seconds.
 pub const MAX_LIFETIME: u32 = 300;
 
@@ -75,7 +79,19 @@ pub enum GuestBit {
 }
 
 impl GuestBit {
-    fn bit(self) -> u64 {
+    const ALL: [Self; 7] = [
+        Self::Smt,
+        Self::SingleSocket,
+        Self::CxlAllowed,
+        Self::Aes256Xts,
+        Self::RaplDisabled,
+        Self::CiphertextHiding,
+        Self::PageSwapDisabled,
+    ];
+
+    /// Its mask in the guest policy.
+    #[must_use]
+    pub fn bit(self) -> u64 {
         match self {
             Self::Smt => GuestPolicy::SMT,
             Self::SingleSocket => GuestPolicy::SINGLE_SOCKET,
@@ -113,7 +129,15 @@ impl PlatformBit {
         Self::Tio,
     ];
 
-    fn bit(self) -> u64 {
+    /// The bits that have no name here.
+    #[must_use]
+    pub fn unknown() -> u64 {
+        !Self::ALL.iter().fold(0, |all, bit| all | bit.bit())
+    }
+
+    /// Its mask in PLATFORM_INFO.
+    #[must_use]
+    pub fn bit(self) -> u64 {
         1 << match self {
             Self::Smt => 0,
             Self::Tsme => 1,
@@ -137,6 +161,37 @@ pub enum CrlRule {
     IfPresent,
 }
 
+/// Rego code that may refuse what the rest of the policy has nothing against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rego {
+    /// Its file, beside the policy's.
+    pub file: String,
+    /// SHA-384 of the file: it is signed together with the policy.
+    pub sha384: Digest,
+}
+
+/// The version of a gate: major, minor, patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GateVersion(pub [u32; 3]);
+
+impl std::str::FromStr for GateVersion {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let part = |part: &str| if digits(part) { part.parse().map_err(|_| ()) } else { Err(()) };
+        let parts: Vec<u32> = text.split('.').map(part).collect::<Result<_, _>>()?;
+        parts.try_into().map(Self).map_err(|_| ())
+    }
+}
+
+impl std::fmt::Display for GateVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self([major, minor, patch]) = self;
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
 /// A policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "docs/policy.md explains the keys")]
@@ -145,8 +200,14 @@ pub struct Policy {
     pub version: u64,
     pub not_before: Option<i64>,
     pub not_after: Option<i64>,
+    pub min_gate_version: Option<GateVersion>,
     pub evidence: EvidenceClass,
     pub measurements: Vec<Digest>,
+    /// Guests whose digests are still to be measured; a gate refuses such a policy.
+    pub configs: Vec<String>,
+    /// The processors they are measured for.
+    pub vcpu_types: Vec<String>,
+    pub host_data: Vec<[u8; 32]>,
     pub profiles: Vec<String>,
     pub guest_require: u64,
     pub guest_forbid: u64,
@@ -169,7 +230,7 @@ pub struct Policy {
     pub min_launch_tcb: BTreeMap<Product, TcbParts>,
     pub min_firmware: Option<FirmwareVersion>,
     pub allow_provisional: bool,
-    pub mit_vector: Option<u64>,
+    pub mit_vector: BTreeMap<Product, u64>,
     pub chip_ids: Vec<[u8; 64]>,
     pub refused_chip_ids: Vec<[u8; 64]>,
     pub csp_ids: Vec<String>,
@@ -180,6 +241,7 @@ pub struct Policy {
     pub lifetime: u32,
     /// Seconds from an approval to the end of the launch.
     pub launch_time: u32,
+    pub rego: Option<Rego>,
     pub unsafe_allow_debug: bool,
     pub unsafe_allow_migration_agent: bool,
     pub unsafe_any_measurement: bool,
@@ -222,10 +284,12 @@ impl Policy {
             version,
             not_before,
             not_after,
+            min_gate_version,
             evidence,
             guest,
             platform,
             ticket,
+            rego,
             unsafe_allow_debug,
             unsafe_allow_migration_agent,
             unsafe_any_measurement,
@@ -236,6 +300,9 @@ impl Policy {
         }
         let file::Guest {
             measurements,
+            config,
+            vcpu_types,
+            host_data,
             profiles,
             require,
             forbid,
@@ -269,10 +336,36 @@ impl Policy {
             crl,
             max_crl_age_days,
         } = platform;
-        if measurements.is_empty() && !unsafe_any_measurement {
+        let configs = match config {
+            None => Vec::new(),
+            Some(file::OneOrMore::One(path)) => vec![path],
+            Some(file::OneOrMore::More(paths)) => paths,
+        };
+        if measurements.is_empty() && configs.is_empty() && !unsafe_any_measurement {
             return Err(value(
                 "guest.measurements",
                 "is empty: no guest could ever run; cvmm policy init computes them",
+            ));
+        }
+        if configs.is_empty() != vcpu_types.is_empty() {
+            return Err(value(
+                "guest.vcpu_types",
+                "and guest.config belong together: a launch digest depends on the processor",
+            ));
+        }
+        if configs.len().saturating_mul(vcpu_types.len()) > MAX_CONFIGS {
+            return Err(value(
+                "guest.config",
+                format!("and vcpu_types make more than {MAX_CONFIGS} digests"),
+            ));
+        }
+        if let Some(path) = configs.iter().find(|path| path.is_empty() || path.contains('\0')) {
+            return Err(value("guest.config", format!("{path:?} is no file")));
+        }
+        if let Some(name) = vcpu_types.iter().find(|name| vcpu_signature(name).is_none()) {
+            return Err(value(
+                "guest.vcpu_types",
+                format!("{name:?} is no processor such as EPYC-Milan or 0xa00f11"),
             ));
         }
         if products.is_empty() {
@@ -295,21 +388,49 @@ impl Policy {
         let bits = |bits: &[GuestBit]| bits.iter().fold(0, |all, bit| all | bit.bit());
         let (guest_require, guest_forbid) = (bits(&require), bits(&forbid));
         let bits = |bits: &[PlatformBit]| bits.iter().fold(0, |all, bit| all | bit.bit());
-        let known = bits(&PlatformBit::ALL);
         let (must, mut must_not) = (bits(&platform_require), bits(&platform_forbid));
         if guest_require & guest_forbid != 0 || must & must_not != 0 {
             return Err(value("require", "and forbid name the same bit"));
         }
+        let mit_vector = match mit_vector {
+            None => BTreeMap::new(),
+            Some(file::MitVector::All(mask)) => products.iter().map(|product| (*product, mask)).collect(),
+            Some(file::MitVector::Each(masks)) => masks,
+        };
+        if let Some(product) = mit_vector.keys().find(|product| !products.contains(product)) {
+            return Err(value(format!("platform.mit_vector.{product}"), "is of no accepted product"));
+        }
+        let min_gate_version = min_gate_version.map(|text| {
+            text.parse()
+                .map_err(|()| value("min_gate_version", format!("{text:?} is no version such as \"0.1.0\"")))
+        });
+        let rego = rego.map(|file::Rego { file, sha384 }| {
+            if !is_name(&file) || !file.ends_with(".rego") {
+                return Err(value(
+                    "rego.file",
+                    format!("{file:?} is no name such as \"web.rego\" of a file beside the policy"),
+                ));
+            }
+            let sha384 = sha384.parse().map_err(|error| value("rego.sha384", format!("{error}")))?;
+            Ok(Rego { file, sha384 })
+        });
         if refuse_unknown_bits {
-            must_not |= !known;
+            must_not |= PlatformBit::unknown();
         }
         Ok(Self {
             id,
             version,
             not_before: not_before.map(|time| seconds("not_before", time)).transpose()?,
             not_after: not_after.map(|time| seconds("not_after", time)).transpose()?,
+            min_gate_version: min_gate_version.transpose()?,
             evidence,
             measurements: digests("guest.measurements", &measurements)?,
+            configs,
+            vcpu_types,
+            host_data: host_data
+                .iter()
+                .map(|text| bytes("guest.host_data", text))
+                .collect::<Result<_, _>>()?,
             profiles,
             guest_require,
             guest_forbid,
@@ -348,11 +469,22 @@ impl Policy {
             max_crl_age: max_crl_age_days.map(|days| i64::from(days) * 86_400),
             lifetime: limited("ticket.lifetime_s", ticket.lifetime_s, 60, MAX_LIFETIME)?,
             launch_time: limited("ticket.launch_s", ticket.launch_s, 120, 3600)?,
+            rego: rego.transpose()?,
             unsafe_allow_debug,
             unsafe_allow_migration_agent,
             unsafe_any_measurement,
             unsafe_isolation_none,
         })
+    }
+
+    /// Why a gate cannot use the policy as it is; `None` if it can.
+    #[must_use]
+    pub fn unresolved(&self) -> Option<String> {
+        let config = self.configs.first()?;
+        Some(format!(
+            "guest.config = {config:?} is not measured yet, and a gate has no vm.toml (policy.unresolved): \
+             cvmm policy resolve SOURCE -o OUT puts the digests in its place; sign OUT"
+        ))
     }
 
     /// The keys that lower the floor, with what that means. Whoever uses the policy logs each of them.
@@ -370,6 +502,17 @@ impl Policy {
         .into_iter()
         .filter_map(|(on, text)| on.then_some(text))
         .collect()
+    }
+}
+
+/// The processor that `guest.vcpu_types` means by a QEMU name or by EAX of CPUID leaf 1, as in `0xa00f11`.
+#[must_use]
+pub fn vcpu_signature(text: &str) -> Option<CpuSignature> {
+    match text.strip_prefix("0x") {
+        Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+            u32::from_str_radix(digits, 16).ok().map(CpuSignature)
+        }
+        _ => text.parse().ok(),
     }
 }
 

@@ -95,6 +95,7 @@ fn every_clause_of_a_report_counts() {
     let author = format!("author_keys = [\"{}\"]", "09".repeat(48));
     let family = format!("family_id = \"{}\"", "01".repeat(16));
     let image = format!("image_id = \"{}\"", "02".repeat(16));
+    let data = format!("host_data = [\"{}\", \"{}\"]", "ff".repeat(32), "03".repeat(32));
     let cases: Vec<(&str, &str, &str, Change)> = vec![
         ("", "", "policy.measurement", |c| c.measurement.0[0] ^= 1),
         ("", "", "policy.debug", |c| c.policy.0 |= GuestPolicy::DEBUG),
@@ -114,6 +115,7 @@ fn every_clause_of_a_report_counts() {
         ("guest", "max_vmpl = 2", "policy.vmpl", |c| c.requester = Requester::Guest(3)),
         ("guest", &family, "policy.family-id", |c| c.family_id[15] = 0),
         ("guest", &image, "policy.image-id", |c| c.image_id[15] = 0),
+        ("guest", &data, "policy.host-data", |c| c.host_data[31] = 0),
         ("guest", &key, "policy.id-key", |c| c.id_key_digest = Digest::ZERO),
         ("platform", "require = [\"alias-check-complete\"]", "policy.platform-info", |c| c.platform_info = 5),
         ("platform", "forbid = [\"tsme\"]", "policy.platform-info", |c| c.platform_info |= 2),
@@ -125,6 +127,7 @@ fn every_clause_of_a_report_counts() {
         }),
         ("platform", "mit_vector = 3", "policy.mitigations", |c| c.launch_mit_vector = Some(8)),
         ("platform", "mit_vector = 1", "policy.mitigations", |c| c.current_mit_vector = None),
+        ("platform", "mit_vector = { milan = 1 }", "policy.mitigations", |c| c.current_mit_vector = Some(2)),
         ("platform", &with_chip, "policy.chip-id", |c| c.chip_id = Some([8; 64])),
         ("platform", &with_chip, "policy.chip-id", |c| c.chip_id = None),
         ("platform", &without_chip, "policy.chip-id", |c| c.chip_id = Some([8; 64])),
@@ -302,6 +305,19 @@ fn what_is_not_understood_is_no_policy() {
         ("platform", "min_firmware = \"1.55\""),
         ("platform", "chip_ids = [\"xx\"]"),
         ("platform", "crl = \"ignore\""),
+        ("platform", "mit_vector = { genoa = 1 }"),
+        ("platform", "mit_vector = \"1\""),
+        ("guest", "host_data = [\"00\"]"),
+        ("guest", "config = \"vm.toml\""),
+        ("guest", "vcpu_types = [\"EPYC-Milan\"]"),
+        ("guest", "config = \"\"\nvcpu_types = [\"EPYC-Milan\"]"),
+        ("guest", "config = 5\nvcpu_types = [\"EPYC-Milan\"]"),
+        ("guest", "config = \"vm.toml\"\nvcpu_types = [\"Xeon\"]"),
+        ("guest", "config = \"vm.toml\"\nvcpu_types = [\"0x+1\"]"),
+        ("", "min_gate_version = \"1\""),
+        ("", "min_gate_version = \"1.2.+3\""),
+        ("rego", "file = \"x.rego\""),
+        ("rego", "file = \"../x.rego\"\nsha384 = \"0\""),
         ("ticket", "lifetime_s = 301"),
         ("ticket", "lifetime_s = 0"),
         ("platform.min_tcb.turin", "bootloader = 1\ntee = 1\nsnp = 1\nmicrocode = 1"),
@@ -315,6 +331,111 @@ fn what_is_not_understood_is_no_policy() {
     let none = base().replace(&format!("\"{}\"", "aa".repeat(48)), "");
     assert!(Policy::parse(&none).is_err());
     assert_eq!(Policy::parse(&"#".repeat(MAX_FILE + 1)), Err(PolicyError::TooLong(MAX_FILE + 1)));
+}
+
+/// A clause of one product says nothing about another.
+#[test]
+fn mitigations_are_each_products_own() {
+    let text = base().replace("\"milan\"]", "\"milan\", \"genoa\"]")
+        + "[platform.min_tcb.genoa]\nbootloader = 0\ntee = 0\nsnp = 0\nmicrocode = 0\n[platform.mit_vector]\nmilan = 3\n";
+    let policy = Policy::parse(&text).unwrap();
+    let mut claims = claims();
+    claims.current_mit_vector = Some(0);
+    assert_eq!(codes(&policy.judge_claims(&claims, &NOTHING, NOW)), ["policy.mitigations"]);
+    claims.product = Product::Genoa;
+    assert_eq!(policy.judge_claims(&claims, &NOTHING, NOW), []);
+}
+
+#[test]
+fn a_policy_that_is_not_measured_yet_admits_nobody() {
+    let line = "config = [\"a.toml\", \"b.toml\"]\nvcpu_types = [\"EPYC-Milan\", \"0xa00f11\"]";
+    let policy = with("guest", line);
+    assert!(policy.unresolved().unwrap().contains("cvmm policy resolve"));
+    assert_eq!(codes(&policy.judge_launch(&launch())), ["policy.unresolved"]);
+    assert_eq!(codes(&policy.judge_claims(&claims(), &NOTHING, NOW)), ["policy.unresolved"]);
+    assert!(
+        policy.explain().join("\n").contains("that of b.toml on EPYC-Milan, 0xa00f11 (not measured yet)")
+    );
+    assert_eq!(with("", "").unresolved(), None);
+    // Instead of digests.
+    let none = text("guest", line).replace(&format!("measurements = [\"{}\"]\n", "aa".repeat(48)), "");
+    assert!(Policy::parse(&none).unwrap().measurements.is_empty());
+    let many = (0..33).map(|n| format!("\"{n}.toml\"")).collect::<Vec<_>>().join(",");
+    let line = format!("config = [{many}]\nvcpu_types = [\"EPYC-Milan\", \"0xa00f11\"]");
+    assert!(Policy::parse(&text("guest", &line)).is_err());
+}
+
+#[test]
+fn host_data_is_for_guests_of_nobodys_launch() {
+    let policy = with("guest", &format!("host_data = [\"{}\"]", "03".repeat(32)));
+    assert_eq!(codes(&policy.judge_launch(&launch())), ["policy.host-data"]);
+}
+
+#[test]
+fn what_is_written_is_read_as_the_same_policy() {
+    let everything = format!(
+        "not_before = 2000-02-29T23:59:59Z\nnot_after = 2100-03-01T00:00:00Z\nmin_gate_version = \"1.20.300\"\nevidence = \"guest-report\"\n\
+         unsafe_allow_debug = true\nunsafe_allow_migration_agent = true\nunsafe_any_measurement = true\nunsafe_isolation_none = true\n\
+         id = \"p\"\nversion = 9\n[guest]\nmeasurements = [\"{d}\"]\nconfig = \"a \\\"b\\\".toml\"\nvcpu_types = [\"EPYC-Milan\"]\n\
+         host_data = [\"{h}\"]\nprofiles = [\"disk\", \"hashes\"]\nrequire = [\"smt\", \"aes-256-xts\"]\nforbid = [\"page-swap-disabled\"]\n\
+         min_svn = 4\nfamily_id = \"{i}\"\nimage_id = \"{i}\"\nid_keys = [\"{d}\"]\nauthor_keys = [\"{d}\"]\nmax_vmpl = 3\nmax_vcpus = 2\n\
+         max_memory_mib = 5\ndebug_knobs = [\"mtrr\"]\ncpuid_corrections = true\nvlek_only = true\n\
+         [platform]\nproducts = [\"turin\", \"milan\"]\nsigning_keys = [\"vlek\"]\nrequire = [\"ecc\"]\nforbid = [\"tio\"]\nrefuse_unknown_bits = true\n\
+         min_firmware = \"1.2.3\"\nallow_provisional = true\nmit_vector = {{ milan = 11, turin = 63 }}\nchip_ids = [\"{c}\"]\nrefused_chip_ids = [\"0011223344556677\"]\n\
+         csp_ids = [\"CN=x\"]\nallow_masked_chip_id = true\ncrl = \"if-present\"\nmax_crl_age_days = 3\n\
+         [platform.min_tcb.milan]\nbootloader = 1\ntee = 2\nsnp = 3\nmicrocode = 4\n[platform.min_tcb.turin]\nfmc = 9\nbootloader = 1\ntee = 2\nsnp = 3\nmicrocode = 4\n\
+         [platform.min_launch_tcb.milan]\nbootloader = 1\ntee = 2\nsnp = 3\nmicrocode = 5\n\
+         [ticket]\nlifetime_s = 3\nlaunch_s = 4\n[rego]\nfile = \"x.rego\"\nsha384 = \"{d}\"\n",
+        d = "ab".repeat(48),
+        h = "cd".repeat(32),
+        i = "ef".repeat(16),
+        c = "12".repeat(64),
+    );
+    for text in [everything.as_str(), &base()] {
+        let policy = Policy::parse(text).unwrap_or_else(|error| panic!("{error}"));
+        let written = policy.to_toml().unwrap();
+        assert_eq!(Policy::parse(&written).as_ref(), Ok(&policy), "{written}");
+    }
+    // Every clause is said.
+    let said = Policy::parse(&everything).unwrap().explain().join("\n");
+    for words in [
+        "1.20.300",
+        "HOST_DATA",
+        "x.rego",
+        "family id",
+        "0x3f",
+        "vlek",
+        "bits that are not known",
+        "VLEK",
+        "allowed (unsafe)",
+    ] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+}
+
+/// The manual has every key and every code.
+#[test]
+fn all_of_it_is_in_the_manual() {
+    let manual = include_str!("../../../../docs/policy.md");
+    for code in CODES {
+        assert!(manual.contains(&format!("`{code}`")), "docs/policy.md lacks {code}");
+    }
+    let keys = include_str!("file.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("    pub(super) ")?.split_once(':'));
+    let mut count = 0;
+    for (key, _) in keys {
+        let written = [
+            format!("`{key}`"),
+            format!("`[{key}]`"),
+            format!("`{key}."),
+            format!(".{key}`"),
+            format!("{key} = "),
+        ];
+        assert!(written.iter().any(|form| manual.contains(form)), "docs/policy.md lacks the key {key}");
+        count += 1;
+    }
+    assert!(count > 45, "only {count} keys");
 }
 
 #[test]

@@ -355,3 +355,94 @@ fn what_cannot_be_written_down_is_denied() {
     assert_eq!(code(&fixture.send(&mut session, &Request::Evidence(evidence))), "gate.audit");
     assert_eq!(fixture.admit(|_| ()).1.unwrap_err(), "gate.audit");
 }
+
+#[cfg(feature = "rego")]
+#[test]
+fn rego_code_refuses_more_and_never_less() {
+    let fixture = Fixture::new();
+    let digest = fixture.digest.to_string();
+    let put = |version, code: &str| {
+        let code = format!("package cvmm\nimport rego.v1\n{code}\n");
+        fs::write(fixture.folder.path().join("policies/p.rego"), &code).unwrap();
+        let rego = format!("[rego]\nfile = \"p.rego\"\nsha384 = \"{}\"\n", sha384(code.as_bytes()));
+        fixture.policy(&(policy(version, &digest, "") + &rego)).unwrap();
+    };
+    put(2, "verdict := {\"allow\": true, \"reasons\": []}");
+    let (mut session, approved) = fixture.admit(|_| ());
+    let evidence = fixture.evidence(&approved.unwrap().0);
+    assert!(matches!(fixture.send(&mut session, &Request::Evidence(evidence)), Response::Ticket(_)));
+    // What the typed policy refuses stays refused.
+    assert_eq!(fixture.admit(|m| m.launch.vcpus = 3).1.unwrap_err(), "policy.measurement");
+    assert_eq!(fixture.admit(|m| m.isolation = "none".into()).1.unwrap_err(), "policy.isolation");
+
+    let verdict = "verdict := {\"allow\": count(deny) == 0, \"reasons\": deny}";
+    put(
+        3,
+        &format!(
+            "deny contains \"the name\" if {{ input.stage == \"launch\"; input.launch.vm_id != \"vm\" }}\n{verdict}"
+        ),
+    );
+    assert!(fixture.admit(|_| ()).1.is_ok());
+    assert_eq!(fixture.admit(|m| m.vm_id = "other".into()).1.unwrap_err(), "rego.denied");
+
+    // After the launch, about the platform.
+    let old = "input.platform.firmware.minor != null; input.platform.firmware.minor < 56";
+    put(
+        4,
+        &format!(
+            "deny contains sprintf(\"firmware 1.%d\", [input.platform.firmware.minor]) if {{ {old} }}\n{verdict}"
+        ),
+    );
+    let (mut session, approved) = fixture.admit(|_| ());
+    let evidence = fixture.evidence(&approved.unwrap().0);
+    let Response::Denied(denied) = fixture.send(&mut session, &Request::Evidence(evidence)) else {
+        panic!("no denial")
+    };
+    assert_eq!(
+        (&*denied.reasons[0].code, denied.reasons[0].message.as_str()),
+        ("rego.denied", "firmware 1.55")
+    );
+
+    // No verdict is none for the guest.
+    put(5, "verdict := {\"allow\": true, \"reasons\": []} if input.stage == \"guest\"");
+    assert_eq!(fixture.admit(|_| ()).1.unwrap_err(), "rego.undefined");
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_lowers_the_floor_is_logged_at_every_load() {
+    let fixture = Fixture::new();
+    let keys = [
+        "unsafe_allow_debug",
+        "unsafe_allow_migration_agent",
+        "unsafe_any_measurement",
+        "unsafe_isolation_none",
+    ];
+    let lines: String = keys.iter().map(|key| format!("{key} = true\n")).collect();
+    fixture.policy(&policy(2, &fixture.digest.to_string(), &lines)).unwrap();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || fixture.engine.reload()).unwrap();
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for key in keys {
+        let said = text
+            .lines()
+            .any(|line| line.contains("WARN") && line.contains(key) && line.contains("policy=\"p\""));
+        assert!(said, "{key} is not said: {text}");
+    }
+}
