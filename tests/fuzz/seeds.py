@@ -6,6 +6,7 @@ A seed takes a target to a deep place once, so that the fuzzer need not find the
 book, a request that works, a file that is accepted. The formats are those the targets read (src/ and
 fuzz_targets/); a seed that went stale costs depth, never correctness.
 """
+import base64
 import json
 import os
 import re
@@ -498,8 +499,32 @@ verdict := {"allow": count(deny) + count(f(["a"])) == 1, "reasons": deny}
     yield "rego", b"\3" + code.encode()
 
 
+def rcar():
+    tcb = {"fmc": None, "bootloader": 4, "tee": 0, "snp": 22, "microcode": 213}
+    version = {"major": 1, "minor": 55, "build": 21}
+    lengths = {"family_id": 16, "image_id": 16, "report_data": 64, "measurement": 48, "host_data": 32, "id_key_digest": 48,
+               "author_key_digest": 48, "report_id": 32, "report_id_ma": 32, "chip_id": 64}
+    report = {"version": 3, "guest_svn": 0, "policy": 0x30000, "vmpl": 0, "sig_algo": 1, "current_tcb": tcb, "plat_info": 1,
+              "key_info": 0, "reported_tcb": tcb, "cpuid_fam_id": 25, "cpuid_mod_id": 1, "cpuid_step": 1, "committed_tcb": tcb,
+              "current": version, "committed": version, "launch_tcb": tcb, "launch_mit_vector": None,
+              "current_mit_vector": None, "signature": {"r": [1] * 72, "s": [1] * 72}}
+    report.update({name: [1] * length for name, length in lengths.items()})
+    raw = {"attestation_report": base64.b64encode(struct.pack("<I", 3) + bytes(1180)).decode()}
+    chain = [{"cert_type": "VCEK", "data": [48, 130]}, {"cert_type": {"OTHER": "0"}, "data": []}]
+    key = {"alg": "RSA-OAEP-256", "e": "AQAB", "kty": "RSA", "n": "gg"}
+    runtime = {"nonce": "A" * 43 + "=", "tee-pubkey": key}
+    auth = {"version": "0.4.0", "tee": "snp", "extra-params": {"supported-hash-algorithms": ["sha256", "sm3"]}}
+    attestation = {"init-data": None, "runtime-data": runtime,
+                   "tee-evidence": {"primary_evidence": raw, "additional_evidence": ""}}
+    for name, kind, value in [("auth", 0, auth), ("attest", 1, attestation), ("raw", 2, raw),
+                              ("sev", 2, {"attestation_report": report, "cert_chain": chain})]:
+        yield name, bytes([kind]) + json.dumps(value).encode()
+    yield "path", b"\3default/key/1"
+    yield "cookie", b"\4a=b; kbs-session-id=0123"
+
+
 TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline,
-           id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs, policy]
+           id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs, policy, rcar]
 
 
 def main():

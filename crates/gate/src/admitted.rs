@@ -6,7 +6,9 @@
 //! The files are not synced one by one, which would take as long as all the rest of a decision. The audit log is, right after, and on
 //! ext4 and XFS that makes the renaming durable too: a power cut leaves the new record or an empty one, and an empty one admits nobody.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use cvmm_attest::policy::is_name;
 use cvmm_attest::reason::Reason;
@@ -40,18 +42,38 @@ pub struct Admission {
 
 /// The folder.
 #[derive(Debug)]
-pub struct Admitted(PathBuf);
+pub struct Admitted {
+    folder: PathBuf,
+    /// Read when it is first asked for.
+    index: Mutex<Option<Index>>,
+}
+
+/// Which VM has which HOST_DATA.
+#[derive(Debug, Default)]
+struct Index {
+    vms: HashMap<String, String>,
+    host_data: HashMap<String, String>,
+}
+
+impl Index {
+    fn put(&mut self, vm_id: &str, host_data: &str) {
+        if let Some(old) = self.host_data.insert(vm_id.to_owned(), host_data.to_owned()) {
+            self.vms.remove(&old);
+        }
+        self.vms.insert(host_data.to_owned(), vm_id.to_owned());
+    }
+}
 
 impl Admitted {
     /// In `folder`.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
-        Self(folder.to_owned())
+        Self { folder: folder.to_owned(), index: Mutex::default() }
     }
 
     fn path(&self, vm_id: &str) -> Result<PathBuf, Reason> {
         if is_name(vm_id) {
-            return Ok(self.0.join(format!("{vm_id}.json")));
+            return Ok(self.folder.join(format!("{vm_id}.json")));
         }
         Err(Reason::new("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"))
     }
@@ -61,15 +83,52 @@ impl Admitted {
         let path = self.path(vm_id)?;
         let state = |error: &dyn std::fmt::Display| Reason::new("gate.state", error.to_string());
         if !path.exists()
-            && std::fs::read_dir(&self.0).map_err(|error| state(&error))?.take(MOST).count() == MOST
+            && std::fs::read_dir(&self.folder).map_err(|error| state(&error))?.take(MOST).count() == MOST
         {
             return Err(state(&format!(
                 "there are {MOST} VMs already: remove old ones from {}",
-                self.0.display()
+                self.folder.display()
             )));
         }
         let text = serde_json::to_vec(admission).map_err(|error| state(&error))?;
-        files::replace_soon(&path, &text, 0o600).map_err(|error| state(&error))
+        files::replace_soon(&path, &text, 0o600).map_err(|error| state(&error))?;
+        if let Some(index) = &mut *self.index.lock().unwrap_or_else(PoisonError::into_inner) {
+            index.put(vm_id, &admission.host_data);
+        }
+        Ok(())
+    }
+
+    /// The VM whose latest admission has this HOST_DATA (hexadecimal), and the admission.
+    pub fn find(&self, host_data: &str) -> Result<(String, Admission), Reason> {
+        let never = || Reason::new("gate.vm", format!("no VM is admitted with HOST_DATA {host_data}"));
+        let vm_id = {
+            let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+            let index = match &mut *index {
+                Some(index) => index,
+                none => none.insert(self.read()?),
+            };
+            index.vms.get(host_data).cloned().ok_or_else(never)?
+        };
+        let admission = self.get(&vm_id)?;
+        if admission.host_data != host_data {
+            return Err(never());
+        }
+        Ok((vm_id, admission))
+    }
+
+    /// All records. One that cannot be read is of no VM.
+    fn read(&self) -> Result<Index, Reason> {
+        let folder = std::fs::read_dir(&self.folder)
+            .map_err(|error| Reason::new("gate.state", format!("{}: {error}", self.folder.display())))?;
+        let mut index = Index::default();
+        for entry in folder.flatten().take(MOST) {
+            let name = entry.file_name();
+            let Some(vm_id) = name.to_str().and_then(|name| name.strip_suffix(".json")) else { continue };
+            if let Ok(admission) = self.get(vm_id) {
+                index.put(vm_id, &admission.host_data);
+            }
+        }
+        Ok(index)
     }
 
     /// How many admissions a VM has had.

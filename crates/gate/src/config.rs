@@ -53,6 +53,8 @@ pub struct Config {
     pub status: Option<std::net::SocketAddr>,
     /// Folder of what admitted guests are given, if they are given anything.
     pub secrets: Option<PathBuf>,
+    /// Trustee's protocol, for guests that speak it.
+    pub rcar: Option<crate::rcar::config::Config>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
@@ -117,6 +119,7 @@ impl Config {
             allow_uids: _,
             status: _,
             secrets,
+            rcar,
             limits: _,
             sandbox: _,
             unsafe_run_as_root: _,
@@ -124,6 +127,9 @@ impl Config {
             pkcs11,
             unsafe_test_roots,
         } = &mut config;
+        if let Some(rcar) = rcar {
+            rcar.settle(base).map_err(content)?;
+        }
         for path in [socket, policies, keys, artifacts, certificates, state, audit]
             .into_iter()
             .chain(policy_keys)

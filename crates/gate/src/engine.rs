@@ -9,6 +9,7 @@
 //! Nonces are made here, belong to one session and are used up by the first answer to them.
 
 mod platform;
+mod rcar;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,7 @@ use thiserror::Error;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
+pub use self::rcar::{Call, Reply};
 use crate::admitted::{Admission, Admitted};
 use crate::artifacts::Artifacts;
 use crate::audit::{Audit, AuditError};
@@ -84,6 +86,9 @@ pub enum EngineError {
     /// The clock.
     #[error("{0}")]
     Clock(Reason),
+    /// A policy that is not there.
+    #[error("[rcar] of gate.toml names policy {0:?}, and there is none")]
+    RcarPolicy(String),
 }
 
 /// What decides.
@@ -101,6 +106,7 @@ pub struct Engine {
     clock: Clock,
     trust: Trust,
     metrics: Metrics,
+    rcar: Option<rcar::Rcar>,
 }
 
 /// How far a session is.
@@ -224,9 +230,11 @@ impl Engine {
             clock,
             trust,
             metrics: Metrics::default(),
+            rcar: config.rcar.as_ref().map(|rcar| rcar::Rcar::open(rcar, &config.keys)).transpose()?,
             config,
         };
         engine.reload()?;
+        engine.check_rcar()?;
         Ok(engine)
     }
 
@@ -692,13 +700,26 @@ impl Engine {
         policy: &InForce,
         now: i64,
     ) -> Result<cvmm_attest::claims::Claims, Vec<Reason>> {
-        let hint = hint(report).map_err(|refusal| vec![refusal.reason()])?;
+        let kind = hint(report).map_err(|refusal| vec![refusal.reason()])?.signing_key;
         let table = certificates.map(|table| decode("certificates", table)).transpose()?;
         let given = match &table {
-            Some(table) => table::vek(table, hint.signing_key)
-                .map_err(|error| one("gate.certificate", error.to_string()))?,
+            Some(table) => {
+                table::vek(table, kind).map_err(|error| one("gate.certificate", error.to_string()))?
+            }
             None => None,
         };
+        self.verified(report, given, policy, now)
+    }
+
+    /// Likewise, with the certificate that came along, if one did.
+    fn verified(
+        &self,
+        report: &[u8],
+        given: Option<&[u8]>,
+        policy: &InForce,
+        now: i64,
+    ) -> Result<cvmm_attest::claims::Claims, Vec<Reason>> {
+        let hint = hint(report).map_err(|refusal| vec![refusal.reason()])?;
         let product = hint.product.unwrap_or(cvmm_attest::claims::Product::Milan);
         let stored = match (given, &hint.reported_tcb) {
             (None, Some(tcb)) => Some(

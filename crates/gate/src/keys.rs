@@ -58,6 +58,9 @@ pub enum KeysError {
     /// Not a store key.
     #[error("{0} is not 32 bytes long: it is no store key")]
     StoreKey(PathBuf),
+    /// Another curve.
+    #[error("{0} is no P-256 key: tokens of RCAR are signed with ES256")]
+    NotP256(PathBuf),
     /// It is there already.
     #[error("{0} exists: a key is never overwritten")]
     Exists(PathBuf),

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod notify;
 pub mod pkcs11;
 pub mod policies;
+pub mod rcar;
 pub mod reasons;
 pub mod rego;
 pub mod sandbox;

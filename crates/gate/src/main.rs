@@ -164,12 +164,13 @@ fn run(command: Command) -> Result<Ended> {
             let socket = engine.config().socket.clone();
             let listening = |at: &dyn std::fmt::Display| format!("cannot listen at {at}");
             let status = engine.config().status;
+            let rcar = engine.rcar_config().map(|rcar| rcar.listen);
+            let tcp = |at| server::bind_tcp(at).with_context(|| listening(&at));
             let listeners = Listeners {
                 tls: engine.config().tls.as_ref().map(server::bind_tls).transpose()?,
                 socket: server::bind(&socket).with_context(|| listening(&socket.display()))?,
-                status: status
-                    .map(|at| server::bind_status(at).with_context(|| listening(&at)))
-                    .transpose()?,
+                status: status.map(tcp).transpose()?,
+                rcar: rcar.map(tcp).transpose()?,
             };
             heap::few_arenas();
             let notify = Notify::from_env().context("cannot reach the service manager (NOTIFY_SOCKET)")?;

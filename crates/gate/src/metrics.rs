@@ -23,6 +23,7 @@ pub struct Metrics {
     approved: AtomicU64,
     challenged: AtomicU64,
     tickets: AtomicU64,
+    released: AtomicU64,
     denied: AtomicU64,
     reasons: Mutex<BTreeMap<String, u64>>,
     answers: [AtomicU64; BUCKETS.len() + 1],
@@ -35,6 +36,21 @@ pub struct Metrics {
     sandbox: OnceLock<Confinement>,
 }
 
+/// What a message was answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// An approval.
+    Approved,
+    /// A challenge.
+    Challenged,
+    /// A ticket or a token.
+    Ticket,
+    /// A resource.
+    Released,
+    /// A denial.
+    Denied,
+}
+
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
@@ -42,15 +58,25 @@ fn count(counter: &AtomicU64) {
 impl Metrics {
     /// A message was answered, in this time.
     pub(crate) fn answered(&self, response: &Response, time: Duration) {
-        match response {
-            Response::Approval(_) => count(&self.approved),
-            Response::Challenge(_) => count(&self.challenged),
-            Response::Ticket(_) => count(&self.tickets),
-            Response::Denied(denied) => {
-                count(&self.denied);
-                self.reasons(&denied.reasons);
-            }
-        }
+        let (answered, reasons) = match response {
+            Response::Approval(_) => (Answered::Approved, &[][..]),
+            Response::Challenge(_) => (Answered::Challenged, &[][..]),
+            Response::Ticket(_) => (Answered::Ticket, &[][..]),
+            Response::Denied(denied) => (Answered::Denied, &denied.reasons[..]),
+        };
+        self.counted(answered, reasons, time);
+    }
+
+    /// A message was answered like this, for these reasons, in this time.
+    pub(crate) fn counted(&self, answered: Answered, reasons: &[Reason], time: Duration) {
+        count(match answered {
+            Answered::Approved => &self.approved,
+            Answered::Challenged => &self.challenged,
+            Answered::Ticket => &self.tickets,
+            Answered::Released => &self.released,
+            Answered::Denied => &self.denied,
+        });
+        self.reasons(reasons);
         let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS.iter().position(|bound| time <= *bound).unwrap_or(BUCKETS.len());
         count(&self.answers[bucket]);
@@ -114,6 +140,7 @@ impl Metrics {
             ("approved", &self.approved),
             ("challenged", &self.challenged),
             ("ticket", &self.tickets),
+            ("released", &self.released),
             ("denied", &self.denied),
         ]
         .map(|(answer, counter)| (format!("{{answer=\"{answer}\"}}"), get(counter)));

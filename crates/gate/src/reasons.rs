@@ -38,6 +38,21 @@ pub const CODES: &[&str] = &[
     "evidence.format",
     "evidence.other",
     "evidence.platform",
+    // In RCAR.
+    "rcar.busy",
+    "rcar.devices",
+    "rcar.format",
+    "rcar.hash",
+    "rcar.init-data",
+    "rcar.key",
+    "rcar.nonce",
+    "rcar.release",
+    "rcar.resource",
+    "rcar.session",
+    "rcar.tee",
+    "rcar.too-long",
+    "rcar.unreadable",
+    "rcar.version",
 ];
 
 #[cfg(test)]

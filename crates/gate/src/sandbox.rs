@@ -2,7 +2,7 @@
 //! What the gate may still do once it serves: answer on the sockets it has, read its policies, artifacts and certificates, write its
 //! state. Whoever takes it over by a message gets no more than that.
 //!
-//! - **Landlock** says which files: policies, their public keys, artifacts and certificates can be read, the state folder can be
+//! - **Landlock** says which files: policies, their public keys, artifacts, certificates and resources can be read, the state folder can be
 //!   written, and nothing else can be opened. The private keys and the audit log are open before and cannot be opened again. No TCP
 //!   socket can be bound or connected.
 //! - **seccomp** says which system calls: no new socket, no program, no foreign process, no executable memory, no namespace. What is
@@ -69,6 +69,7 @@ impl More {
         // SIGHUP reads them again.
         more.read
             .extend(config.tls.clone().iter_mut().flat_map(tls::Settings::paths).map(|path| path.clone()));
+        more.read.extend(config.rcar.as_ref().and_then(|rcar| rcar.resources.clone()));
         if let Some(pkcs11) = &config.pkcs11 {
             more.read.extend(pkcs11.read.iter().cloned());
             more.write.extend(pkcs11.write.iter().cloned());

@@ -5,6 +5,7 @@
 //! and a write to the disk. Ten thousand connections that say nothing keep nobody out (module `places`).
 
 mod places;
+mod rcar;
 mod session;
 mod status;
 mod tls;
@@ -72,6 +73,8 @@ pub struct Listeners {
     pub tls: Option<TlsListener>,
     /// For `/metrics` and `/healthz`.
     pub status: Option<std::net::TcpListener>,
+    /// For RCAR.
+    pub rcar: Option<std::net::TcpListener>,
 }
 
 /// Makes the socket. An old one is removed if nobody listens there.
@@ -90,8 +93,8 @@ pub fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     Ok(listener)
 }
 
-/// Makes the socket for [`Listeners::status`].
-pub fn bind_status(at: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
+/// Makes the socket for [`Listeners::status`] or [`Listeners::rcar`].
+pub fn bind_tcp(at: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(at)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -119,6 +122,13 @@ pub async fn serve(
     let (tls_listener, tls) = match listeners.tls {
         Some(listener) => (Some(TcpListener::from_std(listener.socket)?), Some(listener.tls)),
         None => (None, None),
+    };
+    let rcar = match (listeners.rcar, engine.rcar_config()) {
+        (Some(listener), Some(config)) => {
+            let state = rcar::State::new(Arc::clone(&engine), config.connections, limits.message_s);
+            Some(tokio::spawn(rcar::serve(TcpListener::from_std(listener)?, Arc::new(state))))
+        }
+        _ => None,
     };
     loop {
         tokio::select! {
@@ -179,8 +189,8 @@ pub async fn serve(
     if timeout(GRACE, async { while sessions.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!(sessions = sessions.len(), "launches in progress are given up");
     }
-    if let Some(status) = status {
-        status.abort();
+    for server in [status, rcar].into_iter().flatten() {
+        server.abort();
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::keys::{KeysError, generate, private_folder};
+use crate::rcar::token;
 use crate::vm_keys::StoreKey;
 
 /// Why a gate could not be made.
@@ -52,6 +53,12 @@ audit = "audit.log"
 
 # What the gate gives up before it serves: "require" (or it does not), "best-effort", "off"
 # sandbox = "require"
+# Trustee's protocol, for guests that speak it (docs/rcar.md)
+# [rcar]
+# listen = "127.0.0.1:8080"
+# policy = "web"
+# resources = "resources"
+# release = { default = "web" }
 
 # [limits]
 # connections = 512
@@ -99,6 +106,7 @@ pub fn init(folder: &Path) -> Result<(), SetupError> {
         generate(&folder.join("keys").join(name))?;
     }
     StoreKey::generate(&folder.join("keys/store.key"))?;
+    token::generate(&folder.join("keys").join(token::KEY))?;
     files::replace(&config, CONFIG.as_bytes(), 0o644)?;
     Ok(())
 }

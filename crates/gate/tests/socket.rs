@@ -42,13 +42,13 @@ impl Serving {
     fn of(gate: common::Gate) -> Self {
         let engine = Arc::new(Engine::open(gate.config()).unwrap());
         let socket = server::bind(&gate.path("gate.sock")).unwrap();
-        let status = server::bind_status("127.0.0.1:0".parse().unwrap()).unwrap();
+        let status = server::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = status.local_addr().unwrap();
         let (control, receiver) = mpsc::channel(4);
         let thread = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
-            let listeners = Listeners { socket, tls: None, status: Some(status) };
+            let listeners = Listeners { socket, tls: None, status: Some(status), rcar: None };
             runtime.block_on(server::serve(engine, listeners, receiver)).unwrap();
         });
         Self { gate, control: Some(control), status: address, thread: Some(thread) }

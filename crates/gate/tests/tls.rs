@@ -100,7 +100,7 @@ impl Serving {
         let thread = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
-            let listeners = Listeners { socket, tls: Some(tls), status: None };
+            let listeners = Listeners { socket, tls: Some(tls), status: None, rcar: None };
             runtime.block_on(server::serve(engine, listeners, receiver)).unwrap();
         });
         Self { world, address, control: Some(control), thread: Some(thread) }

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::{Keys, generate, public_path};
 use cvmm_gate::pkcs11;
+use cvmm_gate::rcar::token::{self, TokenKey};
 use cvmm_launch::id_block::Identity;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
@@ -24,6 +25,12 @@ pub enum KeysCommand {
     Show(Show),
     /// Make the keys of [pkcs11] that the token does not have yet; prints their labels
     Generate(Generate),
+    /// Print the JWK set that RCAR's tokens are verified with; makes the key (rcar.pem) if there is none
+    Rcar {
+        /// The configuration
+        #[arg(long, short, value_name = "GATE.TOML")]
+        config: PathBuf,
+    },
     /// Make a P-384 key and, beside it (.pub), its public half; a key is never overwritten
     New {
         /// Where; readable for this user only
@@ -61,6 +68,14 @@ pub fn run(command: KeysCommand) -> Result<Ended> {
             for label in pkcs11::generate(settings)? {
                 print(&format!("{label}\n"))?;
             }
+            return Ok(Ended::Done);
+        }
+        KeysCommand::Rcar { config } => {
+            let path = Config::load(&config)?.keys.join(token::KEY);
+            if !path.exists() {
+                token::generate(&path)?;
+            }
+            print_json(&TokenKey::load(&path)?.jwks()?)?;
             return Ok(Ended::Done);
         }
         KeysCommand::New { file } => {

@@ -446,3 +446,25 @@ fn what_lowers_the_floor_is_logged_at_every_load() {
         assert!(said, "{key} is not said: {text}");
     }
 }
+
+#[test]
+fn nothing_is_answered_in_rcar_that_cannot_be_written_down() {
+    let mut fixture = Fixture::new();
+    let mut open = |policy: &str| {
+        let text = format!("listen = \"127.0.0.1:0\"\npolicy = \"{policy}\"\n");
+        let config: crate::rcar::config::Config = toml::from_str(&text).unwrap();
+        fixture.engine.rcar = Some(rcar::Rcar::open(&config, &fixture.engine.config.keys).unwrap());
+        fixture.engine.check_rcar()
+    };
+    assert!(matches!(open("q"), Err(EngineError::RcarPolicy(name)) if name == "q"));
+    open("p").unwrap();
+    let auth = || {
+        let question = br#"{"version":"0.4.0","tee":"snp","extra-params":""}"#;
+        fixture.engine.rcar(Call::Auth(question), "somebody")
+    };
+    assert_eq!(auth().status, 200);
+    fixture.engine.audit.fill_the_disk();
+    let Reply { status, body, session } = auth();
+    assert_eq!((status, session), (503, None));
+    assert!(String::from_utf8(body).unwrap().contains("gate.audit"));
+}

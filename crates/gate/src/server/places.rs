@@ -119,6 +119,11 @@ impl Taken {
         true
     }
 
+    /// Tells when somebody else gets the place, to whoever does not have it in hand.
+    pub(super) fn loss(&self) -> Arc<Notify> {
+        Arc::clone(&self.lost)
+    }
+
     pub(super) fn rank(&self) -> Rank {
         self.place.0
     }

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `[rcar]` of gate.toml.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use cvmm_attest::policy::is_name;
+use serde::Deserialize;
+
+/// `[rcar]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// The policy that judges every client.
+    pub policy: String,
+    /// Which guests may ask at all.
+    #[serde(default)]
+    pub guests: Guests,
+    /// Folder of resources: `REPO/TYPE/TAG`.
+    pub resources: Option<PathBuf>,
+    /// For each repository the policy that a guest has to meet besides, to get what is in it. Others are not released.
+    #[serde(default)]
+    pub release: BTreeMap<String, String>,
+    /// Seconds from a challenge to the end of its session.
+    #[serde(default = "session_s")]
+    pub session_s: u64,
+    /// Sessions at a time.
+    #[serde(default = "sessions")]
+    pub sessions: usize,
+    /// Connections at a time.
+    #[serde(default = "connections")]
+    pub connections: usize,
+    /// Requests a second, of all clients together, that are answered.
+    #[serde(default = "requests_per_s")]
+    pub requests_per_s: u32,
+}
+
+/// Which guests may ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guests {
+    /// Those that this gate has admitted, each in its latest run.
+    #[default]
+    Admitted,
+    /// All that meet the policy, whoever launched them.
+    Any,
+}
+
+fn session_s() -> u64 {
+    300
+}
+
+fn sessions() -> usize {
+    1024
+}
+
+fn connections() -> usize {
+    128
+}
+
+fn requests_per_s() -> u32 {
+    100
+}
+
+impl Config {
+    /// Checks the values and makes paths start at `base`; the error says what is wrong.
+    pub(crate) fn settle(&mut self, base: &Path) -> Result<(), String> {
+        let Self {
+            listen: _,
+            policy,
+            guests: _,
+            resources,
+            release,
+            session_s,
+            sessions,
+            connections,
+            requests_per_s,
+        } = self;
+        if let Some(name) =
+            release.keys().chain(release.values()).chain([&*policy]).find(|name| !is_name(name))
+        {
+            return Err(format!("rcar: {name:?} is not 1 to 64 of A-Z a-z 0-9 . _ -"));
+        }
+        if !(1..=3600).contains(session_s) || !(1..=1 << 20).contains(sessions) {
+            return Err("rcar.session_s is 1 to 3600 and rcar.sessions 1 to 1048576".to_owned());
+        }
+        if *connections == 0 || *requests_per_s == 0 {
+            return Err("rcar: a limit of zero lets nobody ask".to_owned());
+        }
+        if resources.is_none() && !release.is_empty() {
+            return Err("rcar.release needs rcar.resources: the folder of what is released".to_owned());
+        }
+        for path in resources.iter_mut() {
+            *path = base.join(&*path);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let read = |more: &str| {
+            let text = format!("listen = \"127.0.0.1:0\"\npolicy = \"p\"\n{more}");
+            let mut config: Config = toml::from_str(&text).map_err(|error| error.to_string())?;
+            config.settle(Path::new("/base")).map(|()| config)
+        };
+        let config = read("").unwrap();
+        assert_eq!((config.guests, config.sessions, config.resources), (Guests::Admitted, 1024, None));
+        let config = read("resources = \"r\"\nrelease = { default = \"q\" }").unwrap();
+        assert_eq!(config.resources.unwrap(), Path::new("/base/r"));
+        for bad in [
+            "guests = \"all\"",
+            "sessions = 0",
+            "session_s = 0",
+            "session_s = 3601",
+            "connections = 0",
+            "requests_per_s = 0",
+            "more = 1",
+            "release = { default = \"q\" }",
+            "resources = \"r\"\nrelease = { \"..\" = \"q\" }",
+            "resources = \"r\"\nrelease = { default = \"\" }",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(toml::from_str::<Config>("listen = \"127.0.0.1:0\"").is_err());
+    }
+}
