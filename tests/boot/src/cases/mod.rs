@@ -88,6 +88,7 @@ pub fn all() -> Vec<Case> {
         snp::doctor::CASES,
         snp::gate::CASES,
         snp::stage::CASES,
+        snp::gate_skipped::CASES,
         holes::CASES,
         tpm::CASES,
     ]

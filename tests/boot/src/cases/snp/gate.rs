@@ -57,19 +57,19 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
-fn guest(ctx: &Ctx, name: &str) -> Result<Spec> {
+pub(super) fn guest(ctx: &Ctx, name: &str) -> Result<Spec> {
     payload::spec(ctx, name, &[] as &[Step])
 }
 
 /// Runs a guest that the gate must not admit; returns cvmm's messages.
-fn kept_out(ctx: &Ctx, spec: &Spec, code: i32) -> Result<String> {
+pub(super) fn kept_out(ctx: &Ctx, spec: &Spec, code: i32) -> Result<String> {
     let ended = Vm::start(ctx, spec)?.end(code)?;
     ensure!(ended.timeline()?.at(contract::FIRST_RUN).is_none(), "a guest that was not admitted ran");
     ensure!(ended.spent < Duration::from_secs(20), "cvmm took {:?} to say so", ended.spent);
     Ok(ended.messages)
 }
 
-fn has(message: &str, word: &str) -> Result<()> {
+pub(super) fn has(message: &str, word: &str) -> Result<()> {
     ensure!(message.contains(word), "no {word:?} in: {}", last_words(message));
     Ok(())
 }
@@ -221,7 +221,7 @@ fn replay(ctx: &Ctx) -> Result<()> {
     }
 }
 
-fn read_frame(stream: &mut UnixStream) -> Result<Vec<u8>> {
+pub(super) fn read_frame(stream: &mut UnixStream) -> Result<Vec<u8>> {
     let mut len = [0; 4];
     stream.read_exact(&mut len)?;
     let mut frame = vec![0; u32::from_le_bytes(len) as usize];
@@ -229,7 +229,7 @@ fn read_frame(stream: &mut UnixStream) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
-fn write_frame(stream: &mut UnixStream, frame: &[u8]) -> Result<()> {
+pub(super) fn write_frame(stream: &mut UnixStream, frame: &[u8]) -> Result<()> {
     stream.write_all(&(frame.len() as u32).to_le_bytes())?;
     Ok(stream.write_all(frame)?)
 }
@@ -332,7 +332,7 @@ fn attest(ctx: &Ctx) -> Result<()> {
 }
 
 /// What a guest has to put into its report for a nonce of the gate's, as hexadecimal digits.
-fn report_data(nonce: &str, vm_id: &str) -> Result<String> {
+pub(super) fn report_data(nonce: &str, vm_id: &str) -> Result<String> {
     let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, nonce)?;
     let nonce = bytes.as_slice().try_into().context("a nonce of another length")?;
     let data = binding::report_data(Purpose::Attest, nonce, vm_id, &[]);

@@ -5,6 +5,7 @@ pub mod boot;
 pub mod doctor;
 pub mod faults;
 pub mod gate;
+pub mod gate_skipped;
 pub mod hostile;
 pub mod memory;
 pub mod refuse;

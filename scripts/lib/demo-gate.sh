@@ -1,0 +1,65 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# What scripts/demo does in the host: a gate, a policy made from vm.toml, the right guest, and four that differ. Runs with busybox too.
+#
+#   demo-gate.sh BIN OUT GATE FIRMWARE IMAGE [SIGNATURE-OPTION]...
+#
+# BIN has cvmm and cvmm-gate. OUT has vm.toml and changed-image.toml, changed-policy.toml, changed-vcpus.toml, all with the gate in
+# GATE; IMAGE is what boots, and IMAGE.changed the same with another byte. Leaves NAME.log, verdicts (NAME STATUS), gate.log, audit.log,
+# audit-verified and the timeline in OUT.
+set -eu
+bin=$1 out=$2 gate=$3 firmware=$4 image=$5
+shift 5
+
+: >"$out/verdicts"
+"$bin/cvmm-gate" init "$gate" >"$out/gate.log"
+"$bin/cvmm-gate" artifact import -c "$gate/gate.toml" "$firmware" "$image" "$image.changed" >>"$out/gate.log" 2>&1
+"$bin/cvmm" policy init --config "$out/vm.toml" "$@" --out "$gate/policies/demo.toml"
+sign() {
+    "$bin/cvmm-gate" policy sign --key "$gate/keys/policy.pem" "$gate/policies/demo.toml" >>"$out/gate.log" 2>&1
+    cp "$gate/policies/demo.toml" "$out/$1"
+}
+sign policy.toml
+"$bin/cvmm-gate" serve -c "$gate/gate.toml" >>"$out/gate.log" 2>&1 &
+pid=$!
+trap 'kill "$pid" 2>/dev/null || true' EXIT
+tries=0
+until [ -S "$gate/gate.sock" ]; do
+    tries=$((tries + 1))
+    if [ "$tries" -gt 100 ] || ! kill -0 "$pid"; then echo "the gate does not serve: see $out/gate.log" >&2; exit 1; fi
+    sleep 0.1
+done
+
+# refused NAME CONFIG: a guest that must not run. What it says goes to NAME.log.
+refused() {
+    status=0
+    "$bin/cvmm" run --config "$out/$2" --timeline "$out/$1.json" </dev/null >"$out/$1.log" 2>&1 || status=$?
+    echo "$1 $status" >>"$out/verdicts"
+}
+refused image changed-image.toml
+refused policy changed-policy.toml
+refused vcpus changed-vcpus.toml
+
+# The right guest, with its console on ours.
+status=0
+"$bin/cvmm" run --config "$out/vm.toml" --timeline "$out/timeline.json" --exit-stats </dev/null 2>"$out/right.log" || status=$?
+echo "right $status" >>"$out/verdicts"
+cat "$out/right.log" >&2
+
+# The same guest, after the policy has been raised above what this host has.
+awk '/^version = /{ $0 = "version = 2" } /^microcode = /{ $0 = "microcode = " $3 + 1 } { print }' "$out/policy.toml" >"$gate/policies/demo.toml"
+sign raised-policy.toml
+kill -HUP "$pid"
+sleep 1
+refused tcb vm.toml
+
+kill -TERM "$pid"
+wait "$pid" || true
+trap - EXIT
+cp "$gate/audit.log" "$out/audit.log"
+if "$bin/cvmm-gate" audit verify --key "$gate/keys/verdict.pem.pub" "$out/audit.log" >"$out/audit-verified" 2>&1; then
+    echo "audit 0" >>"$out/verdicts"
+else
+    echo "audit 1" >>"$out/verdicts"
+fi
+exit "$status"
