@@ -4,16 +4,16 @@
 #
 #   demo-gate.sh BIN OUT GATE FIRMWARE IMAGE [SIGNATURE-OPTION]...
 #
-# BIN has cvmm and cvmm-gate. OUT has vm.toml and changed-image.toml, changed-policy.toml, changed-vcpus.toml, all with the gate in
-# GATE; IMAGE is what boots, and IMAGE.changed the same with another byte. Leaves NAME.log, verdicts (NAME STATUS), gate.log, audit.log,
-# audit-verified and the timeline in OUT.
+# BIN has cvmm and cvmm-gate. OUT has the gate's folder as it starts (gate) and vm.toml, changed-image.toml, changed-policy.toml,
+# changed-vcpus.toml, all with the gate in GATE, a copy of it; IMAGE is what boots, and IMAGE.changed the same with another byte. Leaves
+# NAME.log, verdicts (NAME STATUS), gate.log, audit.log, audit-verified and the timeline in OUT.
 set -eu
 bin=$1 out=$2 gate=$3 firmware=$4 image=$5
 shift 5
 
 : >"$out/verdicts"
-"$bin/cvmm-gate" init "$gate" >"$out/gate.log"
-"$bin/cvmm-gate" artifact import -c "$gate/gate.toml" "$firmware" "$image" "$image.changed" >>"$out/gate.log" 2>&1
+cp -R "$out/gate" "$gate"
+"$bin/cvmm-gate" artifact import -c "$gate/gate.toml" "$firmware" "$image" "$image.changed" >"$out/gate.log" 2>&1
 "$bin/cvmm" policy init --config "$out/vm.toml" "$@" --out "$gate/policies/demo.toml"
 sign() {
     "$bin/cvmm-gate" policy sign --key "$gate/keys/policy.pem" "$gate/policies/demo.toml" >>"$out/gate.log" 2>&1
