@@ -21,6 +21,7 @@ pub mod heap;
 pub mod host;
 pub mod kds;
 pub mod keys;
+pub mod leave;
 pub mod metrics;
 pub mod notify;
 pub mod pkcs11;

@@ -20,7 +20,7 @@ use cvmm_gate::keys::Signer;
 use cvmm_gate::notify::Notify;
 use cvmm_gate::sandbox::More;
 use cvmm_gate::server::Listeners;
-use cvmm_gate::{artifacts, audit, heap, policies, sandbox, server, setup};
+use cvmm_gate::{artifacts, audit, heap, leave, policies, sandbox, server, setup};
 use cvmm_gate_client::ticket::VerdictKey;
 use tracing_subscriber::EnvFilter;
 
@@ -203,6 +203,7 @@ fn run(command: Command) -> Result<Ended> {
                 }
                 _ => {}
             }
+            leave::at_once();
         }
         Command::Check { config } => {
             let engine = Engine::open(Config::load(&config)?)?;

@@ -162,7 +162,7 @@ impl World {
 
     fn serve(&self) -> Program {
         let log = fs::File::create(self.gate.path("log")).unwrap();
-        let program = Program(self.command(&["serve"]).stderr(log).spawn().unwrap());
+        let program = Program(self.command(&["serve"]).stderr(log).spawn().unwrap(), self.gate.path("log"));
         let end = Instant::now() + Duration::from_secs(20);
         while UnixStream::connect(self.gate.path("gate.sock")).is_err() {
             let log = || fs::read_to_string(self.gate.path("log")).unwrap();
@@ -180,13 +180,15 @@ impl World {
     }
 }
 
-struct Program(Child);
+/// The program, and where it writes its messages.
+struct Program(Child, PathBuf);
 
 impl Program {
     fn stop(mut self) {
         let id = self.0.id().to_string();
         assert!(Command::new("kill").arg(id).status().unwrap().success());
-        assert!(self.0.wait().unwrap().success());
+        let status = self.0.wait().unwrap();
+        assert!(status.success(), "{status}: {}", fs::read_to_string(&self.1).unwrap());
     }
 }
 
