@@ -144,7 +144,7 @@ impl TryFrom<&TeePubKey> for Recipient {
 /// A sealed resource.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Jwe {
-    /// [`Header`], base64url, which is what is authenticated besides.
+    /// `Header`, base64url, which is what is authenticated besides.
     pub protected: String,
     /// The content's key, wrapped.
     pub encrypted_key: String,
