@@ -14,7 +14,7 @@ shift 5
 : >"$out/verdicts"
 cp -R "$out/gate" "$gate"
 "$bin/cvmm-gate" artifact import -c "$gate/gate.toml" "$firmware" "$image" "$image.changed" >"$out/gate.log" 2>&1
-"$bin/cvmm" policy init --config "$out/vm.toml" "$@" --out "$gate/policies/demo.toml"
+"$bin/cvmm" policy init --config "$out/vm.toml" "$@" --output "$gate/policies/demo.toml"
 sign() {
     "$bin/cvmm-gate" policy sign --key "$gate/keys/policy.pem" "$gate/policies/demo.toml" >>"$out/gate.log" 2>&1
     cp "$gate/policies/demo.toml" "$out/$1"
