@@ -32,9 +32,9 @@ done
 
 # refused NAME CONFIG: a guest that must not run. What it says goes to NAME.log.
 refused() {
-    status=0
-    "$bin/cvmm" run --config "$out/$2" --timeline "$out/$1.json" </dev/null >"$out/$1.log" 2>&1 || status=$?
-    echo "$1 $status" >>"$out/verdicts"
+    refusal=0
+    "$bin/cvmm" run --config "$out/$2" --timeline "$out/$1.json" </dev/null >"$out/$1.log" 2>&1 || refusal=$?
+    echo "$1 $refusal" >>"$out/verdicts"
 }
 refused image changed-image.toml
 refused policy changed-policy.toml
