@@ -71,24 +71,16 @@ impl Report {
     }
 }
 
-/// `cvmm measure --json` for `spec`: the plan.
-pub fn listing(ctx: &Ctx, spec: &Spec) -> Result<serde_json::Value> {
-    let output = run_measure(ctx, spec, &["--json"])?;
-    ensure!(output.status.success(), "cvmm measure --json: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-fn run_measure(ctx: &Ctx, spec: &Spec, arguments: &[&str]) -> Result<std::process::Output> {
-    let config = ctx.own_file("measure", ctx.next_number(), "toml");
-    fs::write(&config, spec.toml(&ctx.path("console.log")))?;
-    let mut command = Command::new(&ctx.cvmm);
-    command.args(["measure", "--vcpu-type", PROCESSOR, "--config"]).arg(&config).args(arguments);
-    command.output().context("start cvmm measure")
-}
-
 /// `cvmm measure` for `spec` with further arguments; the digest.
 pub fn measure(ctx: &Ctx, spec: &Spec, arguments: &[&str]) -> Result<String> {
-    let output = run_measure(ctx, spec, arguments)?;
+    let config = ctx.own_file("measure", ctx.next_number(), "toml");
+    fs::write(&config, spec.toml(&ctx.path("console.log")))?;
+    let output = Command::new(&ctx.cvmm)
+        .args(["measure", "--vcpu-type", PROCESSOR, "--config"])
+        .arg(&config)
+        .args(arguments)
+        .output()
+        .context("start cvmm measure")?;
     // With an ID block the digests of its keys follow.
     let digest = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
     ensure!(

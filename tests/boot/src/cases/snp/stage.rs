@@ -3,12 +3,12 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::super::{Case, Host, on};
 use super::last_words;
 use crate::harness::gate::Gate;
-use crate::harness::report::{Report, listing, measure};
+use crate::harness::report::{Report, measure};
 use crate::harness::spec::{cmdline, quoted};
 use crate::harness::{Ctx, Disk, Spec, Vm, contract, images};
 
@@ -42,13 +42,6 @@ pub const CASES: &[Case] = &[
         400,
         old_ticket,
         "a ticket of the start before, for the same guest: refused in the guest",
-    ),
-    on(
-        Host::Snp,
-        "stage-figures",
-        600,
-        figures,
-        "what a first stage costs and saves, printed: pages measured, times to the firmware and to user space, for two sizes of UKI",
     ),
 ];
 
@@ -160,54 +153,4 @@ fn uki(ctx: &Ctx, vcpus: u32, memory: &'static str) -> Result<()> {
     // The stage has sent messages with this key before: Linux went on from there.
     ensure!(report.report_data() == nonce, "the report is not of this guest: {}", report.report_data());
     ended.fact("cpus", &vcpus.to_string())
-}
-
-/// Boots with and without a first stage, and prints a table. Times are the emulated host's; only the comparison means something.
-#[expect(clippy::print_stdout, reason = "figures are what this case is for")]
-fn figures(ctx: &Ctx) -> Result<()> {
-    println!(
-        "first stage: {:>7} {:>15} {:>9} {:>12} {:>12}",
-        "UKI", "", "measured", "to firmware", "to user space"
-    );
-    let image = images::uki(ctx, "figures", &cmdline("ttyS0", "boot"))?;
-    let large = ctx.own_path("large.efi");
-    let mut bytes = fs::read(&image)?;
-    bytes.resize(60 << 20, 0x5a);
-    fs::write(&large, bytes)?;
-    let mut pages = Vec::new();
-    for (uki, low) in [(&image, "256MiB"), (&large, "384MiB")] {
-        for staged in [false, true] {
-            let mut spec = Spec::uki(ctx, uki.clone()).snp();
-            (spec.first_stage, spec.low_memory) = (staged, Some(low));
-            let ended = Vm::start(ctx, &spec)?.end_well()?;
-            let timeline = ended.timeline()?;
-            let at = |phase: &str| timeline.at(phase).map_or(f64::NAN, |ns| ns as f64 / 1e9);
-            let measured = measured_pages(ctx, &spec)?;
-            pages.push(measured);
-            println!(
-                "first stage: {:>4} MB {:>15} {:>6} KiB {:>10.2} s {:>10.2} s{}",
-                fs::metadata(uki)?.len() / 1_000_000,
-                if staged { "with" } else { "without" },
-                measured * 4,
-                at(contract::FIRMWARE),
-                at(contract::USER_SPACE),
-                if staged {
-                    format!("; the stage itself {:.2} s", at("first_stage") - at(contract::FIRST_RUN))
-                } else {
-                    String::new()
-                },
-            );
-        }
-    }
-    // The firmware's pages are measured either way, and nothing else with a stage, however large the UKI.
-    ensure!(pages[1] == pages[3] && pages[0] > 3 * pages[1] && pages[2] > pages[0] + 10_000, "{pages:?}");
-    Ok(())
-}
-
-/// Pages that the security processor hashes at launch.
-fn measured_pages(ctx: &Ctx, spec: &Spec) -> Result<u64> {
-    let listing = listing(ctx, spec)?;
-    let imports = listing["imports"].as_array().context("no imports")?;
-    let normal = imports.iter().filter(|import| import["kind"] == "normal");
-    Ok(normal.filter_map(|import| import["pages"].as_u64()).sum())
 }
