@@ -34,7 +34,6 @@ pub const CASES: &[Case] = &[
         snp_uki,
         "an SNP guest with a TPM in the VMM: PCRs and event log agree",
     ),
-    on(Host::Snp, "snp-tpm-exits", 900, snp_exits, "what each measure against exits saves an SNP guest"),
 ];
 
 const IN_PROCESS: &str = "mode = \"in-process\"\n";
@@ -167,14 +166,6 @@ const NO_PAGE: &str = "shared_buffer = false\n";
 const ALL_BANKS: &str = "pcr_banks = [\"sha1\", \"sha256\", \"sha384\", \"sha512\"]\n";
 
 fn exits(ctx: &Ctx) -> Result<()> {
-    compare(ctx, |spec| spec)
-}
-
-fn snp_exits(ctx: &Ctx) -> Result<()> {
-    compare(ctx, Spec::snp)
-}
-
-fn compare(ctx: &Ctx, kind: fn(Spec) -> Spec) -> Result<()> {
     let mut counts = Vec::new();
     for (name, keys) in [
         ("none", format!("{NO_COALESCING}{NO_PAGE}{ALL_BANKS}")),
@@ -183,7 +174,7 @@ fn compare(ctx: &Ctx, kind: fn(Spec) -> Spec) -> Result<()> {
         ("shared buffer", format!("{NO_COALESCING}{ALL_BANKS}")),
         ("all", String::new()),
     ] {
-        let ended = Vm::start(ctx, &kind(spec(ctx, &keys)?))?.end_well()?;
+        let ended = Vm::start(ctx, &spec(ctx, &keys)?)?.end_well()?;
         let found = Exits::of(&ended)?;
         let banks = keys.contains("pcr_banks");
         ensure!(
