@@ -72,6 +72,7 @@ impl World {
             host_data: approval.host_data.clone(),
             platform_status: STANDARD.encode(status),
             report: None,
+            key: None,
             certificates: None,
         }
     }
