@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The wire of a TPM 2.0, without a TPM: what is sent to one and what it says.
+//!
+//! Structures and constants have the names of the TPM 2.0 Library specification (revision 1.59; "part 2, 12.2.4" is a section of
+//! its second part, and tables are of that part). Nothing here reads a file or a device: [`Command`] makes bytes, [`Response`] reads
+//! them, and whoever has the TPM carries them.
+//!
+//! Everything that is parsed may come from a guest, a file or a network: lengths have limits, nothing panics, and an error says at
+//! which byte the structure stopped making sense.
+
+pub mod attest;
+pub mod command;
+pub mod constants;
+pub mod credential;
+mod hash;
+pub mod pcr;
+pub mod public;
+pub mod response;
+pub mod signature;
+pub mod template;
+pub mod wire;
+
+pub use attest::Attest;
+pub use command::Command;
+pub use hash::HashAlg;
+pub use public::{Name, Public};
+pub use response::Response;
+pub use signature::Signature;
