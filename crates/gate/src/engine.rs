@@ -10,6 +10,7 @@
 
 mod platform;
 mod rcar;
+mod stage;
 #[cfg(test)]
 mod tests;
 
@@ -53,7 +54,6 @@ use crate::metrics::Metrics;
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
 use crate::rego::input::{Known, Stage};
 use crate::secrets::Secrets;
-use crate::stage_ticket;
 
 const UNWRITTEN: &str = "the decision could not be written down; is the disk full?";
 /// AR4SI: what was found is as it should be.
@@ -177,13 +177,6 @@ struct Subject<'a> {
     lifetime: u32,
     /// The ticket of a first stage.
     stage: Option<Vec<u8>>,
-}
-
-/// What a first stage has shown.
-struct StageEvidence {
-    report: Vec<u8>,
-    key: [u8; 32],
-    claims: cvmm_attest::claims::Claims,
 }
 
 /// What is decided, with what it is about.
@@ -547,9 +540,9 @@ impl Engine {
             manifest_sha384: launch.manifest_digest.to_string(),
             policy: launch.policy.id.clone(),
         };
-        self.admitted.put(&launch.manifest.vm_id, &admission).map_err(|reason| vec![reason])?;
+        // Written down last: a ticket that cannot be made is no admission, and none leaves before it is written.
         let stage = stage.map(|stage| self.stage_ticket(launch, &stage, admission.epoch)).transpose()?;
-        self.ticket(Subject {
+        let ticket = self.ticket(Subject {
             stage,
             purpose: "admit",
             vm_id: &launch.manifest.vm_id,
@@ -560,59 +553,9 @@ impl Engine {
             class,
             now,
             lifetime: launch.policy.policy.lifetime,
-        })
-    }
-
-    /// Judges what a first stage shows: its own report, over this session's nonce, the VM, the manifest and the stage's key.
-    fn stage_evidence(
-        &self,
-        launch: &Launch,
-        evidence: &Evidence,
-        now: i64,
-    ) -> Result<StageEvidence, Vec<Reason>> {
-        let missing =
-            |what| one("evidence.format", format!("a guest with a first stage has to show its {what}"));
-        let report = decode("report", evidence.report.as_deref().ok_or_else(|| missing("report"))?)?;
-        let key = decode("key", evidence.key.as_deref().ok_or_else(|| missing("key"))?)?;
-        let key: [u8; 32] = key.try_into().map_err(|_| one("evidence.format", "key has not 32 bytes"))?;
-        let claims = self.claims(&report, evidence.certificates.as_deref(), &launch.policy, now)?;
-        let report_data =
-            binding::admit_report_data(&launch.nonce, &launch.manifest.vm_id, &key, &launch.manifest_digest);
-        let expected = Expected {
-            report_data: Some(&report_data),
-            host_data: Some(&launch.host_data),
-            measurement: Some(launch.digest),
-            id_key: Some(self.id_key),
-        };
-        let mut reasons = launch.policy.policy.judge_claims(&claims, &expected, now);
-        // Whatever the policy says of others: a first stage runs at VMPL 0, and what the host asked for is no guest's.
-        if claims.requester != cvmm_attest::claims::Requester::Guest(0) {
-            reasons.extend(one("policy.evidence", "the report is not of software at VMPL 0 of the guest"));
-        }
-        none_or(reasons)?;
-        Ok(StageEvidence { report, key, claims })
-    }
-
-    /// The ticket that a first stage waits for, with the VM's secrets for nobody else.
-    fn stage_ticket(
-        &self,
-        launch: &Launch,
-        shown: &StageEvidence,
-        epoch: u64,
-    ) -> Result<Vec<u8>, Vec<Reason>> {
-        let policy: Digest = launch.policy.digest;
-        let table = self.secrets.table(&launch.manifest.vm_id).map_err(|reason| vec![reason])?;
-        let stage = stage_ticket::Stage {
-            nonce: &launch.nonce,
-            key: &shown.key,
-            report: &shown.report,
-            vm_id: &launch.manifest.vm_id,
-            policy: &policy.0,
-            epoch,
-            lifetime: launch.policy.policy.lifetime,
-        };
-        stage_ticket::make(&stage, &table, &self.keys.verdict)
-            .map_err(|error| one("gate.key", error.to_string()))
+        })?;
+        self.admitted.put(&launch.manifest.vm_id, &admission).map_err(|reason| vec![reason])?;
+        Ok(ticket)
     }
 
     fn attest(&self, session: &mut Session, attest: &Attest) -> Decision {

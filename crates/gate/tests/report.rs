@@ -367,6 +367,27 @@ fn a_first_stage_gets_its_ticket_and_its_secrets() {
 }
 
 #[test]
+fn a_ticket_that_cannot_be_made_is_no_admission() {
+    let world = staged();
+    let (_, key) = PrivateKey::derive(&[5; 32]);
+    let ask = |key: &[u8; 32]| {
+        let (mut session, approval) = world.approve("vm");
+        let report = world.launch(&approval).report(&stage_data(&world, &approval, key));
+        world.send(&mut session, &stage_evidence(&world, &approval, &report, key))
+    };
+    // Nothing can be sealed to this one.
+    assert_eq!(code(&ask(&[0; 32])), "gate.key");
+    // Others may read it.
+    let secret = world.gate.path("secrets/vm/736869e5-84f0-4973-92ec-06879ce3da0b");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(code(&ask(&key)), "gate.secret");
+    assert!(!world.gate.path("state/vms/vm.json").exists(), "an admission without a ticket");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    claims(&ask(&key));
+    assert!(world.gate.path("state/vms/vm.json").exists());
+}
+
+#[test]
 fn what_a_first_stage_does_not_show_itself_gets_no_ticket() {
     let world = staged();
     let (_, key) = PrivateKey::derive(&[5; 32]);
