@@ -38,6 +38,23 @@ pub struct Admission {
     /// How many admissions this VM has had, this one included.
     #[serde(default)]
     pub epoch: u64,
+    /// The TPM it was admitted with, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<AdmittedTpm>,
+}
+
+/// The identity of a VM's TPM: what quotes have to be by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdmittedTpm {
+    /// Name of the attestation key, hexadecimal.
+    pub ak_name: String,
+    /// Its TPMT_PUBLIC, base64.
+    pub ak_public: String,
+    /// Name of the RSA endorsement key, hexadecimal.
+    pub ek_rsa_name: String,
+    /// Name of the P-384 endorsement key, hexadecimal.
+    pub ek_ecc_name: String,
 }
 
 /// The folder.

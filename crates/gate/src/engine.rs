@@ -8,6 +8,7 @@
 //! ```
 //! Nonces are made here, belong to one session and are used up by the first answer to them.
 
+mod guest;
 mod platform;
 mod rcar;
 mod stage;
@@ -25,11 +26,10 @@ use cvmm_attest::reason::Reason;
 use cvmm_attest::roots::{Trust, TrustError};
 use cvmm_attest::table;
 use cvmm_attest::verify::{CrlUse, Evidence as Report, Options, hint, verify};
-use cvmm_gate_client::binding::{self, Purpose};
+use cvmm_gate_client::binding;
 use cvmm_gate_client::manifest::{self, Manifest};
 use cvmm_gate_client::protocol::{
-    Admit, Approval, Attest, Challenge, Denied, Evidence, GuestEvidence, NONCE_LEN, PROTOCOL, Request,
-    Response, Ticket,
+    Admit, Approval, Denied, Evidence, NONCE_LEN, PROTOCOL, Request, Response, Ticket,
 };
 use cvmm_gate_client::ticket::{Appraisal, Binding, PROFILE, Submods, Token, Vector, VerifierId};
 use cvmm_launch::id_block::Identity;
@@ -41,6 +41,7 @@ use thiserror::Error;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
+pub use self::guest::Guest;
 pub use self::rcar::{Call, Reply};
 use crate::admitted::{Admission, Admitted};
 use crate::artifacts::Artifacts;
@@ -153,15 +154,6 @@ pub struct Launch {
     manifest_digest: Digest,
     digest: Digest,
     host_data: [u8; 32],
-}
-
-/// A guest with a challenge.
-#[derive(Debug)]
-pub struct Guest {
-    id: String,
-    nonce: [u8; NONCE_LEN],
-    until: Instant,
-    vm_id: String,
 }
 
 /// What a ticket is about.
@@ -539,6 +531,7 @@ impl Engine {
             host_data: hex(&launch.host_data),
             manifest_sha384: launch.manifest_digest.to_string(),
             policy: launch.policy.id.clone(),
+            tpm: None,
         };
         // Written down last: a ticket that cannot be made is no admission, and none leaves before it is written.
         let stage = stage.map(|stage| self.stage_ticket(launch, &stage, admission.epoch)).transpose()?;
@@ -556,83 +549,6 @@ impl Engine {
         })?;
         self.admitted.put(&launch.manifest.vm_id, &admission).map_err(|reason| vec![reason])?;
         Ok(ticket)
-    }
-
-    fn attest(&self, session: &mut Session, attest: &Attest) -> Decision {
-        let Attest { protocol, vm_id } = attest;
-        let challenge = || {
-            known_protocol(*protocol)?;
-            self.admitted.get(vm_id).map_err(|reason| vec![reason])?;
-            Ok((session_id()?, random()?))
-        };
-        let (id, result) = match challenge() {
-            Err(reasons) => (String::new(), Err(reasons)),
-            Ok((id, nonce)) => {
-                let time = Duration::from_secs(self.config.limits.guest_s);
-                let until = Instant::now() + time;
-                *session =
-                    Session::Guest(Box::new(Guest { id: id.clone(), nonce, until, vm_id: vm_id.clone() }));
-                let challenge = Challenge {
-                    session: id.clone(),
-                    nonce: STANDARD.encode(nonce),
-                    deadline_ms: self.config.limits.guest_s * 1000,
-                };
-                (id, Ok(Response::Challenge(challenge)))
-            }
-        };
-        Decision { vm_id: vm_id.chars().take(64).collect(), session: id, result }
-    }
-
-    fn guest_evidence(
-        &self,
-        guest: &Guest,
-        evidence: &GuestEvidence,
-        now: i64,
-    ) -> Result<Response, Vec<Reason>> {
-        in_time(guest.until)?;
-        let GuestEvidence { session, report, certificates, key } = evidence;
-        same("session", session, &guest.id)?;
-        // What was admitted, and by which policy, as it is now.
-        let admission = self.admitted.get(&guest.vm_id).map_err(|reason| vec![reason])?;
-        let policy = self.policy(&admission.policy.id)?;
-        none_or(policy.policy.judge_time(now))?;
-        let key = key.as_deref().map(|key| decode("key", key)).transpose()?.unwrap_or_default();
-        let claims = self.claims(&decode("report", report)?, certificates.as_deref(), &policy, now)?;
-        let state = || one("gate.state", "the record of this VM's admission is damaged");
-        let measurement = admission.launch_digest.parse().map_err(|_| state())?;
-        let report_data = binding::report_data(Purpose::Attest, &guest.nonce, &guest.vm_id, &key);
-        let host_data = unhex(&admission.host_data).ok_or_else(state)?;
-        let expected = Expected {
-            report_data: Some(&report_data),
-            host_data: Some(&host_data),
-            measurement: Some(measurement),
-            id_key: Some(self.id_key),
-        };
-        let mut reasons = policy.policy.judge_claims(&claims, &expected, now);
-        if !matches!(claims.requester, cvmm_attest::claims::Requester::Guest(_)) {
-            reasons.extend(one("policy.evidence", "the host asked for this report, not the guest"));
-        }
-        none_or(reasons)?;
-        none_or(policy.ask(&Known {
-            stage: Stage::Guest,
-            now,
-            policy: (&policy.id.id, policy.id.version),
-            launch: None,
-            platform: None,
-            report: Some(&claims),
-        }))?;
-        self.ticket(Subject {
-            stage: None,
-            purpose: "attest",
-            vm_id: &guest.vm_id,
-            session: &guest.id,
-            nonce: &guest.nonce,
-            vmm_nonce: "",
-            admission: &admission,
-            class: EvidenceClass::GuestReport,
-            now,
-            lifetime: policy.policy.lifetime,
-        })
     }
 
     /// What a report says, once it is verified with a certificate from its table or the store.
