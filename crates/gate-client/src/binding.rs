@@ -5,6 +5,7 @@
 //! no two splits give the same bytes.
 
 use aws_lc_rs::digest::{Context, SHA256, SHA384};
+use aws_lc_rs::hmac;
 use cvmm_snp::digest::Digest;
 
 use crate::protocol::NONCE_LEN;
@@ -64,6 +65,19 @@ pub fn admit_report_data(nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8], manif
     field(&mut hash, &manifest.0);
     let mut out = [0; 64];
     out[..48].copy_from_slice(hash.finish().as_ref());
+    out
+}
+
+/// What shows that whoever resumes a run was given its key: HMAC-SHA-256 with the key.
+#[must_use]
+pub fn resume_proof(key: &[u8; 32], vm_id: &str, epoch: u64) -> [u8; 32] {
+    let mut hash = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
+    for part in [&b"cvmm resume v1"[..], vm_id.as_bytes(), &epoch.to_le_bytes()] {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.sign().as_ref());
     out
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asking the gate: one connection, two questions, a ticket or a reason.
 
+pub mod run;
+
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -8,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::reason::Reason;
 use cvmm_snp::digest::Digest;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::binding;
 use crate::frame::{self, FrameError};
@@ -180,9 +183,9 @@ impl Gate {
         let no_answer = |source| ClientError::NoAnswer { question, source };
         let deadline = Instant::now() + self.timeout;
         // Strings, numbers and structs of them are always JSON.
-        let bytes = serde_json::to_vec(request).unwrap_or_default();
+        let bytes = Zeroizing::new(serde_json::to_vec(request).unwrap_or_default());
         frame::write(stream, &bytes, deadline).map_err(no_answer)?;
-        let answer = frame::read(stream, deadline).map_err(no_answer)?;
+        let answer = Zeroizing::new(frame::read(stream, deadline).map_err(no_answer)?);
         match serde_json::from_slice(&answer) {
             Ok(Response::Denied(Denied { reasons })) => Err(ClientError::Denied(reasons)),
             Ok(response) => Ok(response),

@@ -124,6 +124,30 @@ pub struct Vtpm {
     pub mode: String,
     /// The active PCR banks: `sha1`, `sha256`, `sha384`, `sha512`.
     pub pcr_banks: Vec<String>,
+    /// Whether its state is kept from one start to the next, encrypted with a key of the gate's.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub state: bool,
+    /// Which TPM it is, once the gate has certified it. The gate knows too; here it gets into HOST_DATA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<TpmIdentity>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A TPM by the names of its keys (TPM 2.0 Library, Part 1, 16: nameAlg and digest of the public area), hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmIdentity {
+    /// The RSA endorsement key.
+    pub ek_rsa: String,
+    /// The elliptic curve endorsement key.
+    pub ek_ecc: String,
+    /// The attestation key.
+    pub ak: String,
+    /// The run's epoch.
+    pub epoch: u64,
 }
 
 /// A disk.

@@ -4,8 +4,12 @@
 //!
 //! Binary values are standard base64 with padding; digests are hexadecimal.
 
+pub mod run;
+
 use cvmm_attest::reason::Reason;
 use serde::{Deserialize, Serialize};
+
+use self::run::{Activate, Activated, Certified, Checkpoint, Identify, Noted, Prepare, Prepared, Resume};
 
 /// The version of the protocol, in the first message.
 pub const PROTOCOL: u32 = 1;
@@ -26,6 +30,18 @@ pub enum Request {
     Attest(Attest),
     /// The guest's evidence. Only after a [`Challenge`], on the same connection.
     GuestEvidence(GuestEvidence),
+    /// A VM with kept state is to be launched. Opens a run.
+    Prepare(Prepare),
+    /// Its TPM is this one. Only after [`Prepared`], on the same connection.
+    Identify(Identify),
+    /// It is one TPM. Only after [`Activate`], on the same connection.
+    Activated(Activated),
+    /// Its state has changed so often. Only in a run whose TPM is certified.
+    Checkpoint(Checkpoint),
+    /// Likewise, and the run is over.
+    End(Checkpoint),
+    /// A run goes on whose connection was lost. Opens a session that is that run.
+    Resume(Resume),
 }
 
 /// What the gate says.
@@ -40,6 +56,14 @@ pub enum Response {
     Ticket(Ticket),
     /// The end: no.
     Denied(Denied),
+    /// Answer to [`Request::Prepare`].
+    Prepared(Prepared),
+    /// Answer to [`Request::Identify`] of a TPM that is not on record.
+    Activate(Activate),
+    /// Answer to [`Request::Identify`] of one that is, and to [`Request::Activated`].
+    Certified(Box<Certified>),
+    /// Answer to [`Request::Checkpoint`], [`Request::End`] and [`Request::Resume`].
+    Noted(Noted),
 }
 
 /// May this be launched?

@@ -78,6 +78,8 @@ pub struct Config {
 pub struct Limits {
     /// Connections at a time; the one that has been silent longest makes room.
     pub connections: usize,
+    /// VMs with kept state that run at a time: each holds a connection, which is not among those.
+    pub runs: usize,
     /// Seconds for a message to arrive once it has begun, and for the first to begin.
     pub message_s: u64,
     /// Seconds a guest has to answer a challenge.
@@ -86,7 +88,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 512, message_s: 5, guest_s: 30 }
+        Self { connections: 512, runs: 1024, message_s: 5, guest_s: 30 }
     }
 }
 
@@ -97,7 +99,7 @@ impl Config {
         let bytes = files::read(path, 64 << 10)?;
         let text = String::from_utf8(bytes).map_err(|_| content("it is not UTF-8".to_owned()))?;
         let mut config: Self = toml::from_str(&text).map_err(|error| content(error.to_string()))?;
-        let Limits { connections, message_s, guest_s } = config.limits;
+        let Limits { connections, runs: _, message_s, guest_s } = config.limits;
         if connections == 0 || message_s == 0 || guest_s == 0 || guest_s > 3600 {
             return Err(content("a limit of zero lets nobody ask, and guest_s is at most 3600".to_owned()));
         }

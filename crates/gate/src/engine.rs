@@ -4,6 +4,7 @@
 //! ```text
 //! New --Admit--> Launch --Evidence--> Over, with a ticket
 //! New --Attest-> Guest --GuestEvidence--> Over, with a verdict
+//! New --Prepare-> .. a run of a VM with kept state, see `run` .. --End--> Over
 //! any --anything else, or a refusal--> Over, with reasons
 //! ```
 //! Nonces are made here, belong to one session and are used up by the first answer to them.
@@ -11,6 +12,7 @@
 mod guest;
 mod platform;
 mod rcar;
+mod run;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -43,7 +45,7 @@ use zerocopy::little_endian::U32;
 
 pub use self::guest::Guest;
 pub use self::rcar::{Call, Reply};
-use crate::admitted::{Admission, Admitted};
+use crate::admitted::{Admission, Admitted, AdmittedTpm};
 use crate::artifacts::Artifacts;
 use crate::audit::{Audit, AuditError};
 use crate::certificates::Store;
@@ -87,6 +89,12 @@ pub enum EngineError {
     /// The clock.
     #[error("{0}")]
     Clock(Reason),
+    /// The authority of TPMs.
+    #[error(transparent)]
+    TpmCa(#[from] crate::tpm_ca::CaError),
+    /// The state folder.
+    #[error("{0}")]
+    State(Reason),
     /// A policy that is not there.
     #[error("[rcar] of gate.toml names policy {0:?}, and there is none")]
     RcarPolicy(String),
@@ -108,6 +116,7 @@ pub struct Engine {
     trust: Trust,
     metrics: Metrics,
     rcar: Option<rcar::Rcar>,
+    runs: Option<run::Runs>,
 }
 
 /// How far a session is.
@@ -120,6 +129,12 @@ pub enum Session {
     Launch(Box<Launch>),
     /// A guest was given a challenge.
     Guest(Box<Guest>),
+    /// A VM was given its keys.
+    Opening(Box<run::Opening>),
+    /// A TPM was given credentials.
+    Challenged(Box<run::Challenged>),
+    /// A VM with kept state runs.
+    Running(Box<run::Running>),
     /// It is over.
     Over,
 }
@@ -132,6 +147,9 @@ impl Session {
             Self::New | Self::Over => None,
             Self::Launch(launch) => Some(launch.until),
             Self::Guest(guest) => Some(guest.until),
+            Self::Opening(opening) => Some(opening.until()),
+            Self::Challenged(challenged) => Some(challenged.until()),
+            Self::Running(running) => Some(running.until()),
         }
     }
 
@@ -154,6 +172,14 @@ pub struct Launch {
     manifest_digest: Digest,
     digest: Digest,
     host_data: [u8; 32],
+    tpm: Option<AdmittedTpm>,
+}
+
+/// A launch that a policy has nothing against.
+struct Judged {
+    manifest: Manifest,
+    policy: Arc<InForce>,
+    digest: Digest,
 }
 
 /// What a ticket is about.
@@ -216,6 +242,7 @@ impl Engine {
             trust,
             metrics: Metrics::default(),
             rcar: config.rcar.as_ref().map(|rcar| rcar::Rcar::open(rcar, &config.keys)).transpose()?,
+            runs: run::Runs::open(&config)?,
             config,
         };
         engine.reload()?;
@@ -298,6 +325,7 @@ impl Engine {
 
     fn decide(&self, session: &mut Session, message: &[u8]) -> Response {
         let state = std::mem::replace(session, Session::Over);
+        let was_running = matches!(state, Session::Running(_));
         // Every line of the log has what it is the answer to.
         let question = sha384(message).to_string();
         let now = match self.clock.now() {
@@ -321,6 +349,20 @@ impl Engine {
             (Session::Guest(guest), Request::GuestEvidence(evidence)) => {
                 let result = self.guest_evidence(&guest, &evidence, now);
                 Decision { vm_id: guest.vm_id, session: guest.id, result }
+            }
+            (Session::New, Request::Prepare(prepare)) => self.prepare(session, &prepare, now),
+            (Session::New, Request::Resume(resume)) => self.resume(session, &resume),
+            (Session::Opening(opening), Request::Identify(identify)) => {
+                self.identify(session, *opening, &identify)
+            }
+            (Session::Challenged(challenged), Request::Activated(activated)) => {
+                self.activated(session, *challenged, &activated, now)
+            }
+            (Session::Running(running), Request::Checkpoint(checkpoint)) => {
+                self.checkpoint(session, *running, &checkpoint, false)
+            }
+            (Session::Running(running), Request::End(checkpoint)) => {
+                self.checkpoint(session, *running, &checkpoint, true)
             }
             _ => Decision {
                 vm_id: String::new(),
@@ -348,6 +390,22 @@ impl Engine {
             Response::Challenge(challenge) => ("challenged", json!(challenge)),
             Response::Ticket(ticket) => ("admitted", json!(ticket)),
             Response::Denied(denied) => ("denied", json!(denied)),
+            // Not the keys, nor what is in a credential.
+            Response::Prepared(prepared) => (
+                "prepared",
+                json!({
+                    "epoch": prepared.epoch,
+                    "accepted": prepared.accepted,
+                    "least_counter": prepared.least_counter,
+                    "may_create": prepared.may_create,
+                }),
+            ),
+            Response::Activate(_) => ("activate", json!({})),
+            Response::Certified(certified) => ("certified", json!(certified)),
+            // A heartbeat changes nothing that the next line of the log would not say.
+            Response::Noted(_) if matches!(session, Session::Running(_)) && was_running => return response,
+            Response::Noted(_) if matches!(session, Session::Running(_)) => ("resumed", json!({})),
+            Response::Noted(_) => ("ended", json!({})),
         };
         // Nothing leaves that is not written down.
         let event =
@@ -385,19 +443,15 @@ impl Engine {
         decision
     }
 
-    fn judge(
+    /// What policy `policy` says of a launch by the manifest `text`, for which the VMM claims a digest.
+    fn judge_launch(
         &self,
-        session: &mut Session,
-        admit: &Admit,
+        policy: &str,
+        text: &str,
+        claimed: &str,
         now: i64,
         vm_id: &mut String,
-        id: &mut String,
-    ) -> Result<Response, Vec<Reason>> {
-        let Admit { protocol, policy, manifest: text, digest: claimed, nonce: vmm_nonce } = admit;
-        known_protocol(*protocol)?;
-        if decode("nonce", vmm_nonce)?.len() != NONCE_LEN {
-            return Err(one("evidence.format", "the VMM's nonce has another length"));
-        }
+    ) -> Result<Judged, Vec<Reason>> {
         let manifest: Manifest = serde_json::from_str(text)
             .map_err(|error| one("manifest.format", format!("the manifest is not understood: {error}")))?;
         if manifest.format != manifest::FORMAT {
@@ -439,10 +493,27 @@ impl Engine {
             platform: None,
             report: None,
         }))?;
+        Ok(Judged { manifest, policy, digest })
+    }
 
+    fn judge(
+        &self,
+        session: &mut Session,
+        admit: &Admit,
+        now: i64,
+        vm_id: &mut String,
+        id: &mut String,
+    ) -> Result<Response, Vec<Reason>> {
+        let Admit { protocol, policy, manifest: text, digest: claimed, nonce: vmm_nonce } = admit;
+        known_protocol(*protocol)?;
+        if decode("nonce", vmm_nonce)?.len() != NONCE_LEN {
+            return Err(one("evidence.format", "the VMM's nonce has another length"));
+        }
+        let Judged { manifest, policy, digest } = self.judge_launch(policy, text, claimed, now, vm_id)?;
+        let tpm = self.tpm_of(&manifest)?;
         let nonce = random()?;
         *id = session_id()?;
-        let mut block = IdBlock::new(digest, facts.policy);
+        let mut block = IdBlock::new(digest, GuestPolicy(manifest.launch.policy));
         block.family_id = policy.policy.family_id.unwrap_or_default();
         block.image_id = policy.policy.image_id.unwrap_or_default();
         block.guest_svn = U32::new(policy.policy.min_svn);
@@ -469,6 +540,7 @@ impl Engine {
             manifest,
             digest,
             host_data,
+            tpm,
         }));
         Ok(Response::Approval(approval))
     }
@@ -531,7 +603,7 @@ impl Engine {
             host_data: hex(&launch.host_data),
             manifest_sha384: launch.manifest_digest.to_string(),
             policy: launch.policy.id.clone(),
-            tpm: None,
+            tpm: launch.tpm.clone(),
         };
         // Written down last: a ticket that cannot be made is no admission, and none leaves before it is written.
         let stage = stage.map(|stage| self.stage_ticket(launch, &stage, admission.epoch)).transpose()?;

@@ -121,7 +121,7 @@ impl Signer {
     }
 
     /// The public half as an uncompressed point.
-    fn point(&self) -> &[u8] {
+    pub(crate) fn point(&self) -> &[u8] {
         match &self.0 {
             Kept::File(pair) => pair.public_key().as_ref(),
             Kept::Token(key) => key.point(),

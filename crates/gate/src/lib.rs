@@ -4,7 +4,7 @@
 //! A process of its own that decides whether a guest may run. It trusts its configuration, its keys and AMD's roots, and nothing that
 //! comes over a socket. [`engine`] decides and does no I/O on sockets; [`server`] does nothing but that. What the engine needs is read
 //! by a module each: [`keys`], [`policies`] (and [`rego`], which they may name), [`artifacts`], [`certificates`], [`admitted`] (the VMs
-//! it has let run), [`vm_keys`] (the keys of their state) and [`audit`].
+//! it has let run), [`vm_keys`] (the keys of their state), [`tpms`] and [`tpm_ca`] (their TPMs, and who certifies them) and [`audit`].
 //!
 //! Every way out of a decision that is not a signed ticket is a denial with reasons, a failure of the gate itself included.
 
@@ -35,4 +35,6 @@ pub mod server;
 pub mod setup;
 pub mod stage_ticket;
 pub mod tls;
+pub mod tpm_ca;
+pub mod tpms;
 pub mod vm_keys;

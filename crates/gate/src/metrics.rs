@@ -24,6 +24,7 @@ pub struct Metrics {
     challenged: AtomicU64,
     tickets: AtomicU64,
     released: AtomicU64,
+    noted: AtomicU64,
     denied: AtomicU64,
     reasons: Mutex<BTreeMap<String, u64>>,
     answers: [AtomicU64; BUCKETS.len() + 1],
@@ -45,8 +46,10 @@ pub(crate) enum Answered {
     Challenged,
     /// A ticket or a token.
     Ticket,
-    /// A resource.
+    /// A resource, or the keys of a VM's state.
     Released,
+    /// A checkpoint.
+    Noted,
     /// A denial.
     Denied,
 }
@@ -63,6 +66,10 @@ impl Metrics {
             Response::Challenge(_) => (Answered::Challenged, &[][..]),
             Response::Ticket(_) => (Answered::Ticket, &[][..]),
             Response::Denied(denied) => (Answered::Denied, &denied.reasons[..]),
+            Response::Prepared(_) => (Answered::Released, &[][..]),
+            Response::Activate(_) => (Answered::Challenged, &[][..]),
+            Response::Certified(_) => (Answered::Ticket, &[][..]),
+            Response::Noted(_) => (Answered::Noted, &[][..]),
         };
         self.counted(answered, reasons, time);
     }
@@ -74,6 +81,7 @@ impl Metrics {
             Answered::Challenged => &self.challenged,
             Answered::Ticket => &self.tickets,
             Answered::Released => &self.released,
+            Answered::Noted => &self.noted,
             Answered::Denied => &self.denied,
         });
         self.reasons(reasons);

@@ -23,17 +23,24 @@ pub const CODES: &[&str] = &[
     "gate.state",
     "gate.audit",
     // Keys of VMs' state.
+    "key.none",
     "key.vm",
     "key.in-use",
     "key.policy",
     "key.superseded",
     "key.order",
+    "key.proof",
     "key.record",
     // What is to be launched.
     "manifest.format",
     "manifest.vm-id",
     "manifest.launch",
     "manifest.digest",
+    "manifest.vtpm",
+    // The TPM of a VM with kept state.
+    "tpm.public",
+    "tpm.identity",
+    "tpm.activation",
     // What was launched.
     "evidence.format",
     "evidence.other",

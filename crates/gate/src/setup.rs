@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::files::{self, FileError};
 use crate::keys::{KeysError, generate, private_folder};
 use crate::rcar::token;
+use crate::tpm_ca::{CaError, TpmCa};
 use crate::vm_keys::StoreKey;
 
 /// Why a gate could not be made.
@@ -20,6 +21,9 @@ pub enum SetupError {
     /// A key.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The authority of TPMs.
+    #[error(transparent)]
+    TpmCa(#[from] CaError),
     /// It is there already.
     #[error("{0} exists: this folder has a gate already")]
     Exists(std::path::PathBuf),
@@ -62,6 +66,7 @@ audit = "audit.log"
 
 # [limits]
 # connections = 512
+# runs = 1024
 # message_s = 5
 # guest_s = 30
 
@@ -98,7 +103,7 @@ pub fn init(folder: &Path) -> Result<(), SetupError> {
     for name in ["policies", "artifacts", "certificates"] {
         make(&folder.join(name))?;
     }
-    for name in ["keys", "state", "state/vms", "state/versions", "state/vm-keys"] {
+    for name in ["keys", "state", "state/vms", "state/versions", "state/vm-keys", "state/tpms"] {
         private_folder(&folder.join(name))?;
     }
     // The policy key is made here for a start; where policies are made is a better place for it.
@@ -106,7 +111,15 @@ pub fn init(folder: &Path) -> Result<(), SetupError> {
         generate(&folder.join("keys").join(name))?;
     }
     StoreKey::generate(&folder.join("keys/store.key"))?;
+    TpmCa::generate(&folder.join("keys"), unix_time())?;
     token::generate(&folder.join("keys").join(token::KEY))?;
     files::replace(&config, CONFIG.as_bytes(), 0o644)?;
     Ok(())
+}
+
+/// Seconds of Unix time. A clock before 1970 is taken for 1970.
+#[must_use]
+pub fn unix_time() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
 }

@@ -95,6 +95,20 @@ pub struct Lease {
     leases: Arc<Mutex<HashMap<String, u64>>>,
 }
 
+impl Lease {
+    /// The VM.
+    #[must_use]
+    pub fn vm_id(&self) -> &str {
+        &self.vm_id
+    }
+
+    /// The run's epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut leases = lock(&self.leases);
@@ -366,6 +380,45 @@ impl VmKeys {
         }
         record.counter = counter;
         self.write(&mut record, &keys)
+    }
+
+    /// A run that lost its connection goes on, if it is the latest, confirmed, and nobody has the VM. `proves` is whether its proof
+    /// is of this key.
+    pub fn resume(&self, vm_id: &str, epoch: u64, proves: impl Fn(&VmKey) -> bool) -> Result<Lease, Reason> {
+        let _one = lock(&self.count);
+        let (record, keys) = self.known(vm_id)?;
+        if !keys.iter().any(proves) {
+            return Err(Reason::new(
+                "key.proof",
+                format!(
+                    "whoever asks for VM {vm_id} does not have its key: a run is resumed by the VMM that began it"
+                ),
+            ));
+        }
+        if epoch != record.issued {
+            return Err(superseded(vm_id, epoch, record.issued));
+        }
+        if epoch != record.confirmed {
+            return Err(Reason::new("key.order", format!("epoch {epoch} of VM {vm_id} was not confirmed")));
+        }
+        let mut leases = lock(&self.leases);
+        if leases.contains_key(vm_id) {
+            return Err(Reason::new("key.in-use", format!("VM {vm_id} has a connection already")));
+        }
+        leases.insert(vm_id.to_owned(), epoch);
+        Ok(Lease { vm_id: vm_id.to_owned(), epoch, leases: Arc::clone(&self.leases) })
+    }
+
+    /// How many VMs run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        lock(&self.leases).len()
+    }
+
+    /// Whether the run of `epoch` has the VM now.
+    #[must_use]
+    pub fn is_held(&self, vm_id: &str, epoch: u64) -> bool {
+        lock(&self.leases).get(vm_id) == Some(&epoch)
     }
 
     /// The run is over: its last checkpoint, and its lease is given back.

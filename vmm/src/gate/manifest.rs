@@ -163,6 +163,8 @@ fn tpm(vtpm: &config::Vtpm) -> Vtpm {
         }
         .to_owned(),
         pcr_banks: pcr_banks.iter().map(|bank| bank.name().to_owned()).collect(),
+        state: false,
+        identity: None,
     }
 }
 

@@ -10,13 +10,17 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::private_folder;
+use cvmm_gate::setup::unix_time;
+use cvmm_gate::tpm_ca::TpmCa;
+use cvmm_gate::tpms::Tpms;
 use cvmm_gate::vm_keys::{StoreKey, VmKeys};
 
 use super::{Ended, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum StateKeysCommand {
-    /// Make the store key, by which VMs' keys are encrypted, and the folder for them; `cvmm-gate init` has done so already
+    /// Make what is missing of the store key, by which VMs' keys are encrypted, the authority that certifies their TPMs, and their
+    /// folders; `cvmm-gate init` has done so already
     Init {
         /// The configuration
         #[arg(long, short, value_name = "GATE.TOML")]
@@ -54,8 +58,18 @@ pub fn run(command: StateKeysCommand) -> Result<Ended> {
     match command {
         StateKeysCommand::Init { config } => {
             let config = Config::load(&config)?;
-            private_folder(&config.state.join("vm-keys"))?;
-            StoreKey::generate(&config.keys.join("store.key"))?;
+            for name in ["vm-keys", "tpms"] {
+                private_folder(&config.state.join(name))?;
+            }
+            let store_key = config.keys.join("store.key");
+            let authority = TpmCa::exists(&config.keys);
+            // A gate that was set up before there was one of the two gets the other.
+            if !store_key.exists() || authority {
+                StoreKey::generate(&store_key)?;
+            }
+            if !authority {
+                TpmCa::generate(&config.keys, unix_time())?;
+            }
         }
         StateKeysCommand::Show(vm) => print_json(&open(&vm.config)?.standing(&vm.name)?)?,
         StateKeysCommand::Export { vm, out } => {
@@ -66,7 +80,10 @@ pub fn run(command: StateKeysCommand) -> Result<Ended> {
             file.and_then(|mut file| file.write_all(key.expose()))
                 .with_context(|| format!("cannot write {}", out.display()))?;
         }
-        StateKeysCommand::Forget(vm) => open(&vm.config)?.forget(&vm.name)?,
+        StateKeysCommand::Forget(vm) => {
+            open(&vm.config)?.forget(&vm.name)?;
+            Tpms::new(&Config::load(&vm.config)?.state.join("tpms")).forget(&vm.name)?;
+        }
     }
     Ok(Ended::Done)
 }

@@ -25,6 +25,8 @@ pub(super) enum Rank {
     Asked,
     /// An approved launch.
     Launch,
+    /// A VM with kept state that runs. Not among the places that are counted: those are for whoever asks.
+    Run,
 }
 
 /// A place: by rank, then by when it was heard last.
@@ -111,10 +113,17 @@ impl State {
 }
 
 impl Taken {
-    /// Was heard just now, and has `rank` from now on. False if the place is somebody else's already.
+    /// Was heard just now, and has `rank` from now on. False if the place is somebody else's already. Who runs needs none any more.
     pub(super) fn heard(&mut self, rank: Rank) -> bool {
         let mut state = self.places.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.place.0 == Rank::Run {
+            return true;
+        }
         let Some(holder) = state.taken.remove(&self.place) else { return false };
+        if rank == Rank::Run {
+            self.place = (Rank::Run, 0);
+            return true;
+        }
         self.place = state.insert(rank, holder.lost);
         true
     }
@@ -166,6 +175,17 @@ mod tests {
         drop((b, c)); // they have none to give back
         assert_eq!(places.taken(), 2);
         assert!(!take().1);
+    }
+
+    #[test]
+    fn who_runs_takes_no_place() {
+        let places = Places::with(1, Duration::ZERO);
+        let (mut run, _) = places.take().unwrap();
+        assert!(run.heard(Rank::Run) && places.taken() == 0);
+        let (mut launch, full) = places.take().unwrap();
+        assert!(!full && launch.heard(Rank::Launch) && run.heard(Rank::Run));
+        drop(run);
+        assert_eq!(places.taken(), 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use cvmm_gate_client::protocol::{MAX_FRAME, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
+use zeroize::Zeroizing;
 
 use super::places::{Rank, Taken};
 use crate::engine::{Engine, Session};
@@ -18,7 +19,8 @@ impl Session {
         match self {
             Self::New | Self::Over => Rank::Silent,
             Self::Guest(_) => Rank::Guest,
-            Self::Launch(_) => Rank::Launch,
+            Self::Launch(_) | Self::Opening(_) | Self::Challenged(_) => Rank::Launch,
+            Self::Running(_) => Rank::Run,
         }
     }
 }
@@ -33,7 +35,7 @@ pub(super) async fn connection(
 ) {
     let mut session = Session::default();
     while !session.is_over() {
-        let idle = place.rank() < Rank::Launch;
+        let idle = place.rank() != Rank::Launch;
         let message = tokio::select! {
             message = read(&mut stream, session.until(), wait) => message,
             () = place.lost() => return,
@@ -89,7 +91,8 @@ pub(super) async fn write(
     response: &Response,
     wait: Duration,
 ) -> io::Result<()> {
-    let bytes = frame(response)?;
+    // It may have keys in it.
+    let bytes = Zeroizing::new(frame(response)?);
     let write = async {
         stream.write_all(&bytes).await?;
         // TLS may have taken what it has not sent.
@@ -100,7 +103,7 @@ pub(super) async fn write(
 
 /// The bytes of a response.
 pub(super) fn frame(response: &Response) -> io::Result<Vec<u8>> {
-    let body = serde_json::to_vec(response)?;
+    let body = Zeroizing::new(serde_json::to_vec(response)?);
     let len = u32::try_from(body.len()).map_err(io::Error::other)?;
     Ok([&len.to_le_bytes(), body.as_slice()].concat())
 }

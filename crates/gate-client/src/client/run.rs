@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A run: a VM's keys from the gate, its TPM's certificates, and a connection that is held while the VM lives.
+
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use super::{ClientError, Gate, Proposal};
+use crate::binding;
+use crate::frame::FrameError;
+use crate::protocol::run::{
+    Activate, Activated, Certified, Checkpoint, Credential, Identify, Prepare, Prepared as Grant, Resume,
+    SecretText,
+};
+use crate::protocol::{PROTOCOL, Request, Response};
+use crate::transport::Connection;
+
+/// Bytes of a key.
+pub const KEY_LEN: usize = 32;
+/// A certificate has fewer.
+const MAX_CERTIFICATE: usize = 4096;
+
+/// A key of a state file.
+pub type Key = Zeroizing<[u8; KEY_LEN]>;
+
+/// A VM's keys, before its TPM has shown itself.
+#[derive(Debug)]
+pub struct Prepared {
+    run: Run,
+    deadline: Instant,
+    session: String,
+    keys: Vec<Key>,
+    accepted: RangeInclusive<u64>,
+    least_counter: u64,
+    may_create: bool,
+}
+
+/// Public areas of a TPM's keys (TPMT_PUBLIC).
+#[derive(Clone, Debug)]
+pub struct PublicAreas {
+    /// The RSA endorsement key's.
+    pub ek_rsa: Vec<u8>,
+    /// The elliptic curve endorsement key's.
+    pub ek_ecc: Vec<u8>,
+    /// The attestation key's.
+    pub ak: Vec<u8>,
+}
+
+/// What TPM2_ActivateCredential takes.
+#[derive(Clone, Debug)]
+pub struct Challenge {
+    /// TPM2B_ID_OBJECT.
+    pub blob: Vec<u8>,
+    /// TPM2B_ENCRYPTED_SECRET.
+    pub secret: Vec<u8>,
+}
+
+/// What the gate says to a TPM.
+#[derive(Debug)]
+pub enum Identified {
+    /// It knows it.
+    Known(Run, Certificates),
+    /// It does not.
+    Unknown(Challenged),
+}
+
+/// A TPM that has to open two credentials.
+#[derive(Debug)]
+pub struct Challenged {
+    run: Run,
+    /// For the RSA endorsement key.
+    pub ek_rsa: Challenge,
+    /// For the elliptic curve endorsement key.
+    pub ek_ecc: Challenge,
+}
+
+/// A TPM's certificates in DER.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificates {
+    /// Of the RSA endorsement key.
+    pub ek_rsa: Vec<u8>,
+    /// Of the elliptic curve endorsement key.
+    pub ek_ecc: Vec<u8>,
+    /// Of the attestation key.
+    pub ak: Vec<u8>,
+    /// Of the platform.
+    pub platform: Vec<u8>,
+}
+
+/// A run that goes on. Dropping it ends the run at the gate, without a last word.
+#[derive(Debug)]
+pub struct Run {
+    stream: Connection,
+    gate: Gate,
+    epoch: u64,
+}
+
+fn malformed(question: &'static str, what: &str) -> ClientError {
+    ClientError::answer(question, format!("{what} is malformed"))
+}
+
+fn decode(question: &'static str, what: &str, text: &str) -> Result<Vec<u8>, ClientError> {
+    STANDARD.decode(text).map_err(|_| malformed(question, what))
+}
+
+impl Gate {
+    /// Asks for the keys of a VM that is to be launched.
+    pub fn prepare(&self, proposal: &Proposal) -> Result<Prepared, ClientError> {
+        const QUESTION: &str = "prepare";
+        let mut stream = self.endpoint.connect(Instant::now() + self.timeout)?;
+        let request = Request::Prepare(Prepare {
+            protocol: PROTOCOL,
+            policy: proposal.policy.clone(),
+            manifest: proposal.manifest.clone(),
+            digest: proposal.digest.to_string(),
+        });
+        let Response::Prepared(grant) = self.ask(&mut stream, QUESTION, &request)? else {
+            return Err(ClientError::answer(QUESTION, "it is none to this question"));
+        };
+        let Grant { session, keys, accepted: (first, last), least_counter, epoch, may_create, deadline_ms } =
+            grant;
+        let key = |SecretText(text): &SecretText| {
+            let bytes = Zeroizing::new(decode(QUESTION, "keys", text)?);
+            <[u8; KEY_LEN]>::try_from(bytes.as_slice())
+                .map(Zeroizing::new)
+                .map_err(|_| malformed(QUESTION, "keys"))
+        };
+        let keys = keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+        if !(1..=2).contains(&keys.len()) || first > last || epoch <= last {
+            return Err(malformed(QUESTION, "keys or accepted"));
+        }
+        Ok(Prepared {
+            run: Run { stream, gate: self.clone(), epoch },
+            deadline: Instant::now() + Duration::from_millis(deadline_ms.min(3_600_000)),
+            session,
+            keys,
+            accepted: first..=last,
+            least_counter,
+            may_create,
+        })
+    }
+
+    /// Takes up a run again whose connection was lost.
+    pub fn resume(&self, vm_id: &str, epoch: u64, key: &Key) -> Result<Run, ClientError> {
+        const QUESTION: &str = "resume";
+        let mut stream = self.endpoint.connect(Instant::now() + self.timeout)?;
+        let request = Request::Resume(Resume {
+            protocol: PROTOCOL,
+            vm_id: vm_id.to_owned(),
+            epoch,
+            proof: STANDARD.encode(binding::resume_proof(key, vm_id, epoch)),
+        });
+        match self.ask(&mut stream, QUESTION, &request)? {
+            Response::Noted(_) => Ok(Run { stream, gate: self.clone(), epoch }),
+            _ => Err(ClientError::answer(QUESTION, "it is none to this question")),
+        }
+    }
+}
+
+impl Prepared {
+    /// The file's key; or the old and the new one, while they change.
+    #[must_use]
+    pub fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    /// Epochs that the file may have.
+    #[must_use]
+    pub fn accepted(&self) -> RangeInclusive<u64> {
+        self.accepted.clone()
+    }
+
+    /// It has seen at least this many changes.
+    #[must_use]
+    pub fn least_counter(&self) -> u64 {
+        self.least_counter
+    }
+
+    /// The epoch to write into it before anything else.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.run.epoch
+    }
+
+    /// Whether no file is as good as an empty one.
+    #[must_use]
+    pub fn may_create(&self) -> bool {
+        self.may_create
+    }
+
+    /// Says that the epoch is in the file, durably, and which TPM it is.
+    pub fn identify(self, areas: &PublicAreas) -> Result<Identified, ClientError> {
+        const QUESTION: &str = "identify";
+        let Self { mut run, deadline, session, .. } = self;
+        if Instant::now() > deadline {
+            let source = FrameError::Timeout;
+            return Err(ClientError::NoAnswer { question: "a TPM that took too long to start", source });
+        }
+        let request = Request::Identify(Identify {
+            session,
+            epoch: run.epoch,
+            ek_rsa: STANDARD.encode(&areas.ek_rsa),
+            ek_ecc: STANDARD.encode(&areas.ek_ecc),
+            ak: STANDARD.encode(&areas.ak),
+        });
+        match run.ask(QUESTION, &request)? {
+            Response::Certified(certified) => Ok(Identified::Known(run, certificates(QUESTION, &certified)?)),
+            Response::Activate(Activate { ek_rsa, ek_ecc }) => {
+                let (ek_rsa, ek_ecc) = (challenge(QUESTION, &ek_rsa)?, challenge(QUESTION, &ek_ecc)?);
+                Ok(Identified::Unknown(Challenged { run, ek_rsa, ek_ecc }))
+            }
+            _ => Err(ClientError::answer(QUESTION, "it is none to this question")),
+        }
+    }
+}
+
+impl Challenged {
+    /// Hands in what the endorsement keys opened.
+    pub fn answer(self, ek_rsa: &[u8], ek_ecc: &[u8]) -> Result<(Run, Certificates), ClientError> {
+        const QUESTION: &str = "activated";
+        let mut run = self.run;
+        let secret = |bytes| SecretText(STANDARD.encode(bytes));
+        let request = Request::Activated(Activated { ek_rsa: secret(ek_rsa), ek_ecc: secret(ek_ecc) });
+        match run.ask(QUESTION, &request)? {
+            Response::Certified(certified) => {
+                let certificates = certificates(QUESTION, &certified)?;
+                Ok((run, certificates))
+            }
+            _ => Err(ClientError::answer(QUESTION, "it is none to this question")),
+        }
+    }
+}
+
+impl Run {
+    /// The run's epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Tells that the file has seen `counter` changes, durably; also that the VM lives.
+    pub fn checkpoint(&mut self, counter: u64) -> Result<(), ClientError> {
+        self.note("checkpoint", &Request::Checkpoint(Checkpoint { counter }))
+    }
+
+    /// The same for the last time.
+    pub fn end(mut self, counter: u64) -> Result<(), ClientError> {
+        self.note("end", &Request::End(Checkpoint { counter }))
+    }
+
+    fn note(&mut self, question: &'static str, request: &Request) -> Result<(), ClientError> {
+        match self.ask(question, request)? {
+            Response::Noted(_) => Ok(()),
+            _ => Err(ClientError::answer(question, "it is none to this question")),
+        }
+    }
+
+    fn ask(&mut self, question: &'static str, request: &Request) -> Result<Response, ClientError> {
+        self.gate.ask(&mut self.stream, question, request)
+    }
+}
+
+fn challenge(question: &'static str, credential: &Credential) -> Result<Challenge, ClientError> {
+    Ok(Challenge {
+        blob: decode(question, "blob", &credential.blob)?,
+        secret: decode(question, "secret", &credential.secret)?,
+    })
+}
+
+fn certificates(question: &'static str, certified: &Certified) -> Result<Certificates, ClientError> {
+    let Certified { ek_rsa, ek_ecc, ak, platform } = certified;
+    let decode = |what, text| match decode(question, what, text)? {
+        der if der.len() <= MAX_CERTIFICATE => Ok(der),
+        _ => Err(malformed(question, what)),
+    };
+    Ok(Certificates {
+        ek_rsa: decode("ek_rsa", ek_rsa)?,
+        ek_ecc: decode("ek_ecc", ek_ecc)?,
+        ak: decode("ak", ak)?,
+        platform: decode("platform", platform)?,
+    })
+}

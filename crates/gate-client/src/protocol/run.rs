@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The messages of a run: of a VM whose state is kept from one start to the next.
+//!
+//! ```text
+//! Prepare {manifest} ------->  judged as a launch is
+//!   <------- Prepared {keys, epochs}
+//! (the VMM opens the state file, writes the epoch, starts the TPM)
+//! Identify {public areas} -->  the epoch is confirmed
+//!   <------- Activate {credentials}        of a TPM that is not on record
+//! Activated {secrets} ------>
+//!   <------- Certified {certificates}
+//! (launches, each in a session of its own, with the TPM's names in their manifests)
+//! Checkpoint {counter} ----->  as often as the VMM likes, at least every [`HEARTBEAT`]
+//!   <------- Noted
+//! End {counter} ------------>
+//!   <------- Noted
+//! ```
+//! The connection is the run: while it is open, nobody else is given the VM's keys.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// A run that is not heard of for five times this long is taken for dead.
+pub const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Base64 of a secret. Forgotten when dropped, and never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub struct SecretText(pub String);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(..)")
+    }
+}
+
+/// A VM with kept state is to be launched: may it have its keys? Opens a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepare {
+    /// [`super::PROTOCOL`].
+    pub protocol: u32,
+    /// The policy to judge by.
+    pub policy: String,
+    /// The manifest, as JSON text, without the TPM's identity.
+    pub manifest: String,
+    /// The launch digest the VMM expects. The gate's own must be the same.
+    pub digest: String,
+}
+
+/// The keys, and what the file has to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepared {
+    /// Names the run in logs.
+    pub session: String,
+    /// Base64 of the file's key (32 bytes); of the old and the new one, while they change.
+    pub keys: Vec<SecretText>,
+    /// The first and the last epoch that the file may have.
+    pub accepted: (u64, u64),
+    /// It has seen at least this many changes.
+    pub least_counter: u64,
+    /// The epoch to write into it before anything else.
+    pub epoch: u64,
+    /// Whether no file is as good as an empty one.
+    pub may_create: bool,
+    /// [`Identify`] must have arrived this many milliseconds from now.
+    pub deadline_ms: u64,
+}
+
+/// The file is open and has the epoch, and the TPM is this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identify {
+    /// Of [`Prepared`].
+    pub session: String,
+    /// The epoch that is in the file, durably.
+    pub epoch: u64,
+    /// Base64 of the RSA endorsement key's public area (TPMT_PUBLIC).
+    pub ek_rsa: String,
+    /// Base64 of the elliptic curve endorsement key's public area.
+    pub ek_ecc: String,
+    /// Base64 of the attestation key's public area.
+    pub ak: String,
+}
+
+/// A credential that only the TPM with both keys can open (TPM2_ActivateCredential).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// Base64 of TPM2B_ID_OBJECT.
+    pub blob: String,
+    /// Base64 of TPM2B_ENCRYPTED_SECRET.
+    pub secret: String,
+}
+
+/// Show that the keys are of one TPM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activate {
+    /// For the RSA endorsement key.
+    pub ek_rsa: Credential,
+    /// For the elliptic curve endorsement key.
+    pub ek_ecc: Credential,
+}
+
+/// What was in the credentials.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activated {
+    /// Base64 of what the RSA endorsement key opened.
+    pub ek_rsa: SecretText,
+    /// Base64 of what the elliptic curve endorsement key opened.
+    pub ek_ecc: SecretText,
+}
+
+/// The TPM's certificates, each base64 of DER.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certified {
+    /// Of the RSA endorsement key.
+    pub ek_rsa: String,
+    /// Of the elliptic curve endorsement key.
+    pub ek_ecc: String,
+    /// Of the attestation key.
+    pub ak: String,
+    /// Of the platform: an attribute certificate.
+    pub platform: String,
+}
+
+/// The file has seen so many changes, durably.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// How many.
+    pub counter: u64,
+}
+
+/// A run goes on whose connection was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {
+    /// [`super::PROTOCOL`].
+    pub protocol: u32,
+    /// The VM's name at the gate.
+    pub vm_id: String,
+    /// The run's epoch.
+    pub epoch: u64,
+    /// Base64 of [`crate::binding::resume_proof`]: who does not have the key does not have the run.
+    pub proof: String,
+}
+
+/// It is written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Noted {}

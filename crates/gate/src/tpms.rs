@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The TPMs of VMs with kept state: once certified, a VM's TPM is the same for as long as the VM has its key.
+//!
+//! One file for each VM. `cvmm-gate state-keys forget` removes it with the key.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cvmm_attest::policy::is_name;
+use cvmm_attest::reason::Reason;
+use cvmm_gate_client::protocol::run::Certified;
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+
+const FORMAT: u32 = 1;
+const MAX_RECORD: u64 = 32 << 10;
+
+/// A VM's TPM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmRecord {
+    format: u32,
+    /// Name of the RSA endorsement key, hexadecimal.
+    pub ek_rsa: String,
+    /// Name of the elliptic curve endorsement key, hexadecimal.
+    pub ek_ecc: String,
+    /// Name of the attestation key, hexadecimal.
+    pub ak: String,
+    /// Base64 of the attestation key's public area.
+    pub ak_public: String,
+    /// Its certificates.
+    pub certificates: Certified,
+}
+
+impl TpmRecord {
+    /// Of a TPM that has just been certified.
+    #[must_use]
+    pub fn new([ek_rsa, ek_ecc, ak]: [String; 3], ak_public: String, certificates: Certified) -> Self {
+        Self { format: FORMAT, ek_rsa, ek_ecc, ak, ak_public, certificates }
+    }
+
+    /// The names in the order of the fields.
+    #[must_use]
+    pub fn names(&self) -> [&str; 3] {
+        [&self.ek_rsa, &self.ek_ecc, &self.ak]
+    }
+}
+
+/// The folder.
+#[derive(Debug)]
+pub struct Tpms {
+    folder: PathBuf,
+}
+
+fn state(error: impl std::fmt::Display) -> Reason {
+    Reason::new("gate.state", error.to_string())
+}
+
+impl Tpms {
+    /// In `folder`.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    fn path(&self, vm_id: &str) -> Result<PathBuf, Reason> {
+        if is_name(vm_id) {
+            return Ok(self.folder.join(format!("{vm_id}.json")));
+        }
+        Err(Reason::new("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"))
+    }
+
+    /// A VM's TPM, if it has been certified.
+    pub fn get(&self, vm_id: &str) -> Result<Option<TpmRecord>, Reason> {
+        let path = self.path(vm_id)?;
+        let Some(bytes) = files::read_if_there(&path, MAX_RECORD).map_err(state)? else { return Ok(None) };
+        match serde_json::from_slice::<TpmRecord>(&bytes) {
+            Ok(record) if record.format == FORMAT => Ok(Some(record)),
+            _ => Err(state(format!("{} is damaged: put back its latest copy", path.display()))),
+        }
+    }
+
+    /// Remembers one, durably.
+    pub fn put(&self, vm_id: &str, record: &TpmRecord) -> Result<(), Reason> {
+        let text = serde_json::to_vec(record).map_err(state)?;
+        files::replace(&self.path(vm_id)?, &text, 0o600).map_err(state)
+    }
+
+    /// Forgets one, if there is one.
+    pub fn forget(&self, vm_id: &str) -> Result<(), Reason> {
+        match fs::remove_file(self.path(vm_id)?) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(state(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tpm_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let tpms = Tpms::new(folder.path());
+        let text = |text: &str| text.to_owned();
+        let certificates =
+            Certified { ek_rsa: text("a"), ek_ecc: text("b"), ak: text("c"), platform: text("d") };
+        let record = TpmRecord::new(["1", "2", "3"].map(text), text("AA=="), certificates);
+        assert_eq!(tpms.get("vm"), Ok(None));
+        tpms.put("vm", &record).unwrap();
+        assert_eq!(tpms.get("vm"), Ok(Some(record.clone())));
+        assert_eq!(record.names(), ["1", "2", "3"]);
+        assert_eq!(tpms.get("other"), Ok(None));
+        assert_eq!(tpms.get("../vm").unwrap_err().code, "manifest.vm-id");
+        fs::write(folder.path().join("vm.json"), "{}").unwrap();
+        assert_eq!(tpms.get("vm").unwrap_err().code, "gate.state");
+        tpms.forget("vm").unwrap();
+        tpms.forget("vm").unwrap();
+        assert_eq!(tpms.get("vm"), Ok(None));
+    }
+}
