@@ -5,9 +5,10 @@ use std::fs;
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
+use cvmm_tpm::eventlog::EventLog;
 
 use super::{Case, Host, case, on};
-use crate::harness::eventlog::{BANKS, EventLog, hex};
+use crate::harness::eventlog::{self, BANKS, hex};
 use crate::harness::spec::cmdline;
 use crate::harness::vm::Ended;
 use crate::harness::{Ctx, Spec, Vm, images, sys};
@@ -48,11 +49,11 @@ fn spec(ctx: &Ctx, keys: &str) -> Result<Spec> {
 /// What holds of every guest that has told of its TPM.
 fn check(ended: &Ended) -> Result<EventLog> {
     ended.fact("tpm_version", "2")?;
-    let log = EventLog::of(ended)?;
+    let log = eventlog::of(ended)?;
     ensure!(log.algorithms == [0xb, 0xc], "the event log has hashes {:x?}", log.algorithms);
     ensure!(log.events.len() > 15, "only {} events", log.events.len());
     for bank in BANKS {
-        log.check(ended, bank)?;
+        eventlog::check(&log, ended, bank)?;
     }
     let facts = ended.facts();
     ensure!(
