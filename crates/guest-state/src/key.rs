@@ -53,6 +53,48 @@ pub enum KeyFileError {
     /// Not a key.
     #[error("key file {0} is not 32 bytes long: it has to be the raw key")]
     Length(PathBuf),
+    /// Not a key in hexadecimal digits.
+    #[error("key file {0} is not 64 hexadecimal digits: it has to be the key's 32 bytes in hexadecimal")]
+    Hex(PathBuf),
+}
+
+/// How a key file has its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFormat {
+    /// Its bytes.
+    Raw,
+    /// 64 hexadecimal digits, `0x` before them or not, white space around them or not.
+    Hex,
+}
+
+impl KeyFormat {
+    /// The most bytes that a file may have.
+    fn most(self) -> usize {
+        match self {
+            Self::Raw => KEY_LEN,
+            Self::Hex => 2 * KEY_LEN + 16,
+        }
+    }
+
+    fn read(self, bytes: &[u8]) -> Option<StateKey> {
+        match self {
+            Self::Raw => bytes.try_into().ok().map(StateKey::from_bytes),
+            Self::Hex => {
+                let digits = bytes.trim_ascii();
+                let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
+                if digits.len() != 2 * KEY_LEN {
+                    return None;
+                }
+                let mut key = StateKey([0; KEY_LEN]);
+                for (byte, pair) in key.0.iter_mut().zip(digits.chunks_exact(2)) {
+                    for digit in pair {
+                        *byte = *byte << 4 | char::from(*digit).to_digit(16)? as u8;
+                    }
+                }
+                Some(key)
+            }
+        }
+    }
 }
 
 impl StateKey {
@@ -71,6 +113,11 @@ impl StateKey {
 
     /// Reads a file of 32 raw bytes that only this process's user may read.
     pub fn from_file(path: &Path) -> Result<Self, KeyFileError> {
+        Self::from_file_as(path, KeyFormat::Raw)
+    }
+
+    /// Reads a file that only this process's user may read.
+    pub fn from_file_as(path: &Path, format: KeyFormat) -> Result<Self, KeyFileError> {
         let failed = |source| KeyFileError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
@@ -81,11 +128,13 @@ impl StateKey {
         if mode & 0o077 != 0 || owner != rustix::process::geteuid().as_raw() {
             return Err(KeyFileError::Exposed { path: path.to_owned(), mode, owner });
         }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_LEN + 1));
-        file.take(KEY_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-        let key: &[u8; KEY_LEN] =
-            bytes.as_slice().try_into().map_err(|_| KeyFileError::Length(path.to_owned()))?;
-        Ok(Self::from_bytes(key))
+        let most = format.most() + 1;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(most));
+        file.take(most as u64).read_to_end(&mut bytes).map_err(failed)?;
+        format.read(&bytes).ok_or_else(|| match format {
+            KeyFormat::Raw => KeyFileError::Length(path.to_owned()),
+            KeyFormat::Hex => KeyFileError::Hex(path.to_owned()),
+        })
     }
 
     /// The bytes.
@@ -117,6 +166,18 @@ mod tests {
         for length in [0, 31, 33, 4096] {
             fs::write(&path, vec![5; length]).unwrap();
             assert!(matches!(StateKey::from_file(&path), Err(KeyFileError::Length(_))), "{length}");
+        }
+        let digits = "05".repeat(32);
+        for text in [digits.clone(), format!("0x{digits}\n"), format!("  {}\r\n", digits.to_uppercase())] {
+            fs::write(&path, &text).unwrap();
+            let key = StateKey::from_file_as(&path, KeyFormat::Hex).unwrap();
+            assert_eq!(key.expose(), &[5; 32], "{text:?}");
+        }
+        let wrong = ["", "05", &digits[1..], &format!("{digits}0"), &format!("{digits}05"), &"0g".repeat(32), &"+5".repeat(32)];
+        for text in wrong.into_iter().chain([" ".repeat(200).as_str()]) {
+            fs::write(&path, text).unwrap();
+            let error = StateKey::from_file_as(&path, KeyFormat::Hex).unwrap_err();
+            assert!(matches!(error, KeyFileError::Hex(_)), "{text:?}: {error}");
         }
         assert!(matches!(StateKey::from_file(folder.path()), Err(KeyFileError::Read { .. })));
     }

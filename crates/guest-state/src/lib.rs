@@ -25,6 +25,6 @@ mod store;
 
 pub use container::{Blob, Expected, MAX_CONTENT, Stored};
 pub use error::{CODES, StateError};
-pub use key::{KEY_LEN, KeyFileError, StateKey};
+pub use key::{KEY_LEN, KeyFileError, KeyFormat, StateKey};
 pub use kind::{Kind, VmId};
 pub use store::Store;

@@ -153,6 +153,10 @@ pub struct FileStore {
     _lock: File,
 }
 
+fn file_name(kind: StateKind) -> String {
+    format!("tpm2-{}.plain", kind.name())
+}
+
 impl FileStore {
     /// Opens the folder, which must exist, for one store: a second one at the same time is refused.
     pub fn open(dir: &Path) -> Result<FileStore, StoreError> {
@@ -175,8 +179,13 @@ impl FileStore {
         Ok(FileStore { dir: dir.to_owned(), handle, _lock: lock })
     }
 
+    /// Is there plain state in a folder? Somebody who wants his state encrypted must not go on without noticing that it was not.
+    pub fn is_in(dir: &Path) -> bool {
+        StateKind::ALL.into_iter().any(|kind| dir.join(file_name(kind)).symlink_metadata().is_ok())
+    }
+
     fn path(&self, kind: StateKind) -> PathBuf {
-        self.dir.join(format!("tpm2-{}.plain", kind.name()))
+        self.dir.join(file_name(kind))
     }
 
     fn sync_dir(&self) -> std::io::Result<()> {
@@ -249,7 +258,9 @@ mod tests {
     fn stores_keep_what_was_stored_last() {
         behaves(&mut MemoryStore::new());
         let dir = tempfile::tempdir().unwrap();
+        assert!(!FileStore::is_in(dir.path()));
         behaves(&mut FileStore::open(dir.path()).unwrap());
+        assert!(FileStore::is_in(dir.path()));
         let again = FileStore::open(dir.path()).unwrap().load(StateKind::SaveState).unwrap();
         assert_eq!(again.unwrap().as_slice(), b"3");
     }

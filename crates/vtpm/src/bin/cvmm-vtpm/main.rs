@@ -6,6 +6,7 @@
 
 mod options;
 mod server;
+mod state;
 
 use std::process::ExitCode;
 

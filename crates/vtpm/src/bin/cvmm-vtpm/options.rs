@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use cvmm_guest_state::{KeyFormat, VmId};
 use cvmm_vtpm::swtpm::Startup;
 
 /// As clap reads them.
@@ -13,7 +14,8 @@ pub struct Socket {
     /// A TPM 2.0; there is no other here.
     #[arg(long)]
     tpm2: bool,
-    /// dir=FOLDER: where the state is.
+    /// dir=FOLDER, or backend-uri=dir://FOLDER: where the state is. With --key also backend-uri=file://PATH, the state file
+    /// itself.
     #[arg(long, value_name = "dir=FOLDER", alias = "tpmstatedir")]
     tpmstate: String,
     /// Commands: type=tcp,port=N[,bindaddr=A] or type=unixio,path=P[,mode=M].
@@ -41,9 +43,13 @@ pub struct Socket {
     /// --sandbox process, and nothing is with --sandbox thread.
     #[arg(long, value_name = "action=A")]
     seccomp: Option<String>,
-    /// Encrypted state is the state container's; plain files here have no key.
+    /// file=PATH[,format=hex|binary][,mode=aes-256-gcm][,remove]: keep the state in an encrypted state file, the one that VMs have,
+    /// under this 256-bit key. mode=aes-256-cbc means the same: the length of the key is what it says.
     #[arg(long, value_name = "LIST")]
     key: Option<String>,
+    /// Whose the encrypted state is: the name of a VM that is in it.
+    #[arg(long, value_name = "NAME", default_value = "cvmm-vtpm")]
+    vm_id: VmId,
     /// Go to the background.
     #[arg(short, long)]
     daemon: bool,
@@ -71,10 +77,28 @@ pub enum Listen {
     Unix { path: PathBuf, mode: Option<u32> },
 }
 
+/// Where the state is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Plain files in a folder.
+    Plain { dir: PathBuf },
+    /// An encrypted state file.
+    Encrypted { path: PathBuf, key: KeyFile, vm_id: VmId },
+}
+
+/// Where its key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFile {
+    pub path: PathBuf,
+    pub format: KeyFormat,
+    /// Once it has been read.
+    pub remove: bool,
+}
+
 /// As the server uses them.
 #[derive(Debug)]
 pub struct Settings {
-    pub dir: PathBuf,
+    pub state: Place,
     pub server: Option<Listen>,
     pub ctrl: Option<Listen>,
     pub terminate: bool,
@@ -135,19 +159,70 @@ fn listen(option: &str, text: &str) -> Result<(Listen, bool)> {
     Ok((place, terminate))
 }
 
+/// The encrypted state's name in its folder.
+pub const STATE_FILE: &str = "tpm2.vmgs";
+
+fn key_file(text: &str) -> Result<KeyFile> {
+    let names = ["file", "format", "mode", "remove", "fd", "pwdfile", "pwdfd", "kdf"];
+    let map = list("key", text, &names)?;
+    if ["pwdfile", "pwdfd", "kdf"].iter().any(|name| map.contains_key(name)) {
+        bail!(
+            "key-password: --key {text}: the key is not made from a password, whose strength nobody knows; give file= with 32 random bytes"
+        );
+    }
+    if map.contains_key("fd") {
+        bail!("key-fd: --key {text}: a descriptor is not read; give file=");
+    }
+    let Some(path) = map.get("file").filter(|path| !path.is_empty()) else { bail!("--key {text}: give file=PATH") };
+    match map.get("mode").copied() {
+        None | Some("aes-256-gcm" | "aes-256-cbc") => {}
+        Some(mode) => bail!(
+            "key-mode: --key: mode={mode}: the state is encrypted with AES-256-GCM and a 256-bit key; give mode=aes-256-gcm, or none"
+        ),
+    }
+    let format = match map.get("format").copied() {
+        // swtpm's default.
+        None | Some("hex") => KeyFormat::Hex,
+        Some("binary") => KeyFormat::Raw,
+        Some(format) => bail!("--key: format={format}: give hex or binary"),
+    };
+    let remove = match map.get("remove").copied() {
+        None | Some("false") => false,
+        Some("" | "true") => true,
+        Some(value) => bail!("--key: remove={value}: give true or false"),
+    };
+    Ok(KeyFile { path: PathBuf::from(path), format, remove })
+}
+
 impl Socket {
+    fn place(&self) -> Result<Place> {
+        let map = list("tpmstate", &self.tpmstate, &["dir", "backend-uri"])?;
+        let uri = match (map.get("dir"), map.get("backend-uri")) {
+            (Some(dir), None) => ("dir", *dir),
+            (None, Some(uri)) => {
+                uri.split_once("://").with_context(|| format!("--tpmstate: backend-uri={uri} is not dir:// or file://"))?
+            }
+            _ => bail!("--tpmstate {}: give dir=FOLDER", self.tpmstate),
+        };
+        let key = self.key.as_deref().map(key_file).transpose()?;
+        let place = PathBuf::from(uri.1);
+        Ok(match (uri.0, key) {
+            ("dir", None) => Place::Plain { dir: place },
+            ("dir", Some(key)) => Place::Encrypted { path: place.join(STATE_FILE), key, vm_id: self.vm_id.clone() },
+            ("file", Some(key)) => Place::Encrypted { path: place, key, vm_id: self.vm_id.clone() },
+            ("file", None) => {
+                bail!("key-missing: --tpmstate file://: a state in one file is encrypted; give --key file=PATH")
+            }
+            (scheme, _) => bail!("--tpmstate: there is no backend '{scheme}'; give dir:// or file://"),
+        })
+    }
+
     /// Checks them all.
     pub fn settings(&self) -> Result<Settings> {
         if !self.tpm2 {
             bail!("give --tpm2: there is no TPM 1.2 here");
         }
-        if self.key.is_some() {
-            bail!(
-                "key-unsupported: --key: state in plain files has no key; there is no encrypted state here yet"
-            );
-        }
-        let dir = list("tpmstate", &self.tpmstate, &["dir"])?.get("dir").map(PathBuf::from);
-        let dir = dir.context("--tpmstate: give dir=FOLDER")?;
+        let state = self.place()?;
         let mut terminate = self.terminate;
         let mut server = None;
         if let Some(text) = &self.server {
@@ -201,7 +276,7 @@ impl Socket {
             )),
         };
         Ok(Settings {
-            dir,
+            state,
             server,
             ctrl,
             terminate,
@@ -256,6 +331,30 @@ mod tests {
         assert_eq!(got.ctrl, Some(Listen::Unix { path: "/p".into(), mode: Some(0o600) }));
         assert!(got.terminate_ctrl && !got.terminate && got.daemon && !got.power_on);
         assert_eq!((got.log, got.log_level), (Some("/l".into()), 20));
+        assert_eq!(got.state, Place::Plain { dir: "/s".into() });
+    }
+
+    #[test]
+    fn a_key_makes_the_state_an_encrypted_file() {
+        let place = |text: &str| settings(&format!("--tpm2 --port 1 {text}")).unwrap().state;
+        let of = |path: &str, format, remove, vm_id| Place::Encrypted {
+            path: path.into(),
+            key: KeyFile { path: "/k".into(), format, remove },
+            vm_id: VmId::new(vm_id).unwrap(),
+        };
+        assert_eq!(
+            place("--tpmstate dir=/s --key file=/k,format=hex,mode=aes-256-cbc"),
+            of("/s/tpm2.vmgs", KeyFormat::Hex, false, "cvmm-vtpm")
+        );
+        assert_eq!(
+            place("--tpmstate backend-uri=dir:///s --key file=/k,format=binary,remove=true"),
+            of("/s/tpm2.vmgs", KeyFormat::Raw, true, "cvmm-vtpm")
+        );
+        assert_eq!(
+            place("--tpmstate backend-uri=file:///s/web.vmgs --key file=/k,mode=aes-256-gcm --vm-id web-1"),
+            of("/s/web.vmgs", KeyFormat::Hex, false, "web-1")
+        );
+        assert_eq!(place("--tpmstate backend-uri=dir:///s"), Place::Plain { dir: "/s".into() });
     }
 
     #[test]
@@ -263,7 +362,11 @@ mod tests {
         for (text, reason) in [
             ("--tpmstate dir=/s --port 1", "--tpm2"),
             ("--tpm2 --tpmstate dir=/s", "nobody could talk"),
-            ("--tpm2 --tpmstate backend-uri=x --port 1", "not one of dir"),
+            ("--tpm2 --tpmstate backend=x --port 1", "not one of dir"),
+            ("--tpm2 --tpmstate backend-uri=x --port 1", "not dir://"),
+            ("--tpm2 --tpmstate backend-uri=nvme:///x --port 1", "no backend 'nvme'"),
+            ("--tpm2 --tpmstate dir=/s,backend-uri=dir:///s --port 1", "give dir="),
+            ("--tpm2 --tpmstate backend-uri=file:///s --port 1", "key-missing: "),
             ("--tpm2 --tpmstate dir=/s --port 70000", "70000"),
             ("--tpm2 --tpmstate dir=/s --server type=udp,port=1", "type=tcp"),
             ("--tpm2 --tpmstate dir=/s --server type=tcp,port=x", "not a number"),
@@ -271,7 +374,16 @@ mod tests {
             ("--tpm2 --tpmstate dir=/s --port 1 --server port=2", "give one"),
             ("--tpm2 --tpmstate dir=/s --port 1 --flags startup-clear,startup-state", "one of"),
             ("--tpm2 --tpmstate dir=/s --port 1 --flags startup-clear,startup-clear", "twice"),
-            ("--tpm2 --tpmstate dir=/s --port 1 --key file=/k", "key-unsupported"),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key pwdfile=/p", "key-password: "),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key pwdfd=3,mode=aes-256-cbc", "key-password: "),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key file=/k,kdf=pbkdf2", "key-password: "),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key fd=3", "key-fd: "),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key format=hex", "give file="),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key file=/k,mode=aes-cbc", "key-mode: "),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key file=/k,mode=none", "key-mode: "),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key file=/k,format=base64", "hex or binary"),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key file=/k,remove=perhaps", "true or false"),
+            ("--tpm2 --tpmstate dir=/s --port 1 --key file=/k --vm-id a/b", "vm-id"),
         ] {
             let error = format!("{:#}", settings(text).unwrap_err());
             assert!(error.contains(reason), "{text}: {error}");

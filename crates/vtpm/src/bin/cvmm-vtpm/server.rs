@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cvmm_vtpm::command::rc;
-use cvmm_vtpm::store::FileStore;
 use cvmm_vtpm::swtpm::{self, Control, Parsed, Service, Then};
 use cvmm_vtpm::{LibraryEngine, ProcessEngine, ProcessOptions, Response, Tpm, TpmEngine};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
@@ -215,7 +214,7 @@ impl DataConnection {
 }
 
 fn engine(settings: &Settings) -> Result<Box<dyn TpmEngine>> {
-    let store = Box::new(FileStore::open(&settings.dir)?);
+    let store = super::state::open(&settings.state)?;
     Ok(match settings.sandbox {
         Sandbox::Thread => Box::new(LibraryEngine::new(store)?),
         Sandbox::Process => Box::new(ProcessEngine::new(ProcessOptions::default(), store)?),
