@@ -173,7 +173,15 @@ mod tests {
             let key = StateKey::from_file_as(&path, KeyFormat::Hex).unwrap();
             assert_eq!(key.expose(), &[5; 32], "{text:?}");
         }
-        let wrong = ["", "05", &digits[1..], &format!("{digits}0"), &format!("{digits}05"), &"0g".repeat(32), &"+5".repeat(32)];
+        let wrong = [
+            "",
+            "05",
+            &digits[1..],
+            &format!("{digits}0"),
+            &format!("{digits}05"),
+            &"0g".repeat(32),
+            &"+5".repeat(32),
+        ];
         for text in wrong.into_iter().chain([" ".repeat(200).as_str()]) {
             fs::write(&path, text).unwrap();
             let error = StateKey::from_file_as(&path, KeyFormat::Hex).unwrap_err();

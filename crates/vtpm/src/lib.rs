@@ -16,6 +16,7 @@ pub mod engine;
 mod ffi;
 mod library;
 pub mod process;
+pub mod provision;
 pub mod store;
 pub mod swtpm;
 mod sys;

@@ -4,86 +4,19 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 mod common;
+#[path = "common/server.rs"]
+mod server;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command};
-use std::time::Duration;
 
-use common::*;
+use common::{get_random, nv_define, nv_read, nv_write, pcr_extend, pcr_read, startup};
+use cvmm_guest_state::{StateKey, Store, VmId};
 use cvmm_vtpm::swtpm::{Control, Parsed};
+use server::*;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
-
-struct Server {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn start(dir: tempfile::TempDir, options: &[&str]) -> Server {
-    let path = |name: &str| format!("type=unixio,path={}", dir.path().join(name).display());
-    let child = Command::new(env!("CARGO_BIN_EXE_cvmm-vtpm"))
-        .args(["socket", "--tpm2", "--tpmstate", &format!("dir={}", dir.path().display())])
-        .args(["--ctrl", &path("ctrl"), "--server", &path("data")])
-        .args(["--log", "level=0"])
-        .args(options)
-        .spawn()
-        .unwrap();
-    Server { child, dir }
-}
-
-fn connect(path: &Path) -> UnixStream {
-    for _ in 0..1000 {
-        if let Ok(stream) = UnixStream::connect(path) {
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            return stream;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    unreachable!("nobody listens on {}", path.display())
-}
-
-impl Server {
-    fn ctrl(&self) -> UnixStream {
-        connect(&self.dir.path().join("ctrl"))
-    }
-    fn data(&self) -> UnixStream {
-        connect(&self.dir.path().join("data"))
-    }
-}
-
-/// Sends and takes an answer of that many bytes.
-fn ask(mut stream: &UnixStream, request: &[u8], length: usize) -> Vec<u8> {
-    stream.write_all(request).unwrap();
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer).unwrap();
-    answer
-}
-
-fn word(bytes: &[u8], index: usize) -> u32 {
-    u32::from_be_bytes(bytes[index * 4..index * 4 + 4].try_into().unwrap())
-}
-
-fn tpm(mut stream: &UnixStream, command: &[u8]) -> Vec<u8> {
-    stream.write_all(command).unwrap();
-    let mut header = vec![0; 10];
-    stream.read_exact(&mut header).unwrap();
-    let size = word(&header[2..], 0) as usize;
-    header.resize(size, 0);
-    stream.read_exact(&mut header[10..]).unwrap();
-    header
-}
-
-fn code(response: &[u8]) -> u32 {
-    word(&response[6..], 0)
-}
 
 fn blob(ctrl: &UnixStream, kind: u8) -> Vec<u8> {
     let head = ask(ctrl, &[0, 0, 0, 0xc, 0, 0, 0, 1, 0, 0, 0, kind, 0, 0, 0, 0], 16);
@@ -155,6 +88,86 @@ fn a_vmm_starts_suspends_migrates_and_stops_it() {
         let dir = std::mem::replace(&mut server.dir, tempfile::tempdir().unwrap());
         let again = start(dir, &["--sandbox", sandbox, "--flags", "not-need-init"]);
         assert_eq!(tpm(&again.data(), &pcr_read(16))[14..], pcr[14..]);
+    }
+}
+
+/// What the program says when it does not start.
+fn refused(dir: &Path, options: &[&str]) -> String {
+    let output = command(dir, options).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn the_state_is_in_an_encrypted_file_and_nowhere_else() {
+    for sandbox in ["thread", "process"] {
+        let keys = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..32).collect();
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = private(keys.path().join("hex"), format!("{digits}\n").as_bytes());
+        let raw = private(keys.path().join("raw"), &bytes);
+        let hex = format!("file={},mode=aes-256-cbc", hex.display());
+        let raw = format!("file={},format=binary,mode=aes-256-gcm,remove", raw.display());
+        let options = |key| ["--sandbox", sandbox, "--flags", "startup-clear", "--key", key];
+        let server = start(tempfile::tempdir().unwrap(), &options(&hex));
+        let data = server.data();
+        assert_eq!(code(&tpm(&data, &nv_define(0x0150_0001, 16, 0))), 0);
+        assert_eq!(code(&tpm(&data, &nv_write(0x0150_0001, b"sixteen bytes ok"))), 0);
+        let names = fs::read_dir(server.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, ["ctrl", "data", "tpm2.vmgs"]);
+        let state = server.dir.path().join("tpm2.vmgs");
+        let written = fs::read(&state).unwrap();
+        assert!(!written.windows(16).any(|part| part == b"sixteen bytes ok"), "it is not encrypted");
+        // Another program on the same file.
+        let sockets = tempfile::tempdir().unwrap();
+        let uri = format!("backend-uri=file://{}", state.display());
+        let mut second = std::process::Command::new(PROGRAM);
+        second
+            .args(["socket", "--tpm2", "--tpmstate", &uri, "--key", &hex])
+            .args(server::sockets(sockets.path()));
+        let output = second.output().unwrap();
+        assert!(String::from_utf8(output.stderr).unwrap().contains("state.locked: "));
+
+        // The same key in another form; it goes once it has been read.
+        let dir = server.kill();
+        let server = start(dir, &options(&raw));
+        assert_eq!(content(&tpm(&server.data(), &nv_read(0x0150_0001, 16))), b"sixteen bytes ok");
+        assert!(!keys.path().join("raw").exists());
+        let dir = server.kill();
+        // It is a VM's state file like any other.
+        let key = StateKey::from_bytes(&bytes.try_into().unwrap());
+        let file = Store::open_any(&state, std::slice::from_ref(&key), false).unwrap();
+        assert_eq!(file.vm_id(), &VmId::new("cvmm-vtpm").unwrap());
+        assert!(file.counter() >= 3);
+        drop(file);
+
+        // No key, another key, another VM, not encrypted, damaged, and plain files where this is expected.
+        let dir = dir.path();
+        assert!(refused(dir, &[]).contains("key-missing: "));
+        let wrong = private(keys.path().join("wrong"), &[1; 32]);
+        let wrong = format!("file={},format=binary", wrong.display());
+        assert!(refused(dir, &options(&wrong)).contains("state.key: "));
+        assert!(refused(dir, &[&options(&hex)[..], &["--vm-id", "web-1"]].concat()).contains("state.vm: "));
+        let short = format!("file={}", private(keys.path().join("short"), b"00").display());
+        assert!(refused(dir, &options(&short)).contains("64 hexadecimal digits"));
+        fs::write(&state, &written[..written.len() - 1]).unwrap();
+        assert!(refused(dir, &options(&hex)).contains("state.size: "));
+        let mut downgraded = written.clone();
+        for copy in [0, 512, 1024, 1536] {
+            // "No encryption", with the checksum that belongs to it.
+            downgraded[copy + 32] = 0;
+            downgraded[copy + 12..copy + 16].fill(0);
+            let crc = crc32fast::hash(&downgraded[copy..copy + 168]);
+            downgraded[copy + 12..copy + 16].copy_from_slice(&crc.to_le_bytes());
+        }
+        fs::write(&state, &downgraded).unwrap();
+        assert!(refused(dir, &options(&hex)).contains("state.plain: "));
+        fs::write(&state, &written).unwrap();
+        fs::write(dir.join("tpm2-permall.plain"), b"somebody's plain state").unwrap();
+        assert!(refused(dir, &options(&hex)).contains("key-plain: "));
+        assert_eq!(fs::read(&state).unwrap(), written, "a refused file is left alone");
     }
 }
 

@@ -173,7 +173,9 @@ fn key_file(text: &str) -> Result<KeyFile> {
     if map.contains_key("fd") {
         bail!("key-fd: --key {text}: a descriptor is not read; give file=");
     }
-    let Some(path) = map.get("file").filter(|path| !path.is_empty()) else { bail!("--key {text}: give file=PATH") };
+    let Some(path) = map.get("file").filter(|path| !path.is_empty()) else {
+        bail!("--key {text}: give file=PATH")
+    };
     match map.get("mode").copied() {
         None | Some("aes-256-gcm" | "aes-256-cbc") => {}
         Some(mode) => bail!(
@@ -199,19 +201,23 @@ impl Socket {
         let map = list("tpmstate", &self.tpmstate, &["dir", "backend-uri"])?;
         let uri = match (map.get("dir"), map.get("backend-uri")) {
             (Some(dir), None) => ("dir", *dir),
-            (None, Some(uri)) => {
-                uri.split_once("://").with_context(|| format!("--tpmstate: backend-uri={uri} is not dir:// or file://"))?
-            }
+            (None, Some(uri)) => uri
+                .split_once("://")
+                .with_context(|| format!("--tpmstate: backend-uri={uri} is not dir:// or file://"))?,
             _ => bail!("--tpmstate {}: give dir=FOLDER", self.tpmstate),
         };
         let key = self.key.as_deref().map(key_file).transpose()?;
         let place = PathBuf::from(uri.1);
         Ok(match (uri.0, key) {
             ("dir", None) => Place::Plain { dir: place },
-            ("dir", Some(key)) => Place::Encrypted { path: place.join(STATE_FILE), key, vm_id: self.vm_id.clone() },
+            ("dir", Some(key)) => {
+                Place::Encrypted { path: place.join(STATE_FILE), key, vm_id: self.vm_id.clone() }
+            }
             ("file", Some(key)) => Place::Encrypted { path: place, key, vm_id: self.vm_id.clone() },
             ("file", None) => {
-                bail!("key-missing: --tpmstate file://: a state in one file is encrypted; give --key file=PATH")
+                bail!(
+                    "key-missing: --tpmstate file://: a state in one file is encrypted; give --key file=PATH"
+                )
             }
             (scheme, _) => bail!("--tpmstate: there is no backend '{scheme}'; give dir:// or file://"),
         })

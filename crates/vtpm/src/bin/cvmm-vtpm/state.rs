@@ -37,7 +37,8 @@ fn encrypted(path: &Path, key: &KeyFile, vm_id: &VmId) -> Result<VmgsStore> {
     }
     let opened = StateKey::from_file_as(&key.path, key.format)?;
     if key.remove {
-        fs::remove_file(&key.path).with_context(|| format!("cannot remove the key file {}", key.path.display()))?;
+        fs::remove_file(&key.path)
+            .with_context(|| format!("cannot remove the key file {}", key.path.display()))?;
     }
     let file = match path.symlink_metadata() {
         Ok(_) => {
