@@ -3,7 +3,7 @@
 # What `scripts/fetch` can fetch: for each name the suites in order of preference, the
 # package patterns, and how the unpacked tree is put into the shape its users expect.
 
-ARTEFACTS="kernel kernel-guest ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools"
+ARTEFACTS="kernel kernel-guest ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools"
 
 # artefact_source NAME: sets SUITES, CLOSURE and PATTERNS.
 # shellcheck disable=SC2034 # results, read by the caller
@@ -24,6 +24,15 @@ artefact_source() {
     sd-stub) SUITES="trixie bookworm-backports sid"; PATTERNS=(systemd-boot-efi) ;;
     qemu-peer) SUITES="bookworm-backports trixie"; CLOSURE=yes; PATTERNS=(qemu-system-x86) ;;
     guest-tools) SUITES="trixie bookworm"; CLOSURE=yes; PATTERNS=(e2fsprogs fio) ;;
+    tpm-tools)
+        # Named one by one: what they all depend on together is three times as much, for tools that download
+        # certificates and for an installed system.
+        SUITES="trixie"
+        PATTERNS=(tpm2-tools cryptsetup-bin systemd-cryptsetup libsystemd-shared libc6 libssl3t64 zlib1g libzstd1
+            libtss2-esys-3.0.2-0t64 libtss2-mu-4.0.1-0t64 libtss2-sys1t64 libtss2-rc0t64 libtss2-tctildr0t64
+            libtss2-tcti-device0t64 libcryptsetup12 libdevmapper1.02.1 libudev1 libjson-c5 libpopt0
+            libblkid1 libuuid1 libmount1 libselinux1 libpcre2-8-0 libacl1 libaudit1 libcap-ng0 libcap2 libcrypt1 libpam0g
+            libseccomp2) ;;
     *) die "nothing known by the name '$1'; known: $ARTEFACTS" ;;
     esac
 }
@@ -46,6 +55,7 @@ artefact_finish() {
     guest-tools)
         finish_programs "$tree" fio mke2fs e2fsck
         stub_network_engines "$tree" ;;
+    tpm-tools) finish_tpm_tools "$tree" ;;
     *) die "no finishing step for '$name'" ;;
     esac
 }
@@ -109,11 +119,32 @@ finish_programs() {
     mv "$new"/* "$tree/" && rmdir "$new"
 }
 
+# link_stub PROGRAM OUT LIBRARY...: an empty library OUT that defines the names which PROGRAM wants and none of the
+# libraries has, so that the loader is content (Debian's programs are linked with BIND_NOW). Calling one of them crashes.
+link_stub() {
+    local program=$1 out=$2 tmp lib
+    shift 2
+    tmp=$(mktemp -d)
+    {
+        for lib; do readelf -W --dyn-syms "$lib" | sed 's/^/L /'; done
+        readelf -W --dyn-syms "$program" | sed 's/^/F /'
+    } | awk -v script="$tmp/map" '
+        # columns: tag Num: Value Size Type Bind Vis Ndx Name
+        $1 == "L" && $8 != "UND" && NF >= 9 { split($9, n, "@"); have[n[1]] = 1 }
+        $1 == "F" && $8 == "UND" && $6 == "GLOBAL" && NF >= 9 {
+            split($9, n, "@")
+            if (!(n[1] in have)) { print "--defsym=" n[1] "=0"; if (n[2] != "") versions[n[2]] = versions[n[2]] n[1] "; " }
+        }
+        END { for (v in versions) print v " { global: " versions[v] "};" >script; print "" >>script }' >"$tmp/args"
+    as -o "$tmp/empty.o" /dev/null
+    ld -shared -soname "${out##*/}" --version-script "$tmp/map" "@$tmp/args" -o "$out" "$tmp/empty.o" ||
+        die "cannot link a stub library for ${program##*/}"
+    rm -rf "$tmp"
+}
+
 # Debian's fio is linked with the clients of five network storage systems, 50 MB of
-# libraries that a disk test in an initrd never calls. They are replaced by one empty library
-# that defines the names the loader wants to see (fio is linked with BIND_NOW); calling
-# one of them would crash fio, which only the engines rbd, rados, nfs, nbd, rdma, gfapi
-# and libpmem do.
+# libraries that a disk test in an initrd never calls. They are replaced by a stub; only the engines
+# rbd, rados, nfs, nbd, rdma, gfapi and libpmem would call it.
 stub_network_engines() {
     local tree=$1 new=$1/lib.new lib program
     local keep=(libc.so.6 libm.so.6 libz.so.1 libaio.so.1t64 libaio.so.1 libnuma.so.1)
@@ -124,27 +155,40 @@ stub_network_engines() {
     for program in "$tree"/bin/mke2fs "$tree"/bin/e2fsck; do
         elf_closure "$tree" "$program" | while read -r lib; do cp "$lib" "$new/"; done
     done
-    {
-        for lib in "$new"/*.so*; do readelf -W --dyn-syms "$lib" | sed 's/^/L /'; done
-        readelf -W --dyn-syms "$tree/bin/fio" | sed 's/^/F /'
-    } | awk -v script="$tree/stub.map" '
-        # columns: tag Num: Value Size Type Bind Vis Ndx Name
-        $1 == "L" && $8 != "UND" && NF >= 9 { split($9, n, "@"); have[n[1]] = 1 }
-        $1 == "F" && $8 == "UND" && $6 == "GLOBAL" && NF >= 9 {
-            split($9, n, "@")
-            if (!(n[1] in have)) { print "--defsym=" n[1] "=0"; if (n[2] != "") versions[n[2]] = versions[n[2]] n[1] "; " }
-        }
-        END { for (v in versions) print v " { global: " versions[v] "};" >script; print "" >>script }' >"$tree/stub.args"
-    as -o "$tree/stub.o" /dev/null
-    ld -shared -soname libfio-network-stub.so --version-script "$tree/stub.map" "@$tree/stub.args" \
-        -o "$new/libfio-network-stub.so" "$tree/stub.o" || die "cannot link fio's stub library"
+    link_stub "$tree/bin/fio" "$new/libfio-network-stub.so" "$new"/*.so*
     for lib in $(readelf -d "$tree/bin/fio" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'); do
         [ -e "$new/$lib" ] || ln -s libfio-network-stub.so "$new/$lib"
     done
-    rm -rf "${tree:?}/lib" "$tree"/stub.*
+    rm -rf "${tree:?}/lib"
     mv "$new" "$tree/lib"
     "$tree/lib64/ld-linux-x86-64.so.2" --library-path "$tree/lib" "$tree/bin/fio" --version >&2 ||
         die "fio does not start with the stub library"
+}
+
+# finish_tpm_tools TREE: reduces TREE to what a guest needs at /usr to use its TPM: tpm2, cryptsetup, systemd-cryptenroll,
+# systemd-cryptsetup and what they load. The places are Debian's, as the programs have them compiled in.
+finish_tpm_tools() {
+    local tree=$1 new=$1/.new libs=lib/x86_64-linux-gnu file lib paths=()
+    # tpm2-tools wants libcurl for the download of EK certificates, and with it 20 more libraries.
+    link_stub "$tree/usr/bin/tpm2" "$tree/usr/$libs/libcurl-gnutls.so.4" "$tree/usr/$libs"/*.so*
+    mkdir -p "$new/lib64"
+    for file in bin/tpm2 bin/systemd-cryptenroll bin/systemd-cryptsetup sbin/cryptsetup \
+        "$libs/cryptsetup/libcryptsetup-token-systemd-tpm2.so" "$libs/libtss2-tcti-device.so.0"; do
+        [ -f "$tree/usr/$file" ] || die "the packages have no /usr/$file"
+        mkdir -p "$new/${file%/*}"
+        cp -L "$tree/usr/$file" "$new/$file"
+        paths+=("$new/$file")
+    done
+    # What systemd opens by name is tpm2's and cryptsetup's too.
+    elf_closure "$tree" "${paths[@]}" >"$tree/.libs"
+    while read -r lib; do
+        file=$new/${lib#"$tree/usr/"}
+        mkdir -p "${file%/*}"
+        cp -L "$lib" "$file"
+    done <"$tree/.libs"
+    cp -L "$(find "$tree" -name ld-linux-x86-64.so.2 | head -n 1)" "$new/lib64/"
+    find "$tree" -mindepth 1 -maxdepth 1 ! -name .new -exec rm -rf {} +
+    mv "$new"/* "$tree/" && rmdir "$new"
 }
 
 # finish_qemu TREE: a QEMU that runs from anywhere, initramfs or file share, with its own
