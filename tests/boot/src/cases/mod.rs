@@ -91,6 +91,7 @@ pub fn all() -> Vec<Case> {
         snp::gate_skipped::CASES,
         holes::CASES,
         tpm::CASES,
+        snp::tpm::CASES,
     ]
     .concat()
 }

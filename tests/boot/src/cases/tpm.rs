@@ -7,7 +7,7 @@ use std::io::Write;
 use anyhow::{Context, Result, ensure};
 use cvmm_tpm::eventlog::EventLog;
 
-use super::{Case, Host, case, on};
+use super::{Case, case};
 use crate::harness::eventlog::{self, BANKS, hex};
 use crate::harness::spec::cmdline;
 use crate::harness::vm::Ended;
@@ -28,13 +28,6 @@ pub const CASES: &[Case] = &[
         "a reset of the guest is one of its TPM; the same boot gives the same PCRs",
     ),
     case("tpm-killed", 240, killed, "the TPM's process is killed: the guest is told, the VM lives"),
-    on(
-        Host::Snp,
-        "snp-tpm-uki",
-        300,
-        snp_uki,
-        "an SNP guest with a TPM in the VMM: PCRs and event log agree",
-    ),
 ];
 
 const IN_PROCESS: &str = "mode = \"in-process\"\n";
@@ -79,13 +72,6 @@ fn uki(ctx: &Ctx) -> Result<()> {
         exits.slow > 0,
         "no command took longer than the device waits, or the guest would have seen it fail"
     );
-    Ok(())
-}
-
-fn snp_uki(ctx: &Ctx) -> Result<()> {
-    let ended = Vm::start(ctx, &spec(ctx, "")?.snp())?.end_well()?;
-    ended.fact("snp", "active")?;
-    check(&ended)?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ pub mod gate;
 pub mod images;
 pub mod leftovers;
 pub mod payload;
+pub mod quote;
 pub mod report;
 pub mod smaps;
 pub mod spec;

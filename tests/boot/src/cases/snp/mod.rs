@@ -10,6 +10,7 @@ pub mod hostile;
 pub mod memory;
 pub mod refuse;
 pub mod stage;
+pub mod tpm;
 
 use anyhow::{Result, ensure};
 
