@@ -16,6 +16,8 @@ use anyhow::{Context, Result, ensure};
 pub enum Contestant {
     /// cvmm, its default profile.
     CvmmUki,
+    /// The same with a TPM, which firmware and the UKI's stub measure into.
+    CvmmTpm,
     /// QEMU with the UKI and its HOB placed in RAM by hand.
     QemuUki,
     /// cvmm with kernel, initrd and command line by fw_cfg.
@@ -26,9 +28,10 @@ pub enum Contestant {
 
 impl Contestant {
     /// All of ordinary guests, in the order of a round: the two of a pair follow each other.
-    pub const PLAIN: [Self; 4] = [Self::CvmmUki, Self::QemuUki, Self::CvmmHashes, Self::QemuHashes];
+    pub const PLAIN: [Self; 5] =
+        [Self::CvmmUki, Self::CvmmTpm, Self::QemuUki, Self::CvmmHashes, Self::QemuHashes];
     /// All of SNP guests: a loader device's pages are not part of QEMU's launch, so that it has one way of direct boot.
-    pub const SNP: [Self; 3] = [Self::CvmmUki, Self::CvmmHashes, Self::QemuHashes];
+    pub const SNP: [Self; 4] = [Self::CvmmUki, Self::CvmmTpm, Self::CvmmHashes, Self::QemuHashes];
 
     /// Who is compared.
     pub fn all(snp: bool) -> &'static [Self] {
@@ -36,17 +39,18 @@ impl Contestant {
     }
 
     pub fn is_cvmm(self) -> bool {
-        matches!(self, Self::CvmmUki | Self::CvmmHashes)
+        matches!(self, Self::CvmmUki | Self::CvmmTpm | Self::CvmmHashes)
     }
 
     fn is_uki(self) -> bool {
-        matches!(self, Self::CvmmUki | Self::QemuUki)
+        matches!(self, Self::CvmmUki | Self::CvmmTpm | Self::QemuUki)
     }
 
     /// The name in files and tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::CvmmUki => "cvmm-uki",
+            Self::CvmmTpm => "cvmm-uki-tpm",
             Self::QemuUki => "qemu-uki",
             Self::CvmmHashes => "cvmm-hashes",
             Self::QemuHashes => "qemu-hashes",
@@ -117,9 +121,10 @@ impl Files {
                 self.cmdline(test)?,
             )
         };
+        let tpm = if contestant == Contestant::CvmmTpm { "[vtpm]\nmode = \"in-process\"\n" } else { "" };
         let config = format!(
             "name = \"bench\"\nvcpus = {}\nmemory = \"{}MiB\"\nisolation = \"{}\"\nfirmware = \"{}\"\nrng = false\n\
-             [boot]\n{boot}\n[[disk]]\npath = \"{}\"\nserial = \"data\"\n[console]\ndevice = \"serial\"\nmode = \"stdio\"\n\
+             [boot]\n{boot}\n{tpm}[[disk]]\npath = \"{}\"\nserial = \"data\"\n[console]\ndevice = \"serial\"\nmode = \"stdio\"\n\
              [debug]\nuser_space_marker = \"cvmm-guest: userspace\"\n",
             machine.vcpus,
             machine.memory_mib,
@@ -252,6 +257,9 @@ mod tests {
                 assert!(text.contains(part), "{contestant}: no {part} in {text}");
             }
         }
+        assert!(
+            text(Contestant::CvmmTpm).contains("[vtpm]") && !text(Contestant::CvmmUki).contains("[vtpm]")
+        );
         let uki = text(Contestant::QemuUki);
         assert!(uki.contains("boot.efi,addr=0x2000000") && uki.contains("boot.hob,addr=0x813000"));
         assert!(!uki.contains("-kernel"));
