@@ -132,11 +132,11 @@ mode = "stdio"
 # timeout = 5                         # seconds for each of its answers
 # channel = false                     # a virtio console for cvmm-guest attest
 
-# A TPM 2.0 in cvmm. It is on the host's side: it does not protect the guest's keys from the host. New whenever
-# cvmm starts.
+# A TPM 2.0 in cvmm. It is on the host's side: it does not protect the guest's keys from the host.
 # [vtpm]
 # mode = "in-process"            # "none" or "svsm" (which needs a host kernel that nobody has released yet)
 # sandbox = "thread"             # or "process": a jailed one of its own
+# state = "example.vmgs"         # where its state is kept, encrypted with a key of the gate's; default: nowhere
 # pcr_banks = ["sha256", "sha384"]
 # coalesced_mmio = true          # KVM collects writes to the command buffer
 # shared_buffer = true           # the command buffer is also a page of memory, for Linux

@@ -168,6 +168,8 @@ pub struct Vtpm {
     pub mode: VtpmMode,
     /// Where its code runs.
     pub sandbox: Sandbox,
+    /// The file that keeps its state; without one it is new whenever cvmm starts.
+    pub state: Option<PathBuf>,
     /// The active PCR banks, without duplicates, in ascending order; at least one.
     pub pcr_banks: Vec<PcrBank>,
     /// Whether KVM collects writes to the command buffer.

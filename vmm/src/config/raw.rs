@@ -270,8 +270,8 @@ pub(super) struct RawVtpm {
     pub(super) mode: Option<RawVtpmMode>,
     /// Mode `in-process`: where in cvmm the TPM's code runs. Default "thread".
     pub(super) sandbox: Option<RawSandbox>,
-    /// Mode `in-process`: the file that keeps the TPM's state, relative to this file. Not possible yet: a TPM is new whenever cvmm
-    /// starts.
+    /// Mode `in-process`: the file that keeps the TPM's state, relative to this file; made when there is none. Encrypted with a key
+    /// that `[gate]` gives. Without it the TPM is new whenever cvmm starts.
     #[schemars(length(min = 1))]
     pub(super) state: Option<String>,
     /// Mode `in-process`: the PCR banks that are active, at least one. Default sha256 and sha384; firmware extends each.

@@ -480,7 +480,7 @@ fn a_tpm_is_asked_for_and_by_mode() {
     for (keys, expected) in [
         ("", "config.vtpm.mode.missing"),
         ("mode = \"svsm\"\n", "config.vtpm.mode.isolation"),
-        ("mode = \"in-process\"\nstate = \"a.vmgs\"\n", "config.vtpm.state.unsupported"),
+        ("mode = \"in-process\"\nstate = \"a.vmgs\"\n", "config.vtpm.state.gate"),
         ("mode = \"in-process\"\npcr_banks = []\n", "config.vtpm.pcr_banks.value"),
         ("mode = \"in-process\"\npcr_banks = [\"sha1\", \"sha1\"]\n", "config.vtpm.pcr_banks.value"),
         ("mode = \"in-process\"\npcr_banks = [\"md5\"]\n", "config.vtpm.pcr_banks.value"),
@@ -558,7 +558,8 @@ fn every_example_parses_and_so_do_its_comments() {
             let gated = gated.unwrap_or_else(|error| panic!("{profile}: {error}"));
             assert!(gated.gate.is_some_and(|gate| gate.vm_id == "example" && gate.timeout == 5));
         }
-        let gate = ["[gate]", "socket", "verdict_key", "policy = \"", "vm_id", "timeout", "channel"];
+        let gate =
+            ["[gate]", "socket", "verdict_key", "policy = \"", "vm_id", "timeout", "channel", "state = "];
         let all = without(&[&gate[..], &tls].concat());
         let mut full = parse(&all).unwrap_or_else(|error| panic!("{profile}: {error}"));
         assert_eq!(full.disks.len(), 1);

@@ -57,7 +57,7 @@ pub(super) fn validate(decoded: Decoded, base: &Path) -> (Config, Vec<Problem>) 
         console: rules.console(raw.console.unwrap_or_default()),
         rng: raw.rng.unwrap_or(true),
         snp: rules.snp(raw.snp, isolation),
-        vtpm: raw.vtpm.and_then(|vtpm| rules.vtpm(vtpm, isolation)),
+        vtpm: raw.vtpm.and_then(|vtpm| rules.vtpm(vtpm, isolation, raw_gate)),
         debug: rules.debug(raw.debug.unwrap_or_default(), isolation),
     };
     (config, rules.problems)
@@ -491,7 +491,7 @@ impl Rules<'_> {
         GateEndpoint::Tls { host, port, ca, client_certificate, client_key }
     }
 
-    fn vtpm(&mut self, raw: RawVtpm, isolation: Isolation) -> Option<Vtpm> {
+    fn vtpm(&mut self, raw: RawVtpm, isolation: Isolation, gate: bool) -> Option<Vtpm> {
         let RawVtpm { mode, sandbox, state, pcr_banks, coalesced_mmio, shared_buffer } = raw;
         let mode = self.required("vtpm.mode", mode, "\"none\", \"in-process\" or \"svsm\"")?;
         if mode != RawVtpmMode::InProcess {
@@ -519,11 +519,12 @@ impl Rules<'_> {
                 VtpmMode::Svsm
             }
         };
-        if state.is_some() {
-            // Fail closed: who names a file expects to find the keys of yesterday in it.
-            let message = "state is not possible yet: this cvmm keeps a tpm's state only while it runs";
-            let problem = Problem::at("vtpm.state", "unsupported", message);
-            self.add(problem.help("remove state; what the guest seals is lost when cvmm ends"));
+        if state.is_some() && !gate {
+            let message = "state is encrypted with a key of the gate's, and there is no [gate]";
+            let problem = Problem::at("vtpm.state", "gate", message);
+            self.add(
+                problem.help("add [gate], or remove state: what the guest seals is then lost when cvmm ends"),
+            );
         }
         let mut banks: Vec<PcrBank> = match pcr_banks {
             None => PcrBank::DEFAULT.to_vec(),
@@ -538,6 +539,7 @@ impl Rules<'_> {
             self.add(Problem::at("vtpm.pcr_banks", "value", message).allowed(allowed));
         }
         Some(Vtpm {
+            state: state.map(|state| self.path("vtpm.state", &state)),
             mode,
             sandbox: match sandbox {
                 None | Some(RawSandbox::Thread) => Sandbox::Thread,

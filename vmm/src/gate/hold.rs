@@ -124,24 +124,30 @@ impl Holder {
     /// Tells the gate what is new. An error is the gate's word that the run is over.
     fn tell(&mut self) -> Result<(), String> {
         let changes = self.changes.count();
-        if self.run.is_some() && changes == self.told && self.heard.elapsed() < HEARTBEAT {
+        // Looked at without a question, so that a gate that was restarted under us is noticed soon.
+        let lost = self.run.as_mut().is_none_or(Run::is_over);
+        if !lost && changes == self.told && self.heard.elapsed() < HEARTBEAT {
             return Ok(());
         }
         let told = match &mut self.run {
             Some(run) => run.checkpoint(changes),
-            None => self.claim.gate.resume(&self.claim.vm_id, self.epoch, &self.claim.key).and_then(|mut run| {
-                run.checkpoint(changes)?;
-                tracing::info!("the gate is back: it has been told how far the state file is");
-                self.run = Some(run);
-                Ok(())
-            }),
+            None => {
+                self.claim.gate.resume(&self.claim.vm_id, self.epoch, &self.claim.key).and_then(|mut run| {
+                    run.checkpoint(changes)?;
+                    tracing::info!("the gate is back: it has been told how far the state file is");
+                    self.run = Some(run);
+                    Ok(())
+                })
+            }
         };
         match told {
             Ok(()) => {
                 (self.told, self.heard) = (changes, Instant::now());
                 Ok(())
             }
-            Err(ClientError::Denied(reasons)) if reasons.iter().any(|reason| reason.code == "key.superseded") => {
+            Err(ClientError::Denied(reasons))
+                if reasons.iter().any(|reason| reason.code == "key.superseded") =>
+            {
                 Err(ClientError::Denied(reasons).to_string())
             }
             Err(error) => {

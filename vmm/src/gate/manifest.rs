@@ -8,7 +8,7 @@
 //! - *harmless*: changes nothing that a guest's owner or the host could lose by.
 
 use cvmm_gate_client::manifest::{
-    Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest, Vtpm,
+    Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest, TpmIdentity, Vtpm,
 };
 use cvmm_launch::blob::{Blob, ReadError};
 use cvmm_launch::first_stage::program_digest;
@@ -31,13 +31,14 @@ pub enum ManifestError {
 }
 
 /// The manifest of `config`, whose files are `inputs`, for the VM that the gate knows as `vm_id`. `cpu_signature` and `sev_features`
-/// are those of its virtual CPUs.
+/// are those of its virtual CPUs; `identity` is its TPM's, once the gate has certified it.
 pub fn manifest(
     config: &Config,
     inputs: &Inputs,
     vm_id: &str,
     cpu_signature: u32,
     sev_features: u64,
+    identity: Option<&TpmIdentity>,
 ) -> Result<Manifest, ManifestError> {
     let Config {
         // Attested.
@@ -111,7 +112,7 @@ pub fn manifest(
                 CpuidTolerance::Refuse => false,
                 CpuidTolerance::Caches => true,
             },
-            vtpm: vtpm.as_ref().map(tpm),
+            vtpm: vtpm.as_ref().map(|vtpm| tpm(vtpm, identity)),
             debug: knobs(debug),
         },
     })
@@ -145,11 +146,13 @@ fn disk(disk: &config::Disk) -> Disk {
     Disk { serial: serial.clone(), read_only: *read_only }
 }
 
-fn tpm(vtpm: &config::Vtpm) -> Vtpm {
+fn tpm(vtpm: &config::Vtpm, identity: Option<&TpmIdentity>) -> Vtpm {
     let config::Vtpm {
         // Attested.
         mode,
         pcr_banks,
+        // Attested: whether there is one. Where the host keeps it is its own affair.
+        state,
         // Harmless: who attacks cvmm through its tpm gains what the host has already.
         sandbox: _,
         // Harmless: how the guest's bytes reach the tpm, which is the host's in any case.
@@ -163,8 +166,8 @@ fn tpm(vtpm: &config::Vtpm) -> Vtpm {
         }
         .to_owned(),
         pcr_banks: pcr_banks.iter().map(|bank| bank.name().to_owned()).collect(),
-        state: false,
-        identity: None,
+        state: state.is_some(),
+        identity: identity.cloned(),
     }
 }
 

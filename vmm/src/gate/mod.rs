@@ -6,6 +6,7 @@
 //! through [`channel`].
 
 pub mod channel;
+pub mod hold;
 pub mod manifest;
 pub mod stage;
 
@@ -14,8 +15,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cvmm_gate_client::client::run::{Key, Prepared};
 use cvmm_gate_client::client::{Approved, ClientError, Gate, Launched, Proposal};
 use cvmm_gate_client::frame::FrameError;
+use cvmm_gate_client::manifest::TpmIdentity;
 use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_gate_client::tls::{Files, Tls, TlsFileError};
 use cvmm_gate_client::transport::{ConnectError, Endpoint};
@@ -29,6 +32,7 @@ use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use thiserror::Error;
 
+use self::hold::Claim;
 use self::manifest::ManifestError;
 use crate::config::{self, Config, GateEndpoint};
 use crate::doctor::sev;
@@ -166,17 +170,51 @@ impl Asker {
         })
     }
 
-    /// Asks whether the VM of `config` and `inputs` may be launched with virtual CPUs of `model`.
-    pub fn ask(&self, config: &Config, inputs: &Inputs, model: VcpuModel) -> Result<Approval, GateError> {
-        let manifest = manifest::manifest(config, inputs, &self.vm_id, model.signature.0, model.features.0)?;
-        let digest = digest::measure(&inputs.plan, model, None, &mut ())?;
-        let approved = self.gate.admit(Proposal {
+    /// The VM's name at the gate.
+    pub fn vm_id(&self) -> &str {
+        &self.vm_id
+    }
+
+    /// Asks for the keys of the VM's state, before its TPM is known.
+    pub fn prepare(&self, config: &Config, inputs: &Inputs, model: VcpuModel) -> Result<Prepared, GateError> {
+        Ok(self.gate.prepare(&self.proposal(config, inputs, model, None)?)?)
+    }
+
+    /// What it takes to take a run up again whose file has `key`.
+    pub fn claim(&self, key: Key) -> Claim {
+        Claim { gate: self.gate.clone(), vm_id: self.vm_id.clone(), key }
+    }
+
+    fn proposal(
+        &self,
+        config: &Config,
+        inputs: &Inputs,
+        model: VcpuModel,
+        tpm: Option<&TpmIdentity>,
+    ) -> Result<Proposal, GateError> {
+        let (signature, features) = (model.signature.0, model.features.0);
+        let manifest = manifest::manifest(config, inputs, &self.vm_id, signature, features, tpm)?;
+        Ok(Proposal {
             policy: self.policy.clone(),
             vm_id: self.vm_id.clone(),
             // Strings, numbers and structs of them are always JSON.
             manifest: serde_json::to_string(&manifest).unwrap_or_default(),
-            digest,
-        })?;
+            digest: digest::measure(&inputs.plan, model, None, &mut ())?,
+        })
+    }
+
+    /// Asks whether the VM of `config` and `inputs` may be launched with virtual CPUs of `model`; its TPM is `tpm`, if the gate has
+    /// certified one.
+    pub fn ask(
+        &self,
+        config: &Config,
+        inputs: &Inputs,
+        model: VcpuModel,
+        tpm: Option<&TpmIdentity>,
+    ) -> Result<Approval, GateError> {
+        let proposal = self.proposal(config, inputs, model, tpm)?;
+        let digest = proposal.digest;
+        let approved = self.gate.admit(proposal)?;
         let identity = Identity::from_bytes(approved.id_block(), approved.id_auth())?;
         // The security processor would find out too; here it costs no launch.
         identity.check_launch(digest, GuestPolicy(config.snp.policy))?;

@@ -23,6 +23,7 @@ use self::output::OnText;
 use self::signals::StopSignals;
 use self::supervisor::Grace;
 use crate::config::{Config, Isolation};
+use crate::gate::hold::{Current, Hold};
 use crate::gate::{Asker, GateError};
 use crate::machine::{
     self, Admission, InputError, Inputs, Machine, MachineError, Milestones, Surroundings, TpmCounts,
@@ -31,6 +32,7 @@ use crate::timeline::{Phase, Timeline};
 use crate::vm::control::Ending;
 use crate::vm::exits::ExitCounts;
 use crate::vm::host::{self, HostError};
+use crate::vtpm::kept::{self, Kept};
 use crate::vtpm::{self, Vtpm, VtpmError};
 
 /// What the command line adds to the configuration.
@@ -70,6 +72,11 @@ pub enum RunError {
          --without-gate runs it unattested"
     )]
     NoGate,
+    /// A TPM with kept state, and nobody who has its key.
+    #[error(
+        "vtpm.state is encrypted with a key of the gate's, and there is no gate to ask (--without-gate): leave one of them out"
+    )]
+    NoKey,
     /// A gate, and the wish to do without.
     #[error("vm.toml names a gate and --without-gate wants none: leave one of them out")]
     TwoWishes,
@@ -130,7 +137,22 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     };
     // Before the first thread: threads inherit the signal mask.
     let mut signals = StopSignals::take_over().map_err(RunError::Events)?;
-    let vtpm = config.vtpm.as_ref().map(Vtpm::start).transpose()?;
+    let current = Current::default();
+    let (vtpm, identity, _hold) = match (&config.vtpm, &asker) {
+        (None, _) => (None, None, None),
+        (Some(vtpm), asker) => match (&vtpm.state, asker) {
+            (None, _) => (Some(Vtpm::start(vtpm)?), None, None),
+            (Some(_), None) => return Err(RunError::NoKey),
+            (Some(path), Some(asker)) => {
+                let model = machine::vcpu_model(&kvm, &config)?;
+                let prepared = asker.prepare(&config, &inputs, model)?;
+                let Kept { vtpm, identity, run, changes, key } =
+                    kept::start(vtpm, path, asker.vm_id(), prepared)?;
+                let hold = Hold::start(run, asker.claim(key), changes, current.clone());
+                (Some(vtpm), Some(identity), Some(hold.map_err(RunError::Events)?))
+            }
+        },
+    };
     let milestones = Arc::new(Milestones::new(Arc::clone(timeline)));
     let watch = config.debug.user_space_marker.clone().map(|text| {
         let milestones = Arc::clone(&milestones);
@@ -149,7 +171,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
             (None, Isolation::Snp) => Admission::WithoutGate,
             (Some(asker), Isolation::Snp) => {
                 let model = machine::vcpu_model(&kvm, &config)?;
-                Admission::Gate(Box::new(asker.ask(&config, &inputs, model)?))
+                Admission::Gate(Box::new(asker.ask(&config, &inputs, model, identity.as_ref())?))
             }
         };
         let around = Surroundings {
@@ -163,6 +185,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
         let machine = Machine::build(&around, &config, &inputs, &admission)?;
         let running = machine.start(admission, options.exit_stats)?;
         let control = Arc::clone(running.control());
+        current.set(&control);
         supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), &mut grace)
             .map_err(|error| RunError::Events(io::Error::other(error)))?;
         let over = grace.is_over()

@@ -17,6 +17,7 @@ fn of_ending(ending: &Ending) -> ExitStatus {
         Ending::Terminated { .. } => ExitStatus::Terminated,
         Ending::MemoryViolation { .. } => ExitStatus::MemoryViolation,
         Ending::Stopped => ExitStatus::Stopped,
+        Ending::Revoked { .. } => ExitStatus::GateDenied,
         Ending::Reset => ExitStatus::Reset,
     }
 }
@@ -68,7 +69,7 @@ impl ExitReport for RunError {
             Self::Machine(MachineError::Stage(StageError::Time(_))) => ExitStatus::NotAdmitted,
             Self::Machine(MachineError::Stage(StageError::Stopped)) => ExitStatus::Stopped,
             Self::Vtpm(error) => error.exit_status(),
-            Self::TwoWishes => ExitStatus::Usage,
+            Self::TwoWishes | Self::NoKey => ExitStatus::Usage,
             Self::Machine(MachineError::Place(_)) => ExitStatus::LaunchRefused,
             Self::Machine(_) | Self::Events(_) => ExitStatus::Internal,
         }

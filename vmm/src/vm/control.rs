@@ -44,6 +44,11 @@ pub enum Ending {
         /// What it did.
         detail: String,
     },
+    /// The gate has taken its word back.
+    Revoked {
+        /// Why.
+        reason: String,
+    },
     /// The operator stopped the VM.
     Stopped,
 }
@@ -59,6 +64,7 @@ impl fmt::Display for Ending {
                 write!(f, "the guest terminated itself on vcpu {vcpu}: {}", termination(*set, *reason))
             }
             Self::MemoryViolation { vcpu, detail } => write!(f, "stopped because of vcpu {vcpu}: {detail}"),
+            Self::Revoked { reason } => write!(f, "stopped because {reason}"),
             Self::Stopped => f.write_str("stopped by the operator"),
         }
     }

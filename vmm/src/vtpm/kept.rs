@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A TPM whose state is kept: its file, its identity, and what the gate wants to hear of both.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ use cvmm_tpm::command::Command;
 use cvmm_tpm::constants::{cc, su};
 use cvmm_vtpm::provision::{self, Ek, Identity};
 use cvmm_vtpm::vmgs::VmgsStore;
-use cvmm_vtpm::{EngineError, StateKind, StateStore, StoreError, TpmEngine};
+use cvmm_vtpm::{EngineError, LibraryEngine, StateKind, StateStore, StoreError, TpmEngine};
 use zeroize::Zeroizing;
 
 use super::{Vtpm, VtpmError, engine};
@@ -77,17 +77,13 @@ pub struct Kept {
 }
 
 /// Starts the TPM of the VM `vm_id` from the file `path`, for which the gate has given the keys.
-pub fn start(
-    config: &config::Vtpm,
-    path: &Path,
-    vm_id: &str,
-    prepared: Prepared,
-) -> Result<Kept, VtpmError> {
+pub fn start(config: &config::Vtpm, path: &Path, vm_id: &str, prepared: Prepared) -> Result<Kept, VtpmError> {
     let epoch = prepared.epoch();
-    let file = open(path, vm_id, &prepared)
-        .map_err(|source| VtpmError::State { path: path.to_owned(), source })?;
+    let file =
+        open(path, vm_id, &prepared).map_err(|source| VtpmError::State { path: path.to_owned(), source })?;
     let changes = Changes(Arc::new(AtomicU64::new(file.counter())));
-    let store = Counted { file: VmgsStore::new(file, cvmm_vtpm::library_version()), changes: changes.clone() };
+    let (major, minor, _) = LibraryEngine::version();
+    let store = Counted { file: VmgsStore::new(file, major << 8 | minor), changes: changes.clone() };
     let mut engine = engine(config.sandbox, Box::new(store))?;
     super::set_up(engine.as_mut(), &config.pcr_banks)?;
     engine.power_on()?;
@@ -103,9 +99,10 @@ pub fn start(
     let (run, certificates) = match prepared.identify(&areas).map_err(GateError::from)? {
         Identified::Known(run, certificates) => (run, certificates),
         Identified::Unknown(challenged) => {
-            let open = |engine: &mut dyn TpmEngine, ek, challenge: &cvmm_gate_client::client::run::Challenge| {
-                provision::activate(engine, ek, &challenge.blob, &challenge.secret)
-            };
+            let open =
+                |engine: &mut dyn TpmEngine, ek, challenge: &cvmm_gate_client::client::run::Challenge| {
+                    provision::activate(engine, ek, &challenge.blob, &challenge.secret)
+                };
             let rsa = open(engine.as_mut(), Ek::Rsa, &challenged.ek_rsa)?;
             let ecc = open(engine.as_mut(), Ek::Ecc, &challenged.ek_ecc)?;
             challenged.answer(&rsa, &ecc).map_err(GateError::from)?
@@ -163,9 +160,4 @@ fn names(identity: &Identity, epoch: u64) -> TpmIdentity {
         key.name().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     };
     TpmIdentity { ek_rsa: name(ek_rsa), ek_ecc: name(ek_ecc), ak: name(ak), epoch }
-}
-
-/// Where the file is, for messages.
-pub(super) fn shown(path: &Path) -> String {
-    PathBuf::from(path).display().to_string()
 }

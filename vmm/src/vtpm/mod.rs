@@ -10,9 +10,14 @@
 
 mod banks;
 mod executor;
+pub mod kept;
+
+use std::path::PathBuf;
 
 use cvmm_devices::tpm::TpmExecutor;
+use cvmm_guest_state::StateError;
 use cvmm_vtpm::command::CRB_BUFFER;
+use cvmm_vtpm::provision::ProvisionError;
 use cvmm_vtpm::store::MemoryStore;
 use cvmm_vtpm::{
     EngineError, LibraryEngine, ProcessEngine, ProcessOptions, Response, StateStore, Tpm, TpmEngine,
@@ -21,9 +26,11 @@ use kvm_ioctls::Kvm;
 use thiserror::Error;
 
 pub use banks::BankError;
+pub use kept::Changes;
 
 use crate::config::{self, Sandbox, VtpmMode};
 use crate::exit_code::ExitStatus;
+use crate::gate::GateError;
 use executor::Executor;
 
 /// Why there is no TPM.
@@ -32,6 +39,20 @@ pub enum VtpmError {
     /// The engine.
     #[error("vtpm.engine: the guest's tpm does not start: {0}")]
     Engine(#[from] EngineError),
+    /// Its keys and certificates.
+    #[error("vtpm.identity: {0}")]
+    Provision(#[from] ProvisionError),
+    /// Its state file.
+    #[error("{path}: {source} [{}]", source.code())]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: StateError,
+    },
+    /// The gate.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// Its banks.
     #[error(transparent)]
     Banks(#[from] BankError),
@@ -54,7 +75,9 @@ impl VtpmError {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Engine(_) | Self::NoVmpls | Self::UnreleasedVmpls(_) => ExitStatus::Host,
-            Self::Banks(_) => ExitStatus::Internal,
+            Self::Banks(_) | Self::Provision(_) => ExitStatus::Internal,
+            Self::State { .. } => ExitStatus::State,
+            Self::Gate(error) => error.exit_status(),
         }
     }
 }
@@ -91,22 +114,12 @@ impl Vtpm {
 
     /// The TPM of `engine`, which is off.
     pub fn new(mut engine: Box<dyn TpmEngine>, banks: &[config::PcrBank]) -> Result<Self, VtpmError> {
-        // So that TPM_PT_MAX_COMMAND_SIZE and the device's buffer agree.
-        engine.buffer_size(Some(CRB_BUFFER))?;
-        engine.power_on()?;
-        let mut failure = None;
-        let changed = banks::activate(banks, |command| match engine.execute(0, command) {
-            Ok(response) => response.to_vec(),
-            Err(error) => {
-                failure = Some(error);
-                Response::failure().to_vec()
-            }
-        });
-        match (failure, changed) {
-            (Some(error), _) => return Err(error.into()),
-            (None, changed) => tracing::debug!(?banks, changed = changed?, "pcr banks of the guest's tpm"),
-        }
-        engine.power_off();
+        set_up(engine.as_mut(), banks)?;
+        Self::of(engine)
+    }
+
+    /// The TPM of `engine`, which is off and set up.
+    fn of(engine: Box<dyn TpmEngine>) -> Result<Self, VtpmError> {
         Ok(Self { tpm: Tpm::new(engine)? })
     }
 
@@ -123,6 +136,27 @@ impl Vtpm {
     pub fn statistics(&self) -> cvmm_vtpm::Statistics {
         self.tpm.statistics()
     }
+}
+
+/// What a TPM needs before its first machine. It is off before and after.
+fn set_up(engine: &mut dyn TpmEngine, banks: &[config::PcrBank]) -> Result<(), VtpmError> {
+    // So that TPM_PT_MAX_COMMAND_SIZE and the device's buffer agree.
+    engine.buffer_size(Some(CRB_BUFFER))?;
+    engine.power_on()?;
+    let mut failure = None;
+    let changed = banks::activate(banks, |command| match engine.execute(0, command) {
+        Ok(response) => response.to_vec(),
+        Err(error) => {
+            failure = Some(error);
+            Response::failure().to_vec()
+        }
+    });
+    match (failure, changed) {
+        (Some(error), _) => return Err(error.into()),
+        (None, changed) => tracing::debug!(?banks, changed = changed?, "pcr banks of the guest's tpm"),
+    }
+    engine.power_off();
+    Ok(())
 }
 
 /// The engine that `sandbox` names, off, with its state in `store`.

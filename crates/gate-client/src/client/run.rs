@@ -241,6 +241,11 @@ impl Run {
         self.epoch
     }
 
+    /// Whether the gate has closed the connection.
+    pub fn is_over(&mut self) -> bool {
+        self.stream.is_over()
+    }
+
     /// Tells that the file has seen `counter` changes, durably; also that the VM lives.
     pub fn checkpoint(&mut self, counter: u64) -> Result<(), ClientError> {
         self.note("checkpoint", &Request::Checkpoint(Checkpoint { counter }))
