@@ -15,6 +15,7 @@ pub mod certificates;
 pub mod certs;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod engine;
 pub mod files;
 pub mod heap;

@@ -20,7 +20,7 @@ use cvmm_gate::keys::Signer;
 use cvmm_gate::notify::Notify;
 use cvmm_gate::sandbox::More;
 use cvmm_gate::server::Listeners;
-use cvmm_gate::{artifacts, audit, heap, leave, policies, sandbox, server, setup};
+use cvmm_gate::{artifacts, audit, descriptors, heap, leave, policies, sandbox, server, setup};
 use cvmm_gate_client::ticket::VerdictKey;
 use tracing_subscriber::EnvFilter;
 
@@ -173,6 +173,7 @@ fn run(command: Command) -> Result<Ended> {
                 rcar: rcar.map(tcp).transpose()?,
             };
             heap::few_arenas();
+            descriptors::most();
             let notify = Notify::from_env().context("cannot reach the service manager (NOTIFY_SOCKET)")?;
             // Everything that has to be opened is; threads are not there yet.
             let confinement = sandbox::enter(engine.config(), &More::of(engine.config()))?;
