@@ -139,6 +139,7 @@ impl Policy {
             CrlRule::Require => format!("revocation list: required and not overdue{age}"),
             CrlRule::IfPresent => format!("revocation list: heeded if there is one{age}"),
         });
+        self.vtpm.explain(&mut say);
         if let Some(rego) = &self.rego {
             say(format!("Rego: {}, SHA-384 {}, has nothing against it either", rego.file, rego.sha384));
         }

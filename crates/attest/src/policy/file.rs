@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use toml::value::Datetime;
 
-use super::{CrlRule, EvidenceClass, GuestBit, PlatformBit};
+use super::{CrlRule, EvidenceClass, GuestBit, PlatformBit, Shown};
 use crate::claims::{Product, SigningKey};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub(super) struct File {
     pub(super) platform: Platform,
     #[serde(default)]
     pub(super) ticket: Ticket,
+    #[serde(default, skip_serializing_if = "Vtpm::is_default")]
+    pub(super) vtpm: Vtpm,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rego: Option<Rego>,
 }
@@ -152,6 +154,24 @@ pub(super) enum MitVector {
 pub(super) struct Rego {
     pub(super) file: String,
     pub(super) sha384: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Vtpm {
+    #[serde(default)]
+    pub(super) quote: Shown,
+    #[serde(default)]
+    pub(super) event_log: Shown,
+    /// By bank and index; TOML's keys are strings.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) pcr: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+}
+
+impl Vtpm {
+    fn is_default(&self) -> bool {
+        self.quote == Shown::IfPresent && self.event_log == Shown::IfPresent && self.pcr.is_empty()
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

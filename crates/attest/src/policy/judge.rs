@@ -59,10 +59,11 @@ pub struct Expected<'a> {
 }
 
 /// Reasons, as they are found.
-struct Reasons(Vec<Reason>);
+#[derive(Default)]
+pub(super) struct Reasons(pub(super) Vec<Reason>);
 
 impl Reasons {
-    fn unless(&mut self, holds: bool, code: &'static str, message: impl FnOnce() -> String) {
+    pub(super) fn unless(&mut self, holds: bool, code: &'static str, message: impl FnOnce() -> String) {
         if !holds {
             self.0.push(Reason::new(code, message()));
         }
@@ -105,6 +106,9 @@ pub const CODES: &[&str] = &[
     "policy.crl",
     "policy.report-data",
     "policy.host-data",
+    "policy.quote",
+    "policy.event-log",
+    "policy.pcr",
     "policy.rego",
 ];
 

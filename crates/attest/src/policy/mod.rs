@@ -3,8 +3,9 @@
 //!
 //! A policy is a TOML file (docs/policy.md). What it does not mention is refused or has to be at its strict default; under everything
 //! lies a floor, which only a key that begins with `unsafe_` lowers, and each of those is a warning whoever uses the policy has to
-//! make heard. A policy is asked three times: about what is to be launched ([`Policy::judge_launch`]), about the platform it was
-//! launched on ([`Policy::judge_platform`]), and about the claims of a report ([`Policy::judge_claims`]). An answer is the list of all
+//! make heard. A policy is asked about what is to be launched ([`Policy::judge_launch`]), about the platform it was launched on
+//! ([`Policy::judge_platform`]), about the claims of a report ([`Policy::judge_claims`]), and about the quote of a running guest's TPM
+//! ([`Policy::judge_quote`]). An answer is the list of all
 //! reasons against it; only an empty one is a yes.
 
 mod explain;
@@ -12,6 +13,7 @@ mod file;
 mod judge;
 #[cfg(test)]
 mod tests;
+mod vtpm;
 mod write;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use judge::{CODES, Expected, LaunchFacts, PlatformFacts};
+pub use vtpm::{Shown, VtpmRules};
 
 use crate::claims::{FirmwareVersion, Product, SigningKey};
 use crate::der::unix;
@@ -242,6 +245,7 @@ pub struct Policy {
     /// Seconds from an approval to the end of the launch.
     pub launch_time: u32,
     pub rego: Option<Rego>,
+    pub vtpm: VtpmRules,
     pub unsafe_allow_debug: bool,
     pub unsafe_allow_migration_agent: bool,
     pub unsafe_any_measurement: bool,
@@ -290,6 +294,7 @@ impl Policy {
             platform,
             ticket,
             rego,
+            vtpm,
             unsafe_allow_debug,
             unsafe_allow_migration_agent,
             unsafe_any_measurement,
@@ -470,6 +475,7 @@ impl Policy {
             lifetime: limited("ticket.lifetime_s", ticket.lifetime_s, 60, MAX_LIFETIME)?,
             launch_time: limited("ticket.launch_s", ticket.launch_s, 120, 3600)?,
             rego: rego.transpose()?,
+            vtpm: VtpmRules::parse(vtpm)?,
             unsafe_allow_debug,
             unsafe_allow_migration_agent,
             unsafe_any_measurement,

@@ -385,6 +385,7 @@ fn what_is_written_is_read_as_the_same_policy() {
          csp_ids = [\"CN=x\"]\nallow_masked_chip_id = true\ncrl = \"if-present\"\nmax_crl_age_days = 3\n\
          [platform.min_tcb.milan]\nbootloader = 1\ntee = 2\nsnp = 3\nmicrocode = 4\n[platform.min_tcb.turin]\nfmc = 9\nbootloader = 1\ntee = 2\nsnp = 3\nmicrocode = 4\n\
          [platform.min_launch_tcb.milan]\nbootloader = 1\ntee = 2\nsnp = 3\nmicrocode = 5\n\
+         [vtpm]\nquote = \"require\"\nevent_log = \"require\"\n[vtpm.pcr.sha384]\n4 = [\"{d}\", \"{d}\"]\n11 = [\"{d}\"]\n[vtpm.pcr.sha256]\n4 = [\"{h}\"]\n\
          [ticket]\nlifetime_s = 3\nlaunch_s = 4\n[rego]\nfile = \"x.rego\"\nsha384 = \"{d}\"\n",
         d = "ab".repeat(48),
         h = "cd".repeat(32),
@@ -408,8 +409,72 @@ fn what_is_written_is_read_as_the_same_policy() {
         "bits that are not known",
         "VLEK",
         "allowed (unsafe)",
+        "quote: required",
+        "event log: required",
+        "PCR 11 of sha384: one of abab",
+        "PCR 4 of sha256: one of cdcd",
     ] {
         assert!(said.contains(words), "no {words:?} in {said}");
+    }
+}
+
+fn quote(pcrs: &[(u8, u8)], log: bool) -> cvmm_tpm::quote::QuoteClaims {
+    use cvmm_tpm::eventlog::EventLog;
+    use cvmm_tpm::pcr::PcrValues;
+    use cvmm_tpm::quote::{LogClaims, QuoteClaims};
+    use cvmm_tpm::{HashAlg, template};
+    let log = log.then(|| LogClaims {
+        log: EventLog { algorithms: vec![], events: vec![], startup_locality: 0 },
+        explained: vec![],
+    });
+    let value = |(pcr, fill): &(u8, u8)| ((HashAlg::Sha256, *pcr), vec![*fill; 32]);
+    QuoteClaims {
+        ak_name: template::ak().name(),
+        pcrs: PcrValues(pcrs.iter().map(value).collect()),
+        clock: cvmm_tpm::attest::ClockInfo::default(),
+        firmware_version: 0,
+        log,
+    }
+}
+
+#[test]
+fn a_quote_is_judged_by_what_it_shows() {
+    let codes = |policy: &Policy, quote: Option<&cvmm_tpm::quote::QuoteClaims>| {
+        policy.judge_quote(quote).into_iter().map(|reason| reason.code).collect::<Vec<_>>()
+    };
+    // By default a guest may have no TPM, and what it shows has to be right, which the verifier has seen to.
+    let default = with("guest", "");
+    assert!(codes(&default, None).is_empty() && codes(&default, Some(&quote(&[], false))).is_empty());
+    let (zeros, ones) = ("00".repeat(32), "01".repeat(32));
+    let strict = format!(
+        "quote = \"require\"\nevent_log = \"require\"\n[vtpm.pcr.sha256]\n4 = [\"{zeros}\", \"{ones}\"]\n7 = [\"{zeros}\"]"
+    );
+    let strict = with("vtpm", &strict);
+    assert_eq!(codes(&strict, None), ["policy.quote"]);
+    for good in [[(4, 0), (7, 0)], [(4, 1), (7, 0)]] {
+        assert!(codes(&strict, Some(&quote(&good, true))).is_empty());
+    }
+    assert_eq!(
+        codes(&strict, Some(&quote(&[(4, 2), (7, 1)], false))),
+        ["policy.event-log", "policy.pcr", "policy.pcr"]
+    );
+    assert_eq!(codes(&strict, Some(&quote(&[(4, 0)], true))), ["policy.pcr"], "PCR 7 is not quoted");
+    assert!(strict.judge_quote(Some(&quote(&[(4, 0)], true)))[0].message.contains("not quoted"));
+}
+
+#[test]
+fn pcrs_that_make_no_sense_are_no_policy() {
+    for (lines, key) in [
+        ("event_log = \"require\"", "vtpm.quote"),
+        ("[vtpm.pcr.sha256]\n4 = [\"00\"]", "vtpm.quote"),
+        ("quote = \"require\"\n[vtpm.pcr.sha256]\n4 = [\"00\"]", "vtpm.pcr.sha256.4"),
+        ("quote = \"require\"\n[vtpm.pcr.sha256]\n4 = []", "vtpm.pcr.sha256.4"),
+        ("quote = \"require\"\n[vtpm.pcr.sha256]\n24 = []", "vtpm.pcr.sha256.24"),
+        ("quote = \"require\"\n[vtpm.pcr.sha256]\n04 = []", "vtpm.pcr.sha256.04"),
+        ("quote = \"require\"\n[vtpm.pcr.sha1]\n4 = []", "vtpm.pcr.sha1"),
+    ] {
+        let error = Policy::parse(&text("vtpm", lines)).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("{key}: ")), "{lines}: {error}");
     }
 }
 

@@ -58,6 +58,7 @@ impl Policy {
             lifetime,
             launch_time,
             rego,
+            vtpm,
             unsafe_allow_debug,
             unsafe_allow_migration_agent,
             unsafe_any_measurement,
@@ -117,6 +118,7 @@ impl Policy {
                 max_crl_age_days: max_crl_age.map(|age| u32::try_from(age / 86_400).unwrap_or(u32::MAX)),
             },
             ticket: Ticket { lifetime_s: Some(*lifetime), launch_s: Some(*launch_time) },
+            vtpm: vtpm.to_file(),
             rego: rego.as_ref().map(|rego| Rego { file: rego.file.clone(), sha384: rego.sha384.to_string() }),
         };
         toml::to_string(&file).map_err(|error| PolicyError::Syntax(error.to_string()))
