@@ -54,6 +54,47 @@ pub fn report_data(purpose: Purpose, nonce: &[u8; NONCE_LEN], vm_id: &str, key: 
     out
 }
 
+/// What REPORT_DATA has of a quote.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a> {
+    /// Name of the attestation key.
+    pub ak_name: &'a [u8],
+    /// TPMS_ATTEST.
+    pub attest: &'a [u8],
+    /// TPMT_SIGNATURE.
+    pub signature: &'a [u8],
+}
+
+/// qualifyingData of a guest's quote for `nonce`: SHA-256. `key` is empty without a key.
+#[must_use]
+pub fn quote_data(nonce: &[u8; NONCE_LEN], key: &[u8]) -> [u8; 32] {
+    let mut hash = Context::new(&SHA256);
+    field(&mut hash, b"cvmm quote v1");
+    field(&mut hash, nonce);
+    field(&mut hash, key);
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.finish().as_ref());
+    out
+}
+
+/// REPORT_DATA of a guest's report that goes with a quote: SHA-384, then 16 zero bytes. Neither can be shown with another's.
+#[must_use]
+pub fn quoted_report_data(nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8], quoted: &Quoted<'_>) -> [u8; 64] {
+    let mut quote = Context::new(&SHA384);
+    quote.update(quoted.attest);
+    quote.update(quoted.signature);
+    let mut hash = Context::new(&SHA384);
+    field(&mut hash, b"cvmm report data v1: attest+quote");
+    field(&mut hash, nonce);
+    field(&mut hash, vm_id.as_bytes());
+    field(&mut hash, key);
+    field(&mut hash, quoted.ak_name);
+    field(&mut hash, quote.finish().as_ref());
+    let mut out = [0; 64];
+    out[..48].copy_from_slice(hash.finish().as_ref());
+    out
+}
+
 /// REPORT_DATA of a first stage's report: SHA-384, then 16 zero bytes. `manifest` is the manifest's SHA-384.
 #[must_use]
 pub fn admit_report_data(nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8], manifest: &Digest) -> [u8; 64] {
@@ -103,6 +144,22 @@ mod tests {
             report_data(Purpose::Attest, &nonce, "vm", b""),
         ] {
             assert_ne!(data, other);
+        }
+        assert_ne!(quote_data(&nonce, b"key"), quote_data(&nonce, b""));
+        assert_ne!(quote_data(&nonce, b"key"), quote_data(&[8; NONCE_LEN], b"key"));
+        let quoted = Quoted { ak_name: b"ak", attest: b"attest", signature: b"signature" };
+        let with = quoted_report_data(&nonce, "vm", b"key", &quoted);
+        assert_eq!(&with[48..], &[0; 16]);
+        for other in [
+            data,
+            quoted_report_data(&[8; NONCE_LEN], "vm", b"key", &quoted),
+            quoted_report_data(&nonce, "vmk", b"ey", &quoted),
+            quoted_report_data(&nonce, "vm", b"", &quoted),
+            quoted_report_data(&nonce, "vm", b"key", &Quoted { ak_name: b"a", ..quoted }),
+            quoted_report_data(&nonce, "vm", b"key", &Quoted { attest: b"attesT", ..quoted }),
+            quoted_report_data(&nonce, "vm", b"key", &Quoted { signature: b"", ..quoted }),
+        ] {
+            assert_ne!(with, other);
         }
         let host = host_data(b"{}", &nonce, &Digest::ZERO);
         for other in [

@@ -13,8 +13,10 @@ use self::run::{Activate, Activated, Certified, Checkpoint, Identify, Noted, Pre
 
 /// The version of the protocol, in the first message.
 pub const PROTOCOL: u32 = 1;
-/// The longest frame in bytes, without its length.
-pub const MAX_FRAME: usize = 64 << 10;
+/// The longest frame in bytes, without its length: a guest's evidence with an event log.
+pub const MAX_FRAME: usize = 256 << 10;
+/// The longest of all others, which is what the gate takes of whom it does not know yet.
+pub const MAX_SHORT_FRAME: usize = 64 << 10;
 /// Bytes of a nonce.
 pub const NONCE_LEN: usize = 32;
 
@@ -166,7 +168,8 @@ pub struct Challenge {
 pub struct GuestEvidence {
     /// Of the challenge.
     pub session: String,
-    /// Base64 of the report (1184 bytes); its REPORT_DATA is [`crate::binding::report_data`].
+    /// Base64 of the report (1184 bytes); its REPORT_DATA is [`crate::binding::report_data`], or with a quote
+    /// [`crate::binding::quoted_report_data`].
     pub report: String,
     /// Base64 of a certificate table, if the guest was given one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,6 +177,36 @@ pub struct GuestEvidence {
     /// Base64 of a public key that the report binds, if the guest has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// What its TPM says, if it has one that the VM was admitted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<Quote>,
+}
+
+/// What a guest's TPM says: TPM2_Quote by the attestation key, its qualifyingData being [`crate::binding::quote_data`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quote {
+    /// Base64 of the TPMS_ATTEST.
+    pub attest: String,
+    /// Base64 of the TPMT_SIGNATURE.
+    pub signature: String,
+    /// Values of the quoted PCRs, all and no others.
+    pub pcrs: Vec<Pcr>,
+    /// Base64 of the firmware's event log (at most 128 KiB), if the guest can read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_log: Option<String>,
+}
+
+/// Value of a PCR.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pcr {
+    /// `sha256`, `sha384` ...
+    pub bank: String,
+    /// 0 to 23.
+    pub index: u8,
+    /// Hexadecimal.
+    pub value: String,
 }
 
 /// A signed verdict: an EAR as JWT.

@@ -11,6 +11,7 @@
 
 mod guest;
 mod platform;
+mod quote;
 mod rcar;
 mod run;
 mod stage;
@@ -31,7 +32,8 @@ use cvmm_attest::verify::{CrlUse, Evidence as Report, Options, hint, verify};
 use cvmm_gate_client::binding;
 use cvmm_gate_client::manifest::{self, Manifest};
 use cvmm_gate_client::protocol::{
-    Admit, Approval, Denied, Evidence, NONCE_LEN, PROTOCOL, Request, Response, Ticket,
+    Admit, Approval, Denied, Evidence, MAX_FRAME, MAX_SHORT_FRAME, NONCE_LEN, PROTOCOL, Request, Response,
+    Ticket,
 };
 use cvmm_gate_client::ticket::{Appraisal, Binding, PROFILE, Submods, Token, Vector, VerifierId};
 use cvmm_launch::id_block::Identity;
@@ -150,6 +152,15 @@ impl Session {
             Self::Opening(opening) => Some(opening.until()),
             Self::Challenged(challenged) => Some(challenged.until()),
             Self::Running(running) => Some(running.until()),
+        }
+    }
+
+    /// How long the next message may be. Only a running guest's evidence has an event log in it.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        match self {
+            Self::Guest(_) => MAX_FRAME,
+            _ => MAX_SHORT_FRAME,
         }
     }
 

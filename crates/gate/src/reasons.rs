@@ -45,6 +45,8 @@ pub const CODES: &[&str] = &[
     "evidence.format",
     "evidence.other",
     "evidence.platform",
+    // Of a running guest's TPM.
+    "quote.tpm",
     // In RCAR.
     "rcar.busy",
     "rcar.devices",
@@ -104,6 +106,7 @@ mod tests {
             cvmm_gate_client::client::CODES,
             cvmm_gate_client::frame::CODES,
             cvmm_gate_client::ticket::CODES,
+            cvmm_tpm::quote::CODES,
         ];
         let all: Vec<_> = others.concat().into_iter().chain(own).collect();
         let distinct: BTreeSet<_> = all.iter().copied().collect();

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use common::{SECRETS, firmware, padded_firmware};
 use cvmm_gate::audit;
 use cvmm_gate::engine::{Call, Engine, Session};
 use cvmm_gate::server::{self, Control, Listeners};

@@ -22,7 +22,7 @@ use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Control, Listeners};
 use cvmm_gate_client::client::{self, ClientError};
 use cvmm_gate_client::frame::{self, FrameError};
-use cvmm_gate_client::protocol::{Admit, Evidence, MAX_FRAME, PROTOCOL, Request, Response};
+use cvmm_gate_client::protocol::{Admit, Evidence, MAX_SHORT_FRAME, PROTOCOL, Request, Response};
 use cvmm_gate_client::ticket::VerdictKey;
 use tokio::sync::mpsc;
 
@@ -156,11 +156,11 @@ fn what_is_no_message_is_denied_and_what_is_no_frame_is_cut() {
     let admit = serde_json::to_string(&gate.admit()).unwrap();
     let more = admit.replacen('{', "{\"more\":1,", 1);
     let twice = admit.replacen('{', "{\"protocol\":1,", 1);
-    let deep = "[".repeat(MAX_FRAME);
+    let deep = "[".repeat(MAX_SHORT_FRAME);
     for message in ["", "{}", "garbage", "\u{0}", &more, &twice, &deep, &admit[..admit.len() - 1], "null"] {
         assert_eq!(code(ask(&mut gate.connect(), message.as_bytes())), "gate.message");
     }
-    for len in [MAX_FRAME as u32 + 1, u32::MAX] {
+    for len in [MAX_SHORT_FRAME as u32 + 1, u32::MAX] {
         let mut stream = gate.connect();
         stream.write_all(&len.to_le_bytes()).unwrap();
         assert!(cut(stream) < Duration::from_millis(900), "a frame that is too long is waited for");

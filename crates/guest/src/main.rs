@@ -90,6 +90,7 @@ fn attest(vm_id: &str, device: &std::path::Path, timeout: Duration) -> Result<Ve
         report: STANDARD.encode(report.report),
         certificates: (!report.certificates.is_empty()).then(|| STANDARD.encode(report.certificates)),
         key: None,
+        quote: None,
     };
     verdict(exchange(&mut port, &Request::GuestEvidence(evidence), timeout)?)
 }

@@ -126,7 +126,7 @@ pub enum QuoteError {
 }
 
 /// All codes of [`QuoteError`].
-pub const CODES: [&str; 9] = [
+pub const CODES: &[&str] = &[
     "quote.format",
     "quote.key",
     "quote.signature",

@@ -162,7 +162,7 @@ fn guest(world: &World, input: &mut Input<'_>) {
     let len = usize::from(input.u16());
     let report = STANDARD.encode(input.bytes(len));
     let certificates = (input.u8() == 1).then(|| STANDARD.encode(input.rest()));
-    let request = GuestEvidence { session: challenge.session, report, certificates, key: None };
+    let request = GuestEvidence { session: challenge.session, report, certificates, key: None, quote: None };
     let answer = world.send(&mut session, &Request::GuestEvidence(request));
     assert!(matches!(answer, Response::Denied(_)), "nobody can sign reports, and one was believed");
 }

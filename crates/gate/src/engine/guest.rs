@@ -10,6 +10,7 @@ use cvmm_attest::reason::Reason;
 use cvmm_gate_client::binding::{self, Purpose};
 use cvmm_gate_client::protocol::{Attest, Challenge, GuestEvidence, NONCE_LEN, Response};
 
+use super::quote::Shown;
 use super::{
     Decision, Engine, Session, Subject, decode, in_time, known_protocol, none_or, one, random, same,
 };
@@ -58,7 +59,7 @@ impl Engine {
         now: i64,
     ) -> Result<Response, Vec<Reason>> {
         in_time(guest.until)?;
-        let GuestEvidence { session, report, certificates, key } = evidence;
+        let GuestEvidence { session, report, certificates, key, quote } = evidence;
         same("session", session, &guest.id)?;
         // What was admitted, and by which policy, as it is now.
         let admission = self.admitted.get(&guest.vm_id).map_err(|reason| vec![reason])?;
@@ -68,7 +69,12 @@ impl Engine {
         let claims = self.claims(&decode("report", report)?, certificates.as_deref(), &policy, now)?;
         let state = || one("gate.state", "the record of this VM's admission is damaged");
         let measurement = admission.launch_digest.parse().map_err(|_| state())?;
-        let report_data = binding::report_data(Purpose::Attest, &guest.nonce, &guest.vm_id, &key);
+        let quote = quote.as_ref().map(|quote| Shown::new(quote, admission.tpm.as_ref())).transpose()?;
+        // A report is of a guest that shows a quote, and of which, or of one that shows none.
+        let report_data = match &quote {
+            Some(quote) => quote.report_data(&guest.nonce, &guest.vm_id, &key),
+            None => binding::report_data(Purpose::Attest, &guest.nonce, &guest.vm_id, &key),
+        };
         let host_data = unhex(&admission.host_data).ok_or_else(state)?;
         let expected = Expected {
             report_data: Some(&report_data),
@@ -81,6 +87,8 @@ impl Engine {
             reasons.extend(one("policy.evidence", "the host asked for this report, not the guest"));
         }
         none_or(reasons)?;
+        let quote = quote.map(|quote| quote.verify(&guest.nonce, &key)).transpose()?;
+        none_or(policy.policy.judge_quote(quote.as_ref()))?;
         none_or(policy.ask(&Known {
             stage: Stage::Guest,
             now,

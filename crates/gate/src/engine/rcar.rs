@@ -353,6 +353,8 @@ impl Engine {
         if !matches!(claims.requester, Requester::Guest(_)) {
             reasons.extend(one("policy.evidence", "the host asked for this report, not the guest"));
         }
+        // The protocol has no place for one.
+        reasons.extend(policy.policy.judge_quote(None));
         none_or(reasons)?;
         none_or(policy.ask(&Known {
             stage: Stage::Guest,

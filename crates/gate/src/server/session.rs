@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cvmm_gate_client::protocol::{MAX_FRAME, Response};
+use cvmm_gate_client::protocol::Response;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
@@ -37,7 +37,7 @@ pub(super) async fn connection(
     while !session.is_over() {
         let idle = place.rank() != Rank::Launch;
         let message = tokio::select! {
-            message = read(&mut stream, session.until(), wait) => message,
+            message = read(&mut stream, session.longest(), session.until(), wait) => message,
             () = place.lost() => return,
             _ = stop.wait_for(|stop| *stop), if idle => return,
         };
@@ -61,6 +61,7 @@ pub(super) async fn connection(
 /// A frame: it may begin until the session's end, and then has to arrive within `wait`.
 async fn read(
     stream: &mut (impl AsyncRead + Unpin),
+    longest: usize,
     until: Option<Instant>,
     wait: Duration,
 ) -> io::Result<Vec<u8>> {
@@ -71,7 +72,7 @@ async fn read(
         let mut len = [first, 0, 0, 0];
         stream.read_exact(&mut len[1..]).await?;
         let len = u32::from_le_bytes(len) as usize;
-        if len > MAX_FRAME {
+        if len > longest {
             return Err(io::Error::other("the frame is too long"));
         }
         // What is not sent is not allocated: a length costs its sender as much as it costs us.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A guest that is launched by the software security processor from a gate's approval, and shows reports.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ use cvmm_snp::features::SevFeatures;
 use cvmm_snp::page_info::{PageType, VMSA_GPA};
 use zerocopy::IntoBytes;
 
-use super::{SECRETS, firmware, padded_firmware};
+use super::common::{SECRETS, firmware, padded_firmware};
 
 /// Memory of the host in bytes.
 const MEMORY: usize = 8 << 20;

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Quotes before the engine: of a TPM that is libtpms, and of keys that sign whatever one likes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+#[path = "common/guest.rs"]
+mod guest;
+#[path = "../../psp/tests/common/keys.rs"]
+mod keys;
+#[path = "common/world.rs"]
+mod world;
+
+use std::fs;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cvmm_gate_client::binding::{self, Purpose, Quoted};
+use cvmm_gate_client::protocol::{GuestEvidence, Pcr, Quote, Request, Response};
+use cvmm_tpm::attest::{Attest, Attested, ClockInfo};
+use cvmm_tpm::constants::{GENERATED, cc, rh, su};
+use cvmm_tpm::pcr::{PcrValues, Selection, Selections, read_values};
+use cvmm_tpm::public::Key;
+use cvmm_tpm::wire::Reader;
+use cvmm_tpm::{Command, HashAlg, Public, Signature, command, template};
+use cvmm_vtpm::store::MemoryStore;
+use cvmm_vtpm::{LibraryEngine, TpmEngine as _};
+use guest::Guest;
+use world::{World, bytes, claims, code};
+
+const BANKS: [HashAlg; 2] = [HashAlg::Sha256, HashAlg::Sha384];
+
+/// What a test may change before it is sent.
+#[derive(Clone)]
+struct Shown {
+    attest: Vec<u8>,
+    signature: Vec<u8>,
+    pcrs: PcrValues,
+    log: Option<Vec<u8>>,
+}
+
+impl Shown {
+    fn quote(&self) -> Quote {
+        let pcr = |((bank, index), value): (&(HashAlg, u8), &Vec<u8>)| Pcr {
+            bank: bank.name().into(),
+            index: *index,
+            value: value.iter().map(|byte| format!("{byte:02x}")).collect(),
+        };
+        Quote {
+            attest: STANDARD.encode(&self.attest),
+            signature: STANDARD.encode(&self.signature),
+            pcrs: self.pcrs.0.iter().map(pcr).collect(),
+            event_log: self.log.as_ref().map(|log| STANDARD.encode(log)),
+        }
+    }
+}
+
+/// A firmware's log in both banks.
+#[derive(Clone)]
+struct Log(Vec<u8>);
+
+impl Log {
+    fn new() -> Self {
+        let mut spec = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x02\0\0\0".to_vec();
+        spec.extend([0xb, 0, 32, 0, 0xc, 0, 48, 0, 0]);
+        let len = (spec.len() as u32).to_le_bytes();
+        Self([&[0, 0, 0, 0, 3, 0, 0, 0][..], &[0; 20], &len, &spec].concat())
+    }
+
+    fn add(&mut self, pcr: u8, data: &[u8]) -> Vec<(HashAlg, Vec<u8>)> {
+        let digests: Vec<_> = BANKS.into_iter().map(|bank| (bank, bank.digest(&[data]))).collect();
+        self.0.extend([u32::from(pcr), 5, 2].map(u32::to_le_bytes).concat());
+        for (bank, digest) in &digests {
+            self.0.extend(bank.id().to_le_bytes());
+            self.0.extend(digest);
+        }
+        self.0.extend((data.len() as u32).to_le_bytes());
+        self.0.extend(data);
+        digests
+    }
+}
+
+fn selections() -> Selections {
+    BANKS.into_iter().map(|hash| Selection { hash, bits: 0xffff }).collect()
+}
+
+/// libtpms, with an attestation key and a firmware that has measured something into each of its PCRs.
+struct Tpm {
+    engine: LibraryEngine,
+    ak: u32,
+    public: Public,
+    log: Log,
+}
+
+impl Tpm {
+    fn new() -> Self {
+        let mut engine = LibraryEngine::new(Box::new(MemoryStore::new())).unwrap();
+        engine.power_on().unwrap();
+        let run = |engine: &mut LibraryEngine, command: Command| {
+            let answer = engine.execute(0, &command.build().unwrap()).unwrap();
+            assert_eq!(answer.code(), 0);
+            answer.to_vec()
+        };
+        run(&mut engine, Command::new(cc::STARTUP).u16(su::CLEAR));
+        let answer = run(&mut engine, command::create_primary(rh::PLATFORM, &template::ak()));
+        let response = cvmm_tpm::Response::parse(&answer, 1).unwrap();
+        let public = Public::read_sized(&mut response.reader()).unwrap();
+        let mut tpm = Self { engine, ak: response.handles[0], public, log: Log::new() };
+        for pcr in 0..8 {
+            tpm.measure(pcr, format!("part {pcr}").as_bytes());
+        }
+        tpm
+    }
+
+    fn run(&mut self, command: Command) -> Vec<u8> {
+        let answer = self.engine.execute(0, &command.build().unwrap()).unwrap();
+        cvmm_tpm::Response::parse(&answer, 0).unwrap().parameters.to_vec()
+    }
+
+    fn extend(&mut self, pcr: u8, digests: &[(HashAlg, Vec<u8>)]) {
+        let mut command =
+            Command::new(cc::PCR_EXTEND).handle(pcr.into()).password(&[]).u32(digests.len() as u32);
+        for (bank, digest) in digests {
+            command = command.u16(bank.id()).raw(digest);
+        }
+        self.run(command);
+    }
+
+    /// As firmware does it, with a line in the log.
+    fn measure(&mut self, pcr: u8, data: &[u8]) {
+        let digests = self.log.add(pcr, data);
+        self.extend(pcr, &digests);
+    }
+
+    fn show(&mut self, qualifying_data: &[u8]) -> Shown {
+        let mut pcrs = PcrValues::default();
+        for bank in BANKS {
+            for half in [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15]] {
+                let answer = self.run(Command::new(cc::PCR_READ).pcrs(&vec![Selection::of(bank, &half)]));
+                read_values(&mut Reader::new(&answer), &mut pcrs).unwrap();
+            }
+        }
+        let answer = self.run(command::quote(self.ak, qualifying_data, &selections()));
+        let mut reader = Reader::new(&answer);
+        let attest = reader.sized("quoted", 1024).unwrap().to_vec();
+        let signature = reader.rest().to_vec();
+        Shown { attest, signature, pcrs, log: Some(self.log.0.clone()) }
+    }
+}
+
+/// A key that signs anything.
+struct Forger {
+    pair: EcdsaKeyPair,
+    public: Public,
+}
+
+impl Forger {
+    fn new() -> Self {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        let mut public = template::ak();
+        if let Key::Ecc { x, y, .. } = &mut public.key {
+            let point = pair.public_key().as_ref();
+            *x = point[1..49].to_vec();
+            *y = point[49..].to_vec();
+        }
+        Self { pair, public }
+    }
+
+    /// A quote of empty PCRs, changed before it is signed.
+    fn show(&self, qualifying_data: &[u8], change: impl FnOnce(&mut Attest)) -> Shown {
+        let mut pcrs = PcrValues::default();
+        for bank in BANKS {
+            pcrs.0.extend((0..16).map(|pcr| ((bank, pcr), vec![0; bank.digest_len()])));
+        }
+        let digest = pcrs.digest(HashAlg::Sha384, &selections()).unwrap();
+        let mut attest = Attest {
+            magic: GENERATED,
+            qualified_signer: vec![],
+            extra_data: qualifying_data.to_vec(),
+            clock: ClockInfo::default(),
+            firmware_version: 0,
+            attested: Attested::Quote { selections: selections(), digest },
+        };
+        change(&mut attest);
+        let attest = attest.to_bytes();
+        let signature = self.pair.sign(&SystemRandom::new(), &attest).unwrap();
+        let (r, s) = signature.as_ref().split_at(48);
+        let signature = Signature::Ecdsa { hash: HashAlg::Sha384, r: r.to_vec(), s: s.to_vec() }.to_bytes();
+        Shown { attest, signature, pcrs, log: None }
+    }
+}
+
+/// Writes the TPM into the record of the VM's admission.
+fn record(world: &World, ak: &Public) {
+    let path = world.gate.path("state/vms/vm.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    record["tpm"] = serde_json::json!({
+        "ak_name": ak.name().to_string(),
+        "ak_public": STANDARD.encode(ak.to_bytes()),
+        "ek_rsa_name": "",
+        "ek_ecc_name": "",
+    });
+    fs::write(path, record.to_string()).unwrap();
+}
+
+/// The gate's answer to a guest that shows what `show` makes of the qualifyingData, in a report that is bound to a quote by the key
+/// of name `ak_name`.
+fn ask(world: &World, guest: &mut Guest, ak: &Public, show: impl FnOnce(&[u8]) -> Shown) -> Response {
+    let (mut session, challenge) = world.challenge("vm");
+    let nonce = bytes(&challenge.nonce).try_into().unwrap();
+    let shown = show(&binding::quote_data(&nonce, &[]));
+    let name = ak.name();
+    let quoted = Quoted { ak_name: name.as_bytes(), attest: &shown.attest, signature: &shown.signature };
+    let report = guest.report(&binding::quoted_report_data(&nonce, "vm", &[], &quoted));
+    send(world, &mut session, challenge.session, &report, Some(shown.quote()))
+}
+
+fn send(
+    world: &World,
+    session: &mut cvmm_gate::engine::Session,
+    id: String,
+    report: &[u8],
+    quote: Option<Quote>,
+) -> Response {
+    let report = STANDARD.encode(report);
+    let evidence = GuestEvidence { session: id, report, certificates: None, key: None, quote };
+    world.send(session, &Request::GuestEvidence(evidence))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_real_tpms_quote_is_judged_with_the_guests_report() {
+    let world = World::new();
+    let mut guest = world.admitted("vm");
+    let mut tpm = Tpm::new();
+    let ak = tpm.public.clone();
+    // A VM that was admitted without a TPM has none to show.
+    assert_eq!(code(&ask(&world, &mut guest, &ak, |data| tpm.show(data))), "quote.tpm");
+    record(&world, &ak);
+    let verdict = claims(&ask(&world, &mut guest, &ak, |data| tpm.show(data)));
+    assert_eq!(verdict["cvmm_ticket"]["purpose"], "attest");
+    // Without the log, and without the quote: this policy asks for neither.
+    let short = |data: &[u8], tpm: &mut Tpm| Shown { log: None, ..tpm.show(data) };
+    claims(&ask(&world, &mut guest, &ak, |data| short(data, &mut tpm)));
+    claims(&world.attest("vm", |data| guest.report(data)));
+
+    // The operating system goes on measuring; that is not in the firmware's log.
+    tpm.extend(10, &[(HashAlg::Sha256, vec![1; 32]), (HashAlg::Sha384, vec![1; 48])]);
+    tpm.extend(11, &[(HashAlg::Sha256, vec![2; 32]), (HashAlg::Sha384, vec![2; 48])]);
+    let shown = tpm.show(b"");
+    let eleven = hex(shown.pcrs.get(HashAlg::Sha384, 11).unwrap());
+    let require = format!(
+        "[vtpm]\nquote = \"require\"\nevent_log = \"require\"\n[vtpm.pcr.sha384]\n11 = [\"{eleven}\"]"
+    );
+    world.gate.policy_with(2, &world.gate.digest.to_string(), &require);
+    world.engine.reload().unwrap();
+    claims(&ask(&world, &mut guest, &ak, |data| tpm.show(data)));
+    assert_eq!(code(&world.attest("vm", |data| guest.report(data))), "policy.quote");
+    assert_eq!(code(&ask(&world, &mut guest, &ak, |data| short(data, &mut tpm))), "policy.event-log");
+
+    // An earlier answer of the same TPM; values of another time; a value of nobody.
+    let earlier = tpm.show(&[7; 32]);
+    assert_eq!(code(&ask(&world, &mut guest, &ak, |_| earlier.clone())), "quote.nonce");
+    tpm.extend(11, &[(HashAlg::Sha256, vec![3; 32]), (HashAlg::Sha384, vec![3; 48])]);
+    assert_eq!(code(&ask(&world, &mut guest, &ak, |data| tpm.show(data))), "policy.pcr");
+    let mix = |data: &[u8], tpm: &mut Tpm| Shown { pcrs: earlier.pcrs.clone(), ..tpm.show(data) };
+    assert_eq!(code(&ask(&world, &mut guest, &ak, |data| mix(data, &mut tpm))), "quote.pcrs");
+
+    // Something was measured that the log does not tell of, and the log of another boot.
+    tpm.extend(4, &[(HashAlg::Sha256, vec![1; 32]), (HashAlg::Sha384, vec![1; 48])]);
+    let answer = ask(&world, &mut guest, &ak, |data| tpm.show(data));
+    assert_eq!(code(&answer), "eventlog.replay");
+    let Response::Denied(denied) = answer else { panic!() };
+    assert!(denied.reasons[0].message.contains("PCR 4 of bank sha256"), "{denied:?}");
+    let cut = |data: &[u8], tpm: &mut Tpm| {
+        let mut shown = tpm.show(data);
+        shown.log.as_mut().unwrap().pop();
+        shown
+    };
+    assert_eq!(code(&ask(&world, &mut guest, &ak, |data| cut(data, &mut tpm))), "eventlog.format");
+}
+
+#[test]
+fn a_quote_and_a_report_are_of_one_guest() {
+    let world = World::new();
+    let mut guest = world.admitted("vm");
+    let forger = Forger::new();
+    record(&world, &forger.public);
+    claims(&ask(&world, &mut guest, &forger.public, |data| forger.show(data, |_| {})));
+    // The report is of a quote by another key, of another quote, or of none.
+    let other = Forger::new().public;
+    let answer = ask(&world, &mut guest, &other, |data| forger.show(data, |_| {}));
+    assert_eq!(code(&answer), "policy.report-data");
+    for quoted in [true, false] {
+        let (mut session, challenge) = world.challenge("vm");
+        let nonce = bytes(&challenge.nonce).try_into().unwrap();
+        let data = binding::quote_data(&nonce, &[]);
+        let (first, second) = (forger.show(&data, |_| {}), forger.show(&data, |_| {}));
+        let name = forger.public.name();
+        let report_data = if quoted {
+            let quoted =
+                Quoted { ak_name: name.as_bytes(), attest: &first.attest, signature: &first.signature };
+            binding::quoted_report_data(&nonce, "vm", &[], &quoted)
+        } else {
+            binding::report_data(Purpose::Attest, &nonce, "vm", &[])
+        };
+        let report = guest.report(&report_data);
+        let answer = send(&world, &mut session, challenge.session.clone(), &report, Some(second.quote()));
+        assert_eq!(code(&answer), "policy.report-data", "{quoted}");
+    }
+    // And a report that is of a quote is nothing without it.
+    let (mut session, challenge) = world.challenge("vm");
+    let nonce = bytes(&challenge.nonce).try_into().unwrap();
+    let shown = forger.show(&binding::quote_data(&nonce, &[]), |_| {});
+    let name = forger.public.name();
+    let quoted = Quoted { ak_name: name.as_bytes(), attest: &shown.attest, signature: &shown.signature };
+    let report = guest.report(&binding::quoted_report_data(&nonce, "vm", &[], &quoted));
+    let answer = send(&world, &mut session, challenge.session, &report, None);
+    assert_eq!(code(&answer), "policy.report-data");
+}
+
+#[test]
+fn what_is_wrong_with_a_quote_is_told() {
+    let world = World::new();
+    let mut guest = world.admitted("vm");
+    let forger = Forger::new();
+    let ak = &forger.public;
+    record(&world, ak);
+    let mut of = |change: &dyn Fn(&mut Attest)| {
+        code(&ask(&world, &mut guest, ak, |data| forger.show(data, |attest| change(attest))))
+    };
+    assert_eq!(of(&|attest| attest.magic = 0), "quote.magic");
+    assert_eq!(
+        of(&|attest| attest.attested = Attested::Other { kind: 0x8017, bytes: vec![0; 4] }),
+        "quote.type"
+    );
+    assert_eq!(of(&|attest| attest.extra_data = vec![0; 32]), "quote.nonce");
+    let mut shown = |change: &dyn Fn(&mut Shown)| {
+        code(&ask(&world, &mut guest, ak, |data| {
+            let mut shown = forger.show(data, |_| {});
+            change(&mut shown);
+            shown
+        }))
+    };
+    assert_eq!(shown(&|shown| shown.signature[20] ^= 1), "quote.signature");
+    assert_eq!(shown(&|shown| shown.signature.clear()), "quote.format");
+    assert_eq!(shown(&|shown| shown.attest.clear()), "quote.signature");
+    assert_eq!(shown(&|shown| drop(shown.pcrs.0.remove(&(HashAlg::Sha384, 3)))), "quote.pcrs");
+    assert_eq!(shown(&|shown| shown.log = Some(vec![])), "eventlog.format");
+    let mut log = Log::new();
+    log.add(4, b"measured");
+    assert_eq!(shown(&|shown| shown.log = Some(log.0.clone())), "eventlog.replay");
+}
+
+#[test]
+fn a_quote_that_is_malformed_or_of_a_damaged_record_is_refused() {
+    let world = World::new();
+    let mut guest = world.admitted("vm");
+    let forger = Forger::new();
+    record(&world, &forger.public);
+    let mut with = |change: &dyn Fn(&mut Quote)| {
+        let (mut session, challenge) = world.challenge("vm");
+        let nonce = bytes(&challenge.nonce).try_into().unwrap();
+        let mut quote = forger.show(&binding::quote_data(&nonce, &[]), |_| {}).quote();
+        change(&mut quote);
+        let report = guest.report(&[0; 64]);
+        code(&send(&world, &mut session, challenge.session, &report, Some(quote)))
+    };
+    assert_eq!(with(&|quote| quote.attest = "?".into()), "evidence.format");
+    assert_eq!(with(&|quote| quote.signature = "?".into()), "evidence.format");
+    assert_eq!(with(&|quote| quote.event_log = Some("?".into())), "evidence.format");
+    assert_eq!(with(&|quote| quote.pcrs[0].bank = "sha3".into()), "evidence.format");
+    assert_eq!(with(&|quote| quote.pcrs[0].value = "0g".into()), "evidence.format");
+    assert_eq!(with(&|quote| quote.pcrs[0].value = "00".repeat(65)), "evidence.format");
+    assert_eq!(with(&|quote| quote.pcrs.push(quote.pcrs[0].clone())), "evidence.format");
+    let path = world.gate.path("state/vms/vm.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"ak_name\":\"000c", "\"ak_name\":\"000b")).unwrap();
+    assert_eq!(with(&|_| {}), "gate.state");
+}
