@@ -14,6 +14,7 @@
 //! ticket, and without a ticket nothing runs.
 
 pub mod binding;
+pub mod bundle;
 pub mod client;
 pub mod frame;
 pub mod manifest;

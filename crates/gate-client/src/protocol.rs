@@ -4,11 +4,13 @@
 //!
 //! Binary values are standard base64 with padding; digests are hexadecimal.
 
+pub mod quote;
 pub mod run;
 
 use cvmm_attest::reason::Reason;
 use serde::{Deserialize, Serialize};
 
+pub use self::quote::{Pcr, Quote};
 use self::run::{Activate, Activated, Certified, Checkpoint, Identify, Noted, Prepare, Prepared, Resume};
 
 /// The version of the protocol, in the first message.
@@ -180,33 +182,6 @@ pub struct GuestEvidence {
     /// What its TPM says, if it has one that the VM was admitted with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote: Option<Quote>,
-}
-
-/// What a guest's TPM says: TPM2_Quote by the attestation key, its qualifyingData being [`crate::binding::quote_data`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Quote {
-    /// Base64 of the TPMS_ATTEST.
-    pub attest: String,
-    /// Base64 of the TPMT_SIGNATURE.
-    pub signature: String,
-    /// Values of the quoted PCRs, all and no others.
-    pub pcrs: Vec<Pcr>,
-    /// Base64 of the firmware's event log (at most 128 KiB), if the guest can read it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub event_log: Option<String>,
-}
-
-/// Value of a PCR.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pcr {
-    /// `sha256`, `sha384` ...
-    pub bank: String,
-    /// 0 to 23.
-    pub index: u8,
-    /// Hexadecimal.
-    pub value: String,
 }
 
 /// A signed verdict: an EAR as JWT.

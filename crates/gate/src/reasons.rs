@@ -103,6 +103,7 @@ mod tests {
         let others = [
             cvmm_attest::policy::CODES,
             cvmm_attest::refusal::Refusal::CODES,
+            cvmm_gate_client::bundle::CODES,
             cvmm_gate_client::client::CODES,
             cvmm_gate_client::frame::CODES,
             cvmm_gate_client::ticket::CODES,

@@ -17,7 +17,7 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_gate_client::binding::{self, Purpose, Quoted};
-use cvmm_gate_client::protocol::{GuestEvidence, Pcr, Quote, Request, Response};
+use cvmm_gate_client::protocol::{GuestEvidence, Quote, Request, Response};
 use cvmm_tpm::attest::{Attest, Attested, ClockInfo};
 use cvmm_tpm::constants::{GENERATED, cc, rh, su};
 use cvmm_tpm::pcr::{PcrValues, Selection, Selections, read_values};
@@ -42,17 +42,7 @@ struct Shown {
 
 impl Shown {
     fn quote(&self) -> Quote {
-        let pcr = |((bank, index), value): (&(HashAlg, u8), &Vec<u8>)| Pcr {
-            bank: bank.name().into(),
-            index: *index,
-            value: value.iter().map(|byte| format!("{byte:02x}")).collect(),
-        };
-        Quote {
-            attest: STANDARD.encode(&self.attest),
-            signature: STANDARD.encode(&self.signature),
-            pcrs: self.pcrs.0.iter().map(pcr).collect(),
-            event_log: self.log.as_ref().map(|log| STANDARD.encode(log)),
-        }
+        Quote::new(&self.attest, &self.signature, &self.pcrs, self.log.as_deref())
     }
 }
 

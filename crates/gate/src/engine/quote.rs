@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The quote of a running guest's TPM.
 
-use std::collections::btree_map::Entry;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::reason::Reason;
 use cvmm_gate_client::binding;
+use cvmm_gate_client::protocol::quote::to_values;
 use cvmm_gate_client::protocol::{NONCE_LEN, Quote};
+use cvmm_tpm::Public;
 use cvmm_tpm::pcr::PcrValues;
 use cvmm_tpm::quote::{Evidence, QuoteClaims, verify};
-use cvmm_tpm::{HashAlg, Public};
 
 use super::{decode, one};
 use crate::admitted::AdmittedTpm;
@@ -31,26 +30,15 @@ impl Shown {
             one("quote.tpm", "this VM was admitted without a TPM: nobody knows whose quote this is")
         })?;
         let Quote { attest, signature, pcrs, event_log } = quote;
-        let mut values = PcrValues::default();
-        for pcr in pcrs {
-            let bank = HashAlg::from_name(&pcr.bank);
-            let found = bank.zip(unhex(&pcr.value));
-            let (bank, value) =
-                found.ok_or_else(|| one("evidence.format", "a PCR of the quote is malformed"))?;
-            match values.0.entry((bank, pcr.index)) {
-                Entry::Vacant(place) => place.insert(value),
-                Entry::Occupied(_) => {
-                    return Err(one("evidence.format", "a PCR of the quote is there twice"));
-                }
-            };
-        }
+        let pcrs = to_values(pcrs)
+            .ok_or_else(|| one("evidence.format", "a PCR of the quote is malformed, or there twice"))?;
         Ok(Self {
             ak: recorded(tpm).ok_or_else(|| {
                 one("gate.state", "the record of this VM's admission has no attestation key")
             })?,
             attest: decode("quote.attest", attest)?,
             signature: decode("quote.signature", signature)?,
-            pcrs: values,
+            pcrs,
             event_log: event_log.as_deref().map(|log| decode("quote.event_log", log)).transpose()?,
         })
     }
@@ -81,16 +69,4 @@ impl Shown {
 fn recorded(tpm: &AdmittedTpm) -> Option<Public> {
     let public = Public::parse(&STANDARD.decode(&tpm.ak_public).ok()?).ok()?;
     (public.name().to_string() == tpm.ak_name).then_some(public)
-}
-
-/// A digest in hexadecimal.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if text.len() > 128
-        || !text.len().is_multiple_of(2)
-        || !text.bytes().all(|digit| digit.is_ascii_hexdigit())
-    {
-        return None;
-    }
-    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    (0..text.len()).step_by(2).map(byte).collect()
 }
