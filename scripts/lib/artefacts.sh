@@ -3,7 +3,7 @@
 # What `scripts/fetch` can fetch: for each name the suites in order of preference, the
 # package patterns, and how the unpacked tree is put into the shape its users expect.
 
-ARTEFACTS="kernel kernel-guest ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools"
+ARTEFACTS="kernel kernel-guest ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms"
 
 # artefact_source NAME: sets SUITES, CLOSURE and PATTERNS.
 # shellcheck disable=SC2034 # results, read by the caller
@@ -33,6 +33,8 @@ artefact_source() {
             libtss2-tcti-device0t64 libcryptsetup12 libdevmapper1.02.1 libudev1 libjson-c5 libpopt0
             libblkid1 libuuid1 libmount1 libselinux1 libpcre2-8-0 libacl1 libaudit1 libcap-ng0 libcap2 libcrypt1 libpam0g
             libseccomp2) ;;
+    libtpms) # a later one than the machine has, to build and test against
+        SUITES="sid"; PATTERNS=(libtpms-dev) ;;
     *) die "nothing known by the name '$1'; known: $ARTEFACTS" ;;
     esac
 }
@@ -56,7 +58,35 @@ artefact_finish() {
         finish_programs "$tree" fio mke2fs e2fsck
         stub_network_engines "$tree" ;;
     tpm-tools) finish_tpm_tools "$tree" ;;
+    libtpms) finish_libtpms "$tree" ;;
     *) die "no finishing step for '$name'" ;;
+    esac
+}
+
+# A static library that pkg-config finds where it is: PKG_CONFIG_PATH=TREE/pkgconfig. It was built for a later C library than this
+# machine may have. All that it needs of that one is strtoul by its C23 name, which differs in how it takes "0b".
+finish_libtpms() {
+    local tree=$1 lib missing
+    lib=$(find "$tree" -name libtpms.a | head -n 1)
+    [ -n "$lib" ] || die "libtpms-dev has no libtpms.a"
+    mkdir "$tree/pkgconfig" "$tree/lib" "$tree/include"
+    mv "$lib" "$tree/lib/"
+    mv "$tree"/usr/include/libtpms "$tree/include/"
+    # shellcheck disable=SC2016 # pkg-config fills this in
+    sed -e 's|^prefix=.*|prefix=${pcfiledir}/..|' -e 's|^libdir=.*|libdir=${prefix}/lib|' \
+        "${lib%/*}/pkgconfig/libtpms.pc" >"$tree/pkgconfig/libtpms.pc"
+    rm -rf "${tree:?}/usr"
+    missing=$(nm -u "$tree/lib/libtpms.a" 2>/dev/null | awk '$2 ~ /^__isoc23_/ { print $2 }' | sort -u)
+    case $missing in
+    '') ;;
+    __isoc23_strtoul)
+        # Weak: a C library that has it is asked.
+        printf '%s\n' '#undef _GNU_SOURCE' '#include <stdlib.h>' \
+            'unsigned long __attribute__((weak)) __isoc23_strtoul(const char *s, char **end, int base) { return strtoul(s, end, base); }' \
+            >"$tree/lib/isoc23.c"
+        cc -std=c99 -O1 -c -o "$tree/lib/isoc23.o" "$tree/lib/isoc23.c" || die "cannot compile for libtpms"
+        ar q "$tree/lib/libtpms.a" "$tree/lib/isoc23.o" 2>/dev/null || die "cannot complete libtpms.a" ;;
+    *) die "this libtpms wants of the C library: $missing" ;;
     esac
 }
 

@@ -64,7 +64,11 @@ pub fn filter(option: Option<&str>, variable: Option<&str>) -> Result<EnvFilter,
 pub fn init(format: LogFormat, option: Option<&str>) -> Result<(), LogError> {
     let variable = std::env::var(VARIABLE).ok();
     let filter = filter(option, variable.as_deref())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log on a full disk loses lines. To say so on the same standard error would panic, and that ends a VM.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => tracing::subscriber::set_global_default(builder.finish())?,
         LogFormat::Json => {

@@ -125,7 +125,12 @@ enum AuditCommand {
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("CVMM_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A log on a full disk loses lines. To say so on the same standard error would panic.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     match run(Cli::parse().command) {
         Ok(ended) => ExitCode::from(ended as u8),
         Err(error) => {

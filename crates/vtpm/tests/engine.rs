@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Both engines with a real libtpms: what a guest would do, and what may go wrong.
 
-#![allow(clippy::unwrap_used)] // helpers of tests
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests
 
 mod common;
 
@@ -246,6 +246,16 @@ fn a_state_cut_short_is_refused_and_left_alone() {
             assert_eq!(store.load(StateKind::Permanent).unwrap().unwrap().as_slice(), &whole[..length]);
         }
     });
+}
+
+#[test]
+fn the_library_is_the_one_that_was_asked_for() {
+    let (major, minor, micro) = LibraryEngine::version();
+    println!("libtpms {major}.{minor}.{micro}");
+    assert!((major, minor, micro) >= (0, 9, 2));
+    if let Ok(wanted) = std::env::var("CVMM_TEST_LIBTPMS") {
+        assert_eq!(format!("{major}.{minor}"), wanted);
+    }
 }
 
 #[test]

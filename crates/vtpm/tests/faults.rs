@@ -144,10 +144,13 @@ fn a_disk_that_refuses_writes_fails_the_tpm_and_not_the_program() {
     for sandbox in ["thread", "process"] {
         let keys = tempfile::tempdir().unwrap();
         let key = key(keys.path());
-        let dir = tempfile::tempdir().unwrap();
+        let dir = quick_folder();
         let run = command(dir.path(), &["--sandbox", sandbox, "--flags", "startup-clear", "--key", &key]);
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"trap "" XFSZ; exec "$@""#, "sh"]).arg(run.get_program()).args(run.get_args());
+        // Its messages go to the same disk: they are lost, and that is all.
+        let said = std::fs::File::create(dir.path().join("said")).unwrap();
+        shell.stderr(said.try_clone().unwrap()).stdout(said);
         let server = Server { child: shell.spawn().unwrap(), dir };
         let data = server.data();
         for (number, index) in (0..).zip(INDICES) {

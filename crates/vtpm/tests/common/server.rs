@@ -58,7 +58,7 @@ pub fn private(path: PathBuf, bytes: &[u8]) -> PathBuf {
 pub fn connect(path: &Path) -> UnixStream {
     for _ in 0..1000 {
         if let Ok(stream) = UnixStream::connect(path) {
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
             return stream;
         }
         std::thread::sleep(Duration::from_millis(10));

@@ -228,7 +228,12 @@ fn log(settings: &Settings) -> Result<()> {
         5..=19 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_target(false);
+    // A log on a full disk loses lines. To say so on standard error, which may be on the same disk, would panic.
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_target(false)
+        .log_internal_errors(false);
     match &settings.log {
         None => builder.with_writer(std::io::stderr).init(),
         Some(path) => {
