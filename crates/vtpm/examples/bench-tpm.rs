@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Times TPM commands in this process, in a jailed child and over a socket to swtpm, in turns, and
-//! prints medians and ratios. `scripts/bench tpm` runs it.
+//! prints medians and ratios; then what it takes to give a TPM its identity. The state is encrypted and durable on our side, and
+//! neither on swtpm's. `scripts/bench tpm` runs it.
 //!
 //!     bench-tpm FOLDER ROUNDS SWTPM
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a tool that may stop
@@ -9,15 +10,18 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use common::*;
+use cvmm_guest_state::{StateKey, Store, VmId};
 use cvmm_vtpm::command::{CRB_BUFFER, cc};
-use cvmm_vtpm::store::FileStore;
-use cvmm_vtpm::{LibraryEngine, ProcessEngine, ProcessOptions, Tpm, TpmEngine};
+use cvmm_vtpm::provision::{self, Certificates};
+use cvmm_vtpm::vmgs::VmgsStore;
+use cvmm_vtpm::{LibraryEngine, ProcessEngine, ProcessOptions, StateStore, Tpm, TpmEngine};
 
 const INDEX: u32 = 0x0150_0001;
 const PERSISTENT: u32 = 0x8100_0001;
@@ -69,6 +73,95 @@ impl Drop for Contestant {
             let _ = child.wait();
         }
     }
+}
+
+impl Contestant {
+    /// What a command takes in the engine itself, without the lock and the queue around it.
+    fn engine_only(&mut self, command: &[u8]) -> Option<Duration> {
+        let Contestant::Ours(tpm) = self else { return None };
+        let run = |engine: &mut dyn TpmEngine| {
+            let began = Instant::now();
+            engine.execute(0, command)?;
+            Ok(began.elapsed())
+        };
+        Some(tpm.with(run).unwrap())
+    }
+}
+
+fn median(mut samples: Vec<Duration>) -> f64 {
+    samples.sort_unstable();
+    samples[samples.len() / 2].as_secs_f64() * 1e6
+}
+
+/// A new encrypted state file.
+fn state(dir: &Path) -> Box<dyn StateStore> {
+    let path = dir.join("state.vmgs");
+    let _ = std::fs::remove_file(&path);
+    let file = Store::create(&path, &StateKey::random().unwrap(), &VmId::new("bench").unwrap(), 0).unwrap();
+    Box::new(VmgsStore::new(file, 0))
+}
+
+/// What the disk takes for what a change of the state writes, and nothing else; median in microseconds.
+fn disk_alone(dir: &Path, writes: usize) -> f64 {
+    let path = dir.join("bare");
+    std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.sync_all().unwrap();
+    let write = |_| {
+        let began = Instant::now();
+        file.write_all_at(&[1; 4 * 4096], 40 * 4096).unwrap();
+        file.sync_data().unwrap();
+        file.write_all_at(&[1; 168], 512).unwrap();
+        file.sync_data().unwrap();
+        began.elapsed()
+    };
+    median((0..writes).map(write).collect())
+}
+
+/// Gives new TPMs their identity, and known ones; medians in microseconds.
+fn identities(dir: &Path, rounds: usize) {
+    let [mut new, mut rsa, mut certificates, mut known] = [const { Vec::new() }; 4];
+    let all = Certificates {
+        ek_rsa: vec![1; 1020],
+        ek_ecc: vec![2; 846],
+        ak: vec![3; 900],
+        platform: vec![4; 967],
+    };
+    for _ in 0..rounds {
+        let mut engine = LibraryEngine::new(state(dir)).unwrap();
+        let on = |engine: &mut LibraryEngine| {
+            engine.power_cycle().unwrap();
+            ok(engine, &startup(0));
+        };
+        on(&mut engine);
+        let began = Instant::now();
+        let identity = provision::provision(&mut engine).unwrap();
+        new.push(began.elapsed());
+        let began = Instant::now();
+        assert_eq!(provision::install(&mut engine, &all).unwrap(), 4);
+        certificates.push(began.elapsed());
+        on(&mut engine);
+        let began = Instant::now();
+        assert_eq!(provision::provision(&mut engine).unwrap(), identity);
+        assert_eq!(provision::install(&mut engine, &all).unwrap(), 0);
+        known.push(began.elapsed());
+        // From the same seed: the same search for the same primes.
+        let endorsement = cvmm_tpm::constants::rh::ENDORSEMENT;
+        let again =
+            cvmm_tpm::command::create_primary(endorsement, &provision::Ek::Rsa.template()).build().unwrap();
+        let began = Instant::now();
+        ok(&mut engine, &again);
+        rsa.push(began.elapsed());
+    }
+    let rest = new.iter().zip(&rsa).map(|(all, key)| all.saturating_sub(*key)).collect();
+    let slowest = new.iter().zip(&certificates).map(|(a, b)| *a + *b).max().unwrap_or_default();
+    println!("identity of {rounds} TPMs, medians in microseconds");
+    let [new, rest, rsa, certificates, known] = [new, rest, rsa, certificates, known].map(median);
+    println!(
+        "  new: keys {new:.0}, of which the RSA-2048 key {rsa:.0} and all else {rest:.0}; certificates {certificates:.0}"
+    );
+    println!("  new, the slowest of all, certificates included: {slowest:?}");
+    println!("  known: {known:.0}");
 }
 
 /// Kilobytes that only this process has and that it has written to.
@@ -140,12 +233,11 @@ fn main() {
     };
 
     let before = private_dirty("self");
-    let engine = LibraryEngine::new(Box::new(FileStore::open(&dir("thread")).unwrap())).unwrap();
+    let engine = LibraryEngine::new(state(&dir("thread"))).unwrap();
     let mut thread = ours(Box::new(engine));
     let key = prepare(&mut thread);
     let thread_memory = private_dirty("self").saturating_sub(before);
-    let store = FileStore::open(&dir("process")).unwrap();
-    let engine = ProcessEngine::new(ProcessOptions::default(), Box::new(store)).unwrap();
+    let engine = ProcessEngine::new(ProcessOptions::default(), state(&dir("process"))).unwrap();
     let child = engine.pid().unwrap().to_string();
     let mut process = ours(Box::new(engine));
     assert_eq!(prepare(&mut process), key);
@@ -174,13 +266,14 @@ fn main() {
     ];
     println!("libtpms {:?}, {rounds} rounds in turns, medians in microseconds", LibraryEngine::version());
     println!(
-        "{:<24} {:>9} {:>9} {:>9} {:>14} {:>14}",
-        "command", "thread", "process", "swtpm", "swtpm/thread", "swtpm/process"
+        "{:<24} {:>9} {:>9} {:>9} {:>9} {:>14} {:>14}",
+        "command", "engine", "thread", "process", "swtpm", "swtpm/thread", "swtpm/process"
     );
     let mut serial = 0u32;
     let (mut plain, mut crypto, mut durable) = (Vec::new(), Vec::new(), 0.0);
     for (name, class, times, bytes) in &cases {
         let mut samples = [Vec::new(), Vec::new(), Vec::new()];
+        let mut alone = Vec::new();
         for _ in 0..rounds {
             for (contestant, samples) in [&mut thread, &mut process, &mut peer].into_iter().zip(&mut samples)
             {
@@ -203,17 +296,18 @@ fn main() {
                     }
                 }
             }
+            if *times == 50 {
+                alone.extend((0..*times).filter_map(|_| thread.engine_only(bytes)));
+            }
         }
-        let [a, b, c] = samples.map(|mut samples| {
-            samples.sort_unstable();
-            samples[samples.len() / 2].as_secs_f64() * 1e6
-        });
+        let [a, b, c] = samples.map(median);
+        let engine = if alone.is_empty() { "-".to_owned() } else { format!("{:.1}", median(alone)) };
         let ratio = match class {
             // Its writes are not durable.
             Class::Durable => "-".to_owned(),
             _ => format!("{:.2}", c / a),
         };
-        println!("{name:<24} {a:>9.1} {b:>9.1} {c:>9.1} {ratio:>14} {:>14.2}", c / b);
+        println!("{name:<24} {engine:>9} {a:>9.1} {b:>9.1} {c:>9.1} {ratio:>14} {:>14.2}", c / b);
         match class {
             Class::Plain => plain.push(c / a),
             Class::Crypto => crypto.push(c / a),
@@ -223,6 +317,10 @@ fn main() {
     println!(
         "private dirty memory: thread {thread_memory} KiB, process {process_memory} KiB, swtpm {peer_memory} KiB"
     );
+    let disk = disk_alone(&dir("disk"), rounds * 5);
+    println!("the disk alone, for what a durable write writes: {disk:.1}");
+    drop((thread, process, peer));
+    identities(&dir("identity"), rounds.min(20));
     let least = |ratios: &[f64]| ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let goals = [
         ("non-crypto commands, least ratio", least(&plain), least(&plain) >= 8.0, ">= 8"),

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -76,7 +76,6 @@ unsafe extern "C" {
 /// What the callbacks work with.
 struct Host {
     store: Box<dyn StateStore>,
-    locality: u8,
     /// libtpms was given a volatile state, which nobody may be given again.
     resumed: bool,
     /// The first error since it was last taken.
@@ -84,7 +83,6 @@ struct Host {
     /// After an error nothing is written until the next power-on: what libtpms holds may be built
     /// on what was not read or not written.
     closed: bool,
-    counts: StoreCounts,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -95,6 +93,15 @@ pub struct StoreCounts {
 }
 
 static HOST: Mutex<Option<Host>> = Mutex::new(None);
+
+// What every command asks for is outside of the lock: most commands have nothing to do with the state. Whoever calls libtpms has
+// `&mut Library`, which orders all uses of these; a callback runs on the caller's thread.
+static LOCALITY: AtomicU8 = AtomicU8::new(0);
+/// There is an error in [`HOST`].
+static ERROR: AtomicBool = AtomicBool::new(false);
+static STORES: AtomicU64 = AtomicU64::new(0);
+static STORE_ERRORS: AtomicU64 = AtomicU64::new(0);
+static STORED_BYTES: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 fn host() -> MutexGuard<'static, Option<Host>> {
@@ -124,6 +131,7 @@ impl Host {
         tracing::error!(%error, "the TPM's state");
         self.closed = true;
         self.error.get_or_insert(error);
+        ERROR.store(true, Ordering::Relaxed);
         FAIL
     }
 
@@ -146,12 +154,12 @@ impl Host {
         loop {
             match self.store.store(kind, bytes) {
                 Ok(()) => {
-                    self.counts.stores += 1;
-                    self.counts.bytes += bytes.len() as u64;
+                    STORES.fetch_add(1, Ordering::Relaxed);
+                    STORED_BYTES.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(error) => {
-                    self.counts.errors += 1;
+                    STORE_ERRORS.fetch_add(1, Ordering::Relaxed);
                     match waits.next() {
                         Some(wait) if error.is_transient() => {
                             tracing::warn!(%error, "the TPM's state was not written; trying again");
@@ -234,11 +242,9 @@ extern "C" fn io_init() -> TpmResult {
 }
 
 extern "C" fn io_locality(locality: *mut u32, _number: u32) -> TpmResult {
-    callback(|host| {
-        // SAFETY: an out parameter of libtpms, valid for the time of the callback.
-        unsafe { *locality = u32::from(host.locality) };
-        SUCCESS
-    })
+    // SAFETY: an out parameter of libtpms, valid for the time of the callback.
+    unsafe { *locality = u32::from(LOCALITY.load(Ordering::Relaxed)) };
+    SUCCESS
 }
 
 extern "C" fn io_presence(presence: *mut u8, _number: u32) -> TpmResult {
@@ -276,14 +282,11 @@ impl Library {
         }
         // From here on Drop gives it back.
         let mut library = Library { buffer: ptr::null_mut(), buffer_size: 0, null: None };
-        *host() = Some(Host {
-            store,
-            locality: 0,
-            resumed: false,
-            error: None,
-            closed: false,
-            counts: StoreCounts::default(),
-        });
+        *host() = Some(Host { store, resumed: false, error: None, closed: false });
+        ERROR.store(false, Ordering::Relaxed);
+        for count in [&STORES, &STORE_ERRORS, &STORED_BYTES] {
+            count.store(0, Ordering::Relaxed);
+        }
         // No configuration file: it could load code into a VMM. No exit handler: other threads may
         // still be in libcrypto when the process ends.
         const NO_LOAD_CONFIG: u64 = 0x80;
@@ -322,6 +325,10 @@ impl Library {
 
     /// The store's error since the last call, which says more than what libtpms made of it.
     fn take_error(&mut self) -> Result<(), EngineError> {
+        if !ERROR.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        ERROR.store(false, Ordering::Relaxed);
         match self.with_host(|host| host.error.take()).flatten() {
             Some(error) => Err(EngineError::Store(error)),
             None => Ok(()),
@@ -329,11 +336,16 @@ impl Library {
     }
 
     pub fn counts(&self) -> StoreCounts {
-        host().as_ref().map(|host| host.counts).unwrap_or_default()
+        StoreCounts {
+            stores: STORES.load(Ordering::Relaxed),
+            errors: STORE_ERRORS.load(Ordering::Relaxed),
+            bytes: STORED_BYTES.load(Ordering::Relaxed),
+        }
     }
 
     pub fn init(&mut self) -> Result<(), EngineError> {
         self.with_host(|host| (host.error, host.closed, host.resumed) = (None, false, false));
+        ERROR.store(false, Ordering::Relaxed);
         // SAFETY: callbacks are registered; the TPM is off (the caller's `on`).
         let code = unsafe { TPMLIB_MainInit() };
         let mut result = self.take_error().and_then(|()| check("TPMLIB_MainInit", code));
@@ -359,7 +371,7 @@ impl Library {
         command: &mut [u8],
         take: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, EngineError> {
-        self.with_host(|host| host.locality = locality);
+        LOCALITY.store(locality, Ordering::Relaxed);
         let Ok(command_size) = u32::try_from(command.len()) else {
             return Err(EngineError::Answer("a command of 4 GiB".to_owned()));
         };
@@ -440,14 +452,14 @@ impl Library {
     }
 
     pub fn reset_established(&mut self, locality: u8) -> Result<u32, EngineError> {
-        self.with_host(|host| host.locality = locality);
+        LOCALITY.store(locality, Ordering::Relaxed);
         // SAFETY: the TPM is on.
         let code = unsafe { TPM_IO_TpmEstablished_Reset() };
         self.take_error().map(|()| code)
     }
 
     pub fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError> {
-        self.with_host(|host| host.locality = 4);
+        LOCALITY.store(4, Ordering::Relaxed);
         // SAFETY: the TPM is on; the data is readable for its length.
         let (function, code) = unsafe {
             match step {

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -70,8 +71,8 @@ pub struct Pending(Arc<Slot>);
 impl Pending {
     /// The response, if it is there within that time; zero asks without waiting. It is given out once.
     pub fn wait(&mut self, timeout: Duration) -> Option<Response> {
-        let deadline = Instant::now().checked_add(timeout);
         let mut state = lock(&self.0.state);
+        let mut deadline = None; // to ask for the time costs as much as a short command does besides
         loop {
             match &*state {
                 State::Waiting(_) => {}
@@ -81,8 +82,9 @@ impl Pending {
                     _ => return None,
                 },
             }
-            let left = match deadline {
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            let now = Instant::now();
+            let left = match *deadline.get_or_insert_with(|| now.checked_add(timeout)) {
+                Some(deadline) => deadline.saturating_duration_since(now),
                 None => Duration::from_secs(3600),
             };
             if left.is_zero() {
@@ -140,6 +142,8 @@ struct Shared {
     /// `jobs`, `busy` or `stop` changed.
     wake: Condvar,
     status: Mutex<Status>,
+    /// There is a failure in the status. Changed only by whoever has set `busy`.
+    failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -167,7 +171,7 @@ impl Drop for Turn<'_> {
 impl Turn<'_> {
     fn execute(&self, locality: u8, command: &[u8]) -> Response {
         let shared = self.0;
-        if lock(&shared.status).failure.is_some() {
+        if shared.failed.load(Ordering::Acquire) {
             return Response::failure();
         }
         let mut engine = lock(&shared.engine);
@@ -182,6 +186,7 @@ impl Turn<'_> {
             Err(error) => {
                 tracing::error!(%error, "the TPM fails until the machine is reset");
                 status.failure = Some(error.to_string());
+                shared.failed.store(true, Ordering::Release);
                 Response::failure()
             }
         }
@@ -189,6 +194,25 @@ impl Turn<'_> {
 }
 
 impl Shared {
+    /// Executes a short command now, if the engine is free; otherwise gives out the queue.
+    fn at_once(
+        &self,
+        locality: u8,
+        command: &[u8],
+    ) -> Result<Result<Response, MutexGuard<'_, Queue>>, SubmitError> {
+        let mut queue = lock(&self.queue);
+        if queue.stop {
+            return Err(SubmitError::Stopped);
+        }
+        if !self.inline || queue.busy || !queue.jobs.is_empty() || !command::is_short(command) {
+            return Ok(Err(queue));
+        }
+        queue.busy = true;
+        drop(queue);
+        let turn = Turn(self);
+        Ok(Ok(turn.execute(locality, command)))
+    }
+
     fn serve(&self) {
         loop {
             let mut queue = lock(&self.queue);
@@ -260,6 +284,7 @@ impl Tpm {
             queue: Mutex::default(),
             wake: Condvar::new(),
             status: Mutex::new(status),
+            failed: AtomicBool::new(false),
         });
         let served = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -272,24 +297,17 @@ impl Tpm {
     /// Submits a command at a locality. It may be done already when this returns; `done`, if any,
     /// is called once its response can be taken. Commands run in the order in which they come.
     pub fn submit(&self, locality: u8, command: &[u8], done: Option<Done>) -> Result<Pending, SubmitError> {
-        let shared = &*self.0.shared;
-        let mut queue = lock(&shared.queue);
-        if queue.stop {
-            return Err(SubmitError::Stopped);
-        }
-        if shared.inline && !queue.busy && queue.jobs.is_empty() && command::is_short(command) {
-            queue.busy = true;
-            drop(queue);
-            let turn = Turn(shared);
-            let response = turn.execute(locality, command);
-            drop(turn);
-            let slot = Slot { state: Mutex::new(State::Ready(response)), ready: Condvar::new() };
-            let pending = Pending(Arc::new(slot));
-            if let Some(done) = done {
-                done();
+        let mut queue = match self.0.shared.at_once(locality, command)? {
+            Ok(response) => {
+                let slot = Slot { state: Mutex::new(State::Ready(response)), ready: Condvar::new() };
+                let pending = Pending(Arc::new(slot));
+                if let Some(done) = done {
+                    done();
+                }
+                return Ok(pending);
             }
-            return Ok(pending);
-        }
+            Err(queue) => queue,
+        };
         if queue.jobs.len() >= QUEUE {
             return Err(SubmitError::Busy);
         }
@@ -299,13 +317,19 @@ impl Tpm {
         let slot = Arc::new(Slot { state: Mutex::new(State::Waiting(done)), ready: Condvar::new() });
         queue.jobs.push_back(Job { locality, command, slot: Arc::clone(&slot) });
         drop(queue);
-        shared.wake.notify_all();
+        self.0.shared.wake.notify_all();
         Ok(Pending(slot))
     }
 
     /// Submits and waits; for those that have the time.
     pub fn execute(&self, locality: u8, command: &[u8]) -> Result<Response, SubmitError> {
-        Ok(self.submit(locality, command, None)?.wait_forever())
+        match self.0.shared.at_once(locality, command)? {
+            Ok(response) => Ok(response),
+            Err(queue) => {
+                drop(queue);
+                Ok(self.submit(locality, command, None)?.wait_forever())
+            }
+        }
     }
 
     /// A reset of the machine: power off and on. Waits for the running command; those
@@ -335,7 +359,10 @@ impl Tpm {
         let mut status = lock(&shared.status);
         status.statistics = engine.statistics();
         match &result {
-            Ok(_) if engine.is_on() => status.failure = None,
+            Ok(_) if engine.is_on() => {
+                status.failure = None;
+                shared.failed.store(false, Ordering::Release);
+            }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the TPM's engine refused"),
         }
