@@ -101,8 +101,12 @@ fn state(dir: &Path) -> Box<dyn StateStore> {
     Box::new(VmgsStore::new(file, 0))
 }
 
-/// What the disk takes for what a change of the state writes, and nothing else; median in microseconds.
-fn disk_alone(dir: &Path, writes: usize) -> f64 {
+fn least(samples: &[Duration]) -> f64 {
+    samples.iter().min().copied().unwrap_or_default().as_secs_f64() * 1e6
+}
+
+/// What the disk takes for what a change of the state writes, and nothing else.
+fn disk_alone(dir: &Path, writes: usize) -> Vec<Duration> {
     let path = dir.join("bare");
     std::fs::write(&path, vec![1; 1 << 20]).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -115,7 +119,7 @@ fn disk_alone(dir: &Path, writes: usize) -> f64 {
         file.sync_data().unwrap();
         began.elapsed()
     };
-    median((0..writes).map(write).collect())
+    (0..writes).map(write).collect()
 }
 
 /// Gives new TPMs their identity, and known ones; medians in microseconds.
@@ -270,7 +274,7 @@ fn main() {
         "command", "engine", "thread", "process", "swtpm", "swtpm/thread", "swtpm/process"
     );
     let mut serial = 0u32;
-    let (mut plain, mut crypto, mut durable) = (Vec::new(), Vec::new(), 0.0);
+    let (mut plain, mut crypto, mut durable, mut durable_least) = (Vec::new(), Vec::new(), 0.0, 0.0);
     for (name, class, times, bytes) in &cases {
         let mut samples = [Vec::new(), Vec::new(), Vec::new()];
         let mut alone = Vec::new();
@@ -300,6 +304,9 @@ fn main() {
                 alone.extend((0..*times).filter_map(|_| thread.engine_only(bytes)));
             }
         }
+        if *class == Class::Durable {
+            durable_least = least(&samples[0]);
+        }
         let [a, b, c] = samples.map(median);
         let engine = if alone.is_empty() { "-".to_owned() } else { format!("{:.1}", median(alone)) };
         let ratio = match class {
@@ -318,13 +325,17 @@ fn main() {
         "private dirty memory: thread {thread_memory} KiB, process {process_memory} KiB, swtpm {peer_memory} KiB"
     );
     let disk = disk_alone(&dir("disk"), rounds * 5);
-    println!("the disk alone, for what a durable write writes: {disk:.1}");
+    println!(
+        "durable write: least {durable_least:.1}; the disk alone, for the same writes and syncs: least {:.1}, median {:.1}",
+        least(&disk),
+        median(disk)
+    );
     drop((thread, process, peer));
     identities(&dir("identity"), rounds.min(20));
-    let least = |ratios: &[f64]| ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let lowest = |ratios: &[f64]| ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let goals = [
-        ("non-crypto commands, least ratio", least(&plain), least(&plain) >= 8.0, ">= 8"),
-        ("crypto commands, least ratio", least(&crypto), least(&crypto) >= 0.95, ">= 0.95"),
+        ("non-crypto commands, least ratio", lowest(&plain), lowest(&plain) >= 8.0, ">= 8"),
+        ("crypto commands, least ratio", lowest(&crypto), lowest(&crypto) >= 0.95, ">= 0.95"),
         ("durable NV write, microseconds", durable, durable <= 500.0, "<= 500"),
         ("private memory of a thread, KiB", thread_memory as f64, thread_memory <= 2048, "<= 2048"),
         ("private memory of a process, KiB", process_memory as f64, process_memory <= 2048, "<= 2048"),

@@ -5,7 +5,7 @@
 //! engine is free: handing it to another thread costs ten times what the command does. All others
 //! go through a bounded queue to the TPM's own thread; the submitter waits as long as it likes
 //! (a CRB: about a millisecond, so that the guest's first poll finds the answer) and is told
-//! when it is done.
+//! when it is done. Who would wait for ever anyway ([`Tpm::execute`]) saves both threads the way.
 //!
 //! An engine error is logged once; from then on every command is answered `TPM_RC_FAILURE`
 //! without asking the engine, until [`Tpm::power_cycle`]. A dead TPM never stops its VM.
@@ -194,17 +194,20 @@ impl Turn<'_> {
 }
 
 impl Shared {
-    /// Executes a short command now, if the engine is free; otherwise gives out the queue.
+    /// Executes a command now, on this thread, if the engine is free and `all` is set or the command a short one; otherwise gives
+    /// out the queue.
     fn at_once(
         &self,
         locality: u8,
         command: &[u8],
+        all: bool,
     ) -> Result<Result<Response, MutexGuard<'_, Queue>>, SubmitError> {
         let mut queue = lock(&self.queue);
         if queue.stop {
             return Err(SubmitError::Stopped);
         }
-        if !self.inline || queue.busy || !queue.jobs.is_empty() || !command::is_short(command) {
+        let may = all || self.inline && command::is_short(command);
+        if !may || queue.busy || !queue.jobs.is_empty() {
             return Ok(Err(queue));
         }
         queue.busy = true;
@@ -297,7 +300,7 @@ impl Tpm {
     /// Submits a command at a locality. It may be done already when this returns; `done`, if any,
     /// is called once its response can be taken. Commands run in the order in which they come.
     pub fn submit(&self, locality: u8, command: &[u8], done: Option<Done>) -> Result<Pending, SubmitError> {
-        let mut queue = match self.0.shared.at_once(locality, command)? {
+        let mut queue = match self.0.shared.at_once(locality, command, false)? {
             Ok(response) => {
                 let slot = Slot { state: Mutex::new(State::Ready(response)), ready: Condvar::new() };
                 let pending = Pending(Arc::new(slot));
@@ -321,9 +324,9 @@ impl Tpm {
         Ok(Pending(slot))
     }
 
-    /// Submits and waits; for those that have the time.
+    /// Executes a command and waits for it, however long it takes: for those that have the time, and so do it themselves.
     pub fn execute(&self, locality: u8, command: &[u8]) -> Result<Response, SubmitError> {
-        match self.0.shared.at_once(locality, command)? {
+        match self.0.shared.at_once(locality, command, true)? {
             Ok(response) => Ok(response),
             Err(queue) => {
                 drop(queue);
