@@ -29,7 +29,7 @@ pub enum ExitStatus {
     Unmeasured = 7,
     /// Nobody has admitted the guest.
     NotAdmitted = 8,
-    /// `policy test`, `attest report`: a report is not believed or not accepted.
+    /// `policy test`, `attest report`, `attest verify`: evidence is not believed or not accepted.
     NotMet = 9,
     /// A vCPU triple-faulted.
     TripleFault = 10,
@@ -105,7 +105,9 @@ impl ExitStatus {
                 "the security processor refused the launch (digest, policy, id block or a page)"
             }
             Self::NotAdmitted => "nobody has admitted the SNP guest",
-            Self::NotMet => "policy test, attest report: a report is not believed or not accepted",
+            Self::NotMet => {
+                "policy test, attest report, attest verify: evidence is not believed or not accepted"
+            }
             Self::TripleFault => "guest triple fault",
             Self::KvmInternalError => "KVM internal error or failed guest entry",
             Self::Stopped => {

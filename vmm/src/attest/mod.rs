@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm attest report`: a report verified by itself, without a gate: is it AMD's word, and what does it say.
+//! `cvmm attest`: evidence verified without a gate: a report by itself, or all that a guest shows, in one file.
 //!
 //! The same verifier and the same policy engine as the gate's. What is not given is not judged: without a policy the answer is only
 //! whether the report is believed, and a nonce is compared only if one is given.
+
+mod bundle;
+mod identity;
+mod offline;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,11 +19,15 @@ use cvmm_attest::table;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, hint, verify};
 use serde::Serialize;
 
+pub use bundle::{LaunchParts, Parts, TpmParts, bundle};
+pub use identity::Voucher;
+pub use offline::{BundleDemands, BundleVerdict, TpmVerdict, judge_bundle};
+
 use crate::policy::{PolicyFileError, read, undecided};
 
 const MAX_REPORT: u64 = 4096;
-const MAX_CERTIFICATE: u64 = 64 << 10;
-const MAX_CRL: u64 = 1 << 20;
+pub(crate) const MAX_CERTIFICATE: u64 = 64 << 10;
+pub(crate) const MAX_CRL: u64 = 1 << 20;
 /// Offset of the report in a message of the security processor (MSG_REPORT_RSP), which some tools save as it is.
 const HEADER: usize = 0x20;
 const REPORT: usize = 1184;
@@ -69,31 +77,20 @@ pub struct Verdict {
 
 /// Judges a report.
 pub fn judge(files: &Files, demands: &Demands<'_>) -> Result<Verdict, PolicyFileError> {
-    let mut report = read(&files.report, MAX_REPORT)?;
-    if report.len() == HEADER + REPORT {
-        report.drain(..HEADER);
-    }
+    let report = report_of(&files.report)?;
     let vek = match (&files.vek, &files.table) {
         (Some(path), _) => Some(der(path, "CERTIFICATE", MAX_CERTIFICATE)?),
         (None, Some(path)) => from_table(path, &report)?,
         (None, None) => None,
     };
     let crl = files.crl.as_deref().map(|path| der(path, "X509 CRL", MAX_CRL)).transpose()?;
-    let evidence = Evidence { report: &report, vek: vek.as_deref(), intermediate: None, crl: crl.as_deref() };
-    let Demands { trust, now, require_crl, masked_chip, policy, report_data } = *demands;
-    let demanded = require_crl || policy.is_some_and(|policy| policy.crl == CrlRule::Require);
-    let options = Options {
-        now,
-        crl: if demanded { CrlUse::Require } else { CrlUse::IfPresent },
-        masked_chip: policy.map_or(masked_chip, |policy| policy.allow_masked_chip_id),
-    };
-    let claims = match verify(&evidence, trust, &options) {
+    let claims = match believe(&report, vek.as_deref(), crl.as_deref(), demands) {
         Ok(claims) => claims,
-        Err(refusal) => {
-            let reasons = vec![refusal.reason()];
-            return Ok(Verdict { believed: false, accepted: false, reasons, claims: None });
+        Err(reason) => {
+            return Ok(Verdict { believed: false, accepted: false, reasons: vec![reason], claims: None });
         }
     };
+    let Demands { now, policy, report_data, .. } = *demands;
     let mut reasons = Vec::new();
     let expected =
         Expected { report_data: report_data.as_ref(), host_data: None, measurement: None, id_key: None };
@@ -101,17 +98,52 @@ pub fn judge(files: &Files, demands: &Demands<'_>) -> Result<Verdict, PolicyFile
         reasons = policy.judge_time(now);
         reasons.extend(policy.judge_claims(&claims, &expected, now));
         reasons.extend(undecided(policy));
-    } else if report_data.is_some_and(|wanted| wanted != claims.report_data) {
-        reasons.push(Reason::new(
-            "policy.report-data",
-            "REPORT_DATA is not the given one: the report answers another question",
-        ));
+    } else {
+        reasons.extend(compare_report_data(&claims, report_data.as_ref()));
     }
     Ok(Verdict { believed: true, accepted: reasons.is_empty(), reasons, claims: Some(claims) })
 }
 
+/// What a report says, if it is AMD's word.
+fn believe(
+    report: &[u8],
+    vek: Option<&[u8]>,
+    crl: Option<&[u8]>,
+    demands: &Demands<'_>,
+) -> Result<Claims, Reason> {
+    let Demands { trust, now, require_crl, masked_chip, policy, .. } = *demands;
+    let demanded = require_crl || policy.is_some_and(|policy| policy.crl == CrlRule::Require);
+    let options = Options {
+        now,
+        crl: if demanded { CrlUse::Require } else { CrlUse::IfPresent },
+        masked_chip: policy.map_or(masked_chip, |policy| policy.allow_masked_chip_id),
+    };
+    let evidence = Evidence { report, vek, intermediate: None, crl };
+    verify(&evidence, trust, &options).map_err(|refusal| refusal.reason())
+}
+
+/// What is against REPORT_DATA where there is no policy to say so.
+fn compare_report_data(claims: &Claims, wanted: Option<&[u8; 64]>) -> Option<Reason> {
+    let same = wanted.is_none_or(|wanted| *wanted == claims.report_data);
+    (!same).then(|| {
+        Reason::new(
+            "policy.report-data",
+            "REPORT_DATA is not the given one: the report answers another question",
+        )
+    })
+}
+
+/// The report in a file, or in a whole message of the security processor.
+fn report_of(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
+    let mut report = read(path, MAX_REPORT)?;
+    if report.len() == HEADER + REPORT {
+        report.drain(..HEADER);
+    }
+    Ok(report)
+}
+
 /// A file in DER, or in PEM with this label.
-fn der(path: &Path, label: &str, most: u64) -> Result<Vec<u8>, PolicyFileError> {
+pub(crate) fn der(path: &Path, label: &str, most: u64) -> Result<Vec<u8>, PolicyFileError> {
     let bytes = read(path, most)?;
     if !bytes.starts_with(b"-----BEGIN") {
         return Ok(bytes);
@@ -125,7 +157,7 @@ fn der(path: &Path, label: &str, most: u64) -> Result<Vec<u8>, PolicyFileError> 
 }
 
 /// The certificate in a table that the report's own kind of key wants; a report that cannot be read wants none.
-fn from_table(path: &Path, report: &[u8]) -> Result<Option<Vec<u8>>, PolicyFileError> {
+pub(crate) fn from_table(path: &Path, report: &[u8]) -> Result<Option<Vec<u8>>, PolicyFileError> {
     let bytes = read(path, table::MAX_TABLE as u64)?;
     let Ok(hint) = hint(report) else { return Ok(None) };
     table::vek(&bytes, hint.signing_key)
@@ -137,61 +169,73 @@ impl Verdict {
     /// For people.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
+        let mut lines = self.head();
+        lines.extend(self.claims.as_ref().map(claim_lines).unwrap_or_default());
+        lines
+    }
+
+    /// Verdict and reasons.
+    fn head(&self) -> Vec<String> {
         let mut lines = vec![match (self.believed, self.accepted) {
             (false, _) => "not believed".to_owned(),
             (true, true) => "believed".to_owned(),
             (true, false) => "believed, and not accepted".to_owned(),
         }];
         lines.extend(self.reasons.iter().map(|reason| format!("  {reason}")));
-        let Some(claims) = &self.claims else { return lines };
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let optional = |bytes: Option<&[u8]>| bytes.map_or_else(|| "-".to_owned(), hex);
-        let mut row = |name: &str, value: String| lines.push(format!("{name:<19}{value}"));
-        row("version", claims.report_version.to_string());
-        let cloud = claims.csp_id.as_ref().map(|csp| format!(", of {csp}")).unwrap_or_default();
-        row("signed by", format!("{} {:?}{cloud}", claims.product, claims.signing_key).to_lowercase());
-        row(
-            "asked for by",
-            match claims.requester {
-                Requester::Guest(vmpl) => format!("the guest, VMPL {vmpl}"),
-                Requester::Host => "the host: it proves nothing to who does not trust him".to_owned(),
-            },
-        );
-        row("guest policy", format!("{:#x}", claims.policy.0));
-        row("guest SVN", claims.guest_svn.to_string());
-        row("measurement", claims.measurement.to_string());
-        row("report data", hex(&claims.report_data));
-        row("host data", hex(&claims.host_data));
-        row("ID key digest", claims.id_key_digest.to_string());
-        row("author key digest", optional(claims.author_key_digest.as_ref().map(|digest| &digest.0[..])));
-        row("family, image id", format!("{}, {}", hex(&claims.family_id), hex(&claims.image_id)));
-        row("report id", hex(&claims.report_id));
-        row("chip id", optional(claims.chip_id.as_ref().map(|chip| &chip[..])));
-        row("platform info", format!("{:#x}", claims.platform_info));
-        for (name, tcb) in [
-            ("reported TCB", claims.reported_tcb),
-            ("current TCB", claims.current_tcb),
-            ("committed TCB", claims.committed_tcb),
-            ("launch TCB", claims.launch_tcb),
-        ] {
-            row(name, tcb.to_string());
-        }
-        let firmware = claims.current_firmware;
-        row("firmware", format!("{}.{}.{}", firmware.major, firmware.minor, firmware.build));
-        for (name, vector) in
-            [("launch mitigations", claims.launch_mit_vector), ("mitigations", claims.current_mit_vector)]
-        {
-            row(name, vector.map_or_else(|| "-".to_owned(), |vector| format!("{vector:#x}")));
-        }
-        row(
-            "revocation list",
-            match claims.revocation {
-                Revocation::NoList => "none was given".to_owned(),
-                Revocation::List { .. } => "nothing of the chain is in it".to_owned(),
-            },
-        );
         lines
     }
+}
+
+/// What a report says, for people.
+fn claim_lines(claims: &Claims) -> Vec<String> {
+    let mut lines = Vec::new();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let optional = |bytes: Option<&[u8]>| bytes.map_or_else(|| "-".to_owned(), hex);
+    let mut row = |name: &str, value: String| lines.push(format!("{name:<19}{value}"));
+    row("version", claims.report_version.to_string());
+    let cloud = claims.csp_id.as_ref().map(|csp| format!(", of {csp}")).unwrap_or_default();
+    row("signed by", format!("{} {:?}{cloud}", claims.product, claims.signing_key).to_lowercase());
+    row(
+        "asked for by",
+        match claims.requester {
+            Requester::Guest(vmpl) => format!("the guest, VMPL {vmpl}"),
+            Requester::Host => "the host: it proves nothing to who does not trust him".to_owned(),
+        },
+    );
+    row("guest policy", format!("{:#x}", claims.policy.0));
+    row("guest SVN", claims.guest_svn.to_string());
+    row("measurement", claims.measurement.to_string());
+    row("report data", hex(&claims.report_data));
+    row("host data", hex(&claims.host_data));
+    row("ID key digest", claims.id_key_digest.to_string());
+    row("author key digest", optional(claims.author_key_digest.as_ref().map(|digest| &digest.0[..])));
+    row("family, image id", format!("{}, {}", hex(&claims.family_id), hex(&claims.image_id)));
+    row("report id", hex(&claims.report_id));
+    row("chip id", optional(claims.chip_id.as_ref().map(|chip| &chip[..])));
+    row("platform info", format!("{:#x}", claims.platform_info));
+    for (name, tcb) in [
+        ("reported TCB", claims.reported_tcb),
+        ("current TCB", claims.current_tcb),
+        ("committed TCB", claims.committed_tcb),
+        ("launch TCB", claims.launch_tcb),
+    ] {
+        row(name, tcb.to_string());
+    }
+    let firmware = claims.current_firmware;
+    row("firmware", format!("{}.{}.{}", firmware.major, firmware.minor, firmware.build));
+    for (name, vector) in
+        [("launch mitigations", claims.launch_mit_vector), ("mitigations", claims.current_mit_vector)]
+    {
+        row(name, vector.map_or_else(|| "-".to_owned(), |vector| format!("{vector:#x}")));
+    }
+    row(
+        "revocation list",
+        match claims.revocation {
+            Revocation::NoList => "none was given".to_owned(),
+            Revocation::List { .. } => "nothing of the chain is in it".to_owned(),
+        },
+    );
+    lines
 }
 
 #[cfg(test)]

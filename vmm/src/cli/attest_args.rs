@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use cvmm_gate_client::protocol::NONCE_LEN;
+use cvmm_tpm::Name;
 
 use crate::exit_code::ExitStatus;
 
@@ -13,6 +15,117 @@ pub(super) enum AttestCommand {
     ///
     /// Needs no gate, no network and no SNP host. AMD's authorities are built in.
     Report(Box<ReportArgs>),
+    /// Put all that a guest shows into one file: report, certificates, quote, PCRs, event log, manifest
+    ///
+    /// cvmm-guest attest --bundle writes such a file in the guest; this makes one of files, or adds to one.
+    Bundle(Box<BundleArgs>),
+    /// Verify such a file; exit code 0, or 9 if it is not believed or not accepted
+    ///
+    /// Needs no gate, no network and no host. A quote counts only if somebody vouches for the key that made it: the launch's manifest in
+    /// the file, --tpm-ca, or --ak-name.
+    Verify(Box<VerifyArgs>),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = ExitStatus::table())]
+pub(super) struct BundleArgs {
+    /// Begin with this bundle
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vm_id", "report"], required_unless_present = "report")]
+    pub(super) from: Option<PathBuf>,
+    /// The VM's name at the gate
+    #[arg(long, value_name = "NAME", requires = "report")]
+    pub(super) vm_id: Option<String>,
+    /// The report, 1184 bytes
+    #[arg(long, value_name = "FILE", requires = "vm_id")]
+    pub(super) report: Option<PathBuf>,
+    /// Certificate of the key that signed it (VCEK or VLEK), DER or PEM
+    #[arg(long, value_name = "FILE")]
+    pub(super) vek: Option<PathBuf>,
+    /// The certificate table that came with the report
+    #[arg(long, value_name = "FILE")]
+    pub(super) certs: Option<PathBuf>,
+    /// The public key that the report binds
+    #[arg(long, value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    /// The TPM's attestation key (TPMT_PUBLIC)
+    #[arg(long, value_name = "FILE", requires_all = ["quote", "signature", "pcrs"])]
+    pub(super) ak: Option<PathBuf>,
+    /// Its quote (TPMS_ATTEST)
+    #[arg(long, value_name = "FILE", requires = "ak")]
+    pub(super) quote: Option<PathBuf>,
+    /// The quote's signature (TPMT_SIGNATURE)
+    #[arg(long, value_name = "FILE", requires = "ak")]
+    pub(super) signature: Option<PathBuf>,
+    /// Values of the quoted PCRs, as JSON: [{"bank": "sha256", "index": 0, "value": HEX}, ...]
+    #[arg(long, value_name = "FILE", requires = "ak")]
+    pub(super) pcrs: Option<PathBuf>,
+    /// The firmware's event log
+    #[arg(long, value_name = "FILE", requires = "ak")]
+    pub(super) event_log: Option<PathBuf>,
+    /// Certificate of the attestation key, DER or PEM
+    #[arg(long, value_name = "FILE", requires = "ak")]
+    pub(super) ak_cert: Option<PathBuf>,
+    /// Certificate of the RSA endorsement key, DER or PEM
+    #[arg(long, value_name = "FILE", requires = "ak")]
+    pub(super) ek_rsa_cert: Option<PathBuf>,
+    /// Certificate of the P-384 endorsement key, DER or PEM
+    #[arg(long, value_name = "FILE", requires = "ak")]
+    pub(super) ek_ecc_cert: Option<PathBuf>,
+    /// The manifest that the gate approved
+    #[arg(long, value_name = "FILE", requires_all = ["launch_nonce", "launch_policy"])]
+    pub(super) manifest: Option<PathBuf>,
+    /// The gate's nonce of that approval, 64 hexadecimal digits
+    #[arg(long, value_name = "HEX", requires = "manifest", value_parser = nonce)]
+    pub(super) launch_nonce: Option<[u8; NONCE_LEN]>,
+    /// The policy that approved it
+    #[arg(long, value_name = "FILE", requires = "manifest")]
+    pub(super) launch_policy: Option<PathBuf>,
+    /// Write it there instead of to standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = ExitStatus::table())]
+pub(super) struct VerifyArgs {
+    /// The bundle
+    pub(super) bundle: PathBuf,
+    /// The question it has to answer, 64 hexadecimal digits: what cvmm-guest was given
+    #[arg(long, value_name = "HEX", value_parser = nonce)]
+    pub(super) nonce: [u8; NONCE_LEN],
+    /// A policy of the gate that it has to meet
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// The certificate of the gate's authority of TPMs (tpm-ca.crt), DER or PEM
+    #[arg(long, value_name = "FILE")]
+    pub(super) tpm_ca: Option<PathBuf>,
+    /// The name of the TPM's attestation key, hexadecimal
+    #[arg(long, value_name = "HEX", value_parser = name)]
+    pub(super) ak_name: Option<Name>,
+    /// Certificate of the key that signed the report, DER or PEM, instead of the bundle's
+    #[arg(long, value_name = "FILE")]
+    pub(super) vek: Option<PathBuf>,
+    /// Revocation list of the root, DER or PEM
+    #[arg(long, value_name = "FILE")]
+    pub(super) crl: Option<PathBuf>,
+    /// Refuse without a revocation list, or with one that is overdue
+    #[arg(long)]
+    pub(super) require_crl: bool,
+    /// Believe a chip that hides its identifier; with --policy the policy says so
+    #[arg(long)]
+    pub(super) allow_masked_chip_id: bool,
+    /// The time to judge at, in seconds of Unix time. Default: now
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) at: Option<i64>,
+    /// Believe a test PKI besides AMD's roots: folder of LINE_ark.der, LINE_ask.der, LINE_asvk.der
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) test_roots: Option<PathBuf>,
+    /// List the events of the event log
+    #[arg(long)]
+    pub(super) events: bool,
+    /// Print verdict, reasons, all claims, PCRs and events as JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -53,11 +166,23 @@ pub(super) struct ReportArgs {
 }
 
 fn report_data(text: &str) -> Result<[u8; 64], String> {
-    let wrong = || "128 hexadecimal digits are needed".to_owned();
-    if text.len() != 128 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+    digits(text)
+}
+
+fn nonce(text: &str) -> Result<[u8; NONCE_LEN], String> {
+    digits(text)
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::from_hex(text).ok_or_else(|| "it is no name of a TPM's key, such as 000c and 96 digits".to_owned())
+}
+
+fn digits<const N: usize>(text: &str) -> Result<[u8; N], String> {
+    let wrong = || format!("{} hexadecimal digits are needed", 2 * N);
+    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(wrong());
     }
-    let mut data = [0; 64];
+    let mut data = [0; N];
     for (byte, two) in data.iter_mut().zip(text.as_bytes().chunks(2)) {
         let digits = std::str::from_utf8(two).map_err(|_| wrong())?;
         *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;

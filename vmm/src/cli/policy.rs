@@ -85,7 +85,7 @@ impl Session<'_> {
     }
 
     /// Writes a policy to where it was asked for.
-    fn write(&mut self, output: Option<&Path>, text: &str) -> ExitStatus {
+    pub(super) fn write(&mut self, output: Option<&Path>, text: &str) -> ExitStatus {
         let Some(path) = output else { return self.print(text.as_bytes()) };
         match fs::write(path, text) {
             Ok(()) => ExitStatus::Success,

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cvmm attest bundle`: evidence in files becomes evidence in one.
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cvmm_attest::table::MAX_TABLE;
+use cvmm_gate_client::bundle::{Bundle, Launch, MAX_BUNDLE, TpmEvidence};
+use cvmm_gate_client::manifest::Manifest;
+use cvmm_gate_client::protocol::quote::to_values;
+use cvmm_gate_client::protocol::{NONCE_LEN, Pcr, Quote};
+use cvmm_launch::blob::Blob;
+use cvmm_tpm::attest::MAX_ATTEST;
+use cvmm_tpm::eventlog::{EventLog, MAX_LOG};
+use cvmm_tpm::public::MAX_PUBLIC;
+use cvmm_tpm::{Attest, Public, Signature};
+
+use super::{MAX_CERTIFICATE, der, report_of};
+use crate::policy::{PolicyFileError, read};
+
+const MAX_KEY: u64 = 4096;
+const MAX_SIGNATURE: u64 = 1024;
+const MAX_PCRS: u64 = 64 << 10;
+const MAX_MANIFEST: u64 = 64 << 10;
+/// As the gate reads policies.
+const MAX_POLICY: u64 = cvmm_attest::policy::MAX_FILE as u64;
+
+/// What to make a bundle of.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// A bundle to begin with, or else a name and a report.
+    pub from: Option<PathBuf>,
+    /// The VM's name.
+    pub vm_id: Option<String>,
+    /// The report.
+    pub report: Option<PathBuf>,
+    /// Certificate of the key that signed it.
+    pub vek: Option<PathBuf>,
+    /// The certificate table that came with it.
+    pub table: Option<PathBuf>,
+    /// The key that it binds.
+    pub key: Option<PathBuf>,
+    /// What the TPM says: all of these, or none.
+    pub tpm: Option<TpmParts>,
+    /// What the gate approved: all of it, or nothing.
+    pub launch: Option<LaunchParts>,
+}
+
+/// Files of a TPM.
+#[derive(Clone, Debug, Default)]
+pub struct TpmParts {
+    /// TPMT_PUBLIC of the attestation key.
+    pub ak: PathBuf,
+    /// TPMS_ATTEST.
+    pub quote: PathBuf,
+    /// TPMT_SIGNATURE.
+    pub signature: PathBuf,
+    /// Values of PCRs, as JSON.
+    pub pcrs: PathBuf,
+    /// The firmware's event log.
+    pub event_log: Option<PathBuf>,
+    /// Certificate of the attestation key.
+    pub ak_certificate: Option<PathBuf>,
+    /// Of the RSA endorsement key.
+    pub ek_rsa_certificate: Option<PathBuf>,
+    /// Of the P-384 endorsement key.
+    pub ek_ecc_certificate: Option<PathBuf>,
+}
+
+/// What HOST_DATA is made of.
+#[derive(Clone, Debug)]
+pub struct LaunchParts {
+    /// The manifest's file.
+    pub manifest: PathBuf,
+    /// The gate's nonce.
+    pub nonce: [u8; NONCE_LEN],
+    /// The policy's file.
+    pub policy: PathBuf,
+}
+
+/// Makes a bundle. What is in it is well-formed; whether it is believed is for [`super::judge_bundle`] to say.
+pub fn bundle(parts: &Parts) -> Result<Bundle, PolicyFileError> {
+    let Parts { from, vm_id, report, vek, table, key, tpm, launch } = parts;
+    let mut bundle = match (from, vm_id, report) {
+        (Some(path), _, _) => {
+            let bytes = read(path, MAX_BUNDLE as u64)?;
+            Bundle::parse(&bytes).map_err(|error| wrong(path, error))?
+        }
+        (None, Some(vm_id), Some(report)) => Bundle::new(vm_id, STANDARD.encode(report_of(report)?)),
+        _ => {
+            return Err(PolicyFileError::Other(
+                "a bundle, or a VM's name and a report are needed".to_owned(),
+            ));
+        }
+    };
+    if let Some(path) = vek {
+        bundle.vek = Some(STANDARD.encode(der(path, "CERTIFICATE", MAX_CERTIFICATE)?));
+    }
+    if let Some(path) = table {
+        bundle.certificates = Some(STANDARD.encode(read(path, MAX_TABLE as u64)?));
+    }
+    if let Some(path) = key {
+        bundle.key = Some(STANDARD.encode(read(path, MAX_KEY)?));
+    }
+    if let Some(tpm) = tpm {
+        bundle.tpm = Some(tpm_evidence(tpm)?);
+    }
+    if let Some(launch) = launch {
+        bundle.launch = Some(approved(launch)?);
+    }
+    Ok(bundle)
+}
+
+fn tpm_evidence(parts: &TpmParts) -> Result<TpmEvidence, PolicyFileError> {
+    let TpmParts {
+        ak,
+        quote,
+        signature,
+        pcrs,
+        event_log,
+        ak_certificate,
+        ek_rsa_certificate,
+        ek_ecc_certificate,
+    } = parts;
+    let public = read(ak, MAX_PUBLIC as u64)?;
+    Public::parse(&public).map_err(|error| wrong(ak, error))?;
+    let attest = read(quote, MAX_ATTEST as u64)?;
+    Attest::parse(&attest).map_err(|error| wrong(quote, error))?;
+    let signed = read(signature, MAX_SIGNATURE)?;
+    Signature::parse(&signed).map_err(|error| wrong(signature, error))?;
+    let values: Vec<Pcr> =
+        serde_json::from_slice(&read(pcrs, MAX_PCRS)?).map_err(|error| wrong(pcrs, error))?;
+    let values = to_values(&values).ok_or_else(|| wrong(pcrs, "a PCR is malformed, or there twice"))?;
+    let log = event_log.as_ref().map(|path| read(path, MAX_LOG as u64)).transpose()?;
+    if let Some((path, log)) = event_log.as_ref().zip(log.as_deref()) {
+        EventLog::parse(log).map_err(|error| wrong(path, error))?;
+    }
+    let certificate = |path: &Option<PathBuf>| {
+        let der = path.as_deref().map(|path| der(path, "CERTIFICATE", MAX_CERTIFICATE)).transpose()?;
+        Ok::<_, PolicyFileError>(der.map(|der| STANDARD.encode(der)))
+    };
+    Ok(TpmEvidence {
+        ak: STANDARD.encode(&public),
+        ak_certificate: certificate(ak_certificate)?,
+        ek_rsa_certificate: certificate(ek_rsa_certificate)?,
+        ek_ecc_certificate: certificate(ek_ecc_certificate)?,
+        quote: Quote::new(&attest, &signed, &values, log.as_deref()),
+    })
+}
+
+fn approved(parts: &LaunchParts) -> Result<Launch, PolicyFileError> {
+    let LaunchParts { manifest, nonce, policy } = parts;
+    let text =
+        String::from_utf8(read(manifest, MAX_MANIFEST)?).map_err(|_| wrong(manifest, "it is not UTF-8"))?;
+    serde_json::from_str::<Manifest>(&text).map_err(|error| wrong(manifest, error))?;
+    let policy_digest = Blob::from_bytes("policy", read(policy, MAX_POLICY)?)
+        .sha384()
+        .map_err(|error| wrong(policy, error))?;
+    Ok(Launch { manifest: text, nonce: STANDARD.encode(nonce), policy_sha384: policy_digest.to_string() })
+}
+
+fn wrong(path: &Path, what: impl std::fmt::Display) -> PolicyFileError {
+    PolicyFileError::Other(format!("{}: {what}", path.display()))
+}

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cvmm attest verify`: a bundle judged without gate, network and host.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cvmm_attest::claims::{Claims, Requester};
+use cvmm_attest::policy::{Expected, Policy};
+use cvmm_attest::reason::Reason;
+use cvmm_attest::table;
+use cvmm_attest::verify::hint;
+use cvmm_gate_client::binding::{self, Purpose, Quoted, quote_data};
+use cvmm_gate_client::bundle::{Bundle, Launch, MAX_BUNDLE, TpmEvidence};
+use cvmm_gate_client::manifest::Manifest;
+use cvmm_gate_client::protocol::NONCE_LEN;
+use cvmm_gate_client::protocol::quote::{from_values, to_values};
+use cvmm_snp::digest::Digest;
+use cvmm_tpm::eventlog::{describe, kind_name};
+use cvmm_tpm::pcr::PcrValues;
+use cvmm_tpm::quote::{Evidence, QuoteClaims, verify};
+use cvmm_tpm::{Name, Public};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::identity::{Known, Voucher, vouchers};
+use super::{Demands, Verdict, believe, claim_lines, compare_report_data};
+use crate::policy::{PolicyFileError, read, undecided};
+
+/// What a bundle has to be.
+#[derive(Debug)]
+pub struct BundleDemands<'a> {
+    /// As for a report; its REPORT_DATA follows from the nonce.
+    pub report: Demands<'a>,
+    /// The question.
+    pub nonce: [u8; NONCE_LEN],
+    /// Certificate of the key that signed the report, instead of the bundle's.
+    pub vek: Option<Vec<u8>>,
+    /// The revocation list.
+    pub crl: Option<Vec<u8>>,
+    /// The gate's authority of TPMs, in DER.
+    pub tpm_ca: Option<Vec<u8>>,
+    /// The attestation key's name.
+    pub ak_name: Option<Name>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct BundleVerdict {
+    /// About the report, and all reasons.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// The VM's name in the bundle: what REPORT_DATA binds, if it is accepted.
+    pub vm_id: Option<String>,
+    /// What the TPM says, if its quote is believed.
+    pub tpm: Option<TpmVerdict>,
+}
+
+/// A quote that is believed.
+#[derive(Clone, Debug)]
+pub struct TpmVerdict {
+    /// What it proves.
+    pub claims: QuoteClaims,
+    /// Who vouches for the key.
+    pub vouched_by: Vec<Voucher>,
+}
+
+/// A bundle's parts, out of their base64.
+struct Opened {
+    bundle: Bundle,
+    report: Vec<u8>,
+    certificates: Option<Vec<u8>>,
+    vek: Option<Vec<u8>>,
+    key: Vec<u8>,
+    tpm: Option<OpenedTpm>,
+    launch: Option<OpenedLaunch>,
+}
+
+struct OpenedTpm {
+    ak: Public,
+    ak_certificate: Option<Vec<u8>>,
+    attest: Vec<u8>,
+    signature: Vec<u8>,
+    pcrs: PcrValues,
+    event_log: Option<Vec<u8>>,
+}
+
+struct OpenedLaunch {
+    manifest: Manifest,
+    host_data: [u8; 32],
+}
+
+fn open(bytes: &[u8]) -> Result<Opened, String> {
+    let bundle = Bundle::parse(bytes).map_err(|error| error.to_string())?;
+    let maybe = |what, text: Option<&String>| text.map(|text| decode(what, text)).transpose();
+    Ok(Opened {
+        report: decode("report", &bundle.report)?,
+        certificates: maybe("certificates", bundle.certificates.as_ref())?,
+        vek: maybe("vek", bundle.vek.as_ref())?,
+        key: maybe("key", bundle.key.as_ref())?.unwrap_or_default(),
+        tpm: bundle.tpm.as_ref().map(open_tpm).transpose()?,
+        launch: bundle.launch.as_ref().map(open_launch).transpose()?,
+        bundle,
+    })
+}
+
+fn decode(what: &str, text: &str) -> Result<Vec<u8>, String> {
+    STANDARD.decode(text).map_err(|_| format!("{what} is not base64"))
+}
+
+fn open_tpm(tpm: &TpmEvidence) -> Result<OpenedTpm, String> {
+    let certificate = tpm.ak_certificate.as_deref();
+    Ok(OpenedTpm {
+        ak: Public::parse(&decode("tpm.ak", &tpm.ak)?).map_err(|error| format!("tpm.ak: {error}"))?,
+        ak_certificate: certificate.map(|text| decode("tpm.ak_certificate", text)).transpose()?,
+        attest: decode("tpm.quote.attest", &tpm.quote.attest)?,
+        signature: decode("tpm.quote.signature", &tpm.quote.signature)?,
+        pcrs: to_values(&tpm.quote.pcrs).ok_or("tpm.quote.pcrs: one is malformed, or there twice")?,
+        event_log: tpm
+            .quote
+            .event_log
+            .as_deref()
+            .map(|log| decode("tpm.quote.event_log", log))
+            .transpose()?,
+    })
+}
+
+fn open_launch(launch: &Launch) -> Result<OpenedLaunch, String> {
+    let nonce = decode("launch.nonce", &launch.nonce)?;
+    let nonce: [u8; NONCE_LEN] = nonce.try_into().map_err(|_| "launch.nonce has another length")?;
+    let policy: Digest =
+        launch.policy_sha384.parse().map_err(|_| "launch.policy_sha384 is no SHA-384 in hexadecimal")?;
+    let manifest =
+        serde_json::from_str(&launch.manifest).map_err(|error| format!("launch.manifest: {error}"))?;
+    let host_data = binding::host_data(launch.manifest.as_bytes(), &nonce, &policy);
+    Ok(OpenedLaunch { manifest, host_data })
+}
+
+/// Judges the bundle in `path`.
+pub fn judge_bundle(path: &Path, demands: &BundleDemands<'_>) -> Result<BundleVerdict, PolicyFileError> {
+    let bytes = read(path, MAX_BUNDLE as u64)?;
+    Ok(judge_bytes(&bytes, demands))
+}
+
+fn refused(reason: Reason, vm_id: Option<String>) -> BundleVerdict {
+    let verdict = Verdict { believed: false, accepted: false, reasons: vec![reason], claims: None };
+    BundleVerdict { verdict, vm_id, tpm: None }
+}
+
+pub(super) fn judge_bytes(bytes: &[u8], demands: &BundleDemands<'_>) -> BundleVerdict {
+    let opened = match open(bytes) {
+        Ok(opened) => opened,
+        Err(problem) => return refused(Reason::new("bundle.format", format!("the bundle: {problem}")), None),
+    };
+    let vm_id = opened.bundle.vm_id.clone();
+    let vek = match (&demands.vek, &opened.vek, &opened.certificates) {
+        (Some(vek), _, _) | (None, Some(vek), _) => Some(vek.clone()),
+        (None, None, Some(table)) => match from_table(table, &opened.report) {
+            Ok(vek) => vek,
+            Err(problem) => {
+                return refused(
+                    Reason::new("bundle.format", format!("certificates: {problem}")),
+                    Some(vm_id),
+                );
+            }
+        },
+        (None, None, None) => None,
+    };
+    let claims = match believe(&opened.report, vek.as_deref(), demands.crl.as_deref(), &demands.report) {
+        Ok(claims) => claims,
+        Err(reason) => return refused(reason, Some(vm_id)),
+    };
+    let mut reasons = about_report(&opened, &claims, demands);
+    let manifest = about_launch(&opened, &claims, &mut reasons);
+    let quote = match &opened.tpm {
+        None => None,
+        Some(tpm) => match quoted(tpm, &opened, manifest, demands) {
+            Ok(tpm) => Some(tpm),
+            Err(reason) => {
+                reasons.push(reason);
+                None
+            }
+        },
+    };
+    if let Some(policy) = demands.report.policy {
+        // A quote that is not believed has its reason already.
+        if quote.is_some() || opened.tpm.is_none() {
+            reasons.extend(policy.judge_quote(quote.as_ref().map(|quote| &quote.claims)));
+        }
+    }
+    let verdict = Verdict { believed: true, accepted: reasons.is_empty(), reasons, claims: Some(claims) };
+    BundleVerdict { verdict, vm_id: Some(vm_id), tpm: quote }
+}
+
+fn from_table(bytes: &[u8], report: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    let Ok(hint) = hint(report) else { return Ok(None) };
+    let vek = table::vek(bytes, hint.signing_key).map_err(|error| error.to_string())?;
+    Ok(vek.map(<[u8]>::to_vec))
+}
+
+/// What the report has to say: it answers this question, and meets the policy.
+fn about_report(opened: &Opened, claims: &Claims, demands: &BundleDemands<'_>) -> Vec<Reason> {
+    let (nonce, vm_id) = (&demands.nonce, &opened.bundle.vm_id);
+    let report_data = match &opened.tpm {
+        Some(OpenedTpm { ak, attest, signature, .. }) => {
+            let name = ak.name();
+            let quoted = Quoted { ak_name: name.as_bytes(), attest, signature };
+            binding::quoted_report_data(nonce, vm_id, &opened.key, &quoted)
+        }
+        None => binding::report_data(Purpose::Attest, nonce, vm_id, &opened.key),
+    };
+    let now = demands.report.now;
+    let mut reasons = Vec::new();
+    match demands.report.policy {
+        Some(policy) => {
+            let expected = Expected {
+                report_data: Some(&report_data),
+                host_data: None,
+                measurement: None,
+                id_key: None,
+            };
+            reasons.extend(policy.judge_time(now));
+            reasons.extend(policy.judge_claims(claims, &expected, now));
+            reasons.extend(undecided(policy));
+        }
+        None => reasons.extend(compare_report_data(claims, Some(&report_data))),
+    }
+    // Whatever the policy says of others: a bundle is a guest's.
+    let by_host = claims.requester == Requester::Host;
+    if by_host && !reasons.iter().any(|reason| reason.code == "policy.evidence") {
+        reasons.push(Reason::new("policy.evidence", "the host asked for this report, not the guest"));
+    }
+    reasons
+}
+
+/// The manifest, if HOST_DATA is made of it and it is this VM's.
+fn about_launch<'a>(opened: &'a Opened, claims: &Claims, reasons: &mut Vec<Reason>) -> Option<&'a Manifest> {
+    let OpenedLaunch { manifest, host_data } = opened.launch.as_ref()?;
+    if *host_data != claims.host_data {
+        reasons.push(Reason::new(
+            "bundle.launch",
+            "HOST_DATA is not made of the bundle's manifest, nonce and policy: they are of another launch",
+        ));
+        return None;
+    }
+    if manifest.vm_id != opened.bundle.vm_id {
+        reasons.push(Reason::new(
+            "bundle.launch",
+            format!("the manifest is of VM {:?}, the bundle of {:?}", manifest.vm_id, opened.bundle.vm_id),
+        ));
+        return None;
+    }
+    Some(manifest)
+}
+
+fn quoted(
+    tpm: &OpenedTpm,
+    opened: &Opened,
+    manifest: Option<&Manifest>,
+    demands: &BundleDemands<'_>,
+) -> Result<TpmVerdict, Reason> {
+    let evidence = Evidence {
+        ak: &tpm.ak,
+        attest: &tpm.attest,
+        signature: &tpm.signature,
+        qualifying_data: &quote_data(&demands.nonce, &opened.key),
+        pcrs: &tpm.pcrs,
+        event_log: tpm.event_log.as_deref(),
+    };
+    let claims = verify(&evidence).map_err(|error| Reason::new(error.code(), error.to_string()))?;
+    let known = Known {
+        vm_id: &opened.bundle.vm_id,
+        now: demands.report.now,
+        name: demands.ak_name.as_ref(),
+        manifest,
+        certificates: demands.tpm_ca.as_deref().zip(tpm.ak_certificate.as_deref()),
+    };
+    let vouched_by = vouchers(&tpm.ak, &known).map_err(|what| Reason::new("bundle.identity", what))?;
+    Ok(TpmVerdict { claims, vouched_by })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl TpmVerdict {
+    fn document(&self) -> Value {
+        let QuoteClaims { ak_name, pcrs, clock, firmware_version, log } = &self.claims;
+        let log = log.as_ref().map(|found| {
+            let event = |event: &cvmm_tpm::eventlog::Event| {
+                let digests: serde_json::Map<_, _> = event
+                    .digests
+                    .iter()
+                    .map(|(bank, digest)| (bank.name().to_owned(), hex(digest).into()))
+                    .collect();
+                json!({
+                    "offset": event.offset,
+                    "pcr": event.pcr,
+                    "type": event.kind,
+                    "name": kind_name(event.kind),
+                    "says": describe(event),
+                    "digests": digests,
+                })
+            };
+            let explained: Vec<_> = found
+                .explained
+                .iter()
+                .map(|(bank, pcr)| json!({ "bank": bank.name(), "index": pcr }))
+                .collect();
+            let events: Vec<_> = found.log.events.iter().map(event).collect();
+            json!({
+                "startup_locality": found.log.startup_locality,
+                "explained": explained,
+                "events": events,
+            })
+        });
+        json!({
+            "ak_name": ak_name.to_string(),
+            "vouched_by": self.vouched_by,
+            "clock": {
+                "clock_ms": clock.clock,
+                "reset_count": clock.reset_count,
+                "restart_count": clock.restart_count,
+                "safe": clock.safe,
+            },
+            "firmware_version": format!("{firmware_version:#018x}"),
+            "pcrs": from_values(pcrs),
+            "event_log": log,
+        })
+    }
+}
+
+impl Serialize for TpmVerdict {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.document().serialize(serializer)
+    }
+}
+
+impl BundleVerdict {
+    /// For people; with each event of the log, if `events`.
+    #[must_use]
+    pub fn lines(&self, policy: Option<&Policy>, events: bool) -> Vec<String> {
+        let mut lines = self.verdict.head();
+        let mut row = |name: &str, value: String| lines.push(format!("{name:<19}{value}"));
+        if let Some(vm_id) = &self.vm_id {
+            row("VM", vm_id.escape_default().to_string());
+        }
+        if let Some(policy) = policy {
+            row("policy", format!("{}, version {}", policy.id, policy.version));
+        }
+        if let Some(claims) = &self.verdict.claims {
+            lines.extend(claim_lines(claims));
+        }
+        let Some(tpm) = &self.tpm else {
+            if self.verdict.believed {
+                lines.push(format!("{:<19}none that is believed", "quote of a TPM"));
+            }
+            return lines;
+        };
+        let QuoteClaims { ak_name, pcrs, clock, log, .. } = &tpm.claims;
+        let mut row = |name: &str, value: String| lines.push(format!("{name:<19}{value}"));
+        row("attestation key", ak_name.to_string());
+        let who: Vec<_> = tpm.vouched_by.iter().map(|voucher| voucher.name()).collect();
+        row("vouched for by", who.join(", "));
+        let safe = if clock.safe { "" } else { ", may have gone back" };
+        row(
+            "TPM's clock",
+            format!("{} ms, reset {}, restart {}{safe}", clock.clock, clock.reset_count, clock.restart_count),
+        );
+        for ((bank, pcr), value) in &pcrs.0 {
+            let explained = log.as_ref().is_some_and(|log| log.explained.contains(&(*bank, *pcr)));
+            let mark = if explained { ", as the event log says" } else { "" };
+            row(&format!("PCR {pcr:>2} {}", bank.name()), format!("{}{mark}", hex(value)));
+        }
+        match log {
+            None => row("event log", "none".to_owned()),
+            Some(log) => {
+                row("event log", format!("{} events", log.log.events.len()));
+                if events {
+                    for event in &log.log.events {
+                        row(
+                            &format!("  at {}", event.offset),
+                            format!("PCR {:>2} {}", event.pcr, describe(event)),
+                        );
+                    }
+                }
+            }
+        }
+        lines
+    }
+}
