@@ -51,6 +51,12 @@ impl LibraryEngine {
         ffi::version()
     }
 
+    /// The same in one number, as a state file keeps it: 0x0902 for 0.9.2.
+    pub fn version_number() -> u32 {
+        let (major, minor, micro) = ffi::version();
+        major << 16 | minor << 8 | micro
+    }
+
     fn powered(&mut self) -> Result<&mut Library, EngineError> {
         if self.on { Ok(&mut self.library) } else { Err(EngineError::Off) }
     }

@@ -82,8 +82,8 @@ pub fn start(config: &config::Vtpm, path: &Path, vm_id: &str, prepared: Prepared
     let file =
         open(path, vm_id, &prepared).map_err(|source| VtpmError::State { path: path.to_owned(), source })?;
     let changes = Changes(Arc::new(AtomicU64::new(file.counter())));
-    let (major, minor, _) = LibraryEngine::version();
-    let store = Counted { file: VmgsStore::new(file, major << 8 | minor), changes: changes.clone() };
+    let file = VmgsStore::new(file, LibraryEngine::version_number());
+    let store = Counted { file, changes: changes.clone() };
     let mut engine = engine(config.sandbox, Box::new(store))?;
     super::set_up(engine.as_mut(), &config.pcr_banks)?;
     engine.power_on()?;

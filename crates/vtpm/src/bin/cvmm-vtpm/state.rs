@@ -49,6 +49,5 @@ fn encrypted(path: &Path, key: &KeyFile, vm_id: &VmId) -> Result<VmgsStore> {
         Err(_) => Store::create(path, &opened, vm_id, 0),
     };
     let file = file.map_err(|error| anyhow::anyhow!("{}: {}: {error}", error.code(), path.display()))?;
-    let (major, minor, micro) = LibraryEngine::version();
-    Ok(VmgsStore::new(file, major << 16 | minor << 8 | micro))
+    Ok(VmgsStore::new(file, LibraryEngine::version_number()))
 }
