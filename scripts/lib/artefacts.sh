@@ -3,7 +3,7 @@
 # What `scripts/fetch` can fetch: for each name the suites in order of preference, the
 # package patterns, and how the unpacked tree is put into the shape its users expect.
 
-ARTEFACTS="kernel kernel-guest ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms"
+ARTEFACTS="kernel kernel-guest kernel-source ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms"
 
 # artefact_source NAME: sets SUITES, CLOSURE and PATTERNS.
 # shellcheck disable=SC2034 # results, read by the caller
@@ -18,6 +18,7 @@ artefact_source() {
         # virtio-pci, virtio-console and ext4 built in) at a third of the package size.
         SUITES="bookworm-backports trixie trixie-updates"
         PATTERNS=('linux-image-6\.12\.[0-9.]+\+deb[0-9.]+-cloud-amd64') ;;
+    kernel-source) SUITES="trixie bookworm-backports"; PATTERNS=('linux-source-6\.12') ;;
     ovmf-amdsev) SUITES="sid"; PATTERNS=(ovmf-amdsev) ;;
     ovmf) SUITES="trixie sid"; PATTERNS=('ovmf|ovmf-generic') ;;
     busybox) SUITES="bookworm trixie sid"; PATTERNS=(busybox-static) ;;
@@ -44,6 +45,10 @@ artefact_finish() {
     local name=$1 tree=$2 f
     case $name in
     kernel | kernel-guest) finish_kernel "$tree" ;;
+    kernel-source)
+        f=$(find "$tree" -name 'linux-source-*.tar.xz' | head -n 1)
+        [ -n "$f" ] || die "the package has no kernel source"
+        mv "$f" "$tree/linux.tar.xz" ;;
     ovmf-amdsev)
         finish_file "$tree" OVMF.amdsev.fd
         check_sev_metadata "$tree/OVMF.amdsev.fd" ;;

@@ -64,6 +64,7 @@ stops! {
     UkiHash = 0x40, "stage.uki-hash", "the unified kernel image is not the measured one";
     Exception = 0x50, "stage.exception", "an exception that nothing here causes";
     Intercept = 0x51, "stage.intercept", "the host intercepts an instruction that nothing here handles";
+    Page = 0x53, "stage.page", "the host took a page of the guest's away, or put another in its place";
     Panic = 0x52, "stage.panic", "a fault in the first stage itself";
 }
 

@@ -72,6 +72,9 @@ impl Session<'_> {
             Some(listing) => listing.launch_digest,
             None => subject.digest(model)?,
         };
+        if let Some(path) = &args.write_firmware {
+            fs::write(path, subject.launched_firmware()?).map_err(|source| file("write", path, source))?;
+        }
         let identity = args.id_block.is_some().then(|| identity(args, digest)).transpose()?;
         if let Some(identity) = &identity {
             // Nothing is written that the firmware would refuse.

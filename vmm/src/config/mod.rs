@@ -112,6 +112,12 @@ pub enum StageTamper {
     ChangeUki,
     /// Goes on writing into the piece of the image while the stage copies it.
     SwapUki,
+    /// Goes on writing into an answer while the stage reads it.
+    RaceAnswer,
+    /// Takes the secrets page away and puts another in its place.
+    TakeSecrets,
+    /// Takes the CPUID page away and puts another in its place.
+    TakeCpuid,
 }
 
 /// The attestation gate.

@@ -233,6 +233,9 @@ impl Machine {
             milestones,
             tpm: tpm.as_ref(),
         })?;
+        if let Some(private) = &private {
+            built.mailbox.hunt(private, &inputs.firmware);
+        }
         timeline.mark(Phase::VmCreated);
         // What can be refused has been: only from here on guest memory costs the host anything.
         if snp.is_none() {

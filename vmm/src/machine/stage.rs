@@ -5,6 +5,7 @@
 //! each other is not looked into here. The bootstrap processor runs until the stage says that it is done, or for a limited time; no
 //! other processor runs meanwhile, and nothing runs afterwards without an admission.
 
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,8 +14,11 @@ use cvmm_devices::bus::BusDevice;
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_first_stage::layout::{DOORBELL, INBOX, OUTBOX, PAGE, PIECE, PIECE_LEN};
 use cvmm_first_stage::mailbox::{Evidence, Fill, HEADER, Header, Kind, MAGIC, MAX_IN, MAX_OUT};
+use cvmm_kvm_snp::convert::{PageState, Request};
 use cvmm_kvm_snp::launch::Staged;
+use cvmm_kvm_snp::memory::PrivateMemory;
 use cvmm_launch::blob::Blob;
+use cvmm_launch::firmware::{Firmware, SectionKind};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::little_endian::U32;
@@ -35,6 +39,8 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 const MOST_MESSAGES: u32 = 8192;
 /// A kick can come too early, so it is repeated.
 const KICK_INTERVAL: Duration = Duration::from_millis(2);
+/// How soon an end that comes from elsewhere, the operator for one, is noticed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// The port, as the bus has it.
 pub const PORT: u64 = DOORBELL as u64;
 /// Bytes of it.
@@ -79,6 +85,8 @@ struct Inner {
     session: Option<Session>,
     failure: Option<GateError>,
     tamper: Option<StageTamper>,
+    /// What a hostile host takes away.
+    prey: Option<(Arc<PrivateMemory>, Request)>,
 }
 
 /// Why a message gets no answer.
@@ -123,7 +131,23 @@ impl Mailbox {
             session: None,
             failure: None,
             tamper,
+            prey: None,
         })))
+    }
+
+    /// Tells a hostile host where its prey is.
+    pub fn hunt(&self, memory: &Arc<PrivateMemory>, firmware: &Firmware) {
+        self.with(|inner| {
+            let kind = match inner.tamper {
+                Some(StageTamper::TakeSecrets) => SectionKind::Secrets,
+                Some(StageTamper::TakeCpuid) => SectionKind::Cpuid,
+                _ => return,
+            };
+            let found = firmware.sections().unwrap_or_default().iter().find(|section| section.kind == kind);
+            inner.prey = found.map(|section| {
+                (Arc::clone(memory), Request { gpa: section.gpa, len: PAGE, to: PageState::Shared })
+            });
+        });
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
@@ -216,6 +240,10 @@ impl Inner {
             len: U32::new(len.unwrap_or(content.len() as u32)),
         };
         self.memory.write_slice(header.as_bytes(), GuestAddress(INBOX))?;
+        if self.tamper == Some(StageTamper::RaceAnswer) {
+            // On a host with one processor the other thread has to get its turn.
+            thread::sleep(5 * KICK_INTERVAL);
+        }
         Ok(())
     }
 
@@ -248,21 +276,34 @@ impl Inner {
                 let mut last = TICKET.lock().unwrap_or_else(PoisonError::into_inner);
                 content = last.replace(content.clone()).unwrap_or(content);
             }
+            (StageTamper::TakeSecrets | StageTamper::TakeCpuid, Kind::Hello) => {
+                // The guest's next access makes it private again: another page, which the guest has not validated.
+                if let Some((memory, page)) = self.prey.take() {
+                    let _ = memory.convert(page);
+                }
+            }
+            (StageTamper::RaceAnswer, Kind::Evidence) => {
+                self.keep_writing(INBOX + HEADER as u64, content.len() as u64);
+            }
             (StageTamper::ChangeUki, Kind::Fill) => {
                 let _ = self.memory.write_obj(0x5a_u8, GuestAddress(PIECE + 0x123));
             }
-            (StageTamper::SwapUki, Kind::Fill) => {
-                let memory = self.memory.clone();
-                // Ends by itself; it is done long after the stage's copy.
-                let _ = thread::Builder::new().spawn(move || {
-                    for at in (0..8_u64).flat_map(|_| (0..PIECE_LEN).step_by(64)) {
-                        let _ = memory.write_obj(0x5a_u8, GuestAddress(PIECE + at));
-                    }
-                });
-            }
+            (StageTamper::SwapUki, Kind::Fill) => self.keep_writing(PIECE, PIECE_LEN),
             _ => {}
         }
         Some((content, answer, lie))
+    }
+
+    /// Goes on writing into what the guest reads now.
+    fn keep_writing(&self, start: u64, len: u64) {
+        /// Until long after the stage's copy.
+        const WRITES: u64 = 1 << 17;
+        let memory = self.memory.clone();
+        let _ = thread::Builder::new().spawn(move || {
+            for write in 0..WRITES {
+                let _ = memory.write_obj((write >> 4) as u8, GuestAddress(start + write * 64 % len.max(1)));
+            }
+        });
     }
 
     fn fill(&mut self, fill: Fill) -> Result<(), Unanswered> {
@@ -293,24 +334,32 @@ pub(super) fn run(
     let mut stage = bsp.permit_first_stage(staged).ok_or(StageError::NoProcessor)?;
     mailbox.with(|inner| (inner.session, inner.open) = (session, true));
     let (machine, ends, mail) = (Arc::clone(dispatch), Arc::clone(control), mailbox.clone());
+    // Nothing is sent: the thread's end, whatever it is, drops its side.
+    let (running, over) = channel::<()>();
     let thread = thread::Builder::new()
         .name("first-stage".to_owned())
         .spawn(move || {
+            let _running = running;
             stage.run(&*machine, &ends, ExitCounts::new(false), &|| mail.is_done());
             stage.into_vcpu()
         })
         .map_err(StageError::Thread)?;
     let began = Instant::now();
     let mut late = false;
-    while !thread.is_finished() {
-        if !late && began.elapsed() > limit {
+    loop {
+        let wait = if control.is_stopping() {
+            kick(&thread);
+            KICK_INTERVAL
+        } else {
+            LOOK_INTERVAL.min(limit.saturating_sub(began.elapsed()))
+        };
+        if over.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+            break;
+        }
+        if !late && began.elapsed() >= limit {
             late = true;
             control.end(Ending::Stopped);
         }
-        if control.is_stopping() {
-            kick(&thread);
-        }
-        thread::sleep(KICK_INTERVAL);
     }
     let vcpu = thread.join();
     let (done, session, failure) = mailbox.with(|inner| {

@@ -18,12 +18,12 @@ use cvmm_launch::digest::{self, FirmwareDigest};
 use cvmm_launch::firmware::Firmware;
 use cvmm_launch::kernel::Kernel;
 use cvmm_launch::memory::MemoryLayout;
-use cvmm_launch::plan::{LaunchPlan, Profile};
+use cvmm_launch::plan::{LaunchPlan, Profile, Source};
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::digest::Digest;
 
 use crate::config::{Boot, Config};
-use crate::machine::Inputs;
+use crate::machine::{InputError, Inputs};
 
 pub use compare::compare;
 pub use error::MeasureError;
@@ -104,6 +104,26 @@ impl Subject {
         // A listing tells the content of the image too, so it is read even if its digest is known already.
         let launch_digest = digest::measure(&self.plan, model, self.given.as_ref(), &mut collector)?;
         Ok(collector.finish(self, model, launch_digest))
+    }
+}
+
+impl Subject {
+    /// The firmware image as it is launched: with the first stage in it, if there is one.
+    pub fn launched_firmware(&self) -> Result<Vec<u8>, MeasureError> {
+        let start = self.firmware.gpa();
+        let mut image = Vec::new();
+        for import in self.plan.imports().iter().filter(|import| import.gpa >= start) {
+            let Source::Blob { blob, offset, len } = &import.source else { continue };
+            // The image's parts, in their order; above RAM below 4 GiB there is nothing else that is launched.
+            if import.gpa != start + image.len() as u64 {
+                continue;
+            }
+            let mut pieces = blob.pieces(*offset, *len);
+            while let Some(piece) = pieces.next_piece().map_err(InputError::from)? {
+                image.extend_from_slice(piece);
+            }
+        }
+        Ok(image)
     }
 }
 

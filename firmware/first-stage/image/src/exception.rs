@@ -13,6 +13,8 @@ use crate::{cpu, memory};
 const VC: u64 = 29;
 /// SVM_EXIT_CPUID.
 const CPUID: u64 = 0x72;
+/// The code of a page that is the guest's by its number and that it has not validated.
+const NOT_VALIDATED: u64 = 0x404;
 /// Bytes of a CPUID instruction.
 const CPUID_LEN: u64 = 2;
 /// Of an entry of the CPUID page (firmware ABI, "CPUID_FUNCTION Structure").
@@ -70,8 +72,10 @@ extern "C" fn stage_exception(frame: &mut Frame) {
     if frame.vector != VC {
         cpu::terminate(Stop::Exception);
     }
-    if frame.code != CPUID {
-        cpu::terminate(Stop::Intercept);
+    match frame.code {
+        CPUID => {}
+        NOT_VALIDATED => cpu::terminate(Stop::Page),
+        _ => cpu::terminate(Stop::Intercept),
     }
     let (leaf, subleaf) = (frame.rax as u32, frame.rcx as u32);
     // SAFETY: set once before the first exception.

@@ -29,6 +29,8 @@ pub enum Host {
     Snp,
     /// The same, and a security processor that fails at times.
     Faults,
+    /// The same as `Snp`, for what is no test: figures that somebody wants to see.
+    Figures,
 }
 
 /// A test case.
@@ -88,6 +90,10 @@ pub fn all() -> Vec<Case> {
         snp::doctor::CASES,
         snp::gate::CASES,
         snp::stage::CASES,
+        snp::stage_lies::CASES,
+        snp::stage_qemu::CASES,
+        snp::stage_figures::CASES,
+        snp::secrets::CASES,
         snp::gate_skipped::CASES,
         holes::CASES,
         tpm::CASES,

@@ -39,6 +39,8 @@ pub const MEMORY_VIOLATION: i32 = 15;
 
 /// The first KVM_RUN.
 pub const FIRST_RUN: &str = "first_run";
+/// The first stage is done.
+pub const FIRST_STAGE: &str = "first_stage";
 /// The first exit to a device.
 pub const FIRMWARE: &str = "firmware";
 /// Linux looked at the PCI bus.

@@ -2,6 +2,8 @@
 //! A gate for the guests of a case: a folder with keys and policies, and the running `cvmm-gate`.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -14,6 +16,8 @@ use super::report::measure;
 use super::spec::path;
 use super::{Boot, Ctx, Spec};
 
+/// Under this GUID guests look for the passphrase of their disk.
+pub const DISK: &str = "736869e5-84f0-4973-92ec-06879ce3da0b";
 /// How long it may take to listen.
 const START: Duration = Duration::from_secs(10);
 
@@ -32,9 +36,7 @@ impl Gate {
         let gate = Self { program, folder: tempfile::tempdir()?, child: None, version: 0 };
         gate.run(&["init", &gate.text("")])?;
         // The emulated host has no other user.
-        let config = gate.path("gate.toml");
-        let text = fs::read_to_string(&config)?;
-        fs::write(config, format!("unsafe_run_as_root = true\n{text}"))?;
+        gate.configure("unsafe_run_as_root = true\nsecrets = \"secrets\"")?;
         Ok(gate)
     }
 
@@ -44,6 +46,25 @@ impl Gate {
         gate.admit(ctx, spec, "", "", "")?;
         gate.start()?;
         Ok(gate)
+    }
+
+    /// Adds a line to the top of its configuration.
+    pub fn configure(&self, line: &str) -> Result<()> {
+        let config = self.path("gate.toml");
+        let text = fs::read_to_string(&config)?;
+        Ok(fs::write(config, format!("{line}\n{text}"))?)
+    }
+
+    /// Gives it a secret for a VM, under a GUID.
+    pub fn secret(&self, vm: &str, guid: &str, secret: &[u8]) -> Result<PathBuf> {
+        let folder = self.path("secrets").join(vm);
+        if !folder.exists() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        }
+        let path = folder.join(guid);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all(secret)?;
+        Ok(path)
     }
 
     /// Lets it believe reports of this host's security processor: its test roots and certificates.

@@ -12,8 +12,12 @@ use super::Ctx;
 
 /// `NAME.efi` in the case's folder: the guest's UKI with another command line.
 pub fn uki(ctx: &Ctx, name: &str, cmdline: &str) -> Result<PathBuf> {
-    let path = ctx.guest.join("guest.efi");
-    let mut image = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    uki_of(ctx, &ctx.guest.join("guest.efi"), name, cmdline)
+}
+
+/// The same of another UKI.
+pub fn uki_of(ctx: &Ctx, path: &Path, name: &str, cmdline: &str) -> Result<PathBuf> {
+    let mut image = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     set_cmdline(&mut image, cmdline)?;
     let out = ctx.path(&format!("{name}.efi"));
     fs::write(&out, image)?;

@@ -71,6 +71,10 @@ pub struct Ctx {
     pub cvmm: PathBuf,
     /// What `tests/guest/build` made.
     pub guest: PathBuf,
+    /// A UKI whose kernel shows the guest its secrets.
+    pub secrets_guest: PathBuf,
+    /// Stock QEMU.
+    pub qemu: PathBuf,
     /// OVMF.amdsev.fd.
     pub firmware: PathBuf,
     /// OVMF.fd.
@@ -92,6 +96,8 @@ impl Ctx {
         Self {
             cvmm: options.cvmm.clone(),
             guest: options.guest.clone(),
+            secrets_guest: options.secrets_guest.clone(),
+            qemu: options.qemu.clone(),
             firmware: options.firmware.clone(),
             stock_firmware: options.stock_firmware.clone(),
             keys: options.keys.clone(),

@@ -3,7 +3,7 @@
 //! "ATTESTATION_REPORT Structure"; a second time beside cvmm's own, on purpose.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 
@@ -20,7 +20,13 @@ pub struct Report(String);
 impl Report {
     /// The one on the guest's console.
     pub fn of(ended: &Ended) -> Result<Self> {
-        let digits = ended.facts().get("report").copied().context("the guest printed no report")?.to_owned();
+        Self::on(&ended.console)
+    }
+
+    /// The one on a console.
+    pub fn on(console: &str) -> Result<Self> {
+        let facts = super::vm::facts(console);
+        let digits = facts.get("report").copied().context("the guest printed no report")?.to_owned();
         ensure!(
             digits.len() >= 2 * 0x4a0 && digits.bytes().all(|b| b.is_ascii_hexdigit()),
             "no report: {digits:?}"
@@ -71,16 +77,24 @@ impl Report {
     }
 }
 
-/// `cvmm measure` for `spec` with further arguments; the digest.
-pub fn measure(ctx: &Ctx, spec: &Spec, arguments: &[&str]) -> Result<String> {
+/// `cvmm measure --json` for `spec`: the plan.
+pub fn listing(ctx: &Ctx, spec: &Spec) -> Result<serde_json::Value> {
+    let output = run_measure(ctx, spec, &["--json"])?;
+    ensure!(output.status.success(), "cvmm measure --json: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn run_measure(ctx: &Ctx, spec: &Spec, arguments: &[&str]) -> Result<Output> {
     let config = ctx.own_file("measure", ctx.next_number(), "toml");
     fs::write(&config, spec.toml(&ctx.path("console.log")))?;
-    let output = Command::new(&ctx.cvmm)
-        .args(["measure", "--vcpu-type", PROCESSOR, "--config"])
-        .arg(&config)
-        .args(arguments)
-        .output()
-        .context("start cvmm measure")?;
+    let mut command = Command::new(&ctx.cvmm);
+    command.args(["measure", "--vcpu-type", PROCESSOR, "--config"]).arg(&config).args(arguments);
+    command.output().context("start cvmm measure")
+}
+
+/// `cvmm measure` for `spec` with further arguments; the digest.
+pub fn measure(ctx: &Ctx, spec: &Spec, arguments: &[&str]) -> Result<String> {
+    let output = run_measure(ctx, spec, arguments)?;
     // With an ID block the digests of its keys follow.
     let digest = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
     ensure!(

@@ -86,7 +86,7 @@ impl Ended {
 }
 
 /// Values of the `cvmm-guest: KEY=VALUE` lines; the last one of each key.
-fn facts(console: &str) -> BTreeMap<&str, &str> {
+pub fn facts(console: &str) -> BTreeMap<&str, &str> {
     lines(console).collect()
 }
 

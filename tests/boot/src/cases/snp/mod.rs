@@ -9,7 +9,11 @@ pub mod gate_skipped;
 pub mod hostile;
 pub mod memory;
 pub mod refuse;
+pub mod secrets;
 pub mod stage;
+pub mod stage_figures;
+pub mod stage_lies;
+pub mod stage_qemu;
 pub mod tpm;
 
 use anyhow::{Result, ensure};

@@ -2,12 +2,13 @@
 //! Guests with a first stage: it holds them until the gate's ticket is there, and verifies what it hands to the firmware.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
 use super::super::{Case, Host, on};
 use super::last_words;
-use crate::harness::gate::Gate;
+use crate::harness::gate::{DISK, Gate};
 use crate::harness::report::{Report, measure};
 use crate::harness::spec::{cmdline, quoted};
 use crate::harness::{Ctx, Disk, Spec, Vm, contract, images};
@@ -45,13 +46,20 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
-/// A gate that wants to see a guest's own report, and a guest for it.
-fn gated(ctx: &Ctx, test: &str) -> Result<(Gate, Spec)> {
-    let image = images::uki(ctx, "staged", &cmdline("ttyS0", test))?;
+/// A gate that wants to see a guest's own report and has a secret for it, and the guest.
+pub(super) fn gated(ctx: &Ctx, test: &str) -> Result<(Gate, Spec)> {
+    gated_with(ctx, images::uki(ctx, "staged", &cmdline("ttyS0", test))?)
+}
+
+/// The same with this UKI.
+pub(super) fn gated_with(ctx: &Ctx, image: PathBuf) -> Result<(Gate, Spec)> {
     let spec = Spec::uki(ctx, image).snp().staged();
     let mut gate = Gate::new(ctx)?;
     gate.trust(ctx)?;
-    let spec = gate.guards(&spec);
+    gate.secret("test", DISK, b"a passphrase")?;
+    let mut spec = gate.guards(&spec);
+    // What the gate judges here takes it longer, in a host that is emulated.
+    spec.gate = spec.gate.map(|table| table.replace("timeout = 3\n", "timeout = 30\n"));
     // The knob is this host's, and a hostile one would not tell of it.
     gate.admit(ctx, &spec, "evidence = \"guest-report\"", "debug_knobs = [\"first_stage\"]", "")?;
     gate.start()?;
@@ -108,9 +116,13 @@ fn tamper(ctx: &Ctx) -> Result<()> {
         ("flip-ticket", "stage.ticket-signature"),
         ("change-uki", "stage.uki-hash"),
         ("swap-uki", "stage.uki-hash"),
+        ("take-secrets", "stage.page"),
+        ("take-cpuid", "stage.page"),
     ] {
         ends(ctx, &spec, knob, code)?;
     }
+    // Which byte the host gets changed while the stage reads is chance; that nothing of it is believed is not.
+    ends(ctx, &spec, "race-answer", "stage.")?;
     // Another challenge than the gate's: the gate does not recognise its own question in the report, and gives no ticket.
     let mut other = spec.clone();
     other.debug.push(("first_stage", quoted("other-challenge")));
