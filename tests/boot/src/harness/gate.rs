@@ -35,6 +35,7 @@ impl Gate {
         let program = ctx.cvmm.with_file_name("cvmm-gate");
         let gate = Self { program, folder: tempfile::tempdir()?, child: None, version: 0 };
         gate.run(&["init", &gate.text("")])?;
+        fs::DirBuilder::new().mode(0o700).create(gate.path("secrets"))?;
         // The emulated host has no other user.
         gate.configure("unsafe_run_as_root = true\nsecrets = \"secrets\"")?;
         Ok(gate)
