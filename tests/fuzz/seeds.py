@@ -523,8 +523,59 @@ def rcar():
     yield "cookie", b"\4a=b; kbs-session-id=0123"
 
 
+def tcg_log(banks, events):
+    """A crypto-agile event log: (algorithm, length of its digests) of the banks; (PCR, type, data) of the events."""
+    spec = b"Spec ID Event03\0" + bytes([0, 0, 0, 0, 0, 2, 0, 2]) + struct.pack("<I", len(banks))
+    spec += b"".join(struct.pack("<HH", *bank) for bank in banks) + b"\0"
+    log = struct.pack("<II20xI", 0, 3, len(spec)) + spec
+    for number, (pcr, kind, data) in enumerate(events):
+        log += struct.pack("<III", pcr, kind, len(banks))
+        log += b"".join(struct.pack("<H", bank) + bytes([number + 1]) * length for bank, length in banks)
+        log += struct.pack("<I", len(data)) + data
+    return log
+
+
+def event_log():
+    sha256, both = [(0xB, 32)], [(0xB, 32), (0xC, 48)]
+    name = "SecureBoot".encode("utf-16-le")
+    variable = bytes(16) + struct.pack("<QQ", len(name) // 2, 1) + name + b"\0"
+    events = [(0, 8, "version".encode("utf-16-le")), (7, 0x80000001, variable), (5, 0x80000007, b"Calling EFI"),
+              (9, 6, struct.pack("<II", 1, 5) + b"quiet"), (4, 4, bytes(4))]
+    yield "both", tcg_log(both, events)
+    yield "locality", tcg_log(sha256, [(0, 3, b"StartupLocality\0\3")] + events)
+    yield "others", tcg_log([(4, 20), (0x12, 32), (0xD, 64)], events)
+    yield "empty", tcg_log(sha256, [])
+
+
+def tpm_wire():
+    def sized(data):
+        return struct.pack(">H", len(data)) + data
+
+    ecc = struct.pack(">HHIHHHHHH", 0x23, 0xC, 0x50472, 0, 0x10, 0x18, 0xC, 4, 0x10) + sized(b"\1" * 48) + sized(b"\2" * 48)
+    rsa = struct.pack(">HHI", 1, 0xB, 0x300B2) + sized(bytes(32)) + struct.pack(">HHHHHI", 6, 128, 0x43, 0x10, 2048, 0)
+    rsa += sized(b"\xc1" * 256)
+    pcrs = struct.pack(">IHB", 1, 0xB, 3) + b"\xff\0\0"
+    head = struct.pack(">IH", 0xFF544347, 0x8018) + sized(b"\0\x0c" + bytes(48)) + sized(b"question") + bytes(25)
+    attest = head + pcrs + sized(bytes(48))
+    yield "ecc", b"\0" + ecc
+    yield "rsa", b"\0" + rsa
+    yield "ecdsa", b"\1" + struct.pack(">HH", 0x18, 0xC) + sized(b"\1" * 48) + sized(b"\2" * 48)
+    yield "rsassa", b"\1" + struct.pack(">HH", 0x14, 0xB) + sized(b"\1" * 256)
+    yield "attest", b"\2" + attest
+    read = struct.pack(">I", 7) + struct.pack(">IHB", 1, 0xB, 3) + b"\1\0\0" + struct.pack(">I", 1) + sized(bytes(32))
+    yield "pcr-read", b"\3\0" + struct.pack(">HII", 0x8001, 10 + len(read), 0) + read
+    yield "values", b"\3\0" + read
+    body = sized(ecc)
+    yield "created", b"\3\1" + struct.pack(">HIIII", 0x8002, 18 + len(body), 0, 0x80000000, len(body)) + body
+    values = bytes([8]) + b"".join(bytes([1, pcr, 0]) for pcr in range(8))
+    log = tcg_log([(0xB, 32)], [])
+    yield "quote", b"\4\3" + struct.pack("<H", len(attest)) + attest + values + log
+    yield "quote-alone", b"\4\1" + struct.pack("<H", len(attest)) + attest + values
+
+
 TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline,
-           id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs, policy, rcar]
+           id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs, policy, rcar,
+           event_log, tpm_wire]
 
 
 def main():
