@@ -636,8 +636,13 @@ fn what_is_released_is_judged_as_things_are_now() {
     assert_eq!(client.resource("default/key/1").refused(), (403, "gate.vm".into()));
     let client = attested(&mut second);
     assert_eq!(client.resource("default/key/1").status, 200);
+    // The policy wants a quote of the guest's TPM, for which there is no place here.
+    let quote = "[vtpm]\nquote = \"require\"";
+    world.gate.policy_with(2, &world.gate.digest.to_string(), quote);
+    world.engine.reload().unwrap();
+    assert_eq!(client.resource("default/key/1").refused(), (403, "policy.quote".into()));
     // The policy is another.
-    world.gate.policy(2, &"00".repeat(48));
+    world.gate.policy(3, &"00".repeat(48));
     world.engine.reload().unwrap();
     assert_eq!(client.resource("default/key/1").refused(), (403, "policy.measurement".into()));
 }

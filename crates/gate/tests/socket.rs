@@ -22,7 +22,9 @@ use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Control, Listeners};
 use cvmm_gate_client::client::{self, ClientError};
 use cvmm_gate_client::frame::{self, FrameError};
-use cvmm_gate_client::protocol::{Admit, Evidence, MAX_SHORT_FRAME, PROTOCOL, Request, Response};
+use cvmm_gate_client::protocol::{
+    Admit, Attest, Evidence, GuestEvidence, MAX_FRAME, MAX_SHORT_FRAME, PROTOCOL, Quote, Request, Response,
+};
 use cvmm_gate_client::ticket::VerdictKey;
 use tokio::sync::mpsc;
 
@@ -395,4 +397,47 @@ fn others_are_turned_away() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
     assert_eq!(gate.metric("turned_away_total"), 1);
+}
+
+#[test]
+fn only_a_guest_with_a_challenge_may_send_an_event_log() {
+    let gate = Serving::new("");
+    gate.launch("vm").unwrap();
+    let challenge = || {
+        let mut stream = gate.connect();
+        let attest = Request::Attest(Attest { protocol: PROTOCOL, vm_id: "vm".into() });
+        match ask_for(&mut stream, &attest).unwrap() {
+            Response::Challenge(challenge) => (stream, challenge.session),
+            other => panic!("{other:?}"),
+        }
+    };
+    let evidence = |session: String, len: usize| {
+        let quote = Quote {
+            attest: String::new(),
+            signature: String::new(),
+            pcrs: vec![],
+            event_log: Some("A".repeat(len)),
+        };
+        let evidence = GuestEvidence {
+            session,
+            report: String::new(),
+            certificates: None,
+            key: None,
+            quote: Some(quote),
+        };
+        serde_json::to_vec(&Request::GuestEvidence(evidence)).unwrap()
+    };
+    let around = evidence("0".repeat(32), 0).len();
+    let (mut stream, session) = challenge();
+    let message = evidence(session, MAX_FRAME - around);
+    assert_eq!(message.len(), MAX_FRAME);
+    // It is read whole, and judged by what is in it.
+    assert_eq!(code(ask(&mut stream, &message)), "report.length");
+    let (mut stream, _) = challenge();
+    stream.write_all(&(MAX_FRAME as u32 + 1).to_le_bytes()).unwrap();
+    assert!(cut(stream) < Duration::from_millis(900), "a frame that is too long is waited for");
+    // The same to a gate that has asked for nothing.
+    let mut stream = gate.connect();
+    stream.write_all(&(MAX_FRAME as u32).to_le_bytes()).unwrap();
+    assert!(cut(stream) < Duration::from_millis(900), "a frame that is too long is waited for");
 }
