@@ -30,7 +30,7 @@ pub const CASES: &[Case] = &[
     case("tpm-killed", 240, killed, "the TPM's process is killed: the guest is told, the VM lives"),
 ];
 
-const IN_PROCESS: &str = "mode = \"in-process\"\n";
+pub(super) const IN_PROCESS: &str = "mode = \"in-process\"\n";
 
 /// A guest that tells of its TPM, with more keys of `[vtpm]`.
 fn spec(ctx: &Ctx, keys: &str) -> Result<Spec> {
@@ -108,8 +108,8 @@ fn killed(ctx: &Ctx) -> Result<()> {
 
 /// What a boot has cost.
 #[derive(Debug)]
-struct Exits {
-    mmio: u64,
+pub(super) struct Exits {
+    pub(super) mmio: u64,
     commands: u64,
     from_page: u64,
     slow: u64,
@@ -120,7 +120,7 @@ struct Exits {
 }
 
 impl Exits {
-    fn of(ended: &Ended) -> Result<Self> {
+    pub(super) fn of(ended: &Ended) -> Result<Self> {
         let timeline = ended.timeline()?;
         let count =
             |name: &str| timeline.json.pointer(&format!("/exits/{name}")).and_then(serde_json::Value::as_u64);
@@ -139,7 +139,7 @@ impl Exits {
         })
     }
 
-    fn row(&self, name: &str) -> String {
+    pub(super) fn row(&self, name: &str) -> String {
         let Self { mmio, commands, from_page, slow, collected, firmware, kernel } = self;
         format!(
             "tpm exits: {name:<22} mmio {mmio:>6}  collected {collected:>6}  commands {commands:>4} ({from_page} by page, {slow} slow)  \
@@ -148,8 +148,8 @@ impl Exits {
     }
 }
 
-const NO_COALESCING: &str = "coalesced_mmio = false\n";
-const NO_PAGE: &str = "shared_buffer = false\n";
+pub(super) const NO_COALESCING: &str = "coalesced_mmio = false\n";
+pub(super) const NO_PAGE: &str = "shared_buffer = false\n";
 const ALL_BANKS: &str = "pcr_banks = [\"sha1\", \"sha256\", \"sha384\", \"sha512\"]\n";
 
 fn exits(ctx: &Ctx) -> Result<()> {

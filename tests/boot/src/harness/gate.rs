@@ -157,6 +157,14 @@ impl Gate {
         super::sys::kill(pid, signal).context("signal the gate")
     }
 
+    /// Has it read its policies again.
+    pub fn reload(&self) -> Result<()> {
+        self.signal(libc::SIGHUP)?;
+        // It says nothing to us when it is done.
+        thread::sleep(Duration::from_millis(500));
+        Ok(())
+    }
+
     /// Ends it by a signal.
     pub fn end(&mut self, signal: i32) -> Result<()> {
         self.signal(signal)?;

@@ -66,11 +66,6 @@ impl Ended {
         facts(&self.console)
     }
 
-    /// All values of one key, in their order.
-    pub fn said_all(&self, key: &str) -> Vec<&str> {
-        lines(&self.console).filter(|(found, _)| *found == key).map(|(_, value)| value).collect()
-    }
-
     /// Checks a fact the guest told.
     pub fn fact(&self, key: &str, want: &str) -> Result<()> {
         let found = self.facts().get(key).copied();
@@ -87,17 +82,13 @@ impl Ended {
 
 /// Values of the `cvmm-guest: KEY=VALUE` lines; the last one of each key.
 pub fn facts(console: &str) -> BTreeMap<&str, &str> {
-    lines(console).collect()
-}
-
-/// The `cvmm-guest: KEY=VALUE` lines.
-fn lines(console: &str) -> impl Iterator<Item = (&str, &str)> {
     // The guest's line may follow unfinished output of the kernel or firmware.
     console
         .lines()
         .filter_map(|line| line.split_once("cvmm-guest: ")?.1.split_once('='))
         .filter(|(key, _)| !key.contains(' '))
         .map(|(key, value)| (key, value.trim_end()))
+        .collect()
 }
 
 impl<'a> Vm<'a> {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -124,26 +125,20 @@ fn refuses(ctx: &Ctx) -> Result<()> {
     denied(&gate, &spec.clone().with_snp("cpuid_corrections", "\"caches\""), "policy.cpuid-corrections")?;
 
     // The platform, and what is thought of evidence: refused after the launch, before the first instruction.
-    let reload = |gate: &Gate| -> Result<()> {
-        gate.signal(libc::SIGHUP)?;
-        // It says nothing to us when it is done.
-        thread::sleep(Duration::from_millis(500));
-        Ok(())
-    };
     gate.admit(ctx, &spec, "", "", "min_firmware = \"9.0.0\"")?;
-    reload(&gate)?;
+    gate.reload()?;
     denied(&gate, &spec, "policy.firmware")?;
     gate.admit(ctx, &spec, "evidence = \"guest-report\"", "", "")?;
-    reload(&gate)?;
+    gate.reload()?;
     denied(&gate, &spec, "policy.evidence")?;
     gate.admit(ctx, &spec, "", "", "")?;
     let text = fs::read_to_string(gate.path("policies/test.toml"))?;
     gate.policy(&text.replace("microcode = 213", "microcode = 214"))?;
-    reload(&gate)?;
+    gate.reload()?;
     denied(&gate, &spec, "policy.min-tcb")?;
     // An older policy is not taken: what is in force stays.
     gate.policy(&text.replace("version = 4", "version = 1"))?;
-    reload(&gate)?;
+    gate.reload()?;
     has(&gate.log(), "policy.rollback")?;
     denied(&gate, &spec, "policy.min-tcb")?;
     next_one_works(ctx, "next")
@@ -261,14 +256,20 @@ fn uki(ctx: &Ctx) -> Result<()> {
     has(&kept_out(ctx, &gate.guards(&changed), contract::GATE_DENIED)?, "gate.artifact")
 }
 
-/// A guest with the tool, that shows itself to the gate as `vm`.
-fn asking(ctx: &Ctx) -> Result<Spec> {
+/// A disk with the guest's program.
+pub(super) fn tool(ctx: &Ctx) -> Result<PathBuf> {
     let tool = ctx.own_path("tool.img");
     if !tool.exists() {
         let mut bytes = fs::read(ctx.cvmm.with_file_name("cvmm-guest"))?;
         bytes.resize(bytes.len().next_multiple_of(1 << 20), 0);
         fs::write(&tool, bytes)?;
     }
+    Ok(tool)
+}
+
+/// A guest with the tool, that shows itself to the gate as `vm`.
+fn asking(ctx: &Ctx) -> Result<Spec> {
+    let tool = tool(ctx)?;
     let image = images::uki(ctx, "attest", &cmdline("ttyS0", "attest cvmm.vm=test"))?;
     let mut spec = Spec::uki(ctx, image).snp();
     spec.disks.push(Disk { serial: "tool", read_only: true, ..Disk::data(&tool) });

@@ -1,28 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an SNP guest does with its TPM: Debian's tpm2-tools, and a disk that systemd has bound to it.
+//! What an SNP guest does with a TPM whose state is kept: Debian's tpm2-tools, a disk that systemd has bound to it, the gate's verdict.
 
-use anyhow::{Result, ensure};
+use std::io::Write;
+use std::path::Path;
 
+use anyhow::{Context, Result, ensure};
+
+use super::super::tpm::{Exits, IN_PROCESS, NO_COALESCING, NO_PAGE};
 use super::super::{Case, Host, on};
-use crate::harness::spec::cmdline;
+use super::gate::{has, tool};
+use crate::harness::eventlog::hex;
+use crate::harness::gate::Gate;
+use crate::harness::spec::{cmdline, path};
+use crate::harness::vm::Ended;
 use crate::harness::{Ctx, Disk, Spec, Vm, images, quote};
 
 pub const CASES: &[Case] = &[on(
     Host::Snp,
-    "snp-tpm-tools",
-    600,
-    tools,
-    "quote, seal and a LUKS disk by the TPM; after a reset both open again, and not when a PCR has changed",
+    "snp-tpm-kept",
+    900,
+    kept,
+    "three starts of a VM: sealed and enrolled, unsealed and unlocked, and with another UKI neither; the gate's word on each",
 )];
 
+/// A running guest has to show what its TPM has measured.
+const QUOTE: &str = "[vtpm]\nquote = \"require\"\nevent_log = \"require\"\n";
+
 /// A guest with the tools and two blank disks for what it protects.
-fn spec(ctx: &Ctx, name: &str, test: &str) -> Result<Spec> {
-    let mut spec = Spec::uki(ctx, images::uki(ctx, name, &cmdline("ttyS0", test))?).snp();
-    spec.disks.push(Disk {
-        serial: "tools",
-        read_only: true,
-        ..Disk::data(&ctx.guest.join("tpm-tools.img"))
-    });
+fn spec(ctx: &Ctx, name: &str, words: &str) -> Result<Spec> {
+    let line = cmdline("ttyS0", &format!("tpm-tools cvmm.vm=test{words}"));
+    let mut spec = Spec::uki(ctx, images::uki(ctx, name, &line)?).snp();
+    let tools = ctx.guest.join("tpm-tools.img");
+    for (serial, path) in [("tools", &tools), ("tool", &tool(ctx)?)] {
+        spec.disks.push(Disk { serial, read_only: true, ..Disk::data(path) });
+    }
     for (serial, mib) in [("blobs", 1), ("secret", 4)] {
         let path = ctx.own_path(&format!("{serial}.img"));
         if !path.exists() {
@@ -30,23 +41,106 @@ fn spec(ctx: &Ctx, name: &str, test: &str) -> Result<Spec> {
         }
         spec.disks.push(Disk { serial, ..Disk::data(&path) });
     }
-    spec.vtpm = Some("mode = \"in-process\"\n".to_owned());
     Ok(spec)
 }
 
-fn tools(ctx: &Ctx) -> Result<()> {
-    let ended = Vm::start(ctx, &spec(ctx, "tools", "tpm-tools cvmm.then=reset")?)?.end_well()?;
+/// One start: the TPM with its state in `state` and more keys of `[vtpm]`.
+fn start(ctx: &Ctx, gate: &Gate, spec: &Spec, state: &Path, keys: &str) -> Result<Ended> {
+    let mut spec = gate.guards(spec);
+    spec.gate = spec.gate.map(|table| table + "channel = true\n");
+    spec.vtpm = Some(format!("{IN_PROCESS}state = {}\n{keys}", path(state)));
+    let ended = Vm::start(ctx, &spec)?.end_well()?;
     ended.fact("snp", "active")?;
     ended.fact("tpm_version", "2")?;
+    ended.fact("ak", "provisioned")?;
     ended.fact("checkquote", "ok")?;
-    quote::of(&ended)?;
-    let unsealed = ended.said_all("unseal");
-    ensure!(unsealed == ["ok", "ok", "policy-fail"], "the sealed secret: {unsealed:?}");
-    let opened = ended.said_all("luks");
-    ensure!(opened == ["ok", "ok", "refused"], "the disk: {opened:?}");
-    for once in ["sealed=yes", "luks_enrolled=yes", "extended=yes"] {
-        ensure!(ended.console.matches(once).count() == 1, "not once: {once}");
+    has(&ended.messages, "host's side of the boundary")?;
+    Ok(ended)
+}
+
+fn kept(ctx: &Ctx) -> Result<()> {
+    let (first, other) = (spec(ctx, "first", "")?, spec(ctx, "other", " cvmm.mb=1")?);
+    let state = ctx.own_path("tpm.vmgs");
+    let mut gate = Gate::new(ctx)?;
+    gate.trust(ctx)?;
+    gate.admit(ctx, &first, QUOTE, "", "")?;
+    gate.start()?;
+
+    let ended = start(ctx, &gate, &first, &state, "")?;
+    for (fact, value) in [("sealed", "yes"), ("luks_enrolled", "yes"), ("unseal", "ok"), ("luks", "ok")] {
+        ended.fact(fact, value)?;
     }
-    ensure!(ended.messages.contains("host's side of the boundary"), "cvmm did not say where the TPM is");
+    let before = quote::of(&ended)?;
+    certified(&ended)?;
+    believed(&gate, &ended)?;
+    let all = tell(&ended, "all measures")?;
+
+    // From now on only what was measured now is right. The other UKI is admitted all the same: that it is another is for the TPM to say.
+    let facts = ended.facts();
+    let measured = facts.get("pcr-sha384").and_then(|pcrs| pcrs.split(',').nth(11)).context("no PCR 11")?;
+    let pinned = format!("{QUOTE}\n[vtpm.pcr.sha384]\n11 = [\"{}\"]\n", measured.to_lowercase());
+    gate.admit(ctx, &other, &pinned, "", "")?;
+    gate.reload()?;
+    let ended = start(ctx, &gate, &other, &state, NO_PAGE)?;
+    ended.fact("unseal", "policy-fail")?;
+    ended.fact("luks", "refused")?;
+    has(ended.facts().get("refused").copied().unwrap_or_default(), "policy.pcr")?;
+    let meanwhile = quote::of(&ended)?;
+    ensure!(meanwhile.pcrs != before.pcrs, "another UKI has not changed any PCR");
+    tell(&ended, "two banks, coalesced mmio")?;
+
+    gate.admit(ctx, &first, &pinned, "", "")?;
+    gate.reload()?;
+    let ended = start(ctx, &gate, &first, &state, &format!("{NO_COALESCING}{NO_PAGE}"))?;
+    for (fact, value) in [("unseal", "ok"), ("luks", "ok")] {
+        ended.fact(fact, value)?;
+    }
+    ensure!(!ended.facts().contains_key("sealed"), "what was sealed is gone");
+    let after = quote::of(&ended)?;
+    believed(&gate, &ended)?;
+    for ((bank, pcr), value) in &before.pcrs.0 {
+        // The VM's generation ID, which is new with each start, is among the ACPI tables that firmware measures.
+        let same = after.pcrs.get(*bank, *pcr) == Some(value);
+        ensure!(
+            same || *pcr == 1,
+            "the same UKI has another PCR {pcr} ({}) at its second start",
+            bank.name()
+        );
+    }
+    ensure!(after.ak_name == before.ak_name, "the VM has another TPM");
+    let starts = [&before, &meanwhile, &after].map(|quote| quote.clock.reset_count);
+    ensure!(starts.is_sorted_by(|a, b| a < b), "the TPM does not count its starts: {starts:?}");
+    let none = tell(&ended, "two banks")?;
+    ensure!(all.mmio * 2 < none.mmio, "the measures save too little: {} and {}", all.mmio, none.mmio);
     Ok(())
+}
+
+/// The attestation key's certificate is of the key that quotes: it has its point.
+fn certified(ended: &Ended) -> Result<()> {
+    let facts = ended.facts();
+    let fact = |key: &str| facts.get(key).copied().with_context(|| format!("the guest has no {key}"));
+    let (certificate, key) = (hex(fact("ak_certificate")?)?, hex(fact("ak_public")?)?);
+    // TPM2B_PUBLIC ends with x and y, each behind its length, of 48 bytes or a little less.
+    let y = key.get(key.len().saturating_sub(40)..).context("a short key")?;
+    ensure!(
+        certificate.windows(y.len()).any(|window| window == y),
+        "the attestation key's certificate is of another key"
+    );
+    Ok(())
+}
+
+/// The gate has given the guest a verdict.
+fn believed(gate: &Gate, ended: &Ended) -> Result<()> {
+    let facts = ended.facts();
+    let verdict = facts.get("verdict").with_context(|| format!("refused: {:?}", facts.get("refused")))?;
+    let audit = std::fs::read_to_string(gate.path("audit.log"))?;
+    ensure!(audit.contains(verdict), "the gate did not give this verdict: {verdict}");
+    Ok(())
+}
+
+/// What the TPM has cost this boot, on the terminal.
+fn tell(ended: &Ended, measures: &str) -> Result<Exits> {
+    let exits = Exits::of(ended)?;
+    let _ = writeln!(std::io::stderr(), "snp {}", exits.row(measures));
+    Ok(exits)
 }
