@@ -49,7 +49,8 @@ fn start(ctx: &Ctx, gate: &Gate, spec: &Spec, state: &Path, keys: &str) -> Resul
     let mut spec = gate.guards(spec);
     spec.gate = spec.gate.map(|table| table + "channel = true\n");
     spec.vtpm = Some(format!("{IN_PROCESS}state = {}\n{keys}", path(state)));
-    let ended = Vm::start(ctx, &spec)?.end_well()?;
+    let ended =
+        Vm::start(ctx, &spec)?.end_well().with_context(|| format!("the gate says: {}", gate.log()))?;
     ended.fact("snp", "active")?;
     ended.fact("tpm_version", "2")?;
     ended.fact("ak", "provisioned")?;
