@@ -4,8 +4,6 @@
 //! Complete: what a report does not have is there as `null`, so that a rule about it cannot pass because nothing is found. Numbers are
 //! numbers, bits are booleans, bytes are lower-case hexadecimal. Names are AMD's, in lower case.
 
-use std::fmt::Write as _;
-
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::TcbParts;
 use serde::{Serialize, Serializer};
@@ -101,14 +99,6 @@ struct Crl {
     next_update: Option<i64>,
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 impl From<TcbParts> for Tcb {
     fn from(TcbParts { fmc, bootloader, tee, snp, microcode }: TcbParts) -> Self {
         Self { fmc, bootloader, tee, snp, microcode }
@@ -202,16 +192,16 @@ impl Serialize for Claims {
             vmpl,
             policy: (*policy).into(),
             guest_svn: *guest_svn,
-            family_id: hex(family_id),
-            image_id: hex(image_id),
+            family_id: hex::encode(family_id),
+            image_id: hex::encode(image_id),
             measurement: measurement.to_string(),
-            host_data: hex(host_data),
-            report_data: hex(report_data),
+            host_data: hex::encode(host_data),
+            report_data: hex::encode(report_data),
             id_key_digest: id_key_digest.to_string(),
             author_key_digest: author_key_digest.map(|digest| digest.to_string()),
-            report_id: hex(report_id),
+            report_id: hex::encode(report_id),
             platform_info: PlatformInfo::new(*platform_info),
-            chip_id: chip_id.map(|chip| hex(&chip)),
+            chip_id: chip_id.map(hex::encode),
             csp_id: csp_id.as_deref(),
             reported_tcb: (*reported_tcb).into(),
             current_tcb: (*current_tcb).into(),

@@ -184,7 +184,7 @@ mod tests {
         for (line, fingerprints) in AMD.iter().zip(FINGERPRINTS) {
             for (der, expected) in line.iter().zip(fingerprints) {
                 let hash = digest(&SHA256, der);
-                let head: String = hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+                let head: String = hex::encode(&hash.as_ref()[..8]);
                 assert_eq!(head, expected);
             }
         }

@@ -146,7 +146,7 @@ impl Gate {
         }
         // HOST_DATA binds the launch to this question: it is not the gate's to choose.
         let bound = binding::host_data(manifest.as_bytes(), &nonce, &judge_digest);
-        if host_data != hex(&bound) {
+        if host_data != hex::encode(bound) {
             return Err(field("host_data"));
         }
         let (id_block, id_auth) = (decode(&id_block, "id_block")?, decode(&id_auth, "id_auth")?);
@@ -281,7 +281,7 @@ impl Approved {
         let request = Evidence {
             session: self.expected.session.clone(),
             digest: self.expected.launch_digest.to_string(),
-            host_data: hex(&self.expected.host_data),
+            host_data: hex::encode(self.expected.host_data),
             platform_status: STANDARD.encode(platform_status),
             report: report.map(|bytes| STANDARD.encode(bytes)),
             key: key.map(|bytes| STANDARD.encode(bytes)),
@@ -309,10 +309,6 @@ fn sha384(bytes: &[u8]) -> Digest {
     // SHA-384 has as many bytes as Digest.
     out.0.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, bytes).as_ref());
     out
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -360,7 +356,7 @@ mod tests {
     fn approval(change: impl Fn(&mut Approval)) -> Vec<u8> {
         let nonce = [5; NONCE_LEN];
         let policy = PolicyId { id: "p".into(), version: 1, sha384: "ee".repeat(48) };
-        let host_data = hex(&binding::host_data(b"{}", &nonce, &Digest([0xee; 48])));
+        let host_data = hex::encode(binding::host_data(b"{}", &nonce, &Digest([0xee; 48])));
         let mut approval = Approval {
             session: "s".into(),
             nonce: STANDARD.encode(nonce),

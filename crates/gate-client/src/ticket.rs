@@ -447,7 +447,6 @@ impl VerifiedTicket {
             evidence_class,
         } = cvmm_ticket;
         let policy_text = |policy: &PolicyId| format!("{} {} {}", policy.id, policy.version, policy.sha384);
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         for (claim, found, expected) in [
             (Claim::Purpose, purpose, "admit".to_owned()),
             (Claim::Vm, vm_id, expected.vm_id.clone()),
@@ -457,7 +456,7 @@ impl VerifiedTicket {
             (Claim::Question, vmm_nonce, STANDARD.encode(expected.vmm_nonce)),
             (Claim::Nonce, eat_nonce, URL_SAFE_NO_PAD.encode(expected.nonce)),
             (Claim::LaunchDigest, launch_digest, expected.launch_digest.to_string()),
-            (Claim::HostData, host_data, hex(&expected.host_data)),
+            (Claim::HostData, host_data, hex::encode(expected.host_data)),
             (Claim::Manifest, manifest_sha384, expected.manifest.to_string()),
             (Claim::Policy, policy_text(&policy), policy_text(&expected.policy)),
         ] {

@@ -305,7 +305,7 @@ fn scan(path: &Path, file: &File, key: Option<&VerdictKey>) -> Result<Verified, 
 }
 
 fn hash(line: &[u8]) -> String {
-    digest(&SHA384, line).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest(&SHA384, line))
 }
 
 #[cfg(test)]

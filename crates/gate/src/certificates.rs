@@ -84,7 +84,7 @@ pub(crate) fn vek_name(kind: SigningKey, chip: &[u8], tcb: &TcbParts) -> PathBuf
     let name = format!("{}_{}.der", stem(tcb), kind_name(kind));
     match kind {
         SigningKey::Vcek => {
-            let chip: String = chip.iter().map(|byte| format!("{byte:02x}")).collect();
+            let chip: String = hex::encode(chip);
             Path::new("vcek").join(chip).join(name)
         }
         SigningKey::Vlek => Path::new("vlek").join(name),

@@ -300,8 +300,7 @@ fn stored(folder: &Path, path: &Path, trust: &Trust, now: i64) -> Stored {
             entry.tcb = Some(key.tcb.into());
             (entry.from, entry.until) = (Some(key.not_before), Some(key.not_after));
             let chip = key.chip.as_deref().unwrap_or_default();
-            entry.chip =
-                key.chip.as_ref().map(|chip| chip.iter().map(|byte| format!("{byte:02x}")).collect());
+            entry.chip = key.chip.as_ref().map(hex::encode);
             let exact = vek_name(key.kind, chip, &key.tcb);
             let any = exact.with_file_name(format!("{}.der", kind_name(key.kind)));
             let judged = key.judge_time(now);

@@ -539,7 +539,7 @@ impl Engine {
             policy: policy.id.clone(),
             id_block: STANDARD.encode(identity.block().as_bytes()),
             id_auth: STANDARD.encode(identity.auth().as_bytes()),
-            host_data: hex(&host_data),
+            host_data: hex::encode(host_data),
         };
         *session = Session::Launch(Box::new(Launch {
             id: id.clone(),
@@ -569,7 +569,7 @@ impl Engine {
         let Evidence { session, digest, host_data, platform_status, report, key, certificates } = evidence;
         same("session", session, &launch.id)?;
         same("launch digest", digest, &launch.digest.to_string())?;
-        same("HOST_DATA", host_data, &hex(&launch.host_data))?;
+        same("HOST_DATA", host_data, &hex::encode(launch.host_data))?;
         let status = decode("platform_status", platform_status)?;
         let mut class = EvidenceClass::IdBlock;
         let mut stage = None;
@@ -611,7 +611,7 @@ impl Engine {
             epoch: epoch.saturating_add(1),
             session: launch.id.clone(),
             launch_digest: launch.digest.to_string(),
-            host_data: hex(&launch.host_data),
+            host_data: hex::encode(launch.host_data),
             manifest_sha384: launch.manifest_digest.to_string(),
             policy: launch.policy.id.clone(),
             tpm: launch.tpm.clone(),
@@ -775,22 +775,12 @@ fn random() -> Result<[u8; NONCE_LEN], Vec<Reason>> {
 }
 
 fn session_id() -> Result<String, Vec<Reason>> {
-    random().map(|bytes| hex(bytes.get(..16).unwrap_or_default()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    random().map(|bytes| hex::encode(bytes.get(..16).unwrap_or_default()))
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {
     let mut out = [0; 32];
-    if text.len() != 64 {
-        return None;
-    }
-    for (at, byte) in out.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(out)
+    hex::decode_to_slice(text, &mut out).ok().map(|()| out)
 }
 
 /// Whom a gate believes: AMD, and the test PKI in `test_roots`.

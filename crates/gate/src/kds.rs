@@ -89,7 +89,7 @@ pub fn downloads(subject: &Subject) -> Result<Vec<Download>, KdsError> {
             if used.iter().all(|byte| *byte == 0) {
                 return Err(KdsError::Masked);
             }
-            let id: String = used.iter().map(|byte| format!("{byte:02x}")).collect();
+            let id: String = hex::encode(used);
             let short = id.get(..16).unwrap_or_default();
             Download {
                 what: "vcek",
@@ -133,7 +133,7 @@ mod tests {
     fn addresses_have_the_shape_of_their_product() {
         let chip: Vec<u8> = (0..64).collect();
         let milan = downloads(&subject(Product::Milan, chip.clone(), None)).unwrap();
-        let id: String = chip.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id: String = hex::encode(chip);
         assert_eq!(
             milan.iter().map(|download| download.url.as_str()).collect::<Vec<_>>(),
             [

@@ -103,14 +103,10 @@ impl Name {
     /// Of hexadecimal digits.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
-        if text.len() > 2 * MAX_NAME || !text.len().is_multiple_of(2) || !text.is_ascii() {
+        if text.len() > 2 * MAX_NAME {
             return None;
         }
-        let bytes: Option<Vec<u8>> = (0..text.len())
-            .step_by(2)
-            .map(|at| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
-            .collect();
-        Self::from_bytes(&bytes?)
+        Self::from_bytes(&hex::decode(text).ok()?)
     }
 
     /// Its bytes.

@@ -189,8 +189,7 @@ impl Verdict {
 /// What a report says, for people.
 fn claim_lines(claims: &Claims) -> Vec<String> {
     let mut lines = Vec::new();
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let optional = |bytes: Option<&[u8]>| bytes.map_or_else(|| "-".to_owned(), hex);
+    let optional = |bytes: Option<&[u8]>| bytes.map_or_else(|| "-".to_owned(), hex::encode);
     let mut row = |name: &str, value: String| lines.push(format!("{name:<19}{value}"));
     row("version", claims.report_version.to_string());
     let cloud = claims.csp_id.as_ref().map(|csp| format!(", of {csp}")).unwrap_or_default();
@@ -205,12 +204,12 @@ fn claim_lines(claims: &Claims) -> Vec<String> {
     row("guest policy", format!("{:#x}", claims.policy.0));
     row("guest SVN", claims.guest_svn.to_string());
     row("measurement", claims.measurement.to_string());
-    row("report data", hex(&claims.report_data));
-    row("host data", hex(&claims.host_data));
+    row("report data", hex::encode(claims.report_data));
+    row("host data", hex::encode(claims.host_data));
     row("ID key digest", claims.id_key_digest.to_string());
     row("author key digest", optional(claims.author_key_digest.as_ref().map(|digest| &digest.0[..])));
-    row("family, image id", format!("{}, {}", hex(&claims.family_id), hex(&claims.image_id)));
-    row("report id", hex(&claims.report_id));
+    row("family, image id", format!("{}, {}", hex::encode(claims.family_id), hex::encode(claims.image_id)));
+    row("report id", hex::encode(claims.report_id));
     row("chip id", optional(claims.chip_id.as_ref().map(|chip| &chip[..])));
     row("platform info", format!("{:#x}", claims.platform_info));
     for (name, tcb) in [

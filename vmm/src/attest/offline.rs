@@ -279,10 +279,6 @@ fn quoted(
     Ok(TpmVerdict { claims, vouched_by })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl TpmVerdict {
     fn document(&self) -> Value {
         let QuoteClaims { ak_name, pcrs, clock, firmware_version, log } = &self.claims;
@@ -291,7 +287,7 @@ impl TpmVerdict {
                 let digests: serde_json::Map<_, _> = event
                     .digests
                     .iter()
-                    .map(|(bank, digest)| (bank.name().to_owned(), hex(digest).into()))
+                    .map(|(bank, digest)| (bank.name().to_owned(), hex::encode(digest).into()))
                     .collect();
                 json!({
                     "offset": event.offset,
@@ -370,7 +366,7 @@ impl BundleVerdict {
         for ((bank, pcr), value) in &pcrs.0 {
             let explained = log.as_ref().is_some_and(|log| log.explained.contains(&(*bank, *pcr)));
             let mark = if explained { ", as the event log says" } else { "" };
-            row(&format!("PCR {pcr:>2} {}", bank.name()), format!("{}{mark}", hex(value)));
+            row(&format!("PCR {pcr:>2} {}", bank.name()), format!("{}{mark}", hex::encode(value)));
         }
         match log {
             None => row("event log", "none".to_owned()),

@@ -40,14 +40,13 @@ fn a_real_report_is_believed_and_shown() {
     let verdict = judge(&files, &demands).unwrap();
     assert!(verdict.believed && verdict.accepted && verdict.reasons.is_empty());
     let raw = fs::read(file("report.bin")).unwrap();
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let lines = verdict.lines();
     assert_eq!(lines[0], "believed");
     for bytes in [&raw[0x90..0xc0], &raw[0x50..0x90], &raw[0xc0..0xe0], &raw[0x140..0x160]] {
-        assert!(lines.iter().any(|line| line.contains(&hex(bytes))), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains(&hex::encode(bytes))), "{lines:?}");
     }
     let json = serde_json::to_value(&verdict).unwrap();
-    assert_eq!(json["claims"]["measurement"], hex(&raw[0x90..0xc0]));
+    assert_eq!(json["claims"]["measurement"], hex::encode(&raw[0x90..0xc0]));
     assert_eq!(json["accepted"], true);
 
     // The same as a security processor's message, with the certificate in PEM, or in the table of the guest's host.

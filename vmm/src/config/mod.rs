@@ -490,7 +490,7 @@ fn lossy_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
 }
 
 fn hexadecimal<S: Serializer>(bytes: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    to.collect_str(&hex::encode(bytes))
 }
 
 fn lossy_optional_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {

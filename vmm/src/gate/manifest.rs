@@ -119,12 +119,15 @@ pub fn manifest(
 }
 
 fn boot(profile: &Profile) -> Result<Boot, ManifestError> {
-    let hex = |hash: [u8; 32]| hash.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(match profile {
         Profile::Uki { image, gpa } => Boot::Uki { image: file(image.blob())?, gpa: *gpa },
         Profile::Hashes { kernel, initrd, cmdline } => {
             let hashes = KernelHashes::compute(kernel.blob(), initrd.as_ref(), cmdline)?;
-            Boot::Hashes { kernel: hex(hashes.kernel), initrd: hex(hashes.initrd), cmdline: cmdline.clone() }
+            Boot::Hashes {
+                kernel: hex::encode(hashes.kernel),
+                initrd: hex::encode(hashes.initrd),
+                cmdline: cmdline.clone(),
+            }
         }
         // A VM is never made of hashes alone: there would be nothing to serve.
         Profile::Disk | Profile::HashesOnly(_) => Boot::Disk,

@@ -275,10 +275,9 @@ fn kernel_hashes(firmware: &Firmware, plan: &LaunchPlan) -> Option<BTreeMap<Stri
     let mut table = [0; TABLE_LEN];
     blob.read_exact_at(&mut table, offset + area.offset_in_page()).ok()?;
     let KernelHashes { cmdline, initrd, kernel } = KernelHashes::from_table(&table)?;
-    let hex = |hash: [u8; 32]| hash.iter().map(|byte| format!("{byte:02x}")).collect();
     Some(
         [("cmdline", cmdline), ("initrd", initrd), ("kernel", kernel)]
-            .map(|(k, v)| (k.to_owned(), hex(v)))
+            .map(|(k, v)| (k.to_owned(), ::hex::encode(v)))
             .into(),
     )
 }

@@ -156,8 +156,6 @@ fn startup(engine: &mut dyn TpmEngine) -> Result<(), VtpmError> {
 
 fn names(identity: &Identity, epoch: u64) -> TpmIdentity {
     let Identity { ek_rsa, ek_ecc, ak } = identity;
-    let name = |key: &provision::Public| {
-        key.name().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
+    let name = |key: &provision::Public| hex::encode(key.name().as_bytes());
     TpmIdentity { ek_rsa: name(ek_rsa), ek_ecc: name(ek_ecc), ak: name(ak), epoch }
 }

@@ -67,12 +67,12 @@ impl Policy {
         if !self.host_data.is_empty() {
             say(format!(
                 "HOST_DATA: one of {}",
-                self.host_data.iter().map(|data| hex(data)).collect::<Vec<_>>().join(", ")
+                self.host_data.iter().map(hex::encode).collect::<Vec<_>>().join(", ")
             ));
         }
         for (what, id) in [("family", self.family_id), ("image", self.image_id)] {
             if let Some(id) = id {
-                say(format!("{what} id: {}", hex(&id)));
+                say(format!("{what} id: {}", hex::encode(id)));
             }
         }
         if self.vlek_only {
@@ -124,10 +124,7 @@ impl Policy {
         ));
         for (what, chips) in [("one of", &self.chip_ids), ("none of", &self.refused_chip_ids)] {
             if !chips.is_empty() {
-                say(format!(
-                    "chip: {what} {}",
-                    chips.iter().map(|chip| hex(chip)).collect::<Vec<_>>().join(", ")
-                ));
+                say(format!("chip: {what} {}", chips.iter().map(hex::encode).collect::<Vec<_>>().join(", ")));
             }
         }
         if !self.csp_ids.is_empty() {
@@ -150,10 +147,6 @@ impl Policy {
 
 fn list(digests: &[Digest]) -> String {
     digests.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name a bit has in a policy.

@@ -76,7 +76,7 @@ impl VtpmRules {
     pub(super) fn to_file(&self) -> file::Vtpm {
         let mut pcr: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
         for ((bank, index), values) in &self.pcrs {
-            let values = values.iter().map(|value| hex(value)).collect();
+            let values = values.iter().map(hex::encode).collect();
             pcr.entry(bank.name().to_owned()).or_default().insert(index.to_string(), values);
         }
         file::Vtpm { quote: self.quote, event_log: self.event_log, pcr }
@@ -90,7 +90,7 @@ impl VtpmRules {
         say(shown(self.quote, "TPM of a running guest, quote"));
         say(shown(self.event_log, "TPM of a running guest, event log"));
         for ((bank, pcr), values) in &self.pcrs {
-            let values: Vec<_> = values.iter().map(|value| hex(value)).collect();
+            let values: Vec<_> = values.iter().map(hex::encode).collect();
             say(format!(
                 "TPM of a running guest, PCR {pcr} of {}: one of {}",
                 bank.name(),
@@ -119,7 +119,7 @@ impl Policy {
             let found = quote.pcrs.get(*bank, *pcr);
             let good = found.is_some_and(|found| allowed.iter().any(|allowed| allowed == found));
             reasons.unless(good, "policy.pcr", || {
-                let found = found.map_or_else(|| "not quoted".to_owned(), hex);
+                let found = found.map_or_else(|| "not quoted".to_owned(), hex::encode);
                 let bank = bank.name();
                 format!("PCR {pcr} of bank {bank} is {found}, which is none of vtpm.pcr.{bank}.{pcr}")
             });
@@ -133,8 +133,4 @@ fn digest(text: &str, len: usize) -> Option<Vec<u8>> {
         return None;
     }
     (0..len).map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

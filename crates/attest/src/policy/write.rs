@@ -82,13 +82,13 @@ impl Policy {
                 measurements: digests(measurements),
                 config: (!configs.is_empty()).then(|| OneOrMore::More(configs.clone())),
                 vcpu_types: vcpu_types.clone(),
-                host_data: host_data.iter().map(|data| hex(data)).collect(),
+                host_data: host_data.iter().map(hex::encode).collect(),
                 profiles: Some(profiles.clone()),
                 require: guest_bits(*guest_require),
                 forbid: guest_bits(*guest_forbid),
                 min_svn: *min_svn,
-                family_id: family_id.map(|id| hex(&id)),
-                image_id: image_id.map(|id| hex(&id)),
+                family_id: family_id.map(hex::encode),
+                image_id: image_id.map(hex::encode),
                 id_keys: digests(id_keys),
                 author_keys: digests(author_keys),
                 max_vmpl: Some(*max_vmpl),
@@ -110,8 +110,8 @@ impl Policy {
                     .map(|FirmwareVersion { major, minor, build }| format!("{major}.{minor}.{build}")),
                 allow_provisional: *allow_provisional,
                 mit_vector: (!mit_vector.is_empty()).then(|| MitVector::Each(mit_vector.clone())),
-                chip_ids: chip_ids.iter().map(|id| hex(id)).collect(),
-                refused_chip_ids: refused_chip_ids.iter().map(|id| hex(id)).collect(),
+                chip_ids: chip_ids.iter().map(hex::encode).collect(),
+                refused_chip_ids: refused_chip_ids.iter().map(hex::encode).collect(),
                 csp_ids: csp_ids.clone(),
                 allow_masked_chip_id: *allow_masked_chip_id,
                 crl: *crl,
@@ -127,10 +127,6 @@ impl Policy {
 
 fn digests(digests: &[Digest]) -> Vec<String> {
     digests.iter().map(ToString::to_string).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn tcbs(given: &BTreeMap<Product, TcbParts>) -> BTreeMap<Product, Tcb> {

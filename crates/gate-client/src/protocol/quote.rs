@@ -55,7 +55,7 @@ pub fn from_values(values: &PcrValues) -> Vec<Pcr> {
     let pcr = |((bank, index), value): (&(HashAlg, u8), &Vec<u8>)| Pcr {
         bank: bank.name().to_owned(),
         index: *index,
-        value: value.iter().map(|byte| format!("{byte:02x}")).collect(),
+        value: hex::encode(value),
     };
     values.0.iter().map(pcr).collect()
 }
@@ -76,12 +76,7 @@ pub fn to_values(pcrs: &[Pcr]) -> Option<PcrValues> {
 
 /// A digest in hexadecimal.
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.bytes().all(|digit| digit.is_ascii_hexdigit());
-    if text.len() > 128 || !text.len().is_multiple_of(2) || !digits {
-        return None;
-    }
-    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    (0..text.len()).step_by(2).map(byte).collect()
+    if text.len() > 128 { None } else { hex::decode(text).ok() }
 }
 
 #[cfg(test)]

@@ -342,7 +342,7 @@ impl Engine {
         let mut vm_id = None;
         if config.guests == Guests::Admitted {
             let (vm, admission) =
-                self.admitted.find(&hex(&claims.host_data)).map_err(|reason| vec![reason])?;
+                self.admitted.find(&hex::encode(claims.host_data)).map_err(|reason| vec![reason])?;
             let digest = admission.launch_digest.parse();
             expected.measurement =
                 Some(digest.map_err(|_| one("gate.state", "the record of this VM's admission is damaged"))?);

@@ -148,7 +148,7 @@ impl Tpm {
     }
 
     fn names(&self) -> [String; 3] {
-        [&self.ek_rsa, &self.ek_ecc, &self.ak].map(|key| super::hex(key.name().as_bytes()))
+        [&self.ek_rsa, &self.ek_ecc, &self.ak].map(|key| hex::encode(key.name().as_bytes()))
     }
 
     fn keys(&self) -> Result<TpmKeys<'_>, Vec<Reason>> {

@@ -203,8 +203,8 @@ impl Token {
                     policy: policy.id.clone(),
                     evidence: Annotated {
                         snp: snp(claims),
-                        init_data: hex(&claims.host_data),
-                        report_data: hex(&claims.report_data),
+                        init_data: hex::encode(claims.host_data),
+                        report_data: hex::encode(claims.report_data),
                         runtime_data_claims: Runtime {
                             nonce: runtime.nonce.clone(),
                             tee_pubkey: runtime.tee_pubkey.clone(),
@@ -217,17 +217,13 @@ impl Token {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The claims that Trustee's SNP verifier makes, and no others: policies that read them are written for those.
 fn snp(claims: &Claims) -> Value {
     let tcb = &claims.reported_tcb;
     let policy = claims.policy;
     json!({
         "measurement": claims.measurement.to_string(),
-        "chip_id": claims.chip_id.map_or_else(|| "0".repeat(128), |id| hex(&id)),
+        "chip_id": claims.chip_id.map_or_else(|| "0".repeat(128), hex::encode),
         "policy_abi_major": (policy.0 >> 8) & 0xff,
         "policy_abi_minor": policy.0 & 0xff,
         "policy_smt_allowed": policy.has(GuestPolicy::SMT),

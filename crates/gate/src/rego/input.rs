@@ -235,10 +235,6 @@ fn tcb(parts: Option<&TcbParts>) -> Value {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn report(claims: &Claims) -> Value {
     // A new claim does not compile until it is shown, too.
     let Claims {
@@ -294,16 +290,16 @@ fn report(claims: &Claims) -> Value {
         ("smt", json!(policy.has(GuestPolicy::SMT))),
         ("single_socket", json!(policy.has(GuestPolicy::SINGLE_SOCKET))),
         ("guest_svn", json!(guest_svn)),
-        ("family_id", json!(hex(family_id))),
-        ("image_id", json!(hex(image_id))),
+        ("family_id", json!(hex::encode(family_id))),
+        ("image_id", json!(hex::encode(image_id))),
         ("measurement", json!(measurement.to_string())),
-        ("host_data", json!(hex(host_data))),
-        ("report_data", json!(hex(report_data))),
-        ("report_id", json!(hex(report_id))),
+        ("host_data", json!(hex::encode(host_data))),
+        ("report_data", json!(hex::encode(report_data))),
+        ("report_id", json!(hex::encode(report_id))),
         ("id_key_digest", json!(id_key_digest.to_string())),
         ("author_key_digest", json!(author_key_digest.map(|digest| digest.to_string()))),
         ("platform_info", json!(platform_info)),
-        ("chip_id", json!(chip_id.map(|id| hex(&id)))),
+        ("chip_id", json!(chip_id.map(hex::encode))),
         ("csp_id", json!(csp_id)),
         ("reported_tcb", tcb(Some(reported_tcb))),
         ("current_tcb", tcb(Some(current_tcb))),
