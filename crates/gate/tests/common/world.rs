@@ -23,7 +23,7 @@ use super::{common, keys};
 pub struct World {
     pub gate: common::Gate,
     pub engine: Engine,
-    keys: tempfile::TempDir,
+    pub keys: tempfile::TempDir,
 }
 
 pub fn bytes(text: &str) -> Vec<u8> {
