@@ -126,7 +126,12 @@ fn messages(world: &World, input: &mut Input<'_>) {
         let len = usize::from(input.u16());
         match world.engine.answer(&mut session, input.bytes(len)) {
             Response::Denied(denied) => assert!(session.is_over() && !denied.reasons.is_empty()),
-            Response::Approval(_) | Response::Challenge(_) => assert!(session.until().is_some()),
+            Response::Approval(_)
+            | Response::Challenge(_)
+            | Response::Prepared(_)
+            | Response::Activate(_)
+            | Response::Certified(_) => assert!(session.until().is_some()),
+            Response::Noted(_) => panic!("a run that nobody has the key of"),
             Response::Ticket(_) => panic!("a ticket for a session whose name nobody was told"),
         }
     }
