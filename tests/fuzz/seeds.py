@@ -573,9 +573,28 @@ def tpm_wire():
     yield "quote-alone", b"\4\1" + struct.pack("<H", len(attest)) + attest + values
 
 
+def swtpm_ctrl():
+    def request(command, *words, tail=b""):
+        body = struct.pack(">I", command) + b"".join(struct.pack(">I", word) for word in words) + tail
+        pieces = [body[at:at + 64] for at in range(0, len(body), 64)]
+        return b"".join(bytes([len(piece) - 1]) + piece for piece in pieces)
+
+    init, stop = request(2, 0), request(0xE)
+    random = bytes([0xEC]) + bytes.fromhex("80010000000c0000017b0008")
+    yield "life", b"\1" + request(1) + request(0x11, 3968) + init + random + request(4) + request(9) + stop + request(3)
+    yield "drtm", b"\0" + init + request(6) + request(7, 3, tail=b"abc") + request(8) + request(4) + request(0xB, tail=b"\3")
+    yield "locality", b"\4" + init + request(5, tail=b"\2") + random + request(5, tail=b"\4\0\0\0") + request(5, tail=b"\5")
+    yield "set-locality", b"\x08" + init + bytes([0xEB]) + bytes.fromhex("80010000000b2000100003") + random
+    yield "suspend", b"\2" + init + request(0xA) + request(0xC, 1, 2, 0) + stop + request(0xC, 0, 2, 5) + init
+    yield "migrate", b"\0" + request(0xD, 0, 1, 100, tail=bytes(100)) + request(0xD, 2, 2, 1, tail=b"x") + init + request(0xC, 1, 1, 0)
+    yield "too-long", b"\0" + request(0xD, 0, 1, 0xFFFFFFFF) + request(7, 4097) + request(0x99) + request(0x10) + request(0xF)
+    yield "info", b"\0" + request(0x12, 0, 7, 0) + request(0x12, 0, 1, 9)
+    yield "fails", b"\1" + b"\xc0" + init + init + b"\xc0" + random + random + request(2, 1) + b"\xc0" + request(4)
+
+
 TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline,
            id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs, policy, rcar,
-           event_log, tpm_wire]
+           event_log, tpm_wire, swtpm_ctrl]
 
 
 def main():

@@ -82,7 +82,8 @@ impl Params {
             || (page(self.uki)
                 && (1..=MAX_UKI).contains(&self.uki_len.get())
                 && end.is_some_and(|end| end <= 1 << 31));
-        let area = self.secret_area.get() % 4096 + self.secret_area_len.get() <= 4096
+        // Not a sum, which a length near 2^64 would make small again.
+        let area = self.secret_area_len.get() <= 4096 - self.secret_area.get() % 4096
             && self.secret_area.get() < 1 << 32;
         let good = self.magic == MAGIC
             && self.version.get() == VERSION
@@ -99,5 +100,27 @@ impl Params {
 impl Default for Params {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_area_for_secrets_is_within_a_page() {
+        let mut page = Params::new();
+        (page.secrets, page.cpuid) = (U64::new(0x80_d000), U64::new(0x80_e000));
+        for (area, len, good) in [
+            (0, 0, true),
+            (0x80_f400, 0xc00, true),
+            (0x80_f400, 0xc01, false),
+            (0x80_f400, u64::MAX, false),
+            (0x80_f400, u64::MAX - 0x3ff, false),
+            (1 << 32, 0, false),
+        ] {
+            (page.secret_area, page.secret_area_len) = (U64::new(area), U64::new(len));
+            assert_eq!(page.check().is_ok(), good, "{area:#x} {len:#x}");
+        }
     }
 }
