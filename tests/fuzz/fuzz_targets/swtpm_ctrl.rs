@@ -205,7 +205,10 @@ fuzz_target!(|data: &[u8]| {
             let state = lock(&state);
             let stopped = matches!(control, Control::Stop | Control::Shutdown);
             assert!(!stopped || !state.on, "there is still power");
-            assert!(matches!(control, Control::Init { .. }) || state.executed == executed, "{control:?} executes a command");
+            assert!(
+                matches!(control, Control::Init { .. }) || state.executed == executed,
+                "{control:?} executes a command"
+            );
             drop(state);
             assert_eq!(then == Then::Exit, control == Control::Shutdown);
             assert_eq!(then == Then::Close, control == Control::Invalid);
