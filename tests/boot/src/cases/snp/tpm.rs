@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an SNP guest does with a TPM whose state is kept: Debian's tpm2-tools, a disk that systemd has bound to it, the gate's verdict.
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::super::tpm::{Exits, IN_PROCESS, NO_COALESCING, NO_PAGE};
 use super::super::{Case, Host, on};
-use super::gate::{has, tool};
+use super::gate::{has, kept_out, tool};
 use crate::harness::eventlog::hex;
 use crate::harness::gate::Gate;
 use crate::harness::spec::{cmdline, path};
@@ -20,7 +21,7 @@ pub const CASES: &[Case] = &[on(
     "snp-tpm-kept",
     900,
     kept,
-    "three starts of a VM: sealed and enrolled, unsealed and unlocked, and with another UKI neither; the gate's word on each",
+    "three starts of a VM: sealed and enrolled, unsealed and unlocked, and with another UKI neither; the gate's word on each; older state is refused",
 )];
 
 /// A running guest has to show what its TPM has measured.
@@ -44,12 +45,18 @@ fn spec(ctx: &Ctx, name: &str, words: &str) -> Result<Spec> {
     Ok(spec)
 }
 
-/// One start: the TPM with its state in `state` and more keys of `[vtpm]`.
-fn start(ctx: &Ctx, gate: &Gate, spec: &Spec, state: &Path, keys: &str) -> Result<Ended> {
+/// `spec` with its TPM's state in `state` and more keys of `[vtpm]`.
+fn with_state(gate: &Gate, spec: &Spec, state: &Path, keys: &str) -> Spec {
     let mut spec = gate.guards(spec);
     // The gate measures a UKI before it gives the keys, at this host's speed.
     spec.gate = spec.gate.map(|table| table.replace("timeout = 3\n", "timeout = 30\n") + "channel = true\n");
     spec.vtpm = Some(format!("{IN_PROCESS}state = {}\n{keys}", path(state)));
+    spec
+}
+
+/// One start.
+fn start(ctx: &Ctx, gate: &Gate, spec: &Spec, state: &Path, keys: &str) -> Result<Ended> {
+    let spec = with_state(gate, spec, state, keys);
     let ended =
         Vm::start(ctx, &spec)?.end_well().with_context(|| format!("the gate says: {}", gate.log()))?;
     ended.fact("snp", "active")?;
@@ -76,6 +83,8 @@ fn kept(ctx: &Ctx) -> Result<()> {
     certified(&ended)?;
     believed(&gate, &ended)?;
     let all = tell(&ended, "all measures")?;
+    let older = ctx.own_path("older.vmgs");
+    fs::copy(&state, &older)?;
 
     // From now on only what was measured now is right. The other UKI is admitted all the same: that it is another is for the TPM to say.
     let facts = ended.facts();
@@ -114,8 +123,22 @@ fn kept(ctx: &Ctx) -> Result<()> {
     ensure!(starts.is_sorted_by(|a, b| a < b), "the TPM does not count its starts: {starts:?}");
     let none = tell(&ended, "two banks")?;
     ensure!(all.mmio * 2 < none.mmio, "the measures save too little: {} and {}", all.mmio, none.mmio);
+
+    // What the host kept of an earlier day, and no file at all: refused before there is a guest.
+    for code in ["state.rollback", "state.missing"] {
+        if code == "state.rollback" {
+            fs::rename(&older, &state)?;
+        } else {
+            fs::remove_file(&state)?;
+        }
+        let refused = kept_out(ctx, &with_state(&gate, &first, &state, ""), STATE_REFUSED)?;
+        has(&refused, code)?;
+    }
     Ok(())
 }
+
+/// The exit code for a state file that is refused.
+const STATE_REFUSED: i32 = 30;
 
 /// The attestation key's certificate is of the key that quotes: it has its point.
 fn certified(ended: &Ended) -> Result<()> {
@@ -135,7 +158,7 @@ fn certified(ended: &Ended) -> Result<()> {
 fn believed(gate: &Gate, ended: &Ended) -> Result<()> {
     let facts = ended.facts();
     let verdict = facts.get("verdict").with_context(|| format!("refused: {:?}", facts.get("refused")))?;
-    let audit = std::fs::read_to_string(gate.path("audit.log"))?;
+    let audit = fs::read_to_string(gate.path("audit.log"))?;
     ensure!(audit.contains(verdict), "the gate did not give this verdict: {verdict}");
     Ok(())
 }
