@@ -36,7 +36,8 @@ pub const MAX_REASONS: usize = 16;
 /// How long one evaluation may take.
 pub const TIME: Duration = Duration::from_millis(10);
 /// How long an answer is waited for: the queue, and evaluations that were held up by other processes.
-pub const PATIENCE: Duration = Duration::from_millis(250);
+// Time that passes, not time that is used: a machine that does ten other things must not fail the tests of what is right.
+pub const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 2500 } else { 250 });
 /// The rule that is asked for.
 pub const RULE: &str = "data.cvmm.verdict";
 
