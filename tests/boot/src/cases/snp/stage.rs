@@ -48,12 +48,13 @@ pub const CASES: &[Case] = &[
 
 /// A gate that wants to see a guest's own report and has a secret for it, and the guest.
 pub(super) fn gated(ctx: &Ctx, test: &str) -> Result<(Gate, Spec)> {
-    gated_with(ctx, images::uki(ctx, "staged", &cmdline("ttyS0", test))?)
+    gated_with(ctx, images::uki(ctx, "staged", &cmdline("ttyS0", test))?, None)
 }
 
-/// The same with this UKI.
-pub(super) fn gated_with(ctx: &Ctx, image: PathBuf) -> Result<(Gate, Spec)> {
-    let spec = Spec::uki(ctx, image).snp().staged();
+/// The same with this UKI and this much memory below 4 GiB.
+pub(super) fn gated_with(ctx: &Ctx, image: PathBuf, low: Option<&'static str>) -> Result<(Gate, Spec)> {
+    let mut spec = Spec::uki(ctx, image).snp().staged();
+    spec.low_memory = low;
     let mut gate = Gate::new(ctx)?;
     gate.trust(ctx)?;
     gate.secret("test", DISK, b"a passphrase")?;
