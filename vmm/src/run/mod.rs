@@ -138,10 +138,11 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     // Before the first thread: threads inherit the signal mask.
     let mut signals = StopSignals::take_over().map_err(RunError::Events)?;
     let current = Current::default();
-    let (vtpm, identity, _hold) = match (&config.vtpm, &asker) {
+    // Dropped from the last to the first: the gate hears of the end when nobody has the file any more.
+    let (_hold, identity, vtpm) = match (&config.vtpm, &asker) {
         (None, _) => (None, None, None),
         (Some(vtpm), asker) => match (&vtpm.state, asker) {
-            (None, _) => (Some(Vtpm::start(vtpm)?), None, None),
+            (None, _) => (None, None, Some(Vtpm::start(vtpm)?)),
             (Some(_), None) => return Err(RunError::NoKey),
             (Some(path), Some(asker)) => {
                 let model = machine::vcpu_model(&kvm, &config)?;
@@ -149,7 +150,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
                 let Kept { vtpm, identity, run, changes, key } =
                     kept::start(vtpm, path, asker.vm_id(), prepared)?;
                 let hold = Hold::start(run, asker.claim(key), changes, current.clone());
-                (Some(vtpm), Some(identity), Some(hold.map_err(RunError::Events)?))
+                (Some(hold.map_err(RunError::Events)?), Some(identity), Some(vtpm))
             }
         },
     };
