@@ -4,7 +4,7 @@
 //! Each value begins with a label of its own and has a length before whatever can vary in length, so that no two purposes and
 //! no two splits give the same bytes.
 
-use aws_lc_rs::digest::{Context, SHA256, SHA384};
+use aws_lc_rs::digest::{Context, SHA256, SHA384, digest};
 use aws_lc_rs::hmac;
 use cvmm_snp::digest::Digest;
 
@@ -31,27 +31,14 @@ impl Purpose {
 /// HOST_DATA of a launch that was approved for `manifest` (its text), `nonce` and a policy.
 #[must_use]
 pub fn host_data(manifest: &[u8], nonce: &[u8; NONCE_LEN], policy: &Digest) -> [u8; 32] {
-    let mut hash = Context::new(&SHA256);
-    field(&mut hash, b"cvmm host data v1");
-    field(&mut hash, aws_lc_rs::digest::digest(&SHA384, manifest).as_ref());
-    field(&mut hash, nonce);
-    field(&mut hash, &policy.0);
-    let mut out = [0; 32];
-    out.copy_from_slice(hash.finish().as_ref());
-    out
+    let manifest = digest(&SHA384, manifest);
+    sha256(&[b"cvmm host data v1", manifest.as_ref(), nonce, &policy.0])
 }
 
 /// REPORT_DATA of a guest's report for `nonce`: SHA-384, then 16 zero bytes. `key` is empty without a key.
 #[must_use]
 pub fn report_data(purpose: Purpose, nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8]) -> [u8; 64] {
-    let mut hash = Context::new(&SHA384);
-    field(&mut hash, purpose.label());
-    field(&mut hash, nonce);
-    field(&mut hash, vm_id.as_bytes());
-    field(&mut hash, key);
-    let mut out = [0; 64];
-    out[..48].copy_from_slice(hash.finish().as_ref());
-    out
+    padded_sha384(&[purpose.label(), nonce, vm_id.as_bytes(), key])
 }
 
 /// What REPORT_DATA has of a quote.
@@ -68,13 +55,7 @@ pub struct Quoted<'a> {
 /// qualifyingData of a guest's quote for `nonce`: SHA-256. `key` is empty without a key.
 #[must_use]
 pub fn quote_data(nonce: &[u8; NONCE_LEN], key: &[u8]) -> [u8; 32] {
-    let mut hash = Context::new(&SHA256);
-    field(&mut hash, b"cvmm quote v1");
-    field(&mut hash, nonce);
-    field(&mut hash, key);
-    let mut out = [0; 32];
-    out.copy_from_slice(hash.finish().as_ref());
-    out
+    sha256(&[b"cvmm quote v1", nonce, key])
 }
 
 /// REPORT_DATA of a guest's report that goes with a quote: SHA-384, then 16 zero bytes. Neither can be shown with another's.
@@ -83,49 +64,50 @@ pub fn quoted_report_data(nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8], quot
     let mut quote = Context::new(&SHA384);
     quote.update(quoted.attest);
     quote.update(quoted.signature);
-    let mut hash = Context::new(&SHA384);
-    field(&mut hash, b"cvmm report data v1: attest+quote");
-    field(&mut hash, nonce);
-    field(&mut hash, vm_id.as_bytes());
-    field(&mut hash, key);
-    field(&mut hash, quoted.ak_name);
-    field(&mut hash, quote.finish().as_ref());
-    let mut out = [0; 64];
-    out[..48].copy_from_slice(hash.finish().as_ref());
-    out
+    let quote = quote.finish();
+    let label = b"cvmm report data v1: attest+quote";
+    padded_sha384(&[label, nonce, vm_id.as_bytes(), key, quoted.ak_name, quote.as_ref()])
 }
 
 /// REPORT_DATA of a first stage's report: SHA-384, then 16 zero bytes. `manifest` is the manifest's SHA-384.
 #[must_use]
 pub fn admit_report_data(nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8], manifest: &Digest) -> [u8; 64] {
-    let mut hash = Context::new(&SHA384);
-    field(&mut hash, b"cvmm report data v1: admit");
-    field(&mut hash, nonce);
-    field(&mut hash, vm_id.as_bytes());
-    field(&mut hash, key);
-    field(&mut hash, &manifest.0);
-    let mut out = [0; 64];
-    out[..48].copy_from_slice(hash.finish().as_ref());
-    out
+    padded_sha384(&[b"cvmm report data v1: admit", nonce, vm_id.as_bytes(), key, &manifest.0])
 }
 
 /// What shows that whoever resumes a run was given its key: HMAC-SHA-256 with the key.
 #[must_use]
 pub fn resume_proof(key: &[u8; 32], vm_id: &str, epoch: u64) -> [u8; 32] {
     let mut hash = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
-    for part in [&b"cvmm resume v1"[..], vm_id.as_bytes(), &epoch.to_le_bytes()] {
-        hash.update(&(part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
+    fields(&[b"cvmm resume v1", vm_id.as_bytes(), &epoch.to_le_bytes()], |bytes| hash.update(bytes));
     let mut out = [0; 32];
     out.copy_from_slice(hash.sign().as_ref());
     out
 }
 
-fn field(hash: &mut Context, bytes: &[u8]) {
-    // No slice is longer than a u64 can say.
-    hash.update(&(bytes.len() as u64).to_le_bytes());
-    hash.update(bytes);
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Context::new(&SHA256);
+    fields(parts, |bytes| hash.update(bytes));
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.finish().as_ref());
+    out
+}
+
+fn padded_sha384(parts: &[&[u8]]) -> [u8; 64] {
+    let mut hash = Context::new(&SHA384);
+    fields(parts, |bytes| hash.update(bytes));
+    let mut out = [0; 64];
+    out[..48].copy_from_slice(hash.finish().as_ref());
+    out
+}
+
+/// Each part behind its length.
+fn fields(parts: &[&[u8]], mut update: impl FnMut(&[u8])) {
+    for part in parts {
+        // No slice is longer than a u64 can say.
+        update(&(part.len() as u64).to_le_bytes());
+        update(part);
+    }
 }
 
 #[cfg(test)]

@@ -36,8 +36,7 @@ impl Clock {
 
     /// The time in seconds of Unix time.
     pub fn now(&self) -> Result<i64, Reason> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        self.see(now)
+        self.see(unix_time())
     }
 
     fn see(&self, now: i64) -> Result<i64, Reason> {
@@ -59,6 +58,12 @@ impl Clock {
         }
         Ok(now)
     }
+}
+
+/// Seconds of Unix time, as the system says. A clock before 1970 is taken for 1970.
+#[must_use]
+pub fn unix_time() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! Nonces are made here, belong to one session and are used up by the first answer to them.
 
 mod guest;
+mod launch;
 mod platform;
 mod quote;
 mod rcar;
@@ -20,20 +21,18 @@ mod tests;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use cvmm_attest::policy::{CrlRule, EvidenceClass, Expected, LaunchFacts, is_name};
+use cvmm_attest::claims::{Claims, Requester};
+use cvmm_attest::policy::{CrlRule, EvidenceClass, Expected};
 use cvmm_attest::reason::Reason;
 use cvmm_attest::roots::{Trust, TrustError};
 use cvmm_attest::table;
 use cvmm_attest::verify::{CrlUse, Evidence as Report, Options, hint, verify};
-use cvmm_gate_client::binding;
-use cvmm_gate_client::manifest::{self, Manifest};
 use cvmm_gate_client::protocol::{
-    Admit, Approval, Denied, Evidence, MAX_FRAME, MAX_SHORT_FRAME, NONCE_LEN, PROTOCOL, Request, Response,
-    Ticket,
+    Approval, Denied, MAX_FRAME, MAX_SHORT_FRAME, NONCE_LEN, PROTOCOL, Request, Response, Ticket,
 };
 use cvmm_gate_client::ticket::{Appraisal, Binding, PROFILE, Submods, Token, Vector, VerifierId};
 use cvmm_launch::id_block::Identity;
@@ -42,12 +41,11 @@ use cvmm_snp::id::IdBlock;
 use cvmm_snp::policy::GuestPolicy;
 use serde_json::json;
 use thiserror::Error;
-use zerocopy::IntoBytes;
-use zerocopy::little_endian::U32;
 
 pub use self::guest::Guest;
+pub use self::launch::Launch;
 pub use self::rcar::{Call, Reply};
-use crate::admitted::{Admission, Admitted, AdmittedTpm};
+use crate::admitted::{Admission, Admitted};
 use crate::artifacts::Artifacts;
 use crate::audit::{Audit, AuditError};
 use crate::certificates::Store;
@@ -169,28 +167,6 @@ impl Session {
     pub fn is_over(&self) -> bool {
         matches!(self, Self::Over)
     }
-}
-
-/// An approved launch.
-#[derive(Debug)]
-pub struct Launch {
-    id: String,
-    nonce: [u8; NONCE_LEN],
-    vmm_nonce: String,
-    until: Instant,
-    policy: Arc<InForce>,
-    manifest: Manifest,
-    manifest_digest: Digest,
-    digest: Digest,
-    host_data: [u8; 32],
-    tpm: Option<AdmittedTpm>,
-}
-
-/// A launch that a policy has nothing against.
-struct Judged {
-    manifest: Manifest,
-    policy: Arc<InForce>,
-    digest: Digest,
 }
 
 /// What a ticket is about.
@@ -448,190 +424,12 @@ impl Engine {
         Response::Denied(Denied { reasons })
     }
 
-    fn admit(&self, session: &mut Session, admit: &Admit, now: i64) -> Decision {
-        let mut decision = Decision { vm_id: String::new(), session: String::new(), result: Err(Vec::new()) };
-        decision.result = self.judge(session, admit, now, &mut decision.vm_id, &mut decision.session);
-        decision
-    }
-
-    /// What policy `policy` says of a launch by the manifest `text`, for which the VMM claims a digest.
-    fn judge_launch(
-        &self,
-        policy: &str,
-        text: &str,
-        claimed: &str,
-        now: i64,
-        vm_id: &mut String,
-    ) -> Result<Judged, Vec<Reason>> {
-        let manifest: Manifest = serde_json::from_str(text)
-            .map_err(|error| one("manifest.format", format!("the manifest is not understood: {error}")))?;
-        if manifest.format != manifest::FORMAT {
-            return Err(one("manifest.format", format!("the manifest has format {}", manifest.format)));
-        }
-        if !is_name(&manifest.vm_id) {
-            return Err(one("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"));
-        }
-        vm_id.clone_from(&manifest.vm_id);
-        let policy = self.policy(policy)?;
-        none_or(policy.policy.judge_time(now))?;
-        let digest = self.artifacts.digest(&manifest.launch).map_err(|reason| vec![reason])?;
-        if claimed.parse() != Ok(digest) {
-            return Err(one(
-                "manifest.digest",
-                format!(
-                    "the VMM expects launch digest {claimed}, its manifest gives {digest}: they are not of the same files"
-                ),
-            ));
-        }
-        let facts = LaunchFacts {
-            snp: manifest.isolation == "snp",
-            profile: profile(&manifest),
-            digest,
-            policy: GuestPolicy(manifest.launch.policy),
-            vcpus: manifest.launch.vcpus,
-            memory: manifest.launch.memory,
-            debug: &manifest.machine.debug,
-            vlek_only: manifest.machine.vlek_only,
-            cpuid_corrections: manifest.machine.cpuid_corrections,
-        };
-        none_or(policy.policy.judge_launch(&facts))?;
-        // Only what the typed policy has nothing against is asked about: the answer cannot take a refusal back.
-        none_or(policy.ask(&Known {
-            stage: Stage::Launch,
-            now,
-            policy: (&policy.id.id, policy.id.version),
-            launch: Some((&manifest, digest.to_string())),
-            platform: None,
-            report: None,
-        }))?;
-        Ok(Judged { manifest, policy, digest })
-    }
-
-    fn judge(
-        &self,
-        session: &mut Session,
-        admit: &Admit,
-        now: i64,
-        vm_id: &mut String,
-        id: &mut String,
-    ) -> Result<Response, Vec<Reason>> {
-        let Admit { protocol, policy, manifest: text, digest: claimed, nonce: vmm_nonce } = admit;
-        known_protocol(*protocol)?;
-        if decode("nonce", vmm_nonce)?.len() != NONCE_LEN {
-            return Err(one("evidence.format", "the VMM's nonce has another length"));
-        }
-        let Judged { manifest, policy, digest } = self.judge_launch(policy, text, claimed, now, vm_id)?;
-        let tpm = self.tpm_of(&manifest)?;
-        let nonce = random()?;
-        *id = session_id()?;
-        let mut block = IdBlock::new(digest, GuestPolicy(manifest.launch.policy));
-        block.family_id = policy.policy.family_id.unwrap_or_default();
-        block.image_id = policy.policy.image_id.unwrap_or_default();
-        block.guest_svn = U32::new(policy.policy.min_svn);
-        let identity = Identity::signed(block, &self.keys.id, self.keys.author.as_ref())
-            .map_err(|error| one("gate.key", error.to_string()))?;
-        let host_data = binding::host_data(text.as_bytes(), &nonce, &policy.digest);
-        let time = Duration::from_secs(policy.policy.launch_time.into());
-        let approval = Approval {
-            session: id.clone(),
-            nonce: STANDARD.encode(nonce),
-            deadline_ms: u64::from(policy.policy.launch_time) * 1000,
-            policy: policy.id.clone(),
-            id_block: STANDARD.encode(identity.block().as_bytes()),
-            id_auth: STANDARD.encode(identity.auth().as_bytes()),
-            host_data: hex::encode(host_data),
-        };
-        *session = Session::Launch(Box::new(Launch {
-            id: id.clone(),
-            nonce,
-            vmm_nonce: vmm_nonce.clone(),
-            until: Instant::now() + time,
-            policy,
-            manifest_digest: sha384(text.as_bytes()),
-            manifest,
-            digest,
-            host_data,
-            tpm,
-        }));
-        Ok(Response::Approval(approval))
-    }
-
     fn policy(&self, name: &str) -> Result<Arc<InForce>, Vec<Reason>> {
         let policies = Arc::clone(&self.policies.read().unwrap_or_else(PoisonError::into_inner));
         policies.get(name).cloned().ok_or_else(|| {
             let name: String = name.chars().take(64).collect();
             one("gate.policy", format!("the gate has no policy {name:?}"))
         })
-    }
-
-    fn evidence(&self, launch: &Launch, evidence: &Evidence, now: i64) -> Result<Response, Vec<Reason>> {
-        in_time(launch.until)?;
-        let Evidence { session, digest, host_data, platform_status, report, key, certificates } = evidence;
-        same("session", session, &launch.id)?;
-        same("launch digest", digest, &launch.digest.to_string())?;
-        same("HOST_DATA", host_data, &hex::encode(launch.host_data))?;
-        let status = decode("platform_status", platform_status)?;
-        let mut class = EvidenceClass::IdBlock;
-        let mut stage = None;
-        let mut shown = None;
-        if launch.manifest.isolation != "snp" {
-            class = EvidenceClass::HostAsserted;
-        } else if launch.manifest.launch.first_stage.is_some() {
-            stage = Some(self.stage_evidence(launch, evidence, now)?);
-            class = EvidenceClass::GuestReport;
-        } else if key.is_some() {
-            return Err(one("evidence.format", "there is a key, but no first stage that it could be of"));
-        } else if let Some(report) = report {
-            let claims =
-                self.claims(&decode("report", report)?, certificates.as_deref(), &launch.policy, now)?;
-            let expected = Expected {
-                // A report the host asked for has no question in it.
-                report_data: Some(&[0; 64]),
-                host_data: Some(&launch.host_data),
-                measurement: Some(launch.digest),
-                id_key: Some(self.id_key),
-            };
-            none_or(launch.policy.policy.judge_claims(&claims, &expected, now))?;
-            class = EvidenceClass::HostReport;
-            shown = Some(claims);
-        }
-        let facts = platform::facts(&status, launch.manifest.launch.cpu_signature, class)?;
-        none_or(launch.policy.policy.judge_platform(&facts))?;
-        none_or(launch.policy.ask(&Known {
-            stage: Stage::Evidence,
-            now,
-            policy: (&launch.policy.id.id, launch.policy.id.version),
-            launch: Some((&launch.manifest, launch.digest.to_string())),
-            platform: Some(&facts),
-            // Of the guest's first stage, or of the host.
-            report: stage.as_ref().map(|stage| &stage.claims).or(shown.as_ref()),
-        }))?;
-        let epoch = self.admitted.epoch(&launch.manifest.vm_id).map_err(|reason| vec![reason])?;
-        let admission = Admission {
-            epoch: epoch.saturating_add(1),
-            session: launch.id.clone(),
-            launch_digest: launch.digest.to_string(),
-            host_data: hex::encode(launch.host_data),
-            manifest_sha384: launch.manifest_digest.to_string(),
-            policy: launch.policy.id.clone(),
-            tpm: launch.tpm.clone(),
-        };
-        // Written down last: a ticket that cannot be made is no admission, and none leaves before it is written.
-        let stage = stage.map(|stage| self.stage_ticket(launch, &stage, admission.epoch)).transpose()?;
-        let ticket = self.ticket(Subject {
-            stage,
-            purpose: "admit",
-            vm_id: &launch.manifest.vm_id,
-            session: &launch.id,
-            nonce: &launch.nonce,
-            vmm_nonce: &launch.vmm_nonce,
-            admission: &admission,
-            class,
-            now,
-            lifetime: launch.policy.policy.lifetime,
-        })?;
-        self.admitted.put(&launch.manifest.vm_id, &admission).map_err(|reason| vec![reason])?;
-        Ok(ticket)
     }
 
     /// What a report says, once it is verified with a certificate from its table or the store.
@@ -641,7 +439,7 @@ impl Engine {
         certificates: Option<&str>,
         policy: &InForce,
         now: i64,
-    ) -> Result<cvmm_attest::claims::Claims, Vec<Reason>> {
+    ) -> Result<Claims, Vec<Reason>> {
         let kind = hint(report).map_err(|refusal| vec![refusal.reason()])?.signing_key;
         let table = certificates.map(|table| decode("certificates", table)).transpose()?;
         let given = match &table {
@@ -660,7 +458,7 @@ impl Engine {
         given: Option<&[u8]>,
         policy: &InForce,
         now: i64,
-    ) -> Result<cvmm_attest::claims::Claims, Vec<Reason>> {
+    ) -> Result<Claims, Vec<Reason>> {
         let hint = hint(report).map_err(|refusal| vec![refusal.reason()])?;
         let product = hint.product.unwrap_or(cvmm_attest::claims::Product::Milan);
         let stored = match (given, &hint.reported_tcb) {
@@ -740,12 +538,25 @@ fn known_protocol(protocol: u32) -> Result<(), Vec<Reason>> {
     Err(one("gate.protocol", format!("protocol {protocol} is not known here, {PROTOCOL} is")))
 }
 
-fn profile(manifest: &Manifest) -> &'static str {
-    match manifest.launch.boot {
-        manifest::Boot::Uki { .. } => "uki",
-        manifest::Boot::Hashes { .. } => "hashes",
-        manifest::Boot::Disk => "disk",
+/// What is against a report that has to be a running guest's own.
+fn of_guest(policy: &InForce, claims: &Claims, expected: &Expected<'_>, now: i64) -> Vec<Reason> {
+    let mut reasons = policy.policy.judge_claims(claims, expected, now);
+    if !matches!(claims.requester, Requester::Guest(_)) {
+        reasons.extend(one("policy.evidence", "the host asked for this report, not the guest"));
     }
+    reasons
+}
+
+/// Asks a policy's Rego code about a running guest.
+fn ask_of_guest(policy: &InForce, claims: &Claims, now: i64) -> Result<(), Vec<Reason>> {
+    none_or(policy.ask(&Known {
+        stage: Stage::Guest,
+        now,
+        policy: (&policy.id.id, policy.id.version),
+        launch: None,
+        platform: None,
+        report: Some(claims),
+    }))
 }
 
 fn in_time(until: Instant) -> Result<(), Vec<Reason>> {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use crate::clock::unix_time;
 use crate::files::{self, FileError};
 use crate::keys::{KeysError, generate, private_folder};
 use crate::rcar::token;
@@ -115,11 +116,4 @@ pub fn init(folder: &Path) -> Result<(), SetupError> {
     token::generate(&folder.join("keys").join(token::KEY))?;
     files::replace(&config, CONFIG.as_bytes(), 0o644)?;
     Ok(())
-}
-
-/// Seconds of Unix time. A clock before 1970 is taken for 1970.
-#[must_use]
-pub fn unix_time() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() as i64)
 }

@@ -90,6 +90,18 @@ pub struct Certificates {
     pub platform: Vec<u8>,
 }
 
+impl From<&Certificates> for Certified {
+    fn from(certificates: &Certificates) -> Self {
+        let Certificates { ek_rsa, ek_ecc, ak, platform } = certificates;
+        Self {
+            ek_rsa: STANDARD.encode(ek_rsa),
+            ek_ecc: STANDARD.encode(ek_ecc),
+            ak: STANDARD.encode(ak),
+            platform: STANDARD.encode(platform),
+        }
+    }
+}
+
 /// A run that goes on. Dropping it ends the run at the gate, without a last word.
 #[derive(Debug)]
 pub struct Run {

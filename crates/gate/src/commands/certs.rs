@@ -2,7 +2,6 @@
 //! `cvmm-gate certs`: what to fetch, putting it into the store, and what is there.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,6 +9,7 @@ use cvmm_attest::claims::{Product, SigningKey};
 use cvmm_attest::roots::Trust;
 use cvmm_attest::verify::{hint, layout};
 use cvmm_gate::certs::{self, Stored};
+use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::Config;
 use cvmm_gate::engine::trust;
 use cvmm_gate::kds::{self, Subject};
@@ -156,10 +156,6 @@ pub fn run(command: CertsCommand) -> Result<Ended> {
     }
 }
 
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
-}
-
 fn believed(config: &Config) -> Result<Trust> {
     trust(config.unsafe_test_roots.as_deref()).context("the roots cannot be used")
 }
@@ -168,7 +164,7 @@ fn import(Import { config, crl_for, json, files }: &Import) -> Result<Ended> {
     let config = Config::load(config)?;
     let trust = believed(&config)?;
     let import = |file: &PathBuf| {
-        certs::import(&config.certificates, file, crl_for.map(SigningKey::from), &trust, now())
+        certs::import(&config.certificates, file, crl_for.map(SigningKey::from), &trust, unix_time())
     };
     let imported: Vec<_> = files.iter().flat_map(import).collect();
     if *json {
@@ -191,7 +187,7 @@ fn import(Import { config, crl_for, json, files }: &Import) -> Result<Ended> {
 }
 
 fn list(config: &Config, json: bool) -> Result<Ended> {
-    let stored = certs::list(&config.certificates, &believed(config)?, now())?;
+    let stored = certs::list(&config.certificates, &believed(config)?, unix_time())?;
     if json {
         print_json(&stored)?;
     } else {

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::private_folder;
-use cvmm_gate::setup::unix_time;
 use cvmm_gate::tpm_ca::TpmCa;
 use cvmm_gate::tpms::Tpms;
 use cvmm_gate::vm_keys::{StoreKey, VmKeys};
@@ -50,7 +50,10 @@ pub struct Vm {
 }
 
 fn open(config: &Path) -> Result<VmKeys> {
-    let config = Config::load(config)?;
+    of(&Config::load(config)?)
+}
+
+fn of(config: &Config) -> Result<VmKeys> {
     Ok(VmKeys::open(&config.state.join("vm-keys"), StoreKey::load(&config.keys.join("store.key"))?)?)
 }
 
@@ -81,8 +84,9 @@ pub fn run(command: StateKeysCommand) -> Result<Ended> {
                 .with_context(|| format!("cannot write {}", out.display()))?;
         }
         StateKeysCommand::Forget(vm) => {
-            open(&vm.config)?.forget(&vm.name)?;
-            Tpms::new(&Config::load(&vm.config)?.state.join("tpms")).forget(&vm.name)?;
+            let config = Config::load(&vm.config)?;
+            of(&config)?.forget(&vm.name)?;
+            Tpms::new(&config.state.join("tpms")).forget(&vm.name)?;
         }
     }
     Ok(Ended::Done)

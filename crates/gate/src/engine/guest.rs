@@ -12,10 +12,9 @@ use cvmm_gate_client::protocol::{Attest, Challenge, GuestEvidence, NONCE_LEN, Re
 
 use super::quote::Shown;
 use super::{
-    Decision, Engine, Session, Subject, decode, in_time, known_protocol, none_or, one, random, same,
+    Decision, Engine, Session, Subject, ask_of_guest, decode, in_time, known_protocol, none_or, of_guest,
+    one, random, same, session_id, unhex,
 };
-use super::{session_id, unhex};
-use crate::rego::input::{Known, Stage};
 
 /// A guest with a challenge.
 #[derive(Debug)]
@@ -82,21 +81,10 @@ impl Engine {
             measurement: Some(measurement),
             id_key: Some(self.id_key),
         };
-        let mut reasons = policy.policy.judge_claims(&claims, &expected, now);
-        if !matches!(claims.requester, cvmm_attest::claims::Requester::Guest(_)) {
-            reasons.extend(one("policy.evidence", "the host asked for this report, not the guest"));
-        }
-        none_or(reasons)?;
+        none_or(of_guest(&policy, &claims, &expected, now))?;
         let quote = quote.map(|quote| quote.verify(&guest.nonce, &key)).transpose()?;
         none_or(policy.policy.judge_quote(quote.as_ref()))?;
-        none_or(policy.ask(&Known {
-            stage: Stage::Guest,
-            now,
-            policy: (&policy.id.id, policy.id.version),
-            launch: None,
-            platform: None,
-            report: Some(&claims),
-        }))?;
+        ask_of_guest(&policy, &claims, now)?;
         self.ticket(Subject {
             stage: None,
             purpose: "attest",

@@ -6,8 +6,8 @@
 //! repository has to be released by name, and both policies are asked again when it is.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
-use cvmm_attest::claims::{Claims, Requester};
 use serde::de::DeserializeOwned;
 
 use super::*;
@@ -349,21 +349,11 @@ impl Engine {
             expected.id_key = Some(self.id_key);
             vm_id = Some(vm);
         }
-        let mut reasons = policy.policy.judge_claims(claims, &expected, now);
-        if !matches!(claims.requester, Requester::Guest(_)) {
-            reasons.extend(one("policy.evidence", "the host asked for this report, not the guest"));
-        }
+        let mut reasons = of_guest(&policy, claims, &expected, now);
         // The protocol has no place for one.
         reasons.extend(policy.policy.judge_quote(None));
         none_or(reasons)?;
-        none_or(policy.ask(&Known {
-            stage: Stage::Guest,
-            now,
-            policy: (&policy.id.id, policy.id.version),
-            launch: None,
-            platform: None,
-            report: Some(claims),
-        }))?;
+        ask_of_guest(&policy, claims, now)?;
         Ok((policy, vm_id))
     }
 }

@@ -312,12 +312,7 @@ impl Engine {
             .ca
             .certify(lease.vm_id(), &tpm.keys()?, now)
             .map_err(|error: CaError| one("gate.key", error.to_string()))?;
-        let certified = Certified {
-            ek_rsa: STANDARD.encode(certificates.ek_rsa),
-            ek_ecc: STANDARD.encode(certificates.ek_ecc),
-            ak: STANDARD.encode(certificates.ak),
-            platform: STANDARD.encode(certificates.platform),
-        };
+        let certified = Certified::from(&certificates);
         let record = TpmRecord::new(tpm.names(), STANDARD.encode(tpm.ak.to_bytes()), certified.clone());
         runs.tpms.put(lease.vm_id(), &record).map_err(|reason| vec![reason])?;
         *session = Session::Running(Box::new(Running::new(id, lease)));

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use std::fs;
+use std::time::Duration;
 
-use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, Launch as LaunchManifest, Machine};
+use cvmm_gate_client::binding;
+use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, Launch as LaunchManifest, Machine, Manifest};
+use cvmm_gate_client::protocol::{Admit, Evidence};
 use cvmm_gate_client::ticket::{Expected as TicketExpected, VerifiedTicket};
 
 use super::*;

@@ -4,7 +4,7 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use der::asn1::{Any, BitString, ObjectIdentifier, OctetString, SetOfVec, UintRef, Utf8StringRef};
 use der::oid::AssociatedOid;
-use der::{Encode, Sequence};
+use der::{Encode, EncodeValue, Sequence, Tagged};
 use x509_cert::attr::{Attribute, AttributeTypeAndValue};
 use x509_cert::certificate::Certificate;
 use x509_cert::ext::Extension;
@@ -122,9 +122,11 @@ pub(super) fn tpm_specification() -> Result<Extension, CaError> {
     })
 }
 
-pub(super) fn attribute(oid: ObjectIdentifier, value: &impl Encode) -> Result<Attribute, CaError> {
-    let value = <Any as der::Decode>::from_der(&value.to_der()?)?;
-    Ok(Attribute { oid, values: SetOfVec::try_from(vec![value])? })
+pub(super) fn attribute(
+    oid: ObjectIdentifier,
+    value: &(impl Tagged + EncodeValue),
+) -> Result<Attribute, CaError> {
+    Ok(Attribute { oid, values: SetOfVec::try_from(vec![Any::encode_from(value)?])? })
 }
 
 /// RFC 5280, 4.2.1.2, method 1: a name, not a signature, so SHA-1 does no harm.

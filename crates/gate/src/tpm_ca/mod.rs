@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use cvmm_gate_client::client::run::Certificates;
 use der::asn1::{BitString, GeneralizedTime};
 use der::{DateTime, DecodePem, Encode, EncodePem, Sequence};
 use thiserror::Error;
@@ -86,19 +87,6 @@ pub struct TpmKeys<'a> {
     pub ek_ecc: PublicKey<'a>,
     /// Attestation key.
     pub ak: PublicKey<'a>,
-}
-
-/// Its certificates in DER.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificates {
-    /// Of the RSA endorsement key.
-    pub ek_rsa: Vec<u8>,
-    /// Of the elliptic curve endorsement key.
-    pub ek_ecc: Vec<u8>,
-    /// Of the attestation key.
-    pub ak: Vec<u8>,
-    /// Of the platform: an attribute certificate.
-    pub platform: Vec<u8>,
 }
 
 /// The authority.

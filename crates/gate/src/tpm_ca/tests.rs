@@ -15,16 +15,24 @@ fn ca() -> (tempfile::TempDir, TpmCa) {
     (folder, ca)
 }
 
-/// Keys that verify as keys: two points of P-384 and a modulus of 2048 bits.
-fn keys(folder: &Path) -> (Signer, Signer, Vec<u8>) {
+/// A TPM's keys that verify as keys, two points of P-384 and a modulus of 2048 bits, certified; the same ones in the same folder.
+fn certify(folder: &tempfile::TempDir, ca: &TpmCa) -> Certificates {
     let key = |name: &str| {
-        let path = folder.join(name);
-        keys::generate(&path).unwrap();
+        let path = folder.path().join(name);
+        if !path.exists() {
+            keys::generate(&path).unwrap();
+        }
         Signer::load(&path).unwrap()
     };
+    let (ek, ak) = (key("ek.pem"), key("ak.pem"));
     let mut modulus = vec![0xc5; 256];
     modulus[255] |= 1;
-    (key("ek.pem"), key("ak.pem"), modulus)
+    let keys = TpmKeys {
+        ek_rsa: PublicKey::Rsa { modulus: &modulus, exponent: 65_537 },
+        ek_ecc: fields::of(&ek).unwrap(),
+        ak: fields::of(&ak).unwrap(),
+    };
+    ca.certify("web-1", &keys, NOW).unwrap()
 }
 
 fn openssl(arguments: &[&str], input: &[u8]) -> Option<String> {
@@ -47,13 +55,7 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Option<String> {
 #[test]
 fn openssl_takes_the_certificates() {
     let (folder, ca) = ca();
-    let (ek, ak, modulus) = keys(folder.path());
-    let keys = TpmKeys {
-        ek_rsa: PublicKey::Rsa { modulus: &modulus, exponent: 65_537 },
-        ek_ecc: fields::of(&ek).unwrap(),
-        ak: fields::of(&ak).unwrap(),
-    };
-    let certificates = ca.certify("web-1", &keys, NOW).unwrap();
+    let certificates = certify(&folder, &ca);
     let authority = folder.path().join(CERTIFICATE);
     for (der, expected) in [
         (&certificates.ek_rsa, ["Key Encipherment", "2.23.133.8.1", "2.23.133.2.1"]),
@@ -85,7 +87,7 @@ fn openssl_takes_the_certificates() {
         certificates.platform.windows(5).any(|part| part == b"web-1"),
         "no serial number of the platform"
     );
-    let again = ca.certify("web-1", &keys, NOW).unwrap();
+    let again = certify(&folder, &ca);
     assert_ne!(again.ak, certificates.ak, "serial numbers are not used twice");
 }
 
@@ -94,13 +96,7 @@ fn openssl_takes_the_certificates() {
 fn the_platform_certificate_verifies() {
     use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1, UnparsedPublicKey};
     let (folder, ca) = ca();
-    let (ek, ak, modulus) = keys(folder.path());
-    let keys = TpmKeys {
-        ek_rsa: PublicKey::Rsa { modulus: &modulus, exponent: 65_537 },
-        ek_ecc: fields::of(&ek).unwrap(),
-        ak: fields::of(&ak).unwrap(),
-    };
-    let der = ca.certify("web-1", &keys, NOW).unwrap().platform;
+    let der = certify(&folder, &ca).platform;
     let parts = Vec::<der::asn1::Any>::from_der(&der).unwrap();
     let [info, _, signature] = parts.as_slice() else { panic!("{} parts", parts.len()) };
     let signature = signature.decode_as::<BitString>().unwrap();
