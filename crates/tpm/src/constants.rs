@@ -37,30 +37,52 @@ pub mod curve {
 /// `TPM_CC` (table 12).
 pub mod cc {
     #![allow(missing_docs)] // the specification's names
+    pub const NV_UNDEFINE_SPACE_SPECIAL: u32 = 0x11f;
     pub const EVICT_CONTROL: u32 = 0x120;
     pub const NV_UNDEFINE_SPACE: u32 = 0x122;
+    pub const CLEAR: u32 = 0x126;
     pub const HIERARCHY_CHANGE_AUTH: u32 = 0x129;
     pub const NV_DEFINE_SPACE: u32 = 0x12a;
     pub const PCR_ALLOCATE: u32 = 0x12b;
     pub const CREATE_PRIMARY: u32 = 0x131;
+    pub const NV_INCREMENT: u32 = 0x134;
     pub const NV_WRITE: u32 = 0x137;
     pub const NV_WRITE_LOCK: u32 = 0x138;
+    pub const PCR_EVENT: u32 = 0x13c;
+    pub const PCR_RESET: u32 = 0x13d;
+    pub const SELF_TEST: u32 = 0x143;
     pub const STARTUP: u32 = 0x144;
     pub const SHUTDOWN: u32 = 0x145;
+    pub const STIR_RANDOM: u32 = 0x146;
     pub const ACTIVATE_CREDENTIAL: u32 = 0x147;
     pub const NV_READ: u32 = 0x14e;
     pub const POLICY_SECRET: u32 = 0x151;
+    pub const CREATE: u32 = 0x153;
+    pub const LOAD: u32 = 0x157;
     pub const QUOTE: u32 = 0x158;
+    pub const UNSEAL: u32 = 0x15e;
+    pub const CONTEXT_LOAD: u32 = 0x161;
+    pub const CONTEXT_SAVE: u32 = 0x162;
     pub const FLUSH_CONTEXT: u32 = 0x165;
     pub const MAKE_CREDENTIAL: u32 = 0x168;
     pub const NV_READ_PUBLIC: u32 = 0x169;
+    pub const POLICY_AUTH_VALUE: u32 = 0x16b;
+    pub const POLICY_COMMAND_CODE: u32 = 0x16c;
     pub const POLICY_OR: u32 = 0x171;
     pub const READ_PUBLIC: u32 = 0x173;
     pub const START_AUTH_SESSION: u32 = 0x176;
     pub const GET_CAPABILITY: u32 = 0x17a;
     pub const GET_RANDOM: u32 = 0x17b;
+    pub const GET_TEST_RESULT: u32 = 0x17c;
+    pub const HASH: u32 = 0x17d;
     pub const PCR_READ: u32 = 0x17e;
+    pub const POLICY_PCR: u32 = 0x17f;
+    pub const POLICY_RESTART: u32 = 0x180;
+    pub const READ_CLOCK: u32 = 0x181;
     pub const PCR_EXTEND: u32 = 0x182;
+    pub const POLICY_GET_DIGEST: u32 = 0x189;
+    pub const TEST_PARMS: u32 = 0x18a;
+    pub const CREATE_LOADED: u32 = 0x191;
 }
 
 /// `TPM_RC` (tables 15 to 17), as far as something here asks for one.
@@ -69,11 +91,15 @@ pub mod rc {
     pub const SUCCESS: u32 = 0;
     /// TPM2_Startup came before, or not yet.
     pub const INITIALIZE: u32 = 0x100;
+    /// The TPM is in failure mode.
     pub const FAILURE: u32 = 0x101;
+    /// The size field disagrees with what arrived, or is too much.
+    pub const COMMAND_SIZE: u32 = 0x142;
     /// In format one: the parameter, handle or session is in other bits, which [`base`](super::rc_base) takes away.
     pub const VALUE: u32 = 0x84;
     pub const HANDLE: u32 = 0x8b;
     pub const INTEGRITY: u32 = 0x9f;
+    /// Could not start now; submit again.
     pub const RETRY: u32 = 0x922;
     pub const NV_DEFINED: u32 = 0x14c;
 }

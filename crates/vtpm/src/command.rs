@@ -5,8 +5,7 @@
 //! Big-endian: tag u16, size u32 (header included), then command code or response code u32
 //! (TPM 2.0 library, part 1, "Command/Response Structure").
 
-/// `TPM_ST_NO_SESSIONS`.
-pub const TAG_NO_SESSIONS: u16 = 0x8001;
+pub use cvmm_tpm::constants::{cc, rc};
 
 /// Bytes of a header.
 pub const HEADER: usize = 10;
@@ -14,67 +13,6 @@ pub const HEADER: usize = 10;
 /// What the CRB window holds, and so the buffer size that cvmm gives the engine
 /// (`TPM2_PT_MAX_COMMAND_SIZE`).
 pub const CRB_BUFFER: u32 = 3968;
-
-/// Response codes (TPM 2.0 library, part 2, "Response Codes").
-pub mod rc {
-    /// Done.
-    pub const SUCCESS: u32 = 0;
-    /// `TPM_RC_INITIALIZE`: no `TPM2_Startup` yet, or one too many.
-    pub const INITIALIZE: u32 = 0x100;
-    /// `TPM_RC_FAILURE`: the TPM is in failure mode.
-    pub const FAILURE: u32 = 0x101;
-    /// `TPM_RC_COMMAND_SIZE`: the size field disagrees with what arrived, or is too much.
-    pub const COMMAND_SIZE: u32 = 0x142;
-    /// `TPM_RC_RETRY`: could not start now; submit again.
-    pub const RETRY: u32 = 0x922;
-}
-
-/// Command codes that this crate or its users name (part 2, "TPM_CC Listing").
-pub mod cc {
-    #![allow(missing_docs)] // the specification's names
-    pub const NV_UNDEFINE_SPACE_SPECIAL: u32 = 0x11f;
-    pub const EVICT_CONTROL: u32 = 0x120;
-    pub const NV_UNDEFINE_SPACE: u32 = 0x122;
-    pub const CLEAR: u32 = 0x126;
-    pub const HIERARCHY_CHANGE_AUTH: u32 = 0x129;
-    pub const NV_DEFINE_SPACE: u32 = 0x12a;
-    pub const CREATE_PRIMARY: u32 = 0x131;
-    pub const NV_INCREMENT: u32 = 0x134;
-    pub const NV_WRITE: u32 = 0x137;
-    pub const NV_WRITE_LOCK: u32 = 0x138;
-    pub const PCR_EVENT: u32 = 0x13c;
-    pub const PCR_RESET: u32 = 0x13d;
-    pub const STARTUP: u32 = 0x144;
-    pub const SHUTDOWN: u32 = 0x145;
-    pub const STIR_RANDOM: u32 = 0x146;
-    pub const NV_READ: u32 = 0x14e;
-    pub const READ_PUBLIC: u32 = 0x173;
-    pub const NV_READ_PUBLIC: u32 = 0x169;
-    pub const CREATE: u32 = 0x153;
-    pub const LOAD: u32 = 0x157;
-    pub const QUOTE: u32 = 0x158;
-    pub const UNSEAL: u32 = 0x15e;
-    pub const CONTEXT_LOAD: u32 = 0x161;
-    pub const CONTEXT_SAVE: u32 = 0x162;
-    pub const FLUSH_CONTEXT: u32 = 0x165;
-    pub const POLICY_AUTH_VALUE: u32 = 0x16b;
-    pub const POLICY_COMMAND_CODE: u32 = 0x16c;
-    pub const POLICY_OR: u32 = 0x171;
-    pub const POLICY_RESTART: u32 = 0x180;
-    pub const SELF_TEST: u32 = 0x143;
-    pub const START_AUTH_SESSION: u32 = 0x176;
-    pub const GET_CAPABILITY: u32 = 0x17a;
-    pub const GET_RANDOM: u32 = 0x17b;
-    pub const GET_TEST_RESULT: u32 = 0x17c;
-    pub const HASH: u32 = 0x17d;
-    pub const PCR_READ: u32 = 0x17e;
-    pub const POLICY_PCR: u32 = 0x17f;
-    pub const READ_CLOCK: u32 = 0x181;
-    pub const PCR_EXTEND: u32 = 0x182;
-    pub const POLICY_GET_DIGEST: u32 = 0x189;
-    pub const TEST_PARMS: u32 = 0x18a;
-    pub const CREATE_LOADED: u32 = 0x191;
-}
 
 /// The ten bytes at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +82,10 @@ mod tests {
     #[test]
     fn a_header_is_read_big_endian_and_only_when_whole() {
         let bytes = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0];
-        assert_eq!(Header::parse(&bytes), Some(Header { tag: TAG_NO_SESSIONS, size: 12, code: cc::STARTUP }));
+        assert_eq!(
+            Header::parse(&bytes),
+            Some(Header { tag: cvmm_tpm::constants::st::NO_SESSIONS, size: 12, code: cc::STARTUP })
+        );
         for len in 0..HEADER {
             assert_eq!(Header::parse(&bytes[..len]), None);
         }

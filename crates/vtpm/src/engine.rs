@@ -8,6 +8,7 @@
 
 use std::ops::Deref;
 
+use cvmm_tpm::constants::st;
 use zeroize::Zeroizing;
 
 use crate::command::{self, rc};
@@ -104,7 +105,7 @@ impl Response {
     /// A response that is only a code.
     pub fn code_only(code: u32) -> Response {
         let mut bytes = Vec::with_capacity(10);
-        bytes.extend_from_slice(&command::TAG_NO_SESSIONS.to_be_bytes());
+        bytes.extend_from_slice(&st::NO_SESSIONS.to_be_bytes());
         bytes.extend_from_slice(&10u32.to_be_bytes());
         bytes.extend_from_slice(&code.to_be_bytes());
         Response(bytes)

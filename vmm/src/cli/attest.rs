@@ -4,8 +4,12 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cvmm_attest::policy::Policy;
+use cvmm_attest::roots::Trust;
+use serde::Serialize;
+
 use super::Session;
-use super::attest_args::{AttestCommand, BundleArgs, ReportArgs, VerifyArgs};
+use super::attest_args::{AttestCommand, BundleArgs, JudgeArgs, ReportArgs, VerifyArgs};
 use super::policy::trust;
 use crate::attest::{self, BundleDemands, Demands, Files, LaunchParts, Parts, TpmParts};
 use crate::exit_code::ExitStatus;
@@ -13,49 +17,23 @@ use crate::exit_code::ExitStatus;
 impl Session<'_> {
     pub(super) fn attest(&mut self, command: &AttestCommand) -> ExitStatus {
         match command {
-            AttestCommand::Report(args) => self.attest_report(args),
+            AttestCommand::Report(args) => self.attest_report(args).unwrap_or_else(|status| status),
             AttestCommand::Bundle(args) => self.attest_bundle(args),
             AttestCommand::Verify(args) => self.attest_verify(args).unwrap_or_else(|status| status),
         }
     }
 
-    fn attest_report(&mut self, args: &ReportArgs) -> ExitStatus {
-        let policy = match args.policy.as_deref().map(|file| self.policy_file(file)).transpose() {
-            Ok(policy) => policy,
-            Err(status) => return status,
-        };
-        let trust = match trust(args.test_roots.as_deref()) {
-            Ok(trust) => trust,
-            Err(sentence) => return self.wrong(sentence),
-        };
+    fn attest_report(&mut self, args: &ReportArgs) -> Result<ExitStatus, ExitStatus> {
+        let judging = self.judging(&args.judging)?;
         let files = Files {
             report: args.report.clone(),
             vek: args.vek.clone(),
             table: args.certs.clone(),
-            crl: args.crl.clone(),
+            crl: args.judging.crl.clone(),
         };
-        let demands = Demands {
-            trust: &trust,
-            now: args.at.unwrap_or_else(now),
-            require_crl: args.require_crl,
-            masked_chip: args.allow_masked_chip_id,
-            policy: policy.as_ref(),
-            report_data: args.report_data,
-        };
-        let verdict = match attest::judge(&files, &demands) {
-            Ok(verdict) => verdict,
-            Err(error) => return self.refuse(&error),
-        };
-        let text = if args.json {
-            // Strings, numbers and booleans are always JSON.
-            serde_json::to_string_pretty(&verdict).unwrap_or_default()
-        } else {
-            verdict.lines().join("\n")
-        };
-        match self.print(format!("{text}\n").as_bytes()) {
-            ExitStatus::Success if !verdict.accepted => ExitStatus::NotMet,
-            printed => printed,
-        }
+        let demands = judging.demands(&args.judging, args.report_data);
+        let verdict = attest::judge(&files, &demands).map_err(|error| self.refuse(&error))?;
+        Ok(self.verdict(args.json, &verdict, || verdict.lines(), verdict.accepted))
     }
 
     fn attest_bundle(&mut self, args: &BundleArgs) -> ExitStatus {
@@ -96,8 +74,7 @@ impl Session<'_> {
     }
 
     fn attest_verify(&mut self, args: &VerifyArgs) -> Result<ExitStatus, ExitStatus> {
-        let policy = args.policy.as_deref().map(|file| self.policy_file(file)).transpose()?;
-        let trust = trust(args.test_roots.as_deref()).map_err(|sentence| self.wrong(sentence))?;
+        let judging = self.judging(&args.judging)?;
         let mut file = |path: &Option<PathBuf>, label, most| {
             let der = path.as_deref().map(|path| attest::der(path, label, most)).transpose();
             der.map_err(|error| self.refuse(&error))
@@ -105,28 +82,59 @@ impl Session<'_> {
         let demands = BundleDemands {
             nonce: args.nonce,
             vek: file(&args.vek, "CERTIFICATE", attest::MAX_CERTIFICATE)?,
-            crl: file(&args.crl, "X509 CRL", attest::MAX_CRL)?,
+            crl: file(&args.judging.crl, "X509 CRL", attest::MAX_CRL)?,
             tpm_ca: file(&args.tpm_ca, "CERTIFICATE", attest::MAX_CERTIFICATE)?,
             ak_name: args.ak_name.clone(),
-            report: Demands {
-                trust: &trust,
-                now: args.at.unwrap_or_else(now),
-                require_crl: args.require_crl,
-                masked_chip: args.allow_masked_chip_id,
-                policy: policy.as_ref(),
-                report_data: None,
-            },
+            report: judging.demands(&args.judging, None),
         };
         let verdict = attest::judge_bundle(&args.bundle, &demands).map_err(|error| self.refuse(&error))?;
-        let text = if args.json {
-            serde_json::to_string_pretty(&verdict).unwrap_or_default()
+        let lines = || verdict.lines(judging.policy.as_ref(), args.events);
+        Ok(self.verdict(args.json, &verdict, lines, verdict.verdict.accepted))
+    }
+
+    fn judging(&mut self, args: &JudgeArgs) -> Result<Judging, ExitStatus> {
+        let policy = args.policy.as_deref().map(|file| self.policy_file(file)).transpose()?;
+        let trust = trust(args.test_roots.as_deref()).map_err(|sentence| self.wrong(sentence))?;
+        Ok(Judging { policy, trust })
+    }
+
+    /// Prints a verdict, for programs or for people.
+    fn verdict(
+        &mut self,
+        json: bool,
+        verdict: &impl Serialize,
+        lines: impl FnOnce() -> Vec<String>,
+        accepted: bool,
+    ) -> ExitStatus {
+        let text = if json {
+            // Strings, numbers and booleans are always JSON.
+            serde_json::to_string_pretty(verdict).unwrap_or_default()
         } else {
-            verdict.lines(policy.as_ref(), args.events).join("\n")
+            lines().join("\n")
         };
-        Ok(match self.print(format!("{text}\n").as_bytes()) {
-            ExitStatus::Success if !verdict.verdict.accepted => ExitStatus::NotMet,
+        match self.print(format!("{text}\n").as_bytes()) {
+            ExitStatus::Success if !accepted => ExitStatus::NotMet,
             printed => printed,
-        })
+        }
+    }
+}
+
+/// What evidence is judged by, out of its files.
+struct Judging {
+    policy: Option<Policy>,
+    trust: Trust,
+}
+
+impl Judging {
+    fn demands(&self, args: &JudgeArgs, report_data: Option<[u8; 64]>) -> Demands<'_> {
+        Demands {
+            trust: &self.trust,
+            now: args.at.unwrap_or_else(now),
+            require_crl: args.require_crl,
+            masked_chip: args.allow_masked_chip_id,
+            policy: self.policy.as_ref(),
+            report_data,
+        }
     }
 }
 

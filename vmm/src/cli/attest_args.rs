@@ -85,26 +85,12 @@ pub(super) struct BundleArgs {
     pub(super) output: Option<PathBuf>,
 }
 
+/// By what evidence is judged, whatever it is of.
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
-pub(super) struct VerifyArgs {
-    /// The bundle
-    pub(super) bundle: PathBuf,
-    /// The question it has to answer, 64 hexadecimal digits: what cvmm-guest was given
-    #[arg(long, value_name = "HEX", value_parser = nonce)]
-    pub(super) nonce: [u8; NONCE_LEN],
-    /// A policy of the gate that it has to meet
+pub(super) struct JudgeArgs {
+    /// A policy of the gate that the evidence has to meet
     #[arg(long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
-    /// The certificate of the gate's authority of TPMs (tpm-ca.crt), DER or PEM
-    #[arg(long, value_name = "FILE")]
-    pub(super) tpm_ca: Option<PathBuf>,
-    /// The name of the TPM's attestation key, hexadecimal
-    #[arg(long, value_name = "HEX", value_parser = name)]
-    pub(super) ak_name: Option<Name>,
-    /// Certificate of the key that signed the report, DER or PEM, instead of the bundle's
-    #[arg(long, value_name = "FILE")]
-    pub(super) vek: Option<PathBuf>,
     /// Revocation list of the root, DER or PEM
     #[arg(long, value_name = "FILE")]
     pub(super) crl: Option<PathBuf>,
@@ -120,6 +106,27 @@ pub(super) struct VerifyArgs {
     /// Believe a test PKI besides AMD's roots: folder of LINE_ark.der, LINE_ask.der, LINE_asvk.der
     #[arg(long, value_name = "FOLDER")]
     pub(super) test_roots: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = ExitStatus::table())]
+pub(super) struct VerifyArgs {
+    /// The bundle
+    pub(super) bundle: PathBuf,
+    /// The question it has to answer, 64 hexadecimal digits: what cvmm-guest was given
+    #[arg(long, value_name = "HEX", value_parser = nonce)]
+    pub(super) nonce: [u8; NONCE_LEN],
+    /// The certificate of the gate's authority of TPMs (tpm-ca.crt), DER or PEM
+    #[arg(long, value_name = "FILE")]
+    pub(super) tpm_ca: Option<PathBuf>,
+    /// The name of the TPM's attestation key, hexadecimal
+    #[arg(long, value_name = "HEX", value_parser = name)]
+    pub(super) ak_name: Option<Name>,
+    /// Certificate of the key that signed the report, DER or PEM, instead of the bundle's
+    #[arg(long, value_name = "FILE")]
+    pub(super) vek: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) judging: JudgeArgs,
     /// List the events of the event log
     #[arg(long)]
     pub(super) events: bool,
@@ -139,27 +146,11 @@ pub(super) struct ReportArgs {
     /// The certificate table that came with the report, instead of --vek
     #[arg(long, value_name = "FILE")]
     pub(super) certs: Option<PathBuf>,
-    /// Revocation list of the root, DER or PEM
-    #[arg(long, value_name = "FILE")]
-    pub(super) crl: Option<PathBuf>,
-    /// Refuse without a revocation list, or with one that is overdue
-    #[arg(long)]
-    pub(super) require_crl: bool,
-    /// Believe a chip that hides its identifier; with --policy the policy says so
-    #[arg(long)]
-    pub(super) allow_masked_chip_id: bool,
-    /// A policy of the gate that the report has to meet
-    #[arg(long, value_name = "FILE")]
-    pub(super) policy: Option<PathBuf>,
     /// What REPORT_DATA has to be: 128 hexadecimal digits
     #[arg(long, value_name = "DATA", value_parser = report_data)]
     pub(super) report_data: Option<[u8; 64]>,
-    /// The time to judge at, in seconds of Unix time. Default: now
-    #[arg(long, value_name = "SECONDS")]
-    pub(super) at: Option<i64>,
-    /// Believe a test PKI besides AMD's roots: folder of LINE_ark.der, LINE_ask.der, LINE_asvk.der
-    #[arg(long, value_name = "FOLDER")]
-    pub(super) test_roots: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) judging: JudgeArgs,
     /// Print verdict, reasons and all claims as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -178,14 +169,7 @@ fn name(text: &str) -> Result<Name, String> {
 }
 
 fn digits<const N: usize>(text: &str) -> Result<[u8; N], String> {
-    let wrong = || format!("{} hexadecimal digits are needed", 2 * N);
-    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
     let mut data = [0; N];
-    for (byte, two) in data.iter_mut().zip(text.as_bytes().chunks(2)) {
-        let digits = std::str::from_utf8(two).map_err(|_| wrong())?;
-        *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
-    }
+    hex::decode_to_slice(text, &mut data).map_err(|_| format!("{} hexadecimal digits are needed", 2 * N))?;
     Ok(data)
 }

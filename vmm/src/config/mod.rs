@@ -26,6 +26,7 @@ mod validate;
 
 use std::path::{Path, PathBuf};
 
+use cvmm_tpm::HashAlg;
 use serde::{Serialize, Serializer};
 
 pub use example::{Profile, example};
@@ -226,15 +227,21 @@ impl PcrBank {
     /// extends every active bank.
     pub const DEFAULT: [Self; 2] = [Self::Sha256, Self::Sha384];
 
+    /// Its hash.
+    #[must_use]
+    pub fn hash(self) -> HashAlg {
+        match self {
+            Self::Sha1 => HashAlg::Sha1,
+            Self::Sha256 => HashAlg::Sha256,
+            Self::Sha384 => HashAlg::Sha384,
+            Self::Sha512 => HashAlg::Sha512,
+        }
+    }
+
     /// As in `vm.toml` and in the manifest.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha384 => "sha384",
-            Self::Sha512 => "sha512",
-        }
+        self.hash().name()
     }
 }
 

@@ -5,25 +5,18 @@
 //! The commands are those of the TPM 2.0 library specification, part 3: Startup, GetCapability(TPM_CAP_PCRS) and, if
 //! something else is active, PCR_Allocate. An allocation comes into force with the next power cycle, which the caller makes.
 
+use cvmm_tpm::command::Command;
+use cvmm_tpm::constants::{cap, cc, rh, su};
+use cvmm_tpm::response::{Response, ResponseError};
+use cvmm_tpm::wire::Reader;
 use thiserror::Error;
 
 use crate::config::PcrBank;
 
-const NO_SESSIONS: u16 = 0x8001;
-const SESSIONS: u16 = 0x8002;
-const CC_PCR_ALLOCATE: u32 = 0x12b;
-const CC_STARTUP: u32 = 0x144;
-const CC_SHUTDOWN: u32 = 0x145;
-const CC_GET_CAPABILITY: u32 = 0x17a;
-const CAP_PCRS: u32 = 5;
-const SU_CLEAR: u16 = 0;
-const RH_PLATFORM: u32 = 0x4000_000c;
-const RS_PASSWORD: u32 = 0x4000_0009;
-const HEADER: usize = 10;
 /// Bytes of a selection of 24 PCRs.
 const SELECT: u8 = 3;
 /// More banks than any TPM has.
-const MOST_BANKS: u32 = 16;
+const MOST_BANKS: usize = 16;
 
 /// Why the banks cannot be set.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -50,88 +43,69 @@ pub enum BankError {
 /// Makes `wanted` the active banks of a TPM that has power and was not started yet, and shuts it down. The caller cycles its
 /// power then. Tells whether anything had to be changed.
 pub fn activate(wanted: &[PcrBank], mut execute: impl FnMut(&[u8]) -> Vec<u8>) -> Result<bool, BankError> {
-    let mut run = |name, command: &[u8]| body(name, execute(command));
-    run("TPM2_Startup", &command(NO_SESSIONS, CC_STARTUP, &SU_CLEAR.to_be_bytes()))?;
-    let mut question = CAP_PCRS.to_be_bytes().to_vec();
-    question.extend(0_u32.to_be_bytes());
-    question.extend(1_u32.to_be_bytes());
-    let found = run("TPM2_GetCapability", &command(NO_SESSIONS, CC_GET_CAPABILITY, &question))?;
+    let mut run = |name, command: Command| parameters(name, command, &mut execute);
+    run("TPM2_Startup", Command::new(cc::STARTUP).u16(su::CLEAR))?;
+    let question = Command::new(cc::GET_CAPABILITY).u32(cap::PCRS).u32(0).u32(1);
+    let found = run("TPM2_GetCapability", question)?;
     let found = parse(&found).ok_or(BankError::Answer("TPM2_GetCapability"))?;
-    if let Some(unknown) = wanted.iter().find(|bank| !found.iter().any(|(id, _)| *id == algorithm(**bank))) {
+    if let Some(unknown) = wanted.iter().find(|bank| !found.iter().any(|(id, _)| *id == bank.hash().id())) {
         return Err(BankError::Unknown(*unknown));
     }
-    let is_wanted = |id: u16| wanted.iter().any(|bank| algorithm(*bank) == id);
+    let is_wanted = |id: u16| wanted.iter().any(|bank| bank.hash().id() == id);
     let change = found.iter().any(|(id, active)| is_wanted(*id) != *active);
     if change {
-        let answer = run("TPM2_PCR_Allocate", &allocate(found.iter().map(|(id, _)| (*id, is_wanted(*id)))))?;
-        // parameterSize, then allocationSuccess.
-        match answer.get(4) {
+        let banks: Vec<_> = found.iter().map(|(id, _)| (*id, is_wanted(*id))).collect();
+        let answer = run("TPM2_PCR_Allocate", allocate(&banks))?;
+        // allocationSuccess.
+        match answer.first() {
             Some(1) => {}
             Some(_) => return Err(BankError::NoRoom),
             None => return Err(BankError::Answer("TPM2_PCR_Allocate")),
         }
     }
-    run("TPM2_Shutdown", &command(NO_SESSIONS, CC_SHUTDOWN, &SU_CLEAR.to_be_bytes()))?;
+    run("TPM2_Shutdown", Command::new(cc::SHUTDOWN).u16(su::CLEAR))?;
     Ok(change)
 }
 
-/// TPM_ALG_ID of a bank's hash.
-fn algorithm(bank: PcrBank) -> u16 {
-    match bank {
-        PcrBank::Sha1 => 0x4,
-        PcrBank::Sha256 => 0xb,
-        PcrBank::Sha384 => 0xc,
-        PcrBank::Sha512 => 0xd,
+/// The parameters that a TPM answers `command` with.
+fn parameters(
+    name: &'static str,
+    command: Command,
+    execute: &mut impl FnMut(&[u8]) -> Vec<u8>,
+) -> Result<Vec<u8>, BankError> {
+    let answer = BankError::Answer(name);
+    // None of these is too long.
+    let command = command.build().map_err(|_| answer.clone())?;
+    match Response::parse(&execute(&command), 0) {
+        Ok(response) => Ok(response.parameters.to_vec()),
+        Err(ResponseError::Refused(code)) => Err(BankError::Refused { command: name, code }),
+        Err(ResponseError::Malformed(_)) => Err(answer),
     }
 }
 
-fn command(tag: u16, code: u32, parameters: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(HEADER + parameters.len()).unwrap_or(u32::MAX);
-    [&tag.to_be_bytes()[..], &len.to_be_bytes(), &code.to_be_bytes(), parameters].concat()
-}
-
-fn allocate(banks: impl ExactSizeIterator<Item = (u16, bool)>) -> Vec<u8> {
-    let mut parameters = RH_PLATFORM.to_be_bytes().to_vec();
-    // The authorisation: the platform's password, which is empty before firmware has run.
-    parameters.extend(9_u32.to_be_bytes());
-    parameters.extend(RS_PASSWORD.to_be_bytes());
-    parameters.extend([0; 5]);
+/// The platform's password is empty before firmware has run.
+fn allocate(banks: &[(u16, bool)]) -> Command {
     // As many as the TPM named, which was at most MOST_BANKS.
-    parameters.extend((banks.len() as u32).to_be_bytes());
-    for (id, active) in banks {
-        parameters.extend(id.to_be_bytes());
-        parameters.push(SELECT);
-        parameters.extend([if active { 0xff } else { 0 }; SELECT as usize]);
-    }
-    command(SESSIONS, CC_PCR_ALLOCATE, &parameters)
+    let command = Command::new(cc::PCR_ALLOCATE).handle(rh::PLATFORM).password(&[]).u32(banks.len() as u32);
+    banks.iter().fold(command, |command, (id, active)| {
+        command.u16(*id).u8(SELECT).raw(&[if *active { 0xff } else { 0 }; SELECT as usize])
+    })
 }
 
-/// What follows the header of a response that says success.
-fn body(name: &'static str, response: Vec<u8>) -> Result<Vec<u8>, BankError> {
-    let code = response.get(6..HEADER).and_then(|code| code.try_into().ok()).map(u32::from_be_bytes);
-    match code {
-        Some(0) => Ok(response[HEADER..].to_vec()),
-        Some(code) => Err(BankError::Refused { command: name, code }),
-        None => Err(BankError::Answer(name)),
-    }
-}
-
-/// The banks in a capability response, and whether each has PCRs.
-fn parse(body: &[u8]) -> Option<Vec<(u16, bool)>> {
-    let (_more, rest) = body.split_first()?;
-    let (capability, rest) = rest.split_first_chunk()?;
-    let (count, mut rest) = rest.split_first_chunk()?;
-    let count = u32::from_be_bytes(*count);
-    if u32::from_be_bytes(*capability) != CAP_PCRS || count > MOST_BANKS {
+/// The banks in a capability response, and whether each has PCRs; also such as have a hash that nobody here knows.
+fn parse(parameters: &[u8]) -> Option<Vec<(u16, bool)>> {
+    let mut reader = Reader::new(parameters);
+    let _more = reader.u8("moreData").ok()?;
+    if reader.u32("capability").ok()? != cap::PCRS {
         return None;
     }
+    let count = reader.count("assignedPCR.count", MOST_BANKS).ok()?;
     let mut banks = Vec::new();
     for _ in 0..count {
-        let (id, after) = rest.split_first_chunk()?;
-        let (len, after) = after.split_first()?;
-        let (select, after) = after.split_at_checked(usize::from(*len))?;
-        banks.push((u16::from_be_bytes(*id), select.iter().any(|byte| *byte != 0)));
-        rest = after;
+        let id = reader.u16("hash").ok()?;
+        let len = reader.u8("sizeofSelect").ok()?;
+        let select = reader.take("pcrSelect", len.into()).ok()?;
+        banks.push((id, select.iter().any(|byte| *byte != 0)));
     }
     Some(banks)
 }
@@ -140,15 +114,18 @@ fn parse(body: &[u8]) -> Option<Vec<(u16, bool)>> {
 mod tests {
     use super::*;
 
+    use cvmm_tpm::constants::st;
+
     const OK: u32 = 0;
 
-    fn response(code: u32, body: &[u8]) -> Vec<u8> {
-        command(NO_SESSIONS, code, body)
+    fn response(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
+        let len = 10 + body.len() as u32;
+        [&tag.to_be_bytes()[..], &len.to_be_bytes(), &code.to_be_bytes(), body].concat()
     }
 
     fn banks(active: &[(u16, u8)]) -> Vec<u8> {
         let mut body = vec![0];
-        body.extend(CAP_PCRS.to_be_bytes());
+        body.extend(cap::PCRS.to_be_bytes());
         body.extend((active.len() as u32).to_be_bytes());
         for (id, select) in active {
             body.extend(id.to_be_bytes());
@@ -163,11 +140,13 @@ mod tests {
         let result = activate(wanted, |command| {
             seen.push(command.to_vec());
             match u32::from_be_bytes(command[6..10].try_into().unwrap()) {
-                CC_GET_CAPABILITY => response(OK, &banks(active)),
-                CC_PCR_ALLOCATE => {
-                    response(OK, &[&[0, 0, 0, 13, success][..], &[0; 12], &[0, 0, 1, 0, 0]].concat())
-                }
-                _ => response(OK, &[]),
+                cc::GET_CAPABILITY => response(st::NO_SESSIONS, OK, &banks(active)),
+                cc::PCR_ALLOCATE => response(
+                    st::SESSIONS,
+                    OK,
+                    &[&[0, 0, 0, 13, success][..], &[0; 12], &[0, 0, 1, 0, 0]].concat(),
+                ),
+                _ => response(st::NO_SESSIONS, OK, &[]),
             }
         });
         (seen, result)
@@ -201,7 +180,7 @@ mod tests {
         assert_eq!(result, Err(BankError::Unknown(PcrBank::Sha512)));
         let (_, result) = run(&PcrBank::ALL, &[(4, 0), (0xb, 0xff), (0xc, 0xff), (0xd, 0xff)], 0);
         assert_eq!(result, Err(BankError::NoRoom));
-        let refused = activate(&PcrBank::DEFAULT, |_| response(0x101, &[]));
+        let refused = activate(&PcrBank::DEFAULT, |_| response(st::NO_SESSIONS, 0x101, &[]));
         assert_eq!(refused, Err(BankError::Refused { command: "TPM2_Startup", code: 0x101 }));
         assert!(refused.unwrap_err().to_string().starts_with("vtpm.banks.refused: "));
         for cut in 0..banks(&[(4, 0), (0xb, 0xff)]).len() {
