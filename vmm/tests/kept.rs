@@ -4,11 +4,13 @@
 
 #[path = "../../crates/gate/tests/common/mod.rs"]
 mod common;
+#[path = "../../crates/gate/tests/common/serving.rs"]
+mod serving;
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cvmm::config::{PcrBank, Sandbox, Vtpm as Settings, VtpmMode};
@@ -19,46 +21,24 @@ use cvmm::vtpm::VtpmError;
 use cvmm::vtpm::kept::{self, Kept};
 use cvmm_devices::tpm::{Progress, TpmExecutor};
 use cvmm_gate::engine::Engine;
-use cvmm_gate::server::{self, Control as Told, Listeners};
+use cvmm_gate::server::{self, Listeners};
 use cvmm_gate::vm_keys::{Standing, StoreKey, VmKeys};
 use cvmm_gate_client::client::{self, ClientError, Proposal};
 use cvmm_gate_client::manifest::{Manifest, TpmIdentity, Vtpm};
 use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_tpm::command::Command;
 use cvmm_tpm::constants::{cc, place, su};
-use tokio::sync::mpsc;
+use serving::Server;
 
-/// A gate that serves on threads of this process until it is dropped.
-struct Serving {
-    control: Option<mpsc::Sender<Told>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Serving {
-    fn of(gate: &common::Gate) -> Self {
-        let engine = Arc::new(Engine::open(gate.config()).unwrap());
-        let socket = server::bind(&gate.path("gate.sock")).unwrap();
-        let (control, receiver) = mpsc::channel(4);
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
-            let listeners = Listeners { socket, tls: None, status: None, rcar: None };
-            runtime.unwrap().block_on(server::serve(engine, listeners, receiver)).unwrap();
-        });
-        Self { control: Some(control), thread: Some(thread) }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.control = None;
-        let ended = self.thread.take().unwrap().join();
-        assert!(thread::panicking() || ended.is_ok(), "the server panicked");
-    }
+fn serve(gate: &common::Gate) -> Server {
+    let engine = Arc::new(Engine::open(gate.config()).unwrap());
+    let socket = server::bind(&gate.path("gate.sock")).unwrap();
+    Server::start(engine, Listeners { socket, tls: None, status: None, rcar: None })
 }
 
 struct World {
     gate: common::Gate,
-    serving: Option<Serving>,
+    serving: Option<Server>,
     /// A process has one TPM.
     _one: MutexGuard<'static, ()>,
 }
@@ -69,7 +49,7 @@ impl World {
     fn new() -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let gate = common::Gate::new("");
-        let serving = Some(Serving::of(&gate));
+        let serving = Some(serve(&gate));
         Self { gate, serving, _one: one }
     }
 
@@ -273,7 +253,7 @@ fn a_run_survives_its_gate_and_not_its_successor() {
     world.serving = None;
     define(&mut tpm, 0x0150_0002);
     thread::sleep(Duration::from_secs(3));
-    world.serving = Some(Serving::of(&world.gate));
+    world.serving = Some(serve(&world.gate));
     until("the gate is told of what happened meanwhile", || world.standing("vm").counter == changes.count());
     assert_eq!(code(world.start("vm", "vm.vmgs")).0, "key.in-use");
     // Who has another key does not get it.
@@ -285,14 +265,14 @@ fn a_run_survives_its_gate_and_not_its_successor() {
     // It goes away again, and somebody is given the keys for a copy of the file before the first run is back.
     world.serving = None;
     thread::sleep(Duration::from_secs(3));
-    world.serving = Some(Serving::of(&world.gate));
+    world.serving = Some(serve(&world.gate));
     let successor = (0..50).find_map(|_| match world.client().prepare(&world.proposal("vm", None)) {
         Ok(prepared) => Some(prepared),
         Err(_) => {
             // The first run was faster: the gate goes once more.
             world.serving = None;
             thread::sleep(Duration::from_millis(10));
-            world.serving = Some(Serving::of(&world.gate));
+            world.serving = Some(serve(&world.gate));
             None
         }
     });

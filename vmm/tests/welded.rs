@@ -9,12 +9,12 @@ mod common;
 mod guest;
 #[path = "../../crates/psp/tests/common/keys.rs"]
 mod keys;
+#[path = "../../crates/gate/tests/common/serving.rs"]
+mod serving;
 #[path = "../../crates/gate/tests/common/world.rs"]
 mod world;
 
 use std::fs;
-use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -22,7 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use cvmm::config::{PcrBank, Sandbox, Vtpm as Settings, VtpmMode};
 use cvmm::vtpm::kept;
 use cvmm_devices::tpm::{Progress, TpmExecutor};
-use cvmm_gate::server::{self, Control, Listeners};
+use cvmm_gate::server::{self, Listeners};
 use cvmm_gate_client::binding::{self, Quoted};
 use cvmm_gate_client::client::{self, Proposal};
 use cvmm_gate_client::frame;
@@ -33,7 +33,7 @@ use cvmm_tpm::constants::{alg, cc, place, su};
 use cvmm_tpm::pcr::{PcrValues, Selection, read_values};
 use cvmm_tpm::{Command, HashAlg, Public, command};
 use guest::Guest;
-use tokio::sync::mpsc;
+use serving::Server;
 use world::World;
 
 const BANKS: [HashAlg; 2] = [HashAlg::Sha256, HashAlg::Sha384];
@@ -70,12 +70,7 @@ fn a_kept_tpm_quotes_for_the_guest_it_was_launched_with() {
     gate.policy_with(2, &gate.digest.to_string(), "[vtpm]\nquote = \"require\"");
     engine.reload().unwrap();
     let socket = server::bind(&gate.path("gate.sock")).unwrap();
-    let (control, receiver) = mpsc::channel::<Control>(1);
-    let serving = thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
-        let listeners = Listeners { socket, tls: None, status: None, rcar: None };
-        runtime.unwrap().block_on(server::serve(Arc::new(engine), listeners, receiver)).unwrap();
-    });
+    let server = Server::start(engine, Listeners { socket, tls: None, status: None, rcar: None });
     let verdict = fs::read_to_string(gate.path("keys/verdict.pem.pub")).unwrap();
     let client = client::Gate {
         endpoint: gate.path("gate.sock").into(),
@@ -163,6 +158,5 @@ fn a_kept_tpm_quotes_for_the_guest_it_was_launched_with() {
     assert_eq!(verdict(true, |attest| *attest.last_mut().unwrap() ^= 1), "quote.signature");
 
     drop((tpm, kept));
-    drop(control);
-    serving.join().unwrap();
+    drop(server);
 }

@@ -9,24 +9,27 @@ mod common;
 mod guest;
 #[path = "../../psp/tests/common/keys.rs"]
 mod keys;
+#[path = "common/serving.rs"]
+mod serving;
+#[path = "common/world.rs"]
+mod world;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use cvmm_gate::audit;
-use cvmm_gate::engine::{Call, Engine, Session};
-use cvmm_gate::server::{self, Control, Listeners};
-use cvmm_gate_client::protocol::{Admit, Approval, Evidence, PROTOCOL, Request, Response};
+use cvmm_gate::engine::Call;
+use cvmm_gate::server::{self, Listeners};
+use cvmm_gate_client::protocol::Response;
 use cvmm_gate_client::ticket::VerdictKey;
-use cvmm_psp::{Authority, Pki, Product};
 use guest::Guest;
 use josekit::jwe::JweContext;
 use josekit::jwe::alg::ecdh_es::EcdhEsJweAlgorithm::EcdhEsA256kw;
@@ -35,35 +38,35 @@ use josekit::jwk::alg::ec::{EcCurve, EcKeyPair};
 use josekit::jwk::alg::rsa::RsaKeyPair;
 use kbs_types::{HashAlgorithm, RuntimeData, Tee, TeePubKey};
 use serde_json::{Value, json};
+use serving::Server;
 use sev::firmware::guest::AttestationReport;
 use sev::firmware::host::{CertTableEntry, CertType};
 use sev::parser::ByteParser as _;
-use tokio::sync::mpsc;
+use world::bytes;
 
 const SECRET: &[u8] = b"what only this guest may know";
 
 /// A gate that believes a test PKI and serves RCAR.
 struct World {
-    gate: common::Gate,
-    engine: Arc<Engine>,
-    keys: tempfile::TempDir,
+    /// Until the end of the world.
+    server: Option<Server>,
+    world: world::World,
     address: SocketAddr,
-    control: Option<mpsc::Sender<Control>>,
-    thread: Option<JoinHandle<()>>,
+}
+
+impl Deref for World {
+    type Target = world::World;
+
+    fn deref(&self) -> &Self::Target {
+        &self.world
+    }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        drop(self.control.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        drop(self.server.take());
         self.engine.close();
     }
-}
-
-fn bytes(text: &str) -> Vec<u8> {
-    STANDARD.decode(text).unwrap()
 }
 
 impl World {
@@ -73,90 +76,35 @@ impl World {
 
     /// With `more` in `[rcar]` and `limits` in `[limits]`.
     fn with(more: &str, limits: &str) -> Self {
-        let keys = keys::folder();
         let gate = common::Gate::with(
             "unsafe_test_roots = \"roots\"",
             &format!(
                 "{limits}\n[rcar]\nlisten = \"127.0.0.1:0\"\npolicy = \"p\"\nresources = \"resources\"\nrelease = {{ default = \"p\" }}\n{more}"
             ),
         );
-        let pki = Pki::open(keys.path()).unwrap();
-        fs::create_dir_all(gate.path("roots")).unwrap();
-        for (who, name) in [(Authority::Ark, "ark"), (Authority::Ask, "ask")] {
-            let der = pki.authority(who, Product::Milan).unwrap();
-            fs::write(gate.path(&format!("roots/milan_{name}.der")), der).unwrap();
-        }
-        let chip = pki.chip(Product::Milan).unwrap();
-        pki.vcek(&chip, Product::Milan.default_tcb()).unwrap();
-        for chip in fs::read_dir(keys.path().join("vcek")).unwrap().flatten() {
-            let to = gate.path("certificates/vcek").join(chip.file_name());
-            fs::create_dir_all(&to).unwrap();
-            for file in fs::read_dir(chip.path()).unwrap().flatten() {
-                fs::copy(file.path(), to.join(file.file_name())).unwrap();
-            }
-        }
         for name in ["default/key/1", "other/key/1"] {
             let path = gate.path("resources").join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, SECRET).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         }
-        let engine = Arc::new(Engine::open(gate.config()).unwrap());
-        let socket = server::bind(&gate.path("gate.sock")).unwrap();
+        let world = world::World::of(gate);
+        let socket = server::bind(&world.gate.path("gate.sock")).unwrap();
         let rcar = server::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = rcar.local_addr().unwrap();
-        let (control, receiver) = mpsc::channel(4);
-        let serving = Arc::clone(&engine);
-        let thread = thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
-            let listeners = Listeners { socket, tls: None, status: None, rcar: Some(rcar) };
-            runtime.block_on(server::serve(serving, listeners, receiver)).unwrap();
-        });
-        Self { gate, engine, keys, address, control: Some(control), thread: Some(thread) }
-    }
-
-    fn send(&self, session: &mut Session, request: &Request) -> Response {
-        self.engine.answer(session, &serde_json::to_vec(request).unwrap())
-    }
-
-    fn launch(&self, identity: Option<(&[u8], &[u8])>, host_data: [u8; 32]) -> Guest {
-        let psp = format!("keys_dir = '{}'", self.keys.path().display());
-        Guest::launch(&psp, &self.gate.manifest.launch, identity, host_data, None)
+        let server = Server::start(
+            Arc::clone(&world.engine),
+            Listeners { socket, tls: None, status: None, rcar: Some(rcar) },
+        );
+        Self { server: Some(server), world, address }
     }
 
     /// A guest that was launched and admitted, and its ticket.
     fn admitted(&self, vm_id: &str) -> (Guest, String) {
-        let proposal = self.gate.proposal(vm_id);
-        let admit = Admit {
-            protocol: PROTOCOL,
-            policy: proposal.policy,
-            manifest: proposal.manifest,
-            digest: proposal.digest.to_string(),
-            nonce: STANDARD.encode([9; 32]),
-        };
-        let mut session = Session::default();
-        let Response::Approval(Approval { session: id, id_block, id_auth, host_data, .. }) =
-            self.send(&mut session, &Request::Admit(admit))
-        else {
-            panic!("no approval")
-        };
-        let (block, auth) = (bytes(&id_block), bytes(&id_auth));
-        let byte = |at: usize| u8::from_str_radix(&host_data[2 * at..2 * at + 2], 16).unwrap();
-        let guest = self.launch(Some((&block, &auth)), std::array::from_fn(byte));
-        let evidence = Evidence {
-            session: id,
-            digest: self.gate.digest.to_string(),
-            host_data,
-            platform_status: STANDARD.encode(common::platform_status()),
-            report: None,
-            certificates: None,
-            key: None,
-        };
-        let Response::Ticket(ticket) = self.send(&mut session, &Request::Evidence(evidence)) else {
-            panic!("no ticket")
-        };
-        (guest, ticket.jwt)
+        match self.admitted_with(vm_id) {
+            (guest, Response::Ticket(ticket)) => (guest, ticket.jwt),
+            (_, other) => panic!("no ticket: {other:?}"),
+        }
     }
 
     /// The chip's certificate, as it lies in the store.
@@ -532,7 +480,7 @@ fn every_other_answer_to_a_challenge_is_refused() {
     });
     check(found, 400, "rcar.format");
     // Of a guest that was not launched from here.
-    let mut foreign = world.launch(None, [7; 32]);
+    let mut foreign = world.launch_as(None, [7; 32]);
     let found =
         refused(&world, |client| client.attestation(as_bytes(&foreign.report(&client.report_data()))));
     check(found, 401, "gate.vm");
@@ -650,7 +598,7 @@ fn what_is_released_is_judged_as_things_are_now() {
 #[test]
 fn guests_of_others_are_judged_by_the_policy_alone_where_the_configuration_says_so() {
     let world = World::with("requests_per_s = 100000\nguests = \"any\"", "");
-    let mut guest = world.launch(None, [7; 32]);
+    let mut guest = world.launch_as(None, [7; 32]);
     let client = Client::new(world.address, Key::p256());
     let answer = client.attest(as_sev(&guest.report(&client.report_data()), None));
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
+#[path = "common/serving.rs"]
+mod serving;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -14,7 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::launched;
@@ -26,14 +28,13 @@ use cvmm_gate_client::protocol::{
     Admit, Attest, Evidence, GuestEvidence, MAX_FRAME, MAX_SHORT_FRAME, PROTOCOL, Quote, Request, Response,
 };
 use cvmm_gate_client::ticket::VerdictKey;
-use tokio::sync::mpsc;
+use serving::Server;
 
 /// A gate that serves on threads of this process until it is dropped.
 struct Serving {
+    server: Server,
     gate: common::Gate,
-    control: Option<mpsc::Sender<Control>>,
     status: std::net::SocketAddr,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Serving {
@@ -46,14 +47,8 @@ impl Serving {
         let socket = server::bind(&gate.path("gate.sock")).unwrap();
         let status = server::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = status.local_addr().unwrap();
-        let (control, receiver) = mpsc::channel(4);
-        let thread = thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
-            let listeners = Listeners { socket, tls: None, status: Some(status), rcar: None };
-            runtime.block_on(server::serve(engine, listeners, receiver)).unwrap();
-        });
-        Self { gate, control: Some(control), status: address, thread: Some(thread) }
+        let server = Server::start(engine, Listeners { socket, tls: None, status: Some(status), rcar: None });
+        Self { server, gate, status: address }
     }
 
     fn socket(&self) -> PathBuf {
@@ -110,15 +105,7 @@ impl Serving {
     }
 
     fn tell(&self, control: Control) {
-        self.control.as_ref().unwrap().blocking_send(control).unwrap();
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.control = None;
-        let ended = self.thread.take().unwrap().join();
-        assert!(thread::panicking() || ended.is_ok(), "the server panicked");
+        self.server.tell(control);
     }
 }
 

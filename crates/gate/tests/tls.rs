@@ -5,6 +5,8 @@
 mod common;
 #[path = "common/pki.rs"]
 mod pki;
+#[path = "common/serving.rs"]
+mod serving;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::launched;
@@ -24,7 +26,7 @@ use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_gate_client::tls::{Files, Tls};
 use cvmm_gate_client::transport::Endpoint;
 use pki::{Holder, Names, issue};
-use tokio::sync::mpsc;
+use serving::Server;
 
 const NOW: (u32, u32) = (2024, 2049);
 
@@ -80,10 +82,9 @@ impl World {
 
 /// Serves on threads of this process until it is dropped.
 struct Serving {
+    server: Server,
     world: World,
     address: SocketAddr,
-    control: Option<mpsc::Sender<Control>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Serving {
@@ -96,14 +97,8 @@ impl Serving {
         let socket = server::bind(&world.gate.path("gate.sock")).unwrap();
         let tls = server::bind_tls(engine.config().tls.as_ref().unwrap()).unwrap();
         let address = tls.address().unwrap();
-        let (control, receiver) = mpsc::channel(4);
-        let thread = thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
-            let listeners = Listeners { socket, tls: Some(tls), status: None, rcar: None };
-            runtime.block_on(server::serve(engine, listeners, receiver)).unwrap();
-        });
-        Self { world, address, control: Some(control), thread: Some(thread) }
+        let server = Server::start(engine, Listeners { socket, tls: Some(tls), status: None, rcar: None });
+        Self { server, world, address }
     }
 
     fn client(&self, file: &str) -> client::Gate {
@@ -120,14 +115,6 @@ impl Serving {
 
     fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).unwrap()
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.control = None;
-        let ended = self.thread.take().unwrap().join();
-        assert!(thread::panicking() || ended.is_ok(), "the server panicked");
     }
 }
 
@@ -222,7 +209,7 @@ fn revoked_clients_are_refused_and_so_is_everybody_under_an_old_list() {
     gate.launch("lost").unwrap();
     let reload = |crl: &str, file: &str, admitted: bool| {
         fs::write(gate.world.path("crl.pem"), crl).unwrap();
-        gate.control.as_ref().unwrap().blocking_send(Control::Reload).unwrap();
+        gate.server.tell(Control::Reload);
         let end = Instant::now() + Duration::from_secs(20);
         while gate.launch(file).is_ok() != admitted {
             assert!(Instant::now() < end, "{file} is {}", if admitted { "refused" } else { "admitted" });
@@ -234,7 +221,7 @@ fn revoked_clients_are_refused_and_so_is_everybody_under_an_old_list() {
     gate.launch("good").unwrap();
     // What cannot be read changes nothing.
     fs::write(gate.world.path("crl.pem"), "nonsense").unwrap();
-    gate.control.as_ref().unwrap().blocking_send(Control::Reload).unwrap();
+    gate.server.tell(Control::Reload);
     thread::sleep(Duration::from_millis(200));
     gate.launch("good").unwrap();
     assert_eq!(gate.code("lost"), "gate.tls");
@@ -260,7 +247,7 @@ fn the_gate_has_to_be_the_right_one() {
     fs::copy(gate.world.path("client-ca.pem"), gate.world.path("gate-ca.pem")).unwrap();
     let wrong = issue("localhost", &Names::Dns(&["localhost.example"]), Some(&gate.world.clients), NOW);
     gate.world.client("gate", &wrong);
-    gate.control.as_ref().unwrap().blocking_send(Control::Reload).unwrap();
+    gate.server.tell(Control::Reload);
     let end = Instant::now() + Duration::from_secs(10);
     while !gate.launch("good").unwrap_err().to_string().contains("not valid for name") {
         assert!(Instant::now() < end, "{}", gate.launch("good").unwrap_err());
@@ -365,7 +352,7 @@ fn it_stops_when_launches_are_done() {
     let approved = gate.client("good").admit(gate.world.gate.proposal("vm")).unwrap();
     let silent = gate.connect();
     thread::sleep(Duration::from_millis(100));
-    gate.control.as_ref().unwrap().blocking_send(Control::Stop).unwrap();
+    gate.server.tell(Control::Stop);
     assert!(cut(silent) < Duration::from_secs(2), "a silent connection keeps the gate");
     assert_eq!(gate.code("good"), "gate.unreachable");
     approved.evidence(launched()).unwrap();

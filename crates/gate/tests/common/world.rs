@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::fs;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -22,7 +23,7 @@ use super::{common, keys};
 /// A gate that believes a test PKI, and a security processor that has its keys.
 pub struct World {
     pub gate: common::Gate,
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     pub keys: tempfile::TempDir,
 }
 
@@ -64,7 +65,7 @@ impl World {
         }
         let chip = pki.chip(Product::Milan).unwrap();
         pki.vcek(&chip, Product::Milan.default_tcb()).unwrap();
-        let engine = Engine::open(gate.config()).unwrap();
+        let engine = Arc::new(Engine::open(gate.config()).unwrap());
         let world = Self { gate, engine, keys };
         world.publish();
         world
@@ -126,10 +127,16 @@ impl World {
 
     /// A guest that was launched and admitted.
     pub fn admitted(&self, vm_id: &str) -> Guest {
+        self.admitted_with(vm_id).0
+    }
+
+    /// Likewise, with the gate's answer: a ticket.
+    pub fn admitted_with(&self, vm_id: &str) -> (Guest, Response) {
         let (mut session, approval) = self.approve(vm_id);
         let guest = self.launch(&approval);
-        claims(&self.send(&mut session, &self.evidence(&approval, None)));
-        guest
+        let ticket = self.send(&mut session, &self.evidence(&approval, None));
+        claims(&ticket);
+        (guest, ticket)
     }
 
     pub fn challenge(&self, vm_id: &str) -> (Session, Challenge) {
