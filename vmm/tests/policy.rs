@@ -189,8 +189,7 @@ fn a_gate_admits_the_guest_that_init_was_given() {
     let engine = Engine::open(config).unwrap();
     let ask = |name: &str| {
         let config = Config::load_with(&lab.path(name), Checks { files: true, host: false }).unwrap();
-        let manifest =
-            manifest(&config, &Inputs::open(&config).unwrap(), "vm-1", 0xa0_0f11, 1, None).unwrap();
+        let manifest = manifest(&config, &Inputs::open(&config).unwrap(), "vm-1", 0xa0_0f11, 1).unwrap();
         let admit = Admit {
             protocol: PROTOCOL,
             policy: "web".to_owned(),

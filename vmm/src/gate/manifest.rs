@@ -8,7 +8,7 @@
 //! - *harmless*: changes nothing that a guest's owner or the host could lose by.
 
 use cvmm_gate_client::manifest::{
-    Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest, TpmIdentity, Vtpm,
+    Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest, Vtpm,
 };
 use cvmm_launch::blob::{Blob, ReadError};
 use cvmm_launch::first_stage::program_digest;
@@ -31,14 +31,13 @@ pub enum ManifestError {
 }
 
 /// The manifest of `config`, whose files are `inputs`, for the VM that the gate knows as `vm_id`. `cpu_signature` and `sev_features`
-/// are those of its virtual CPUs; `identity` is its TPM's, once the gate has certified it.
+/// are those of its virtual CPUs. Its TPM has no identity in it, which comes when the gate has certified one.
 pub fn manifest(
     config: &Config,
     inputs: &Inputs,
     vm_id: &str,
     cpu_signature: u32,
     sev_features: u64,
-    identity: Option<&TpmIdentity>,
 ) -> Result<Manifest, ManifestError> {
     let Config {
         // Attested.
@@ -112,7 +111,7 @@ pub fn manifest(
                 CpuidTolerance::Refuse => false,
                 CpuidTolerance::Caches => true,
             },
-            vtpm: vtpm.as_ref().map(|vtpm| tpm(vtpm, identity)),
+            vtpm: vtpm.as_ref().map(tpm),
             debug: knobs(debug),
         },
     })
@@ -149,7 +148,7 @@ fn disk(disk: &config::Disk) -> Disk {
     Disk { serial: serial.clone(), read_only: *read_only }
 }
 
-fn tpm(vtpm: &config::Vtpm, identity: Option<&TpmIdentity>) -> Vtpm {
+fn tpm(vtpm: &config::Vtpm) -> Vtpm {
     let config::Vtpm {
         // Attested.
         mode,
@@ -170,7 +169,7 @@ fn tpm(vtpm: &config::Vtpm, identity: Option<&TpmIdentity>) -> Vtpm {
         .to_owned(),
         pcr_banks: pcr_banks.iter().map(|bank| bank.name().to_owned()).collect(),
         state: state.is_some(),
-        identity: identity.cloned(),
+        identity: None,
     }
 }
 

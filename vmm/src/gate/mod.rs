@@ -18,7 +18,7 @@ use std::time::Duration;
 use cvmm_gate_client::client::run::{Key, Prepared};
 use cvmm_gate_client::client::{Approved, ClientError, Gate, Launched, Proposal};
 use cvmm_gate_client::frame::FrameError;
-use cvmm_gate_client::manifest::TpmIdentity;
+use cvmm_gate_client::manifest::{Manifest, TpmIdentity};
 use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_gate_client::tls::{Files, Tls, TlsFileError};
 use cvmm_gate_client::transport::{ConnectError, Endpoint};
@@ -140,6 +140,13 @@ pub struct Asker {
     vm_id: String,
 }
 
+/// What the gate is asked about.
+#[derive(Debug)]
+pub struct Described {
+    manifest: Manifest,
+    digest: Digest,
+}
+
 /// A launch that the gate has approved.
 #[derive(Debug)]
 pub struct Approval {
@@ -175,9 +182,23 @@ impl Asker {
         &self.vm_id
     }
 
+    /// What there is to ask about: the VM of `config` and `inputs` with virtual CPUs of `model`. Reads all that is launched.
+    pub fn describe(
+        &self,
+        config: &Config,
+        inputs: &Inputs,
+        model: VcpuModel,
+    ) -> Result<Described, GateError> {
+        let (signature, features) = (model.signature.0, model.features.0);
+        Ok(Described {
+            manifest: manifest::manifest(config, inputs, &self.vm_id, signature, features)?,
+            digest: digest::measure(&inputs.plan, model, None, &mut ())?,
+        })
+    }
+
     /// Asks for the keys of the VM's state, before its TPM is known.
-    pub fn prepare(&self, config: &Config, inputs: &Inputs, model: VcpuModel) -> Result<Prepared, GateError> {
-        Ok(self.gate.prepare(&self.proposal(config, inputs, model, None)?)?)
+    pub fn prepare(&self, described: &Described) -> Result<Prepared, GateError> {
+        Ok(self.gate.prepare(&self.proposal(described))?)
     }
 
     /// What it takes to take a run up again whose file has `key`.
@@ -185,39 +206,26 @@ impl Asker {
         Claim { gate: self.gate.clone(), vm_id: self.vm_id.clone(), key }
     }
 
-    fn proposal(
-        &self,
-        config: &Config,
-        inputs: &Inputs,
-        model: VcpuModel,
-        tpm: Option<&TpmIdentity>,
-    ) -> Result<Proposal, GateError> {
-        let (signature, features) = (model.signature.0, model.features.0);
-        let manifest = manifest::manifest(config, inputs, &self.vm_id, signature, features, tpm)?;
-        Ok(Proposal {
+    fn proposal(&self, described: &Described) -> Proposal {
+        Proposal {
             policy: self.policy.clone(),
             vm_id: self.vm_id.clone(),
             // Strings, numbers and structs of them are always JSON.
-            manifest: serde_json::to_string(&manifest).unwrap_or_default(),
-            digest: digest::measure(&inputs.plan, model, None, &mut ())?,
-        })
+            manifest: serde_json::to_string(&described.manifest).unwrap_or_default(),
+            digest: described.digest,
+        }
     }
 
-    /// Asks whether the VM of `config` and `inputs` may be launched with virtual CPUs of `model`; its TPM is `tpm`, if the gate has
-    /// certified one.
-    pub fn ask(
-        &self,
-        config: &Config,
-        inputs: &Inputs,
-        model: VcpuModel,
-        tpm: Option<&TpmIdentity>,
-    ) -> Result<Approval, GateError> {
-        let proposal = self.proposal(config, inputs, model, tpm)?;
-        let digest = proposal.digest;
-        let approved = self.gate.admit(proposal)?;
+    /// Asks whether that VM may be launched; its TPM is `tpm`, if the gate has certified one.
+    pub fn ask(&self, mut described: Described, tpm: Option<&TpmIdentity>) -> Result<Approval, GateError> {
+        if let Some(vtpm) = &mut described.manifest.machine.vtpm {
+            vtpm.identity = tpm.cloned();
+        }
+        let approved = self.gate.admit(self.proposal(&described))?;
+        let Described { manifest, digest } = described;
         let identity = Identity::from_bytes(approved.id_block(), approved.id_auth())?;
         // The security processor would find out too; here it costs no launch.
-        identity.check_launch(digest, GuestPolicy(config.snp.policy))?;
+        identity.check_launch(digest, GuestPolicy(manifest.launch.policy))?;
         tracing::info!(
             session = approved.session(),
             policy = approved.policy().id,

@@ -24,7 +24,7 @@ use self::signals::StopSignals;
 use self::supervisor::Grace;
 use crate::config::{Config, Isolation};
 use crate::gate::hold::{Current, Hold};
-use crate::gate::{Asker, GateError};
+use crate::gate::{Asker, Described, GateError};
 use crate::machine::{
     self, Admission, InputError, Inputs, Machine, MachineError, Milestones, Surroundings, TpmCounts,
 };
@@ -138,6 +138,11 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     // Before the first thread: threads inherit the signal mask.
     let mut signals = StopSignals::take_over().map_err(RunError::Events)?;
     let current = Current::default();
+    let describe = |asker: &Asker| -> Result<Described, RunError> {
+        let model = machine::vcpu_model(&kvm, &config)?;
+        Ok(asker.describe(&config, &inputs, model)?)
+    };
+    let mut first = None;
     // Dropped from the last to the first: the gate hears of the end when nobody has the file any more.
     let (_hold, identity, vtpm) = match (&config.vtpm, &asker) {
         (None, _) => (None, None, None),
@@ -145,8 +150,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
             (None, _) => (None, None, Some(Vtpm::start(vtpm)?)),
             (Some(_), None) => return Err(RunError::NoKey),
             (Some(path), Some(asker)) => {
-                let model = machine::vcpu_model(&kvm, &config)?;
-                let prepared = asker.prepare(&config, &inputs, model)?;
+                let prepared = asker.prepare(first.insert(describe(asker)?))?;
                 let Kept { vtpm, identity, run, changes, key } =
                     kept::start(vtpm, path, asker.vm_id(), prepared)?;
                 let hold = Hold::start(run, asker.claim(key), changes, current.clone());
@@ -171,8 +175,8 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
             (_, Isolation::None) => Admission::NotIsolated,
             (None, Isolation::Snp) => Admission::WithoutGate,
             (Some(asker), Isolation::Snp) => {
-                let model = machine::vcpu_model(&kvm, &config)?;
-                Admission::Gate(Box::new(asker.ask(&config, &inputs, model, identity.as_ref())?))
+                let described = first.take().map_or_else(|| describe(asker), Ok)?;
+                Admission::Gate(Box::new(asker.ask(described, identity.as_ref())?))
             }
         };
         let around = Surroundings {
