@@ -92,7 +92,8 @@ debian_update() {
     local suite=$1 state
     state=$(debian_state "$suite") || return 1
     say "reading Debian's signed package index of $suite"
-    apt-get -c "$state/apt.conf" -qq update >&2 || return 1
+    # Two scripts may read the same suite at a time.
+    apt_patiently env LC_ALL=C apt-get -c "$state/apt.conf" -qq update || return 1
     # apt-get update succeeds when it merely keeps old lists; those are signed too.
     compgen -G "$state/lists/*_dists_${suite}_main_binary-amd64_Packages*" >/dev/null
 }
