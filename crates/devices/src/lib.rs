@@ -8,6 +8,7 @@
 //!
 //! All inputs come from a guest that may be hostile. A device never panics on them, never blocks a vCPU on
 //! them, and never allocates by an amount the guest chose without a fixed bound.
+#![deny(clippy::disallowed_macros)]
 
 pub mod bus;
 pub mod fw_cfg;

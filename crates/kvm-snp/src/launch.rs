@@ -222,7 +222,7 @@ impl Started {
             return Err(CpuidRefused { gpa, differences }.into());
         }
         for difference in &differences {
-            tracing::warn!(%difference, "the security processor's cpuid value is used");
+            cvmm_log_limit::warn!(%difference, "the security processor's cpuid value is used");
         }
         self.update(import, 0, PAGE as u64, refused)?;
         Ok(differences)

@@ -14,6 +14,7 @@
 //! and address they are about, because KVM's errno does not.
 //!
 //! What the kernel has is asked by ioctl ([`probe`]), never concluded from its version.
+#![deny(clippy::disallowed_macros)]
 
 pub mod convert;
 pub mod cpuid_page;

@@ -278,7 +278,7 @@ fn discard_old(region: &Backed, change: Change, to: PageState) {
     };
     if result != 0 {
         let error = io::Error::last_os_error();
-        tracing::warn!(gpa = format_args!("{gpa:#x}"), len, %error, "guest memory not given back");
+        cvmm_log_limit::warn!(gpa = format_args!("{gpa:#x}"), len, %error, "guest memory not given back");
     }
 }
 

@@ -128,7 +128,7 @@ const AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(50
 
 impl Host {
     fn failed(&mut self, error: StoreError) -> TpmResult {
-        tracing::error!(%error, "the TPM's state");
+        cvmm_log_limit::error!(%error, "the TPM's state");
         self.closed = true;
         self.error.get_or_insert(error);
         ERROR.store(true, Ordering::Relaxed);
@@ -162,7 +162,7 @@ impl Host {
                     STORE_ERRORS.fetch_add(1, Ordering::Relaxed);
                     match waits.next() {
                         Some(wait) if error.is_transient() => {
-                            tracing::warn!(%error, "the TPM's state was not written; trying again");
+                            cvmm_log_limit::warn!(%error, "the TPM's state was not written; trying again");
                             std::thread::sleep(*wait);
                         }
                         _ => return Err(error),

@@ -9,6 +9,7 @@
 //!
 //! The TPM is on the host's side of the boundary: it protects against other tenants, stolen disks
 //! and a broken guest, never against the host.
+#![deny(clippy::disallowed_macros)]
 
 pub mod command;
 pub mod daemon;

@@ -311,7 +311,7 @@ impl Service {
                 }
             }
             Control::SetState { encrypted: true, .. } => {
-                tracing::warn!("a state blob encrypted by swtpm; only plain ones can be taken");
+                cvmm_log_limit::warn!("a state blob encrypted by swtpm; only plain ones can be taken");
                 words(&[result::BAD_PARAMETER])
             }
             Control::SetState { kind: Some(kind), blob, .. } => {
@@ -332,7 +332,7 @@ impl Service {
                 }
             }
             Control::Unknown(command) => {
-                tracing::warn!(command, "unknown control command");
+                cvmm_log_limit::warn!(command, "unknown control command");
                 words(&[result::BAD_ORDINAL])
             }
             Control::Invalid => return (words(&[result::BAD_PARAMETER]), Then::Close),

@@ -184,7 +184,7 @@ impl Turn<'_> {
             Ok(response) => response,
             Err(EngineError::Off) => Response::failure(), // nothing is broken
             Err(error) => {
-                tracing::error!(%error, "the TPM fails until the machine is reset");
+                cvmm_log_limit::error!(%error, "the TPM fails until the machine is reset");
                 status.failure = Some(error.to_string());
                 shared.failed.store(true, Ordering::Release);
                 Response::failure()
@@ -367,7 +367,7 @@ impl Tpm {
                 shared.failed.store(false, Ordering::Release);
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the TPM's engine refused"),
+            Err(error) => cvmm_log_limit::warn!(%error, "the TPM's engine refused"),
         }
         result
     }

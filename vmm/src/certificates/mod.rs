@@ -5,21 +5,25 @@
 //! key server. Kernels that know KVM_SEV_SNP_ENABLE_REQ_CERTS (not Linux 6.12) leave with exit reason 43 for them; the
 //! certificates come from a folder ([`store`]) and go to the guest as a table ([`table`]). Nothing is believed because of them:
 //! whoever verifies the report verifies the chain too.
+//!
+//! Which certificates are right depends on the platform's reported TCB, which a firmware update changes while guests run. Asking
+//! the security processor and reading files is the work of a thread ([`worker`]); a vCPU takes what that thread found, and waits
+//! for it for a limited time.
 
 pub mod store;
 pub mod table;
+mod worker;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_snp::cpu::CpuSignature;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::doctor::sev;
-use store::{Store, StoreError};
+use store::StoreError;
+use worker::{Found, Platform, Worker};
 
 const PAGE: u64 = 4096;
 
@@ -41,6 +45,8 @@ pub enum Answer {
     Done,
     /// The buffer is too small; this many pages are needed.
     TooSmall(u64),
+    /// The certificates are being fetched: the guest is told to ask again (SNP_GUEST_VMM_ERR_BUSY).
+    Busy,
     /// It could not be done.
     Failed,
 }
@@ -51,6 +57,7 @@ impl Answer {
         let errno = match self {
             Self::Done => 0,
             Self::TooSmall(_) => libc::ENOSPC,
+            Self::Busy => libc::EAGAIN,
             Self::Failed => libc::EIO,
         };
         // Error numbers are positive.
@@ -61,43 +68,29 @@ impl Answer {
 /// Serves one VM.
 #[derive(Debug)]
 pub struct Certificates {
-    store: Store,
+    worker: Worker,
     memory: DeviceMemory,
-    /// The table for the TCB it was made for: firmware can be updated while guests run.
-    made: Mutex<Option<([u8; 8], Vec<u8>)>>,
 }
 
 impl Certificates {
-    /// From the folder `root`, for guests of a processor with this signature, into the shared view of their memory.
-    pub fn new(root: PathBuf, signature: CpuSignature, memory: DeviceMemory) -> Self {
-        Self { store: Store::new(root, signature), memory, made: Mutex::new(None) }
+    /// From the folder `root`, for guests of a processor with this signature, into the shared view of their memory. Starts the
+    /// thread that fetches them.
+    ///
+    /// # Errors
+    /// The host does not start a thread.
+    pub fn new(root: PathBuf, signature: CpuSignature, memory: DeviceMemory) -> io::Result<Self> {
+        let mut platform = Platform::new(root, signature);
+        Ok(Self { worker: Worker::start(move || platform.table())?, memory })
     }
 
-    /// Answers one request: `pages` pages at `gpa` are the guest's buffer.
+    /// Answers one request: `pages` pages at `gpa` are the guest's buffer. Called on vCPU threads: it waits for the worker for
+    /// [`worker::PATIENCE`] at most.
     pub fn serve(&self, gpa: u64, pages: u64) -> Answer {
-        match self.table() {
-            Ok(table) => put(&self.memory, &table, gpa, pages),
-            Err(error) => {
-                tracing::warn!(%error, "no certificates for the guest");
-                Answer::Failed
-            }
+        match self.worker.find() {
+            Found::Table(table) => put(&self.memory, &table, gpa, pages),
+            Found::Nothing => Answer::Failed,
+            Found::NotYet => Answer::Busy,
         }
-    }
-
-    fn table(&self) -> Result<Vec<u8>, CertificateError> {
-        let device =
-            std::fs::File::open(cvmm_kvm_snp::probe::SEV_PATH).map_err(CertificateError::Platform)?;
-        let platform = sev::status(&device).map_err(CertificateError::Platform)?;
-        let tcb = platform.reported_tcb;
-        // What a panic elsewhere left is a whole table or none.
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, table)) = made.as_ref().filter(|(of, _)| *of == tcb.0) {
-            return Ok(table.clone());
-        }
-        let chip = sev::chip_id(&device).map_err(CertificateError::Platform)?;
-        let table = table::build(&self.store.chain(&chip, tcb, platform.vlek)?);
-        *made = Some((tcb.0, table.clone()));
-        Ok(table)
     }
 }
 
@@ -110,7 +103,7 @@ fn put(memory: &DeviceMemory, table: &[u8], gpa: u64, pages: u64) -> Answer {
     match memory.write_slice(table, GuestAddress(gpa)) {
         Ok(()) => Answer::Done,
         Err(error) => {
-            tracing::warn!(gpa, %error, "the guest's buffer for certificates cannot be written");
+            cvmm_log_limit::warn!(gpa, %error, "the guest's buffer for certificates cannot be written");
             Answer::Failed
         }
     }
@@ -120,6 +113,7 @@ fn put(memory: &DeviceMemory, table: &[u8], gpa: u64, pages: u64) -> Answer {
 mod tests {
     use std::sync::Arc;
 
+    use cvmm_log_limit::testing::Lines;
     use vm_memory::GuestMemoryMmap;
 
     use super::*;
@@ -136,6 +130,19 @@ mod tests {
         for gpa in [0x3000, 0x4000, u64::MAX - 100] {
             assert_eq!(put(&memory, &table, gpa, u64::MAX), Answer::Failed, "{gpa:#x}");
         }
-        assert_eq!((Answer::Done.code(), Answer::TooSmall(1).code(), Answer::Failed.code()), (0, 28, 5));
+        let codes = [Answer::Done, Answer::TooSmall(1), Answer::Failed, Answer::Busy].map(Answer::code);
+        assert_eq!(codes, [0, 28, 5, 11]);
+    }
+
+    #[test]
+    fn requests_without_end_are_a_few_lines() {
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let memory = DeviceMemory::new(Arc::new(ram));
+        let lines = Lines::of(|| {
+            for request in 0..10_000 {
+                assert_eq!(put(&memory, &[7; 100], 0x4000 + request, 1), Answer::Failed);
+            }
+        });
+        assert!(lines.len() <= cvmm_log_limit::BURST as usize, "{} lines", lines.len());
     }
 }

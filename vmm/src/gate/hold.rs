@@ -110,14 +110,14 @@ impl Holder {
     fn hold(mut self, end: &Receiver<()>) {
         while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(LOOK) {
             if let Err(reason) = self.tell() {
-                tracing::error!(reason, "the gate ends this run");
+                cvmm_log_limit::error!(reason, "the gate ends this run");
                 self.current.revoke(reason);
                 return;
             }
         }
         let Some(run) = mem::take(&mut self.run) else { return };
         if let Err(error) = run.end(self.changes.count()) {
-            tracing::warn!(%error, "the gate was not told how far the state file is; it accepts what it was told before");
+            cvmm_log_limit::warn!(%error, "the gate was not told how far the state file is; it accepts what it was told before");
         }
     }
 
@@ -134,7 +134,7 @@ impl Holder {
             None => {
                 self.claim.gate.resume(&self.claim.vm_id, self.epoch, &self.claim.key).and_then(|mut run| {
                     run.checkpoint(changes)?;
-                    tracing::info!("the gate is back: it has been told how far the state file is");
+                    cvmm_log_limit::info!("the gate is back: it has been told how far the state file is");
                     self.run = Some(run);
                     Ok(())
                 })
@@ -152,7 +152,7 @@ impl Holder {
             }
             Err(error) => {
                 if self.run.take().is_some() {
-                    tracing::warn!(
+                    cvmm_log_limit::warn!(
                         %error,
                         "the connection to the gate is lost; the guest goes on, and the gate is asked again every {} s",
                         LOOK.as_secs()

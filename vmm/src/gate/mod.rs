@@ -226,7 +226,7 @@ impl Asker {
         let identity = Identity::from_bytes(approved.id_block(), approved.id_auth())?;
         // The security processor would find out too; here it costs no launch.
         identity.check_launch(digest, GuestPolicy(manifest.launch.policy))?;
-        tracing::info!(
+        cvmm_log_limit::info!(
             session = approved.session(),
             policy = approved.policy().id,
             version = approved.policy().version,
@@ -259,7 +259,7 @@ impl Approval {
         let report = finished.host_report().map_err(GateError::Report)?.map(|report| report.to_vec());
         let ticket =
             self.approved.evidence(Launched { platform_status, report, key: None, certificates: None })?;
-        tracing::info!(evidence = ticket.evidence_class(), "the gate admits the guest");
+        cvmm_log_limit::info!(evidence = ticket.evidence_class(), "the gate admits the guest");
         Ok(finished.admit(ticket)?)
     }
 }

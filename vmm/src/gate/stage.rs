@@ -60,7 +60,7 @@ impl Session {
             certificates: None,
         };
         let (ticket, stage) = approved.stage_evidence(launched)?;
-        tracing::info!(evidence = ticket.evidence_class(), "the gate admits the guest");
+        cvmm_log_limit::info!(evidence = ticket.evidence_class(), "the gate admits the guest");
         self.ticket = Some(ticket);
         stage.ok_or(GateError::NoStageTicket)
     }

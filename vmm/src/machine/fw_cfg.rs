@@ -125,7 +125,7 @@ pub fn build(
         }
     }
     if let Some(shim) = &inputs.hostile.shim {
-        tracing::warn!(
+        cvmm_log_limit::warn!(
             "debug.serve_shim: this host is hostile, the guest may run a program that was not measured"
         );
         builder = builder.file("etc/boot/shim", FromBlob(shim.clone()));

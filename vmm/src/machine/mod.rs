@@ -258,8 +258,11 @@ impl Machine {
             (Some(launch), Some(private)) => {
                 let certificates = config.snp.certificates.clone().map(|root| {
                     let signature = CpuSignature(cpuid.signature());
-                    Arc::new(Certificates::new(root, signature, memory.for_devices(Some(&private))))
+                    Certificates::new(root, signature, memory.for_devices(Some(&private))).map(Arc::new)
                 });
+                let certificates = certificates
+                    .transpose()
+                    .map_err(|source| MachineError::Host { what: "the thread for certificates", source })?;
                 for vcpu in &mut vcpus {
                     if let Some(certificates) = &certificates {
                         vcpu.set_certificates(Arc::clone(certificates));

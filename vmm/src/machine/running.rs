@@ -123,12 +123,12 @@ impl RunningMachine {
         }
         if let Some(admitted) = &self.admitted {
             let counters = admitted.memory().counters();
-            tracing::debug!(?counters, "page conversions");
+            cvmm_log_limit::debug!(?counters, "page conversions");
         }
         for thread in self.threads.drain(..) {
             match thread.join() {
                 Ok(counts) => self.counts.add(&counts),
-                Err(_) => tracing::error!("a vcpu thread panicked"),
+                Err(_) => cvmm_log_limit::error!("a vcpu thread panicked"),
             }
         }
     }
@@ -147,7 +147,7 @@ impl Guest for RunningMachine {
     fn power_button(&self) {
         // The interrupt is an edge: one signal, one press.
         if let Err(error) = self.power_button.write(1) {
-            tracing::warn!(%error, "power button");
+            cvmm_log_limit::warn!(%error, "power button");
         }
     }
 

@@ -126,7 +126,7 @@ impl Launch {
     pub(super) fn create(kvm: &Kvm, host: &Arc<SnpHost>, config: &Config) -> Result<Self, SnpError> {
         let vm = SnpVm::create(kvm, host, SevFeatures::SNP_ACTIVE)?;
         if config.snp.certificates.is_some() && !vm.request_certificates()? {
-            tracing::warn!(
+            cvmm_log_limit::warn!(
                 "snp.certificates is of no use: this kernel cannot ask for certificates (KVM_SEV_SNP_ENABLE_REQ_CERTS)"
             );
         }
@@ -210,14 +210,14 @@ pub(super) fn inject_variables(
     firmware: &Firmware,
     bytes: &[u8],
 ) -> Result<(), SnpError> {
-    tracing::warn!(
+    cvmm_log_limit::warn!(
         "debug.inject_variables: this host is hostile, the guest may see UEFI variables of the host's"
     );
     memory.sink().write(firmware.gpa(), bytes).map_err(SnpError::Inject)
 }
 
 fn announce(digest: Digest, policy: GuestPolicy, identity: &Identity) {
-    tracing::info!(
+    cvmm_log_limit::info!(
         launch_digest = %digest,
         %policy,
         id_key_digest = %identity.id_key_digest(),

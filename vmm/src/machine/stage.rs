@@ -119,7 +119,7 @@ impl Mailbox {
         tamper: Option<StageTamper>,
     ) -> Self {
         if let Some(tamper) = tamper {
-            tracing::warn!(?tamper, "debug.first_stage: this host is hostile to the first stage");
+            cvmm_log_limit::warn!(?tamper, "debug.first_stage: this host is hostile to the first stage");
         }
         Self(Arc::new(Mutex::new(Inner {
             memory,
@@ -168,7 +168,7 @@ impl BusDevice for Mailbox {
         if offset == 0 && data.len() == PORT_LEN as usize {
             self.with(|inner| {
                 if let Err(error) = inner.serve() {
-                    tracing::warn!(%error, "a message of the first stage got no answer");
+                    cvmm_log_limit::warn!(%error, "a message of the first stage got no answer");
                 }
             });
         }
@@ -180,7 +180,7 @@ impl Inner {
         if !self.open {
             return Ok(());
         }
-        self.messages += 1;
+        self.messages = self.messages.saturating_add(1);
         if self.messages > MOST_MESSAGES {
             return Err(Unanswered::TooMany);
         }
@@ -474,6 +474,17 @@ mod tests {
         assert!(!world.mailbox.is_done());
         world.mailbox.with(|inner| (inner.open, inner.messages) = (true, MOST_MESSAGES));
         assert_eq!(world.ask(Kind::Fill, piece(0, 8).as_bytes()), Header::new_zeroed());
+    }
+
+    #[test]
+    fn messages_without_end_are_a_few_lines() {
+        let mut world = World::new();
+        let lines = cvmm_log_limit::testing::Lines::of(|| {
+            for _ in 0..10_000 {
+                assert_eq!(world.ask(Kind::Hello, &[]), Header::new_zeroed());
+            }
+        });
+        assert!(lines.len() <= cvmm_log_limit::BURST as usize, "{} lines", lines.len());
     }
 
     proptest! {

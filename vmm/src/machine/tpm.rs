@@ -113,7 +113,7 @@ impl GuestTpm {
             Ok(ring) => self.with(|front| front.ring = Some(ring)),
             // Slower, not wrong.
             Err(error) => {
-                tracing::warn!(%error, "kvm does not collect writes to the tpm (vtpm.coalesced_mmio)")
+                cvmm_log_limit::warn!(%error, "kvm does not collect writes to the tpm (vtpm.coalesced_mmio)")
             }
         }
     }

@@ -70,7 +70,7 @@ impl ConsoleEnds {
             }
             ConsoleMode::Pty => {
                 let pty = Pty::open().map_err(ConsoleError::Pty)?;
-                tracing::info!(path = %pty.path.display(), "console is a pseudo-terminal");
+                cvmm_log_limit::info!(path = %pty.path.display(), "console is a pseudo-terminal");
                 let writer = pty.master.try_clone().map_err(ConsoleError::Pty)?;
                 let input = ConsoleInput { source: Source::Pty(pty), escapes: false, escaped: false };
                 (Box::new(writer), Some(input), None)

@@ -111,14 +111,14 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     let timeline = &options.timeline;
     let asker = match config.isolation {
         Isolation::None => {
-            tracing::warn!(
+            cvmm_log_limit::warn!(
                 "isolation is \"none\": the host can read and change everything in this guest; for development only"
             );
             None
         }
         Isolation::Snp if options.without_gate && config.gate.is_some() => return Err(RunError::TwoWishes),
         Isolation::Snp if options.without_gate => {
-            tracing::warn!(
+            cvmm_log_limit::warn!(
                 "no gate stands before this guest: nobody has seen evidence of what it is (--without-gate)"
             );
             None
@@ -208,12 +208,14 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
                 ending = Ending::Stopped;
             }
             match ending {
-                Ending::TripleFault { .. } | Ending::InternalError { .. } => tracing::error!("{ending}"),
-                _ => tracing::info!("{ending}"),
+                Ending::TripleFault { .. } | Ending::InternalError { .. } => {
+                    cvmm_log_limit::error!("{ending}")
+                }
+                _ => cvmm_log_limit::info!("{ending}"),
             }
             return Ok(Outcome { ending, exits, resets, tpm });
         }
         resets = resets.saturating_add(1);
-        tracing::info!(resets, "guest reset: building the machine anew");
+        cvmm_log_limit::info!(resets, "guest reset: building the machine anew");
     }
 }

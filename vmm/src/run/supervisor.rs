@@ -98,7 +98,7 @@ impl Supervisor<'_> {
         self.offer_pending();
         let now = Instant::now();
         if self.grace.deadline.is_some_and(|deadline| deadline <= now) {
-            tracing::warn!(grace = ?self.grace.time, "guest did not power off in time, stopping it");
+            cvmm_log_limit::warn!(grace = ?self.grace.time, "guest did not power off in time, stopping it");
             self.stop();
             return 0;
         }
@@ -131,7 +131,7 @@ impl Supervisor<'_> {
             self.stop();
             return;
         }
-        tracing::info!(grace = ?self.grace.time, "pressing the guest's power button");
+        cvmm_log_limit::info!(grace = ?self.grace.time, "pressing the guest's power button");
         self.guest.power_button();
         self.grace.deadline = Some(Instant::now() + self.grace.time);
     }
@@ -159,7 +159,7 @@ impl Supervisor<'_> {
                 self.offer_pending();
             }
             None => {
-                tracing::debug!("console input ended");
+                cvmm_log_limit::debug!("console input ended");
                 let _ = ops.remove(Events::empty_raw(input.as_raw_fd()));
                 self.input_open = false;
             }
@@ -172,7 +172,7 @@ impl MutEventSubscriber for Supervisor<'_> {
         for fd in [self.signals.as_raw_fd(), self.control.changed().as_raw_fd()] {
             if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
                 // Without these events the VM could not be stopped.
-                tracing::error!(%error, "cannot watch for the end of the vm");
+                cvmm_log_limit::error!(%error, "cannot watch for the end of the vm");
                 self.stop();
             }
         }
@@ -180,7 +180,7 @@ impl MutEventSubscriber for Supervisor<'_> {
             match ops.add(Events::new_raw(input.as_raw_fd(), EventSet::IN)) {
                 Ok(()) => self.input_open = true,
                 // Regular files and /dev/null cannot be watched: the guest then has no input.
-                Err(error) => tracing::debug!(%error, "console input is not watched"),
+                Err(error) => cvmm_log_limit::debug!(%error, "console input is not watched"),
             }
         }
     }
@@ -188,7 +188,7 @@ impl MutEventSubscriber for Supervisor<'_> {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         if events.fd() == self.signals.as_raw_fd() {
             while let Some(signal) = self.signals.take() {
-                tracing::info!(signal, "stop signal");
+                cvmm_log_limit::info!(signal, "stop signal");
                 self.ask_to_stop(signal == libc::SIGQUIT as u32);
             }
         } else if events.fd() == self.control.changed().as_raw_fd() {

@@ -140,7 +140,7 @@ impl Control {
 
 impl PowerSink for Control {
     fn request(&self, event: PowerEvent, source: &'static str) {
-        tracing::info!(?event, source, "guest power request");
+        cvmm_log_limit::info!(?event, source, "guest power request");
         self.end(match event {
             PowerEvent::PowerOff => Ending::PowerOff,
             PowerEvent::Reset => Ending::Reset,
@@ -162,5 +162,14 @@ mod tests {
         assert!(control.is_stopping());
         assert_eq!(control.ending(), Some(Ending::Reset));
         assert!(control.changed().read().is_ok());
+    }
+
+    #[test]
+    fn power_requests_without_end_are_a_few_lines() {
+        let control = Control::new().unwrap();
+        let lines = cvmm_log_limit::testing::Lines::of(|| {
+            (0..10_000).for_each(|_| control.request(PowerEvent::Reset, "test"));
+        });
+        assert!(lines.len() <= cvmm_log_limit::BURST as usize, "{} lines", lines.len());
     }
 }

@@ -230,7 +230,7 @@ fn advise(region: &Region, advice: libc::c_int) {
     // SAFETY: the range is a live mapping of our own, and neither advice used here changes its content.
     let result = unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, advice) };
     if result != 0 {
-        tracing::debug!(advice, error = %io::Error::last_os_error(), "madvise on guest memory refused");
+        cvmm_log_limit::debug!(advice, error = %io::Error::last_os_error(), "madvise on guest memory refused");
     }
 }
 

@@ -372,16 +372,7 @@ impl Vcpu {
     /// Serves a page state change. What the guest may not have is answered with an error, which its firmware and kernel do not
     /// survive by their own choice.
     fn convert(&mut self, args: &[u64; 6]) {
-        let done = match (&self.private, PageRequest::from_hypercall(args)) {
-            (Some(memory), Ok(request)) => memory.convert(request).map_err(|error| error.to_string()),
-            (None, _) => Err("not an snp guest".to_owned()),
-            (_, Err(error)) => Err(error.to_string()),
-        };
-        if let Err(reason) = &done {
-            tracing::warn!(vcpu = self.id, reason, "page state change refused");
-        }
-        // Linux 6.12 leaves what was there before, and takes EINVAL and EAGAIN only.
-        let answer = if done.is_ok() { 0 } else { -i64::from(libc::EINVAL) };
+        let answer = page_state_change(self.id, self.private.as_deref(), args);
         let run = self.fd.get_kvm_run();
         // The exit reason was KVM_EXIT_HYPERCALL, whose member of the union this is; writing one is no unsafe operation.
         run.__bindgen_anon_1.hypercall.ret = answer as u64;
@@ -423,7 +414,7 @@ impl Vcpu {
             .and_then(|request| memory.fault(request).map_err(|error| error.to_string()));
         match result {
             Ok(true) => {
-                tracing::debug!(
+                cvmm_log_limit::debug!(
                     vcpu = self.id,
                     gpa,
                     private = flags & FAULT_PRIVATE != 0,
@@ -471,6 +462,20 @@ impl Vcpu {
     }
 }
 
+/// Carries out a page state change; the hypercall's result.
+fn page_state_change(vcpu: u32, memory: Option<&PrivateMemory>, args: &[u64; 6]) -> i64 {
+    let done = match (memory, PageRequest::from_hypercall(args)) {
+        (Some(memory), Ok(request)) => memory.convert(request).map_err(|error| error.to_string()),
+        (None, _) => Err("not an snp guest".to_owned()),
+        (_, Err(error)) => Err(error.to_string()),
+    };
+    if let Err(reason) = &done {
+        cvmm_log_limit::warn!(vcpu, reason, "page state change refused");
+    }
+    // Linux 6.12 leaves what was there before, and takes EINVAL and EAGAIN only.
+    if done.is_ok() { 0 } else { -i64::from(libc::EINVAL) }
+}
+
 /// Ends the VM when a vCPU thread is left in any way, a panic included: a VM with a missing processor must not
 /// linger.
 #[derive(Debug)]
@@ -481,5 +486,23 @@ impl Drop for EndOnDrop {
         if !self.0.is_stopping() {
             self.0.end(Ending::InternalError { vcpu: 0, detail: "a vcpu thread ended early".to_owned() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cvmm_log_limit::testing::Lines;
+
+    use super::*;
+
+    #[test]
+    fn refused_page_state_changes_without_end_are_a_few_lines() {
+        let lines = Lines::of(|| {
+            for page in 0..10_000 {
+                let args = [page << 12, 1, 16, 0, 0, 0];
+                assert_eq!(page_state_change(0, None, &args), -i64::from(libc::EINVAL));
+            }
+        });
+        assert!(lines.len() <= cvmm_log_limit::BURST as usize, "{} lines", lines.len());
     }
 }

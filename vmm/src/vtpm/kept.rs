@@ -112,13 +112,13 @@ pub fn start(config: &config::Vtpm, path: &Path, vm_id: &str, prepared: Prepared
     let certificates = provision::Certificates { ek_rsa, ek_ecc, ak, platform };
     let written = provision::install(engine.as_mut(), &certificates)?;
     engine.power_off();
-    tracing::info!(
+    cvmm_log_limit::info!(
         epoch,
         changes = changes.count(),
         certificates = written,
         "the guest's tpm goes on from its state file"
     );
-    tracing::warn!(
+    cvmm_log_limit::warn!(
         "the guest's tpm is on the host's side of the boundary (vtpm.mode = \"in-process\"): whoever controls the host can read its \
          keys and forge its pcrs"
     );
@@ -134,7 +134,7 @@ fn open(path: &Path, vm_id: &str, prepared: &Prepared) -> Result<Store, StateErr
         Expected { vm_id: vm.clone(), epochs: prepared.accepted(), least_counter: prepared.least_counter() };
     match (Store::open(path, &keys, &expected), keys.last()) {
         (Err(StateError::Missing), Some(key)) if prepared.may_create() => {
-            tracing::info!(path = %path.display(), "a new state file: the guest's tpm is new");
+            cvmm_log_limit::info!(path = %path.display(), "a new state file: the guest's tpm is new");
             Store::create(path, key, &vm, prepared.epoch())
         }
         (opened, _) => {

@@ -105,7 +105,7 @@ pub struct Vtpm {
 impl Vtpm {
     /// The TPM that `config` wants, with state that nobody keeps.
     pub fn start(config: &config::Vtpm) -> Result<Self, VtpmError> {
-        tracing::warn!(
+        cvmm_log_limit::warn!(
             "the guest's tpm is on the host's side of the boundary (vtpm.mode = \"in-process\"): whoever controls the host can read its \
              keys and forge its pcrs; it is new with this process, and what the guest seals is lost with it"
         );
@@ -127,7 +127,7 @@ impl Vtpm {
     pub fn power_cycle(&self) -> Box<dyn TpmExecutor> {
         if let Err(error) = self.tpm.power_cycle() {
             // The guest will be told at its first command.
-            tracing::error!(%error, "the guest's tpm does not come up");
+            cvmm_log_limit::error!(%error, "the guest's tpm does not come up");
         }
         Box::new(Executor::new(self.tpm.clone()))
     }
@@ -153,7 +153,7 @@ fn set_up(engine: &mut dyn TpmEngine, banks: &[config::PcrBank]) -> Result<(), V
     });
     match (failure, changed) {
         (Some(error), _) => return Err(error.into()),
-        (None, changed) => tracing::debug!(?banks, changed = changed?, "pcr banks of the guest's tpm"),
+        (None, changed) => cvmm_log_limit::debug!(?banks, changed = changed?, "pcr banks of the guest's tpm"),
     }
     engine.power_off();
     Ok(())

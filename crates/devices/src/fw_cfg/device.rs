@@ -128,7 +128,7 @@ impl FwCfg {
     /// Logs the first time that the host could not read an item.
     fn report(&self, error: &io::Error) {
         if !self.reported.replace(true) {
-            tracing::warn!(key = self.selected, offset = self.offset, %error, "fw_cfg item cannot be read");
+            cvmm_log_limit::warn!(key = self.selected, offset = self.offset, %error, "fw_cfg item cannot be read");
         }
     }
 
@@ -136,13 +136,13 @@ impl FwCfg {
     fn run_dma(&mut self, address: u64) {
         let mut bytes = [0; dma::LEN];
         if let Err(error) = self.memory.read_slice(&mut bytes, GuestAddress(address)) {
-            tracing::debug!(address, %error, "fw_cfg descriptor is not in guest memory");
+            cvmm_log_limit::debug!(address, %error, "fw_cfg descriptor is not in guest memory");
             return;
         }
         let result = if self.execute(&Descriptor::parse(&bytes)) { 0 } else { dma::ERROR };
         // A transfer cannot make the descriptor's own memory go away, but the bytes may straddle a region's end.
         if let Err(error) = self.memory.write_slice(&result.to_be_bytes(), GuestAddress(address)) {
-            tracing::debug!(address, %error, "fw_cfg result cannot be written");
+            cvmm_log_limit::debug!(address, %error, "fw_cfg result cannot be written");
         }
     }
 
@@ -173,7 +173,7 @@ impl FwCfg {
         let left = self.item().map_or(0, |item| item.len().saturating_sub(self.offset));
         let from_item = left.min(length);
         if length - from_item > PADDING_LIMIT {
-            tracing::debug!(key = self.selected, length, "fw_cfg read is too far past the item's end");
+            cvmm_log_limit::debug!(key = self.selected, length, "fw_cfg read is too far past the item's end");
             return false;
         }
         let mut buffer = vec![0; usize::try_from(length).unwrap_or(PIECE).min(PIECE)];
@@ -198,7 +198,7 @@ impl FwCfg {
                 return false;
             };
             if let Err(error) = self.memory.write_slice(piece, GuestAddress(to)) {
-                tracing::debug!(address = to, %error, "fw_cfg target is not in guest memory");
+                cvmm_log_limit::debug!(address = to, %error, "fw_cfg target is not in guest memory");
                 return false;
             }
             done += count as u64;

@@ -72,6 +72,20 @@ impl Guest {
     }
 }
 
+#[test]
+fn transfers_that_fail_without_end_are_a_few_lines() {
+    let mut guest = guest(FwCfgBuilder::default());
+    let lines = cvmm_log_limit::testing::Lines::of(|| {
+        for transfer in 0..10_000_u32 {
+            // The target is outside of memory, then the descriptor is.
+            assert_eq!(guest.dma(0x8 | 0x2, 16, u64::MAX - u64::from(transfer)), 1);
+            guest.device.write(4, &u32::MAX.to_be_bytes());
+            guest.device.write(8, &transfer.to_be_bytes());
+        }
+    });
+    assert!(lines.len() <= 4 * cvmm_log_limit::BURST as usize, "{} lines", lines.len());
+}
+
 /// Content that is too large to hold: byte `i` is `i % 251`. Counts its reads.
 struct Pattern(u64, Arc<AtomicU64>);
 

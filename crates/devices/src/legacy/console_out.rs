@@ -146,7 +146,7 @@ impl Drop for ConsoleOut {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let lost = state.buffer.len();
-                tracing::warn!(lost, "console output given up: the terminal takes no data");
+                cvmm_log_limit::warn!(lost, "console output given up: the terminal takes no data");
                 state.failed = true;
                 return;
             }
@@ -155,7 +155,7 @@ impl Drop for ConsoleOut {
         let dropped = state.dropped;
         drop(state);
         if dropped > 0 {
-            tracing::warn!(dropped, "console output was lost because the terminal was too slow");
+            cvmm_log_limit::warn!(dropped, "console output was lost because the terminal was too slow");
         }
         if let Some(thread) = self.thread.take() {
             // It is done, so this cannot block; a panic in it has been reported by the runtime.
@@ -199,7 +199,7 @@ fn drain(shared: &Shared, mut terminal: Box<dyn Write + Send>) {
         shared.room.notify_all();
         drop(state);
         if let Err(error) = put(shared, &mut *terminal, &batch) {
-            tracing::warn!(%error, "console output stops: the terminal cannot be written");
+            cvmm_log_limit::warn!(%error, "console output stops: the terminal cannot be written");
             return;
         }
     }

@@ -98,7 +98,7 @@ impl Serial {
             Err(UartError::FullFifo) => 0,
             // The bytes are in the FIFO; only their interrupt got lost.
             Err(error) => {
-                tracing::warn!(%error, "serial input interrupt lost");
+                cvmm_log_limit::warn!(%error, "serial input interrupt lost");
                 room - self.uart.fifo_capacity()
             }
         }
@@ -133,7 +133,7 @@ impl BusDevice for Serial {
             };
             if let Err(error) = self.uart.write(register, *byte) {
                 // A guest could repeat this without end, so it is not for the ordinary log.
-                tracing::debug!(%error, "serial write");
+                cvmm_log_limit::debug!(%error, "serial write");
             }
             if at == MCR {
                 self.uart.events().signal();

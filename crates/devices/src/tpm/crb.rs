@@ -282,7 +282,7 @@ impl Crb {
 
     fn fail(&mut self) {
         if !self.failed {
-            tracing::error!(
+            cvmm_log_limit::error!(
                 "the guest's tpm has failed: the guest is told so and has no tpm until its next reset"
             );
         }

@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::Bytes;
 
-use super::log_limit::LogLimit;
 use super::queue::{Chain, QueueError, VirtQueue, write_segments};
 use super::worker::{Handler, Sources, Stop, Worker, drain_event};
 use super::{ActivateError, Activation, ActiveQueue, VirtioDevice};
@@ -207,7 +206,7 @@ impl ConsoleHandler {
             Ok(count) => self.typed.extend_from_slice(&bytes[..count]),
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
             Err(error) => {
-                tracing::warn!(%error, "console input failed and is closed");
+                cvmm_log_limit::warn!(%error, "console input failed and is closed");
                 self.ended = true;
             }
         }
@@ -251,7 +250,7 @@ impl ConsoleHandler {
                         self.watch = Watch::AlwaysReady
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "console input cannot be waited for and is closed");
+                        cvmm_log_limit::warn!(%error, "console input cannot be waited for and is closed");
                         self.ended = true;
                     }
                 },
@@ -284,11 +283,8 @@ fn write_all(output: &mut dyn Write, bytes: &[u8], stop: &Stop) {
                 }
             }
             other => {
-                static LIMIT: LogLimit = LogLimit::new();
-                if LIMIT.allow() {
-                    let error = other.err().map(|error| error.to_string());
-                    tracing::warn!(error, "console output failed; output is lost");
-                }
+                let error = other.err().map(|error| error.to_string());
+                cvmm_log_limit::warn!(error, "console output failed; output is lost");
                 return;
             }
         }

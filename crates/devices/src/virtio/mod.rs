@@ -7,7 +7,6 @@
 
 pub mod block;
 pub mod console;
-mod log_limit;
 pub mod pci;
 pub mod queue;
 pub mod rng;

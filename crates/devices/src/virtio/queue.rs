@@ -18,7 +18,6 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::log_limit::LogLimit;
 use super::{ActiveQueue, VirtioInterrupt};
 use crate::memory::DeviceMemory;
 
@@ -231,10 +230,7 @@ impl VirtQueue {
             return;
         }
         self.broken = true;
-        static LIMIT: LogLimit = LogLimit::new();
-        if LIMIT.allow() {
-            tracing::warn!(queue = self.index, %error, "virtqueue broken; the device needs a reset");
-        }
+        cvmm_log_limit::warn!(queue = self.index, %error, "virtqueue broken; the device needs a reset");
         self.interrupt.needs_reset();
     }
 

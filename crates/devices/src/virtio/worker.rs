@@ -156,7 +156,7 @@ impl Worker {
                         && as_io(error).kind() != io::ErrorKind::Interrupted
                     {
                         // epoll on our own descriptors fails only if the process is out of order.
-                        tracing::error!("virtio worker: epoll failed; the device stops");
+                        cvmm_log_limit::error!("virtio worker: epoll failed; the device stops");
                         break;
                     }
                 }
@@ -176,7 +176,7 @@ impl Worker {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("a virtio worker panicked; its device was stopped");
+            cvmm_log_limit::error!("a virtio worker panicked; its device was stopped");
         }
     }
 }

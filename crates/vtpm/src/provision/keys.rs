@@ -21,7 +21,7 @@ fn place_attestation(talk: &mut Talk<'_>, handle: u32, public: &Public) -> Resul
     match talk.public(place::AK)? {
         Some(Some(there)) if there == *public => return Ok(()),
         Some(_) => {
-            tracing::warn!("another key is where the TPM's attestation key belongs: it is replaced");
+            cvmm_log_limit::warn!("another key is where the TPM's attestation key belongs: it is replaced");
             talk.evict(rh::PLATFORM, place::AK, place::AK)?;
         }
         None => {}
@@ -47,7 +47,7 @@ pub fn endorsement(
     if (permanent.endorsement_auth() || permanent.owner_auth())
         && let Some(recorded) = recorded
     {
-        tracing::warn!(
+        cvmm_log_limit::warn!(
             "the guest has removed the TPM's {} and set an authorisation: it is not restored",
             ek.name()
         );
@@ -65,7 +65,7 @@ pub fn endorsement(
     let placed = match there {
         Some(Some(there)) if there == public => Ok(()),
         _ if permanent.owner_auth() => {
-            tracing::warn!(
+            cvmm_log_limit::warn!(
                 "the guest has set the owner's authorisation: the {} is not made persistent",
                 ek.name()
             );
@@ -80,13 +80,13 @@ pub fn endorsement(
 
 fn place_endorsement(talk: &mut Talk<'_>, ek: Ek, handle: u32, occupied: bool) -> Result<(), ProvisionError> {
     if occupied {
-        tracing::warn!("another key is where the TPM's {} belongs: it is replaced", ek.name());
+        cvmm_log_limit::warn!("another key is where the TPM's {} belongs: it is replaced", ek.name());
         talk.evict(rh::PLATFORM, ek.handle(), ek.handle())?;
     }
     match talk.evict(rh::OWNER, handle, ek.handle()) {
         // A guest that has filled the TPM is none the worse for it.
         Err(ProvisionError::Refused { command, code }) => {
-            tracing::warn!(
+            cvmm_log_limit::warn!(
                 command,
                 code = format_args!("{code:#x}"),
                 "the {} is not made persistent",

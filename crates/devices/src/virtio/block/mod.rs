@@ -123,7 +123,7 @@ impl Block {
             _ => return Err(DiskError::Serial { path, serial }),
         }
         let disk = Disk::open(&path, read_only, cache)?;
-        tracing::debug!(path = %path.display(), len = disk.size(), ?cache, engine = ?kind, queues, "disk opened");
+        cvmm_log_limit::debug!(path = %path.display(), len = disk.size(), ?cache, engine = ?kind, queues, "disk opened");
         Ok(Self {
             disk: Arc::new(disk),
             serial: id,

@@ -13,7 +13,6 @@ use super::engine::{Engine, Finished};
 use super::op::Op;
 use super::request::{Command, Request, STATUS_IOERR, STATUS_OK, parse};
 use super::{CacheMode, F_FLUSH, SERIAL_LEN};
-use crate::virtio::log_limit::LogLimit;
 use crate::virtio::queue::{Chain, QueueError, VirtQueue, write_segments};
 use crate::virtio::worker::{Handler, Sources, drain_event};
 
@@ -194,10 +193,7 @@ fn conclude(outcome: &io::Result<()>, in_len: u32) -> (u8, u32) {
     match outcome {
         Ok(()) => (STATUS_OK, in_len),
         Err(error) => {
-            static LIMIT: LogLimit = LogLimit::new();
-            if LIMIT.allow() {
-                tracing::warn!(%error, "disk i/o failed; the guest gets an i/o error");
-            }
+            cvmm_log_limit::warn!(%error, "disk i/o failed; the guest gets an i/o error");
             (STATUS_IOERR, 0)
         }
     }

@@ -14,7 +14,6 @@ use vm_memory::GuestAddress;
 use super::interrupt::Interrupt;
 use super::layout::COMMON_LEN;
 use crate::memory::DeviceMemory;
-use crate::virtio::log_limit::LogLimit;
 
 /// VIRTIO_F_INDIRECT_DESC.
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
@@ -232,18 +231,15 @@ impl Common {
             // 0 is not a value a driver may write (4.1.4.3.2).
             (0x1c, 2) if value == 1 => {
                 if let Err(error) = queue.enable(memory) {
-                    static LIMIT: LogLimit = LogLimit::new();
-                    if LIMIT.allow() {
-                        tracing::warn!(
-                            queue = index,
-                            size = queue.size,
-                            desc = format_args!("{:#x}", queue.desc),
-                            driver = format_args!("{:#x}", queue.driver),
-                            device = format_args!("{:#x}", queue.device),
-                            %error,
-                            "driver enabled a queue whose rings are not in its memory or not aligned; it stays off"
-                        );
-                    }
+                    cvmm_log_limit::warn!(
+                        queue = index,
+                        size = queue.size,
+                        desc = format_args!("{:#x}", queue.desc),
+                        driver = format_args!("{:#x}", queue.driver),
+                        device = format_args!("{:#x}", queue.device),
+                        %error,
+                        "driver enabled a queue whose rings are not in its memory or not aligned; it stays off"
+                    );
                 }
             }
             (0x20, 8) => queue.desc = value,
@@ -271,29 +267,23 @@ impl Common {
             ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
         ];
         if value & self.status != self.status || !in_order.contains(&steps) {
-            static LIMIT: LogLimit = LogLimit::new();
-            if LIMIT.allow() {
-                tracing::warn!(
-                    from = format_args!("{:#x}", self.status),
-                    to = format_args!("{value:#x}"),
-                    "driver wrote a device status out of order; the write is dropped"
-                );
-            }
+            cvmm_log_limit::warn!(
+                from = format_args!("{:#x}", self.status),
+                to = format_args!("{value:#x}"),
+                "driver wrote a device status out of order; the write is dropped"
+            );
             return None;
         }
         let added = value & !self.status;
         self.status |= added & (ACKNOWLEDGE | DRIVER | FAILED);
         if added & FEATURES_OK != 0 {
             if self.accepted & !self.offered != 0 || self.accepted & REQUIRED != REQUIRED {
-                static LIMIT: LogLimit = LogLimit::new();
-                if LIMIT.allow() {
-                    tracing::warn!(
-                        accepted = format_args!("{:#x}", self.accepted),
-                        offered = format_args!("{:#x}", self.offered),
-                        required = format_args!("{REQUIRED:#x}"),
-                        "features refused"
-                    );
-                }
+                cvmm_log_limit::warn!(
+                    accepted = format_args!("{:#x}", self.accepted),
+                    offered = format_args!("{:#x}", self.offered),
+                    required = format_args!("{REQUIRED:#x}"),
+                    "features refused"
+                );
                 return None;
             }
             self.status |= FEATURES_OK;

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::host::{MsiMessage, MsiVectors};
 use crate::virtio::VirtioInterrupt;
-use crate::virtio::log_limit::LogLimit;
 
 /// VIRTIO_MSI_NO_VECTOR.
 pub const NO_VECTOR: u16 = 0xffff;
@@ -174,10 +173,7 @@ impl Interrupt {
             match self.vectors.program(number, wanted) {
                 Ok(()) => entry.programmed = wanted,
                 Err(error) => {
-                    static LIMIT: LogLimit = LogLimit::new();
-                    if LIMIT.allow() {
-                        tracing::error!(vector = number, %error, "cannot program interrupt vector");
-                    }
+                    cvmm_log_limit::error!(vector = number, %error, "cannot program interrupt vector");
                     entry.programmed = None;
                     return;
                 }

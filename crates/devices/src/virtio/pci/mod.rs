@@ -25,7 +25,6 @@ use vmm_sys_util::eventfd::EventFd;
 use self::common::{Action, Common};
 use self::interrupt::Interrupt;
 use self::layout::Capabilities;
-use super::log_limit::LogLimit;
 use super::worker::{drain_event, event_fd};
 use super::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 use crate::host::{Doorbells, MsiAllocator};
@@ -194,11 +193,8 @@ impl VirtioPci {
             features: self.common.features(),
         };
         if let Err(error) = self.device.activate(activation) {
-            static LIMIT: LogLimit = LogLimit::new();
-            if LIMIT.allow() {
-                let device = self.device.device_id();
-                tracing::error!(device, %error, "virtio device cannot start; it asks the driver for a reset");
-            }
+            let device = self.device.device_id();
+            cvmm_log_limit::error!(device, %error, "virtio device cannot start; it asks the driver for a reset");
             self.interrupt.needs_reset();
         }
     }
@@ -224,17 +220,14 @@ impl VirtioPci {
             if let Some(old) = registered.take()
                 && let Err(error) = self.doorbells.unregister(old, kick)
             {
-                tracing::error!(gpa = format_args!("{old:#x}"), %error, "cannot unregister doorbell");
+                cvmm_log_limit::error!(gpa = format_args!("{old:#x}"), %error, "cannot unregister doorbell");
             }
             if let Some(new) = wanted {
                 match self.doorbells.register(new, kick) {
                     Ok(()) => *registered = wanted,
                     Err(error) => {
-                        static LIMIT: LogLimit = LogLimit::new();
-                        if LIMIT.allow() {
-                            let gpa = format_args!("{new:#x}");
-                            tracing::warn!(gpa, %error, "cannot register doorbell; kicks leave the kernel");
-                        }
+                        let gpa = format_args!("{new:#x}");
+                        cvmm_log_limit::warn!(gpa, %error, "cannot register doorbell; kicks leave the kernel");
                     }
                 }
             }

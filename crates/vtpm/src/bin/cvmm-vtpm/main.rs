@@ -3,6 +3,7 @@
 //! for test suites that know swtpm.
 //!
 //! Exit codes: 0 stopped by its client, 1 an error, 2 bad usage.
+#![deny(clippy::disallowed_macros)]
 
 mod options;
 mod server;

@@ -176,7 +176,7 @@ fn serve_data(service: &Service, connection: &Connection) -> std::io::Result<()>
                 buffer.drain(..length);
             }
             Some(Err(size)) => {
-                tracing::warn!(size, "a command whose size is out of bounds: closing the connection");
+                cvmm_log_limit::warn!(size, "a command whose size is out of bounds: closing the connection");
                 return connection.send(&Response::code_only(rc::COMMAND_SIZE));
             }
             _ => {
@@ -203,12 +203,12 @@ impl DataConnection {
         let service = Arc::clone(service);
         let thread = std::thread::Builder::new().name("data".to_owned()).spawn(move || {
             if let Err(error) = serve_data(&service, &connection) {
-                tracing::warn!(%error, "data connection");
+                cvmm_log_limit::warn!(%error, "data connection");
             }
             connection.close();
         });
         if let Err(error) = thread {
-            tracing::error!(%error, "cannot start a thread for the data connection");
+            cvmm_log_limit::error!(%error, "cannot start a thread for the data connection");
         }
     }
 }
@@ -339,7 +339,7 @@ fn each(
         match serve(&connection) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "connection"),
+            Err(error) => cvmm_log_limit::warn!(%error, "connection"),
         }
         connection.close();
         if terminate {

@@ -37,7 +37,7 @@ impl EngineKind {
         *KIND.get_or_init(|| match Uring::probe() {
             Ok(()) => Self::Uring,
             Err(error) => {
-                tracing::info!(%error, "io_uring is not usable; disks use threads");
+                cvmm_log_limit::info!(%error, "io_uring is not usable; disks use threads");
                 Self::Threads
             }
         })
@@ -60,7 +60,9 @@ impl Engine {
         if kind == EngineKind::Uring {
             match Uring::new(disk.clone(), capacity) {
                 Ok(uring) => return Ok(Self::Uring(Box::new(uring))),
-                Err(error) => tracing::warn!(%error, "cannot set up io_uring; this queue uses threads"),
+                Err(error) => {
+                    cvmm_log_limit::warn!(%error, "cannot set up io_uring; this queue uses threads")
+                }
             }
         }
         Pool::new(disk, capacity).map(Self::Pool)

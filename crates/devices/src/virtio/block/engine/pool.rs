@@ -113,7 +113,7 @@ impl Drop for Pool {
         self.shared.wake.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::error!("a disk thread panicked");
+                cvmm_log_limit::error!("a disk thread panicked");
             }
         }
     }

@@ -177,7 +177,7 @@ impl Drop for Uring {
             let waited = self.enter(1).and_then(|()| self.reap(&mut finished));
             if let Err(error) = waited {
                 // Whatever the kernel may still write to must stay mapped, at any price.
-                tracing::error!(%error, in_flight = self.in_flight, "io_uring cannot be drained; memory is leaked");
+                cvmm_log_limit::error!(%error, in_flight = self.in_flight, "io_uring cannot be drained; memory is leaked");
                 std::mem::forget(std::mem::take(&mut self.ops));
                 return;
             }
