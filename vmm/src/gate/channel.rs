@@ -59,18 +59,18 @@ impl Channel {
         let mut connection = None;
         while let Ok(frame) = read_frame(&mut self.from_guest) {
             let Some(frame) = frame else {
-                tracing::warn!(
+                cvmm_log_limit::warn!(
                     "the guest sent a frame that is too long to its gate channel, which is closed"
                 );
                 return;
             };
             let answer = self.exchange(&mut connection, &frame).unwrap_or_else(|error| {
                 connection = None;
-                tracing::warn!(%error, "a guest's question did not get to the gate");
+                cvmm_log_limit::warn!(%error, "a guest's question did not get to the gate");
                 own_answer(&error)
             });
             if let Err(error) = self.answer(&answer) {
-                tracing::warn!(%error, "an answer of the gate did not get to the guest");
+                cvmm_log_limit::warn!(%error, "an answer of the gate did not get to the guest");
             }
         }
     }
