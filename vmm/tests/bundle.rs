@@ -126,6 +126,16 @@ impl Lab {
         let words: Vec<_> = output.into_iter().chain(self.words.iter().map(String::as_str)).collect();
         let (code, text) = cvmm(&words);
         assert_eq!(code, 0, "{text}");
+        // Another bundle may be replaced, another file may not.
+        let other = self.path("mine.json");
+        fs::write(&other, "{\"format\": \"of the user\"}").unwrap();
+        let output = ["bundle", "-o", other.to_str().unwrap()];
+        let words: Vec<_> = output.into_iter().chain(self.words.iter().map(String::as_str)).collect();
+        let (code, text) = cvmm(&words);
+        assert!(code == 5 && text.contains("mine.json exists"), "{code}: {text}");
+        fs::copy(&path, &other).unwrap();
+        let (code, text) = cvmm(&words);
+        assert_eq!(code, 0, "{text}");
         path
     }
 

@@ -411,7 +411,15 @@ fn id_blocks_are_for_this_launch_with_or_without_a_key() {
 
     let more = ["--id-key", &id_key, "--author-key", &author_key, "--policy", "0x30133"];
     let ids = ["--guest-svn", "7", "--family-id", "000102030405060708090a0b0c0d0e0f", "--json"];
-    let plan = sign(&[&more[..], &ids].concat()).json();
+    // Another block, in the place of the first: only if the user says so.
+    let first = fs::read(lab.path("block")).unwrap();
+    let text = sign(&[&more[..], &ids].concat()).code(5);
+    assert!(
+        text.contains("block exists and was not written by this command") && text.contains("--force"),
+        "{text}"
+    );
+    assert_eq!(fs::read(lab.path("block")).unwrap(), first);
+    let plan = sign(&[&more[..], &ids, &["--force"]].concat()).json();
     let signed = identity(&lab).unwrap();
     assert_eq!(signed.block().guest_svn.get(), 7);
     assert_eq!(signed.block().family_id, std::array::from_fn(|at| at as u8));
@@ -426,6 +434,12 @@ fn id_blocks_are_for_this_launch_with_or_without_a_key() {
         plan["id"]["author_key_digest"],
         "443fef029a7b6a9f4ff370369db473c58df85ed0b321074cea4310b6b018ca41ba5671df4639169758d8f9bf4b10c5b7"
     );
+
+    lab.toml("vm.toml", 1, "256MiB", "guest.efi");
+    lab.write("firmware.bin", b"a file of the user");
+    let words = ["--config", "vm.toml", "--write-firmware", "firmware.bin"];
+    assert!(lab.measure(&[&words[..], &MILAN[..2]].concat()).code(5).contains("firmware.bin exists"));
+    assert_eq!(fs::read(lab.path("firmware.bin")).unwrap(), b"a file of the user");
 
     fs::remove_file(lab.path("block")).unwrap();
     let text = sign(&["--id-key", &key("test-p256-key.pem")]).code(5);

@@ -340,6 +340,14 @@ fn a_vm_toml_stands_for_its_digests_until_the_policy_is_signed() {
     // Again, into a file: nothing changes.
     lab.policy(&["resolve", "policies/source.toml", "-o", "out.toml"]).ok();
     assert_eq!(lab.policy(&["resolve", "out.toml"]).ok(), text);
+    // The same text again is no loss; over another file only if the user says so.
+    lab.policy(&["resolve", "policies/source.toml", "-o", "out.toml"]).ok();
+    lab.write("mine.toml", "a file of the user");
+    let said = lab.policy(&["resolve", "policies/source.toml", "-o", "mine.toml"]).code(5);
+    assert!(said.contains("mine.toml exists") && said.contains("--force"), "{said}");
+    assert_eq!(lab.read("mine.toml"), "a file of the user");
+    lab.policy(&["resolve", "policies/source.toml", "-o", "mine.toml", "--force"]).ok();
+    assert_eq!(lab.read("mine.toml"), text);
     // One name, beside digests; what is known already is not written twice.
     let digest = lab.measured("vm.toml", "EPYC-Milan");
     let one = source
@@ -462,6 +470,9 @@ fn other_programs_policies_are_imported() {
     lab.policy(&[&words[..], &["-o", "web.toml"]].concat()).ok();
     assert_eq!(Policy::parse(&lab.read("web.toml")).unwrap().id, "web");
     lab.policy(&["check", "web.toml"]).ok();
+    lab.write("mine.toml", "a file of the user");
+    assert!(lab.policy(&[&words[..], &["-o", "mine.toml"]].concat()).code(5).contains("mine.toml exists"));
+    assert_eq!(lab.read("mine.toml"), "a file of the user");
     lab.write("web.textproto", &format!("{text}minimum_build: 21\nreport_id: \"x\"\n"));
     let said = lab.policy(&words).code(2);
     assert!(

@@ -19,6 +19,16 @@ pub const MAX_BUNDLE: usize = 1 << 20;
 /// Codes of what is wrong with a bundle itself.
 pub const CODES: &[&str] = &["bundle.format", "bundle.launch", "bundle.identity"];
 
+/// Whether this is the content of a bundle, of this version or another.
+#[must_use]
+pub fn is_bundle(content: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Outline {
+        format: String,
+    }
+    serde_json::from_slice::<Outline>(content).is_ok_and(|outline| outline.format == FORMAT)
+}
+
 /// Why bytes are no bundle.
 #[derive(Debug, Error)]
 pub enum BundleError {

@@ -199,8 +199,10 @@ impl Keys {
 
 /// Makes a key at `path` and its public half beside it (`.pub`).
 pub fn generate(path: &Path) -> Result<(), KeysError> {
-    if path.exists() {
-        return Err(KeysError::Exists(path.to_owned()));
+    for made in [path.to_owned(), public_path(path)] {
+        if made.symlink_metadata().is_ok() {
+            return Err(KeysError::Exists(made));
+        }
     }
     let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).map_err(|_| KeysError::Crypto)?;
     let der = pair.private_key().as_der().map_err(|_| KeysError::Crypto)?;
@@ -267,6 +269,12 @@ mod tests {
         assert_eq!(VerdictKey::from_pem(&public).unwrap(), keys.verdict.public().unwrap());
         assert_eq!(format!("{:?}", keys.verdict), "Signer");
         assert!(matches!(generate(&path), Err(KeysError::Exists(_))));
+        // Nor is a public key of something else that has the name of the public half.
+        let other = folder.path().join("id_ed25519");
+        fs::write(public_path(&other), "ssh-ed25519 AAAA").unwrap();
+        assert!(matches!(generate(&other), Err(KeysError::Exists(made)) if made == public_path(&other)));
+        assert_eq!(fs::read_to_string(public_path(&other)).unwrap(), "ssh-ed25519 AAAA");
+        assert!(!other.exists(), "half a key was made");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(Keys::load(folder.path()), Err(KeysError::Exposed { mode: 0o640, .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

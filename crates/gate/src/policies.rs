@@ -210,10 +210,26 @@ pub fn sign(path: &Path, signer: &Signer) -> Result<(), PoliciesError> {
     let unfit = |problem: String| PoliciesError::Unfit { path: path.to_owned(), problem };
     let content = files::read(path, MAX_FILE as u64)?;
     parsed(path, &content)?;
+    let written = signature_path(path);
+    // An older signature is replaced, another file of that name is not.
+    if written.symlink_metadata().is_ok() && !files::read(&written, 1024).is_ok_and(|old| is_detached(&old)) {
+        return Err(PoliciesError::Unfit {
+            path: written,
+            problem: "it exists and is not a policy's signature; move it away".to_owned(),
+        });
+    }
     let (header, input) = signing_input(&content);
     let signature = signer.sign(&input).map_err(|error: KeysError| unfit(error.to_string()))?;
     let jws = format!("{header}..{}\n", URL_SAFE_NO_PAD.encode(signature));
-    Ok(files::replace(&signature_path(path), jws.as_bytes(), 0o644)?)
+    Ok(files::replace(&written, jws.as_bytes(), 0o644)?)
+}
+
+/// Whether this has the form of a detached JWS: header, nothing, signature.
+fn is_detached(jws: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(jws) else { return false };
+    let parts: Vec<_> = text.trim_end().split('.').map(|part| URL_SAFE_NO_PAD.decode(part)).collect();
+    matches!(&parts[..], [Ok(header), Ok(payload), Ok(signature)]
+        if header.starts_with(b"{") && payload.is_empty() && !signature.is_empty())
 }
 
 fn is_signed(content: &[u8], jws: &[u8], signer: &VerdictKey) -> bool {
@@ -273,6 +289,12 @@ mod tests {
         assert!(put(&policy(3, 0), &signer).is_ok());
         assert!(put(&policy(4, 1), &signer).is_ok());
         assert!(put(&policy(3, 0), &signer).is_err());
+        // A file of that name that is not a signature is kept.
+        fs::write(signature_path(&path), "a.b.c of the user").unwrap();
+        let refused = sign(&path, &signer).unwrap_err().to_string();
+        assert!(refused.contains("p.toml.jws") && refused.contains("not a policy's signature"), "{refused}");
+        assert_eq!(fs::read_to_string(signature_path(&path)).unwrap(), "a.b.c of the user");
+        fs::remove_file(signature_path(&path)).unwrap();
         // A signature is over all of it.
         put(&policy(5, 1), &signer).unwrap();
         fs::write(&path, policy(5, 2)).unwrap();

@@ -428,3 +428,17 @@ fn only_a_guest_with_a_challenge_may_send_an_event_log() {
     stream.write_all(&(MAX_FRAME as u32).to_le_bytes()).unwrap();
     assert!(cut(stream) < Duration::from_millis(900), "a frame that is too long is waited for");
 }
+
+#[test]
+fn a_file_that_is_not_a_socket_is_not_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gate.sock");
+    fs::write(&path, "a file of the user").unwrap();
+    let refused = server::bind(&path).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AlreadyExists, "{refused}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "a file of the user");
+    // A socket that a gate left behind is taken over.
+    fs::remove_file(&path).unwrap();
+    drop(server::bind(&path).unwrap());
+    assert!(server::bind(&path).is_ok());
+}

@@ -11,7 +11,6 @@ mod show;
 mod tpm;
 mod tsm;
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,8 +20,9 @@ use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Parser, Subcommand};
-use cvmm_gate_client::frame;
 use cvmm_gate_client::protocol::{Attest, Challenge, GuestEvidence, NONCE_LEN, PROTOCOL, Request, Response};
+use cvmm_gate_client::{bundle, frame};
+use cvmm_output::Existing;
 
 use crate::port::Port;
 use crate::show::show;
@@ -48,7 +48,8 @@ enum Command {
         /// Seconds to wait for each answer
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         timeout: u64,
-        /// Write the evidence into a file instead of asking the gate: cvmm attest verify judges it
+        /// Write the evidence into a file instead of asking the gate: cvmm attest verify judges it. An existing file is replaced only
+        /// if it is such a bundle
         #[arg(long, value_name = "FILE", requires = "nonce", conflicts_with_all = ["port", "timeout"])]
         bundle: Option<PathBuf>,
         /// The question that the bundle answers, 64 hexadecimal digits: from whoever judges it, and new each time
@@ -104,7 +105,7 @@ fn write_bundle(vm_id: &str, path: &Path, nonce: &[u8; NONCE_LEN]) -> Result<()>
     let shown = show(vm_id, nonce)?;
     let mut text = serde_json::to_string_pretty(&shown.bundle(vm_id)?)?;
     text.push('\n');
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    Ok(cvmm_output::write(path, text.as_bytes(), 0o644, Existing::ReplaceOwn(&bundle::is_bundle))?)
 }
 
 fn attest(vm_id: &str, device: &Path, timeout: Duration) -> Result<Verdict> {

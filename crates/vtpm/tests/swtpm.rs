@@ -243,3 +243,19 @@ fn every_prefix_of_a_request_needs_more_and_never_too_much() {
     assert_eq!(Control::parse(&[0, 0, 0, 7, 0, 0, 16, 1]), Parsed::Whole(Control::Invalid));
     assert_eq!(Control::parse(&[0, 0, 0, 99]), Parsed::Whole(Control::Unknown(99)));
 }
+
+#[test]
+fn a_pid_file_replaces_a_pid_file_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let mine = folder.path().join("pid");
+    let option = format!("file={}", mine.display());
+    fs::write(&mine, "a file of the user").unwrap();
+    let said = refused(folder.path(), &["--pid", &option]);
+    assert!(said.contains("exists and was not written by this command"), "{said}");
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "a file of the user");
+    // Of a server that was killed.
+    fs::write(&mine, "4711\n").unwrap();
+    let server = start(tempfile::tempdir().unwrap(), &["--pid", &option]);
+    drop(server.ctrl());
+    assert_eq!(fs::read_to_string(&mine).unwrap(), format!("{}\n", server.child.id()));
+}

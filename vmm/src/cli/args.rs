@@ -76,7 +76,7 @@ pub(super) struct RunArgs {
     /// The virtual machine's description
     #[arg(long, short, value_name = "VM.TOML")]
     pub(super) config: PathBuf,
-    /// Write when which phase was reached, as JSON
+    /// Write boot-phase timestamps to FILE as JSON; an existing file is replaced only if it is a timeline
     #[arg(long, value_name = "FILE")]
     pub(super) timeline: Option<PathBuf>,
     /// Count exits by kind and port; print them at the end and put them into the timeline
@@ -127,6 +127,9 @@ pub(super) struct TimelineArgs {
     /// Write the drawing to a file instead of standard output
     #[arg(long, short, value_name = "OUT.SVG")]
     pub(super) output: Option<PathBuf>,
+    /// Overwrite an existing file that is not such a drawing
+    #[arg(long, requires = "output")]
+    pub(super) force: bool,
     /// Print a table for each file instead of drawing
     #[arg(long, conflicts_with = "output")]
     pub(super) text: bool,

@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cvmm_attest::policy::Policy;
 use cvmm_attest::roots::Trust;
+use cvmm_gate_client::bundle::is_bundle;
+use cvmm_output::Existing;
 use serde::Serialize;
 
 use super::Session;
@@ -67,7 +69,7 @@ impl Session<'_> {
             // Strings are always JSON.
             Ok(bundle) => {
                 let text = serde_json::to_string_pretty(&bundle).unwrap_or_default();
-                self.write(args.output.as_deref(), &format!("{text}\n"))
+                self.write_output(&args.output, &format!("{text}\n"), Existing::ReplaceOwn(&is_bundle))
             }
             Err(error) => self.refuse(&error),
         }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use cvmm_gate_client::protocol::NONCE_LEN;
 use cvmm_tpm::Name;
 
+use super::output::OutputArgs;
 use crate::exit_code::ExitStatus;
 
 #[derive(Debug, Subcommand)]
@@ -80,9 +81,8 @@ pub(super) struct BundleArgs {
     /// The policy that approved it
     #[arg(long, value_name = "FILE", requires = "manifest")]
     pub(super) launch_policy: Option<PathBuf>,
-    /// Write it there instead of to standard output
-    #[arg(short, long, value_name = "FILE")]
-    pub(super) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 /// By what evidence is judged, whatever it is of.

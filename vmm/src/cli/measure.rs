@@ -7,6 +7,7 @@ use std::path::Path;
 
 use cvmm_launch::id_block::{Identity, SigningKey};
 use cvmm_launch::vmsa::VcpuModel;
+use cvmm_output::{Existing, OutputError};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
 use zerocopy::IntoBytes;
@@ -29,6 +30,7 @@ enum Failure {
     Usage(String),
     Config(ConfigError),
     Measure(MeasureError),
+    Output(OutputError),
 }
 
 impl<E: Into<MeasureError>> From<E> for Failure {
@@ -50,6 +52,7 @@ impl Session<'_> {
                 self.error(ExitStatus::Usage, &Sentence(sentence));
                 ExitStatus::Usage
             }
+            Err(Failure::Output(error)) => self.not_written(&error),
             Err(Failure::Measure(error)) => {
                 self.error(error.exit_status(), &error);
                 error.exit_status()
@@ -73,7 +76,7 @@ impl Session<'_> {
             None => subject.digest(model)?,
         };
         if let Some(path) = &args.write_firmware {
-            fs::write(path, subject.launched_firmware()?).map_err(|source| file("write", path, source))?;
+            put(args, path, &subject.launched_firmware()?)?;
         }
         let identity = args.id_block.is_some().then(|| identity(args, digest)).transpose()?;
         if let Some(identity) = &identity {
@@ -83,7 +86,7 @@ impl Session<'_> {
                 [(&args.id_block, identity.block().as_bytes()), (&args.id_auth, identity.auth().as_bytes())];
             for (path, bytes) in files {
                 let Some(path) = path else { continue };
-                fs::write(path, bytes).map_err(|source| file("write", path, source))?;
+                put(args, path, bytes)?;
             }
         }
         let mut text = match &mut listing {
@@ -197,6 +200,11 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, MeasureError> {
 
 fn file(action: &'static str, path: &Path, source: io::Error) -> MeasureError {
     MeasureError::File { action, path: path.to_owned(), source }
+}
+
+/// Writes a file that the user has named; one that exists only with `--force`.
+fn put(args: &MeasureArgs, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    cvmm_output::write(path, bytes, 0o644, Existing::Refuse.or_forced(args.force)).map_err(Failure::Output)
 }
 
 fn digest_text(args: &MeasureArgs, digest: Digest) -> String {

@@ -82,6 +82,9 @@ pub(super) struct MeasureArgs {
     /// Put the hash of every page into the JSON, so that --diff can name pages
     #[arg(long, requires = "json", conflicts_with = "diff")]
     pub(super) pages: bool,
+    /// Overwrite existing files with --write-firmware, --id-block and --id-auth
+    #[arg(long)]
+    pub(super) force: bool,
     /// Write the firmware image as it is launched: with the first stage in it
     #[arg(long, value_name = "OUT", requires = "config")]
     pub(super) write_firmware: Option<PathBuf>,

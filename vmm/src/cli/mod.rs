@@ -11,6 +11,7 @@ mod attest_args;
 mod doctor;
 mod measure;
 mod measure_args;
+mod output;
 mod policy;
 mod policy_args;
 mod state;
@@ -23,12 +24,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+use cvmm_output::Existing;
 
 use crate::config::{self, Checks, Config, ConfigError};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::logging::{self, LogFormat};
 use crate::run::RunOptions;
-use crate::timeline::{Phase, Recording, Timeline, draw, table};
+use crate::timeline::{Phase, Recording, Timeline, draw, is_drawing, table};
 use args::{Cli, Command, ConfigCommand, RunArgs, TimelineArgs};
 
 /// The program: parses the command line, carries it out and gives the exit code. `run` is the machine.
@@ -192,13 +194,7 @@ impl Session<'_> {
         }
         let svg = draw(&recordings);
         let Some(path) = &args.output else { return self.print(svg.as_bytes()) };
-        match std::fs::write(path, svg) {
-            Ok(()) => ExitStatus::Success,
-            Err(error) => {
-                self.error(ExitStatus::File, &Sentence(format!("cannot write {}: {error}", path.display())));
-                ExitStatus::File
-            }
-        }
+        self.write(Some(path), &svg, Existing::ReplaceOwn(&is_drawing).or_forced(args.force))
     }
 
     /// One page with all commands: a program with this few needs no page per command.

@@ -8,8 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cvmm_attest::policy::{Policy, is_name};
 use cvmm_attest::roots::Trust;
 use cvmm_launch::vmsa::VcpuModel;
+use cvmm_output::Existing;
 use cvmm_snp::features::SevFeatures;
 
+use super::output::OutputArgs;
 use super::policy_args::{ImportArgs, InitArgs, PolicyCommand, TestArgs};
 use super::{Sentence, Session};
 use crate::config::{Checks, Config};
@@ -24,7 +26,7 @@ impl Session<'_> {
             PolicyCommand::Init(args) => return self.policy_init(args),
             PolicyCommand::Check { file, json } => self.policy_check(file, *json),
             PolicyCommand::Explain { file, json } => self.policy_explain(file, *json),
-            PolicyCommand::Resolve { file, output } => self.policy_resolve(file, output.as_deref()),
+            PolicyCommand::Resolve { file, output } => self.policy_resolve(file, output),
             PolicyCommand::Test(args) => return self.policy_test(args),
             PolicyCommand::Import(args) => return self.policy_import(args),
         };
@@ -79,21 +81,9 @@ impl Session<'_> {
         Ok(self.print(format!("{}\n", policy.explain().join("\n")).as_bytes()))
     }
 
-    fn policy_resolve(&mut self, file: &Path, output: Option<&Path>) -> Result<ExitStatus, PolicyFileError> {
+    fn policy_resolve(&mut self, file: &Path, output: &OutputArgs) -> Result<ExitStatus, PolicyFileError> {
         let text = policy::load_text(file)?;
-        Ok(self.write(output, &text))
-    }
-
-    /// Writes a policy to where it was asked for.
-    pub(super) fn write(&mut self, output: Option<&Path>, text: &str) -> ExitStatus {
-        let Some(path) = output else { return self.print(text.as_bytes()) };
-        match fs::write(path, text) {
-            Ok(()) => ExitStatus::Success,
-            Err(error) => {
-                self.error(ExitStatus::File, &Sentence(format!("cannot write {}: {error}", path.display())));
-                ExitStatus::File
-            }
-        }
+        Ok(self.write_output(output, &text, Existing::Refuse))
     }
 
     fn policy_import(&mut self, args: &ImportArgs) -> ExitStatus {
@@ -123,7 +113,7 @@ impl Session<'_> {
                 for note in &imported.notes {
                     tracing::warn!("{note}");
                 }
-                self.write(args.output.as_deref(), &text)
+                self.write_output(&args.output, &text, Existing::Refuse)
             }
             Err(error) => {
                 let sentence = format!("{} is not imported: {error}", args.file.display());
@@ -174,7 +164,7 @@ impl Session<'_> {
             Err(sentence) => return self.wrong(sentence),
         };
         match policy::init(&id, &config, digest, &platform) {
-            Ok(text) => self.write(args.output.as_deref(), &text),
+            Ok(text) => self.write_output(&args.output, &text, Existing::Refuse),
             Err(error) => self.wrong(error.to_string()),
         }
     }

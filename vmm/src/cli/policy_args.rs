@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use cvmm_attest::claims::Product;
 use cvmm_snp::cpu::CpuSignature;
 
+use super::output::OutputArgs;
 use crate::exit_code::ExitStatus;
 use crate::policy::TcbText;
 use crate::policy::import::{self, Format};
@@ -37,9 +38,8 @@ pub(super) enum PolicyCommand {
     Resolve {
         /// The policy
         file: PathBuf,
-        /// Write it there instead of to standard output
-        #[arg(long, short, value_name = "FILE")]
-        output: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Try a policy on reports; exit code 9 if one of them is not admitted
     Test(TestArgs),
@@ -73,9 +73,8 @@ pub(super) struct ImportArgs {
     /// Admit any guest, if the other policy has no measurement
     #[arg(long)]
     pub(super) unsafe_any_measurement: bool,
-    /// Write it there instead of to standard output
-    #[arg(long, short, value_name = "FILE")]
-    pub(super) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 fn product(name: &str) -> Result<Product, String> {
@@ -103,9 +102,8 @@ pub(super) struct InitArgs {
     /// The policy's name. Default: the VM's
     #[arg(long, value_name = "NAME")]
     pub(super) id: Option<String>,
-    /// Write it there instead of to standard output
-    #[arg(long, short, value_name = "FILE")]
-    pub(super) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 #[derive(Args, Debug)]

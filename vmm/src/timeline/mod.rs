@@ -19,6 +19,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub use record::{Mark, Recording, TimelineError};
 pub use svg::draw;
+pub(crate) use svg::is_drawing;
 pub use text::table;
 
 /// A point in a VM's life: the moment something is done or first seen.

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use cvmm_output::{Existing, OutputError};
 use serde::{Deserialize, Serialize};
 
 /// The format this code writes and reads.
@@ -61,14 +62,9 @@ pub enum TimelineError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file cannot be written.
-    #[error("cannot write timeline {path}: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// The file cannot be written, or is not a timeline.
+    #[error("timeline: {0}")]
+    Write(#[from] OutputError),
     /// The file is too large to be a timeline.
     #[error("timeline {path} is larger than {MAX_SIZE} bytes")]
     TooLarge {
@@ -102,24 +98,36 @@ pub enum TimelineError {
 }
 
 impl Recording {
-    /// Writes the file, replacing an older one.
+    /// Writes the file, replacing an older timeline.
     ///
     /// # Errors
     /// [`TimelineError::Write`].
     pub fn write(&self, path: &Path) -> Result<(), TimelineError> {
-        let fail = |source| TimelineError::Write { path: path.to_path_buf(), source };
-        let mut text = serde_json::to_string_pretty(self).map_err(|error| fail(error.into()))?;
+        let mut text = serde_json::to_string_pretty(self).map_err(|error| {
+            TimelineError::Write(OutputError::Io { path: path.to_path_buf(), source: error.into() })
+        })?;
         text.push('\n');
-        std::fs::write(path, text).map_err(fail)
+        Ok(cvmm_output::write(path, text.as_bytes(), 0o644, Existing::ReplaceOwn(&Self::recognises))?)
     }
 
-    /// Creates the file if it does not exist, so that a path that cannot be written is known before a VM has run.
+    /// Creates the file if it does not exist, so that a path that cannot be written, or that another file has, is known before a VM has
+    /// run.
     ///
     /// # Errors
     /// [`TimelineError::Write`].
     pub fn reserve(path: &Path) -> Result<(), TimelineError> {
-        let opened = File::options().create(true).append(true).open(path);
-        opened.map(drop).map_err(|source| TimelineError::Write { path: path.to_path_buf(), source })
+        Ok(cvmm_output::reserve(path, 0o644, Existing::ReplaceOwn(&Self::recognises))?)
+    }
+
+    /// Whether this is the content of a timeline, of this version or another.
+    fn recognises(content: &[u8]) -> bool {
+        #[derive(Deserialize)]
+        #[expect(dead_code, reason = "that they are there is what counts")]
+        struct Outline {
+            version: u32,
+            phases: Vec<serde_json::Value>,
+        }
+        serde_json::from_slice::<Outline>(content).is_ok()
     }
 
     /// Reads and checks a file.

@@ -78,6 +78,15 @@ pub(super) fn activities(recording: &Recording) -> Vec<Activity> {
     recording.phases.windows(2).filter_map(of_pair).collect()
 }
 
+/// Stands in each drawing.
+const MARK: &str = "<!-- cvmm timeline -->";
+
+/// Whether this is a drawing that was made here.
+pub(crate) fn is_drawing(content: &[u8]) -> bool {
+    content.starts_with(b"<svg ")
+        && content.windows(MARK.len()).take(1024).any(|part| part == MARK.as_bytes())
+}
+
 struct Canvas {
     body: String,
     /// Where the next row starts.
@@ -228,6 +237,7 @@ impl Canvas {
         let height = self.y + MARGIN;
         format!(
             r##"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0}" viewBox="0 0 {WIDTH} {height:.0}" font-family="system-ui, 'DejaVu Sans', sans-serif" font-size="13">
+{MARK}
 <style>.title{{font-size:18px;font-weight:600;fill:#111827}}.head{{font-weight:600;fill:#111827}}.name{{fill:#111827}}.number{{fill:#4b5563}}.axis{{font-size:11px;fill:#6b7280}}.grid{{stroke:#e5e7eb;stroke-width:1}}</style>
 <rect width="100%" height="100%" fill="#ffffff"/>
 {}

@@ -100,6 +100,11 @@ impl TpmCa {
     /// Makes a key and its certificate in `folder`.
     pub fn generate(folder: &Path, now: i64) -> Result<(), CaError> {
         let path = folder.join(KEY);
+        // A certificate of another key that is still there is not replaced.
+        let certified = folder.join(CERTIFICATE);
+        if certified.symlink_metadata().is_ok() {
+            return Err(KeysError::Exists(certified).into());
+        }
         keys::generate(&path)?;
         let signer = Signer::load(&path)?;
         let name = fields::common_name("cvmm-gate TPM authority")?;
@@ -111,7 +116,7 @@ impl TpmCa {
         ];
         let certificate = certificate(&signer, name.clone(), name, public, extensions, now)?;
         let pem = certificate.to_pem(der::pem::LineEnding::LF)?;
-        files::replace(&folder.join(CERTIFICATE), pem.as_bytes(), 0o644)?;
+        files::replace(&certified, pem.as_bytes(), 0o644)?;
         Ok(())
     }
 

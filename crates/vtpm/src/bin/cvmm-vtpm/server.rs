@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use cvmm_output::Existing;
 use cvmm_vtpm::command::rc;
 use cvmm_vtpm::swtpm::{self, Control, Parsed, Service, Then};
 use cvmm_vtpm::{LibraryEngine, ProcessEngine, ProcessOptions, Response, Tpm, TpmEngine};
@@ -252,9 +253,17 @@ fn log(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
+/// Whether this is the content of a file that a server left behind: a process id.
+fn is_pid(content: &[u8]) -> bool {
+    content.len() <= 12 && content.trim_ascii().iter().all(u8::is_ascii_digit)
+}
+
 /// Serves until a client says `CMD_SHUTDOWN`, or closes its connection and `terminate` was given.
 pub fn run(options: &Socket) -> Result<()> {
     let settings = options.settings()?;
+    if let Some(path) = &settings.pid {
+        cvmm_output::reserve(path, 0o644, Existing::ReplaceOwn(&is_pid))?;
+    }
     let server = settings.server.as_ref().map(Listener::open).transpose()?;
     let ctrl = settings.ctrl.as_ref().map(Listener::open).transpose()?;
     // The parent stays until the TPM can be talked to. There are no threads yet.
@@ -275,7 +284,7 @@ pub fn run(options: &Socket) -> Result<()> {
     }
     if let Some(path) = &settings.pid {
         let line = format!("{}\n", std::process::id());
-        std::fs::write(path, line).with_context(|| format!("cannot write {}", path.display()))?;
+        cvmm_output::write(path, line.as_bytes(), 0o644, Existing::ReplaceOwn(&is_pid))?;
     }
     if let Some(background) = background {
         background.ready();
