@@ -130,8 +130,14 @@ impl ExitStatus {
     /// The table of codes for help texts.
     #[must_use]
     pub fn table() -> String {
+        Self::table_of(&Self::ALL)
+    }
+
+    /// The table of some codes.
+    #[must_use]
+    pub fn table_of(codes: &[Self]) -> String {
         let mut table = String::from("Exit codes:\n");
-        for status in Self::ALL {
+        for status in codes {
             // Writing to a String does not fail.
             let _ = writeln!(table, "  {:>2}  {}", status.code(), status.meaning());
         }

@@ -9,6 +9,7 @@ pub mod attest;
 pub mod certificates;
 pub mod cli;
 pub mod config;
+pub mod console_file;
 pub mod doctor;
 pub mod exit_code;
 pub mod gate;

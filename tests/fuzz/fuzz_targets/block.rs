@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cvmm_devices::virtio::block::{Block, BlockConfig, CacheMode, DiskError, EngineKind};
+use cvmm_devices::virtio::block::{Block, BlockConfig, CacheMode, DiskError, EngineKind, ImageFormat};
 use cvmm_devices::virtio::worker::event_fd;
 use cvmm_devices::virtio::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 use cvmm_fuzz::Input;
@@ -66,6 +66,7 @@ fuzz_target!(|data: &[u8]| {
         read_only: mode & 1 != 0,
         serial: "fuzz".into(),
         cache,
+        format: ImageFormat::Raw,
         queues: 1,
     };
     let kind = if mode & 4 != 0 { EngineKind::Threads } else { EngineKind::detect() };

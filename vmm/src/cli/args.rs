@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::attest_args::AttestCommand;
 use super::measure_args::MeasureArgs;
@@ -71,11 +71,14 @@ pub(super) enum Command {
 /// SIGTERM or SIGINT presses the guest's power button; when it has not powered off within the grace time, or at a second signal, the
 /// virtual machine is stopped.
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
+#[command(group = ArgGroup::new("description").args(["file", "config"]).required(true))]
 pub(super) struct RunArgs {
     /// The virtual machine's description
+    #[arg(value_name = "VM.TOML")]
+    pub(super) file: Option<PathBuf>,
+    /// The same, as an option
     #[arg(long, short, value_name = "VM.TOML")]
-    pub(super) config: PathBuf,
+    pub(super) config: Option<PathBuf>,
     /// Write boot-phase timestamps to FILE as JSON; an existing file is replaced only if it is a timeline
     #[arg(long, value_name = "FILE")]
     pub(super) timeline: Option<PathBuf>,
@@ -95,14 +98,20 @@ pub(super) struct RunArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Check a vm.toml and everything it names; exit code 0 or 2
+    /// Check a vm.toml, what the files it names hold, and this host
+    ///
+    /// Says what cvmm run would refuse before it starts anything, with the exit code that the run would have. Nothing is started,
+    /// locked or changed. Problems with the code config.*.host are about this host, all others about the text and the files.
     Check {
         /// The file
         file: PathBuf,
         /// Check the text only: not the files it names, not this host
         #[arg(long)]
         offline: bool,
-        /// Print the configuration with all defaults, or the problems, as JSON
+        /// Check text and files for another host: not this host's memory, KVM and SNP
+        #[arg(long, conflicts_with = "offline")]
+        no_host: bool,
+        /// Print the configuration with all defaults, in vm.toml's names, or the problems, as JSON
         #[arg(long)]
         json: bool,
     },

@@ -8,7 +8,6 @@ use cvmm_gate_client::protocol::NONCE_LEN;
 use cvmm_tpm::Name;
 
 use super::output::OutputArgs;
-use crate::exit_code::ExitStatus;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AttestCommand {
@@ -28,7 +27,6 @@ pub(super) enum AttestCommand {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
 pub(super) struct BundleArgs {
     /// Begin with this bundle
     #[arg(long, value_name = "FILE", conflicts_with_all = ["vm_id", "report"], required_unless_present = "report")]
@@ -109,7 +107,6 @@ pub(super) struct JudgeArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
 pub(super) struct VerifyArgs {
     /// The bundle
     pub(super) bundle: PathBuf,
@@ -136,7 +133,6 @@ pub(super) struct VerifyArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
 pub(super) struct ReportArgs {
     /// The report, 1184 bytes
     pub(super) report: PathBuf,

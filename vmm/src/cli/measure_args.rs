@@ -9,15 +9,12 @@ use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
 use cvmm_snp::policy::GuestPolicy;
 
-use crate::exit_code::ExitStatus;
-
 /// Predict the launch digest of an SNP guest; explain, save, compare and sign it
 ///
 /// The guest is that of a vm.toml, or one in the words of sev-snp-measure (--ovmf, --kernel, ...). Either way the digest depends on the
 /// processor the guest will see, so that must be named.
 #[derive(Args, Debug)]
 #[command(
-    after_help = ExitStatus::table(),
     group = ArgGroup::new("subject").args(["config", "ovmf", "diff"]).required(true),
     group = ArgGroup::new("cpu").args(["vcpu_type", "vcpu_sig", "vcpu_family"]),
     group = ArgGroup::new("output").args(["explain", "json", "output_format"]),

@@ -8,7 +8,9 @@
 mod args;
 mod attest;
 mod attest_args;
+mod config_check;
 mod doctor;
+mod exit_codes;
 mod measure;
 mod measure_args;
 mod output;
@@ -17,13 +19,14 @@ mod policy_args;
 mod state;
 mod state_args;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
+use clap::FromArgMatches;
 use cvmm_output::Existing;
 
 use crate::config::{self, Checks, Config, ConfigError};
@@ -31,6 +34,8 @@ use crate::exit_code::{ExitReport, ExitStatus};
 use crate::logging::{self, LogFormat};
 use crate::run::RunOptions;
 use crate::timeline::{Phase, Recording, Timeline, draw, is_drawing, table};
+use config_check::Scope;
+
 use args::{Cli, Command, ConfigCommand, RunArgs, TimelineArgs};
 
 /// The program: parses the command line, carries it out and gives the exit code. `run` is the machine.
@@ -40,13 +45,12 @@ where
     Failure: ExitReport + std::error::Error,
 {
     let timeline = Arc::new(Timeline::start());
-    let cli = match Cli::try_parse() {
+    let parsed = exit_codes::grammar().try_get_matches().and_then(|matches| {
+        Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut exit_codes::grammar()))
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are "errors" too, for standard output and with code 0. A closed pipe is the reader's wish.
-            let _ = error.print();
-            return if error.use_stderr() { ExitStatus::Usage.into() } else { ExitStatus::Success.into() };
-        }
+        Err(error) => return usage_error(&error, std::env::args_os()).into(),
     };
     if let Err(error) = logging::init(cli.log_format, cli.log_level.as_deref()) {
         let _ = writeln!(io::stderr(), "error: {error}");
@@ -54,6 +58,33 @@ where
     }
     let mut session = Session { out: &mut io::stdout(), err: &mut io::stderr(), format: cli.log_format };
     session.execute(cli.command, timeline, run).into()
+}
+
+/// Shows what is wrong with a command line, as a log event where those are JSON. Help and version are "errors" too, for standard
+/// output and with code 0.
+fn usage_error(error: &clap::Error, words: impl Iterator<Item = OsString>) -> ExitStatus {
+    if !error.use_stderr() {
+        // EPIPE is the reader's choice.
+        let _ = error.print();
+        return ExitStatus::Success;
+    }
+    if wants_json(words) && logging::init(LogFormat::Json, None).is_ok() {
+        let text = error.render().to_string();
+        let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
+        tracing::error!(exit_code = ExitStatus::Usage.code(), code = "usage", "{message}");
+    } else {
+        let _ = error.print();
+    }
+    ExitStatus::Usage
+}
+
+/// Whether a command line that does not parse asks for JSON.
+fn wants_json(words: impl Iterator<Item = OsString>) -> bool {
+    let words: Vec<_> = words.take_while(|word| word != "--").collect();
+    words.iter().any(|word| word == "--log-format=json")
+        || words
+            .windows(2)
+            .any(|pair| matches!(pair, [option, value] if option == "--log-format" && value == "json"))
 }
 
 /// Rows of exit counts for a person; the timeline's file has all.
@@ -75,7 +106,9 @@ impl Session<'_> {
     ) -> ExitStatus {
         match command {
             Command::Run(args) => self.run(&args, timeline, run),
-            Command::Config(ConfigCommand::Check { file, offline, json }) => self.check(&file, offline, json),
+            Command::Config(ConfigCommand::Check { file, offline, no_host, json }) => {
+                self.config_check(&file, Scope::of(offline, no_host), json)
+            }
             Command::Config(ConfigCommand::Schema) => self.print(config::schema().as_bytes()),
             Command::Config(ConfigCommand::Example { profile }) => {
                 self.print(config::example(profile).as_bytes())
@@ -88,7 +121,7 @@ impl Session<'_> {
             Command::Timeline(args) => self.timeline(&args),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Cli::command(), "cvmm", &mut script);
+                clap_complete::generate(shell, &mut exit_codes::grammar(), "cvmm", &mut script);
                 self.print(&script)
             }
             Command::Man => self.manual(),
@@ -105,7 +138,9 @@ impl Session<'_> {
             self.error(ExitStatus::File, &error);
             return ExitStatus::File;
         }
-        let config = match Config::load_with(&args.config, Checks::MACHINE) {
+        // The grammar wants exactly one of them.
+        let file = args.file.as_ref().or(args.config.as_ref()).map_or(Path::new(""), PathBuf::as_path);
+        let config = match Config::load_with(file, Checks::MACHINE) {
             Ok(config) => config,
             Err(error) => return self.config_error(&error),
         };
@@ -154,29 +189,6 @@ impl Session<'_> {
         }
     }
 
-    fn check(&mut self, file: &Path, offline: bool, json: bool) -> ExitStatus {
-        let checks = if offline { Checks::OFFLINE } else { Checks::MACHINE };
-        let checked = Config::load_with(file, checks);
-        let status = if checked.is_ok() { ExitStatus::Success } else { ExitStatus::Usage };
-        if json {
-            let report = match &checked {
-                Ok(config) => serde_json::json!({ "ok": true, "config": config }),
-                Err(error) => serde_json::json!({ "ok": false, "problems": error.problems() }),
-            };
-            let printed = self.print(format!("{report:#}\n").as_bytes());
-            return if printed == ExitStatus::Success { status } else { printed };
-        }
-        match checked {
-            Ok(config) => {
-                let scope =
-                    if offline { "the text is valid" } else { "valid, and its files and this host will do" };
-                let line = format!("{}: {scope} (VM \"{}\")\n", file.display(), config.name);
-                self.print(line.as_bytes())
-            }
-            Err(error) => self.config_error(&error),
-        }
-    }
-
     fn timeline(&mut self, args: &TimelineArgs) -> ExitStatus {
         let mut recordings = Vec::new();
         for file in &args.files {
@@ -200,7 +212,7 @@ impl Session<'_> {
     /// One page with all commands: a program with this few needs no page per command.
     fn manual(&mut self) -> ExitStatus {
         let mut page = Vec::new();
-        let mut command = Cli::command();
+        let mut command = exit_codes::grammar();
         command.build();
         let rendered = clap_mangen::Man::new(command.clone()).render(&mut page).and_then(|()| {
             for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {

@@ -8,7 +8,6 @@ use cvmm_attest::claims::Product;
 use cvmm_snp::cpu::CpuSignature;
 
 use super::output::OutputArgs;
-use crate::exit_code::ExitStatus;
 use crate::policy::TcbText;
 use crate::policy::import::{self, Format};
 
@@ -48,7 +47,6 @@ pub(super) enum PolicyCommand {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
 pub(super) struct ImportArgs {
     /// The other policy
     pub(super) file: PathBuf,
@@ -83,7 +81,6 @@ fn product(name: &str) -> Result<Product, String> {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = ExitStatus::table(),
     group = ArgGroup::new("cpu").args(["vcpu_type", "vcpu_sig"]).required(true),
 )]
 pub(super) struct InitArgs {
@@ -107,7 +104,6 @@ pub(super) struct InitArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
 pub(super) struct TestArgs {
     /// The policy
     pub(super) file: PathBuf,

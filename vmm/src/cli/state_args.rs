@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use cvmm_guest_state::{Kind, VmId};
 
-use crate::exit_code::ExitStatus;
-
 #[derive(Debug, Subcommand)]
 pub(super) enum StateCommand {
     /// Make a new, empty state file
@@ -41,7 +39,6 @@ pub(super) struct Opened {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
 pub(super) struct CreateArgs {
     #[command(flatten)]
     pub(super) opened: Opened,
@@ -57,7 +54,6 @@ pub(super) struct CreateArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     pub(super) opened: Opened,
@@ -76,7 +72,6 @@ pub(super) struct CheckArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
 pub(super) struct RekeyArgs {
     #[command(flatten)]
     pub(super) opened: Opened,
@@ -89,7 +84,6 @@ pub(super) struct RekeyArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = ExitStatus::table())]
 pub(super) struct ExportArgs {
     #[command(flatten)]
     pub(super) opened: Opened,

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use clap::{CommandFactory, Parser};
+
 use super::*;
 
 #[derive(Debug, thiserror::Error)]
@@ -44,14 +46,35 @@ fn idle(words: &[&str]) -> (ExitStatus, String, String) {
     cvmm(words, |_, _| panic!("runs nothing"))
 }
 
-/// A folder with a vm.toml whose files exist.
+const VM: &str = r#"name = "example"
+vcpus = 2
+memory = "1GiB"
+low_memory = "256MiB"
+isolation = "none"
+firmware = "OVMF.fd"
+[boot]
+profile = "disk"
+[[disk]]
+path = "disk.img"
+"#;
+
+/// A firmware image with an empty OVMF GUID table, which is all that is asked of it without isolation.
+fn firmware() -> Vec<u8> {
+    const TABLE: [u8; 18] = [
+        18, 0, 0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d,
+    ];
+    let mut image = vec![0; 8192];
+    image[8142..8160].copy_from_slice(&TABLE);
+    image
+}
+
+/// A folder with a vm.toml whose files can be used.
 fn machine() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
-    for file in ["OVMF.amdsev.fd", "guest.efi"] {
-        fs::write(folder.path().join(file), "x").unwrap();
-    }
+    fs::write(folder.path().join("OVMF.fd"), firmware()).unwrap();
+    fs::write(folder.path().join("disk.img"), [0; 4096]).unwrap();
     let path = folder.path().join("vm.toml");
-    fs::write(&path, config::example(config::Profile::Uki)).unwrap();
+    fs::write(&path, VM).unwrap();
     let path = path.to_str().unwrap().to_owned();
     (folder, path)
 }
@@ -204,23 +227,144 @@ fn nothing_runs_with_a_wrong_configuration() {
 #[test]
 fn check_tells_people_and_programs() {
     let (folder, toml) = machine();
-    let (status, out, err) = idle(&["config", "check", &toml]);
+    let (status, out, err) = idle(&["config", "check", "--no-host", &toml]);
     assert_eq!((status, err.as_str()), (ExitStatus::Success, ""));
-    assert!(out.ends_with("(VM \"example\")\n"), "{out}");
-    let (_, out, _) = idle(&["config", "check", "--json", &toml]);
+    assert!(out.ends_with("this host was not looked at (VM \"example\")\n"), "{out}");
+    let (_, out, _) = idle(&["config", "check", "--no-host", "--json", &toml]);
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&report["ok"], &report["config"]["low_memory"]), (&true.into(), &(256 << 20).into()));
-    fs::remove_file(folder.path().join("guest.efi")).unwrap();
-    let (status, out, err) = idle(&["config", "check", &toml]);
+    // What was printed is a vm.toml.
+    let again = folder.path().join("again.toml");
+    fs::write(&again, toml::to_string(&report["config"]).unwrap()).unwrap();
+    let (_, repeated, _) = idle(&["config", "check", "--no-host", "--json", again.to_str().unwrap()]);
+    assert_eq!(repeated, out);
+    fs::remove_file(folder.path().join("disk.img")).unwrap();
+    let (status, out, err) = idle(&["config", "check", "--no-host", &toml]);
     assert_eq!((status, out.as_str()), (ExitStatus::Usage, ""));
-    assert!(err.starts_with("error[config.boot.uki.unreadable]"), "{err}");
+    assert!(err.starts_with("error[config.disk.path.unreadable]"), "{err}");
     let (status, out, _) = idle(&["config", "check", "--json", &toml]);
     assert_eq!(status, ExitStatus::Usage);
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     let problem = &report["problems"][0];
-    assert_eq!(problem["code"], "config.boot.uki.unreadable");
-    assert!(problem["location"]["line"].as_u64().unwrap() > 10);
+    assert_eq!(problem["code"], "config.disk.path.unreadable");
+    assert_eq!(problem["location"]["line"], 10);
     assert_eq!(idle(&["config", "check", "--offline", &toml]).0, ExitStatus::Success);
+}
+
+#[test]
+fn check_looks_into_the_files() {
+    let (folder, toml) = machine();
+    let at = |name: &str| folder.path().join(name);
+    let check = |text: &str| {
+        fs::write(&toml, text).unwrap();
+        let (status, out, _) = idle(&["config", "check", "--no-host", "--json", &toml]);
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let problems = report["problems"].as_array().cloned().unwrap_or_default();
+        let places = problems.iter().map(|problem| {
+            (problem["code"].as_str().unwrap().to_owned(), problem["location"]["line"].as_u64().unwrap())
+        });
+        (status, places.collect::<Vec<_>>())
+    };
+    let one = |code: &str, line| vec![(code.to_owned(), line)];
+    fs::write(at("passwd"), "root:x:0:0:root:/root:/bin/bash\n".repeat(40)).unwrap();
+    let passwd = VM.replace("OVMF.fd", "passwd");
+    assert_eq!(check(&passwd), (ExitStatus::LaunchRefused, one("config.firmware.content", 6)));
+
+    let uki = "profile = \"uki\"\nuki = \"passwd\"";
+    let both = passwd.replace("profile = \"disk\"", uki);
+    let expected =
+        [("config.firmware.content".to_owned(), 6), ("config.boot.uki.content".to_owned(), 9)].to_vec();
+    assert_eq!(check(&both), (ExitStatus::LaunchRefused, expected));
+
+    fs::write(at("disk.img"), [b"KDMV".as_slice(), &[0; 65_536]].concat()).unwrap();
+    assert_eq!(check(VM), (ExitStatus::Usage, one("config.disk.path.foreign", 10)));
+    let (_, _, err) = idle(&["config", "check", "--no-host", &toml]);
+    assert!(err.contains("qemu-img convert -f vmdk -O raw") && err.contains("format = \"raw\""), "{err}");
+    // Not even a run that would find out later.
+    let (status, _, err) = idle(&["run", &toml]);
+    assert_eq!((status, err.contains("[config.disk.path.foreign]")), (ExitStatus::Usage, true), "{err}");
+    assert_eq!(check(&format!("{VM}format = \"raw\"\n")).1, one("config.disk.path.alignment", 10));
+    fs::write(at("disk.img"), [b"KDMV".as_slice(), &[0; 65_532]].concat()).unwrap();
+    assert_eq!(check(&format!("{VM}format = \"raw\"\n")).0, ExitStatus::Success);
+
+    let snp = VM.replace("\"none\"", "\"snp\"");
+    let gate = format!(
+        "{snp}format = \"raw\"\n[gate]\nurl = \"tls://gate:1\"\nca = \"passwd\"\nclient_certificate = \"passwd\"\n\
+         client_key = \"passwd\"\nverdict_key = \"passwd\"\npolicy = \"p\"\n"
+    );
+    let (status, places) = check(&gate);
+    assert_eq!((status, &places[0].0), (ExitStatus::File, &"config.gate.verdict_key.content".to_owned()));
+    let key = "-----BEGIN PUBLIC KEY-----\n\
+               MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEqofKIr6LBTeOscce8yCtdG4dO2KLp5uY\n\
+               WfdB4IJUKjhVAvJdv1UpbDpUXjhydgq3NhfeSpYmLG9dnpi/kpLcKfj0Hb0omhR8\n\
+               6doxE7XwuMAKYLHOHX6BnXpDHXyQ6g5f\n-----END PUBLIC KEY-----\n";
+    fs::write(at("verdict.pem"), key).unwrap();
+    let keyed = gate.replace("verdict_key = \"passwd\"", "verdict_key = \"verdict.pem\"");
+    let (status, places) = check(&keyed);
+    assert_eq!((status, &places[0]), (ExitStatus::File, &("config.gate.ca.content".to_owned(), 14)));
+
+    fs::write(at("tpm.vmgs"), "not a state file").unwrap();
+    let stateful = keyed.replace(
+        "url = \"tls://gate:1\"\nca = \"passwd\"\nclient_certificate = \"passwd\"\nclient_key = \"passwd\"",
+        "socket = \"s\"",
+    ) + "[vtpm]\nmode = \"in-process\"\nstate = \"tpm.vmgs\"\n";
+    let (status, places) = check(&stateful);
+    assert!(status == ExitStatus::State || status == ExitStatus::LaunchRefused, "{places:?}");
+    assert!(places.contains(&("config.vtpm.state.content".to_owned(), 18)), "{places:?}");
+}
+
+#[test]
+fn check_looks_at_this_host() {
+    let config = |isolation: &str| {
+        let text = VM.replace("\"none\"", isolation);
+        Config::parse("vm.toml", &text, Path::new("/base"), Checks::OFFLINE).unwrap()
+    };
+    let report = || crate::doctor::examine(Path::new("/"));
+    // Whatever this host is, what the doctor says of it is said here.
+    let findings = crate::run::check::host(&config("\"snp\""), report);
+    let fatal = report().fatal;
+    assert_eq!(findings.is_empty(), fatal == 0, "{findings:?}");
+    let code = |finding: &crate::run::check::Finding| finding.problem.code.clone();
+    assert!(findings.iter().all(|finding| code(finding) == "config.isolation.host"), "{findings:?}");
+    assert!(findings.iter().all(|finding| finding.status == ExitStatus::Host));
+    if fatal > 0 {
+        assert_eq!(findings.len(), fatal);
+        assert!(findings[0].problem.message.contains("cannot launch SNP guests"));
+    }
+    // An ordinary guest needs KVM and nothing else.
+    let findings = crate::run::check::host(&config("\"none\""), || panic!("the doctor was asked"));
+    assert_eq!(findings.is_empty(), crate::vm::host::open(2).is_ok(), "{findings:?}");
+    let (_folder, toml) = machine();
+    let (status, out, err) = idle(&["config", "check", &toml]);
+    assert_eq!(status == ExitStatus::Success, findings.is_empty(), "{err}");
+    assert_eq!(out.contains("this host can run it"), findings.is_empty(), "{out}");
+}
+
+#[test]
+fn a_run_takes_its_file_with_or_without_the_option_but_once() {
+    let (_folder, toml) = machine();
+    for words in [&["run", &toml][..], &["run", "--config", &toml], &["run", "-c", &toml]] {
+        assert_eq!(
+            cvmm(words, |config, _| {
+                assert_eq!(config.name, "example");
+                Ok(Ended)
+            })
+            .0,
+            ExitStatus::Success
+        );
+    }
+    for words in [&["cvmm", "run", &toml, "--config", &toml][..], &["cvmm", "run", &toml, &toml]] {
+        assert!(Cli::try_parse_from(words).unwrap_err().use_stderr(), "{words:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_json_for_who_asked_for_json() {
+    let wants = |words: &[&str]| wants_json(words.iter().map(OsString::from));
+    assert!(wants(&["cvmm", "--log-format", "json", "run"]));
+    assert!(wants(&["cvmm", "run", "--nonsense", "--log-format=json"]));
+    assert!(!wants(&["cvmm", "--log-format", "text", "json"]));
+    assert!(!wants(&["cvmm", "run", "--", "--log-format", "json"]));
 }
 
 #[test]

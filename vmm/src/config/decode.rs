@@ -18,6 +18,10 @@ use super::source::Source;
 
 /// After this many type errors a file is no configuration.
 const MAX_ERRORS: usize = 32;
+/// Keys that are arrays of tables.
+const TABLES: [&str; 1] = ["disk"];
+/// Keys that are tables.
+const SINGLE_TABLES: [&str; 6] = ["boot", "console", "snp", "gate", "vtpm", "debug"];
 
 /// The parse layer and what did not fit into it.
 #[derive(Debug, Default)]
@@ -121,6 +125,9 @@ fn describe(message: &str, path: &str) -> Problem {
         let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);
         let mut problem = Problem::at(parent, "unknown_key", format!("unknown key {key}"));
         problem.key = key.trim_matches('`').to_owned();
+        if parent.is_empty() && matches!(problem.key.as_str(), "net" | "network" | "nic") {
+            problem = problem.help("cvmm has no network device yet: remove the table");
+        }
         return match expected {
             Some(expected) => problem.allowed(expected),
             None => problem,
@@ -131,7 +138,15 @@ fn describe(message: &str, path: &str) -> Problem {
         Some(word) => ("value", format!("{name} does not know {word}")),
         None => ("type", format!("{name}: {what}")),
     };
-    let problem = Problem::at(path, reason, message);
+    let mut problem = Problem::at(path, reason, message);
+    let is_map = what == "invalid type: map";
+    if is_map && TABLES.contains(&name) {
+        problem =
+            problem.help(format!("write [[{name}]] instead of [{name}]: one such table for each {name}"));
+    } else if !is_map && SINGLE_TABLES.contains(&path) {
+        // What serde says of an array here depends on how many items it has.
+        problem = problem.help(format!("write [{name}], once"));
+    }
     match expected.as_deref() {
         Some("i64") => problem.allowed("an integer"),
         Some(expected) if expected.starts_with("struct ") => problem.allowed("a table"),

@@ -2,19 +2,21 @@
 //! Whether the paths of a configuration can be used: there, of the right kind, readable, not empty.
 //!
 //! Looks only; nothing is created or truncated. A pipe or character device is refused from its metadata before any open, which
-//! could block or have effects. What is inside the files is for the launch to judge.
+//! could block or have effects. Disks are opened as the machine opens them, without its lock. What is inside the other files is
+//! for the launch to judge (`crate::run::check`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use cvmm_devices::virtio::block::{DiskError, SECTOR};
+
 use super::problem::Problem;
 use super::size::show;
-use super::{Boot, Config, GateEndpoint};
+use super::{Boot, Config, Disk, GateEndpoint};
+use crate::console_file;
 
-/// Disks are addressed in sectors of this many bytes (virtio 1.2, 5.2.4).
-const SECTOR: u64 = 512;
 /// Where the `uki` profile places the UKI in guest RAM.
 const UKI_ADDRESS: u64 = 0x0200_0000;
 
@@ -74,7 +76,14 @@ fn check_fits(config: &Config, key: &str, length: u64) -> Option<Problem> {
     (length > room).then(|| {
         let message =
             format!("the images to boot have {length} bytes and do not fit into {what} ({})", show(room));
-        Problem::at(key, "memory", message).help("give the VM more memory or use smaller images")
+        let help = match config.boot {
+            Boot::Uki { .. } => {
+                let least = length.saturating_add(UKI_ADDRESS).next_multiple_of(1 << 20);
+                format!("write low_memory = \"{}MiB\" or more, or use a smaller image", least >> 20)
+            }
+            _ => "give the VM more memory or use smaller images".to_owned(),
+        };
+        Problem::at(key, "memory", message).help(help)
     })
 }
 
@@ -130,7 +139,7 @@ fn check_disks(config: &Config, problems: &mut Vec<Problem>) {
     let mut seen: Vec<((u64, u64), usize)> = Vec::new();
     for (index, disk) in config.disks.iter().enumerate() {
         let key = format!("disk.{index}.path");
-        match check_disk(&key, &disk.path, !disk.read_only) {
+        match check_disk(index, disk) {
             Ok(identity) => {
                 let earlier = seen.iter().find(|(other, _)| *other == identity).map(|(_, first)| *first);
                 let shared = |first: &usize| {
@@ -149,27 +158,51 @@ fn check_disks(config: &Config, problems: &mut Vec<Problem>) {
 }
 
 /// Returns what identifies the file or device.
-fn check_disk(key: &str, path: &Path, write: bool) -> Result<(u64, u64), Refusal> {
-    let metadata = metadata(key, path)?;
+fn check_disk(index: usize, disk: &Disk) -> Result<(u64, u64), Refusal> {
+    let (key, path) = (format!("disk.{index}.path"), &*disk.path);
+    let metadata = metadata(&key, path)?;
     let is_device = metadata.file_type().is_block_device();
     if !metadata.is_file() && !is_device {
-        return Err(Some(Box::new(wrong_kind(key, path, &metadata, "a raw image file or a block device"))));
+        return Err(Some(Box::new(wrong_kind(&key, path, &metadata, "a raw image file or a block device"))));
     }
-    let mut file = open(key, path, write)?;
+    let mut file = open(&key, path, !disk.read_only)?;
     // A block device has its length only at its end.
     let length = file.seek(SeekFrom::End(0)).map_err(|error| {
         let message = format!("cannot find the length of {}: {error}", path.display());
-        Some(Box::new(Problem::at(key, "unreadable", message)))
+        Some(Box::new(Problem::at(&key, "unreadable", message)))
     })?;
     if length == 0 {
-        return Err(Some(Box::new(Problem::at(key, "empty", format!("{} is empty", path.display())))));
+        return Err(Some(Box::new(Problem::at(&key, "empty", format!("{} is empty", path.display())))));
     }
-    if length % SECTOR != 0 {
-        let message = format!("{} has {length} bytes, not a multiple of {SECTOR}", path.display());
-        let help = format!("extend it: truncate -s {} FILE", length.next_multiple_of(SECTOR));
-        return Err(Some(Box::new(Problem::at(key, "alignment", message).help(help))));
-    }
-    Ok(if is_device { (u64::MAX, metadata.rdev()) } else { (metadata.dev(), metadata.ino()) })
+    let refused = match disk.check() {
+        Ok(()) => {
+            return Ok(if is_device {
+                (u64::MAX, metadata.rdev())
+            } else {
+                (metadata.dev(), metadata.ino())
+            });
+        }
+        Err(refused) => refused,
+    };
+    let message = refused.to_string();
+    Err(Some(Box::new(match refused {
+        DiskError::Foreign { format, .. } => {
+            let message = format!("{} is a {} image, not a raw one", path.display(), format.name());
+            let help = format!(
+                "convert it: {}; or, if its guest wrote this header to a raw disk, write format = \"raw\"",
+                format.command(path)
+            );
+            Problem::at(&key, "foreign", message).help(help)
+        }
+        DiskError::Unaligned { unit: SECTOR, .. } => {
+            let message = format!("{} has {length} bytes, not a multiple of {SECTOR}", path.display());
+            let help = format!("extend it: truncate -s {} FILE", length.next_multiple_of(SECTOR));
+            Problem::at(&key, "alignment", message).help(help)
+        }
+        DiskError::Unaligned { .. } => Problem::at(&key, "alignment", message),
+        DiskError::NoDirect(_) => Problem::at(&format!("disk.{index}.cache"), "unsupported", message),
+        _ => Problem::at(&key, "unreadable", message),
+    })))
 }
 
 /// A file that `run` appends to: it may be absent, its folder may not.
@@ -177,20 +210,12 @@ fn check_output(key: &str, path: &Path) -> Option<Problem> {
     if path.as_os_str().is_empty() {
         return None;
     }
-    match fs::metadata(path) {
-        Ok(found) if found.is_file() => {
-            let writable = OpenOptions::new().append(true).open(path);
-            let error = writable.err()?;
-            Some(Problem::at(key, "unwritable", format!("cannot write {}: {error}", path.display())))
-        }
-        Ok(found) => Some(wrong_kind(key, path, &found, "a regular file or a new one")),
-        Err(_) => {
-            let folder = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
-            let missing = !folder.is_dir();
-            missing.then(|| {
-                let message = format!("cannot create {}: its folder does not exist", path.display());
-                Problem::at(key, "unwritable", message)
-            })
-        }
+    let folder = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
+    if !folder.is_dir() {
+        let message = format!("cannot create {}: its folder does not exist", path.display());
+        return Some(Problem::at(key, "unwritable", message));
     }
+    let (path, error) = console_file::check(path).err()?;
+    let message = format!("cannot write {}: {error}", path.display());
+    Some(Problem::at(key, "unwritable", message).allowed("a regular file or a new one"))
 }

@@ -14,6 +14,7 @@
 //! TOML; the machine code sees validated values and absolute paths (relative ones start at the file's folder).
 
 mod decode;
+mod document;
 mod example;
 mod files;
 mod host;
@@ -26,12 +27,14 @@ mod validate;
 
 use std::path::{Path, PathBuf};
 
+use cvmm_devices::virtio::block::{self, DiskError};
 use cvmm_tpm::HashAlg;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 pub use example::{Profile, example};
 pub use problem::{ConfigError, Location, Problem};
 pub use schema::schema;
+pub use source::Text;
 
 /// The most vCPUs a VM can have.
 pub const MAX_VCPUS: u32 = 64;
@@ -49,12 +52,18 @@ pub const MAX_DISKS: usize = 24;
 /// The longest disk serial in bytes (virtio 1.2, 5.2.6: the device ID string).
 pub const MAX_SERIAL: usize = 20;
 /// The most virtqueues of one disk.
-pub const MAX_DISK_QUEUES: u16 = cvmm_devices::virtio::block::MAX_QUEUES;
+pub const MAX_DISK_QUEUES: u16 = block::MAX_QUEUES;
+/// Bytes of a console's file when `max_size` is absent.
+pub const DEFAULT_CONSOLE_SIZE: u64 = 16 << 20;
+/// The least `max_size` of a console's file.
+pub const MIN_CONSOLE_SIZE: u64 = 64 << 10;
+/// The greatest `max_size` of a console's file.
+pub const MAX_CONSOLE_SIZE: u64 = 64 << 30;
 /// The longest kernel command line in bytes without its NUL (x86 `COMMAND_LINE_SIZE` is 2048 with it).
 pub const MAX_CMDLINE: usize = 2047;
 
 /// A validated virtual machine description.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Name for logs, the timeline and reports: 1 to 64 of `A-Z a-z 0-9 . _ -`.
     pub name: String,
@@ -67,7 +76,6 @@ pub struct Config {
     /// What protects the guest from the host.
     pub isolation: Isolation,
     /// Firmware image (OVMF).
-    #[serde(serialize_with = "lossy_path")]
     pub firmware: PathBuf,
     /// What the firmware boots.
     pub boot: Boot,
@@ -122,13 +130,11 @@ pub enum StageTamper {
 }
 
 /// The attestation gate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
     /// Where it listens.
-    #[serde(flatten)]
     pub endpoint: GateEndpoint,
     /// The public key of its verdicts, PEM.
-    #[serde(serialize_with = "lossy_path")]
     pub verdict_key: PathBuf,
     /// The policy that judges.
     pub policy: String,
@@ -141,13 +147,11 @@ pub struct Gate {
 }
 
 /// Where a gate listens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GateEndpoint {
     /// A Unix socket.
     Unix {
         /// Its path.
-        #[serde(serialize_with = "lossy_path")]
         socket: PathBuf,
     },
     /// TLS over TCP.
@@ -157,19 +161,16 @@ pub enum GateEndpoint {
         /// The port.
         port: u16,
         /// Authorities of the gate's certificate, PEM.
-        #[serde(serialize_with = "lossy_path")]
         ca: PathBuf,
         /// The certificate that is shown to the gate, PEM.
-        #[serde(serialize_with = "lossy_path")]
         client_certificate: PathBuf,
         /// Its private key, PEM.
-        #[serde(serialize_with = "lossy_path")]
         client_key: PathBuf,
     },
 }
 
 /// The guest's TPM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vtpm {
     /// Where it is.
     pub mode: VtpmMode,
@@ -186,8 +187,7 @@ pub struct Vtpm {
 }
 
 /// Where a TPM is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VtpmMode {
     /// In cvmm, on the host's side of the boundary.
     InProcess,
@@ -196,8 +196,7 @@ pub enum VtpmMode {
 }
 
 /// Where the code of an in-process TPM runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
     /// On a thread.
     #[default]
@@ -207,8 +206,7 @@ pub enum Sandbox {
 }
 
 /// A PCR bank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PcrBank {
     /// SHA-1.
     Sha1,
@@ -246,17 +244,15 @@ impl PcrBank {
 }
 
 /// What an SNP guest demands and accepts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snp {
     /// Guest policy, SEV-SNP firmware ABI 4.3.
     pub policy: u64,
     /// The owner's ID block and its authentication; without, one without a key is made.
     pub identity: Option<IdentityFiles>,
     /// Folder of certificates for the guest.
-    #[serde(serialize_with = "lossy_optional_path")]
     pub certificates: Option<PathBuf>,
     /// HOST_DATA of the guest's reports.
-    #[serde(serialize_with = "hexadecimal")]
     pub host_data: [u8; 32],
     /// Whether VCEK-signed reports are forbidden.
     pub vlek_only: bool,
@@ -265,19 +261,16 @@ pub struct Snp {
 }
 
 /// An ID block and its authentication, as files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityFiles {
     /// 96 bytes.
-    #[serde(serialize_with = "lossy_path")]
     pub id_block: PathBuf,
     /// 4096 bytes.
-    #[serde(serialize_with = "lossy_path")]
     pub id_auth: PathBuf,
 }
 
 /// What to do when the security processor wants other CPUID values than KVM gave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CpuidTolerance {
     /// Refuse the launch and show them.
     #[default]
@@ -287,8 +280,7 @@ pub enum CpuidTolerance {
 }
 
 /// What protects the guest's memory and registers from the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
     /// Nothing: an ordinary KVM guest, for development.
     None,
@@ -297,22 +289,18 @@ pub enum Isolation {
 }
 
 /// What the firmware boots.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "profile", rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Boot {
     /// A unified kernel image placed in guest RAM and handed over through the firmware's IGVM data HOB.
     Uki {
         /// The UKI.
-        #[serde(serialize_with = "lossy_path")]
         uki: PathBuf,
     },
     /// Kernel, initrd and command line through fw_cfg, checked by the firmware against hashes in a measured page.
     Hashes {
         /// The bzImage or UKI.
-        #[serde(serialize_with = "lossy_path")]
         kernel: PathBuf,
         /// The initial RAM disk.
-        #[serde(serialize_with = "lossy_optional_path")]
         initrd: Option<PathBuf>,
         /// The kernel command line without NUL, at most [`MAX_CMDLINE`] bytes of printable ASCII.
         cmdline: String,
@@ -322,24 +310,63 @@ pub enum Boot {
 }
 
 /// A virtio block device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Raw image file or block device.
-    #[serde(serialize_with = "lossy_path")]
     pub path: PathBuf,
     /// Whether the guest's writes are refused.
     pub read_only: bool,
     /// Serial the guest sees, at most [`MAX_SERIAL`] printable ASCII bytes; `disk<N>` if the file gives none.
     pub serial: String,
+    /// Whether the content may say that it is not raw.
+    pub format: DiskFormat,
     /// How the host caches.
     pub cache: CacheMode,
     /// Number of virtqueues; `None` leaves it to the machine (one per vCPU, at most [`MAX_DISK_QUEUES`]).
     pub queues: Option<u16>,
 }
 
+impl Disk {
+    /// Finds why the machine could not open it, without taking its lock: whether it is in use now says nothing about the file.
+    ///
+    /// # Errors
+    /// What [`block::Disk::check`] finds.
+    pub fn check(&self) -> Result<(), DiskError> {
+        block::Disk::check(&self.path, self.read_only, self.cache.into(), self.format.into())
+    }
+}
+
+impl From<DiskFormat> for block::ImageFormat {
+    fn from(format: DiskFormat) -> Self {
+        match format {
+            DiskFormat::Probe => Self::Probe,
+            DiskFormat::Raw => Self::Raw,
+        }
+    }
+}
+
+impl From<CacheMode> for block::CacheMode {
+    fn from(mode: CacheMode) -> Self {
+        match mode {
+            CacheMode::Writeback => Self::Writeback,
+            CacheMode::Direct => Self::Direct,
+            CacheMode::Unsafe => Self::Unsafe,
+        }
+    }
+}
+
+/// What the file says about a disk's format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// Nothing: it is raw, and refused if it has another format's header.
+    #[default]
+    Probe,
+    /// It is raw, whatever its header says.
+    Raw,
+}
+
 /// How the host caches a disk, and what a guest flush does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheMode {
     /// Host page cache; a guest flush is an `fdatasync`.
     #[default]
@@ -351,20 +378,20 @@ pub enum CacheMode {
 }
 
 /// The guest's console.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Console {
     /// The device in the guest.
     pub device: ConsoleDevice,
     /// Where its bytes go on the host.
     pub mode: ConsoleMode,
     /// The file of [`ConsoleMode::File`]; `None` in every other mode.
-    #[serde(serialize_with = "lossy_optional_path")]
     pub path: Option<PathBuf>,
+    /// The most bytes of the file of [`ConsoleMode::File`], and of the one with older output; `None` in every other mode.
+    pub max_size: Option<u64>,
 }
 
 /// The device the guest's console is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConsoleDevice {
     /// 16550 at port 0x3f8, `ttyS0` in Linux.
     #[default]
@@ -374,13 +401,12 @@ pub enum ConsoleDevice {
 }
 
 /// Where the console's bytes go on the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConsoleMode {
     /// cvmm's own standard input and output.
     #[default]
     Stdio,
-    /// Output appended to a file, no input.
+    /// Output to a file of limited size, no input.
     File,
     /// A new pseudo-terminal, whose path is logged.
     Pty,
@@ -389,7 +415,7 @@ pub enum ConsoleMode {
 }
 
 /// Knobs for development.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Debug {
     /// How many times faster than real time the ACPI PM timer runs, 1 to 1000. Shortens the firmware's waits.
     pub pm_timer_scale: u32,
@@ -402,20 +428,16 @@ pub struct Debug {
     pub user_space_marker: Option<String>,
     /// What fw_cfg serves instead of the kernel that was hashed: the firmware has to notice. Like the two below it
     /// stands for a hostile host in tests.
-    #[serde(serialize_with = "lossy_optional_path")]
     pub serve_kernel: Option<PathBuf>,
     /// What fw_cfg serves instead of the initrd that was hashed.
-    #[serde(serialize_with = "lossy_optional_path")]
     pub serve_initrd: Option<PathBuf>,
     /// What fw_cfg serves instead of the command line that was hashed.
     pub serve_cmdline: Option<String>,
     /// What fw_cfg serves as `etc/boot/shim`, an EFI program that the firmware runs unmeasured in the `hashes` profile.
     /// Like the next one it stands for a hostile host in tests; both succeed with the stock firmware.
-    #[serde(serialize_with = "lossy_optional_path")]
     pub serve_shim: Option<PathBuf>,
     /// SNP guests only: the shared view of the firmware image, from its first byte. The firmware image's first part is
     /// its variable store, which the guest itself makes shared.
-    #[serde(serialize_with = "lossy_optional_path")]
     pub inject_variables: Option<PathBuf>,
     /// What a hostile host does to the first stage.
     pub first_stage: Option<StageTamper>,
@@ -451,11 +473,20 @@ impl Config {
     /// # Errors
     /// All problems together, each with its place in the file.
     pub fn load_with(path: &Path, checks: Checks) -> Result<Self, ConfigError> {
-        let text = source::read(path)?;
+        Self::load_text(path, checks).map(|(config, _)| config)
+    }
+
+    /// As [`Config::load_with`], with the text, for problems that are found later.
+    ///
+    /// # Errors
+    /// All problems together, each with its place in the file.
+    pub fn load_text(path: &Path, checks: Checks) -> Result<(Self, Text), ConfigError> {
+        let text = Text::read(path)?;
         // Absolute, so that the process may change its folder later and logs are unambiguous.
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let base = absolute.parent().unwrap_or(Path::new("/"));
-        Self::parse(&path.display().to_string(), &text, base, checks)
+        let config = Self::parse(&text.file, &text.text, base, checks)?;
+        Ok((config, text))
     }
 
     /// Parses `text`; `file` names it in errors and `base` is the folder relative paths start from.
@@ -488,22 +519,6 @@ impl Config {
     #[must_use]
     pub fn high_memory(&self) -> u64 {
         self.memory.saturating_sub(self.low_memory)
-    }
-}
-
-/// Paths in JSON are text; one that is no UTF-8 is shown with replacement characters instead of failing the report.
-fn lossy_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&path.to_string_lossy())
-}
-
-fn hexadecimal<S: Serializer>(bytes: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&hex::encode(bytes))
-}
-
-fn lossy_optional_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
-    match path {
-        Some(path) => lossy_path(path, to),
-        None => to.serialize_none(),
     }
 }
 

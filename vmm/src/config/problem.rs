@@ -57,7 +57,7 @@ pub struct Location {
 
 impl Problem {
     /// A problem with the key at `path` (dotted, array positions as numbers). The code is `config.<keys>.<reason>`.
-    pub(super) fn at(path: &str, reason: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn at(path: &str, reason: &str, message: impl Into<String>) -> Self {
         let mut code = String::from("config");
         let mut key = String::new();
         for part in path.split('.').filter(|part| !part.is_empty()) {
@@ -85,12 +85,12 @@ impl Problem {
         }
     }
 
-    pub(super) fn allowed(mut self, allowed: impl Into<String>) -> Self {
+    pub(crate) fn allowed(mut self, allowed: impl Into<String>) -> Self {
         self.allowed = Some(allowed.into());
         self
     }
 
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }

@@ -6,13 +6,13 @@
 //! derived from these types: their doc comments are its descriptions, written for the author of a `vm.toml`.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::StageTamper;
 use super::size::RawSize;
 
 /// A virtual machine of cvmm.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "cvmm vm.toml")]
 pub(super) struct RawConfig {
@@ -38,7 +38,7 @@ pub(super) struct RawConfig {
     #[schemars(required)]
     pub(super) boot: Option<RawBoot>,
     /// Disks, in the order the guest finds them. At most 24.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 24))]
     pub(super) disk: Vec<RawDisk>,
     /// The guest's console. Default: the serial port on cvmm's standard input and output.
@@ -57,7 +57,7 @@ pub(super) struct RawConfig {
 }
 
 /// The attestation gate that decides whether the guest runs.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Gate", extend("oneOf" = [
     {
@@ -100,7 +100,7 @@ pub(super) struct RawGate {
 }
 
 /// What an SNP guest demands and accepts.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Snp")]
 pub(super) struct RawSnp {
@@ -127,7 +127,7 @@ pub(super) struct RawSnp {
 }
 
 /// What to do when the security processor wants other CPUID values.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "CpuidCorrections")]
 pub(super) enum RawCpuidCorrections {
@@ -138,7 +138,7 @@ pub(super) enum RawCpuidCorrections {
 }
 
 /// What protects the guest from the host.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "Isolation")]
 pub(super) enum RawIsolation {
@@ -149,7 +149,7 @@ pub(super) enum RawIsolation {
 }
 
 /// What the firmware boots.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(transform = super::schema::boot_profiles)]
 #[schemars(rename = "Boot")]
@@ -175,7 +175,7 @@ pub(super) struct RawBoot {
 }
 
 /// The boot profile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "Profile")]
 pub(super) enum RawProfile {
@@ -188,7 +188,7 @@ pub(super) enum RawProfile {
 }
 
 /// A virtio block device.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Disk")]
 pub(super) struct RawDisk {
@@ -200,6 +200,9 @@ pub(super) struct RawDisk {
     /// Serial the guest sees, 1 to 20 printable ASCII characters. Default "disk0", "disk1", …
     #[schemars(length(min = 1, max = 20), regex(pattern = r"^[!-~]+$"))]
     pub(super) serial: Option<String>,
+    /// "raw": this is a raw image even if it begins like one of another format, which its guest may have written. Default: an image
+    /// with the header of another format (qcow2, VHD, VMDK, ...) is refused.
+    pub(super) format: Option<RawDiskFormat>,
     /// How the host caches. Default "writeback".
     pub(super) cache: Option<RawCache>,
     /// Number of virtqueues. Default: one per vCPU.
@@ -207,8 +210,17 @@ pub(super) struct RawDisk {
     pub(super) queues: Option<i64>,
 }
 
+/// The format of a disk.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "DiskFormat")]
+pub(super) enum RawDiskFormat {
+    /// Sector N of the disk is at byte N × 512 of the file.
+    Raw,
+}
+
 /// How the host caches a disk.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "Cache")]
 pub(super) enum RawCache {
@@ -221,7 +233,7 @@ pub(super) enum RawCache {
 }
 
 /// The guest's console.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Console")]
 pub(super) struct RawConsole {
@@ -229,13 +241,16 @@ pub(super) struct RawConsole {
     pub(super) device: Option<RawConsoleDevice>,
     /// Where its bytes go on the host. Default "stdio".
     pub(super) mode: Option<RawConsoleMode>,
-    /// Mode `file`: the file output is appended to, relative to this file.
+    /// Mode `file`: the file output is appended to, relative to this file. A new one can be read by its owner only.
     #[schemars(length(min = 1))]
     pub(super) path: Option<String>,
+    /// Mode `file`: the most the file holds, 64 KiB to 64 GiB. When it is full, its content moves to a second file with ".1" after
+    /// the name, which replaces what was there, so that both together hold the newest output. Default 16 MiB.
+    pub(super) max_size: Option<RawSize>,
 }
 
 /// The device the guest's console is.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "ConsoleDevice")]
 pub(super) enum RawConsoleDevice {
@@ -246,13 +261,13 @@ pub(super) enum RawConsoleDevice {
 }
 
 /// Where the console's bytes go on the host.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "ConsoleMode")]
 pub(super) enum RawConsoleMode {
     /// cvmm's own standard input and output.
     Stdio,
-    /// Output appended to a file, no input.
+    /// Output to a file of limited size, no input.
     File,
     /// A new pseudo-terminal, whose path is logged.
     Pty,
@@ -261,7 +276,7 @@ pub(super) enum RawConsoleMode {
 }
 
 /// The guest's TPM 2.0.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Vtpm")]
 pub(super) struct RawVtpm {
@@ -285,7 +300,7 @@ pub(super) struct RawVtpm {
 }
 
 /// Where the TPM is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "VtpmMode")]
 pub(super) enum RawVtpmMode {
@@ -298,7 +313,7 @@ pub(super) enum RawVtpmMode {
 }
 
 /// Where the TPM's code runs.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "Sandbox")]
 pub(super) enum RawSandbox {
@@ -309,7 +324,7 @@ pub(super) enum RawSandbox {
 }
 
 /// A PCR bank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "PcrBank")]
 pub(super) enum RawPcrBank {
@@ -324,7 +339,7 @@ pub(super) enum RawPcrBank {
 }
 
 /// Knobs for development.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Debug")]
 pub(super) struct RawDebug {

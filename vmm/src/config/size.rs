@@ -9,6 +9,7 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
 
@@ -81,6 +82,15 @@ impl<'de> Deserialize<'de> for RawSize {
             }
         }
         from.deserialize_any(SizeVisitor)
+    }
+}
+
+impl Serialize for RawSize {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Bytes(bytes) => to.serialize_i64(*bytes),
+            Self::Text(text) => to.serialize_str(text),
+        }
     }
 }
 

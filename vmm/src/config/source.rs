@@ -20,7 +20,7 @@ const MAX_SIZE: u64 = 256 << 10;
 const MAX_SYNTAX_ERRORS: usize = 10;
 
 /// Reads the file, refusing what cannot be a configuration.
-pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
+fn read(path: &Path) -> Result<String, ConfigError> {
     let fail = |reason: &str, message: String| {
         Err(ConfigError::new(vec![
             Problem::at("", reason, message).help("`cvmm config example` prints a file to start from"),
@@ -49,6 +49,28 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
             let at = error.utf8_error().valid_up_to();
             fail("encoding", format!("configuration {shown} is not UTF-8 text (byte {at})"))
         }
+    }
+}
+
+/// The text of a file, by which problems that are found later get their place.
+#[derive(Debug)]
+pub struct Text {
+    pub(super) file: String,
+    pub(super) text: String,
+}
+
+impl Text {
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
+        Ok(Self { file: path.display().to_string(), text: read(path)? })
+    }
+
+    /// The problems in the order of the file, each with the place of its key.
+    #[must_use]
+    pub fn error(&self, problems: Vec<Problem>) -> ConfigError {
+        ConfigError::new(match Source::parse(&self.file, &self.text) {
+            Ok(source) => source.place(problems),
+            Err(_) => problems,
+        })
     }
 }
 

@@ -13,13 +13,14 @@ use super::decode::Decoded;
 use super::problem::Problem;
 use super::raw::{
     RawBoot, RawCache, RawConsole, RawConsoleDevice, RawConsoleMode, RawCpuidCorrections, RawDebug, RawDisk,
-    RawGate, RawIsolation, RawPcrBank, RawProfile, RawSandbox, RawSnp, RawVtpm, RawVtpmMode,
+    RawDiskFormat, RawGate, RawIsolation, RawPcrBank, RawProfile, RawSandbox, RawSnp, RawVtpm, RawVtpmMode,
 };
 use super::size::{RawSize, SIZE_FORMAT, show};
 use super::{
-    Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, CpuidTolerance, DEFAULT_LOW_MEMORY, Debug,
-    Disk, Gate, GateEndpoint, IdentityFiles, Isolation, MAX_CMDLINE, MAX_DISK_QUEUES, MAX_DISKS,
-    MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_MEMORY, PcrBank, Sandbox, Snp, Vtpm, VtpmMode,
+    Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, CpuidTolerance, DEFAULT_CONSOLE_SIZE,
+    DEFAULT_LOW_MEMORY, Debug, Disk, DiskFormat, Gate, GateEndpoint, IdentityFiles, Isolation, MAX_CMDLINE,
+    MAX_CONSOLE_SIZE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS,
+    MIN_CONSOLE_SIZE, MIN_MEMORY, PcrBank, Sandbox, Snp, Vtpm, VtpmMode,
 };
 
 const MIB: u64 = 1 << 20;
@@ -159,8 +160,27 @@ impl Rules<'_> {
         }
     }
 
+    /// A size of memory.
     fn size(&mut self, key: &str, size: &RawSize, most: u64) -> Option<u64> {
-        let allowed = format!("{} to {} in whole MiB", show(MIN_MEMORY), show(most));
+        const UNIT: &str = " in whole MiB";
+        let bytes = self.bytes(key, size, &(MIN_MEMORY..=most), UNIT)?;
+        if bytes % MIB != 0 {
+            let message = format!("{key} is {}, not a multiple of 1 MiB", show(bytes));
+            let allowed = format!("{} to {}{UNIT}", show(MIN_MEMORY), show(most));
+            self.add(Problem::at(key, "alignment", message).allowed(allowed));
+            return None;
+        }
+        Some(bytes)
+    }
+
+    fn bytes(
+        &mut self,
+        key: &str,
+        size: &RawSize,
+        range: &std::ops::RangeInclusive<u64>,
+        unit: &str,
+    ) -> Option<u64> {
+        let allowed = format!("{} to {}{unit}", show(*range.start()), show(*range.end()));
         let bytes = match size.bytes() {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -168,7 +188,7 @@ impl Rules<'_> {
                 return None;
             }
         };
-        if !(MIN_MEMORY..=most).contains(&bytes) {
+        if !range.contains(&bytes) {
             let mut problem =
                 Problem::at(key, "range", format!("{key} is {}, outside its range", show(bytes)))
                     .allowed(allowed);
@@ -177,11 +197,6 @@ impl Rules<'_> {
                     problem.help("a number without a unit is in bytes; write \"512MiB\" for a size in MiB");
             }
             self.add(problem);
-            return None;
-        }
-        if bytes % MIB != 0 {
-            let message = format!("{key} is {}, not a multiple of 1 MiB", show(bytes));
-            self.add(Problem::at(key, "alignment", message).allowed(allowed));
             return None;
         }
         Some(bytes)
@@ -317,7 +332,7 @@ impl Rules<'_> {
     }
 
     fn disk(&mut self, index: usize, raw: &RawDisk) -> Disk {
-        let RawDisk { path, read_only, serial, cache, queues } = raw;
+        let RawDisk { path, read_only, serial, format, cache, queues } = raw;
         let key = |name: &str| format!("disk.{index}.{name}");
         if let Some(serial) = serial {
             let allowed = format!("1 to {MAX_SERIAL} printable ASCII characters without spaces");
@@ -335,6 +350,10 @@ impl Rules<'_> {
             path: self.required_path(&key("path"), path.as_deref()),
             read_only: read_only.unwrap_or(false),
             serial: serial.clone().unwrap_or_else(|| format!("disk{index}")),
+            format: match format {
+                None => DiskFormat::Probe,
+                Some(RawDiskFormat::Raw) => DiskFormat::Raw,
+            },
             cache: match cache {
                 Some(RawCache::Direct) => CacheMode::Direct,
                 Some(RawCache::Unsafe) => CacheMode::Unsafe,
@@ -345,7 +364,7 @@ impl Rules<'_> {
     }
 
     fn console(&mut self, raw: RawConsole) -> Console {
-        let RawConsole { device, mode, path } = raw;
+        let RawConsole { device, mode, path, max_size } = raw;
         let device = match device {
             Some(RawConsoleDevice::Virtio) => ConsoleDevice::Virtio,
             Some(RawConsoleDevice::Serial) | None => ConsoleDevice::Serial,
@@ -367,7 +386,24 @@ impl Rules<'_> {
             }
             _ => None,
         };
-        Console { device, mode, path }
+        let max_size = self.console_size(mode, max_size);
+        Console { device, mode, path, max_size }
+    }
+
+    fn console_size(&mut self, mode: ConsoleMode, given: Option<RawSize>) -> Option<u64> {
+        const KEY: &str = "console.max_size";
+        if mode == ConsoleMode::File {
+            let range = MIN_CONSOLE_SIZE..=MAX_CONSOLE_SIZE;
+            return Some(match given {
+                None => DEFAULT_CONSOLE_SIZE,
+                Some(size) => self.bytes(KEY, &size, &range, "").unwrap_or(DEFAULT_CONSOLE_SIZE),
+            });
+        }
+        if given.is_some() && !self.is_cut("console.mode") {
+            let message = "max_size belongs to console mode file, but the mode is another";
+            self.add(Problem::at(KEY, "mode", message).help("remove max_size or write mode = \"file\""));
+        }
+        None
     }
 
     fn snp(&mut self, raw: Option<RawSnp>, isolation: Isolation) -> Snp {

@@ -77,6 +77,8 @@ pub fn manifest(
         // Validated: where the host keeps it.
         mode: _,
         path: _,
+        // Harmless: how much of it the host keeps.
+        max_size: _,
     } = console;
     Ok(Manifest {
         format: FORMAT,
@@ -144,6 +146,8 @@ fn disk(disk: &config::Disk) -> Disk {
         // could destroy anyway.
         cache: _,
         queues: _,
+        // Harmless: whether the content may be what it looks like.
+        format: _,
     } = disk;
     Disk { serial: serial.clone(), read_only: *read_only }
 }

@@ -15,7 +15,7 @@ use cvmm_devices::memory::DeviceMemory;
 use cvmm_devices::pci::{ConfigPorts, Ecam, HostBridge, LpcBridge, PciError, PciRoot, Visibility, Window};
 use cvmm_devices::tpm::crb;
 use cvmm_devices::virtio::VirtioDevice;
-use cvmm_devices::virtio::block::{Block, BlockConfig, CacheMode as Cache, DiskError};
+use cvmm_devices::virtio::block::{Block, BlockConfig, DiskError};
 use cvmm_devices::virtio::console::Console;
 use cvmm_devices::virtio::pci::{TransportError, VirtioPci};
 use cvmm_devices::virtio::rng::Rng;
@@ -29,7 +29,7 @@ use super::inputs::Inputs;
 use super::stage::{self, Mailbox};
 use super::tpm::GuestTpm;
 use crate::acpi::{self, AcpiConfig};
-use crate::config::{Boot, CacheMode, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES};
+use crate::config::{Boot, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES};
 use crate::gate::channel;
 use crate::run::output::ConsoleSink;
 use crate::vm::control::Control;
@@ -262,11 +262,8 @@ fn open_disk(disk: &Disk, vcpus: u32) -> Result<Block, DiskError> {
         path: disk.path.clone(),
         read_only: disk.read_only,
         serial: disk.serial.clone(),
-        cache: match disk.cache {
-            CacheMode::Writeback => Cache::Writeback,
-            CacheMode::Direct => Cache::Direct,
-            CacheMode::Unsafe => Cache::Unsafe,
-        },
+        cache: disk.cache.into(),
+        format: disk.format.into(),
         // One queue per vCPU lets each submit without taking a lock of the others.
         queues: disk
             .queues

@@ -104,32 +104,49 @@ pub struct Hostile {
 impl Inputs {
     /// Opens and checks the files of `config` and makes the launch plan.
     pub fn open(config: &Config) -> Result<Self, InputError> {
-        let firmware = Firmware::parse(open("firmware", &config.firmware)?)?;
+        let firmware = firmware(config)?;
         let memory = MemoryLayout { low: config.low_memory, high: config.memory - config.low_memory };
-        let (profile, served) = match &config.boot {
-            Boot::Uki { uki } => {
-                let image = Kernel::recognise(open("boot.uki", uki)?)?;
-                (Profile::Uki { image, gpa: uki::DEFAULT_GPA }, None)
-            }
-            Boot::Hashes { kernel, initrd, cmdline } => {
-                let kernel = Kernel::recognise(open("boot.kernel", kernel)?)?;
-                let initrd = initrd.as_deref().map(|path| open("boot.initrd", path)).transpose()?;
-                let mut served = Served {
-                    kernel: kernel.blob().clone(),
-                    initrd: initrd.clone(),
-                    cmdline: cmdline.clone(),
-                };
-                served.replace(config)?;
-                (Profile::Hashes { kernel, initrd, cmdline: cmdline.clone() }, Some(served))
-            }
-            Boot::Disk => (Profile::Disk, None),
-        };
+        let (profile, served) = boot(config)?;
         let stage = config.first_stage.then(|| first_stage(config)).transpose()?;
         let plan = LaunchPlan::build_with(&firmware, &profile, &memory, config.vcpus, stage.as_ref())?;
         let identity = config.snp.identity.as_ref().map(identity).transpose()?;
         let hostile = Hostile::open(config, &firmware)?;
         Ok(Self { firmware, memory, profile, plan, served, identity, hostile })
     }
+
+    /// All that [`Inputs::open`] refuses, as far as one does not hide the other.
+    #[must_use]
+    pub fn faults(config: &Config) -> Vec<InputError> {
+        let steps = [
+            firmware(config).err(),
+            boot(config).err(),
+            config.snp.identity.as_ref().and_then(|files| identity(files).err()),
+        ];
+        let faults: Vec<_> = steps.into_iter().flatten().collect();
+        if faults.is_empty() { Self::open(config).err().into_iter().collect() } else { faults }
+    }
+}
+
+fn firmware(config: &Config) -> Result<Firmware, InputError> {
+    Ok(Firmware::parse(open("firmware", &config.firmware)?)?)
+}
+
+fn boot(config: &Config) -> Result<(Profile, Option<Served>), InputError> {
+    Ok(match &config.boot {
+        Boot::Uki { uki } => {
+            let image = Kernel::recognise(open("boot.uki", uki)?)?;
+            (Profile::Uki { image, gpa: uki::DEFAULT_GPA }, None)
+        }
+        Boot::Hashes { kernel, initrd, cmdline } => {
+            let kernel = Kernel::recognise(open("boot.kernel", kernel)?)?;
+            let initrd = initrd.as_deref().map(|path| open("boot.initrd", path)).transpose()?;
+            let mut served =
+                Served { kernel: kernel.blob().clone(), initrd: initrd.clone(), cmdline: cmdline.clone() };
+            served.replace(config)?;
+            (Profile::Hashes { kernel, initrd, cmdline: cmdline.clone() }, Some(served))
+        }
+        Boot::Disk => (Profile::Disk, None),
+    })
 }
 
 impl Hostile {

@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "openpty and termios have no safe interface in std")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -14,7 +14,8 @@ use thiserror::Error;
 
 use super::output::{ConsoleSink, OnText};
 use super::terminal::RawMode;
-use crate::config::{Console, ConsoleMode};
+use crate::config::{Console, ConsoleMode, DEFAULT_CONSOLE_SIZE};
+use crate::console_file::ConsoleFile;
 
 /// Why the console could not be opened.
 #[derive(Debug, Error)]
@@ -61,11 +62,9 @@ impl ConsoleEnds {
             }
             ConsoleMode::File => {
                 let path = console.path.clone().ok_or(ConsoleError::NoPath)?;
-                let file = OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(&path)
-                    .map_err(|source| ConsoleError::File { path, source })?;
+                let max_size = console.max_size.unwrap_or(DEFAULT_CONSOLE_SIZE);
+                let file = ConsoleFile::open(&path, max_size)
+                    .map_err(|(path, source)| ConsoleError::File { path, source })?;
                 (Box::new(file), None, None)
             }
             ConsoleMode::Pty => {
@@ -224,11 +223,12 @@ mod tests {
 
     #[test]
     fn a_pty_carries_bytes_both_ways() {
-        let console = Console { device: ConsoleDevice::Serial, mode: ConsoleMode::Pty, path: None };
+        let console =
+            Console { device: ConsoleDevice::Serial, mode: ConsoleMode::Pty, path: None, max_size: None };
         let mut ends = ConsoleEnds::open(&console, None).unwrap();
         let mut input = ends.input.take().unwrap();
         let Source::Pty(pty) = &input.source else { panic!("not a pty") };
-        let mut other = OpenOptions::new().read(true).write(true).open(&pty.path).unwrap();
+        let mut other = File::options().read(true).write(true).open(&pty.path).unwrap();
         other.write_all(b"\x01x").unwrap();
         assert_eq!(input.read(), Some(vec![Key::Guest(1), Key::Guest(b'x')]));
         ends.sink.write_all(b"login: ").unwrap();

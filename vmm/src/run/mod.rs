@@ -4,6 +4,7 @@
 //! A reset is a new machine from the same checked inputs: there is no reset in place (an SNP guest has none
 //! either). The console, the signals and the timeline belong to the process and live through it.
 
+pub mod check;
 pub mod console;
 pub mod output;
 mod report;

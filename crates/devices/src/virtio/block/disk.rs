@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::CacheMode;
+use super::format::{self, Foreign, ImageFormat};
 
 /// Bytes in a sector, virtio's unit whatever the block size.
 pub const SECTOR: u64 = 512;
@@ -58,6 +59,18 @@ pub enum DiskError {
         len: u64,
         /// The block size in bytes.
         unit: u64,
+    },
+    /// It is an image that is not raw.
+    #[error(
+        "disk {path}: is a {format} image, not a raw one; convert it: {command}. If the disk is raw and its guest wrote this \
+         header, say so: format = \"raw\"",
+        path = .path.display(), format = .format.name(), command = .format.command(.path)
+    )]
+    Foreign {
+        /// The disk.
+        path: PathBuf,
+        /// What it is.
+        format: Foreign,
     },
     /// It may be read but not written.
     #[error("disk {path}: is not writable ({source}); set `read_only = true` or change its permissions", path = .path.display())]
@@ -131,11 +144,24 @@ fn kind_of(metadata: &Metadata) -> Option<&'static str> {
     }
 }
 
-impl Disk {
-    /// Opens and locks the disk at `path`.
-    pub fn open(path: &Path, read_only: bool, cache: CacheMode) -> Result<Self, DiskError> {
+/// A disk that was opened, before it is locked and measured.
+struct Opened<'a> {
+    path: &'a Path,
+    file: File,
+    is_device: bool,
+}
+
+/// Length and alignment of a disk, in bytes.
+struct Geometry {
+    len: u64,
+    block_size: u64,
+    memory_align: u64,
+}
+
+impl<'a> Opened<'a> {
+    /// `exclusive` asks the kernel to refuse a block device that is mounted or that another VM writes.
+    fn new(path: &'a Path, read_only: bool, cache: CacheMode, exclusive: bool) -> Result<Self, DiskError> {
         let at = || path.to_path_buf();
-        let failed = |what| move |source| DiskError::Io { path: path.to_path_buf(), what, source };
         // Looked at before it is opened: opening a fifo waits, opening a device may act.
         let before = std::fs::metadata(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => DiskError::Missing(at()),
@@ -151,61 +177,107 @@ impl Disk {
         if cache == CacheMode::Direct {
             flags |= libc::O_DIRECT;
         }
-        if is_device && !read_only {
+        if is_device && !read_only && exclusive {
             flags |= libc::O_EXCL;
         }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            .custom_flags(flags)
-            .open(path)
-            .map_err(|source| match source.raw_os_error() {
+        let file = OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path).map_err(
+            |source| match source.raw_os_error() {
                 Some(libc::EINVAL) if cache == CacheMode::Direct => DiskError::NoDirect(at()),
                 Some(libc::EBUSY) => DiskError::InUse(at()),
                 Some(libc::EACCES | libc::EPERM | libc::EROFS) if !read_only && File::open(path).is_ok() => {
                     DiskError::NotWritable { path: at(), source }
                 }
                 _ => DiskError::Io { path: at(), what: "open it", source },
-            })?;
+            },
+        )?;
+        let opened = Self { path, file, is_device };
         // The path may have been given another file since.
-        let metadata = file.metadata().map_err(failed("look at it"))?;
+        let metadata = opened.file.metadata().map_err(opened.failed("look at it"))?;
         check_kind(path, &metadata)?;
+        Ok(opened)
+    }
+
+    fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> DiskError + use<> {
+        let path = self.path.to_path_buf();
+        move |source| DiskError::Io { path: path.clone(), what, source }
+    }
+
+    fn lock(&self, write: bool) -> Result<(), DiskError> {
         let start = Instant::now();
-        while !lock(&file, !read_only).map_err(failed("lock it"))? {
+        while !lock(&self.file, write).map_err(self.failed("lock it"))? {
             if start.elapsed() > LOCK_PATIENCE {
-                return Err(DiskError::InUse(at()));
+                return Err(DiskError::InUse(self.path.to_path_buf()));
             }
             std::thread::sleep(LOCK_INTERVAL);
         }
+        Ok(())
+    }
 
+    fn measure(&mut self, cache: CacheMode, format: ImageFormat) -> Result<Geometry, DiskError> {
+        let at = || self.path.to_path_buf();
+        let find_size = self.failed("find its size");
         // For a block device the end is its size; its metadata says 0.
-        let len = file.seek(SeekFrom::End(0)).map_err(failed("find its size"))?;
-        let device_block = if is_device {
-            logical_block_size(&file).map_err(failed("find its block size"))?
+        let len = self.file.seek(SeekFrom::End(0)).map_err(find_size)?;
+        let device_block = if self.is_device {
+            logical_block_size(&self.file).map_err(self.failed("find its block size"))?
         } else {
             SECTOR
         };
         let (offset_align, memory_align) = match cache {
-            CacheMode::Direct => direct_alignment(&file).unwrap_or((DIRECT_ALIGN, DIRECT_ALIGN)),
+            CacheMode::Direct => direct_alignment(&self.file).unwrap_or((DIRECT_ALIGN, DIRECT_ALIGN)),
             CacheMode::Writeback | CacheMode::Unsafe => (SECTOR, 1),
         };
-        let unit = SECTOR.max(device_block).max(offset_align);
+        let block_size = SECTOR.max(device_block).max(offset_align);
         if len == 0 {
             return Err(DiskError::Empty(at()));
         }
-        if len % unit != 0 {
-            return Err(DiskError::Unaligned { path: at(), len, unit });
+        // Before the length: other formats have odd ones.
+        if format == ImageFormat::Probe {
+            // Alignments are a few KiB.
+            let align = block_size.max(memory_align) as usize;
+            if let Some(format) = format::probe(&self.file, len, align).map_err(self.failed("read it"))? {
+                return Err(DiskError::Foreign { path: at(), format });
+            }
         }
+        if len % block_size != 0 {
+            return Err(DiskError::Unaligned { path: at(), len, unit: block_size });
+        }
+        Ok(Geometry { len, block_size, memory_align })
+    }
+}
+
+impl Disk {
+    /// Opens and locks the disk at `path`.
+    pub fn open(
+        path: &Path,
+        read_only: bool,
+        cache: CacheMode,
+        format: ImageFormat,
+    ) -> Result<Self, DiskError> {
+        let mut opened = Opened::new(path, read_only, cache, true)?;
+        opened.lock(!read_only)?;
+        let Geometry { len, block_size, memory_align } = opened.measure(cache, format)?;
         Ok(Self {
-            file,
+            file: opened.file,
             len,
             read_only,
             cache,
-            // Block sizes are a few KiB.
-            block_size: unit as u32,
+            // Both are a few KiB.
+            block_size: block_size as u32,
             memory_align: memory_align as usize,
             flush_failed: AtomicBool::new(false),
         })
+    }
+
+    /// Finds what [`Disk::open`] would refuse, but for a disk that is in use: it takes no lock, so that a VM that is started at the
+    /// same time does not notice.
+    pub fn check(
+        path: &Path,
+        read_only: bool,
+        cache: CacheMode,
+        format: ImageFormat,
+    ) -> Result<(), DiskError> {
+        Opened::new(path, read_only, cache, false)?.measure(cache, format).map(drop)
     }
 
     /// The file.

@@ -14,6 +14,7 @@
 mod bounce;
 mod disk;
 mod engine;
+mod format;
 mod op;
 mod request;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use std::sync::Arc;
 pub use self::disk::{Disk, DiskError, SECTOR};
 use self::engine::Engine;
 pub use self::engine::EngineKind;
+pub use self::format::{Foreign, ImageFormat};
 use self::worker::BlockWorker;
 use super::queue::VirtQueue;
 use super::worker::{Stop, Worker, stop_all};
@@ -90,6 +92,8 @@ pub struct BlockConfig {
     pub serial: String,
     /// Cache mode.
     pub cache: CacheMode,
+    /// Whether the content may say that it is not raw.
+    pub format: ImageFormat,
     /// Number of request queues, 1 to [`MAX_QUEUES`]; one per vCPU is best.
     pub queues: u16,
 }
@@ -112,7 +116,7 @@ impl Block {
 
     /// Opens the disk for a given engine.
     pub fn open_with(config: BlockConfig, kind: EngineKind) -> Result<Self, DiskError> {
-        let BlockConfig { path, read_only, serial, cache, queues } = config;
+        let BlockConfig { path, read_only, serial, cache, format, queues } = config;
         if !(1..=MAX_QUEUES).contains(&queues) {
             return Err(DiskError::Queues { path, queues, max: MAX_QUEUES });
         }
@@ -122,7 +126,7 @@ impl Block {
             Some(start) if printable => start.copy_from_slice(serial.as_bytes()),
             _ => return Err(DiskError::Serial { path, serial }),
         }
-        let disk = Disk::open(&path, read_only, cache)?;
+        let disk = Disk::open(&path, read_only, cache, format)?;
         cvmm_log_limit::debug!(path = %path.display(), len = disk.size(), ?cache, engine = ?kind, queues, "disk opened");
         Ok(Self {
             disk: Arc::new(disk),

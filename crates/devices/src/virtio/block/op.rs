@@ -278,14 +278,15 @@ mod tests {
     use vm_memory::GuestAddress;
 
     use super::*;
-    use crate::virtio::block::CacheMode;
+    use crate::virtio::block::{CacheMode, ImageFormat};
     use crate::virtio::testing::{BUFFERS, memory};
 
     #[test]
     fn a_short_transfer_is_continued_where_it_stopped() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(8192).unwrap();
-        let disk = Disk::open(Path::new(file.path()), false, CacheMode::Writeback).unwrap();
+        let disk =
+            Disk::open(Path::new(file.path()), false, CacheMode::Writeback, ImageFormat::Probe).unwrap();
         let segment = |at, len| Segment { addr: GuestAddress(BUFFERS + at), len };
         let segments = [segment(0, 1000), segment(0x1000, 24), segment(0x2000, 3072)];
         let mut op = Op::read(&memory(), &segments, 512).unwrap();

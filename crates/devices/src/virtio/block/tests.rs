@@ -34,6 +34,7 @@ fn config(path: &Path) -> BlockConfig {
         serial: "serial-1".into(),
         cache: CacheMode::Writeback,
         queues: 1,
+        format: ImageFormat::Probe,
     }
 }
 
@@ -197,7 +198,7 @@ fn zeroes_and_discards_keep_to_their_range() {
 fn zeroes_are_written_where_the_file_system_cannot_make_them() {
     // Drives the fallback without such a file system: the operation is told that it is not supported.
     let (_dir, path) = image();
-    let disk = Disk::open(&path, false, CacheMode::Writeback).unwrap();
+    let disk = Disk::open(&path, false, CacheMode::Writeback, ImageFormat::Probe).unwrap();
     let len = 600 * SECTOR;
     let mut op = op::Op::write_zeroes(10 * SECTOR, len, false, true);
     assert!(matches!(op.step(), op::Step::Allocate { .. }));
@@ -591,6 +592,43 @@ mod opening {
         assert!(matches!(open(|c| c.serial = "tab\t".into()), Err(DiskError::Serial { .. })));
         assert!(matches!(open(|c| c.queues = 0), Err(DiskError::Queues { .. })));
         assert!(matches!(open(|c| c.queues = 17), Err(DiskError::Queues { .. })));
+    }
+
+    #[test]
+    fn an_image_of_another_format_is_refused_unless_it_is_said_to_be_raw() {
+        let dir = TempDir::new().unwrap();
+        let (qcow2, vhd) = (dir.path().join("a.qcow2"), dir.path().join("b.vhd"));
+        // An empty qcow2 image's length need not be a multiple of a sector: that it is qcow2 matters more.
+        fs::write(&qcow2, [b"QFI\xfb\0\0\0\x03".as_slice(), &[0; 193_000]].concat()).unwrap();
+        fs::write(&vhd, [&[0; 1 << 20][..], b"conectix", &[0; 504]].concat()).unwrap();
+        for (path, format) in [(&qcow2, "qcow2"), (&vhd, "VHD")] {
+            let (before, error) = (fs::read(path).unwrap(), error(path));
+            assert!(
+                matches!(&error, DiskError::Foreign { format: found, .. } if found.name() == format),
+                "{error}"
+            );
+            let text = error.to_string();
+            let command =
+                format!("qemu-img convert -f {} -O raw", if format == "VHD" { "vpc" } else { format });
+            assert!(text.contains(&command) && text.contains("format = \"raw\""), "{text}");
+            assert!(fs::read(path).unwrap() == before);
+            let check = |format| Disk::check(path, false, CacheMode::Writeback, format);
+            assert!(matches!(check(ImageFormat::Probe), Err(DiskError::Foreign { .. })));
+        }
+        Block::open(BlockConfig { format: ImageFormat::Raw, ..config(&vhd) }).unwrap();
+        match Block::open(BlockConfig { cache: CacheMode::Direct, ..config(&vhd) }) {
+            Err(DiskError::Foreign { .. } | DiskError::NoDirect(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_check_finds_what_is_wrong_and_disturbs_nobody() {
+        let (_dir, path) = image();
+        let check = |path: &Path| Disk::check(path, false, CacheMode::Writeback, ImageFormat::Probe);
+        assert!(matches!(check(&path.with_extension("none")), Err(DiskError::Missing(_))));
+        let _writer = Block::open(config(&path)).unwrap();
+        check(&path).unwrap();
     }
 
     #[test]

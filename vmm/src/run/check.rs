@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What `cvmm run` would refuse before it starts anything: the content of files, and the host.
+//!
+//! The same code looks as when a VM is run: [`Inputs`] for what is launched, the gate client for its keys, [`host`] and the
+//! doctor for the machine. Nothing is started, locked or asked over the network.
+
+use std::fs::File;
+use std::path::Path;
+
+use cvmm_gate_client::tls::TlsFileError;
+use cvmm_guest_state::StateError;
+use cvmm_guest_state::info::Info;
+use cvmm_kvm_snp::probe::SnpHost;
+
+use super::RunError;
+use crate::config::{Boot, Config, Gate, GateEndpoint, Isolation, Problem};
+use crate::doctor::{Report, Status};
+use crate::exit_code::{ExitReport, ExitStatus};
+use crate::gate::{Asker, GateError};
+use crate::machine::{InputError, Inputs};
+use crate::vm::host;
+use crate::vtpm;
+
+/// Something that a run would end with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The exit code of the run.
+    pub status: ExitStatus,
+    /// What and where.
+    pub problem: Problem,
+}
+
+/// What the files of `config` would be refused for, in the order in which a run looks at them.
+#[must_use]
+pub fn files(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(gate) = &config.gate {
+        findings.extend(Asker::open(gate).err().map(|error| of_gate(gate, &error)));
+    }
+    let keyed = findings.iter().any(|finding| finding.problem.key == "gate.verdict_key");
+    for error in Inputs::faults(config) {
+        // The first stage is told the gate's key: that one has been reported.
+        if !(keyed && matches!(error, InputError::VerdictKey { .. })) {
+            findings.push(finding(ExitStatus::LaunchRefused, input_key(config, &error), "content", &error));
+        }
+    }
+    if let Some(path) = config.vtpm.as_ref().and_then(|vtpm| vtpm.state.as_deref()) {
+        findings.extend(state(path));
+    }
+    findings
+}
+
+/// What this host lacks for `config`. `examine` is asked only for a guest that needs SNP.
+#[must_use]
+pub fn host(config: &Config, examine: impl FnOnce() -> Report) -> Vec<Finding> {
+    const KEY: &str = "isolation";
+    if config.isolation == Isolation::Snp {
+        let fatal = fatal_items(&examine());
+        if !fatal.is_empty() {
+            return fatal;
+        }
+    }
+    let opened = host::open(config.vcpus).map_err(RunError::from).and_then(|kvm| {
+        if let Some(vtpm) = &config.vtpm {
+            vtpm::probe(&kvm, vtpm)?;
+        }
+        match config.isolation {
+            Isolation::Snp => Ok(SnpHost::open(&kvm).map(drop)?),
+            Isolation::None => Ok(()),
+        }
+    });
+    match opened {
+        Ok(()) => Vec::new(),
+        Err(error @ RunError::Vtpm(_)) => vec![finding(error.exit_status(), "vtpm.mode", "host", &error)],
+        Err(error) => vec![finding(error.exit_status(), KEY, "host", &error)],
+    }
+}
+
+/// The fatal items of a doctor's report.
+fn fatal_items(report: &Report) -> Vec<Finding> {
+    let fatal = report.items.iter().filter(|item| item.status == Status::Fatal);
+    fatal
+        .map(|item| {
+            let message = format!("this host cannot launch SNP guests: {}: {}", item.id, item.evidence);
+            let problem = Problem::at("isolation", "host", message);
+            let problem = match &item.fix {
+                Some(fix) => problem.help(format!("{fix} (cvmm doctor)")),
+                None => problem,
+            };
+            Finding { status: ExitStatus::Host, problem }
+        })
+        .collect()
+}
+
+fn finding(status: ExitStatus, key: &str, reason: &str, error: &dyn std::error::Error) -> Finding {
+    Finding { status, problem: Problem::at(key, reason, error.to_string()) }
+}
+
+fn of_gate(gate: &Gate, error: &GateError) -> Finding {
+    let key = match error {
+        GateError::Tls(error) => tls_key(&gate.endpoint, error),
+        _ => "gate.verdict_key",
+    };
+    finding(error.exit_status(), key, "content", error)
+}
+
+/// The key of the file that an error is about.
+fn tls_key(endpoint: &GateEndpoint, error: &TlsFileError) -> &'static str {
+    let (TlsFileError::Read { path, .. }
+    | TlsFileError::Exposed { path, .. }
+    | TlsFileError::Content { path, .. }) = error
+    else {
+        return "gate.url";
+    };
+    match endpoint {
+        GateEndpoint::Tls { ca, .. } if ca == path => "gate.ca",
+        GateEndpoint::Tls { client_key, .. } if client_key == path => "gate.client_key",
+        GateEndpoint::Tls { .. } => "gate.client_certificate",
+        GateEndpoint::Unix { .. } => "gate.socket",
+    }
+}
+
+/// The key that an input comes from.
+fn input_key(config: &Config, error: &InputError) -> &'static str {
+    let boot = match config.boot {
+        Boot::Uki { .. } => "boot.uki",
+        Boot::Hashes { .. } => "boot.kernel",
+        Boot::Disk => "boot.profile",
+    };
+    match error {
+        InputError::Open { what, .. } => what,
+        InputError::Firmware(_) => "firmware",
+        InputError::Kernel(_) | InputError::Read(_) => boot,
+        InputError::Identity(_) => "snp.id_block",
+        InputError::VerdictKey { .. } => "gate.verdict_key",
+        // Firmware, profile and memory do not fit together: the profile is what was chosen.
+        InputError::Plan(_) => "boot.profile",
+    }
+}
+
+/// Looks at a state file as far as that needs no key. One that is not there is made at the first start.
+fn state(path: &Path) -> Option<Finding> {
+    const KEY: &str = "vtpm.state";
+    let folder = path.parent().is_none_or(Path::is_dir);
+    let read = File::open(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound if folder => StateError::Missing,
+        _ => StateError::Io { what: "open", source },
+    });
+    match read.and_then(|file| Info::read(&file)) {
+        Ok(_) | Err(StateError::Missing) => None,
+        Err(error) => {
+            let status = match error {
+                StateError::Io { .. } => ExitStatus::File,
+                _ => ExitStatus::State,
+            };
+            let message = format!("{}: {}: {error}", path.display(), error.code());
+            Some(Finding { status, problem: Problem::at(KEY, "content", message) })
+        }
+    }
+}
