@@ -339,6 +339,26 @@ def gate_frames():
     yield "token", b"\4eyJhbGciOiJFUzM4NCIsInR5cCI6IkpXVCJ9.e30." + b"A" * 128
 
 
+def gate_roles():
+    # which message, which VM, which policy, which session, epoch; then what the message takes
+    def message(kind, vm=0, policy=0, session=0, epoch=0, rest=b""):
+        return b"\2" + bytes([kind, vm, policy, session, epoch]) + rest
+
+    attest = message(3, vm=1)
+    evidence = message(4, session=1, rest=b"\4" + bytes(4))
+    for role, name in ((0, "guest"), (1, "client")):
+        yield f"{name}-attest", bytes([role]) + attest + evidence
+        yield f"{name}-victim", bytes([role]) + message(3)
+        for kind in (0, 1, 2, 5, 6, 7, 8, 9, 10):
+            yield f"{name}-{kind}", bytes([role]) + message(kind, rest=b"\2ab\2cd\2ef" + bytes(8))
+            yield f"{name}-{kind}-challenged", bytes([role]) + attest + message(kind, rest=b"\2ab\2cd\2ef" + bytes(8))
+        # With a TPM whose state is kept: 0x89 is 5 modulo 11.
+        yield f"{name}-kept", bytes([role]) + message(0x89, vm=1) + message(6, vm=1, session=2, rest=b"\2ab\2cd\2ef")
+        yield f"{name}-kept-victim", bytes([role]) + message(0x89)
+    text = json.dumps({"type": "attest", "protocol": 1, "vm_id": "own-1"}).encode()
+    yield "guest-raw", b"\0\0" + struct.pack("<H", len(text)) + text
+
+
 def roots():
     return HERE.parent.parent / "crates" / "attest" / "roots"
 
@@ -593,7 +613,7 @@ def swtpm_ctrl():
 
 
 TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline,
-           id_block, launch_plan, conversion, gate_frames, report, vek, crl, cert_table, vmgs, policy, rcar,
+           id_block, launch_plan, conversion, gate_frames, gate_roles, report, vek, crl, cert_table, vmgs, policy, rcar,
            event_log, tpm_wire, swtpm_ctrl]
 
 

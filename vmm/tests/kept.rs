@@ -186,7 +186,7 @@ fn a_tpm_is_the_same_from_start_to_start() {
 
     // The launch names the TPM, and no other.
     world.admit("vm", Some(&first.identity)).unwrap();
-    let admitted = fs::read_to_string(world.file("state/vms/vm.json")).unwrap();
+    let admitted = fs::read_to_string(world.file("state/vms/vm@p.json")).unwrap();
     assert!(admitted.contains(&first.identity.ak), "{admitted}");
     assert_eq!(denied(world.admit("vm", None)), "manifest.vtpm");
     let other = TpmIdentity { ak: first.identity.ek_ecc.clone(), ..first.identity.clone() };

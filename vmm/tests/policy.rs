@@ -197,7 +197,7 @@ fn a_gate_admits_the_guest_that_init_was_given() {
             digest: lab.measured(name, "EPYC-Milan").to_string(),
             nonce: "A".repeat(43) + "=",
         };
-        let mut session = Session::default();
+        let mut session = Session::new(cvmm_gate::clients::Client::own());
         let answer = engine.answer(&mut session, &serde_json::to_vec(&Request::Admit(admit)).unwrap());
         (session, answer)
     };

@@ -27,7 +27,7 @@ use cvmm_gate_client::binding::{self, Quoted};
 use cvmm_gate_client::client::{self, Proposal};
 use cvmm_gate_client::frame;
 use cvmm_gate_client::manifest::{TpmIdentity, Vtpm};
-use cvmm_gate_client::protocol::{Attest, GuestEvidence, PROTOCOL, Quote, Request, Response};
+use cvmm_gate_client::protocol::{Attest, GuestChannel, GuestEvidence, PROTOCOL, Quote, Request, Response};
 use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_tpm::constants::{alg, cc, place, su};
 use cvmm_tpm::pcr::{PcrValues, Selection, read_values};
@@ -111,6 +111,7 @@ fn a_kept_tpm_quotes_for_the_guest_it_was_launched_with() {
         *approved.host_data(),
         None,
     );
+    let launch = approved.session().to_owned();
     approved.evidence(common::launched()).unwrap();
 
     // The guest runs: its firmware measures, its agent asks.
@@ -128,6 +129,9 @@ fn a_kept_tpm_quotes_for_the_guest_it_was_launched_with() {
             frame::write(&mut stream, &serde_json::to_vec(request).unwrap(), end).unwrap();
             serde_json::from_slice::<Response>(&frame::read(&mut stream, end).unwrap()).unwrap()
         };
+        let (policy, vm_id) = ("p".to_owned(), "vm".to_owned());
+        let open = GuestChannel { protocol: PROTOCOL, policy, vm_id, launch: launch.clone() };
+        assert!(matches!(ask(&Request::GuestChannel(open)), Response::Opened(_)));
         let attest = Request::Attest(Attest { protocol: PROTOCOL, vm_id: "vm".into() });
         let Response::Challenge(challenge) = ask(&attest) else { panic!("no challenge") };
         let nonce: [u8; 32] = STANDARD.decode(&challenge.nonce).unwrap().try_into().unwrap();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asking the gate: one connection, two questions, a ticket or a reason.
 
+pub mod channel;
 pub mod run;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -180,17 +181,30 @@ impl Gate {
         question: &'static str,
         request: &Request,
     ) -> Result<Response, ClientError> {
-        let no_answer = |source| ClientError::NoAnswer { question, source };
-        let deadline = Instant::now() + self.timeout;
-        // Strings, numbers and structs of them are always JSON.
-        let bytes = Zeroizing::new(serde_json::to_vec(request).unwrap_or_default());
-        frame::write(stream, &bytes, deadline).map_err(no_answer)?;
-        let answer = Zeroizing::new(frame::read(stream, deadline).map_err(no_answer)?);
-        match serde_json::from_slice(&answer) {
-            Ok(Response::Denied(Denied { reasons })) => Err(ClientError::Denied(reasons)),
-            Ok(response) => Ok(response),
-            Err(error) => Err(ClientError::answer(question, error.to_string())),
-        }
+        ask(stream, question, request, Instant::now() + self.timeout)
+    }
+}
+
+/// Sends `request` and takes the answer, which has to be there at `deadline`.
+fn ask(
+    stream: &mut Connection,
+    question: &'static str,
+    request: &Request,
+    deadline: Instant,
+) -> Result<Response, ClientError> {
+    let no_answer = |source| ClientError::NoAnswer { question, source };
+    // Strings, numbers and structs of them are always JSON.
+    let bytes = Zeroizing::new(serde_json::to_vec(request).unwrap_or_default());
+    match frame::write(stream, &bytes, deadline) {
+        // A client that is turned away is told why before the connection is closed, perhaps before it has asked.
+        Ok(()) | Err(FrameError::Closed) => {}
+        Err(error) => return Err(no_answer(error)),
+    }
+    let answer = Zeroizing::new(frame::read(stream, deadline).map_err(no_answer)?);
+    match serde_json::from_slice(&answer) {
+        Ok(Response::Denied(Denied { reasons })) => Err(ClientError::Denied(reasons)),
+        Ok(response) => Ok(response),
+        Err(error) => Err(ClientError::answer(question, error.to_string())),
     }
 }
 

@@ -19,6 +19,7 @@ pub mod client;
 pub mod frame;
 pub mod manifest;
 pub mod protocol;
+pub mod rate;
 pub mod ticket;
 pub mod tls;
 pub mod transport;

@@ -22,7 +22,14 @@ pub const MAX_SHORT_FRAME: usize = 64 << 10;
 /// Bytes of a nonce.
 pub const NONCE_LEN: usize = 32;
 
+/// Sessions that a guest may begin at once through its channel; then [`GUEST_A_SECOND`].
+pub const GUEST_BURST: u32 = 10;
+/// Sessions a second that a guest may begin after that.
+pub const GUEST_A_SECOND: u32 = 1;
+
 /// What the VMM says, or a guest through it.
+///
+/// Which of the two speaks belongs to the connection: the VMM, until it says [`Request::GuestChannel`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
@@ -30,7 +37,9 @@ pub enum Request {
     Admit(Admit),
     /// It has been launched. Only after an [`Approval`], on the same connection.
     Evidence(Evidence),
-    /// A guest that runs wants to be judged. Opens a session that ends with a verdict.
+    /// From here on a guest speaks. Only as the first message.
+    GuestChannel(GuestChannel),
+    /// A guest that runs wants to be judged. Only after [`Opened`]. Opens a session that ends with a verdict.
     Attest(Attest),
     /// The guest's evidence. Only after a [`Challenge`], on the same connection.
     GuestEvidence(GuestEvidence),
@@ -48,12 +57,51 @@ pub enum Request {
     Resume(Resume),
 }
 
+impl Request {
+    /// Whether a guest may say this.
+    #[must_use]
+    pub fn is_of_guest(&self) -> bool {
+        match self {
+            Self::Attest(_) | Self::GuestEvidence(_) => true,
+            Self::Admit(_)
+            | Self::Evidence(_)
+            | Self::GuestChannel(_)
+            | Self::Prepare(_)
+            | Self::Identify(_)
+            | Self::Activated(_)
+            | Self::Checkpoint(_)
+            | Self::End(_)
+            | Self::Resume(_) => false,
+        }
+    }
+
+    /// Its name on the wire.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Admit(_) => "admit",
+            Self::Evidence(_) => "evidence",
+            Self::GuestChannel(_) => "guest-channel",
+            Self::Attest(_) => "attest",
+            Self::GuestEvidence(_) => "guest-evidence",
+            Self::Prepare(_) => "prepare",
+            Self::Identify(_) => "identify",
+            Self::Activated(_) => "activated",
+            Self::Checkpoint(_) => "checkpoint",
+            Self::End(_) => "end",
+            Self::Resume(_) => "resume",
+        }
+    }
+}
+
 /// What the gate says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Response {
     /// Answer to [`Request::Admit`].
     Approval(Approval),
+    /// Answer to [`Request::GuestChannel`].
+    Opened(Opened),
     /// Answer to [`Request::Attest`].
     Challenge(Challenge),
     /// The end: a signed verdict.
@@ -68,6 +116,24 @@ pub enum Response {
     Certified(Box<Certified>),
     /// Answer to [`Request::Checkpoint`], [`Request::End`] and [`Request::Resume`].
     Noted(Noted),
+}
+
+impl Response {
+    /// Whether a guest may be told this.
+    #[must_use]
+    pub fn is_for_guest(&self) -> bool {
+        match self {
+            Self::Challenge(_) | Self::Denied(_) => true,
+            // A first stage's part is for the VMM to hand on.
+            Self::Ticket(ticket) => ticket.stage.is_none(),
+            Self::Approval(_)
+            | Self::Opened(_)
+            | Self::Prepared(_)
+            | Self::Activate(_)
+            | Self::Certified(_)
+            | Self::Noted(_) => false,
+        }
+    }
 }
 
 /// May this be launched?
@@ -141,6 +207,25 @@ pub struct Evidence {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificates: Option<String>,
 }
+
+/// From here on a guest speaks on this connection: of this VM, in this launch. It cannot be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestChannel {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// The policy that the launch was admitted by.
+    pub policy: String,
+    /// The VM's name at the gate.
+    pub vm_id: String,
+    /// The session of the [`Approval`] that the VM was launched with. Once it is launched again this channel is worth nothing.
+    pub launch: String,
+}
+
+/// What comes next is the guest's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Opened {}
 
 /// A guest that runs wants to be judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

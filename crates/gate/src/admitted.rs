@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The VMs that were let run: what a report of a running guest has to say.
 //!
-//! One file for each VM, replaced when it is admitted again: an earlier run's reports are worth nothing then.
+//! One file for each VM under each policy, `VM@POLICY.json`, replaced when the VM is admitted again: an earlier run's reports are worth
+//! nothing then. The host chooses a VM's name and policy, so an admission under another policy is another VM's.
+//!
+//! Gates before this one had `VM.json`, with the policy in the record only. Such a file counts until there is a new one for its policy.
 //!
 //! The files are not synced one by one, which would take as long as all the rest of a decision. The audit log is, right after, and on
 //! ext4 and XFS that makes the renaming durable too: a power cut leaves the new record or an empty one, and an empty one admits nobody.
@@ -65,19 +68,26 @@ pub struct Admitted {
     index: Mutex<Option<Index>>,
 }
 
+/// A VM under a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Vm {
+    policy: String,
+    vm_id: String,
+}
+
 /// Which VM has which HOST_DATA.
 #[derive(Debug, Default)]
 struct Index {
-    vms: HashMap<String, String>,
-    host_data: HashMap<String, String>,
+    vms: HashMap<String, Vm>,
+    host_data: HashMap<Vm, String>,
 }
 
 impl Index {
-    fn put(&mut self, vm_id: &str, host_data: &str) {
-        if let Some(old) = self.host_data.insert(vm_id.to_owned(), host_data.to_owned()) {
+    fn put(&mut self, vm: Vm, host_data: &str) {
+        if let Some(old) = self.host_data.insert(vm.clone(), host_data.to_owned()) {
             self.vms.remove(&old);
         }
-        self.vms.insert(host_data.to_owned(), vm_id.to_owned());
+        self.vms.insert(host_data.to_owned(), vm);
     }
 }
 
@@ -88,16 +98,21 @@ impl Admitted {
         Self { folder: folder.to_owned(), index: Mutex::default() }
     }
 
-    fn path(&self, vm_id: &str) -> Result<PathBuf, Reason> {
-        if is_name(vm_id) {
-            return Ok(self.folder.join(format!("{vm_id}.json")));
+    fn path(&self, policy: &str, vm_id: &str) -> Result<PathBuf, Reason> {
+        if !is_name(vm_id) {
+            return Err(Reason::new("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"));
         }
-        Err(Reason::new("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"))
+        if !is_name(policy) {
+            return Err(Reason::new("gate.policy", "the policy's name is not 1 to 64 of A-Z a-z 0-9 . _ -"));
+        }
+        // No name has an @ in it.
+        Ok(self.folder.join(format!("{vm_id}@{policy}.json")))
     }
 
     /// Remembers an admission.
     pub fn put(&self, vm_id: &str, admission: &Admission) -> Result<(), Reason> {
-        let path = self.path(vm_id)?;
+        let policy = &admission.policy.id;
+        let path = self.path(policy, vm_id)?;
         let state = |error: &dyn std::fmt::Display| Reason::new("gate.state", error.to_string());
         if !path.exists()
             && std::fs::read_dir(&self.folder).map_err(|error| state(&error))?.take(MOST).count() == MOST
@@ -110,7 +125,7 @@ impl Admitted {
         let text = serde_json::to_vec(admission).map_err(|error| state(&error))?;
         files::replace_soon(&path, &text, 0o600).map_err(|error| state(&error))?;
         if let Some(index) = &mut *self.index.lock().unwrap_or_else(PoisonError::into_inner) {
-            index.put(vm_id, &admission.host_data);
+            index.put(Vm { policy: policy.clone(), vm_id: vm_id.to_owned() }, &admission.host_data);
         }
         Ok(())
     }
@@ -118,7 +133,7 @@ impl Admitted {
     /// The VM whose latest admission has this HOST_DATA (hexadecimal), and the admission.
     pub fn find(&self, host_data: &str) -> Result<(String, Admission), Reason> {
         let never = || Reason::new("gate.vm", format!("no VM is admitted with HOST_DATA {host_data}"));
-        let vm_id = {
+        let Vm { policy, vm_id } = {
             let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
             let index = match &mut *index {
                 Some(index) => index,
@@ -126,7 +141,7 @@ impl Admitted {
             };
             index.vms.get(host_data).cloned().ok_or_else(never)?
         };
-        let admission = self.get(&vm_id)?;
+        let admission = self.get(&policy, &vm_id)?;
         if admission.host_data != host_data {
             return Err(never());
         }
@@ -137,33 +152,115 @@ impl Admitted {
     fn read(&self) -> Result<Index, Reason> {
         let folder = std::fs::read_dir(&self.folder)
             .map_err(|error| Reason::new("gate.state", format!("{}: {error}", self.folder.display())))?;
-        let mut index = Index::default();
+        let (mut new, mut old) = (Vec::new(), Vec::new());
         for entry in folder.flatten().take(MOST) {
             let name = entry.file_name();
-            let Some(vm_id) = name.to_str().and_then(|name| name.strip_suffix(".json")) else { continue };
-            if let Ok(admission) = self.get(vm_id) {
-                index.put(vm_id, &admission.host_data);
+            match name.to_str().and_then(|name| name.strip_suffix(".json")) {
+                Some(name) if name.contains('@') => new.push(name.to_owned()),
+                Some(name) => old.push(name.to_owned()),
+                None => {}
+            }
+        }
+        let mut index = Index::default();
+        // New ones last: they take the place of old ones.
+        for name in old.iter().chain(&new) {
+            let vm_id = name.split('@').next().unwrap_or_default();
+            if let Ok(Some(admission)) = read(&self.folder.join(format!("{name}.json"))) {
+                let vm = Vm { policy: admission.policy.id, vm_id: vm_id.to_owned() };
+                index.put(vm, &admission.host_data);
             }
         }
         Ok(index)
     }
 
-    /// How many admissions a VM has had.
-    pub fn epoch(&self, vm_id: &str) -> Result<u64, Reason> {
-        match self.get(vm_id) {
+    /// How many admissions a VM has had under a policy.
+    pub fn epoch(&self, policy: &str, vm_id: &str) -> Result<u64, Reason> {
+        match self.get(policy, vm_id) {
             Ok(admission) => Ok(admission.epoch),
             Err(reason) if reason.code == "gate.vm" => Ok(0),
             Err(reason) => Err(reason),
         }
     }
 
-    /// The latest admission.
-    pub fn get(&self, vm_id: &str) -> Result<Admission, Reason> {
-        let path = self.path(vm_id)?;
-        let state = |error: &dyn std::fmt::Display| Reason::new("gate.state", error.to_string());
-        let bytes = files::read_if_there(&path, MAX_RECORD)
-            .map_err(|error| state(&error))?
-            .ok_or_else(|| Reason::new("gate.vm", format!("VM {vm_id} was never admitted")))?;
+    /// The latest admission under a policy.
+    pub fn get(&self, policy: &str, vm_id: &str) -> Result<Admission, Reason> {
+        if let Some(admission) = read(&self.path(policy, vm_id)?)? {
+            return Ok(admission);
+        }
+        read(&self.folder.join(format!("{vm_id}.json")))?
+            .filter(|admission| admission.policy.id == policy)
+            .ok_or_else(|| {
+                Reason::new("gate.vm", format!("VM {vm_id} was never admitted under policy {policy}"))
+            })
+    }
+}
+
+/// The record in a file; `None` if there is no file.
+fn read(path: &Path) -> Result<Option<Admission>, Reason> {
+    let state = |error: &dyn std::fmt::Display| Reason::new("gate.state", error.to_string());
+    let bytes = files::read_if_there(path, MAX_RECORD).map_err(|error| state(&error))?;
+    let parse = |bytes: Vec<u8>| {
         serde_json::from_slice(&bytes).map_err(|error| state(&format!("{}: {error}", path.display())))
+    };
+    bytes.map(parse).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(policy: &str, session: &str, host_data: &str) -> Admission {
+        Admission {
+            session: session.into(),
+            launch_digest: String::new(),
+            host_data: host_data.into(),
+            manifest_sha384: String::new(),
+            policy: PolicyId { id: policy.into(), version: 1, sha384: String::new() },
+            epoch: 1,
+            tpm: None,
+        }
+    }
+
+    #[test]
+    fn a_name_under_one_policy_is_not_the_name_under_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let admitted = Admitted::new(folder.path());
+        admitted.put("vm", &admission("strong", "1", "aa")).unwrap();
+        admitted.put("vm", &admission("weak", "2", "bb")).unwrap();
+        assert_eq!(admitted.get("strong", "vm").unwrap().session, "1");
+        assert_eq!(admitted.get("weak", "vm").unwrap().session, "2");
+        assert_eq!(admitted.get("other", "vm").unwrap_err().code, "gate.vm");
+        for index in [&admitted, &Admitted::new(folder.path())] {
+            assert_eq!(index.find("aa").unwrap().1.policy.id, "strong");
+            assert_eq!(index.find("bb").unwrap().1.policy.id, "weak");
+        }
+        // Admitted again: only the latest is found.
+        admitted.put("vm", &admission("strong", "3", "cc")).unwrap();
+        assert_eq!(admitted.find("aa").unwrap_err().code, "gate.vm");
+        assert_eq!(admitted.find("cc").unwrap().0, "vm");
+        assert_eq!(admitted.epoch("strong", "vm"), Ok(1));
+        assert_eq!(admitted.epoch("other", "vm"), Ok(0));
+        for (policy, vm_id, code) in [("p", "../vm", "manifest.vm-id"), ("../p", "vm", "gate.policy")] {
+            assert_eq!(admitted.get(policy, vm_id).unwrap_err().code, code);
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_gate_counts_for_its_own_policy() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = serde_json::to_vec(&admission("p", "1", "aa")).unwrap();
+        std::fs::write(folder.path().join("vm.json"), old).unwrap();
+        let admitted = Admitted::new(folder.path());
+        assert_eq!(admitted.get("p", "vm").unwrap().session, "1");
+        assert_eq!(admitted.get("q", "vm").unwrap_err().code, "gate.vm");
+        assert_eq!(admitted.find("aa").unwrap().0, "vm");
+        admitted.put("vm", &admission("q", "2", "bb")).unwrap();
+        assert_eq!(admitted.get("p", "vm").unwrap().session, "1");
+        admitted.put("vm", &admission("p", "3", "cc")).unwrap();
+        assert_eq!(admitted.get("p", "vm").unwrap().session, "3");
+        for index in [&admitted, &Admitted::new(folder.path())] {
+            assert_eq!(index.find("aa").unwrap_err().code, "gate.vm");
+            assert_eq!(index.find("cc").unwrap().1.session, "3");
+        }
     }
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::sandbox::Mode;
-use crate::{pkcs11, tls};
+use crate::{clients, pkcs11, tls};
 
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
@@ -46,9 +46,11 @@ pub struct Config {
     pub state: PathBuf,
     /// The audit log.
     pub audit: PathBuf,
-    /// Users who may ask, besides the gate's own.
-    #[serde(default)]
-    pub allow_uids: Vec<u32>,
+    /// Who may ask, and about which VMs. Without a table, only the gate's own user.
+    #[serde(default, rename = "client")]
+    pub clients: Vec<clients::Table>,
+    /// Of earlier gates, refused: `client` says what a user may ask.
+    allow_uids: Option<toml::Value>,
     /// Where `/metrics` and `/healthz` are: an address and a port, such as `127.0.0.1:9464`. Whoever reaches it may read them.
     pub status: Option<std::net::SocketAddr>,
     /// Folder of what admitted guests are given, if they are given anything.
@@ -84,11 +86,13 @@ pub struct Limits {
     pub message_s: u64,
     /// Seconds a guest has to answer a challenge.
     pub guest_s: u64,
+    /// Sessions a second that one guest may begin through its channel, and ten times that at once.
+    pub guest_sessions_per_s: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 512, runs: 1024, message_s: 5, guest_s: 30 }
+        Self { connections: 512, runs: 1024, message_s: 5, guest_s: 30, guest_sessions_per_s: 2 }
     }
 }
 
@@ -99,8 +103,9 @@ impl Config {
         let bytes = files::read(path, 64 << 10)?;
         let text = String::from_utf8(bytes).map_err(|_| content("it is not UTF-8".to_owned()))?;
         let mut config: Self = toml::from_str(&text).map_err(|error| content(error.to_string()))?;
-        let Limits { connections, runs: _, message_s, guest_s } = config.limits;
-        if connections == 0 || message_s == 0 || guest_s == 0 || guest_s > 3600 {
+        let Limits { connections, runs: _, message_s, guest_s, guest_sessions_per_s } = config.limits;
+        let zero = connections == 0 || message_s == 0 || guest_s == 0 || guest_sessions_per_s == 0;
+        if zero || guest_s > 3600 {
             return Err(content("a limit of zero lets nobody ask, and guest_s is at most 3600".to_owned()));
         }
         let absolute = std::path::absolute(path).map_err(|source| FileError {
@@ -118,7 +123,8 @@ impl Config {
             certificates,
             state,
             audit,
-            allow_uids: _,
+            clients,
+            allow_uids,
             status: _,
             secrets,
             rcar,
@@ -132,6 +138,19 @@ impl Config {
         if let Some(rcar) = rcar {
             rcar.settle(base).map_err(content)?;
         }
+        if allow_uids.is_some() {
+            return Err(content(replaced("allow_uids", "uid = 1000")));
+        }
+        if tls.as_ref().is_some_and(|tls| tls.clients.is_some()) {
+            return Err(content(replaced("tls.clients", "name = \"host-1.example\"")));
+        }
+        clients.iter().try_for_each(clients::Table::check).map_err(content)?;
+        if tls.is_some() && clients.iter().all(|client| client.name.is_none()) {
+            return Err(content(
+                "with [tls] there has to be a [[client]] with a name, so that somebody may ask over it"
+                    .to_owned(),
+            ));
+        }
         for path in [socket, policies, keys, artifacts, certificates, state, audit]
             .into_iter()
             .chain(policy_keys)
@@ -143,5 +162,47 @@ impl Config {
             *path = base.join(&*path);
         }
         Ok(config)
+    }
+}
+
+/// What is said of a key that named who may ask, and not about what.
+fn replaced(key: &str, who: &str) -> String {
+    format!(
+        "{key} let its clients ask about every VM, and is not taken any more. Write for each of them what it may ask about:\n\
+         [[client]]\n{who}\npolicies = [\"web\"]     # \"*\" is any\nvms = [\"web-*\"]"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(change: impl FnOnce(&str) -> String) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gate.toml");
+        crate::setup::init(folder.path()).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, change(&text)).unwrap();
+        Config::load(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn clients_are_named_with_what_they_may_ask() {
+        assert_eq!(load(str::to_owned).unwrap().clients, []);
+        let table = "[[client]]\nuid = 1000\npolicies = [\"web\"]\nvms = [\"web-*\"]\n";
+        assert_eq!(load(|text| format!("{text}{table}")).unwrap().clients.len(), 1);
+        let tls = "[tls]\nlisten = \"127.0.0.1:0\"\ncertificate = \"c\"\nkey = \"k\"\nclient_ca = \"a\"\n";
+        for (text, hint) in [
+            (format!("{table}uids = [1]\n"), "unknown field"),
+            ("[[client]]\nuid = 1000\nvms = [\"*\"]\n".to_owned(), "policies"),
+            ("[[client]]\nuid = 1000\npolicies = [\"a b\"]\nvms = [\"*\"]\n".to_owned(), "uid 1000"),
+            (format!("{tls}clients = [\"host-1\"]\n"), "[[client]]\nname = "),
+            (format!("{tls}{table}"), "[[client]] with a name"),
+        ] {
+            let error = load(|config| format!("{config}{text}")).unwrap_err();
+            assert!(error.contains(hint), "{error}");
+        }
+        let error = load(|config| format!("allow_uids = [0]\n{config}")).unwrap_err();
+        assert!(error.contains("allow_uids") && error.contains("[[client]]\nuid = "), "{error}");
     }
 }

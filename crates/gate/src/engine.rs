@@ -3,10 +3,13 @@
 //!
 //! ```text
 //! New --Admit--> Launch --Evidence--> Over, with a ticket
-//! New --Attest-> Guest --GuestEvidence--> Over, with a verdict
-//! New --Prepare-> .. a run of a VM with kept state, see `run` .. --End--> Over
+//! New --GuestChannel--> Channel --Attest--> Guest --GuestEvidence--> Over, with a verdict
+//! New --Prepare--> .. a run of a VM with persistent state, see `run` .. --End--> Over
 //! any --anything else, or a refusal--> Over, with reasons
 //! ```
+//! A session has one client, who may ask what its `[[client]]` covers. After GuestChannel a guest speaks on its connection, and nothing
+//! but the two messages of a guest is taken, for the VM and the launch that the client named.
+//!
 //! Nonces are made here, belong to one session and are used up by the first answer to them.
 
 mod guest;
@@ -20,7 +23,7 @@ mod stage;
 mod tests;
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -49,6 +52,7 @@ use crate::admitted::{Admission, Admitted};
 use crate::artifacts::Artifacts;
 use crate::audit::{Audit, AuditError};
 use crate::certificates::Store;
+use crate::clients::Client;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::files::{self, FileError};
@@ -56,7 +60,7 @@ use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
 use crate::rego::input::{Known, Stage};
-use crate::secrets::Secrets;
+use crate::secrets::{Secrets, SecretsError};
 
 const UNWRITTEN: &str = "the decision could not be written down; is the disk full?";
 /// AR4SI: what was found is as it should be.
@@ -95,9 +99,22 @@ pub enum EngineError {
     /// The state folder.
     #[error("{0}")]
     State(Reason),
+    /// The folder of secrets.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// A policy that is not there.
     #[error("[rcar] of gate.toml names policy {0:?}, and there is none")]
     RcarPolicy(String),
+    /// A policy that does not give what the configuration says.
+    #[error(
+        "rcar.release of gate.toml names policy {policy} for repository {repository:?}, which is not in the policy's release.resources"
+    )]
+    RcarRelease {
+        /// Which policy.
+        policy: String,
+        /// Which repository.
+        repository: String,
+    },
 }
 
 /// What decides.
@@ -117,47 +134,88 @@ pub struct Engine {
     metrics: Metrics,
     rcar: Option<rcar::Rcar>,
     runs: Option<run::Runs>,
+    channels: Mutex<guest::Channels>,
+}
+
+/// A client's session: who asks, and how far it is.
+#[derive(Debug)]
+pub struct Session {
+    client: Arc<Client>,
+    state: State,
 }
 
 /// How far a session is.
-#[derive(Debug, Default)]
-pub enum Session {
+#[derive(Debug)]
+pub enum State {
     /// Nothing was asked.
-    #[default]
     New,
     /// A launch was approved.
     Launch(Box<Launch>),
+    /// A guest speaks.
+    Channel(Box<guest::Channel>),
     /// A guest was given a challenge.
     Guest(Box<Guest>),
     /// A VM was given its keys.
     Opening(Box<run::Opening>),
     /// A TPM was given credentials.
     Challenged(Box<run::Challenged>),
-    /// A VM with kept state runs.
+    /// A VM with persistent state runs.
     Running(Box<run::Running>),
     /// It is over.
     Over,
 }
 
+impl State {
+    /// Whether a guest speaks.
+    fn is_of_guest(&self) -> bool {
+        matches!(self, Self::Channel(_) | Self::Guest(_))
+    }
+
+    /// The VM and the session, for the log.
+    fn names(&self) -> (String, String) {
+        match self {
+            Self::New | Self::Over => (String::new(), String::new()),
+            Self::Launch(launch) => (launch.manifest.vm_id.clone(), launch.id.clone()),
+            Self::Channel(channel) => (channel.vm_id.clone(), String::new()),
+            Self::Guest(guest) => (guest.channel.vm_id.clone(), guest.id.clone()),
+            Self::Opening(opening) => opening.names(),
+            Self::Challenged(challenged) => challenged.names(),
+            Self::Running(running) => running.names(),
+        }
+    }
+}
+
 impl Session {
+    /// A new one of `client`.
+    #[must_use]
+    pub fn new(client: Arc<Client>) -> Self {
+        Self { client, state: State::New }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Until when the next message may come; `None` if there is no such time.
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
-        match self {
-            Self::New | Self::Over => None,
-            Self::Launch(launch) => Some(launch.until),
-            Self::Guest(guest) => Some(guest.until),
-            Self::Opening(opening) => Some(opening.until()),
-            Self::Challenged(challenged) => Some(challenged.until()),
-            Self::Running(running) => Some(running.until()),
+        match &self.state {
+            State::New | State::Channel(_) | State::Over => None,
+            State::Launch(launch) => Some(launch.until),
+            State::Guest(guest) => Some(guest.until),
+            State::Opening(opening) => Some(opening.until()),
+            State::Challenged(challenged) => Some(challenged.until()),
+            State::Running(running) => Some(running.until()),
         }
     }
 
     /// How long the next message may be. Only a running guest's evidence has an event log in it.
     #[must_use]
     pub fn longest(&self) -> usize {
-        match self {
-            Self::Guest(_) => MAX_FRAME,
+        match self.state {
+            State::Guest(_) => MAX_FRAME,
             _ => MAX_SHORT_FRAME,
         }
     }
@@ -165,7 +223,7 @@ impl Session {
     /// Whether nothing more can come.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        matches!(self, Self::Over)
+        matches!(self.state, State::Over)
     }
 }
 
@@ -189,6 +247,27 @@ struct Decision {
     vm_id: String,
     session: String,
     result: Result<Response, Vec<Reason>>,
+}
+
+/// What a denial is about, for the log.
+struct About<'a> {
+    client: &'a Client,
+    of_guest: bool,
+    vm_id: &'a str,
+    session: &'a str,
+    /// SHA-384 of the message.
+    question: &'a str,
+}
+
+impl About<'_> {
+    /// A line of the log.
+    fn line(&self, event: &str) -> serde_json::Value {
+        let Self { client, of_guest, vm_id, session, question } = self;
+        let role = if *of_guest { "guest" } else { "vmm" };
+        json!({
+            "event": event, "client": client.name(), "role": role, "vm": vm_id, "session": session, "question": question,
+        })
+    }
 }
 
 fn one(code: &'static str, message: impl Into<String>) -> Vec<Reason> {
@@ -219,7 +298,7 @@ impl Engine {
         let engine = Self {
             id_key: identity.id_key_digest(),
             artifacts: Artifacts::new(&config.artifacts, &keys.verdict.public()?),
-            secrets: Secrets::new(config.secrets.as_deref()),
+            secrets: Secrets::open(config.secrets.as_deref())?,
             store: Store::new(&config.certificates),
             admitted: Admitted::new(&config.state.join("vms")),
             policies: RwLock::new(Arc::new(Policies::new())),
@@ -230,6 +309,7 @@ impl Engine {
             metrics: Metrics::default(),
             rcar: config.rcar.as_ref().map(|rcar| rcar::Rcar::open(rcar, &config.keys)).transpose()?,
             runs: run::Runs::open(&config)?,
+            channels: Mutex::default(),
             config,
         };
         engine.reload()?;
@@ -311,49 +391,57 @@ impl Engine {
     }
 
     fn decide(&self, session: &mut Session, message: &[u8]) -> Response {
-        let state = std::mem::replace(session, Session::Over);
-        let was_running = matches!(state, Session::Running(_));
+        let client = Arc::clone(&session.client);
+        let state = std::mem::replace(&mut session.state, State::Over);
+        let was_running = matches!(state, State::Running(_));
         // Every line of the log has what it is the answer to.
         let question = sha384(message).to_string();
+        let of_guest = state.is_of_guest();
+        let (vm_id, id) = state.names();
+        let mut about = About { client: &client, of_guest, vm_id: &vm_id, session: &id, question: &question };
         let now = match self.clock.now() {
             Ok(now) => now,
-            Err(reason) => return self.denied(0, ("", "", &question), vec![reason]),
+            Err(reason) => return self.denied(0, &about, vec![reason]),
         };
-        let request = match serde_json::from_slice(message) {
+        let request = match serde_json::from_slice::<Request>(message) {
             Ok(request) => request,
             Err(error) => {
                 let reason = one("gate.message", format!("the message is not understood: {error}"));
-                return self.denied(now, ("", "", &question), reason);
+                return self.denied(now, &about, reason);
             }
         };
+        if let Err(reasons) = role(&state, &request) {
+            return self.denied(now, &about, reasons);
+        }
         let decision = match (state, request) {
-            (Session::New, Request::Admit(admit)) => self.admit(session, &admit, now),
-            (Session::New, Request::Attest(attest)) => self.attest(session, &attest),
-            (Session::Launch(launch), Request::Evidence(evidence)) => {
+            (State::New, Request::Admit(admit)) => self.admit(session, &admit, now),
+            (State::New, Request::GuestChannel(channel)) => self.open_channel(session, &channel),
+            (State::Channel(channel), Request::Attest(attest)) => self.attest(session, *channel, &attest),
+            (State::Launch(launch), Request::Evidence(evidence)) => {
                 let result = self.evidence(&launch, &evidence, now);
                 Decision { vm_id: launch.manifest.vm_id, session: launch.id, result }
             }
-            (Session::Guest(guest), Request::GuestEvidence(evidence)) => {
+            (State::Guest(guest), Request::GuestEvidence(evidence)) => {
                 let result = self.guest_evidence(&guest, &evidence, now);
-                Decision { vm_id: guest.vm_id, session: guest.id, result }
+                Decision { vm_id: guest.channel.vm_id, session: guest.id, result }
             }
-            (Session::New, Request::Prepare(prepare)) => self.prepare(session, &prepare, now),
-            (Session::New, Request::Resume(resume)) => self.resume(session, &resume),
-            (Session::Opening(opening), Request::Identify(identify)) => {
+            (State::New, Request::Prepare(prepare)) => self.prepare(session, &prepare, now),
+            (State::New, Request::Resume(resume)) => self.resume(session, &resume),
+            (State::Opening(opening), Request::Identify(identify)) => {
                 self.identify(session, *opening, &identify)
             }
-            (Session::Challenged(challenged), Request::Activated(activated)) => {
+            (State::Challenged(challenged), Request::Activated(activated)) => {
                 self.activated(session, *challenged, &activated, now)
             }
-            (Session::Running(running), Request::Checkpoint(checkpoint)) => {
+            (State::Running(running), Request::Checkpoint(checkpoint)) => {
                 self.checkpoint(session, *running, &checkpoint, false)
             }
-            (Session::Running(running), Request::End(checkpoint)) => {
+            (State::Running(running), Request::End(checkpoint)) => {
                 self.checkpoint(session, *running, &checkpoint, true)
             }
             _ => Decision {
-                vm_id: String::new(),
-                session: String::new(),
+                vm_id: vm_id.clone(),
+                session: id.clone(),
                 result: Err(one(
                     "gate.order",
                     "this message has no place here; a session is one launch or one guest's question",
@@ -361,11 +449,12 @@ impl Engine {
             },
         };
         let Decision { vm_id, session: id, result } = decision;
+        (about.vm_id, about.session) = (&vm_id, &id);
         let response = match result {
             Ok(response) => response,
             Err(reasons) => {
-                *session = Session::Over;
-                return self.denied(now, (&vm_id, &id, &question), reasons);
+                session.state = State::Over;
+                return self.denied(now, &about, reasons);
             }
         };
         let (kind, answer) = match &response {
@@ -374,6 +463,8 @@ impl Engine {
                 "approved",
                 json!({ "nonce": nonce, "policy": policy, "id_block": id_block, "host_data": host_data }),
             ),
+            // It has nothing in it: the guest's first question is in the log.
+            Response::Opened(_) => return response,
             Response::Challenge(challenge) => ("challenged", json!(challenge)),
             Response::Ticket(ticket) => ("admitted", json!(ticket)),
             Response::Denied(denied) => ("denied", json!(denied)),
@@ -390,17 +481,19 @@ impl Engine {
             Response::Activate(_) => ("activate", json!({})),
             Response::Certified(certified) => ("certified", json!(certified)),
             // A heartbeat changes nothing that the next line of the log would not say.
-            Response::Noted(_) if matches!(session, Session::Running(_)) && was_running => return response,
-            Response::Noted(_) if matches!(session, Session::Running(_)) => ("resumed", json!({})),
+            Response::Noted(_) if matches!(session.state, State::Running(_)) && was_running => {
+                return response;
+            }
+            Response::Noted(_) if matches!(session.state, State::Running(_)) => ("resumed", json!({})),
             Response::Noted(_) => ("ended", json!({})),
         };
         // Nothing leaves that is not written down.
-        let event =
-            json!({ "event": kind, "vm": vm_id, "session": id, "question": question, "answer": answer });
+        let mut event = about.line(kind);
+        event["answer"] = answer;
         if self.log(now, &event) {
             response
         } else {
-            *session = Session::Over;
+            session.state = State::Over;
             Response::Denied(Denied { reasons: one("gate.audit", UNWRITTEN) })
         }
     }
@@ -415,12 +508,17 @@ impl Engine {
         written.is_ok()
     }
 
-    fn denied(&self, now: i64, about: (&str, &str, &str), reasons: Vec<Reason>) -> Response {
-        let (vm_id, session, question) = about;
+    fn denied(&self, now: i64, about: &About<'_>, reasons: Vec<Reason>) -> Response {
+        // A guest that asks in a loop is counted: it does not fill the log.
+        if reasons.iter().all(|reason| reason.code == "gate.rate") {
+            return Response::Denied(Denied { reasons });
+        }
         let codes: Vec<_> = reasons.iter().map(|reason| reason.code.clone()).collect();
-        tracing::info!(vm = vm_id, ?codes, "denied");
+        tracing::info!(client = about.client.name(), vm = about.vm_id, ?codes, "denied");
+        let mut line = about.line("denied");
+        line["reasons"] = json!(reasons);
         // A denial that cannot be written down is a denial.
-        self.log(now, &json!({ "event": "denied", "vm": vm_id, "session": session, "question": question, "reasons": reasons }));
+        self.log(now, &line);
         Response::Denied(Denied { reasons })
     }
 
@@ -528,6 +626,24 @@ impl Engine {
             self.keys.verdict.sign(input.as_bytes()).map_err(|error| one("gate.key", error.to_string()))?;
         let stage = stage.map(|ticket| STANDARD.encode(ticket));
         Ok(Response::Ticket(Ticket { jwt: Token::assemble(&input, &signature), stage }))
+    }
+}
+
+/// Whether whoever speaks in this state may say this.
+fn role(state: &State, request: &Request) -> Result<(), Vec<Reason>> {
+    let name = request.name();
+    match (state.is_of_guest(), request.is_of_guest()) {
+        (true, false) => Err(one(
+            "gate.role",
+            format!("a guest speaks on this connection, and {name} is not a guest's message"),
+        )),
+        (false, true) if !matches!(state, State::Over) => Err(one(
+            "gate.role",
+            format!(
+                "{name} is a guest's message: it is taken after guest-channel, which names the VM and its launch"
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod artifacts;
 pub mod audit;
 pub mod certificates;
 pub mod certs;
+pub mod clients;
 pub mod clock;
 pub mod config;
 pub mod descriptors;

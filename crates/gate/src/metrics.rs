@@ -63,6 +63,8 @@ impl Metrics {
     pub(crate) fn answered(&self, response: &Response, time: Duration) {
         let (answered, reasons) = match response {
             Response::Approval(_) => (Answered::Approved, &[][..]),
+            // The guest's question that follows is counted.
+            Response::Opened(_) => return,
             Response::Challenge(_) => (Answered::Challenged, &[][..]),
             Response::Ticket(_) => (Answered::Ticket, &[][..]),
             Response::Denied(denied) => (Answered::Denied, &denied.reasons[..]),

@@ -14,6 +14,10 @@ pub const CODES: &[&str] = &[
     // Who asked, and when.
     "gate.peer",
     "gate.busy",
+    "gate.client",
+    "gate.role",
+    "gate.channel",
+    "gate.rate",
     // What the gate lacks.
     "gate.artifact",
     "gate.certificate",
@@ -55,6 +59,7 @@ pub const CODES: &[&str] = &[
     "rcar.init-data",
     "rcar.key",
     "rcar.nonce",
+    "rcar.policy",
     "rcar.release",
     "rcar.resource",
     "rcar.session",

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the gate gives guests: a folder for each VM, with a file for each secret, called by the GUID under which the guest finds it.
+//! What the gate gives guests: a folder for each policy and VM, with a file for each secret, called by the GUID under which the guest
+//! finds it.
 //!
 //! ```text
-//! SECRETS/VM-ID/736869e5-84f0-4973-92ec-06879ce3da0b
+//! SECRETS/POLICY/VM/736869e5-84f0-4973-92ec-06879ce3da0b
 //! ```
-//! A guest's kernel shows them in securityfs (`coco/GUID`). They leave the gate only sealed to the key of an admitted guest's first stage.
+//! The host chooses a VM's name, so a secret belongs to a policy: the one whose guests are given it, and which lists it
+//! ([`Release::secrets`]). A guest's kernel shows them in securityfs (`coco/GUID`). They leave the gate only sealed to the key of an admitted guest's first stage.
 
 use std::path::{Path, PathBuf};
 
-use cvmm_attest::policy::is_name;
+use cvmm_attest::policy::release::guid;
+use cvmm_attest::policy::{Release, is_name};
 use cvmm_attest::reason::Reason;
 use cvmm_first_stage::secrets;
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::keys::private;
@@ -20,23 +24,56 @@ const MOST: usize = 32;
 /// Bytes of all of them with their headers: what the firmware's area has.
 pub const MAX_TABLE: usize = 0xc00;
 
+/// Why the folder cannot be used.
+#[derive(Debug, Error)]
+pub enum SecretsError {
+    /// It cannot be read.
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, #[source] std::io::Error),
+    /// Earlier gates gave a secret to any guest of that name.
+    #[error(
+        "{file} belongs to no policy: secrets are in SECRETS/POLICY/VM/GUID, so that no other policy's guest is given them by its name. \
+         If {from} is a VM's: mkdir -p -m 700 {parent} && mv {from} {to}, with POLICY the policy of that VM, and list the GUIDs in its \
+         release.secrets"
+    )]
+    NoPolicy {
+        /// A secret.
+        file: PathBuf,
+        /// Its folder.
+        from: PathBuf,
+        /// The policy's.
+        parent: PathBuf,
+        /// Where the folder should be.
+        to: PathBuf,
+    },
+}
+
 /// The folder.
 #[derive(Clone, Debug)]
 pub struct Secrets(Option<PathBuf>);
 
 impl Secrets {
-    /// In `folder`; without one nobody is given anything.
-    #[must_use]
-    pub fn new(folder: Option<&Path>) -> Self {
-        Self(folder.map(Path::to_owned))
+    /// In `folder`; without one no guest is given anything.
+    pub fn open(folder: Option<&Path>) -> Result<Self, SecretsError> {
+        let Some(folder) = folder else { return Ok(Self(None)) };
+        for path in entries(folder)? {
+            let Some(name) = path.file_name().filter(|_| path.is_dir()) else { continue };
+            if let Some(file) = entries(&path)?.into_iter().find(|file| !file.is_dir()) {
+                let parent = folder.join("POLICY");
+                let to = parent.join(name);
+                return Err(SecretsError::NoPolicy { file, from: path, parent, to });
+            }
+        }
+        Ok(Self(Some(folder.to_owned())))
     }
 
-    /// The table of a VM's secrets; empty if it has none.
-    pub fn table(&self, vm_id: &str) -> Result<Zeroizing<Vec<u8>>, Reason> {
+    /// The table of the secrets that a VM under `policy` is given, which gives what is in `release`; empty if there are none.
+    pub fn table(&self, policy: &str, release: &Release, vm_id: &str) -> Result<Zeroizing<Vec<u8>>, Reason> {
         let none = Zeroizing::new(Vec::new());
-        let Some(folder) = self.0.as_ref().filter(|_| is_name(vm_id)).map(|folder| folder.join(vm_id)) else {
+        let Some(folder) = self.0.as_ref().filter(|_| is_name(vm_id) && is_name(policy)) else {
             return Ok(none);
         };
+        let folder = folder.join(policy).join(vm_id);
         let wrong = |why: String| Reason::new("gate.secret", why);
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -50,8 +87,15 @@ impl Secrets {
             if found.len() == MOST {
                 return Err(wrong(format!("{} has more than {MOST} secrets", folder.display())));
             }
-            let name = path.file_name().and_then(|name| name.to_str()).and_then(guid);
-            let guid = name.ok_or_else(|| wrong(format!("{}: the name is no GUID", path.display())))?;
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let guid =
+                guid(name).ok_or_else(|| wrong(format!("{}: the name is not a GUID", path.display())))?;
+            if !release.gives_secret(name) {
+                return Err(wrong(format!(
+                    "{} is in the folder of policy {policy}, which does not list it in release.secrets",
+                    path.display()
+                )));
+            }
             found.push((guid, private(&path).map_err(|error| wrong(error.to_string()))?));
         }
         if found.is_empty() {
@@ -68,22 +112,16 @@ impl Secrets {
     }
 }
 
-/// A GUID's text in the byte order of EFI.
-fn guid(text: &str) -> Option<[u8; 16]> {
-    let parts: Vec<&str> = text.split('-').collect();
-    if parts.iter().map(|part| part.len()).ne([8, 4, 4, 4, 12]) {
-        return None;
+/// What is in a folder; nothing, if it is not there.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, SecretsError> {
+    let failed = |error| SecretsError::Read(folder.to_owned(), error);
+    match std::fs::read_dir(folder) {
+        Ok(entries) => {
+            entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(failed)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
     }
-    let digits = parts.concat();
-    let mut bytes = [0; 16];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    // The first three parts are little-endian numbers.
-    bytes[..4].reverse();
-    bytes[4..6].reverse();
-    bytes[6..8].reverse();
-    Some(bytes)
 }
 
 #[cfg(test)]
@@ -95,28 +133,61 @@ mod tests {
 
     const NAME: &str = "736869e5-84f0-4973-92ec-06879ce3da0b";
 
+    fn gives(secrets: &[&str]) -> Release {
+        Release { secrets: secrets.iter().map(|name| (*name).to_owned()).collect(), ..Release::default() }
+    }
+
+    fn put(path: &Path, content: &[u8], mode: u32) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     #[test]
-    fn secrets_are_found_by_vm_and_refused_when_others_can_read_them() {
+    fn secrets_are_found_by_policy_and_vm_and_refused_when_others_can_read_them() {
         let folder = tempfile::tempdir().unwrap();
-        let given = Secrets::new(Some(folder.path()));
-        assert!(given.table("vm").unwrap().is_empty() && given.table("../etc").unwrap().is_empty());
-        assert!(Secrets::new(None).table("vm").unwrap().is_empty());
-        let path = folder.path().join("vm").join(NAME);
-        fs::create_dir(folder.path().join("vm")).unwrap();
-        fs::write(&path, "a key").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(given.table("vm").unwrap_err().code, "gate.secret");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let table = given.table("vm").unwrap();
-        assert_eq!(secrets::check(&table), Ok(1));
+        let given = Secrets::open(Some(folder.path())).unwrap();
+        let table = |vm_id: &str| given.table("p", &gives(&[NAME]), vm_id);
+        assert!(table("vm").unwrap().is_empty() && table("../etc").unwrap().is_empty());
+        assert!(Secrets::open(None).unwrap().table("p", &gives(&[NAME]), "vm").unwrap().is_empty());
+        let path = folder.path().join("p/vm").join(NAME);
+        put(&path, b"a key", 0o644);
+        assert_eq!(table("vm").unwrap_err().code, "gate.secret");
+        put(&path, b"a key", 0o600);
+        let bytes = table("vm").unwrap();
+        assert_eq!(secrets::check(&bytes), Ok(1));
         // As Linux writes the GUID of a LUKS passphrase.
-        assert_eq!(table[20..24], [0xe5, 0x69, 0x68, 0x73]);
-        assert!(table.ends_with(b"a key"));
-        let other = folder.path().join("vm/notes.txt");
+        assert_eq!(bytes[20..24], [0xe5, 0x69, 0x68, 0x73]);
+        assert!(bytes.ends_with(b"a key"));
+        let other = folder.path().join("p/vm/notes.txt");
         fs::write(&other, "x").unwrap();
-        assert_eq!(given.table("vm").unwrap_err().code, "gate.secret");
+        assert_eq!(table("vm").unwrap_err().code, "gate.secret");
         fs::remove_file(&other).unwrap();
-        fs::write(&path, vec![0; MAX_TABLE]).unwrap();
-        assert!(given.table("vm").is_err());
+        put(&path, &[0; MAX_TABLE], 0o600);
+        assert!(table("vm").is_err());
+    }
+
+    #[test]
+    fn nothing_is_given_that_the_policy_does_not_list() {
+        let folder = tempfile::tempdir().unwrap();
+        put(&folder.path().join("strong/vm").join(NAME), b"a key", 0o600);
+        let given = Secrets::open(Some(folder.path())).unwrap();
+        assert!(!given.table("strong", &gives(&[NAME]), "vm").unwrap().is_empty());
+        // Another policy's guest of that name, whatever its policy says; another VM of the policy.
+        assert!(given.table("weak", &gives(&[NAME]), "vm").unwrap().is_empty());
+        assert!(given.table("strong", &gives(&[NAME]), "vm2").unwrap().is_empty());
+        let refusal = given.table("strong", &gives(&[]), "vm").unwrap_err();
+        assert_eq!(refusal.code, "gate.secret");
+        assert!(refusal.message.contains("release.secrets"), "{refusal}");
+    }
+
+    #[test]
+    fn secrets_without_a_policy_are_refused_with_the_way_to_mend_it() {
+        let folder = tempfile::tempdir().unwrap();
+        put(&folder.path().join("vm").join(NAME), b"a key", 0o600);
+        let error = Secrets::open(Some(folder.path())).unwrap_err().to_string();
+        let (from, to) = (folder.path().join("vm"), folder.path().join("POLICY/vm"));
+        assert!(error.contains(&format!("mv {} {}", from.display(), to.display())), "{error}");
+        assert!(error.contains("release.secrets"), "{error}");
     }
 }

@@ -27,7 +27,8 @@ use tokio::time::timeout;
 
 use self::places::Places;
 pub use self::tls::{ListenError, TlsListener, bind_tls};
-use crate::engine::Engine;
+use crate::clients::{Client, Clients};
+use crate::engine::{Engine, Session};
 
 /// After an error of `accept`, which is mostly a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -116,7 +117,7 @@ pub async fn serve(
     let listener = UnixListener::from_std(listeners.socket)?;
     let limits = engine.config().limits;
     let places = Places::new(limits.connections);
-    let own = fs::metadata("/proc/self")?.uid();
+    let clients = Arc::new(Clients::new(&engine.config().clients, fs::metadata("/proc/self")?.uid()));
     let (stop, stopped) = watch::channel(false);
     let mut sessions = JoinSet::new();
     let status = match listeners.status {
@@ -146,11 +147,11 @@ pub async fn serve(
             Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    if !may_ask(&engine, &stream, own) {
+                    let Some(client) = client(&clients, &stream) else {
                         engine.metrics().turned_away();
-                        turn_away(&stream, "gate.peer", "this user is not in allow_uids of gate.toml");
+                        turn_away(&stream, "gate.peer", "no [[client]] of gate.toml has this user's uid");
                         continue;
-                    }
+                    };
                     let Some((place, full)) = places.take() else {
                         engine.metrics().turned_away();
                         turn_away(&stream, "gate.busy", BUSY);
@@ -161,7 +162,8 @@ pub async fn serve(
                     }
                     let wait = Duration::from_secs(limits.message_s);
                     let engine = Arc::clone(&engine);
-                    sessions.spawn(session::connection(engine, place, stream, wait, stopped.clone()));
+                    let session = Session::new(client);
+                    sessions.spawn(session::connection(engine, session, place, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept");
@@ -172,6 +174,7 @@ pub async fn serve(
                 Ok(stream) => {
                     // Never none: there is no listener without it.
                     let Some(tls) = tls.clone() else { continue };
+                    let tls = (tls, Arc::clone(&clients));
                     let (engine, wait) = (Arc::clone(&engine), Duration::from_secs(limits.message_s));
                     let Some((place, full)) = places.take() else {
                         engine.metrics().turned_away();
@@ -209,9 +212,9 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     }
 }
 
-fn may_ask(engine: &Engine, stream: &UnixStream, own: u32) -> bool {
-    let allowed = |uid| uid == own || engine.config().allow_uids.contains(&uid);
-    stream.peer_cred().is_ok_and(|peer| allowed(peer.uid()))
+/// Who has connected, if that user may ask anything.
+fn client(clients: &Clients, stream: &UnixStream) -> Option<Arc<Client>> {
+    stream.peer_cred().ok().and_then(|peer| clients.of_uid(peer.uid()))
 }
 
 /// Says why, if that can be said at once: nobody waits for somebody who is turned away.

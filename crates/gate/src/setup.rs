@@ -50,9 +50,6 @@ certificates = "certificates"
 state = "state"
 audit = "audit.log"
 
-# Users who may ask, besides the gate's own.
-# allow_uids = [0]
-
 # /metrics (Prometheus) and /healthz
 # status = "127.0.0.1:9464"
 
@@ -70,6 +67,7 @@ audit = "audit.log"
 # runs = 1024
 # message_s = 5
 # guest_s = 30
+# guest_sessions_per_s = 2
 
 # Questions over TLS 1.3, from clients with a certificate.
 # [tls]
@@ -78,7 +76,12 @@ audit = "audit.log"
 # key = "tls/gate.key"
 # client_ca = "tls/client-ca.pem"
 # client_crl = "tls/client-crl.pem"
-# clients = ["host-1.example"]
+
+# Who may ask besides the gate's own user, and about which VMs. A user on the socket has a uid, a client over TLS a name.
+# [[client]]
+# name = "host-1.example"
+# policies = ["web"]
+# vms = ["web-*"]
 
 # Keys in a token instead of the folder of keys: cvmm-gate keys generate
 # [pkcs11]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS 1.3 with a certificate on both sides, for VMMs on other machines.
 //!
-//! A client has to show a certificate of one of the authorities in `client_ca`, valid now and with a name that `clients` has. It is
-//! then where a user in `allow_uids` is on the Unix socket: it may ask. Nothing is kept from one connection to the next (no tickets, no
+//! A client has to show a certificate of one of the authorities in `client_ca`, valid now and with a name that has a `[[client]]`.
+//! Nothing is kept from one connection to the next (no tickets, no
 //! early data), so that a certificate is looked at each time.
 
 use std::net::SocketAddr;
@@ -43,8 +43,8 @@ pub struct Settings {
     pub client_ca: PathBuf,
     /// Lists of revoked certificates of those authorities, PEM.
     pub client_crl: Option<PathBuf>,
-    /// Names of clients that may ask.
-    pub clients: Vec<String>,
+    /// Of earlier gates, refused: `[[client]]` says what a client may ask.
+    pub(crate) clients: Option<toml::Value>,
 }
 
 /// Why `[tls]` cannot be used.
@@ -62,9 +62,6 @@ pub enum TlsError {
     /// What the files have does not go together.
     #[error("[tls] of gate.toml: {0}")]
     Setup(String),
-    /// Nobody could ask.
-    #[error("[tls] of gate.toml: clients is empty, so that nobody may ask; name them, or leave [tls] out")]
-    Nobody,
 }
 
 impl Settings {
@@ -76,9 +73,6 @@ impl Settings {
 
     /// Reads the files.
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        if self.clients.is_empty() {
-            return Err(TlsError::Nobody);
-        }
         let provider = Arc::new(aws_lc_rs::default_provider());
         let setup = |error: &dyn std::fmt::Display| TlsError::Setup(error.to_string());
         let authorities = Arc::new(roots(&self.client_ca)?);
@@ -98,13 +92,6 @@ impl Settings {
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
-
-    /// The name by which a client that showed `certificate` may ask; otherwise the names it has.
-    pub fn admit(&self, certificate: Option<&CertificateDer<'_>>) -> Result<&str, Vec<String>> {
-        let names = certificate.map(names).unwrap_or_default();
-        let allowed = self.clients.iter().find(|client| names.contains(client));
-        allowed.map(String::as_str).ok_or(names)
-    }
 }
 
 fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
@@ -117,7 +104,7 @@ fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsEr
 
 /// The names that a certificate is of: DNS names and URIs of its subject alternative name, or, if it has no such extension, its common
 /// name (RFC 6125, 6.4.4). Its signature has been verified.
-fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = Certificate::from_der(certificate) else { return Vec::new() };
     let certificate = certificate.tbs_certificate;
     match certificate.get::<SubjectAltName>() {

@@ -70,6 +70,18 @@ impl fmt::Debug for VmKey {
     }
 }
 
+/// What is said when `to` wants a VM that belongs to `from`.
+#[must_use]
+pub fn of_policy(vm_id: &str, from: &str, to: &str) -> Reason {
+    Reason::new(
+        "key.policy",
+        format!(
+            "the persistent state of VM {vm_id} belongs to policy {from}, not to {to}: a signed version of {from} with \
+             release.hand_over = [\"{to}\"] hands it over"
+        ),
+    )
+}
+
 /// What a VM that starts is given.
 #[derive(Debug)]
 pub struct Release {
@@ -304,8 +316,20 @@ impl VmKeys {
         files::replace(&self.path(&record.vm_id)?, &text, 0o600).map_err(state)
     }
 
-    /// The key for a run of a VM that was admitted by `policy`. A VM that has none gets one.
-    pub fn release(&self, vm_id: &str, policy: &str) -> Result<Release, Reason> {
+    /// The policy that a VM's key belongs to; `None` if it has none.
+    pub fn policy_of(&self, vm_id: &str) -> Result<Option<String>, Reason> {
+        // Records are replaced as a whole: what is read is one or the other.
+        Ok(self.read(vm_id)?.map(|(record, _)| record.policy))
+    }
+
+    /// The key for a run of a VM that was admitted by `policy`. A VM that has none gets one; one that belongs to another policy stays
+    /// with it, unless that one hands it over.
+    pub fn release(
+        &self,
+        vm_id: &str,
+        policy: &str,
+        hands_over: impl Fn(&str) -> bool,
+    ) -> Result<Release, Reason> {
         let mut count = lock(&self.count);
         if let Some(epoch) = lock(&self.leases).get(vm_id) {
             return Err(Reason::new(
@@ -333,10 +357,10 @@ impl VmKeys {
             }
         };
         if record.policy != policy {
-            return Err(Reason::new(
-                "key.policy",
-                format!("the key of VM {vm_id} belongs to policy {}, not to {policy}", record.policy),
-            ));
+            if !hands_over(&record.policy) {
+                return Err(of_policy(vm_id, &record.policy, policy));
+            }
+            policy.clone_into(&mut record.policy);
         }
         let accepted = record.confirmed..=record.issued;
         let may_create = record.confirmed == 0;

@@ -26,7 +26,7 @@ use world::{World, bytes, claims, code};
 
 /// Writes the TPM into the record of the VM's admission.
 fn record(world: &World, ak: &Public) {
-    let path = world.gate.path("state/vms/vm.json");
+    let path = world.gate.path("state/vms/vm@p.json");
     let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     record["tpm"] = serde_json::json!({
         "ak_name": ak.name().to_string(),
@@ -210,7 +210,7 @@ fn a_quote_that_is_malformed_or_of_a_damaged_record_is_refused() {
     assert_eq!(with(&|quote| quote.pcrs[0].value = "0g".into()), "evidence.format");
     assert_eq!(with(&|quote| quote.pcrs[0].value = "00".repeat(65)), "evidence.format");
     assert_eq!(with(&|quote| quote.pcrs.push(quote.pcrs[0].clone())), "evidence.format");
-    let path = world.gate.path("state/vms/vm.json");
+    let path = world.gate.path("state/vms/vm@p.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("\"ak_name\":\"000c", "\"ak_name\":\"000b")).unwrap();
     assert_eq!(with(&|_| {}), "gate.state");

@@ -170,11 +170,7 @@ fn a_guest_that_was_not_admitted_is_known_by_its_report() {
 /// A gate whose guest has a first stage, and gives it a secret.
 fn staged() -> World {
     let gate = common::Gate::staged("unsafe_test_roots = \"roots\"\nsecrets = \"secrets\"");
-    let folder = gate.path("secrets/vm");
-    fs::create_dir_all(&folder).unwrap();
-    let secret = folder.join("736869e5-84f0-4973-92ec-06879ce3da0b");
-    fs::write(&secret, "the disk's key").unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    gate.secret("p", "vm", "the disk's key");
     gate.policy_with(2, &gate.digest.to_string(), "evidence = \"guest-report\"");
     World::of(gate)
 }
@@ -231,13 +227,13 @@ fn a_ticket_that_cannot_be_made_is_no_admission() {
     // Nothing can be sealed to this one.
     assert_eq!(code(&ask(&[0; 32])), "gate.key");
     // Others may read it.
-    let secret = world.gate.path("secrets/vm/736869e5-84f0-4973-92ec-06879ce3da0b");
+    let secret = world.gate.path("secrets/p/vm/736869e5-84f0-4973-92ec-06879ce3da0b");
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(code(&ask(&key)), "gate.secret");
-    assert!(!world.gate.path("state/vms/vm.json").exists(), "an admission without a ticket");
+    assert!(!world.gate.path("state/vms/vm@p.json").exists(), "an admission without a ticket");
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     claims(&ask(&key));
-    assert!(world.gate.path("state/vms/vm.json").exists());
+    assert!(world.gate.path("state/vms/vm@p.json").exists());
 }
 
 #[test]

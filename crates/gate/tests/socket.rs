@@ -353,37 +353,79 @@ fn monitoring() {
 
 const SOCKET: &str = "CVMM_TEST_GATE_SOCKET";
 
-/// Nothing by itself: what `others_are_turned_away` runs as another user.
+/// What that user says, and what it has to be told: lines of a code and a message.
+const SCRIPT: &str = "CVMM_TEST_GATE_SCRIPT";
+const NOBODY: u32 = 65_534;
+
+/// Nothing by itself: what `as_nobody` runs as another user.
 #[test]
 #[ignore = "only as another user"]
 fn as_another_user() {
     let Some(socket) = std::env::var_os(SOCKET) else { return };
-    let mut stream = UnixStream::connect(Path::new(&socket)).unwrap();
-    let answer = frame::read(&mut stream, Instant::now() + Duration::from_secs(5)).unwrap();
-    assert!(String::from_utf8(answer).unwrap().contains("gate.peer"));
+    for line in std::env::var(SCRIPT).unwrap().lines() {
+        let (expected, message) = line.split_once(' ').unwrap();
+        let mut stream = UnixStream::connect(Path::new(&socket)).unwrap();
+        let end = Instant::now() + Duration::from_secs(5);
+        // One that is turned away may be told so before it asks.
+        let _ = frame::write(&mut stream, message.as_bytes(), end);
+        let answer = String::from_utf8(frame::read(&mut stream, end).unwrap()).unwrap();
+        assert!(answer.contains(expected), "{message}: {answer}");
+    }
 }
 
-#[test]
-fn others_are_turned_away() {
-    let gate = Serving::new("");
+/// Runs that test as another user; `false` if this user cannot.
+fn as_nobody(gate: &Serving, script: &str) -> bool {
     // Only root can be somebody else.
     let program = gate.gate.path("test");
     if fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own)).unwrap() != 0 {
-        return;
+        return false;
     }
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     fs::set_permissions(gate.gate.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let output = Command::new(&program)
         .args(["--ignored", "--exact", "as_another_user"])
         .env(SOCKET, gate.socket())
+        .env(SCRIPT, script)
         .current_dir("/")
-        .uid(65_534)
-        .gid(65_534)
+        .uid(NOBODY)
+        .gid(NOBODY)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
-    assert_eq!(gate.metric("turned_away_total"), 1);
+    true
+}
+
+#[test]
+fn others_are_turned_away() {
+    let gate = Serving::new("");
+    if as_nobody(&gate, "gate.peer {}") {
+        assert_eq!(gate.metric("turned_away_total"), 1);
+    }
+}
+
+#[test]
+fn a_user_asks_about_its_own_vms_only() {
+    let table = format!("[[client]]\nuid = {NOBODY}\npolicies = [\"p\"]\nvms = [\"own-*\"]");
+    let gate = Serving::new(&table);
+    gate.launch("other").unwrap();
+    let admit = |vm_id: &str| {
+        let Request::Admit(admit) = gate.admit() else { unreachable!() };
+        let manifest = gate.gate.proposal(vm_id).manifest;
+        serde_json::to_string(&Request::Admit(Admit { manifest, ..admit })).unwrap()
+    };
+    let channel = serde_json::to_string(&gate.gate.channel("other")).unwrap();
+    let resume = r#"{"type":"resume","protocol":1,"vm_id":"other","epoch":1,"proof":""}"#;
+    let script = format!(
+        "gate.client {}\ngate.client {channel}\ngate.client {resume}\napproval {}",
+        admit("other"),
+        admit("own-1")
+    );
+    if as_nobody(&gate, &script) {
+        assert_eq!(gate.metric("denials_total{code=\"gate.client\"}"), 3);
+        let log = fs::read_to_string(gate.gate.path("audit.log")).unwrap();
+        assert_eq!(log.matches("\"client\":\"uid 65534\"").count(), 4, "{log}");
+    }
 }
 
 #[test]
@@ -392,6 +434,8 @@ fn only_a_guest_with_a_challenge_may_send_an_event_log() {
     gate.launch("vm").unwrap();
     let challenge = || {
         let mut stream = gate.connect();
+        let opened = ask_for(&mut stream, &gate.gate.channel("vm")).unwrap();
+        assert!(matches!(opened, Response::Opened(_)), "{opened:?}");
         let attest = Request::Attest(Attest { protocol: PROTOCOL, vm_id: "vm".into() });
         match ask_for(&mut stream, &attest).unwrap() {
             Response::Challenge(challenge) => (stream, challenge.session),

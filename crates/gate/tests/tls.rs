@@ -21,7 +21,10 @@ use std::time::{Duration, Instant};
 use common::launched;
 use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Control, Listeners};
-use cvmm_gate_client::client::{self, ClientError};
+use cvmm_gate_client::client::channel::GuestConnection;
+use cvmm_gate_client::client::{self, ClientError, Proposal};
+use cvmm_gate_client::manifest::{Manifest, Vtpm};
+use cvmm_gate_client::protocol::Request;
 use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_gate_client::tls::{Files, Tls};
 use cvmm_gate_client::transport::Endpoint;
@@ -43,7 +46,11 @@ impl World {
             top,
             &format!(
                 "{limits}\n[tls]\nlisten = \"127.0.0.1:0\"\ncertificate = \"tls/gate.pem\"\nkey = \"tls/gate.key\"\n\
-             client_ca = \"tls/client-ca.pem\"\nclients = [\"host-1\", \"host-2\"]\n"
+             client_ca = \"tls/client-ca.pem\"\n\
+             [[client]]\nname = \"host-1\"\npolicies = [\"*\"]\nvms = [\"*\"]\n\
+             [[client]]\nname = \"host-2\"\npolicies = [\"*\"]\nvms = [\"*\"]\n\
+             [[client]]\nname = \"host-a\"\npolicies = [\"p\"]\nvms = [\"a-*\"]\n\
+             [[client]]\nname = \"host-b\"\npolicies = [\"p\"]\nvms = [\"b-*\"]\n"
             ),
         );
         let folder = gate.path("tls");
@@ -150,6 +157,45 @@ fn clients_with_a_certificate_and_a_name_may_ask() {
 }
 
 #[test]
+fn a_host_asks_about_its_own_vms_only() {
+    let gate = Serving::new("");
+    for name in ["host-a", "host-b"] {
+        gate.world.client(name, &gate.world.issue(name));
+    }
+    let kept = |vm_id: &str| {
+        let mut manifest = Manifest { vm_id: vm_id.into(), ..gate.world.gate.manifest.clone() };
+        let (mode, pcr_banks) = ("in-process".into(), vec!["sha256".into(), "sha384".into()]);
+        manifest.machine.vtpm = Some(Vtpm { mode, pcr_banks, state: true, identity: None });
+        let proposal = gate.world.gate.proposal(vm_id);
+        Proposal { manifest: serde_json::to_string(&manifest).unwrap(), ..proposal }
+    };
+    let (a, b) = (gate.client("host-a"), gate.client("host-b"));
+    let own = a.prepare(&kept("a-1")).unwrap();
+    let approved = a.admit(gate.world.gate.proposal("a-2")).unwrap();
+    approved.evidence(launched()).unwrap();
+    let denied = |result: Result<(), ClientError>| result.unwrap_err().code().to_owned();
+    // The other host: while the VM runs, and when the connection of its host is gone. It even has the VM's key.
+    let key = own.keys()[0].clone();
+    let epoch = own.epoch();
+    assert_eq!(denied(b.prepare(&kept("a-1")).map(|_| ())), "gate.client");
+    drop(own);
+    assert_eq!(denied(b.prepare(&kept("a-1")).map(|_| ())), "gate.client");
+    assert_eq!(denied(b.resume("a-1", epoch, &key).map(|_| ())), "gate.client");
+    assert_eq!(denied(b.admit(gate.world.gate.proposal("a-2")).map(|_| ())), "gate.client");
+    let Request::GuestChannel(channel) = gate.world.gate.channel("a-2") else { panic!() };
+    let open = |client: &client::Gate| {
+        let end = Instant::now() + Duration::from_secs(20);
+        GuestConnection::open(&client.endpoint, &channel, end).map(|_| ())
+    };
+    assert_eq!(denied(open(&b)), "gate.client");
+    open(&a).unwrap();
+    b.admit(gate.world.gate.proposal("b-1")).unwrap().evidence(launched()).unwrap();
+    let log = fs::read_to_string(gate.world.gate.path("audit.log")).unwrap();
+    let lines = log.lines().filter(|line| line.contains("\"gate.client\""));
+    assert_eq!(lines.filter(|line| line.contains("\"client\":\"host-b\"")).count(), 5, "{log}");
+}
+
+#[test]
 fn others_are_refused_and_told_why() {
     let gate = Serving::new("");
     let clients = &gate.world.clients;
@@ -200,7 +246,10 @@ fn pem_der(path: &Path) -> rustls::pki_types::CertificateDer<'static> {
 fn revoked_clients_are_refused_and_so_is_everybody_under_an_old_list() {
     let world = World::new("");
     let config = fs::read_to_string(world.gate.path("gate.toml")).unwrap();
-    fs::write(world.gate.path("gate.toml"), format!("{config}client_crl = \"tls/crl.pem\"\n")).unwrap();
+    let ca = "\nclient_ca = \"tls/client-ca.pem\"\n[[";
+    assert!(config.contains(ca));
+    let config = config.replace(ca, &ca.replace("[[", "client_crl = \"tls/crl.pem\"\n[["));
+    fs::write(world.gate.path("gate.toml"), config).unwrap();
     let lost = world.issue("host-2");
     world.client("lost", &lost);
     fs::write(world.path("crl.pem"), world.clients.crl(&[], 2049)).unwrap();
@@ -498,10 +547,6 @@ fn files_are_checked_before_anybody_is_served() {
     }
     fs::remove_file(world.path("gate.pem")).unwrap();
     assert!(load().unwrap_err().contains("gate.pem"));
-    let config = world.gate.path("gate.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("[\"host-1\", \"host-2\"]", "[]")).unwrap();
-    assert!(load().unwrap_err().contains("clients is empty"));
     // The client's key likewise.
     let (ca, certificate, key) =
         (world.path("client-ca.pem"), world.path("good.pem"), world.path("good.key"));
@@ -530,6 +575,6 @@ fn certificates_are_made_as_the_documentation_says() {
     }
     let config = world.gate.path("gate.toml");
     let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("clients = [\"host-1\"", "clients = [\"host-1.example\"")).unwrap();
+    fs::write(&config, text.replace("name = \"host-1\"", "name = \"host-1.example\"")).unwrap();
     Serving::of(world).launch("good").unwrap();
 }

@@ -17,7 +17,11 @@ fuzz_target!(|data: &[u8]| {
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let (kind, args) = (bytes[24], [word(0), word(8), word(16), 0, 0, 0]);
         // Half of them with an address and length that can be right.
-        let args = if kind & 1 == 0 { args } else { [args[0] % (1 << 21) << 12, args[1] % 70_000, args[2] & 0x1f, 0, 0, 0] };
+        let args = if kind & 1 == 0 {
+            args
+        } else {
+            [args[0] % (1 << 21) << 12, args[1] % 70_000, args[2] & 0x1f, 0, 0, 0]
+        };
         let request = match kind & 2 {
             0 => Request::from_hypercall(&args),
             _ => Request::from_fault(args[0], args[1], args[2] & 1 != 0),
@@ -35,5 +39,7 @@ fuzz_target!(|data: &[u8]| {
         }
         assert_eq!(states.plan(request, only_memory), Ok(vec![]));
     }
-    assert!(!states.is(0x8000_0000, 4096, PageState::Shared) && !states.is(0x8000_0000, 4096, PageState::Private));
+    assert!(
+        !states.is(0x8000_0000, 4096, PageState::Shared) && !states.is(0x8000_0000, 4096, PageState::Private)
+    );
 });

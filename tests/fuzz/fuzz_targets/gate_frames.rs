@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_fuzz::Input;
+use cvmm_gate::clients::Client;
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate_client::frame::{self, Timed};
 use cvmm_gate_client::protocol::{
-    Admit, Approval, Attest, Evidence, GuestEvidence, MAX_FRAME, PROTOCOL, Request, Response,
+    Admit, Approval, Attest, Evidence, GuestChannel, GuestEvidence, MAX_FRAME, PROTOCOL, Request, Response,
 };
 use cvmm_gate_client::ticket::{Token, VerdictKey};
 use libfuzzer_sys::fuzz_target;
@@ -28,20 +29,22 @@ struct World {
     gate: common::Gate,
     engine: Engine,
     key: VerdictKey,
+    launch: String,
     used: u32,
 }
 
 impl World {
     fn new() -> Self {
-        let gate = common::Gate::new("");
+        let gate = common::Gate::new("guest_sessions_per_s = 400000000");
         let engine = Engine::open(gate.config()).expect("the gate was made for this");
         let key = std::fs::read_to_string(gate.path("keys/verdict.pem.pub")).expect("it was just written");
         let key = VerdictKey::from_pem(&key).expect("it is the gate's own");
-        let world = Self { gate, engine, key, used: 0 };
+        let mut world = Self { gate, engine, key, launch: String::new(), used: 0 };
         // One VM that a guest may ask about.
         let (mut session, approval) = world.approved();
         let evidence = Request::Evidence(world.evidence(&approval, &common::platform_status()));
         assert!(matches!(world.send(&mut session, &evidence), Response::Ticket(_)));
+        world.launch = approval.session;
         world
     }
 
@@ -58,7 +61,7 @@ impl World {
             digest: proposal.digest.to_string(),
             nonce: STANDARD.encode([9; 32]),
         };
-        let mut session = Session::default();
+        let mut session = Session::new(Client::own());
         match self.send(&mut session, &Request::Admit(admit)) {
             Response::Approval(approval) => (session, approval),
             other => panic!("the right guest is not approved: {other:?}"),
@@ -121,7 +124,7 @@ fn frames(bytes: &[u8]) {
 }
 
 fn messages(world: &World, input: &mut Input<'_>) {
-    let mut session = Session::default();
+    let mut session = Session::new(Client::own());
     while input.more() && !session.is_over() {
         let len = usize::from(input.u16());
         match world.engine.answer(&mut session, input.bytes(len)) {
@@ -131,6 +134,7 @@ fn messages(world: &World, input: &mut Input<'_>) {
             | Response::Prepared(_)
             | Response::Activate(_)
             | Response::Certified(_) => assert!(session.until().is_some()),
+            Response::Opened(_) => panic!("a channel of a launch whose name nobody was told"),
             Response::Noted(_) => panic!("a run that nobody has the key of"),
             Response::Ticket(_) => panic!("a ticket for a session whose name nobody was told"),
         }
@@ -159,7 +163,11 @@ fn launch(world: &World, input: &mut Input<'_>) {
 }
 
 fn guest(world: &World, input: &mut Input<'_>) {
-    let mut session = Session::default();
+    let mut session = Session::new(Client::own());
+    let (policy, vm_id) = ("p".into(), "vm".into());
+    let open = GuestChannel { protocol: PROTOCOL, policy, vm_id, launch: world.launch.clone() };
+    let answer = world.send(&mut session, &Request::GuestChannel(open));
+    assert!(matches!(answer, Response::Opened(_)), "the VMM's channel is not opened: {answer:?}");
     let attest = Attest { protocol: PROTOCOL, vm_id: "vm".into() };
     let Response::Challenge(challenge) = world.send(&mut session, &Request::Attest(attest)) else {
         panic!("an admitted VM gets no challenge")

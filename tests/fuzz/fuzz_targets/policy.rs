@@ -46,7 +46,8 @@ fn imported(format: Format, flags: u8, text: &str) {
 
 fn rego(text: &str) {
     let Ok(rego) = Rego::load("x.rego", text) else { return };
-    let known = Known { stage: Stage::Launch, now: 0, policy: ("p", 1), launch: None, platform: None, report: None };
+    let known =
+        Known { stage: Stage::Launch, now: 0, policy: ("p", 1), launch: None, platform: None, report: None };
     let _ = rego.ask(&document(&known));
 }
 

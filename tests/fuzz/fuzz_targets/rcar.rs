@@ -102,7 +102,9 @@ fuzz_target!(|data: &[u8]| {
             }
             _ => {
                 if let Ok(header) = std::str::from_utf8(rest) {
-                    assert!(wire::cookie(header).is_none_or(|cookie| cookie.len() <= 64 && !cookie.contains(';')));
+                    assert!(
+                        wire::cookie(header).is_none_or(|cookie| cookie.len() <= 64 && !cookie.contains(';'))
+                    );
                 }
             }
         }

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest's line to the gate: a virtio console whose bytes are frames of the gate's protocol.
 //!
-//! The guest writes a frame, the channel hands it to the gate and writes the answer back. It looks at lengths only: what is in a
-//! frame is between the two. A connection lasts from the guest's first frame until the gate closes it or a deadline passes, and a
-//! guest has one at a time. Everything is bounded: a frame by [`MAX_FRAME`], an exchange by the timeout, and a guest that sends
-//! nonsense or nothing only keeps its own thread waiting.
+//! The guest may say two things, `attest` and `guest-evidence`, about its own VM. The channel parses what it says and hands on what it
+//! understood; anything else is answered here, and the gate hears nothing of it. Each session of the guest is a connection that begins
+//! with `guest-channel`, by which the VMM tells the gate who speaks: the gate then takes nothing else either, for this VM and this launch
+//! only, and only what a guest may have is handed to it.
+//!
+//! Everything is bounded: a frame by [`MAX_FRAME`], an exchange by the timeout, sessions by [`GUEST_BURST`] and [`GUEST_A_SECOND`]. A guest
+//! that sends nonsense keeps only its own thread busy, [`PENALTY`] at a time.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,9 +16,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cvmm_attest::reason::Reason;
-use cvmm_gate_client::frame;
-use cvmm_gate_client::protocol::{Denied, MAX_FRAME, Response};
-use cvmm_gate_client::transport::{Connection, Endpoint};
+use cvmm_gate_client::client::ClientError;
+use cvmm_gate_client::client::channel::GuestConnection;
+use cvmm_gate_client::protocol::{
+    Denied, GUEST_A_SECOND, GUEST_BURST, GuestChannel, MAX_FRAME, PROTOCOL, Request, Response,
+};
+use cvmm_gate_client::rate::Rate;
+use cvmm_gate_client::transport::Endpoint;
 
 use crate::config::Gate;
 use crate::machine::input_pipe;
@@ -24,6 +31,8 @@ use crate::machine::input_pipe;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at a full buffer.
 const PAUSE: Duration = Duration::from_millis(5);
+/// What a guest waits for a refusal of the VMM's own.
+const PENALTY: Duration = Duration::from_millis(100);
 
 /// One end of the line.
 #[derive(Debug)]
@@ -32,31 +41,41 @@ pub struct Channel {
     pub endpoint: Endpoint,
     /// For each answer.
     pub timeout: Duration,
+    /// Whose guest speaks.
+    pub guest: GuestChannel,
     /// What the guest writes.
     pub from_guest: io::PipeReader,
     /// What the guest reads; does not block.
     pub to_guest: File,
 }
 
-/// Makes the line that `settings` name: where the device writes, and what it reads.
-pub fn connect(settings: &Gate) -> io::Result<(io::PipeWriter, OwnedFd)> {
+/// Makes the line that `settings` name, for the guest whose launch was approved in session `launch`: where the device writes, and what
+/// it reads.
+pub fn connect(settings: &Gate, launch: &str) -> io::Result<(io::PipeWriter, OwnedFd)> {
     let (from_guest, writer) = io::pipe()?;
     let (reader, to_guest) = input_pipe()?;
     let timeout = Duration::from_secs(settings.timeout.into());
     let endpoint = super::endpoint(&settings.endpoint).map_err(io::Error::other)?;
-    Channel { endpoint, timeout, from_guest, to_guest }.spawn()?;
+    let guest = GuestChannel {
+        protocol: PROTOCOL,
+        policy: settings.policy.clone(),
+        vm_id: settings.vm_id.clone(),
+        launch: launch.to_owned(),
+    };
+    Channel { endpoint, timeout, guest, from_guest, to_guest }.spawn()?;
     Ok((writer, reader))
 }
 
 impl Channel {
     /// Serves the guest until its device is gone.
     pub fn spawn(self) -> io::Result<()> {
-        // Detached: it ends with the device, whose pipe it reads, and holds nothing that anybody waits for.
+        // Detached: it ends with the device, whose pipe it reads, and nothing waits for it.
         thread::Builder::new().name("gate-channel".to_owned()).spawn(move || self.serve()).map(drop)
     }
 
     fn serve(mut self) {
-        let mut connection = None;
+        let mut session = None;
+        let mut rate = Rate::new(GUEST_BURST, GUEST_A_SECOND, Instant::now());
         while let Ok(frame) = read_frame(&mut self.from_guest) {
             let Some(frame) = frame else {
                 cvmm_log_limit::warn!(
@@ -64,43 +83,74 @@ impl Channel {
                 );
                 return;
             };
-            let answer = self.exchange(&mut connection, &frame).unwrap_or_else(|error| {
-                connection = None;
-                cvmm_log_limit::warn!(%error, "a guest's question did not get to the gate");
-                own_answer(&error)
-            });
-            if let Err(error) = self.answer(&answer) {
+            let answer = self.answer(&mut session, &mut rate, &frame);
+            if let Err(error) = self.write(&answer) {
                 cvmm_log_limit::warn!(%error, "an answer of the gate did not get to the guest");
             }
         }
     }
 
-    /// Sends `frame` on the open connection or a new one and waits for the answer.
-    fn exchange(&self, connection: &mut Option<Connection>, frame: &[u8]) -> io::Result<Vec<u8>> {
-        if let Some(stream) = connection.as_mut() {
-            // The gate closes a session when it is over; what it would have said next is nothing.
-            if !stream.is_over() {
-                return self.ask(stream, frame, Instant::now() + self.timeout);
-            }
-        }
+    /// The answer to what the guest said.
+    fn answer(&self, session: &mut Option<GuestConnection>, rate: &mut Rate, frame: &[u8]) -> Response {
+        let request = match self.understand(frame, session.is_some()) {
+            Ok(request) => request,
+            Err(reason) => return refused(reason),
+        };
         // One deadline for all of it: a guest waits no longer for a connection and an answer than for an answer.
         let deadline = Instant::now() + self.timeout;
-        let mut stream = self.endpoint.connect(deadline).map_err(io::Error::other)?;
-        let answer = self.ask(&mut stream, frame, deadline)?;
-        *connection = Some(stream);
-        Ok(answer)
+        // A session is one question; whatever comes of it, the next one is a new one.
+        let connection = match session.take() {
+            Some(connection) if matches!(request, Request::GuestEvidence(_)) => Ok(connection),
+            _ if !rate.take(Instant::now()) => {
+                let message = format!("this guest asks too often: {GUEST_A_SECOND} a second at most");
+                return refused(Reason::new("gate.rate", message));
+            }
+            _ => GuestConnection::open(&self.endpoint, &self.guest, deadline),
+        };
+        let answer = connection.and_then(|mut connection| {
+            let answer = connection.ask(&request, deadline)?;
+            if matches!(answer, Response::Challenge(_)) {
+                *session = Some(connection);
+            }
+            Ok(answer)
+        });
+        match answer {
+            Ok(answer) => answer,
+            Err(ClientError::Denied(reasons)) => Response::Denied(Denied { reasons }),
+            Err(error) => {
+                cvmm_log_limit::warn!(%error, "a guest's question did not get to the gate");
+                let message = format!("the host's gate gave no answer: {error}");
+                denied(Reason::new("gate.unreachable", message))
+            }
+        }
     }
 
-    fn ask(&self, stream: &mut Connection, frame: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
-        frame::write(stream, frame, deadline)
-            .and_then(|()| frame::read(stream, deadline))
-            .map_err(io::Error::other)
+    /// What the guest said, if it is something that a guest may say about this VM.
+    fn understand(&self, frame: &[u8], challenged: bool) -> Result<Request, Reason> {
+        let request: Request = serde_json::from_slice(frame).map_err(|error| {
+            let error: String = error.to_string().chars().take(200).collect();
+            Reason::new("gate.message", format!("the message is not understood: {error}"))
+        })?;
+        match &request {
+            Request::Attest(attest) if attest.vm_id == self.guest.vm_id => Ok(request),
+            Request::Attest(_) => Err(Reason::new(
+                "gate.channel",
+                format!("this channel is for the guest of VM {}", self.guest.vm_id),
+            )),
+            Request::GuestEvidence(_) if challenged => Ok(request),
+            Request::GuestEvidence(_) => {
+                Err(Reason::new("gate.order", "there is no challenge that this answers: attest asks for one"))
+            }
+            other => Err(Reason::new("gate.role", format!("{} is not a guest's message", other.name()))),
+        }
     }
 
-    /// Hands `frame` to the guest, which may be slow to make room.
-    fn answer(&mut self, frame: &[u8]) -> io::Result<()> {
+    /// Hands `answer` to the guest, which may be slow to make room.
+    fn write(&mut self, answer: &Response) -> io::Result<()> {
+        // Strings, numbers and structs of them are always JSON.
+        let frame = serde_json::to_vec(answer).unwrap_or_default();
         let mut bytes = (frame.len() as u32).to_le_bytes().to_vec(); // at most MAX_FRAME
-        bytes.extend_from_slice(frame);
+        bytes.extend_from_slice(&frame);
         let deadline = Instant::now() + PATIENCE;
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
@@ -130,10 +180,16 @@ fn read_frame(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(frame))
 }
 
-/// What the guest is told when the gate does not answer. It is not signed, as nothing is that the host says.
-fn own_answer(error: &io::Error) -> Vec<u8> {
-    let reason = Reason::new("gate.unreachable", format!("the host's gate gave no answer: {error}"));
-    serde_json::to_vec(&Response::Denied(Denied { reasons: vec![reason] })).unwrap_or_default()
+/// A refusal of the VMM's own, for what the gate does not hear of. A guest that goes on like that does so slowly.
+fn refused(reason: Reason) -> Response {
+    cvmm_log_limit::warn!(code = %reason.code, "what the guest sent to its gate channel is refused");
+    thread::sleep(PENALTY);
+    denied(reason)
+}
+
+/// It is not signed, as nothing is that the host says.
+fn denied(reason: Reason) -> Response {
+    Response::Denied(Denied { reasons: vec![reason] })
 }
 
 #[cfg(test)]
@@ -142,14 +198,19 @@ mod pki;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
-
     use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
     use std::sync::Arc;
+
+    use cvmm_gate_client::protocol::run::Noted;
+    use cvmm_gate_client::protocol::{Challenge, Opened, Ticket};
 
     use super::pki::{Names, issue};
     use super::*;
     use crate::config::GateEndpoint;
+
+    const ATTEST: &str = r#"{"type":"attest","protocol":1,"vm_id":"vm"}"#;
+    const EVIDENCE: &str = r#"{"type":"guest-evidence","session":"s","report":"AA=="}"#;
 
     fn write_frame(to: &mut impl Write, frame: &[u8]) -> io::Result<()> {
         to.write_all(&[&(frame.len() as u32).to_le_bytes(), frame].concat())
@@ -160,46 +221,98 @@ mod tests {
         from_vmm: io::PipeReader,
     }
 
+    fn guest() -> GuestChannel {
+        GuestChannel { protocol: PROTOCOL, policy: "p".into(), vm_id: "vm".into(), launch: "l".into() }
+    }
+
     fn channel(endpoint: impl Into<Endpoint>, timeout: Duration) -> Guest {
         let (from_guest, to_vmm) = io::pipe().unwrap();
         let (from_vmm, to_guest) = io::pipe().unwrap();
         let to_guest = File::from(OwnedFd::from(to_guest));
-        Channel { endpoint: endpoint.into(), timeout, from_guest, to_guest }.spawn().unwrap();
+        Channel { endpoint: endpoint.into(), timeout, guest: guest(), from_guest, to_guest }.spawn().unwrap();
         Guest { to_vmm, from_vmm }
     }
 
     impl Guest {
-        fn ask(&mut self, frame: &[u8]) -> String {
-            write_frame(&mut self.to_vmm, frame).unwrap();
-            String::from_utf8(read_frame(&mut self.from_vmm).unwrap().unwrap()).unwrap()
+        fn ask(&mut self, frame: &str) -> Response {
+            write_frame(&mut self.to_vmm, frame.as_bytes()).unwrap();
+            serde_json::from_slice(&read_frame(&mut self.from_vmm).unwrap().unwrap()).unwrap()
         }
-    }
 
-    /// A gate of two sessions: of two questions, then of one.
-    fn serve<S: Read + Write>(mut accept: impl FnMut() -> S) {
-        for questions in [2, 1] {
-            let mut stream = accept();
-            for number in 0..questions {
-                let frame = read_frame(&mut stream).unwrap().unwrap();
-                let answer = format!("{number}:{}", String::from_utf8(frame).unwrap());
-                write_frame(&mut stream, answer.as_bytes()).unwrap();
-                stream.flush().unwrap();
+        fn code(&mut self, frame: &str) -> String {
+            match self.ask(frame) {
+                Response::Denied(denied) => denied.reasons[0].code.to_string(),
+                other => panic!("not a denial: {other:?}"),
             }
         }
     }
 
-    #[test]
-    fn frames_of_a_session_go_over_one_connection() {
+    fn opened() -> Response {
+        Response::Opened(Opened {})
+    }
+
+    fn challenge() -> Response {
+        let (session, nonce) = ("s".into(), "n".into());
+        Response::Challenge(Challenge { session, nonce, deadline_ms: 1000 })
+    }
+
+    fn ticket(stage: Option<&str>) -> Response {
+        Response::Ticket(Ticket { jwt: "j".into(), stage: stage.map(str::to_owned) })
+    }
+
+    /// A gate that gives these answers, a list for each connection; what it was asked.
+    fn serve<S: Read + Write>(mut accept: impl FnMut() -> S, sessions: &[Vec<Response>]) -> Vec<Request> {
+        let mut asked = Vec::new();
+        for answers in sessions {
+            let mut stream = accept();
+            for answer in answers {
+                let Ok(Some(frame)) = read_frame(&mut stream) else { break };
+                asked.push(serde_json::from_slice(&frame).unwrap());
+                write_frame(&mut stream, &serde_json::to_vec(answer).unwrap()).unwrap();
+                stream.flush().unwrap();
+            }
+        }
+        asked
+    }
+
+    fn names(asked: &[Request]) -> Vec<&'static str> {
+        assert!(asked.iter().all(|request| match request {
+            Request::GuestChannel(open) => *open == guest(),
+            other => other.is_of_guest(),
+        }));
+        asked.iter().map(Request::name).collect()
+    }
+
+    /// A guest, and a gate with these answers on a Unix socket.
+    fn pair(sessions: Vec<Vec<Response>>) -> (Guest, thread::JoinHandle<Vec<Request>>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("gate");
         let listener = UnixListener::bind(&socket).unwrap();
-        let gate = thread::spawn(move || serve(|| listener.accept().unwrap().0));
-        sessions(channel(socket, Duration::from_secs(5)));
-        gate.join().unwrap();
+        let gate = thread::spawn(move || serve(|| listener.accept().unwrap().0, &sessions));
+        (channel(socket, Duration::from_secs(5)), gate, folder)
+    }
+
+    fn two_sessions() -> Vec<Vec<Response>> {
+        vec![vec![opened(), challenge(), ticket(None)], vec![opened(), challenge()]]
+    }
+
+    fn ask_twice(mut guest: Guest) {
+        assert_eq!(guest.ask(ATTEST), challenge());
+        assert_eq!(guest.ask(EVIDENCE), ticket(None));
+        assert_eq!(guest.ask(ATTEST), challenge());
+    }
+
+    const TWICE: [&str; 5] = ["guest-channel", "attest", "guest-evidence", "guest-channel", "attest"];
+
+    #[test]
+    fn each_session_of_a_guest_is_a_connection_that_says_who_speaks() {
+        let (guest, gate, _folder) = pair(two_sessions());
+        ask_twice(guest);
+        assert_eq!(names(&gate.join().unwrap()), TWICE);
     }
 
     #[test]
-    fn and_so_they_do_over_tls() {
+    fn and_so_it_is_over_tls() {
         let folder = tempfile::tempdir().unwrap();
         let authority = issue("authority", &Names::Authority, None, (2024, 2049));
         let (ca, _) = authority.write(folder.path(), "ca");
@@ -224,36 +337,96 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let gate = thread::spawn(move || {
-            serve(|| {
+            let accept = || {
                 let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
                 rustls::StreamOwned::new(connection, listener.accept().unwrap().0)
-            });
+            };
+            serve(accept, &two_sessions())
         });
         let settings =
             GateEndpoint::Tls { host: "localhost".into(), port, ca, client_certificate, client_key };
-        sessions(channel(crate::gate::endpoint(&settings).unwrap(), Duration::from_secs(5)));
-        gate.join().unwrap();
+        ask_twice(channel(crate::gate::endpoint(&settings).unwrap(), Duration::from_secs(5)));
+        assert_eq!(names(&gate.join().unwrap()), TWICE);
     }
 
-    fn sessions(mut guest: Guest) {
-        assert_eq!(guest.ask(b"attest"), "0:attest");
-        assert_eq!(guest.ask(b"evidence"), "1:evidence");
-        // The gate has to close first; a question into a closing session is refused, not answered wrongly.
-        thread::sleep(Duration::from_millis(50));
-        assert_eq!(guest.ask(b"again"), "0:again");
+    #[test]
+    fn what_is_not_a_guests_never_gets_to_the_gate() {
+        let (mut guest, gate, _folder) = pair(vec![vec![opened(), challenge(), ticket(None)]]);
+        let other = ATTEST.replace("\"vm\"", "\"victim\"");
+        let prepare = r#"{"type":"prepare","protocol":1,"policy":"p","manifest":"{}","digest":"00"}"#;
+        let open = serde_json::to_string(&Request::GuestChannel(guest_of("victim"))).unwrap();
+        let identify = r#"{"type":"identify","session":"s","epoch":1,"ek_rsa":"","ek_ecc":"","ak":""}"#;
+        for (frame, code) in [
+            (prepare, "gate.role"),
+            (identify, "gate.role"),
+            (r#"{"type":"end","counter":18446744073709551615}"#, "gate.role"),
+            (r#"{"type":"resume","protocol":1,"vm_id":"vm","epoch":1,"proof":""}"#, "gate.role"),
+            (
+                r#"{"type":"admit","protocol":1,"policy":"p","manifest":"{}","digest":"","nonce":""}"#,
+                "gate.role",
+            ),
+            (
+                r#"{"type":"evidence","session":"s","digest":"","host_data":"","platform_status":""}"#,
+                "gate.role",
+            ),
+            (&open, "gate.role"),
+            (&other, "gate.channel"),
+            (EVIDENCE, "gate.order"),
+            (r#"{"type":"attest","protocol":1,"vm_id":"vm","more":1}"#, "gate.message"),
+            ("nonsense", "gate.message"),
+            ("", "gate.message"),
+        ] {
+            assert_eq!(guest.code(frame), code, "{frame}");
+        }
+        // With a challenge open as well.
+        assert_eq!(guest.ask(ATTEST), challenge());
+        assert_eq!(guest.code(prepare), "gate.role");
+        assert_eq!(guest.ask(EVIDENCE), ticket(None));
+        assert_eq!(names(&gate.join().unwrap()), ["guest-channel", "attest", "guest-evidence"]);
+    }
+
+    fn guest_of(vm_id: &str) -> GuestChannel {
+        GuestChannel { vm_id: vm_id.into(), ..guest() }
+    }
+
+    #[test]
+    fn what_is_not_for_a_guest_never_gets_to_it() {
+        for answer in [Response::Noted(Noted {}), opened(), ticket(Some("of a first stage"))] {
+            let (mut guest, gate, _folder) = pair(vec![vec![opened(), answer]]);
+            assert_eq!(guest.code(ATTEST), "gate.unreachable");
+            gate.join().unwrap();
+        }
+        let reason = Reason::new("gate.channel", "launched again");
+        let (mut guest, gate, _folder) = pair(vec![vec![denied(reason)]]);
+        assert_eq!(guest.code(ATTEST), "gate.channel");
+        assert_eq!(names(&gate.join().unwrap()), ["guest-channel"]);
+    }
+
+    #[test]
+    fn a_guest_that_asks_in_a_loop_costs_the_gate_little() {
+        let sessions = (0..=GUEST_BURST + GUEST_A_SECOND).map(|_| vec![opened(), challenge()]).collect();
+        let (mut guest, _gate, _folder) = pair(sessions);
+        let began = Instant::now();
+        let answers: Vec<_> = (0..2 * GUEST_BURST).map(|_| guest.ask(ATTEST)).collect();
+        let asked = answers.iter().filter(|answer| matches!(answer, Response::Challenge(_))).count();
+        let seconds = began.elapsed().as_secs() as usize + 1;
+        assert!((GUEST_BURST as usize..=GUEST_BURST as usize + seconds).contains(&asked), "{asked}");
+        assert!(answers.iter().any(|answer| *answer != challenge()));
+        // What is refused here is refused slowly.
+        assert!(began.elapsed() >= PENALTY * (2 * GUEST_BURST - asked as u32));
     }
 
     #[test]
     fn a_gate_that_is_absent_or_silent_is_told_of() {
         let folder = tempfile::tempdir().unwrap();
         let mut guest = channel(folder.path().join("none"), Duration::from_millis(100));
-        assert!(guest.ask(b"x").contains("gate.unreachable"));
+        assert_eq!(guest.code(ATTEST), "gate.unreachable");
 
         let socket = folder.path().join("silent");
         let listener = UnixListener::bind(&socket).unwrap();
         let mut guest = channel(socket, Duration::from_millis(100));
         let began = Instant::now();
-        assert!(guest.ask(b"x").contains("gate.unreachable"));
+        assert_eq!(guest.code(ATTEST), "gate.unreachable");
         assert!(began.elapsed() < Duration::from_secs(5), "the timeout was not kept");
         drop(listener);
     }

@@ -247,6 +247,11 @@ impl Approval {
         &self.identity
     }
 
+    /// The gate's name for this launch.
+    pub fn session(&self) -> &str {
+        self.approved.session()
+    }
+
     /// HOST_DATA to launch with.
     pub fn host_data(&self) -> &[u8; 32] {
         self.approved.host_data()

@@ -122,6 +122,8 @@ pub struct Parts<'a> {
     pub milestones: &'a Arc<Milestones>,
     /// The TPM, if there is one.
     pub tpm: Option<&'a GuestTpm>,
+    /// The gate's name for this launch, if a gate has approved of it.
+    pub gate_launch: Option<&'a str>,
 }
 
 /// The devices, ready to answer.
@@ -140,8 +142,19 @@ fn shared<T: BusDevice + 'static>(device: T) -> Arc<Mutex<dyn BusDevice>> {
 
 /// Builds all devices.
 pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
-    let Parts { config, inputs, memory, vm, routes, control, console, physical_bits, milestones, tpm } =
-        parts;
+    let Parts {
+        config,
+        inputs,
+        memory,
+        vm,
+        routes,
+        control,
+        console,
+        physical_bits,
+        milestones,
+        tpm,
+        gate_launch,
+    } = parts;
     let host = |what| move |source| DeviceError::Host { what, source };
     let boots_from_disk = config.boot == Boot::Disk;
     let power: Arc<dyn PowerSink> = Arc::clone(control) as _;
@@ -205,8 +218,8 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     if config.rng {
         functions.push(("rng".to_owned(), Box::new(Rng::new())));
     }
-    if let Some(gate) = config.gate.as_ref().filter(|gate| gate.channel) {
-        let (writer, reader) = channel::connect(gate).map_err(host("the line to the gate"))?;
+    if let Some((gate, launch)) = config.gate.as_ref().filter(|gate| gate.channel).zip(gate_launch) {
+        let (writer, reader) = channel::connect(gate, launch).map_err(host("the line to the gate"))?;
         let output = ConsoleOut::new("gate-out", Box::new(writer)).map_err(host("the gate's thread"))?;
         functions.push(("gate".to_owned(), Box::new(Console::new(Box::new(output), Some(reader)))));
     }

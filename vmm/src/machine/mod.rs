@@ -232,6 +232,10 @@ impl Machine {
             physical_bits: cpuid.physical_bits(),
             milestones,
             tpm: tpm.as_ref(),
+            gate_launch: match admission {
+                Admission::Gate(approval) => Some(approval.session()),
+                Admission::NotIsolated | Admission::WithoutGate | Admission::Shown(_) => None,
+            },
         })?;
         if let Some(private) = &private {
             built.mailbox.hunt(private, &inputs.firmware);

@@ -137,6 +137,7 @@ impl Policy {
             CrlRule::IfPresent => format!("revocation list: heeded if there is one{age}"),
         });
         self.vtpm.explain(&mut say);
+        self.release.explain(&mut say);
         if let Some(rego) = &self.rego {
             say(format!("Rego: {}, SHA-384 {}, has nothing against it either", rego.file, rego.sha384));
         }

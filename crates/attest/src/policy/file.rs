@@ -40,6 +40,8 @@ pub(super) struct File {
     pub(super) ticket: Ticket,
     #[serde(default, skip_serializing_if = "Vtpm::is_default")]
     pub(super) vtpm: Vtpm,
+    #[serde(default, skip_serializing_if = "Release::is_default")]
+    pub(super) release: Release,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rego: Option<Rego>,
 }
@@ -171,6 +173,23 @@ pub(super) struct Vtpm {
 impl Vtpm {
     fn is_default(&self) -> bool {
         self.quote == Shown::IfPresent && self.event_log == Shown::IfPresent && self.pcr.is_empty()
+    }
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Release {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) secrets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) resources: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) hand_over: Vec<String>,
+}
+
+impl Release {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

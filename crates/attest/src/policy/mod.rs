@@ -11,6 +11,7 @@
 mod explain;
 mod file;
 mod judge;
+pub mod release;
 #[cfg(test)]
 mod tests;
 mod vtpm;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use judge::{CODES, Expected, LaunchFacts, PlatformFacts};
+pub use release::Release;
 pub use vtpm::{Shown, VtpmRules};
 
 use crate::claims::{FirmwareVersion, Product, SigningKey};
@@ -246,6 +248,7 @@ pub struct Policy {
     pub launch_time: u32,
     pub rego: Option<Rego>,
     pub vtpm: VtpmRules,
+    pub release: Release,
     pub unsafe_allow_debug: bool,
     pub unsafe_allow_migration_agent: bool,
     pub unsafe_any_measurement: bool,
@@ -295,6 +298,7 @@ impl Policy {
             ticket,
             rego,
             vtpm,
+            release,
             unsafe_allow_debug,
             unsafe_allow_migration_agent,
             unsafe_any_measurement,
@@ -422,6 +426,7 @@ impl Policy {
         if refuse_unknown_bits {
             must_not |= PlatformBit::unknown();
         }
+        let release = Release::parse(release, &id)?;
         Ok(Self {
             id,
             version,
@@ -476,6 +481,7 @@ impl Policy {
             launch_time: limited("ticket.launch_s", ticket.launch_s, 120, 3600)?,
             rego: rego.transpose()?,
             vtpm: VtpmRules::parse(vtpm)?,
+            release,
             unsafe_allow_debug,
             unsafe_allow_migration_agent,
             unsafe_any_measurement,

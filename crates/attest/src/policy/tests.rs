@@ -386,6 +386,7 @@ fn what_is_written_is_read_as_the_same_policy() {
          [platform.min_tcb.milan]\nbootloader = 1\ntee = 2\nsnp = 3\nmicrocode = 4\n[platform.min_tcb.turin]\nfmc = 9\nbootloader = 1\ntee = 2\nsnp = 3\nmicrocode = 4\n\
          [platform.min_launch_tcb.milan]\nbootloader = 1\ntee = 2\nsnp = 3\nmicrocode = 5\n\
          [vtpm]\nquote = \"require\"\nevent_log = \"require\"\n[vtpm.pcr.sha384]\n4 = [\"{d}\", \"{d}\"]\n11 = [\"{d}\"]\n[vtpm.pcr.sha256]\n4 = [\"{h}\"]\n\
+         [release]\nsecrets = [\"736869E5-84f0-4973-92ec-06879ce3da0b\"]\nresources = [\"db\"]\nhand_over = [\"q\"]\n\
          [ticket]\nlifetime_s = 3\nlaunch_s = 4\n[rego]\nfile = \"x.rego\"\nsha384 = \"{d}\"\n",
         d = "ab".repeat(48),
         h = "cd".repeat(32),
@@ -413,6 +414,9 @@ fn what_is_written_is_read_as_the_same_policy() {
         "event log: required",
         "PCR 11 of sha384: one of abab",
         "PCR 4 of sha256: one of cdcd",
+        "gives secrets: 736869e5-84f0-4973-92ec-06879ce3da0b",
+        "gives resources of repositories: db",
+        "hands its VMs with persistent state over to: q",
     ] {
         assert!(said.contains(words), "no {words:?} in {said}");
     }
@@ -510,4 +514,32 @@ fn codes_are_unique() {
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), count);
+}
+
+#[test]
+fn a_policy_gives_what_it_lists() {
+    const GUID: &str = "736869e5-84f0-4973-92ec-06879ce3da0b";
+    let release = |lines: &str| Policy::parse(&format!("{}[release]\n{lines}\n", base()));
+    let given = release(&format!("secrets = [\"{GUID}\"]\nresources = [\"db\"]\nhand_over = [\"q\"]"))
+        .unwrap()
+        .release;
+    assert!(given.gives_secret(GUID) && given.gives_secret(&GUID.to_uppercase()));
+    assert!(!given.gives_secret("736869e5-84f0-4973-92ec-06879ce3da0c"));
+    assert!(given.gives_resources("db") && !given.gives_resources("d"));
+    assert!(given.hands_over("q") && !given.hands_over("p"));
+    let nothing = Policy::parse(&base()).unwrap().release;
+    assert!(!nothing.gives_secret(GUID) && !nothing.gives_resources("db") && !nothing.hands_over("q"));
+    for bad in [
+        "secrets = [\"*\"]",
+        "secrets = [\"736869e5-84f0-4973-92ec-06879ce3da0\"]",
+        "secrets = [\"736869e5-84f0-4973-92ec-06879ce3da+b\"]",
+        "resources = [\"..\"]",
+        "hand_over = [\"\"]",
+        "hand_over = [\"p\"]",
+        "other = []",
+    ] {
+        assert!(release(bad).is_err(), "{bad}");
+    }
+    let many = (0..65).map(|n| format!("\"q{n}\"")).collect::<Vec<_>>().join(",");
+    assert!(release(&format!("hand_over = [{many}]")).is_err());
 }

@@ -59,6 +59,7 @@ impl Policy {
             launch_time,
             rego,
             vtpm,
+            release,
             unsafe_allow_debug,
             unsafe_allow_migration_agent,
             unsafe_any_measurement,
@@ -119,6 +120,7 @@ impl Policy {
             },
             ticket: Ticket { lifetime_s: Some(*lifetime), launch_s: Some(*launch_time) },
             vtpm: vtpm.to_file(),
+            release: release.to_file(),
             rego: rego.as_ref().map(|rego| Rego { file: rego.file.clone(), sha384: rego.sha384.to_string() }),
         };
         toml::to_string(&file).map_err(|error| PolicyError::Syntax(error.to_string()))

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A guest that runs and wants to be judged.
+//!
+//! The VMM names the guest's VM and launch when it opens the channel; the guest itself can choose neither. A channel of a launch that is
+//! not the VM's latest is worth nothing.
 
+use std::collections::HashMap;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -8,13 +13,30 @@ use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::policy::{EvidenceClass, Expected};
 use cvmm_attest::reason::Reason;
 use cvmm_gate_client::binding::{self, Purpose};
-use cvmm_gate_client::protocol::{Attest, Challenge, GuestEvidence, NONCE_LEN, Response};
+use cvmm_gate_client::protocol::{
+    Attest, Challenge, GuestChannel, GuestEvidence, NONCE_LEN, Opened, Response,
+};
+use cvmm_gate_client::rate::Rate;
 
 use super::quote::Shown;
 use super::{
-    Decision, Engine, Session, Subject, ask_of_guest, decode, in_time, known_protocol, none_or, of_guest,
-    one, random, same, session_id, unhex,
+    Decision, Engine, Session, State, Subject, ask_of_guest, decode, in_time, known_protocol, none_or,
+    of_guest, one, random, same, session_id, unhex,
 };
+use crate::admitted::Admission;
+
+/// Rates that are kept before those that a new one would equal are forgotten.
+const MAX_RATES: usize = 1024;
+/// Sessions at once, in seconds' worth of them.
+const BURST: u32 = 10;
+
+/// A guest that may speak.
+#[derive(Debug)]
+pub struct Channel {
+    policy: String,
+    pub(super) vm_id: String,
+    launch: String,
+}
 
 /// A guest with a challenge.
 #[derive(Debug)]
@@ -22,15 +44,76 @@ pub struct Guest {
     pub(super) id: String,
     nonce: [u8; NONCE_LEN],
     pub(super) until: Instant,
-    pub(super) vm_id: String,
+    pub(super) channel: Channel,
+}
+
+/// How often each guest asks: by policy and VM, of those that are admitted.
+#[derive(Debug, Default)]
+pub(super) struct Channels(HashMap<(String, String), Rate>);
+
+impl Channels {
+    fn take(&mut self, policy: &str, vm_id: &str, per_s: u32, now: Instant) -> bool {
+        if self.0.len() >= MAX_RATES {
+            self.0.retain(|_, rate| !rate.is_full(now));
+        }
+        // cvmm has a limit of its own, below the default of this one: this is for a VMM that has none.
+        let rate = || Rate::new(per_s.saturating_mul(BURST), per_s, now);
+        self.0.entry((policy.to_owned(), vm_id.to_owned())).or_insert_with(rate).take(now)
+    }
 }
 
 impl Engine {
-    pub(super) fn attest(&self, session: &mut Session, attest: &Attest) -> Decision {
+    pub(super) fn open_channel(&self, session: &mut Session, open: &GuestChannel) -> Decision {
+        let GuestChannel { protocol, policy, vm_id, launch } = open;
+        let admitted = || {
+            known_protocol(*protocol)?;
+            session.client.may_ask(policy, vm_id).map_err(|reason| vec![reason])?;
+            self.launched(policy, vm_id, launch)?;
+            let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+            if channels.take(policy, vm_id, self.config.limits.guest_sessions_per_s, Instant::now()) {
+                Ok(())
+            } else {
+                Err(one(
+                    "gate.rate",
+                    format!("the guest of VM {vm_id} asks too often; try again in a second"),
+                ))
+            }
+        };
+        let result = admitted().map(|()| {
+            let (policy, vm_id, launch) = (policy.clone(), vm_id.clone(), launch.clone());
+            session.state = State::Channel(Box::new(Channel { policy, vm_id, launch }));
+            Response::Opened(Opened {})
+        });
+        Decision { vm_id: vm_id.chars().take(64).collect(), session: String::new(), result }
+    }
+
+    /// The VM's admission, if it is still that of this launch.
+    fn launched(&self, policy: &str, vm_id: &str, launch: &str) -> Result<Admission, Vec<Reason>> {
+        let admission = self.admitted.get(policy, vm_id).map_err(|reason| vec![reason])?;
+        if admission.session == launch {
+            return Ok(admission);
+        }
+        Err(one(
+            "gate.channel",
+            format!(
+                "VM {vm_id} was launched again since, or never in this session: only its latest launch is heard"
+            ),
+        ))
+    }
+
+    pub(super) fn attest(&self, session: &mut Session, channel: Channel, attest: &Attest) -> Decision {
         let Attest { protocol, vm_id } = attest;
+        let name = channel.vm_id.clone();
         let challenge = || {
             known_protocol(*protocol)?;
-            self.admitted.get(vm_id).map_err(|reason| vec![reason])?;
+            if *vm_id != channel.vm_id {
+                let vm_id: String = vm_id.chars().take(64).collect();
+                return Err(one(
+                    "gate.channel",
+                    format!("this channel is for the guest of VM {}, not of {vm_id:?}", channel.vm_id),
+                ));
+            }
+            self.launched(&channel.policy, &channel.vm_id, &channel.launch)?;
             Ok((session_id()?, random()?))
         };
         let (id, result) = match challenge() {
@@ -38,8 +121,7 @@ impl Engine {
             Ok((id, nonce)) => {
                 let time = Duration::from_secs(self.config.limits.guest_s);
                 let until = Instant::now() + time;
-                *session =
-                    Session::Guest(Box::new(Guest { id: id.clone(), nonce, until, vm_id: vm_id.clone() }));
+                session.state = State::Guest(Box::new(Guest { id: id.clone(), nonce, until, channel }));
                 let challenge = Challenge {
                     session: id.clone(),
                     nonce: STANDARD.encode(nonce),
@@ -48,7 +130,7 @@ impl Engine {
                 (id, Ok(Response::Challenge(challenge)))
             }
         };
-        Decision { vm_id: vm_id.chars().take(64).collect(), session: id, result }
+        Decision { vm_id: name, session: id, result }
     }
 
     pub(super) fn guest_evidence(
@@ -60,8 +142,9 @@ impl Engine {
         in_time(guest.until)?;
         let GuestEvidence { session, report, certificates, key, quote } = evidence;
         same("session", session, &guest.id)?;
+        let Channel { policy, vm_id, launch } = &guest.channel;
         // What was admitted, and by which policy, as it is now.
-        let admission = self.admitted.get(&guest.vm_id).map_err(|reason| vec![reason])?;
+        let admission = self.launched(policy, vm_id, launch)?;
         let policy = self.policy(&admission.policy.id)?;
         none_or(policy.policy.judge_time(now))?;
         let key = key.as_deref().map(|key| decode("key", key)).transpose()?.unwrap_or_default();
@@ -71,8 +154,8 @@ impl Engine {
         let quote = quote.as_ref().map(|quote| Shown::new(quote, admission.tpm.as_ref())).transpose()?;
         // A report is of a guest that shows a quote, and of which, or of one that shows none.
         let report_data = match &quote {
-            Some(quote) => quote.report_data(&guest.nonce, &guest.vm_id, &key),
-            None => binding::report_data(Purpose::Attest, &guest.nonce, &guest.vm_id, &key),
+            Some(quote) => quote.report_data(&guest.nonce, vm_id, &key),
+            None => binding::report_data(Purpose::Attest, &guest.nonce, vm_id, &key),
         };
         let host_data = unhex(&admission.host_data).ok_or_else(state)?;
         let expected = Expected {
@@ -88,7 +171,7 @@ impl Engine {
         self.ticket(Subject {
             stage: None,
             purpose: "attest",
-            vm_id: &guest.vm_id,
+            vm_id,
             session: &guest.id,
             nonce: &guest.nonce,
             vmm_nonce: "",

@@ -19,10 +19,11 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 use super::{
-    Decision, Engine, Session, Subject, decode, in_time, known_protocol, none_or, one, platform, random,
-    same, session_id,
+    Decision, Engine, Session, State, Subject, decode, in_time, known_protocol, none_or, one, platform,
+    random, same, session_id,
 };
 use crate::admitted::{Admission, AdmittedTpm};
+use crate::clients::Client;
 use crate::policies::{InForce, sha384};
 use crate::rego::input::{Known, Stage};
 
@@ -55,9 +56,11 @@ impl Engine {
         decision
     }
 
-    /// What policy `policy` says of a launch by the manifest `text`, for which the VMM claims a digest.
+    /// What policy `policy` says of a launch by the manifest `text`, for which the VMM claims a digest; nothing, to a client that may
+    /// not ask about this VM.
     pub(super) fn judge_launch(
         &self,
+        client: &Client,
         policy: &str,
         text: &str,
         claimed: &str,
@@ -73,7 +76,9 @@ impl Engine {
             return Err(one("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"));
         }
         vm_id.clone_from(&manifest.vm_id);
+        client.may_ask(policy, vm_id).map_err(|reason| vec![reason])?;
         let policy = self.policy(policy)?;
+        self.name_is_free(&policy, vm_id)?;
         none_or(policy.policy.judge_time(now))?;
         let digest = self.artifacts.digest(&manifest.launch).map_err(|reason| vec![reason])?;
         if claimed.parse() != Ok(digest) {
@@ -121,8 +126,9 @@ impl Engine {
         if decode("nonce", vmm_nonce)?.len() != NONCE_LEN {
             return Err(one("evidence.format", "the VMM's nonce has another length"));
         }
-        let Judged { manifest, policy, digest } = self.judge_launch(policy, text, claimed, now, vm_id)?;
-        let tpm = self.tpm_of(&manifest)?;
+        let Judged { manifest, policy, digest } =
+            self.judge_launch(&session.client, policy, text, claimed, now, vm_id)?;
+        let tpm = self.tpm_of(&policy.id.id, &manifest)?;
         let nonce = random()?;
         *id = session_id()?;
         let mut block = IdBlock::new(digest, GuestPolicy(manifest.launch.policy));
@@ -142,7 +148,7 @@ impl Engine {
             id_auth: STANDARD.encode(identity.auth().as_bytes()),
             host_data: hex::encode(host_data),
         };
-        *session = Session::Launch(Box::new(Launch {
+        session.state = State::Launch(Box::new(Launch {
             id: id.clone(),
             nonce,
             vmm_nonce: vmm_nonce.clone(),
@@ -204,7 +210,10 @@ impl Engine {
             // Of the guest's first stage, or of the host.
             report: stage.as_ref().map(|stage| &stage.claims).or(shown.as_ref()),
         }))?;
-        let epoch = self.admitted.epoch(&launch.manifest.vm_id).map_err(|reason| vec![reason])?;
+        let epoch = self
+            .admitted
+            .epoch(&launch.policy.id.id, &launch.manifest.vm_id)
+            .map_err(|reason| vec![reason])?;
         let admission = Admission {
             epoch: epoch.saturating_add(1),
             session: launch.id.clone(),

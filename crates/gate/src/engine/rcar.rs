@@ -3,16 +3,17 @@
 //!
 //! What is different is who is judged by what. A guest that speaks RCAR does not say which VM it is, so the configuration says which
 //! policy judges, and HOST_DATA says which VM it is, when only those that this gate has admitted may ask. A resource needs more: its
-//! repository has to be released by name, and both policies are asked again when it is.
+//! repository has to be released by name, by a policy that lists it and that has admitted the guest, and both policies are asked again
+//! when it is. A report does not show all that a policy judges before a launch, so another policy's admission does not count for it.
 
 use std::sync::Mutex;
 use std::time::Duration;
 
+use cvmm_gate_client::rate::Rate;
 use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::metrics::Answered;
-use crate::rcar::Rate;
 use crate::rcar::config::{Config as RcarConfig, Guests};
 use crate::rcar::evidence::Evidence as SnpEvidence;
 use crate::rcar::jwe::Recipient;
@@ -35,7 +36,7 @@ impl Rcar {
         Ok(Self {
             key: TokenKey::load(&keys.join(KEY))?,
             sessions: Mutex::new(Sessions::new(config.sessions)),
-            rate: Mutex::new(Rate::new(config.requests_per_s, Instant::now())),
+            rate: Mutex::new(Rate::new(config.requests_per_s, config.requests_per_s, Instant::now())),
             config: config.clone(),
         })
     }
@@ -67,6 +68,13 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// The session, and for how many seconds.
     pub session: Option<(String, u64)>,
+}
+
+/// A VM that this gate has admitted.
+struct AdmittedVm {
+    vm_id: String,
+    /// The policy.
+    by: String,
 }
 
 /// A no.
@@ -140,10 +148,19 @@ impl Engine {
     pub(super) fn check_rcar(&self) -> Result<(), EngineError> {
         let Some(Rcar { config, .. }) = &self.rcar else { return Ok(()) };
         let policies = self.policies.read().unwrap_or_else(PoisonError::into_inner);
-        match config.release.values().chain([&config.policy]).find(|name| !policies.contains_key(*name)) {
-            Some(name) => Err(EngineError::RcarPolicy(name.clone())),
-            None => Ok(()),
+        if !policies.contains_key(&config.policy) {
+            return Err(EngineError::RcarPolicy(config.policy.clone()));
         }
+        for (repository, name) in &config.release {
+            let policy = policies.get(name).ok_or_else(|| EngineError::RcarPolicy(name.clone()))?;
+            if !policy.policy.release.gives_resources(repository) {
+                return Err(EngineError::RcarRelease {
+                    policy: name.clone(),
+                    repository: repository.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Answers a call that came from `peer`.
@@ -255,8 +272,14 @@ impl Engine {
         let kind = hint(&evidence.report).map_err(|refusal| vec![refusal.reason()])?.signing_key;
         let claims = self.verified(&evidence.report, evidence.vek(kind), &policy, now)?;
         let report_data = attestation.report_data(hash);
-        let (policy, vm_id) =
-            self.rcar_stands(&rcar.config, &rcar.config.policy, &claims, &report_data, now)?;
+        let (policy, vm) = self.rcar_stands(&rcar.config, &rcar.config.policy, &claims, &report_data, now)?;
+        let named = || rcar.config.release.values().chain([&rcar.config.policy]);
+        if let Some(AdmittedVm { by, .. }) = vm.as_ref().filter(|vm| !named().any(|name| *name == vm.by)) {
+            let message =
+                format!("the guest was admitted by policy {by}, which [rcar] of gate.toml does not name");
+            return Err(one("rcar.policy", message).into());
+        }
+        let vm_id = vm.map(|vm| vm.vm_id);
         let lifetime = policy.policy.lifetime;
         let expires = now + i64::from(lifetime);
         let jti = session_id()?;
@@ -307,15 +330,26 @@ impl Engine {
             return Err(no(FORBIDDEN, one("rcar.release", message)));
         };
         // As things are now: a policy may be another, and the VM may have been started again.
-        let mut vm_id = None;
-        let mut judged = Vec::new();
-        for policy in [&rcar.config.policy, second] {
-            let (policy, vm) = self
-                .rcar_stands(&rcar.config, policy, &claims, &report_data, now)
-                .map_err(|reasons| no(FORBIDDEN, reasons))?;
-            judged.push(policy.id.clone());
-            vm_id = vm;
+        let stands = |policy: &str| {
+            self.rcar_stands(&rcar.config, policy, &claims, &report_data, now)
+                .map_err(|reasons| no(FORBIDDEN, reasons))
+        };
+        let (first, _) = stands(&rcar.config.policy)?;
+        let (gives, vm) = stands(second)?;
+        if !gives.policy.release.gives_resources(&name.repository) {
+            let message =
+                format!("repository {} is not in release.resources of policy {second}", name.repository);
+            return Err(no(FORBIDDEN, one("rcar.release", message)));
         }
+        if let Some(AdmittedVm { by, .. }) = vm.as_ref().filter(|vm| vm.by != *second) {
+            let message = format!(
+                "the guest was admitted by policy {by}; repository {} is policy {second}'s",
+                name.repository
+            );
+            return Err(no(FORBIDDEN, one("rcar.policy", message)));
+        }
+        let vm_id = vm.map(|vm| vm.vm_id);
+        let judged = [&first.id, &gives.id];
         let content = resource::read(folder, &name).map_err(|error| match error {
             ResourceError::None => none(),
             error => no(BROKEN, one("rcar.unreadable", error.to_string())),
@@ -326,7 +360,7 @@ impl Engine {
         Ok(Yes { answered: Answered::Released, vm_id, session: id.to_owned(), about, reply })
     }
 
-    /// Whether a guest with these claims meets the policy of this name now, and which VM it is.
+    /// Whether a guest with these claims meets the policy of this name now; which VM it is, and which policy has admitted it.
     fn rcar_stands(
         &self,
         config: &RcarConfig,
@@ -334,12 +368,12 @@ impl Engine {
         claims: &Claims,
         report_data: &[u8; 64],
         now: i64,
-    ) -> Result<(Arc<InForce>, Option<String>), Vec<Reason>> {
+    ) -> Result<(Arc<InForce>, Option<AdmittedVm>), Vec<Reason>> {
         let policy = self.policy(policy)?;
         none_or(policy.policy.judge_time(now))?;
         let mut expected =
             Expected { report_data: Some(report_data), host_data: None, measurement: None, id_key: None };
-        let mut vm_id = None;
+        let mut admitted = None;
         if config.guests == Guests::Admitted {
             let (vm, admission) =
                 self.admitted.find(&hex::encode(claims.host_data)).map_err(|reason| vec![reason])?;
@@ -347,14 +381,14 @@ impl Engine {
             expected.measurement =
                 Some(digest.map_err(|_| one("gate.state", "the record of this VM's admission is damaged"))?);
             expected.id_key = Some(self.id_key);
-            vm_id = Some(vm);
+            admitted = Some(AdmittedVm { vm_id: vm, by: admission.policy.id });
         }
         let mut reasons = of_guest(&policy, claims, &expected, now);
         // The protocol has no place for one.
         reasons.extend(policy.policy.judge_quote(None));
         none_or(reasons)?;
         ask_of_guest(&policy, claims, now)?;
-        Ok((policy, vm_id))
+        Ok((policy, admitted))
     }
 }
 

@@ -25,14 +25,18 @@ use cvmm_gate_client::protocol::run::{
 use cvmm_tpm::credential::{self, make_credential};
 use cvmm_tpm::public::{Key, Public};
 use cvmm_tpm::template;
+use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Decision, Engine, Session, decode, in_time, known_protocol, one, same, session_id};
+use super::{
+    Decision, Engine, Session, State, UNWRITTEN, decode, in_time, known_protocol, one, same, session_id,
+};
 use crate::admitted::AdmittedTpm;
 use crate::config::Config;
+use crate::policies::InForce;
 use crate::tpm_ca::{CaError, PublicKey, TpmCa, TpmKeys};
 use crate::tpms::{TpmRecord, Tpms};
-use crate::vm_keys::{Lease, Release, StoreKey, VmKeys};
+use crate::vm_keys::{Lease, Release, StoreKey, VmKeys, of_policy};
 
 /// For opening the file, starting the TPM and making its keys, on a slow host.
 const PREPARATION: Duration = Duration::from_secs(180);
@@ -97,11 +101,19 @@ impl Opening {
     pub(super) fn until(&self) -> Instant {
         self.until
     }
+
+    pub(super) fn names(&self) -> (String, String) {
+        (self.vm_id.clone(), self.id.clone())
+    }
 }
 
 impl Challenged {
     pub(super) fn until(&self) -> Instant {
         self.until
+    }
+
+    pub(super) fn names(&self) -> (String, String) {
+        (self.lease.vm_id().to_owned(), self.id.clone())
     }
 }
 
@@ -112,6 +124,10 @@ impl Running {
 
     pub(super) fn until(&self) -> Instant {
         self.until
+    }
+
+    pub(super) fn names(&self) -> (String, String) {
+        (self.lease.vm_id().to_owned(), self.id.clone())
     }
 }
 
@@ -186,7 +202,7 @@ impl Engine {
         let Prepare { protocol, policy, manifest, digest } = prepare;
         known_protocol(*protocol)?;
         let runs = self.runs()?;
-        let judged = self.judge_launch(policy, manifest, digest, now, name)?;
+        let judged = self.judge_launch(&session.client, policy, manifest, digest, now, name)?;
         let vtpm = judged.manifest.machine.vtpm.as_ref();
         if !vtpm.is_some_and(|vtpm| vtpm.state && vtpm.identity.is_none()) {
             return Err(one(
@@ -201,10 +217,19 @@ impl Engine {
             ));
         }
         let vm_id = judged.manifest.vm_id;
+        let to = &judged.policy.id.id;
+        let from = runs.keys.policy_of(&vm_id).map_err(|reason| vec![reason])?.filter(|from| from != to);
+        // Written down first: what is handed over stays with its new policy.
+        if let Some(from) = &from
+            && self.hands_over(from, to)
+            && !self.log(now, &json!({ "event": "handed-over", "client": session.client.name(), "vm": vm_id, "from": from, "to": to }))
+        {
+            return Err(one("gate.audit", UNWRITTEN));
+        }
         let Release { keys, accepted, least_counter, epoch, may_create, lease } =
-            runs.keys.release(&vm_id, &judged.policy.id.id).map_err(|reason| vec![reason])?;
+            runs.keys.release(&vm_id, to, |from| self.hands_over(from, to)).map_err(|reason| vec![reason])?;
         *id = session_id()?;
-        *session = Session::Opening(Box::new(Opening {
+        session.state = State::Opening(Box::new(Opening {
             id: id.clone(),
             vm_id,
             until: Instant::now() + PREPARATION,
@@ -255,7 +280,7 @@ impl Engine {
         // Older files are refused from here on.
         runs.keys.confirm(&vm_id, lease.epoch()).map_err(|reason| vec![reason])?;
         if let Some(record) = known {
-            *session = Session::Running(Box::new(Running::new(id, lease)));
+            session.state = State::Running(Box::new(Running::new(id, lease)));
             return Ok(Response::Certified(Box::new(record.certificates)));
         }
         let ak = tpm.ak.name();
@@ -272,7 +297,7 @@ impl Engine {
         let (ek_rsa, for_rsa) = credential(&tpm.ek_rsa)?;
         let (ek_ecc, for_ecc) = credential(&tpm.ek_ecc)?;
         let until = Instant::now() + ACTIVATION;
-        *session = Session::Challenged(Box::new(Challenged { id, until, lease, tpm, ek_rsa, ek_ecc }));
+        session.state = State::Challenged(Box::new(Challenged { id, until, lease, tpm, ek_rsa, ek_ecc }));
         Ok(Response::Activate(Activate { ek_rsa: for_rsa, ek_ecc: for_ecc }))
     }
 
@@ -315,7 +340,7 @@ impl Engine {
         let certified = Certified::from(&certificates);
         let record = TpmRecord::new(tpm.names(), STANDARD.encode(tpm.ak.to_bytes()), certified.clone());
         runs.tpms.put(lease.vm_id(), &record).map_err(|reason| vec![reason])?;
-        *session = Session::Running(Box::new(Running::new(id, lease)));
+        session.state = State::Running(Box::new(Running::new(id, lease)));
         Ok(Response::Certified(Box::new(certified)))
     }
 
@@ -334,7 +359,7 @@ impl Engine {
                 keys.end(running.lease, checkpoint.counter).map_err(reasons)?;
             } else {
                 keys.checkpoint(&vm_id, running.lease.epoch(), checkpoint.counter).map_err(reasons)?;
-                *session = Session::Running(Box::new(Running::new(running.id, running.lease)));
+                session.state = State::Running(Box::new(Running::new(running.id, running.lease)));
             }
             Ok(Response::Noted(Noted {}))
         };
@@ -344,8 +369,8 @@ impl Engine {
 
     pub(super) fn resume(&self, session: &mut Session, resume: &Resume) -> Decision {
         let result = self.resumed(session, resume);
-        let id = match (&result, &*session) {
-            (Ok(_), Session::Running(running)) => running.id.clone(),
+        let id = match (&result, &session.state) {
+            (Ok(_), State::Running(running)) => running.id.clone(),
             _ => String::new(),
         };
         Decision { vm_id: resume.vm_id.chars().take(64).collect(), session: id, result }
@@ -354,21 +379,45 @@ impl Engine {
     fn resumed(&self, session: &mut Session, resume: &Resume) -> Result<Response, Vec<Reason>> {
         let Resume { protocol, vm_id, epoch, proof } = resume;
         known_protocol(*protocol)?;
+        session.client.may_ask_about(vm_id).map_err(|reason| vec![reason])?;
         let proof = decode("proof", proof)?;
-        let lease = self
-            .runs()?
-            .keys
+        let keys = &self.runs()?.keys;
+        if let Some(policy) = keys.policy_of(vm_id).map_err(|reason| vec![reason])? {
+            session.client.may_ask(&policy, vm_id).map_err(|reason| vec![reason])?;
+        }
+        let lease = keys
             .resume(vm_id, *epoch, |key| {
                 let expected = binding::resume_proof(key.expose(), vm_id, *epoch);
                 verify_slices_are_equal(&expected, &proof).is_ok()
             })
             .map_err(|reason| vec![reason])?;
-        *session = Session::Running(Box::new(Running::new(session_id()?, lease)));
+        session.state = State::Running(Box::new(Running::new(session_id()?, lease)));
         Ok(Response::Noted(Noted {}))
     }
 
-    /// The TPM of a launch: what its manifest says, if that is the one on record and its run has the VM now.
-    pub(super) fn tpm_of(&self, manifest: &Manifest) -> Result<Option<AdmittedTpm>, Vec<Reason>> {
+    /// Whether `policy` may admit a VM of this name: one that has persistent state belongs to the policy that had it first.
+    pub(super) fn name_is_free(&self, policy: &InForce, vm_id: &str) -> Result<(), Vec<Reason>> {
+        let Some(runs) = &self.runs else { return Ok(()) };
+        let to = &policy.id.id;
+        match runs.keys.policy_of(vm_id).map_err(|reason| vec![reason])? {
+            Some(from) if from != *to && !self.hands_over(&from, to) => {
+                Err(vec![of_policy(vm_id, &from, to)])
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the policy `from`, as it is now, lets `to` take over its VMs.
+    fn hands_over(&self, from: &str, to: &str) -> bool {
+        self.policy(from).is_ok_and(|policy| policy.policy.release.hands_over(to))
+    }
+
+    /// The TPM of a launch under `policy`: what its manifest says, if that is the one on record and its run has the VM now.
+    pub(super) fn tpm_of(
+        &self,
+        policy: &str,
+        manifest: &Manifest,
+    ) -> Result<Option<AdmittedTpm>, Vec<Reason>> {
         let Some(vtpm) = &manifest.machine.vtpm else { return Ok(None) };
         let identity = match (&vtpm.identity, vtpm.state) {
             (None, false) => return Ok(None),
@@ -386,6 +435,10 @@ impl Engine {
         let record = record
             .filter(|record| record.names() == [ek_rsa, ek_ecc, ak].map(String::as_str))
             .ok_or_else(|| one("tpm.identity", "the TPM that the manifest names is not this VM's"))?;
+        let owner = runs.keys.policy_of(&manifest.vm_id).map_err(|reason| vec![reason])?;
+        if owner.as_deref() != Some(policy) {
+            return Err(vec![of_policy(&manifest.vm_id, &owner.unwrap_or_default(), policy)]);
+        }
         if !runs.keys.is_held(&manifest.vm_id, *epoch) {
             return Err(one(
                 "key.order",

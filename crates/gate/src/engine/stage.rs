@@ -9,6 +9,7 @@ use cvmm_gate_client::protocol::Evidence;
 use cvmm_snp::digest::Digest;
 
 use super::{Engine, Launch, decode, none_or, one};
+use crate::policies::InForce;
 use crate::stage_ticket;
 
 /// What a first stage has shown.
@@ -57,7 +58,11 @@ impl Engine {
         epoch: u64,
     ) -> Result<Vec<u8>, Vec<Reason>> {
         let policy: Digest = launch.policy.digest;
-        let table = self.secrets.table(&launch.manifest.vm_id).map_err(|reason| vec![reason])?;
+        let InForce { id, policy: rules, .. } = &*launch.policy;
+        let table = self
+            .secrets
+            .table(&id.id, &rules.release, &launch.manifest.vm_id)
+            .map_err(|reason| vec![reason])?;
         let stage = stage_ticket::Stage {
             nonce: &launch.nonce,
             key: &shown.key,

@@ -122,7 +122,7 @@ impl Fixture {
     }
 
     fn ask(&self, admit: Admit) -> (Session, Result<(Approval, String), String>) {
-        let mut session = Session::New;
+        let mut session = Session::new(Client::own());
         let text = admit.manifest.clone();
         let answer = self.send(&mut session, &Request::Admit(admit));
         let result = match answer {
@@ -294,7 +294,7 @@ fn evidence_of_another_launch_is_denied() {
     drop(a);
     // Too late.
     let (mut session, approved) = fixture.admit(|_| ());
-    if let Session::Launch(launch) = &mut session {
+    if let State::Launch(launch) = &mut session.state {
         launch.until = Instant::now() - Duration::from_millis(1);
     }
     let evidence = fixture.evidence(&approved.unwrap().0);
@@ -304,17 +304,28 @@ fn evidence_of_another_launch_is_denied() {
 #[test]
 fn messages_have_an_order_and_a_form() {
     let fixture = Fixture::new();
-    let answer = |message: &[u8]| code(&fixture.engine.answer(&mut Session::New, message));
+    let answer = |message: &[u8]| code(&fixture.engine.answer(&mut Session::new(Client::own()), message));
     for message in
         [&b""[..], b"{}", b"garbage", b"[1]", br#"{"type":"attest","protocol":1,"vm_id":"x","more":1}"#]
     {
         assert_eq!(answer(message), "gate.message");
     }
-    assert_eq!(answer(br#"{"type":"attest","protocol":1,"vm_id":"x"}"#), "gate.vm");
-    assert_eq!(answer(br#"{"type":"attest","protocol":1,"vm_id":"../x"}"#), "manifest.vm-id");
+    assert_eq!(answer(br#"{"type":"attest","protocol":1,"vm_id":"x"}"#), "gate.role");
+    let open = |policy: &str, vm_id: &str| {
+        let text = format!(
+            r#"{{"type":"guest-channel","protocol":1,"policy":"{policy}","vm_id":"{vm_id}","launch":"x"}}"#
+        );
+        answer(text.as_bytes())
+    };
+    assert_eq!(open("p", "x"), "gate.vm");
+    assert_eq!(open("p", "../x"), "manifest.vm-id");
+    assert_eq!(open("../p", "x"), "gate.policy");
     let (_, approved) = fixture.admit(|_| ());
     let evidence = fixture.evidence(&approved.unwrap().0);
-    assert_eq!(code(&fixture.send(&mut Session::New, &Request::Evidence(evidence))), "gate.order");
+    assert_eq!(
+        code(&fixture.send(&mut Session::new(Client::own()), &Request::Evidence(evidence))),
+        "gate.order"
+    );
     let text = r#"{"a":1}"#.to_owned();
     let admit = Admit {
         protocol: PROTOCOL,
@@ -413,7 +424,7 @@ fn rego_code_refuses_more_and_never_less() {
 
 /// What is logged.
 #[derive(Clone, Default)]
-struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

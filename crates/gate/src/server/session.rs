@@ -12,28 +12,28 @@ use tokio::time::{timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use super::places::{Rank, Taken};
-use crate::engine::{Engine, Session};
+use crate::engine::{Engine, Session, State};
 
 impl Session {
     fn rank(&self) -> Rank {
-        match self {
-            Self::New | Self::Over => Rank::Silent,
-            Self::Guest(_) => Rank::Guest,
-            Self::Launch(_) | Self::Opening(_) | Self::Challenged(_) => Rank::Launch,
-            Self::Running(_) => Rank::Run,
+        match self.state() {
+            State::New | State::Over => Rank::Silent,
+            State::Channel(_) | State::Guest(_) => Rank::Guest,
+            State::Launch(_) | State::Opening(_) | State::Challenged(_) => Rank::Launch,
+            State::Running(_) => Rank::Run,
         }
     }
 }
 
-/// Serves `stream` until its session is over, its place is lost or `stop` is true and nothing is at stake.
+/// Serves `session` on `stream` until its session is over, its place is lost or `stop` is true and nothing is at stake.
 pub(super) async fn connection(
     engine: Arc<Engine>,
+    mut session: Session,
     mut place: Taken,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     wait: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut session = Session::default();
     while !session.is_over() {
         let idle = place.rank() != Rank::Launch;
         let message = tokio::select! {

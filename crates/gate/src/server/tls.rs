@@ -19,8 +19,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::places::Taken;
 use super::session;
-use crate::engine::Engine;
-use crate::tls::{Settings, TlsError};
+use crate::clients::{Client, Clients};
+use crate::engine::{Engine, Session};
+use crate::tls::{self, Settings, TlsError};
 
 /// Clients that are told at a time that all places are taken; others are only cut off.
 const TOLD: usize = 8;
@@ -81,13 +82,14 @@ impl Tls {
         Ok(())
     }
 
-    /// The stream after the handshake, and the client's name.
+    /// The stream after the handshake, and the client.
     async fn accept(
         &self,
         engine: &Engine,
+        clients: &Clients,
         stream: TcpStream,
         wait: Duration,
-    ) -> Option<(tokio_rustls::server::TlsStream<TcpStream>, &str)> {
+    ) -> Option<(tokio_rustls::server::TlsStream<TcpStream>, Arc<Client>)> {
         let config = Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner));
         let _ = stream.set_nodelay(true);
         let mut stream = match TlsAcceptor::from(config).accept(stream).into_fallible().await {
@@ -100,15 +102,16 @@ impl Tls {
             }
         };
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        match self.settings.admit(certificate) {
-            Ok(name) => Some((stream, name)),
-            Err(names) => {
+        let names = certificate.map(tls::names).unwrap_or_default();
+        match clients.of_names(&names) {
+            Some(client) => Some((stream, client)),
+            None => {
                 engine.metrics().turned_away();
                 let names: String = names.join(", ").chars().take(200).collect();
                 tracing::warn!(code = "gate.peer", ?names, "a connection was turned away");
                 let reason = Reason::new(
                     "gate.peer",
-                    format!("the certificate's names ({names}) are not in clients of [tls] in gate.toml"),
+                    format!("no [[client]] of gate.toml has a name of this certificate ({names})"),
                 );
                 tell(&mut stream, reason, wait).await;
                 None
@@ -120,21 +123,21 @@ impl Tls {
 /// Serves `stream` as long as [`session::connection`] would.
 pub(super) async fn connection(
     engine: Arc<Engine>,
-    tls: Arc<Tls>,
+    (tls, clients): (Arc<Tls>, Arc<Clients>),
     place: Taken,
     stream: TcpStream,
     wait: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     let accepted = tokio::select! {
-        accepted = timeout(wait, tls.accept(&engine, stream, wait)) => accepted,
+        accepted = timeout(wait, tls.accept(&engine, &clients, stream, wait)) => accepted,
         () = place.lost() => return,
         _ = stop.wait_for(|stop| *stop) => return,
     };
     match accepted {
         Ok(Some((stream, client))) => {
-            tracing::debug!(client, "connected over TLS");
-            session::connection(engine, place, stream, wait, stop).await;
+            tracing::debug!(client = client.name(), "connected over TLS");
+            session::connection(engine, Session::new(client), place, stream, wait, stop).await;
         }
         Ok(None) => {}
         Err(_) => {
@@ -145,10 +148,15 @@ pub(super) async fn connection(
 }
 
 /// Tells a client that may ask, but not now, if not too many are being told already.
-pub(super) async fn busy(engine: Arc<Engine>, tls: Arc<Tls>, stream: TcpStream, wait: Duration) {
+pub(super) async fn busy(
+    engine: Arc<Engine>,
+    (tls, clients): (Arc<Tls>, Arc<Clients>),
+    stream: TcpStream,
+    wait: Duration,
+) {
     let Ok(_permit) = tls.told.try_acquire() else { return };
     let told = async {
-        if let Some((mut stream, _)) = tls.accept(&engine, stream, wait).await {
+        if let Some((mut stream, _)) = tls.accept(&engine, &clients, stream, wait).await {
             tell(&mut stream, Reason::new("gate.busy", super::BUSY), wait).await;
         }
     };

@@ -50,7 +50,7 @@ fn write(release: &Release, file: &mut File) {
 
 /// A whole start.
 fn start(keys: &VmKeys, file: &mut File) -> Release {
-    let release = keys.release("vm", "web").unwrap();
+    let release = keys.release("vm", "web", |_| false).unwrap();
     write(&release, file);
     keys.confirm("vm", release.epoch).unwrap();
     release
@@ -64,16 +64,16 @@ fn code<T: fmt::Debug>(result: Result<T, Reason>) -> String {
 fn a_vm_has_one_key_and_it_is_nobody_elses() {
     let gate = Gate::new();
     let keys = gate.open();
-    let first = keys.release("vm", "web").unwrap();
+    let first = keys.release("vm", "web", |_| false).unwrap();
     assert!(first.may_create && first.accepted == (0..=0) && first.epoch == 1);
-    let other = keys.release("vm2", "web").unwrap();
+    let other = keys.release("vm2", "web", |_| false).unwrap();
     assert_ne!(first.keys[0].expose(), other.keys[0].expose());
-    assert_eq!(code(keys.release("vm", "web")), "key.in-use");
+    assert_eq!(code(keys.release("vm", "web", |_| false)), "key.in-use");
     assert_eq!(code(keys.forget("vm")), "key.in-use");
     let key = first.keys[0].clone();
     drop(first);
-    assert_eq!(code(keys.release("vm", "db")), "key.policy");
-    let again = gate.open().release("vm", "web").unwrap();
+    assert_eq!(code(keys.release("vm", "db", |_| false)), "key.policy");
+    let again = gate.open().release("vm", "web", |_| false).unwrap();
     assert_eq!(again.keys[0].expose(), key.expose());
     assert_eq!(keys.export("vm").unwrap()[0].expose(), key.expose());
     assert_eq!(format!("{key:?} {:?}", keys.store_key), "VmKey(..) StoreKey(..)");
@@ -82,7 +82,7 @@ fn a_vm_has_one_key_and_it_is_nobody_elses() {
     assert!(!String::from_utf8_lossy(&text).contains(&STANDARD.encode(key.expose())[..40]));
     assert_eq!(fs::metadata(gate.record("vm")).unwrap().permissions().mode() & 0o777, 0o600);
     for name in ["", "../vm", ".vm", "a b"] {
-        assert_eq!(code(keys.release(name, "web")), "manifest.vm-id");
+        assert_eq!(code(keys.release(name, "web", |_| false)), "manifest.vm-id");
     }
     assert_eq!(code(keys.confirm("none", 1)), "key.vm");
     assert_eq!(code(keys.export("none")), "key.vm");
@@ -100,7 +100,7 @@ fn a_file_that_was_rolled_back_is_refused() {
     assert!(!second.may_create, "no file is not as good as an empty one any more");
     file.counter += 100;
     keys.end(second.lease, file.counter).unwrap();
-    let third = keys.release("vm", "web").unwrap();
+    let third = keys.release("vm", "web", |_| false).unwrap();
     assert!(!accepts(&third, backup) && !accepts(&third, NEW));
     // Of the same run, but from before its end.
     assert!(!accepts(&third, File { counter: file.counter - 1, ..file }));
@@ -121,7 +121,7 @@ fn a_crash_at_any_step_of_a_start_leaves_a_file_that_starts() {
         // The gate crashes too, now and then.
         let keys = gate.open();
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let release = keys.release("vm", "web").unwrap();
+        let release = keys.release("vm", "web", |_| false).unwrap();
         assert!(accepts(&release, file), "round {round}: {release:?} {file:?}");
         let steps = (seed >> 33) % 5;
         // Whoever was never confirmed has nothing that its guest did; who was is the least that is accepted.
@@ -155,21 +155,21 @@ fn of_two_copies_one_goes_on() {
 
     // Both start one after the other: the second one's file is old.
     let release = start(&keys, &mut first);
-    assert_eq!(code(keys.release("vm", "web")), "key.in-use");
+    assert_eq!(code(keys.release("vm", "web", |_| false)), "key.in-use");
     drop(release);
-    assert!(!accepts(&keys.release("vm", "web").unwrap(), second));
+    assert!(!accepts(&keys.release("vm", "web", |_| false).unwrap(), second));
 
     // Both are released before either confirms (the gate was restarted): the later release counts.
     second = first;
-    let one = gate.open().release("vm", "web").unwrap();
+    let one = gate.open().release("vm", "web", |_| false).unwrap();
     let keys = gate.open();
-    let two = keys.release("vm", "web").unwrap();
+    let two = keys.release("vm", "web", |_| false).unwrap();
     write(&one, &mut first);
     write(&two, &mut second);
     assert_eq!(code(keys.confirm("vm", one.epoch)), "key.superseded");
     keys.confirm("vm", two.epoch).unwrap();
     drop((one, two));
-    let release = keys.release("vm", "web").unwrap();
+    let release = keys.release("vm", "web", |_| false).unwrap();
     assert!(!accepts(&release, first) && accepts(&release, second));
     write(&release, &mut second);
     keys.confirm("vm", release.epoch).unwrap();
@@ -181,7 +181,7 @@ fn of_two_copies_one_goes_on() {
     second.counter += 5;
     assert_eq!(code(keys.checkpoint("vm", release.epoch, second.counter)), "key.superseded");
     drop(other);
-    let next = keys.release("vm", "web").unwrap();
+    let next = keys.release("vm", "web", |_| false).unwrap();
     assert!(!accepts(&next, second) && accepts(&next, copy));
     assert_eq!(code(keys.checkpoint("vm", next.epoch, copy.counter)), "key.order");
 }
@@ -191,7 +191,7 @@ fn a_record_that_was_changed_is_refused() {
     let gate = Gate::new();
     let keys = gate.open();
     for vm_id in ["vm", "vm2"] {
-        let release = keys.release(vm_id, "web").unwrap();
+        let release = keys.release(vm_id, "web", |_| false).unwrap();
         keys.confirm(vm_id, release.epoch).unwrap();
     }
     let whole = fs::read(gate.record("vm")).unwrap();
@@ -199,48 +199,48 @@ fn a_record_that_was_changed_is_refused() {
         let mut text = whole.clone();
         text[at] ^= 1;
         fs::write(gate.record("vm"), &text).unwrap();
-        assert_eq!(code(keys.release("vm", "web")), "key.record", "byte {at}");
+        assert_eq!(code(keys.release("vm", "web", |_| false)), "key.record", "byte {at}");
     }
     for part in [0, 1, whole.len() / 2, whole.len() - 1] {
         fs::write(gate.record("vm"), &whole[..part]).unwrap();
-        assert_eq!(code(keys.release("vm", "web")), "key.record");
+        assert_eq!(code(keys.release("vm", "web", |_| false)), "key.record");
     }
     fs::write(gate.record("vm"), vec![b' '; 5000]).unwrap();
-    assert_eq!(code(keys.release("vm", "web")), "gate.state");
+    assert_eq!(code(keys.release("vm", "web", |_| false)), "gate.state");
     fs::copy(gate.record("vm2"), gate.record("vm")).unwrap();
-    assert_eq!(code(keys.release("vm", "web")), "key.record");
+    assert_eq!(code(keys.release("vm", "web", |_| false)), "key.record");
     // Numbers that were turned back by hand.
     let mut record: Record = serde_json::from_slice(&whole).unwrap();
     record.confirmed = 0;
     fs::write(gate.record("vm"), serde_json::to_vec(&record).unwrap()).unwrap();
-    assert_eq!(code(keys.release("vm", "web")), "key.record");
+    assert_eq!(code(keys.release("vm", "web", |_| false)), "key.record");
     fs::write(gate.record("vm"), &whole).unwrap();
-    assert!(keys.release("vm", "web").is_ok());
+    assert!(keys.release("vm", "web", |_| false).is_ok());
     // Another store key.
     fs::remove_file(gate.folder.path().join("store.key")).unwrap();
     StoreKey::generate(&gate.folder.path().join("store.key")).unwrap();
-    assert_eq!(code(gate.open().release("vm", "web")), "key.record");
+    assert_eq!(code(gate.open().release("vm", "web", |_| false)), "key.record");
 }
 
 #[test]
 fn a_key_is_changed_and_forgotten() {
     let gate = Gate::new();
     let keys = gate.open();
-    let old = keys.release("vm", "web").unwrap().keys[0].clone();
+    let old = keys.release("vm", "web", |_| false).unwrap().keys[0].clone();
     let (first, new) = keys.begin_rekey("vm").unwrap();
     assert_eq!(first.expose(), old.expose());
     // Cut short: the same two again, and a run gets both.
     let (_, again) = gate.open().begin_rekey("vm").unwrap();
     assert_eq!(again.expose(), new.expose());
     assert!(keys.standing("vm").unwrap().rekeying);
-    let both = keys.release("vm", "web").unwrap().keys;
+    let both = keys.release("vm", "web", |_| false).unwrap().keys;
     assert_eq!(both.iter().map(VmKey::expose).collect::<Vec<_>>(), [old.expose(), new.expose()]);
     keys.finish_rekey("vm").unwrap();
     keys.finish_rekey("vm").unwrap();
     assert_eq!(keys.export("vm").unwrap().iter().map(VmKey::expose).collect::<Vec<_>>(), [new.expose()]);
     keys.forget("vm").unwrap();
     assert_eq!(code(keys.forget("vm")), "key.vm");
-    let release = keys.release("vm", "web").unwrap();
+    let release = keys.release("vm", "web", |_| false).unwrap();
     assert_ne!(release.keys[0].expose(), new.expose());
 }
 
@@ -254,24 +254,24 @@ fn there_is_an_end_to_new_vms() {
     fs::write(gate.folder.path().join("keys/.other.new"), "").unwrap();
     let mut keys = gate.open();
     keys.most = 20;
-    drop(keys.release("last", "web").unwrap());
-    assert_eq!(code(keys.release("one-more", "web")), "gate.state");
-    assert!(keys.release("last", "web").is_ok(), "those that are there go on");
+    drop(keys.release("last", "web", |_| false).unwrap());
+    assert_eq!(code(keys.release("one-more", "web", |_| false)), "gate.state");
+    assert!(keys.release("last", "web", |_| false).is_ok(), "those that are there go on");
     keys.forget("old-5").unwrap();
-    assert!(keys.release("one-more", "web").is_ok());
+    assert!(keys.release("one-more", "web", |_| false).is_ok());
 }
 
 #[test]
 fn a_record_that_cannot_be_written_releases_nothing() {
     let gate = Gate::new();
     let keys = gate.open();
-    drop(keys.release("vm", "web").unwrap());
+    drop(keys.release("vm", "web", |_| false).unwrap());
     // The folder is gone, for root too.
     let folder = gate.folder.path().join("keys");
     fs::rename(&folder, gate.folder.path().join("moved")).unwrap();
-    assert_eq!(code(keys.release("vm", "web")), "gate.state");
+    assert_eq!(code(keys.release("vm", "web", |_| false)), "gate.state");
     fs::rename(gate.folder.path().join("moved"), &folder).unwrap();
-    assert_eq!(keys.release("vm", "web").unwrap().epoch, 2);
+    assert_eq!(keys.release("vm", "web", |_| false).unwrap().epoch, 2);
 }
 
 #[test]

@@ -4,14 +4,17 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use cvmm_gate::admitted::Admission;
 use cvmm_gate::artifacts::{self, Artifacts};
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::Signer;
 use cvmm_gate::{policies, setup};
 use cvmm_gate_client::client::{Launched, Proposal};
 use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest};
+use cvmm_gate_client::protocol::{GuestChannel, PROTOCOL, Request};
 use cvmm_launch::first_stage::program_digest;
 use cvmm_snp::digest::Digest;
 use tempfile::TempDir;
@@ -22,6 +25,11 @@ pub struct Gate {
     pub manifest: Manifest,
     pub digest: Digest,
 }
+
+/// The GUID under which Linux looks for the passphrase of a disk.
+pub const DISK: &str = "736869e5-84f0-4973-92ec-06879ce3da0b";
+/// What [`Gate::policy`] gives.
+pub const RELEASE: &str = "secrets = [\"736869e5-84f0-4973-92ec-06879ce3da0b\"]\nresources = [\"default\"]";
 
 /// Where the secrets page of [`firmware`] lies.
 pub const SECRETS: u32 = 0x80_d000;
@@ -146,14 +154,37 @@ impl Gate {
 
     /// Likewise, with `more` at its top.
     pub fn policy_with(&self, version: u64, digest: &str, more: &str) {
-        let path = self.path("policies/p.toml");
+        self.sign_policy("p", version, digest, more, RELEASE);
+    }
+
+    /// Signs policy `id`, with `more` at its top and `release` in its `[release]`.
+    pub fn sign_policy(&self, id: &str, version: u64, digest: &str, more: &str, release: &str) {
+        let path = self.path(&format!("policies/{id}.toml"));
         let text = format!(
-            "id = \"p\"\nversion = {version}\n{more}\n[guest]\nmeasurements = [\"{digest}\"]\nprofiles = [\"disk\"]\nmax_vcpus = 4\n\
+            "id = \"{id}\"\nversion = {version}\n{more}\n[guest]\nmeasurements = [\"{digest}\"]\nprofiles = [\"disk\"]\nmax_vcpus = 4\n\
              [platform]\nproducts = [\"milan\"]\ncrl = \"if-present\"\n\
-             [platform.min_tcb.milan]\nbootloader = 4\ntee = 0\nsnp = 22\nmicrocode = 213\n"
+             [platform.min_tcb.milan]\nbootloader = 4\ntee = 0\nsnp = 22\nmicrocode = 213\n[release]\n{release}\n"
         );
         fs::write(&path, text).unwrap();
         policies::sign(&path, &Signer::load(&self.path("keys/policy.pem")).unwrap()).unwrap();
+    }
+
+    /// Puts a secret for the guests of this policy and name where the gate finds it.
+    pub fn secret(&self, policy: &str, vm_id: &str, content: &str) -> PathBuf {
+        let folder = self.path(&format!("secrets/{policy}/{vm_id}"));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(DISK);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    /// What opens a channel for the guest of the VM's latest admission under policy p.
+    pub fn channel(&self, vm_id: &str) -> Request {
+        let record = fs::read(self.path(&format!("state/vms/{vm_id}@p.json"))).unwrap();
+        let record: Admission = serde_json::from_slice(&record).unwrap();
+        let (policy, vm_id) = ("p".into(), vm_id.into());
+        Request::GuestChannel(GuestChannel { protocol: PROTOCOL, policy, vm_id, launch: record.session })
     }
 
     pub fn proposal(&self, vm_id: &str) -> Proposal {

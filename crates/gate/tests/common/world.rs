@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use cvmm_gate::clients::Client;
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate::keys::Signer;
 use cvmm_gate_client::binding::{self, Purpose};
@@ -95,7 +96,7 @@ impl World {
             digest: proposal.digest.to_string(),
             nonce: STANDARD.encode([9; 32]),
         };
-        let mut session = Session::default();
+        let mut session = Session::new(Client::own());
         match self.send(&mut session, &Request::Admit(admit)) {
             Response::Approval(approval) => (session, approval),
             other => panic!("{other:?}"),
@@ -139,8 +140,16 @@ impl World {
         (guest, ticket)
     }
 
+    /// A session of the guest of the VM's latest admission under policy p.
+    pub fn channel(&self, vm_id: &str) -> Session {
+        let mut session = Session::new(Client::own());
+        let answer = self.send(&mut session, &self.gate.channel(vm_id));
+        assert!(matches!(answer, Response::Opened(_)), "{answer:?}");
+        session
+    }
+
     pub fn challenge(&self, vm_id: &str) -> (Session, Challenge) {
-        let mut session = Session::default();
+        let mut session = self.channel(vm_id);
         let attest = Attest { protocol: PROTOCOL, vm_id: vm_id.into() };
         match self.send(&mut session, &Request::Attest(attest)) {
             Response::Challenge(challenge) => (session, challenge),

@@ -16,8 +16,12 @@ use super::report::measure;
 use super::spec::path;
 use super::{Boot, Ctx, Spec};
 
+/// The policy of its guests.
+const POLICY: &str = "test";
 /// Under this GUID guests look for the passphrase of their disk.
 pub const DISK: &str = "736869e5-84f0-4973-92ec-06879ce3da0b";
+/// Another secret's.
+pub const OTHER: &str = "1c2c1a6e-6d0b-4f4e-9d7a-3f0f5be4a1d2";
 /// How long it may take to listen.
 const START: Duration = Duration::from_secs(10);
 
@@ -56,9 +60,9 @@ impl Gate {
         Ok(fs::write(config, format!("{line}\n{text}"))?)
     }
 
-    /// Gives it a secret for a VM, under a GUID.
+    /// Gives it a secret for a VM under the policy of [`Gate::admit`], by a GUID, which the policy has to list.
     pub fn secret(&self, vm: &str, guid: &str, secret: &[u8]) -> Result<PathBuf> {
-        let folder = self.path("secrets").join(vm);
+        let folder = self.path("secrets").join(POLICY).join(vm);
         if !folder.exists() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         }
@@ -109,17 +113,23 @@ impl Gate {
         let digest = measure(ctx, spec, &[])?;
         self.version += 1;
         let policy = format!(
-            "id = \"test\"\nversion = {}\n{top}\n[guest]\nprofiles = [\"{profile}\"]\nmeasurements = [\"{digest}\"]\n{guest}\n[platform]\n\
+            "id = \"{POLICY}\"\nversion = {}\n{top}\n[guest]\nprofiles = [\"{profile}\"]\nmeasurements = [\"{digest}\"]\n{guest}\n[platform]\n\
              products = [\"milan\"]\n{platform}\n\
-             [platform.min_tcb.milan]\nbootloader = 4\ntee = 0\nsnp = 22\nmicrocode = 213\n",
+             [platform.min_tcb.milan]\nbootloader = 4\ntee = 0\nsnp = 22\nmicrocode = 213\n\
+             [release]\nsecrets = [\"{DISK}\", \"{OTHER}\"]\n",
             self.version
         );
         self.policy(&policy)
     }
 
+    /// What it has written down of the latest admission of a VM.
+    pub fn admission(&self, vm: &str) -> Result<String> {
+        Ok(fs::read_to_string(self.path(&format!("state/vms/{vm}@{POLICY}.json")))?)
+    }
+
     /// Writes and signs a policy.
     pub fn policy(&self, text: &str) -> Result<()> {
-        let file = self.path("policies/test.toml");
+        let file = self.path(&format!("policies/{POLICY}.toml"));
         fs::write(&file, text)?;
         self.run(&["policy", "sign", "--key", &self.text("keys/policy.pem"), &file.to_string_lossy()])
     }
@@ -203,7 +213,8 @@ impl Gate {
         let mut spec = spec.clone();
         spec.without_gate = false;
         let (socket, key) = (path(&self.socket()), path(key));
-        spec.gate = Some(format!("socket = {socket}\nverdict_key = {key}\npolicy = \"test\"\ntimeout = 3\n"));
+        spec.gate =
+            Some(format!("socket = {socket}\nverdict_key = {key}\npolicy = \"{POLICY}\"\ntimeout = 3\n"));
         spec
     }
 }

@@ -229,6 +229,27 @@ pub(super) fn write_frame(stream: &mut UnixStream, frame: &[u8]) -> Result<()> {
     Ok(stream.write_all(frame)?)
 }
 
+/// The gate's name for the latest admitted launch of VM `test`.
+pub(super) fn launch(gate: &Gate) -> Result<String> {
+    let admission: serde_json::Value = serde_json::from_str(&gate.admission("test")?)?;
+    Ok(admission["session"].as_str().context("an admission without a session")?.to_owned())
+}
+
+/// Asks for a challenge as the guest of VM `test` in this launch. The answer is a denial or the challenge.
+pub(super) fn ask(gate: &Gate, launch: &str) -> Result<(UnixStream, serde_json::Value)> {
+    let mut line = UnixStream::connect(gate.socket())?;
+    let open = serde_json::json!({
+        "type": "guest-channel", "protocol": 1, "policy": "test", "vm_id": "test", "launch": launch,
+    });
+    write_frame(&mut line, open.to_string().as_bytes())?;
+    let mut answer: serde_json::Value = serde_json::from_slice(&read_frame(&mut line)?)?;
+    if answer["type"] == "opened" {
+        write_frame(&mut line, br#"{"type":"attest","protocol":1,"vm_id":"test"}"#)?;
+        answer = serde_json::from_slice(&read_frame(&mut line)?)?;
+    }
+    Ok((line, answer))
+}
+
 fn uki(ctx: &Ctx) -> Result<()> {
     let nonce = "5a".repeat(64);
     let image = images::uki(ctx, "report", &cmdline("ttyS0", &format!("report cvmm.nonce={nonce}")))?;
@@ -237,7 +258,7 @@ fn uki(ctx: &Ctx) -> Result<()> {
     let ended = Vm::start(ctx, &gate.guards(&spec))?.end_well()?;
     let report = Report::of(&ended)?;
     ensure!(report.report_data() == nonce, "the report is not of this guest");
-    let admission = fs::read_to_string(gate.path("state/vms/test.json"))?;
+    let admission = gate.admission("test")?;
     for (what, value) in [("launch digest", report.measurement()), ("HOST_DATA", report.host_data())] {
         ensure!(admission.contains(value), "the gate admitted another {what} than {value}: {admission}");
     }
@@ -296,9 +317,7 @@ fn attest(ctx: &Ctx) -> Result<()> {
 
     // The same guest, launched by a host that did not ask: it takes the challenge itself and has the guest answer it. All is right
     // but the ID key and HOST_DATA, which only an admitted launch has.
-    let mut line = UnixStream::connect(gate.socket())?;
-    write_frame(&mut line, br#"{"type":"attest","protocol":1,"vm_id":"test"}"#)?;
-    let challenge: serde_json::Value = serde_json::from_slice(&read_frame(&mut line)?)?;
+    let (mut line, challenge) = ask(&gate, &launch(&gate)?)?;
     let nonce = challenge["nonce"].as_str().context("no challenge")?;
     let report_data = report_data(nonce, "test")?;
     let image = images::uki(ctx, "report", &cmdline("ttyS0", &format!("report cvmm.nonce={report_data}")))?;

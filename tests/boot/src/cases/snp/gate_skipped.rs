@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::super::{Case, Host, on};
-use super::gate::{guest, has, kept_out, read_frame, report_data, write_frame};
+use super::gate::{ask, guest, has, kept_out, launch, read_frame, report_data, write_frame};
 use super::{refused, terminates};
 use crate::harness::gate::Gate;
 use crate::harness::payload::DONE;
@@ -51,18 +51,18 @@ fn skipped(ctx: &Ctx) -> Result<()> {
     // But it is nobody: the gate has admitted no such VM, and a guest's question about it ends at once.
     let audit = fs::read_to_string(gate.path("audit.log"))?;
     ensure!(!audit.contains("\"event\":\"admitted\""), "the gate admitted a guest that nobody showed");
-    let (_, answer) = ask(&gate)?;
+    let (_, answer) = ask(&gate, "0")?;
     ensure!(codes(&answer) == ["gate.vm"], "a VM that was never admitted got {answer}");
 
     // Once a VM of that name was admitted there is a challenge, and the next guest that the host runs without a ticket can answer it:
     // with the right measurement, a signed report, the gate's own ID key. HOST_DATA is of another launch.
     terminates(ctx, &gate.guards(&spec), DONE)?;
-    let (mut line, challenge) = ask(&gate)?;
+    let (mut line, challenge) = ask(&gate, &launch(&gate)?)?;
     let nonce = challenge["nonce"].as_str().context("no challenge")?;
     let data = report_data(nonce, "test")?;
     let image = images::uki(ctx, "report", &cmdline("ttyS0", &format!("report cvmm.nonce={data}")))?;
     let rogue = Spec::uki(ctx, image).snp();
-    let admitted = fs::read_to_string(gate.path("state/vms/test.json"))?;
+    let admitted = gate.admission("test")?;
     gate.admit(ctx, &rogue, "", "", "")?;
     gate.signal(libc::SIGHUP)?;
     thread::sleep(std::time::Duration::from_millis(500));
@@ -81,14 +81,6 @@ fn skipped(ctx: &Ctx) -> Result<()> {
     ensure!(codes.contains(&"policy.host-data".to_owned()), "no policy.host-data in {answer}");
     ensure!(!codes.contains(&"policy.id-key".to_owned()), "the gate does not know its own key: {answer}");
     Ok(())
-}
-
-/// Asks for a challenge as the VM `test`.
-fn ask(gate: &Gate) -> Result<(UnixStream, Value)> {
-    let mut line = UnixStream::connect(gate.socket())?;
-    write_frame(&mut line, br#"{"type":"attest","protocol":1,"vm_id":"test"}"#)?;
-    let answer = serde_json::from_slice(&read_frame(&mut line)?)?;
-    Ok((line, answer))
 }
 
 fn codes(answer: &Value) -> Vec<String> {

@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use super::super::{Case, Host, on};
 use crate::harness::dump::{self, Needle};
-use crate::harness::gate::{DISK, Gate};
+use crate::harness::gate::{DISK, Gate, OTHER};
 use crate::harness::spec::{Mode, cmdline};
 use crate::harness::{Ctx, Spec, Vm, images};
 
@@ -23,7 +23,7 @@ pub const CASES: &[Case] = &[on(
 )];
 
 /// Of the passphrase of a disk, as GRUB and the kernel's documentation have it; and one more.
-const GUIDS: [&str; 2] = [DISK, "1c2c1a6e-6d0b-4f4e-9d7a-3f0f5be4a1d2"];
+const GUIDS: [&str; 2] = [DISK, OTHER];
 
 /// Of the UKI: cvmm has it in its configuration.
 const NAME: &str = "a-name-that-is-long-enough-to-be-found-wherever-it-is";

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guests with a first stage: it holds them until the gate's ticket is there, and verifies what it hands to the firmware.
 
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -86,7 +85,7 @@ fn gate(ctx: &Ctx, vcpus: u32, memory: &'static str) -> Result<()> {
     let report = Report::of(&ended)?;
     ensure!(report.report_data() == nonce, "the report is not of this guest");
     ended.fact("cpus", &vcpus.to_string())?;
-    let admission = fs::read_to_string(gate.path("state/vms/test.json"))?;
+    let admission = gate.admission("test")?;
     for (what, value) in [("launch digest", report.measurement()), ("HOST_DATA", report.host_data())] {
         ensure!(admission.contains(value), "the gate admitted another {what} than {value}: {admission}");
     }

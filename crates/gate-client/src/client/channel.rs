@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A guest's session with the gate, which the VMM carries.
+
+use std::time::Instant;
+
+use super::{ClientError, ask};
+use crate::protocol::{GuestChannel, Request, Response};
+use crate::transport::{Connection, Endpoint};
+
+/// A connection on which the gate takes a guest's questions, and no others.
+#[derive(Debug)]
+pub struct GuestConnection(Connection);
+
+impl GuestConnection {
+    /// Connects, and tells the gate which guest speaks from here on.
+    pub fn open(endpoint: &Endpoint, guest: &GuestChannel, deadline: Instant) -> Result<Self, ClientError> {
+        const QUESTION: &str = "guest-channel";
+        let mut stream = endpoint.connect(deadline)?;
+        match ask(&mut stream, QUESTION, &Request::GuestChannel(guest.clone()), deadline)? {
+            Response::Opened(_) => Ok(Self(stream)),
+            _ => Err(ClientError::answer(QUESTION, "it does not belong to this question")),
+        }
+    }
+
+    /// Hands on what the guest said. The answer is one that a guest may have.
+    pub fn ask(&mut self, request: &Request, deadline: Instant) -> Result<Response, ClientError> {
+        let question = request.name();
+        if !request.is_of_guest() {
+            return Err(ClientError::answer(question, "a guest does not ask that"));
+        }
+        match ask(&mut self.0, question, request, deadline)? {
+            response if response.is_for_guest() => Ok(response),
+            _ => Err(ClientError::answer(question, "it is not for a guest")),
+        }
+    }
+}
