@@ -150,8 +150,12 @@ fn ask(tpm: &mut Box<dyn TpmExecutor>, command: Command) -> Vec<u8> {
 
 /// Defines an NV index with the owner's authorisation: something that the guest keeps.
 fn define(tpm: &mut Box<dyn TpmExecutor>, index: u32) -> Vec<u8> {
+    define_as(tpm, index, cvmm_tpm::constants::nv::NO_DA)
+}
+
+fn define_as(tpm: &mut Box<dyn TpmExecutor>, index: u32, more: u32) -> Vec<u8> {
     use cvmm_tpm::constants::{alg, nv, rh};
-    let attributes = nv::OWNERWRITE | nv::OWNERREAD | nv::AUTHREAD | nv::NO_DA;
+    let attributes = nv::OWNERWRITE | nv::OWNERREAD | nv::AUTHREAD | more;
     let public = |writer: &mut cvmm_tpm::wire::Writer| {
         writer.u32(index);
         writer.u16(alg::SHA256);
@@ -215,6 +219,44 @@ fn a_tpm_is_the_same_from_start_to_start() {
     assert_eq!(denied(world.admit("vm", Some(&tpm_names))), "key.order");
 }
 
+/// Writes with the owner's authorisation, and reads with the index's own, which a TPM counts if it is wrong.
+fn write_and_read(tpm: &mut Box<dyn TpmExecutor>, index: u32) {
+    use cvmm_tpm::constants::rh;
+    let write = Command::new(cc::NV_WRITE).handle(rh::OWNER).handle(index).password(b"");
+    assert_eq!(&ask(tpm, write.sized(b"12345678").u16(0))[6..10], [0; 4]);
+    let read = Command::new(cc::NV_READ).handle(index).handle(index).password(b"");
+    assert_eq!(&ask(tpm, read.u16(8).u16(0))[6..10], [0; 4], "0x921 is TPM_RC_LOCKOUT");
+}
+
+/// TPM_PT_LOCKOUT_COUNTER.
+fn failures(tpm: &mut Box<dyn TpmExecutor>) -> u8 {
+    let answer = ask(tpm, Command::new(cc::GET_CAPABILITY).u32(6).u32(0x20e).u32(1));
+    answer.last().copied().unwrap()
+}
+
+#[test]
+fn starts_resets_and_ends_of_a_vm_do_not_count_as_attacks() {
+    let world = World::new();
+    let index = 0x0150_0007;
+    for start in 0..5 {
+        let kept = world.start_again("vm", "vm.vmgs").unwrap();
+        // The guest never sends TPM2_Shutdown. A reset, and then the end that any stop of cvmm's is.
+        for machine in 0..3 {
+            let mut tpm = started(&kept);
+            if (start, machine) == (0, 0) {
+                assert_eq!(&define_as(&mut tpm, index, 0)[6..10], [0; 4]);
+            }
+            assert_eq!(failures(&mut tpm), 0, "start {start}, machine {machine}");
+            write_and_read(&mut tpm, index);
+        }
+        let changes = kept.changes.clone();
+        let before = changes.count();
+        drop(kept.vtpm);
+        assert!(changes.count() > before, "TPM2_Shutdown is in the file before the gate hears of the end");
+        kept.run.end(changes.count()).unwrap();
+    }
+}
+
 #[test]
 fn older_copies_and_other_files_are_refused() {
     let world = World::new();
@@ -257,7 +299,7 @@ fn a_run_survives_its_gate_and_not_its_successor() {
     until("the gate is told of what happened meanwhile", || world.standing("vm").counter == changes.count());
     assert_eq!(code(world.start("vm", "vm.vmgs")).0, "key.in-use");
     // Who has another key does not get it.
-    let wrong = client::run::Key::new([7; 32]);
+    let wrong = client::run::Key::from(&[7; 32]);
     assert_eq!(stolen.gate.resume("vm", epoch, &wrong).unwrap_err().code(), "key.proof");
     assert_eq!(stolen.gate.resume("vm", epoch, &stolen.key).unwrap_err().code(), "key.in-use");
     assert_eq!(control.ending(), None);

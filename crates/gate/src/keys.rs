@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use aws_lc_rs::signature::{
 };
 use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_launch::id_block::{IdError, IdSigner, KeyError, SigningKey, public_key_of, signature_of};
+use cvmm_secret_memory::SecretBytes;
 use cvmm_snp::id::{EcPublicKey, EcSignature};
 use thiserror::Error;
 use zerocopy::FromZeros as _;
@@ -27,7 +27,7 @@ use crate::files::{self, FileError};
 use crate::pkcs11::{self, TokenError, TokenKey};
 
 /// A key file's bytes, at most.
-const MAX_KEY: u64 = 4096;
+const MAX_KEY: usize = 4096;
 
 /// Why a key cannot be used.
 #[derive(Debug, Error)]
@@ -232,18 +232,17 @@ pub fn private_folder(path: &Path) -> Result<(), FileError> {
 }
 
 /// Reads a file that only this process's user may read.
-pub(crate) fn private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeysError> {
+pub(crate) fn private(path: &Path) -> Result<SecretBytes, KeysError> {
     let failed = |source| FileError { what: "read", path: path.to_owned(), source };
     let file = fs::File::open(path).map_err(failed)?;
     // Of the file that is read: another may have its name a moment later.
     let metadata = file.metadata().map_err(failed)?;
-    // As much room as there can be bytes: a buffer that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY as usize + 1));
-    file.take(MAX_KEY + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_KEY {
+    // One more than there may be, to see that there are too many.
+    let bytes = SecretBytes::read(file, MAX_KEY + 1).map_err(failed)?;
+    if bytes.len() > MAX_KEY {
         return Err(failed(std::io::Error::other(format!("it has more than {MAX_KEY} bytes"))).into());
     }
-    let own = fs::metadata("/proc/self").map_err(failed)?.uid();
+    let own = rustix::process::geteuid().as_raw();
     let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
     if mode & 0o077 != 0 || owner != own {
         return Err(KeysError::Exposed { path: path.to_owned(), mode, owner });

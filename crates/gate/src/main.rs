@@ -3,7 +3,7 @@
 
 mod commands;
 
-use std::os::unix::fs::MetadataExt;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use cvmm_gate::sandbox::More;
 use cvmm_gate::server::Listeners;
 use cvmm_gate::{artifacts, audit, descriptors, heap, leave, policies, sandbox, server, setup};
 use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_secret_memory::deny_dumps;
 use tracing_subscriber::EnvFilter;
 
 /// Attestation gate: decides whether confidential guests may run.
@@ -124,6 +125,11 @@ enum AuditCommand {
 }
 
 fn main() -> ExitCode {
+    // Before anything is read that may be secret.
+    if let Err(error) = deny_dumps() {
+        let _ = writeln!(std::io::stderr(), "error: {error}");
+        return ExitCode::FAILURE;
+    }
     let filter = EnvFilter::try_from_env("CVMM_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A log on a full disk loses lines. To say so on the same standard error would panic.
     tracing_subscriber::fmt()
@@ -143,7 +149,7 @@ fn main() -> ExitCode {
 
 /// Root needs no gate to be taken over: a gate of its own user is the point.
 fn not_root(config: &Config) -> Result<()> {
-    let root = std::fs::metadata("/proc/self").context("cannot look at /proc/self")?.uid() == 0;
+    let root = rustix::process::geteuid().is_root();
     if !root {
         return Ok(());
     }

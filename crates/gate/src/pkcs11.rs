@@ -22,6 +22,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::RawAuthPin;
+use cvmm_secret_memory::SecretBytes;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -202,7 +203,7 @@ struct Job {
 struct Token {
     module: Pkcs11,
     settings: Settings,
-    pin: RawAuthPin,
+    pin: SecretBytes,
     pin_refused: AtomicBool,
 }
 
@@ -326,7 +327,7 @@ impl Token {
         Ok(Self {
             module: load(&settings.module)?,
             settings: settings.clone(),
-            pin: RawAuthPin::new(Box::new(pin.to_vec())),
+            pin: SecretBytes::from(pin),
             pin_refused: AtomicBool::new(false),
         })
     }
@@ -361,7 +362,8 @@ impl Token {
         if self.pin_refused.load(Ordering::Acquire) {
             return Err(TokenError::Pin("it did before".to_owned()));
         }
-        match session.login_with_raw(UserType::User, &self.pin) {
+        // The library takes a copy of its own, which it overwrites.
+        match session.login_with_raw(UserType::User, &RawAuthPin::new(Box::new(self.pin.to_vec()))) {
             // It is the process that is logged in, not the session.
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
             Err(Error::Pkcs11(

@@ -271,6 +271,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_lseek,
     libc::SYS_madvise,
     libc::SYS_membarrier,
+    libc::SYS_mlock, // pages for keys
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_nanosleep,

@@ -102,7 +102,7 @@ impl Secrets {
             return Ok(none);
         }
         found.sort_by_key(|(guid, _)| *guid);
-        let list: Vec<_> = found.iter().map(|(guid, secret)| (*guid, secret.as_slice())).collect();
+        let list: Vec<_> = found.iter().map(|(guid, secret)| (*guid, &**secret)).collect();
         let mut table = Zeroizing::new(vec![0; MAX_TABLE]);
         let len = secrets::write(&list, &mut table).ok_or_else(|| {
             wrong(format!("the secrets in {} have more than {MAX_TABLE} bytes", folder.display()))

@@ -117,7 +117,8 @@ pub async fn serve(
     let listener = UnixListener::from_std(listeners.socket)?;
     let limits = engine.config().limits;
     let places = Places::new(limits.connections);
-    let clients = Arc::new(Clients::new(&engine.config().clients, fs::metadata("/proc/self")?.uid()));
+    let own = rustix::process::geteuid().as_raw();
+    let clients = Arc::new(Clients::new(&engine.config().clients, own));
     let (stop, stopped) = watch::channel(false);
     let mut sessions = JoinSet::new();
     let status = match listeners.status {

@@ -30,8 +30,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::policy::is_name;
 use cvmm_attest::reason::Reason;
+use cvmm_secret_memory::{Secret, SecretBytes};
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::files;
 use crate::keys::{self, KeysError};
@@ -45,14 +45,14 @@ const MAX_RECORD: u64 = 4096;
 const MOST: usize = 65_536;
 const LABEL: &[u8] = b"cvmm-gate vm-key v1";
 
-/// A VM's state key. Forgotten when dropped, and never shown.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct VmKey([u8; KEY_LEN]);
+/// A VM's state key. Locked in memory, overwritten when dropped, and never shown.
+#[derive(Clone)]
+pub struct VmKey(Secret<KEY_LEN>);
 
 impl VmKey {
     fn random() -> Result<Self, Reason> {
-        let mut key = Self([0; KEY_LEN]);
-        aws_lc_rs::rand::fill(&mut key.0)
+        let mut key = Self(Secret::zeroed());
+        aws_lc_rs::rand::fill(key.0.as_mut_slice())
             .map_err(|_| Reason::new("gate.key", "there are no random numbers"))?;
         Ok(key)
     }
@@ -175,7 +175,7 @@ impl Record {
 }
 
 /// The gate's store key: 32 random bytes in a file for its user only.
-pub struct StoreKey(LessSafeKey);
+pub struct StoreKey(Secret<KEY_LEN>);
 
 impl fmt::Debug for StoreKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,7 +189,7 @@ impl StoreKey {
         if path.exists() {
             return Err(KeysError::Exists(path.to_owned()));
         }
-        let mut bytes = Zeroizing::new([0; KEY_LEN]);
+        let mut bytes = Secret::<KEY_LEN>::zeroed();
         aws_lc_rs::rand::fill(bytes.as_mut_slice()).map_err(|_| KeysError::Crypto)?;
         files::replace(path, bytes.as_slice(), 0o600)?;
         Ok(())
@@ -198,27 +198,31 @@ impl StoreKey {
     /// Reads one.
     pub fn load(path: &Path) -> Result<Self, KeysError> {
         let bytes = keys::private(path)?;
-        if bytes.len() != KEY_LEN {
-            return Err(KeysError::StoreKey(path.to_owned()));
-        }
-        UnboundKey::new(&AES_256_GCM, &bytes)
-            .map(|key| Self(LessSafeKey::new(key)))
-            .map_err(|_| KeysError::Crypto)
+        Secret::from_slice(&bytes).map(Self).ok_or_else(|| KeysError::StoreKey(path.to_owned()))
+    }
+
+    /// Made for each use: the library keeps it in memory of its own, which is not locked.
+    fn cipher(&self) -> Option<LessSafeKey> {
+        UnboundKey::new(&AES_256_GCM, self.0.as_slice()).ok().map(LessSafeKey::new)
     }
 
     fn wrap(&self, record: &mut Record, keys: &[VmKey]) -> Result<(), Reason> {
-        let failed = |_| Reason::new("gate.key", "a VM's key cannot be wrapped");
+        let failed = || Reason::new("gate.key", "a VM's key cannot be wrapped");
         let mut nonce = [0; 12];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(failed)?;
-        let mut bytes = Zeroizing::new(keys.iter().flat_map(|key| key.0).collect::<Vec<u8>>());
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| failed())?;
+        let mut bytes = SecretBytes::zeroed(keys.len() * KEY_LEN);
+        for (place, key) in bytes.chunks_exact_mut(KEY_LEN).zip(keys) {
+            place.copy_from_slice(key.expose());
+        }
         let tag = self
-            .0
+            .cipher()
+            .ok_or_else(failed)?
             .seal_in_place_separate_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(record.additional()),
                 &mut bytes,
             )
-            .map_err(failed)?;
+            .map_err(|_| failed())?;
         record.wrapped = STANDARD.encode([&nonce[..], &bytes, tag.as_ref()].concat());
         Ok(())
     }
@@ -226,14 +230,14 @@ impl StoreKey {
     fn unwrap(&self, record: &Record) -> Option<Vec<VmKey>> {
         let wrapped = STANDARD.decode(&record.wrapped).ok()?;
         let (nonce, sealed) = wrapped.split_first_chunk::<12>()?;
-        let mut bytes = Zeroizing::new(sealed.to_vec());
+        let mut bytes = SecretBytes::from(sealed);
         let plain = self
-            .0
+            .cipher()?
             .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(record.additional()), &mut bytes)
             .ok()?;
         let (keys, rest) = plain.as_chunks::<KEY_LEN>();
         (rest.is_empty() && (1..=2).contains(&keys.len()))
-            .then(|| keys.iter().map(|key| VmKey(*key)).collect())
+            .then(|| keys.iter().map(|key| VmKey(Secret::from(key))).collect())
     }
 }
 

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use cvmm_secret_memory::{Secret, SecretBytes};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use zeroize::Zeroizing;
@@ -96,7 +97,7 @@ pub struct Container<M> {
     keys: [Option<StateKey>; 2],
     files: [FileEntry; FILES],
     /// The extended file table.
-    extended: Secret,
+    extended: KeyTable,
     stored: BTreeMap<Kind, Stored>,
     vm_id: VmId,
     epoch: u64,
@@ -105,17 +106,17 @@ pub struct Container<M> {
 }
 
 /// A table with keys in it.
-struct Secret(Zeroizing<Vec<u8>>);
+struct KeyTable(SecretBytes);
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for KeyTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
+        f.write_str("KeyTable(..)")
     }
 }
 
-impl Secret {
+impl KeyTable {
     fn new() -> Self {
-        Self(Zeroizing::new(vec![0; BLOCK]))
+        Self(SecretBytes::zeroed(BLOCK))
     }
 
     fn entry(&self, id: usize) -> Option<&KeyEntry> {
@@ -231,7 +232,7 @@ impl<M: Medium> Container<M> {
             doubt: false,
             keys: [Some(key.clone()), None],
             files: std::array::from_fn(|_| FileEntry::new_zeroed()),
-            extended: Secret::new(),
+            extended: KeyTable::new(),
             stored: BTreeMap::new(),
             vm_id: vm_id.clone(),
             epoch,
@@ -290,7 +291,7 @@ impl<M: Medium> Container<M> {
             return Err(wrong(EXTENDED_TABLE, "absence"));
         };
         let (metadata_key, keys) = unwrap(&header, keys)?;
-        let extended = Secret(read(&medium, extended, &metadata_key, "the extended file table")?);
+        let extended = KeyTable(read(&medium, extended, &metadata_key, "the extended file table")?);
         let mut container = Self {
             medium,
             writable,
@@ -367,7 +368,7 @@ impl<M: Medium> Container<M> {
         }
     }
 
-    fn body(&self, kind: Kind) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    fn body(&self, kind: Kind) -> Result<SecretBytes, StateError> {
         let gone = StateError::Table { entry: kind.id(), offset: 0, problem: "absence" };
         let (Some(file), Some(key)) = (self.files.get(kind.id()), self.extended.entry(kind.id())) else {
             return Err(gone);
@@ -561,7 +562,7 @@ impl<M: Medium> Container<M> {
 
         let counter = self.counter.saturating_add(1);
         let mut files = self.files.clone();
-        let mut extended = Secret(self.extended.0.clone());
+        let mut extended = KeyTable(self.extended.0.clone());
         let mut stored = self.stored.clone();
         let mut writes = Vec::new();
         for Update { kind, body } in updates {
@@ -601,7 +602,8 @@ impl<M: Medium> Container<M> {
         if let Some(entry) = files.get_mut(EXTENDED_TABLE) {
             *entry = sealed(block, BLOCK, seal);
         }
-        writes.push((block, bytes));
+        // Encrypted by now.
+        writes.push((block, Zeroizing::new(bytes.to_vec())));
         let table = next()?;
         if let Some(entry) = files.get_mut(FILE_TABLE) {
             *entry = FileEntry::of_table(table);
@@ -676,15 +678,15 @@ fn wrap(key: &StateKey, metadata_key: &[u8; KEY_LEN]) -> Result<KeySlot, StateEr
     Ok(KeySlot { nonce, reserved: U32::ZERO, tag, key: wrapped })
 }
 
-type Unwrapped = (Zeroizing<[u8; KEY_LEN]>, [Option<StateKey>; 2]);
+type Unwrapped = (Secret<KEY_LEN>, [Option<StateKey>; 2]);
 
 /// The metadata key, and which of `keys` belongs to which slot.
 fn unwrap(header: &Header, keys: &[StateKey]) -> Result<Unwrapped, StateError> {
-    let mut found: Option<Zeroizing<[u8; KEY_LEN]>> = None;
+    let mut found: Option<Secret<KEY_LEN>> = None;
     let mut owners = [None, None];
     for (slot, owner) in header.keys.iter().zip(&mut owners).filter(|(slot, _)| !slot.is_empty()) {
         for key in keys {
-            let mut plain = Zeroizing::new([0; KEY_LEN]);
+            let mut plain = Secret::zeroed();
             if crypto::open(key.expose(), &(slot.nonce, slot.tag), &slot.key, plain.as_mut_slice())? {
                 *owner = Some(key.clone());
                 found.get_or_insert(plain);
@@ -701,13 +703,13 @@ fn read(
     entry: &FileEntry,
     key: &[u8; KEY_LEN],
     what: &'static str,
-) -> Result<Zeroizing<Vec<u8>>, StateError> {
+) -> Result<SecretBytes, StateError> {
     let block = entry.block.get();
     // No more than the medium has: the entries were checked against it.
     let len = entry.blocks.get() as usize * BLOCK;
     let mut bytes = vec![0; len];
     medium.read_at(&mut bytes, offset(block)).map_err(StateError::io("read"))?;
-    let mut plain = Zeroizing::new(vec![0; len]);
+    let mut plain = SecretBytes::zeroed(len);
     if crypto::open(key, &(entry.nonce, entry.tag), &bytes, &mut plain)? {
         Ok(plain)
     } else {

@@ -5,7 +5,7 @@
 //! 2^32 uses that random nonces allow. (Other writers count in 8 of the bytes, which a file that was rolled back repeats.)
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use zeroize::Zeroizing;
+use cvmm_secret_memory::Secret;
 
 use crate::error::StateError;
 use crate::key::KEY_LEN;
@@ -22,8 +22,8 @@ fn cipher(key: &[u8; KEY_LEN]) -> Result<LessSafeKey, StateError> {
 }
 
 /// A new key.
-pub(crate) fn new_key() -> Result<Zeroizing<[u8; KEY_LEN]>, StateError> {
-    let mut key = Zeroizing::new([0; KEY_LEN]);
+pub(crate) fn new_key() -> Result<Secret<KEY_LEN>, StateError> {
+    let mut key = Secret::zeroed();
     random(key.as_mut_slice())?;
     Ok(key)
 }

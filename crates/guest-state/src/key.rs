@@ -3,12 +3,12 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use cvmm_secret_memory::{Secret, SecretBytes};
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::crypto;
 use crate::error::StateError;
@@ -16,9 +16,9 @@ use crate::error::StateError;
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;
 
-/// A 256-bit key. Forgotten when dropped, and never shown.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct StateKey([u8; KEY_LEN]);
+/// A 256-bit key. Locked in memory, overwritten when dropped, and never shown.
+#[derive(Clone)]
+pub struct StateKey(Secret<KEY_LEN>);
 
 impl fmt::Debug for StateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,14 +78,14 @@ impl KeyFormat {
 
     fn read(self, bytes: &[u8]) -> Option<StateKey> {
         match self {
-            Self::Raw => bytes.try_into().ok().map(StateKey::from_bytes),
+            Self::Raw => Secret::from_slice(bytes).map(StateKey),
             Self::Hex => {
                 let digits = bytes.trim_ascii();
                 let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
                 if digits.len() != 2 * KEY_LEN {
                     return None;
                 }
-                let mut key = StateKey([0; KEY_LEN]);
+                let mut key = StateKey(Secret::zeroed());
                 for (byte, pair) in key.0.iter_mut().zip(digits.chunks_exact(2)) {
                     for digit in pair {
                         *byte = *byte << 4 | char::from(*digit).to_digit(16)? as u8;
@@ -100,15 +100,15 @@ impl KeyFormat {
 impl StateKey {
     /// A new one.
     pub fn random() -> Result<Self, StateError> {
-        let mut key = Self([0; KEY_LEN]);
-        crypto::random(&mut key.0)?;
+        let mut key = Self(Secret::zeroed());
+        crypto::random(key.0.as_mut_slice())?;
         Ok(key)
     }
 
     /// The key with these bytes; the caller's are left as they are.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; KEY_LEN]) -> Self {
-        Self(*bytes)
+        Self(Secret::from(bytes))
     }
 
     /// Reads a file of 32 raw bytes that only this process's user may read.
@@ -128,9 +128,8 @@ impl StateKey {
         if mode & 0o077 != 0 || owner != rustix::process::geteuid().as_raw() {
             return Err(KeyFileError::Exposed { path: path.to_owned(), mode, owner });
         }
-        let most = format.most() + 1;
-        let mut bytes = Zeroizing::new(Vec::with_capacity(most));
-        file.take(most as u64).read_to_end(&mut bytes).map_err(failed)?;
+        // One more than there may be, to see that there are too many.
+        let bytes = SecretBytes::read(file, format.most() + 1).map_err(failed)?;
         format.read(&bytes).ok_or_else(|| match format {
             KeyFormat::Raw => KeyFileError::Length(path.to_owned()),
             KeyFormat::Hex => KeyFileError::Hex(path.to_owned()),

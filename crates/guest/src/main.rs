@@ -72,6 +72,11 @@ fn nonce(text: &str) -> Result<[u8; NONCE_LEN], String> {
 }
 
 fn main() -> ExitCode {
+    // Before anything is read that may be secret.
+    if let Err(error) = cvmm_secret_memory::deny_dumps() {
+        let _ = writeln!(std::io::stderr(), "error: {error}");
+        return ExitCode::FAILURE;
+    }
     let Command::Attest { vm_id, port, timeout, bundle, nonce } = Cli::parse().command;
     let done = match bundle.zip(nonce) {
         Some((path, nonce)) => write_bundle(&vm_id, &path, &nonce).map(|()| Verdict::Written),

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Going to the background, for `cvmm-vtpm --daemon`.
+//! What `cvmm-vtpm` needs as a service: going to the background, signals that ask it to end, and a descriptor that it is given.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io::{Error, Read, Result, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::process::exit;
+
+use vmm_sys_util::signal::{block_signal, create_sigset};
+
+use crate::sys::STOP_SIGNALS;
 
 /// In the background, with the parent still waiting.
 #[derive(Debug)]
@@ -40,4 +46,39 @@ pub fn fork() -> Result<Background> {
             })
         }
     }
+}
+
+/// SIGTERM, SIGINT and SIGHUP, which no thread takes but the one that waits for them.
+#[derive(Debug)]
+pub struct StopSignals(());
+
+impl StopSignals {
+    /// Blocks them in this thread and all that it starts later.
+    pub fn block() -> Result<StopSignals> {
+        for signal in STOP_SIGNALS {
+            block_signal(signal).map_err(|error| Error::other(format!("block signal {signal}: {error}")))?;
+        }
+        Ok(StopSignals(()))
+    }
+
+    /// Waits for one of them; its number.
+    pub fn wait(&self) -> Result<i32> {
+        let set = create_sigset(&STOP_SIGNALS).map_err(|error| Error::from_raw_os_error(error.errno()))?;
+        let mut signal = 0;
+        // SAFETY: `set` is initialised, and `signal` is written.
+        match unsafe { libc::sigwait(&set, &mut signal) } {
+            0 => Ok(signal),
+            error => Err(Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// A duplicate of a descriptor that this process was started with.
+pub fn inherited(fd: i32) -> Result<File> {
+    // SAFETY: takes plain numbers.
+    if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
+        return Err(Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is open, as was just seen, and nothing in this process closes it meanwhile: it is called before any thread is there.
+    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().map(File::from)
 }

@@ -175,6 +175,9 @@ pub enum HashStep<'a> {
     End,
 }
 
+/// `TPM2_Shutdown(TPM_SU_CLEAR)`.
+const SHUTDOWN_CLEAR: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x45, 0, 0];
+
 /// A TPM 2.0. One call at a time (`&mut`); may move between threads from call to call.
 pub trait TpmEngine: Send {
     /// `_TPM_Init`: loads the state, or manufactures a TPM where the store has none. The guest's
@@ -186,6 +189,25 @@ pub trait TpmEngine: Send {
 
     /// Is there power?
     fn is_on(&self) -> bool;
+
+    /// Ends the session in order: `TPM2_Shutdown(CLEAR)`, then `power_off`. A TPM that loses its power without that counts a failed
+    /// authorisation at its next startup, if something under dictionary-attack protection was used since the last one (part 1,
+    /// "Dictionary Attack Protection"): a few such ends lock it. Errors are logged; the power goes in any case.
+    fn shut_down(&mut self) {
+        if self.is_on() {
+            match self.execute(0, &SHUTDOWN_CLEAR).map(|response| response.code()) {
+                // Before TPM2_Startup there is no session to end.
+                Ok(rc::SUCCESS | rc::INITIALIZE) => {}
+                Ok(code) => cvmm_log_limit::warn!(
+                    "TPM2_Shutdown answered 0x{code:x}: the TPM may count this stop as an attack"
+                ),
+                Err(error) => {
+                    cvmm_log_limit::warn!(%error, "TPM2_Shutdown failed: the TPM may count this stop as an attack")
+                }
+            }
+        }
+        self.power_off();
+    }
 
     /// `power_off` and `power_on`: what a reset of the machine does. Also the way out of an
     /// engine error; the state is read again from the store.

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::command::{Header, rc};
 use crate::engine::{EngineError, HashStep, Response, TpmEngine};
 use crate::store::{MAX_STATE, StateKind};
-use crate::worker::Tpm;
+use crate::worker::{MAX_PATIENCE, Tpm};
 
 /// Results.
 mod result {
@@ -193,14 +193,24 @@ pub struct Service {
     tpm: Tpm,
     locality: AtomicU8,
     startup: Startup,
-    reject_locality_4: bool,
-    set_locality_command: bool,
+    rules: Rules,
+}
+
+/// What a server does beside serving, and what it refuses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    /// No commands at locality 4.
+    pub reject_locality_4: bool,
+    /// The locality may be set within the stream of commands.
+    pub set_locality_command: bool,
+    /// A TPM that is stopped or reset gets no `TPM2_Shutdown`: whoever stops it has seen to that.
+    pub disable_auto_shutdown: bool,
 }
 
 impl Service {
     /// Serves a TPM, which may be off.
-    pub fn new(tpm: Tpm, startup: Startup, reject_locality_4: bool, set_locality_command: bool) -> Service {
-        Service { tpm, locality: AtomicU8::new(0), startup, reject_locality_4, set_locality_command }
+    pub fn new(tpm: Tpm, startup: Startup, rules: Rules) -> Service {
+        Service { tpm, locality: AtomicU8::new(0), startup, rules }
     }
 
     /// The TPM.
@@ -208,9 +218,12 @@ impl Service {
         &self.tpm
     }
 
-    /// `CMD_INIT`: power off and on, and the startup command if the server sends it.
+    /// `CMD_INIT`: power off, in order, and on, and the startup command if the server sends it.
     pub fn init(&self, delete_volatile: bool) -> Result<(), EngineError> {
         self.locality.store(0, Ordering::Relaxed);
+        if !self.rules.disable_auto_shutdown {
+            self.tpm.shut_down(MAX_PATIENCE);
+        }
         self.tpm.with(|engine| {
             engine.power_off();
             if delete_volatile {
@@ -235,7 +248,7 @@ impl Service {
 
     /// Executes a command from the data connection; always has an answer.
     pub fn execute(&self, command: &[u8]) -> Response {
-        if self.set_locality_command
+        if self.rules.set_locality_command
             && Header::parse(command).is_some_and(|header| header.code == CC_SET_LOCALITY)
         {
             return Response::code_only(match command.get(10..) {
@@ -251,7 +264,7 @@ impl Service {
     }
 
     fn set_locality(&self, locality: u8) -> bool {
-        let good = locality < if self.reject_locality_4 { 4 } else { 5 };
+        let good = locality < if self.rules.reject_locality_4 { 4 } else { 5 };
         if good {
             self.locality.store(locality, Ordering::Relaxed);
         }
@@ -291,7 +304,7 @@ impl Service {
             Control::HashEnd => on(&mut |engine| engine.hash(HashStep::End)),
             // libtpms cannot stop what it does; the answer to the command says how it ended.
             Control::Cancel => words(&[result::SUCCESS]),
-            Control::StoreVolatile => on(&mut |engine| engine.suspend()),
+            Control::StoreVolatile => code(self.tpm.suspend()),
             Control::ResetEstablished(locality) if locality > 4 => words(&[result::BAD_LOCALITY]),
             Control::ResetEstablished(locality) => {
                 let mut result = 0;
@@ -304,12 +317,10 @@ impl Service {
             Control::GetState { kind: None, .. } | Control::SetState { kind: None, .. } => {
                 words(&[result::BAD_PARAMETER])
             }
-            Control::GetState { kind: Some(kind), offset } => {
-                match self.tpm.with(|engine| engine.state(kind)) {
-                    Ok(blob) => piece(&[result::SUCCESS, 0], &blob, offset),
-                    Err(error) => words(&[result_of(&Err(error)), 0, 0, 0]),
-                }
-            }
+            Control::GetState { kind: Some(kind), offset } => match self.tpm.state(kind) {
+                Ok(blob) => piece(&[result::SUCCESS, 0], &blob, offset),
+                Err(error) => words(&[result_of(&Err(error)), 0, 0, 0]),
+            },
             Control::SetState { encrypted: true, .. } => {
                 cvmm_log_limit::warn!("a state blob encrypted by swtpm; only plain ones can be taken");
                 words(&[result::BAD_PARAMETER])
@@ -340,7 +351,18 @@ impl Service {
         (answer, Then::Continue)
     }
 
-    fn stop(&self) {
+    /// The server ends: what has the TPM is left in order. Waits for a running command, but not for one that is stuck.
+    pub fn end(&self) {
+        if !self.rules.disable_auto_shutdown {
+            self.tpm.shut_down(MAX_PATIENCE);
+        }
+    }
+
+    /// Takes the power away, in order. Does nothing to a TPM that is off.
+    pub fn stop(&self) {
+        if !self.rules.disable_auto_shutdown && self.tpm.shut_down(MAX_PATIENCE) {
+            return;
+        }
         let _ = self.tpm.with(|engine| {
             engine.power_off();
             Ok(())

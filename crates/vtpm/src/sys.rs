@@ -16,6 +16,20 @@ pub fn try_flock(file: &File) -> Result<bool> {
     if error.kind() == ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
+/// The signals that ask a program to end.
+pub const STOP_SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// Ignores the signals that ask a program to end.
+pub fn ignore_stop_signals() -> Result<()> {
+    for signal in STOP_SIGNALS {
+        // SAFETY: sets a disposition that runs no code.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Closes every descriptor but these.
 pub fn close_others(keep: &[i32]) -> Result<()> {
     let mut keep = keep.to_vec();
@@ -34,10 +48,9 @@ pub fn close_others(keep: &[i32]) -> Result<()> {
     Ok(())
 }
 
-/// No core dump, no debugger, no file, no process, and so much address space.
+/// No file, no process, and so much address space.
 pub fn limit_resources(address_space: u64) -> Result<()> {
     let limits = [
-        (libc::RLIMIT_CORE, 0),
         (libc::RLIMIT_FSIZE, 0),
         (libc::RLIMIT_NOFILE, 0),
         (libc::RLIMIT_NPROC, 0),
@@ -49,10 +62,6 @@ pub fn limit_resources(address_space: u64) -> Result<()> {
         if unsafe { libc::setrlimit(what, &limit) } != 0 {
             return Err(Error::last_os_error());
         }
-    }
-    // SAFETY: takes plain numbers. Not dumpable is also not traceable by others of this user.
-    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } != 0 {
-        return Err(Error::last_os_error());
     }
     Ok(())
 }

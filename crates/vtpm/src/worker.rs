@@ -19,11 +19,15 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use crate::command;
+use crate::command::{self, cc, rc};
 use crate::engine::{EngineError, Response, Statistics, TpmEngine};
+use crate::store::StateKind;
 
 /// Commands that may wait. A front end has one outstanding; more are a mistake or an attack.
 const QUEUE: usize = 8;
+
+/// How long an orderly end waits for the running command: longer than any takes that is not stuck.
+pub const MAX_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a command was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +148,8 @@ struct Shared {
     status: Mutex<Status>,
     /// There is a failure in the status. Changed only by whoever has set `busy`.
     failed: AtomicBool,
+    /// Nothing has happened since a `TPM2_Shutdown`, or since the volatile state was taken out. Likewise.
+    at_rest: AtomicBool,
 }
 
 #[derive(Default)]
@@ -180,6 +186,10 @@ impl Turn<'_> {
             .unwrap_or_else(|_| Err(EngineError::Answer("the engine panicked".to_owned())));
         let mut status = lock(&shared.status);
         status.statistics = engine.statistics();
+        let code = command::Header::parse(command).map(|header| header.code);
+        let shut =
+            code == Some(cc::SHUTDOWN) && matches!(&result, Ok(response) if response.code() == rc::SUCCESS);
+        shared.at_rest.store(shut, Ordering::Release);
         match result {
             Ok(response) => response,
             Err(EngineError::Off) => Response::failure(), // nothing is broken
@@ -288,6 +298,7 @@ impl Tpm {
             wake: Condvar::new(),
             status: Mutex::new(status),
             failed: AtomicBool::new(false),
+            at_rest: AtomicBool::new(false),
         });
         let served = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -335,30 +346,86 @@ impl Tpm {
         }
     }
 
-    /// A reset of the machine: power off and on. Waits for the running command; those
+    /// Ends the TPM in order ([`TpmEngine::shut_down`]) and takes its power away; without `TPM2_Shutdown` where it is at rest already:
+    /// the guest has sent one as its last command, the volatile state was taken out to go on elsewhere, or the engine has failed.
+    /// Waits for the running command, but no longer than `patience`; `false` if that was not enough, and then nothing is done.
+    pub fn shut_down(&self, patience: Duration) -> bool {
+        let Some(turn) = self.turn(Some(patience)) else {
+            cvmm_log_limit::warn!("a command of the TPM still runs: it is stopped without TPM2_Shutdown");
+            return false;
+        };
+        let shared = turn.0;
+        let mut engine = lock(&shared.engine);
+        if shared.at_rest.load(Ordering::Acquire) || shared.failed.load(Ordering::Acquire) {
+            engine.power_off();
+        } else {
+            engine.shut_down();
+        }
+        lock(&shared.status).statistics = engine.statistics();
+        true
+    }
+
+    /// A reset of the machine: an orderly end, power off and on. Waits for the running command; those
     /// that wait in the queue run after it, on the new TPM. Takes a failed engine back into service.
     pub fn power_cycle(&self) -> Result<(), EngineError> {
+        self.shut_down(MAX_PATIENCE);
         self.with(|engine| engine.power_cycle())
     }
 
-    /// Does something with the engine itself, when the running command is done: states, `TPM_ESTABLISHED`,
+    /// Puts the volatile state into the store ([`TpmEngine::suspend`]): what stops now goes on from there, so that an end that follows
+    /// is not to be made an orderly one.
+    pub fn suspend(&self) -> Result<(), EngineError> {
+        self.with(|engine| if engine.is_on() { engine.suspend() } else { Err(EngineError::Off) })?;
+        self.0.shared.at_rest.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// A part of the state ([`TpmEngine::state`]). Who takes the volatile one from a TPM that is on goes on with it elsewhere.
+    pub fn state(&self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError> {
+        let (state, on) = self.with(|engine| Ok((engine.state(kind)?, engine.is_on())))?;
+        if on && kind == StateKind::Volatile {
+            self.0.shared.at_rest.store(true, Ordering::Release);
+        }
+        Ok(state)
+    }
+
+    /// The engine, once nobody uses it; `None` if that takes longer than `patience`.
+    fn turn(&self, patience: Option<Duration>) -> Option<Turn<'_>> {
+        let shared = &*self.0.shared;
+        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let mut queue = lock(&shared.queue);
+        queue.waiting += 1;
+        while queue.busy {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            queue = match left {
+                None => shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
+                    queue.waiting -= 1;
+                    return None;
+                }
+                Some(left) => shared.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        queue.waiting -= 1;
+        queue.busy = true;
+        Some(Turn(shared))
+    }
+
+    /// Does something with the engine itself, when the running command is done: `TPM_ESTABLISHED`,
     /// power. If the engine has come up in it, a former failure is over.
     pub fn with<R>(
         &self,
         work: impl FnOnce(&mut dyn TpmEngine) -> Result<R, EngineError>,
     ) -> Result<R, EngineError> {
-        let shared = &*self.0.shared;
-        let mut queue = lock(&shared.queue);
-        queue.waiting += 1;
-        while queue.busy {
-            queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-        queue.waiting -= 1;
-        queue.busy = true;
-        drop(queue);
-        let _turn = Turn(shared);
+        // Without a limit there is always a turn.
+        let turn = self.turn(None).ok_or(EngineError::Off)?;
+        let shared = turn.0;
         let mut engine = lock(&shared.engine);
+        let before = engine.is_on();
         let result = work(&mut **engine);
+        if !before && engine.is_on() {
+            shared.at_rest.store(false, Ordering::Release);
+        }
         let mut status = lock(&shared.status);
         status.statistics = engine.statistics();
         match &result {
@@ -389,9 +456,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::command::{cc, rc};
     use crate::engine::{BufferSize, HashStep};
-    use crate::store::StateKind;
 
     /// Answers with the command's code plus one; waits for a permit on CREATE_PRIMARY; errs on CLEAR.
     struct Fake {

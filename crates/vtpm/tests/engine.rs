@@ -217,6 +217,7 @@ fn a_disk_that_fails_ends_the_tpm_until_a_reset_and_nothing_acknowledged_is_lost
         assert_eq!(run(&startup(0)).code(), 0);
         assert_eq!(first_2b(&run(&nv_read(0x0150_0001, 4))), b"goo2");
         // A state that is refused is not replaced by a new TPM.
+        assert!(tpm.shut_down(Duration::from_secs(60)));
         let before = store.inner.clone().load(StateKind::Permanent).unwrap();
         store.fail_reads.store(true, Ordering::SeqCst);
         let error = tpm.power_cycle().unwrap_err().to_string();

@@ -227,6 +227,64 @@ fn garbage_ends_a_connection_and_never_the_server() {
 }
 
 #[test]
+fn it_says_what_it_has_of_swtpm_as_libvirt_asks() {
+    // No other option, and no state folder is touched.
+    let output =
+        std::process::Command::new(PROGRAM).args(["socket", "--print-capabilities"]).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["type"], "swtpm");
+    assert_eq!(answer["version"], env!("CARGO_PKG_VERSION"));
+    let features: Vec<&str> =
+        answer["features"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    for name in ["tpm-2.0", "flags-opt-startup", "flags-opt-disable-auto-shutdown", "nvram-backend-dir"] {
+        assert!(features.contains(&name), "{name}: {features:?}");
+    }
+    // What it does not have is not said.
+    for name in ["tpm-1.2", "cmdarg-pwd-fd", "cmdarg-key-fd", "cmdarg-migration", "cmdarg-chroot"] {
+        assert!(!features.contains(&name), "{name}: {features:?}");
+    }
+}
+
+#[test]
+fn the_log_goes_to_a_descriptor_or_a_file_with_a_prefix() {
+    // As tpm2-tss' test harness starts it.
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(PROGRAM);
+    command.args(["socket", "--tpm2", "--tpmstate", &format!("dir={}", dir.path().display())]);
+    command.args(sockets(dir.path())).args(["--log", "fd=1,level=5,prefix=tpm7: "]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // Unknown, which is worth a line.
+    let ctrl = connect(&dir.path().join("ctrl"));
+    assert_eq!(ask(&ctrl, &[0, 0, 0, 0x77], 4), [0, 0, 0, 10]);
+    assert_eq!(ask(&ctrl, &[0, 0, 0, 3], 4), [0; 4]);
+    assert!(child.wait().unwrap().success());
+    let mut text = String::new();
+    child.stdout.unwrap().read_to_string(&mut text).unwrap();
+    assert!(text.lines().any(|line| line.contains("unknown control command")), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("tpm7: ")), "{text}");
+    let file = dir.path().join("log");
+    fs::write(&file, "old\n").unwrap();
+    let option = format!("file={},truncate,level=5", file.display());
+    let mut second = command_with_log(dir.path(), &option).spawn().unwrap();
+    let ctrl = connect(&dir.path().join("ctrl"));
+    assert_eq!(ask(&ctrl, &[0, 0, 0, 0x77], 4), [0, 0, 0, 10]);
+    assert_eq!(ask(&ctrl, &[0, 0, 0, 3], 4), [0; 4]);
+    assert!(second.wait().unwrap().success());
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("unknown control command") && !text.contains("old"), "{text}");
+    let output = command_with_log(dir.path(), "fd=77").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("fd=77 is not open"));
+}
+
+fn command_with_log(dir: &Path, log: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(PROGRAM);
+    command.args(["socket", "--tpm2", "--tpmstate", &format!("dir={}", dir.display())]);
+    command.args(sockets(dir)).args(["--log", log]);
+    command
+}
+
+#[test]
 fn every_prefix_of_a_request_needs_more_and_never_too_much() {
     let hash = [0, 0, 0, 7, 0, 0, 0, 5, 1, 2, 3, 4, 5];
     let blob = [0, 0, 0, 0xd, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 8, 9];

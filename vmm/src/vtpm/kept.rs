@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cvmm_gate_client::client::run::{Certificates, Identified, Prepared, PublicAreas, Run};
+use cvmm_gate_client::client::run::{Certificates, Identified, Key, Prepared, PublicAreas, Run};
 use cvmm_gate_client::manifest::TpmIdentity;
 use cvmm_guest_state::{Expected, StateError, StateKey, Store, VmId};
 use cvmm_tpm::command::Command;
@@ -73,7 +73,7 @@ pub struct Kept {
     /// How many changes the file has seen.
     pub changes: Changes,
     /// The key that the file is written with.
-    pub key: Zeroizing<[u8; 32]>,
+    pub key: Key,
 }
 
 /// Starts the TPM of the VM `vm_id` from the file `path`, for which the gate has given the keys.
@@ -95,7 +95,7 @@ pub fn start(config: &config::Vtpm, path: &Path, vm_id: &str, prepared: Prepared
         ak: identity.ak.to_bytes(),
     };
     // The last of two is the new one; the file has taken either.
-    let key = prepared.keys().last().cloned().unwrap_or_default();
+    let key = prepared.keys().last().cloned().unwrap_or_else(Key::zeroed);
     let (run, certificates) = match prepared.identify(&areas).map_err(GateError::from)? {
         Identified::Known(run, certificates) => (run, certificates),
         Identified::Unknown(challenged) => {
@@ -111,7 +111,7 @@ pub fn start(config: &config::Vtpm, path: &Path, vm_id: &str, prepared: Prepared
     let Certificates { ek_rsa, ek_ecc, ak, platform } = certificates;
     let certificates = provision::Certificates { ek_rsa, ek_ecc, ak, platform };
     let written = provision::install(engine.as_mut(), &certificates)?;
-    engine.power_off();
+    engine.shut_down();
     cvmm_log_limit::info!(
         epoch,
         changes = changes.count(),

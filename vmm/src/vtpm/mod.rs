@@ -19,6 +19,7 @@ use cvmm_guest_state::StateError;
 use cvmm_vtpm::command::CRB_BUFFER;
 use cvmm_vtpm::provision::ProvisionError;
 use cvmm_vtpm::store::MemoryStore;
+use cvmm_vtpm::worker::MAX_PATIENCE;
 use cvmm_vtpm::{
     EngineError, LibraryEngine, ProcessEngine, ProcessOptions, Response, StateStore, Tpm, TpmEngine,
 };
@@ -123,7 +124,8 @@ impl Vtpm {
         Ok(Self { tpm: Tpm::new(engine)? })
     }
 
-    /// What a reset of the machine is for the TPM, and what the new machine's device is in front of.
+    /// What a reset of the machine is for the TPM, and what the new machine's device is in front of. A guest that was reset has often
+    /// had no time to send TPM2_Shutdown.
     pub fn power_cycle(&self) -> Box<dyn TpmExecutor> {
         if let Err(error) = self.tpm.power_cycle() {
             // The guest will be told at its first command.
@@ -135,6 +137,13 @@ impl Vtpm {
     /// What the engine has done.
     pub fn statistics(&self) -> cvmm_vtpm::Statistics {
         self.tpm.statistics()
+    }
+}
+
+/// The VM ends: however it did, its TPM is left in order, so that the next start counts no failed authorisation.
+impl Drop for Vtpm {
+    fn drop(&mut self) {
+        self.tpm.shut_down(MAX_PATIENCE);
     }
 }
 
@@ -155,7 +164,7 @@ fn set_up(engine: &mut dyn TpmEngine, banks: &[config::PcrBank]) -> Result<(), V
         (Some(error), _) => return Err(error.into()),
         (None, changed) => cvmm_log_limit::debug!(?banks, changed = changed?, "pcr banks of the guest's tpm"),
     }
-    engine.power_off();
+    engine.shut_down();
     Ok(())
 }
 

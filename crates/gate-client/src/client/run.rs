@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use zeroize::Zeroizing;
+use cvmm_secret_memory::{Secret, SecretBytes};
 
 use super::{ClientError, Gate, Proposal};
 use crate::binding;
@@ -24,7 +24,7 @@ pub const KEY_LEN: usize = 32;
 const MAX_CERTIFICATE: usize = 4096;
 
 /// A key of a state file.
-pub type Key = Zeroizing<[u8; KEY_LEN]>;
+pub type Key = Secret<KEY_LEN>;
 
 /// A VM's keys, before its TPM has shown itself.
 #[derive(Debug)]
@@ -135,10 +135,10 @@ impl Gate {
         let Grant { session, keys, accepted: (first, last), least_counter, epoch, may_create, deadline_ms } =
             grant;
         let key = |SecretText(text): &SecretText| {
-            let bytes = Zeroizing::new(decode(QUESTION, "keys", text)?);
-            <[u8; KEY_LEN]>::try_from(bytes.as_slice())
-                .map(Zeroizing::new)
-                .map_err(|_| malformed(QUESTION, "keys"))
+            // Decoded where it stays. The decoder wants room for what the text could be at most.
+            let mut bytes = SecretBytes::zeroed(base64::decoded_len_estimate(text.len()));
+            let len = STANDARD.decode_slice(text, &mut bytes).map_err(|_| malformed(QUESTION, "keys"))?;
+            bytes.get(..len).and_then(Secret::from_slice).ok_or_else(|| malformed(QUESTION, "keys"))
         };
         let keys = keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
         if !(1..=2).contains(&keys.len()) || first > last || epoch <= last {

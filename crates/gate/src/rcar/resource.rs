@@ -68,7 +68,7 @@ pub fn read(folder: &Path, name: &Name) -> Result<Zeroizing<Vec<u8>>, ResourceEr
     if !metadata.is_file() {
         return Err(ResourceError::None);
     }
-    let own = std::fs::metadata("/proc/self").map_err(failed)?.uid();
+    let own = rustix::process::geteuid().as_raw();
     let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
     if mode & 0o077 != 0 || owner != own {
         return Err(ResourceError::Exposed { mode, owner });

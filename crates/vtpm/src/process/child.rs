@@ -30,6 +30,11 @@ pub fn child_main_if_asked() {
     if arguments.next().as_deref() != Some(CHILD_ARGUMENT) {
         return;
     }
+    // The caller's `main` may have done so already. A signal that is for the whole service or terminal is the parent's to act on: it
+    // still needs this process to end the TPM in order. When the parent is gone, the socket says so.
+    if cvmm_secret_memory::deny_dumps().is_err() || sys::ignore_stop_signals().is_err() {
+        exit(EXIT_JAIL);
+    }
     let mut abort_on = None;
     for argument in arguments {
         match argument.strip_prefix(ABORT_OPTION).and_then(|code| u32::from_str_radix(code, 16).ok()) {

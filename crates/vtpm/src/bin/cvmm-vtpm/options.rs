@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use cvmm_guest_state::{KeyFormat, VmId};
-use cvmm_vtpm::swtpm::Startup;
+use cvmm_vtpm::swtpm::{Rules, Startup};
 
 /// As clap reads them.
 #[derive(clap::Args)]
@@ -16,8 +16,16 @@ pub struct Socket {
     tpm2: bool,
     /// dir=FOLDER, or backend-uri=dir://FOLDER: where the state is. With --key also backend-uri=file://PATH, the state file
     /// itself.
-    #[arg(long, value_name = "dir=FOLDER", alias = "tpmstatedir")]
-    tpmstate: String,
+    #[arg(
+        long,
+        value_name = "dir=FOLDER",
+        alias = "tpmstatedir",
+        required_unless_present = "print_capabilities"
+    )]
+    tpmstate: Option<String>,
+    /// Print what this program has of swtpm's features, as swtpm does (JSON), and end.
+    #[arg(long)]
+    pub print_capabilities: bool,
     /// Commands: type=tcp,port=N[,bindaddr=A] or type=unixio,path=P[,mode=M].
     #[arg(long, value_name = "SPEC")]
     server: Option<String>,
@@ -27,13 +35,14 @@ pub struct Socket {
     /// Control: as --server.
     #[arg(long, value_name = "SPEC")]
     ctrl: Option<String>,
-    /// not-need-init, startup-clear, startup-state, startup-none.
+    /// not-need-init, startup-clear, startup-state, startup-none, disable-auto-shutdown (a TPM that is stopped or reset gets no
+    /// TPM2_Shutdown).
     #[arg(long, value_name = "LIST")]
     flags: Option<String>,
     /// reject-locality-4, allow-set-locality.
     #[arg(long, value_name = "LIST")]
     locality: Option<String>,
-    /// file=PATH, level=N (0 errors .. 20 everything), truncate.
+    /// file=PATH or fd=N, level=N (0 errors .. 20 everything), prefix=TEXT before each line, truncate.
     #[arg(long, value_name = "LIST")]
     log: Option<String>,
     /// file=PATH for the process id.
@@ -95,6 +104,46 @@ pub struct KeyFile {
     pub remove: bool,
 }
 
+/// Where the log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTo {
+    /// Standard error.
+    Stderr,
+    /// A file, emptied first or not.
+    File { path: PathBuf, truncate: bool },
+    /// A descriptor that the program was started with.
+    Fd(i32),
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub to: LogTo,
+    pub level: u32,
+    /// Before each line.
+    pub prefix: String,
+}
+
+fn log(text: &str) -> Result<Log> {
+    let map = list("log", text, &["file", "fd", "level", "prefix", "truncate"])?;
+    let truncate = map.contains_key("truncate");
+    let to = match (map.get("file"), map.get("fd")) {
+        (Some(_), Some(_)) => bail!("--log {text}: give one of file= and fd="),
+        (Some(&""), None) => bail!("--log {text}: file= names no file"),
+        (Some(path), None) => LogTo::File { path: PathBuf::from(path), truncate },
+        (None, Some(fd)) => LogTo::Fd(number("log", "fd", fd)?),
+        (None, None) => LogTo::Stderr,
+    };
+    if truncate && !matches!(to, LogTo::File { .. }) {
+        bail!("--log {text}: truncate is for file=");
+    }
+    Ok(Log {
+        to,
+        level: map.get("level").map_or(Ok(1), |level| number("log", "level", level))?,
+        prefix: map.get("prefix").copied().unwrap_or_default().to_owned(),
+    })
+}
+
 /// As the server uses them.
 #[derive(Debug)]
 pub struct Settings {
@@ -105,11 +154,8 @@ pub struct Settings {
     pub terminate_ctrl: bool,
     pub power_on: bool,
     pub startup: Startup,
-    pub reject_locality_4: bool,
-    pub set_locality_command: bool,
-    pub log: Option<PathBuf>,
-    pub log_level: u32,
-    pub log_truncate: bool,
+    pub rules: Rules,
+    pub log: Log,
     pub pid: Option<PathBuf>,
     pub daemon: bool,
     pub sandbox: Sandbox,
@@ -198,13 +244,14 @@ fn key_file(text: &str) -> Result<KeyFile> {
 
 impl Socket {
     fn place(&self) -> Result<Place> {
-        let map = list("tpmstate", &self.tpmstate, &["dir", "backend-uri"])?;
+        let tpmstate = self.tpmstate.as_deref().unwrap_or_default();
+        let map = list("tpmstate", tpmstate, &["dir", "backend-uri"])?;
         let uri = match (map.get("dir"), map.get("backend-uri")) {
             (Some(dir), None) => ("dir", *dir),
             (None, Some(uri)) => uri
                 .split_once("://")
                 .with_context(|| format!("--tpmstate: backend-uri={uri} is not dir:// or file://"))?,
-            _ => bail!("--tpmstate {}: give dir=FOLDER", self.tpmstate),
+            _ => bail!("--tpmstate {tpmstate}: give dir=FOLDER"),
         };
         let key = self.key.as_deref().map(key_file).transpose()?;
         let place = PathBuf::from(uri.1);
@@ -264,11 +311,7 @@ impl Socket {
         };
         let localities = self.locality.as_deref().unwrap_or_default();
         let localities = list("locality", localities, &["reject-locality-4", "allow-set-locality"])?;
-        let log = self.log.as_deref().unwrap_or_default();
-        let log = list("log", log, &["file", "level", "truncate", "prefix", "fd"])?;
-        if log.contains_key("fd") {
-            bail!("--log: fd= is not supported; use file=PATH, or standard error without it");
-        }
+        let log = log(self.log.as_deref().unwrap_or_default())?;
         if let Some(text) = &self.seccomp {
             let action = list("seccomp", text, &["action"])?.get("action").copied().unwrap_or_default();
             if !["none", "log", "kill"].contains(&action) {
@@ -289,11 +332,12 @@ impl Socket {
             terminate_ctrl,
             power_on: startup != Startup::None || flags.contains_key("not-need-init"),
             startup,
-            reject_locality_4: localities.contains_key("reject-locality-4"),
-            set_locality_command: localities.contains_key("allow-set-locality"),
-            log: log.get("file").map(PathBuf::from),
-            log_level: log.get("level").map_or(Ok(1), |level| number("log", "level", level))?,
-            log_truncate: log.contains_key("truncate"),
+            rules: Rules {
+                reject_locality_4: localities.contains_key("reject-locality-4"),
+                set_locality_command: localities.contains_key("allow-set-locality"),
+                disable_auto_shutdown: flags.contains_key("disable-auto-shutdown"),
+            },
+            log,
             pid,
             daemon: self.daemon,
             sandbox: self.sandbox,
@@ -336,8 +380,37 @@ mod tests {
         let got = got.unwrap();
         assert_eq!(got.ctrl, Some(Listen::Unix { path: "/p".into(), mode: Some(0o600) }));
         assert!(got.terminate_ctrl && !got.terminate && got.daemon && !got.power_on);
-        assert_eq!((got.log, got.log_level), (Some("/l".into()), 20));
+        assert_eq!(got.log.to, LogTo::File { path: "/l".into(), truncate: false });
+        assert_eq!(got.log.level, 20);
         assert_eq!(got.state, Place::Plain { dir: "/s".into() });
+    }
+
+    #[test]
+    fn a_log_goes_where_swtpm_would_send_it() {
+        let of = |text: &str| settings(&format!("--tpm2 --tpmstate dir=/s --port 1 --log {text}"));
+        // As tpm2-tss' test harness gives it.
+        assert_eq!(
+            of("fd=1,level=5").unwrap().log,
+            Log { to: LogTo::Fd(1), level: 5, prefix: String::new() }
+        );
+        let file = LogTo::File { path: "/l".into(), truncate: true };
+        assert_eq!(
+            of("file=/l,truncate,prefix=[id=1]").unwrap().log,
+            Log { to: file, level: 1, prefix: "[id=1]".to_owned() }
+        );
+        assert_eq!(of("level=0").unwrap().log.to, LogTo::Stderr);
+        for (text, reason) in [
+            ("fd=1,file=/l", "one of file= and fd="),
+            ("fd=x", "not a number"),
+            ("file=", "no file"),
+            ("fd=1,truncate", "truncate is for file="),
+            ("colour", "not one of"),
+        ] {
+            let error = format!("{:#}", of(text).unwrap_err());
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+        let got = settings("--tpm2 --tpmstate dir=/s --port 1 --flags disable-auto-shutdown").unwrap();
+        assert!(got.rules.disable_auto_shutdown);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! The sockets. One control and one data connection are served at a time; the next waits. Each
 //! has its thread, and what they share is the [`Service`].
 
-use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use cvmm_output::Existing;
 use cvmm_vtpm::command::rc;
+use cvmm_vtpm::daemon::StopSignals;
 use cvmm_vtpm::swtpm::{self, Control, Parsed, Service, Then};
 use cvmm_vtpm::{LibraryEngine, ProcessEngine, ProcessOptions, Response, Tpm, TpmEngine};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
@@ -222,43 +222,13 @@ fn engine(settings: &Settings) -> Result<Box<dyn TpmEngine>> {
     })
 }
 
-fn log(settings: &Settings) -> Result<()> {
-    let level = match settings.log_level {
-        0 => tracing::Level::ERROR,
-        1..=4 => tracing::Level::WARN,
-        5..=19 => tracing::Level::INFO,
-        _ => tracing::Level::DEBUG,
-    };
-    // A log on a full disk loses lines. To say so on standard error, which may be on the same disk, would panic.
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_target(false)
-        .log_internal_errors(false);
-    match &settings.log {
-        None => builder.with_writer(std::io::stderr).init(),
-        Some(path) => {
-            let mut options = OpenOptions::new();
-            options.create(true);
-            if settings.log_truncate {
-                options.write(true).truncate(true);
-            } else {
-                options.append(true);
-            }
-            let file =
-                options.open(path).with_context(|| format!("cannot open the log {}", path.display()))?;
-            builder.with_writer(Arc::new(file)).init();
-        }
-    }
-    Ok(())
-}
-
 /// Whether this is the content of a file that a server left behind: a process id.
 fn is_pid(content: &[u8]) -> bool {
     content.len() <= 12 && content.trim_ascii().iter().all(u8::is_ascii_digit)
 }
 
-/// Serves until a client says `CMD_SHUTDOWN`, or closes its connection and `terminate` was given.
+/// Serves until a client says `CMD_SHUTDOWN`, or closes its connection and `terminate` was given, or a signal says so. The TPM is then
+/// shut down in order.
 pub fn run(options: &Socket) -> Result<()> {
     let settings = options.settings()?;
     if let Some(path) = &settings.pid {
@@ -271,14 +241,10 @@ pub fn run(options: &Socket) -> Result<()> {
         true => Some(cvmm_vtpm::daemon::fork().context("cannot go to the background")?),
         false => None,
     };
-    log(&settings)?;
-    let service = Service::new(
-        Tpm::new(engine(&settings)?)?,
-        settings.startup,
-        settings.reject_locality_4,
-        settings.set_locality_command,
-    );
-    let service = Arc::new(service);
+    super::log::start(&settings.log)?;
+    // Before the first thread: threads inherit the signal mask.
+    let signals = StopSignals::block().context("cannot watch for signals")?;
+    let service = Arc::new(Service::new(Tpm::new(engine(&settings)?)?, settings.startup, settings.rules));
     if settings.power_on {
         service.init(false).context("the TPM does not come up")?;
     }
@@ -289,7 +255,8 @@ pub fn run(options: &Socket) -> Result<()> {
     if let Some(background) = background {
         background.ready();
     }
-    let result = serve(&settings, &service, server, ctrl);
+    let result = serve(&settings, &service, signals, server, ctrl);
+    service.end();
     for place in [&settings.server, &settings.ctrl].into_iter().flatten() {
         if let Listen::Unix { path, .. } = place {
             let _ = std::fs::remove_file(path);
@@ -304,10 +271,16 @@ pub fn run(options: &Socket) -> Result<()> {
 fn serve(
     settings: &Settings,
     service: &Arc<Service>,
+    signals: StopSignals,
     server: Option<Listener>,
     ctrl: Option<Listener>,
 ) -> Result<()> {
     let (end, ended) = std::sync::mpsc::channel::<Result<()>>();
+    let stop = end.clone();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let stopped = signals.wait().map(|signal| cvmm_log_limit::info!(signal, "stop signal"));
+        let _ = stop.send(stopped.context("cannot wait for signals"));
+    })?;
     let mut threads = 0;
     if let Some(listener) = server {
         let (service, end, terminate) = (Arc::clone(service), end.clone(), settings.terminate);

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the state key is while `cvmm-vtpm` runs: in locked pages, in nothing that is dumped, and in no core file.
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+mod common;
+#[path = "common/server.rs"]
+mod server;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{nv_define, nv_read, nv_write};
+use rustix::process::{Pid, Signal, kill_process};
+use server::*;
+
+const INDEX: u32 = 0x0150_0001;
+const TENANT: &[u8] = b"TENANT-SECRET-0123456789abcdef";
+
+/// A shell that raises the limit of core files as far as it may, works in `dir`, and then becomes `program`.
+fn with_cores(dir: &Path, program: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        r#"ulimit -c unlimited 2>/dev/null || ulimit -c "$(ulimit -H -c)"; exec "$0" "$@""#,
+        program,
+    ]);
+    command.current_dir(dir).stdin(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn cores(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.contains("core")).collect()
+}
+
+/// Whether this machine writes core files to the working folder at all; without that a missing one says nothing.
+fn writes_cores() -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let status = with_cores(dir.path(), "sh").args(["-c", "kill -ABRT $$"]).status().unwrap();
+    status.core_dumped() && !cores(dir.path()).is_empty()
+}
+
+fn abort(pid: u32) {
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::ABORT).unwrap();
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_crash_leaves_no_core_file() {
+    let sees = writes_cores();
+    if !sees {
+        let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+        println!("skipped: core files do not appear in the working folder here (core_pattern {pattern:?})");
+    }
+    for sandbox in ["thread", "process"] {
+        let dir = tempfile::tempdir().unwrap();
+        let key = private(dir.path().join("key"), &[0xc3; 32]);
+        let mut command = with_cores(dir.path(), PROGRAM);
+        command.args(["socket", "--tpm2", "--tpmstate", &format!("dir={}", dir.path().display())]);
+        command.args(sockets(dir.path())).args(["--flags", "startup-clear", "--sandbox", sandbox]);
+        command.args(["--key", &format!("file={},format=binary", key.display())]);
+        let mut server = Server { child: command.spawn().unwrap(), dir };
+        let data = server.data();
+        assert_eq!(code(&tpm(&data, &nv_define(INDEX, 32, 0))), 0);
+        // The limit was raised from outside, and is 0.
+        let mut all = children(server.child.id());
+        assert_eq!(all.len(), usize::from(sandbox == "process"));
+        all.push(server.child.id());
+        for pid in &all {
+            let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+            let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+            assert_eq!(line.split_whitespace().nth(4), Some("0"), "{sandbox}: {line}");
+            assert_eq!(line.split_whitespace().nth(5), Some("0"), "{sandbox}: {line}");
+        }
+        // The TPM's own process first.
+        all.into_iter().for_each(abort);
+        let status = server.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()));
+        assert!(!status.core_dumped(), "{sandbox}");
+        assert_eq!(cores(server.dir.path()), Vec::<String>::new(), "{sandbox}");
+    }
+}
+
+/// A mapping of a process.
+struct Mapping {
+    start: u64,
+    end: u64,
+    /// As smaps has them: "rd", "wr", "dd" ..
+    flags: String,
+}
+
+fn mappings(pid: u32) -> Vec<Mapping> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mut mappings = Vec::new();
+    for line in text.lines() {
+        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        if let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) {
+            mappings.push(Mapping { start, end, flags: String::new() });
+        } else if let (Some(flags), Some(last)) = (line.strip_prefix("VmFlags:"), mappings.last_mut()) {
+            last.flags = flags.to_owned();
+        }
+    }
+    mappings
+}
+
+/// How often `wanted` is in what a debugger of root's would dump, and how often in locked pages that it would not.
+fn search(pid: u32, wanted: &[u8]) -> (usize, usize) {
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let (mut dumped, mut hidden) = (0, 0);
+    for Mapping { start, end, flags } in mappings(pid) {
+        let has = |flag: &str| flags.split_whitespace().any(|found| found == flag);
+        let mut bytes = vec![0; (end - start) as usize];
+        // Some mappings cannot be read, such as [vvar].
+        if !has("rd") || memory.read_exact_at(&mut bytes, start).is_err() {
+            continue;
+        }
+        let count = bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
+        if has("dd") && has("lo") {
+            hidden += count;
+        } else {
+            dumped += count;
+        }
+    }
+    (dumped, hidden)
+}
+
+#[test]
+fn the_state_key_is_only_in_locked_pages_that_are_not_dumped() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root may look into the memory of a process that is not dumpable");
+        return;
+    }
+    for sandbox in ["thread", "process"] {
+        let key: Vec<u8> = (0..32u8).map(|byte| byte.wrapping_mul(0x9d) ^ 0x5a).collect();
+        let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let keys = tempfile::tempdir().unwrap();
+        let file = private(keys.path().join("key"), digits.as_bytes());
+        let option = format!("file={}", file.display());
+        let options = ["--flags", "startup-clear", "--sandbox", sandbox, "--key", &option];
+        let server = start(tempfile::tempdir().unwrap(), &options);
+        let data = server.data();
+        assert_eq!(code(&tpm(&data, &nv_define(INDEX, TENANT.len() as u16, 0))), 0);
+        assert_eq!(code(&tpm(&data, &nv_write(INDEX, TENANT))), 0);
+        assert_eq!(content(&tpm(&data, &nv_read(INDEX, TENANT.len() as u16))), TENANT);
+        let (dumped, hidden) = search(server.child.id(), &key);
+        assert_eq!(dumped, 0, "{sandbox}: the key is outside of the locked pages");
+        assert!(hidden > 0, "{sandbox}: the search finds nothing, so it proves nothing");
+        assert_eq!(search(server.child.id(), digits.as_bytes()), (0, 0), "{sandbox}: as it was in its file");
+        // The TPM's own process never has the key.
+        for child in children(server.child.id()) {
+            assert_eq!(search(child, &key), (0, 0));
+        }
+    }
+}
