@@ -189,3 +189,13 @@ need_build_packages() {
     need_packages cc:gcc /usr/include/stdio.h:libc6-dev make:make pkg-config:pkgconf \
         "$lib/libtpms.a:libtpms-dev" "$lib/libcrypto.a:libssl-dev"
 }
+
+# need_rust: dies unless there is a Rust toolchain that is new enough for the default build (rust-version in Cargo.toml).
+need_rust() {
+    local needed have
+    needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../../Cargo.toml" | head -n 1)
+    command -v cargo >/dev/null || die "no Rust toolchain: install one from rustup.rs, $needed or later"
+    have=$(rustc --version 2>/dev/null | awk '{ print $2 }')
+    [ "$(printf '%s\n' "$needed" "${have%%-*}" | sort -V | head -n 1)" = "$needed" ] ||
+        die "this Rust toolchain is ${have:-unknown}, and cvmm needs $needed or later: rustup update stable"
+}

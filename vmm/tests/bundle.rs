@@ -185,12 +185,21 @@ fn all_that_a_guest_shows_is_judged_from_one_file() {
     for words in [
         "vouched for by     the launch's manifest",
         "event log          8 events",
-        "EV_ACTION \"part 4\"",
         "PCR  4 sha384      ",
         ", as the event log says",
     ] {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
+    // A row for each event: PCR, type, the start of its digest, and what it says about itself.
+    let table: Vec<Vec<_>> = text
+        .lines()
+        .skip_while(|line| !line.trim_start().starts_with("PCR  event"))
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(table.len(), 9, "{text}");
+    let row = &table[5];
+    assert_eq!((row[0], row[1], row[3]), ("4", "EV_ACTION", "\"part"), "{table:?}");
+    assert!(row[2].len() > 16 && row[2].ends_with('\u{2026}'), "{table:?}");
     let (_, text) = lab.verify(&bundle, &["--json"]);
     let verdict: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&verdict["believed"], &verdict["accepted"]), (&true.into(), &true.into()));

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-pub use describe::{describe, kind_name};
+pub use describe::{about, describe, kind_name};
 
 use crate::constants::PCRS;
 use crate::hash::{HashAlg, MAX_DIGEST};

@@ -16,7 +16,7 @@ use cvmm_gate_client::manifest::Manifest;
 use cvmm_gate_client::protocol::NONCE_LEN;
 use cvmm_gate_client::protocol::quote::{from_values, to_values};
 use cvmm_snp::digest::Digest;
-use cvmm_tpm::eventlog::{describe, kind_name};
+use cvmm_tpm::eventlog::{Event, about, describe, kind_name};
 use cvmm_tpm::pcr::PcrValues;
 use cvmm_tpm::quote::{Evidence, QuoteClaims, verify};
 use cvmm_tpm::{Name, Public};
@@ -26,6 +26,33 @@ use serde_json::{Value, json};
 use super::identity::{Known, Voucher, vouchers};
 use super::{Demands, Verdict, believe, claim_lines, compare_report_data};
 use crate::policy::{PolicyFileError, read, undecided};
+
+/// Digits of a digest that a table shows.
+const DIGEST_PREFIX: usize = 8;
+/// The widest text about an event in a table.
+const MAX_ABOUT: usize = 56;
+
+/// A row for each event: PCR, type, what it says about itself, and the start of the strongest digest.
+fn event_table(events: &[Event]) -> Vec<String> {
+    let row = |pcr: &str, kind: &str, digest: &str, about: &str| {
+        format!("  {pcr:>3}  {kind:<34}  {digest:<17}  {about}").trim_end().to_owned()
+    };
+    let mut rows = vec![row("PCR", "event", "digest", "what the event says was measured")];
+    for event in events {
+        let kind = kind_name(event.kind).map_or_else(|| format!("type {:#x}", event.kind), str::to_owned);
+        let digest = event.digests.last_key_value().map_or_else(String::new, |(_, digest)| {
+            format!("{}\u{2026}", hex::encode(digest.get(..DIGEST_PREFIX).unwrap_or(digest)))
+        });
+        let mut about = about(event);
+        if about.len() > MAX_ABOUT {
+            // Printable ASCII only.
+            about.truncate(MAX_ABOUT - 1);
+            about.push('\u{2026}');
+        }
+        rows.push(row(&event.pcr.to_string(), &kind, &digest, &about));
+    }
+    rows
+}
 
 /// What a bundle has to be.
 #[derive(Debug)]
@@ -283,7 +310,7 @@ impl TpmVerdict {
     fn document(&self) -> Value {
         let QuoteClaims { ak_name, pcrs, clock, firmware_version, log } = &self.claims;
         let log = log.as_ref().map(|found| {
-            let event = |event: &cvmm_tpm::eventlog::Event| {
+            let event = |event: &Event| {
                 let digests: serde_json::Map<_, _> = event
                     .digests
                     .iter()
@@ -373,12 +400,7 @@ impl BundleVerdict {
             Some(log) => {
                 row("event log", format!("{} events", log.log.events.len()));
                 if events {
-                    for event in &log.log.events {
-                        row(
-                            &format!("  at {}", event.offset),
-                            format!("PCR {:>2} {}", event.pcr, describe(event)),
-                        );
-                    }
+                    lines.extend(event_table(&log.log.events));
                 }
             }
         }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Events in words, for people. Nothing is decided by these: what an event says about itself is not what was measured.
 
-use std::fmt::Write as _;
-
 use super::Event;
 
 /// The most characters of an event's own words.
@@ -58,7 +56,13 @@ pub fn kind_name(kind: u32) -> Option<&'static str> {
 /// An event in a line: its type, and what it says about itself.
 #[must_use]
 pub fn describe(event: &Event) -> String {
-    let mut line = kind_name(event.kind).map_or_else(|| format!("type {:#x}", event.kind), str::to_owned);
+    let kind = kind_name(event.kind).map_or_else(|| format!("type {:#x}", event.kind), str::to_owned);
+    format!("{kind} {}", about(event))
+}
+
+/// What an event says about itself, as printable ASCII: its text or its variable's name, otherwise its length.
+#[must_use]
+pub fn about(event: &Event) -> String {
     let said = match event.kind {
         // Names of variables are in UTF-16.
         0x8000_0001 | 0x8000_0002 | 0x8000_000c | 0x8000_00e0 => variable(&event.data),
@@ -67,14 +71,9 @@ pub fn describe(event: &Event) -> String {
         _ => words(&event.data),
     };
     match said {
-        Some(said) if !said.is_empty() => {
-            let _ = write!(line, " \"{}\"", said.escape_default());
-        }
-        _ => {
-            let _ = write!(line, " ({} bytes)", event.data.len());
-        }
+        Some(said) if !said.is_empty() => format!("\"{}\"", said.escape_default()),
+        _ => format!("({} bytes)", event.data.len()),
     }
-    line
 }
 
 /// UEFI_VARIABLE_DATA: GUID, lengths of name and value, name.
