@@ -3,7 +3,7 @@
 # What `scripts/fetch` can fetch: for each name the suites in order of preference, the
 # package patterns, and how the unpacked tree is put into the shape its users expect.
 
-ARTEFACTS="kernel kernel-guest kernel-source ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms"
+ARTEFACTS="kernel kernel-guest kernel-source ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms ukify"
 
 # artefact_source NAME: sets SUITES, CLOSURE and PATTERNS.
 # shellcheck disable=SC2034 # results, read by the caller
@@ -34,6 +34,8 @@ artefact_source() {
             libtss2-tcti-device0t64 libcryptsetup12 libdevmapper1.02.1 libudev1 libjson-c5 libpopt0
             libblkid1 libuuid1 libmount1 libselinux1 libpcre2-8-0 libacl1 libaudit1 libcap-ng0 libcap2 libcrypt1 libpam0g
             libseccomp2) ;;
+    ukify) # what docs/guide/images.md makes a UKI with; in Python
+        SUITES="trixie sid"; PATTERNS=(systemd-ukify python3-pefile) ;;
     libtpms) # a later one than the machine has, to build and test against
         SUITES="sid"; PATTERNS=(libtpms-dev) ;;
     *) die "nothing known by the name '$1'; known: $ARTEFACTS" ;;
@@ -64,6 +66,13 @@ artefact_finish() {
         stub_network_engines "$tree" ;;
     tpm-tools) finish_tpm_tools "$tree" ;;
     libtpms) finish_libtpms "$tree" ;;
+    ukify)
+        [ -x "$tree/usr/bin/ukify" ] || die "the package has no ukify"
+        # Beside Python's own modules.
+        # shellcheck disable=SC2016 # for the script
+        printf '#!/bin/sh\nPYTHONPATH=%s/usr/lib/python3/dist-packages exec /usr/bin/python3 %s/usr/bin/ukify "$@"\n' \
+            '"$(dirname "$0")"' '"$(dirname "$0")"' >"$tree/ukify"
+        chmod 755 "$tree/ukify" ;;
     *) die "no finishing step for '$name'" ;;
     esac
 }

@@ -66,6 +66,17 @@ test_shared_folders_keep_other_files() {
     [ "$(ls -A keys-of-others)" = ark.pem ] || fail "something was put into keys-of-others"
 }
 
+test_files_that_exist_are_not_replaced() {
+    canary images guest.efi
+    # Without a cache of its own it would be built first.
+    if ! compgen -G "$(cache_dir)/guest/*/guest.efi" >/dev/null; then
+        echo "skipped: no test guest in the cache"
+        return 0
+    fi
+    refuses images/guest.efi "$root/tests/guest/build" --uki images/guest.efi "console=ttyS0"
+    refuses images/guest.efi "$root/tests/guest/build" --esp images/guest.efi images/guest.efi
+}
+
 test_a_cache_folder_with_other_files_is_refused() {
     canary cache
     (CVMM_CACHE=$PWD/cache cache_dir) >said 2>&1 && fail "taken: $(cat said)"

@@ -522,3 +522,51 @@ fn one_bit_of_the_files_changes_the_digest() {
     lab.toml("vm.toml", 1, "256MiB", "guest.efi");
     assert!(!seen.insert(measure()), "not the same again");
 }
+
+/// docs/guide/upgrade.md, "What changes a digest".
+#[test]
+fn what_changes_a_digest_is_what_the_page_on_upgrades_says() {
+    let lab = Lab::new();
+    lab.write("other.fd", &{
+        let mut image = firmware();
+        image[0] ^= 1;
+        image
+    });
+    lab.write("disk.img", &[0; 512]);
+    let uki = "[boot]\nprofile = \"uki\"\nuki = \"guest.efi\"\nfirst_stage = false\n";
+    let hashes = "[boot]\nprofile = \"hashes\"\nkernel = \"bzimage\"\ninitrd = \"initrd\"\ncmdline = \"ro\"\nfirst_stage = false\n";
+    let digest = |boot: &str, from: &str, to: &str, more: &str, cpu: &str| {
+        let top = "name = \"x\"\nvcpus = 2\nmemory = \"768MiB\"\nlow_memory = \"256MiB\"\nisolation = \"snp\"\nfirmware = \"fw.fd\"\n";
+        let text = format!("{top}{boot}");
+        assert!(text.contains(from), "{from}");
+        lab.write("vm.toml", format!("{}{more}", text.replace(from, to)).as_bytes());
+        lab.measure(&["--config", "vm.toml", "--vcpu-type", cpu]).ok()
+    };
+    let (milan, genoa) = ("EPYC-Milan", "EPYC-Genoa");
+    for (boot, memory_counts) in [(uki, true), (hashes, false)] {
+        let base = digest(boot, "", "", "", milan);
+        for (what, changes, other) in [
+            ("firmware", true, digest(boot, "fw.fd", "other.fd", "", milan)),
+            ("vcpus", true, digest(boot, "vcpus = 2", "vcpus = 3", "", milan)),
+            ("cpu type", true, digest(boot, "", "", "", genoa)),
+            ("memory", memory_counts, digest(boot, "768MiB", "1GiB", "", milan)),
+            ("low_memory", memory_counts, digest(boot, "256MiB", "512MiB", "", milan)),
+            ("name", false, digest(boot, "\"x\"", "\"y\"", "", milan)),
+            ("disks", false, digest(boot, "", "", "[[disk]]\npath = \"disk.img\"\n", milan)),
+            ("vtpm", false, digest(boot, "", "", "[vtpm]\nmode = \"in-process\"\n", milan)),
+            ("guest policy", false, digest(boot, "", "", "[snp]\npolicy = 0xb0000\n", milan)),
+        ] {
+            assert_eq!(other != base, changes, "{what} with {boot}");
+        }
+    }
+    let base = digest(hashes, "", "", "", milan);
+    assert_ne!(digest(hashes, "\"ro\"", "\"rw\"", "", milan), base, "command line");
+    lab.write("initrd", b"another initrd");
+    assert_ne!(digest(hashes, "", "", "", milan), base, "initrd");
+    let base = digest(uki, "", "", "", milan);
+    let mut image = crate::uki();
+    let last = image.len() - 1;
+    image[last] ^= 1;
+    lab.write("guest.efi", &image);
+    assert_ne!(digest(uki, "", "", "", milan), base, "UKI");
+}
