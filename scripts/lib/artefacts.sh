@@ -3,7 +3,7 @@
 # What `scripts/fetch` can fetch: for each name the suites in order of preference, the
 # package patterns, and how the unpacked tree is put into the shape its users expect.
 
-ARTEFACTS="kernel kernel-guest kernel-source ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms ukify"
+ARTEFACTS="kernel kernel-guest kernel-source ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms ukify acpi-tools"
 
 # artefact_source NAME: sets SUITES, CLOSURE and PATTERNS.
 # shellcheck disable=SC2034 # results, read by the caller
@@ -38,6 +38,10 @@ artefact_source() {
         SUITES="trixie sid"; PATTERNS=(systemd-ukify python3-pefile) ;;
     libtpms) # a later one than the machine has, to build and test against
         SUITES="sid"; PATTERNS=(libtpms-dev) ;;
+    acpi-tools) # checkers of ACPI tables; no stable release has fwts
+        SUITES="sid"
+        PATTERNS=(acpica-tools fwts libatomic1 libc6 libfdt1 libffi8 libglib2.0-0t64 libpcre2-8-0 libselinux1 libblkid1 libmount1
+            libsystemd0 zlib1g) ;;
     *) die "nothing known by the name '$1'; known: $ARTEFACTS" ;;
     esac
 }
@@ -73,8 +77,25 @@ artefact_finish() {
         printf '#!/bin/sh\nPYTHONPATH=%s/usr/lib/python3/dist-packages exec /usr/bin/python3 %s/usr/bin/ukify "$@"\n' \
             '"$(dirname "$0")"' '"$(dirname "$0")"' >"$tree/ukify"
         chmod 755 "$tree/ukify" ;;
+    acpi-tools) finish_acpi_tools "$tree" ;;
     *) die "no finishing step for '$name'" ;;
     esac
+}
+
+# Checkers that run from anywhere: run-iasl, run-acpixtract, run-fwts.
+finish_acpi_tools() {
+    local tree=$1 program
+    finish_programs "$tree" iasl acpixtract fwts
+    for program in iasl acpixtract fwts; do
+        cat >"$tree/run-$program" <<EOF
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+d=\$(cd "\$(dirname "\$0")" && pwd)
+exec "\$d/lib64/ld-linux-x86-64.so.2" --library-path "\$d/lib" "\$d/bin/$program" "\$@"
+EOF
+        chmod 755 "$tree/run-$program"
+        "$tree/run-$program" -v >&2 || die "the fetched $program does not start"
+    done
 }
 
 # A static library that pkg-config finds where it is: PKG_CONFIG_PATH=TREE/pkgconfig. It was built for a later C library than this

@@ -9,15 +9,15 @@
 //!   presence interface either: it is a way for the host to ask firmware to clear the guest's TPM, and nothing needs it;
 //! - `_S5`, soft off.
 //!
-//! The processors are in the MADT alone: Linux needs processor objects only for hotplug and power states.
+//! - `C000` and so on, the processors: their `_UID` is that of the MADT's entry.
 
-use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Add, AddressSpace, AddressSpaceCacheable, And, Arg, Device, EISAName, Equal, IO, If, Index, Interrupt,
-    Local, Memory32Fixed, Method, Name, Notify, Package, PackageBuilder, Path, ResourceTemplate, Return,
-    Scope, ShiftRight, Store, ZERO,
+    Add, AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else, Equal, IO,
+    If, Index, Interrupt, Local, Memory32Fixed, Method, Name, NotEqual, Notify, ONE, Or, Package,
+    PackageBuilder, Path, ResourceTemplate, Return, Scope, ShiftRight, Store, Uuid, ZERO,
 };
 use acpi_tables::sdt::Sdt;
+use acpi_tables::{Aml, AmlSink};
 
 use super::tables::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, without_checksum};
 use super::{AcpiConfig, POWER_BUTTON_GSI, SERIAL_GSI, TpmRegion};
@@ -36,6 +36,7 @@ const POWER_BUTTON_PRESSED: u8 = 0x80;
 /// The DSDT without checksum, and the offset of the 8-byte pointer to the generation ID's page in it.
 pub(super) fn dsdt(config: &AcpiConfig) -> (Vec<u8>, u32) {
     let mut aml = Vec::new();
+    processors(config.vcpus, &mut aml);
     host_bridge(config, &mut aml);
     if config.com1 {
         serial(&mut aml);
@@ -60,6 +61,19 @@ pub(super) fn dsdt(config: &AcpiConfig) -> (Vec<u8>, u32) {
     (bytes, u32::try_from(at).unwrap_or_default())
 }
 
+/// A processor device (ACPI 6.5, 8.4) per vCPU.
+fn processors(vcpus: u32, aml: &mut Vec<u8>) {
+    for uid in 0..vcpus {
+        // Three digits are enough for 4,096 vCPUs, which are more than KVM has.
+        let name = format!("C{:03X}", uid & 0xfff);
+        Device::new(
+            Path::new(&name),
+            vec![&Name::new(Path::new("_HID"), &"ACPI0007"), &Name::new(Path::new("_UID"), &uid)],
+        )
+        .to_aml_bytes(aml);
+    }
+}
+
 fn host_bridge(config: &AcpiConfig, aml: &mut Vec<u8>) {
     let bus = AddressSpace::new_bus_number(0_u16, 0);
     let config_ports = IO::new(0xcf8, 0xcf8, 1, 8);
@@ -79,9 +93,49 @@ fn host_bridge(config: &AcpiConfig, aml: &mut Vec<u8>) {
             &Name::new(Path::new("_CID"), &EISAName::new("PNP0A03")),
             &Name::new(Path::new("_UID"), &ZERO),
             &Name::new(Path::new("_CRS"), &ResourceTemplate::new(windows)),
+            &PciCapabilities,
         ],
     )
     .to_aml_bytes(aml);
+}
+
+/// `_OSC` of a PCI Express host bridge (PCI Firmware Specification 3.3, 4.5.1): no function here has one of the features that an
+/// operating system could take over, so it gets none.
+struct PciCapabilities;
+
+impl Aml for PciCapabilities {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        // Bits of the first dword: what was wrong with the request.
+        const UNKNOWN_UUID: u8 = 1 << 2;
+        const UNKNOWN_REVISION: u8 = 1 << 3;
+        const MASKED: u8 = 1 << 4;
+        let (uuid, revision, buffer) = (Arg(0), Arg(1), Arg(3));
+        let (status, control) = (Path::new("CDW1"), Path::new("CDW3"));
+        let host_bridge = Uuid::new("33db4d5b-1ff7-401c-9657-7441c03dd766");
+        let add_revision = Or::new(&status, &status, &UNKNOWN_REVISION);
+        let add_uuid = Or::new(&status, &status, &UNKNOWN_UUID);
+        let add_masked = Or::new(&status, &status, &MASKED);
+        Method::new(
+            Path::new("_OSC"),
+            4,
+            true,
+            vec![
+                &CreateDWordField::new(&status, &buffer, &ZERO),
+                &If::new(
+                    &Equal::new(&uuid, &host_bridge),
+                    vec![
+                        &CreateDWordField::new(&control, &buffer, &8_u8),
+                        &If::new(&NotEqual::new(&revision, &ONE), vec![&add_revision]),
+                        &If::new(&NotEqual::new(&control, &ZERO), vec![&add_masked]),
+                        &Store::new(&control, &ZERO),
+                    ],
+                ),
+                &Else::new(vec![&add_uuid]),
+                &Return::new(&buffer),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
 }
 
 fn serial(aml: &mut Vec<u8>) {
@@ -151,9 +205,10 @@ fn vm_generation_id(aml: &mut Vec<u8>) {
     Device::new(
         Path::new("VGEN"),
         vec![
-            // The ID that conforms to ACPI; the one of the original paper is too long and stays as compatible ID.
-            &Name::new(Path::new("_HID"), &"VMGENCTR"),
-            &Name::new(Path::new("_CID"), &"VM_Gen_Counter"),
+            // Any ID of the vendor's; drivers look for the compatible ones: Linux (from 6.1) and Hyper-V's guests for the first, which
+            // fits into ACPI's eight characters, others for that of the specification.
+            &Name::new(Path::new("_HID"), &"CVMM0001"),
+            &Name::new(Path::new("_CID"), &Package::new(vec![&"VMGENCTR", &"VM_Gen_Counter"])),
             &Name::new(Path::new("_DDN"), &"VM_Gen_Counter"),
             &Name::new(Path::new("VGIA"), &VMGENID_MARK),
             &Method::new(

@@ -5,7 +5,7 @@
 //!
 //! - FADT: reset register 0xcf9, sleep register 0x605, all legacy devices absent;
 //! - MADT: one local APIC per vCPU and the IOAPIC, no overrides;
-//! - DSDT: the PCI host bridge, the serial port, the power button, the VM generation ID and the TPM;
+//! - DSDT: processors, the PCI host bridge, the serial port, the power button, the VM generation ID and the TPM;
 //! - TPM2, when there is a TPM: where its control area is;
 //! - XSDT and RSDP, which OVMF replaces by its own but whose pointers lead it to the other tables.
 //!
@@ -146,5 +146,7 @@ fn vmgenid(id: [u8; 16]) -> Vec<u8> {
     page
 }
 
+#[cfg(test)]
+mod checkers;
 #[cfg(test)]
 mod tests;

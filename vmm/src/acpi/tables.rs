@@ -14,7 +14,7 @@ use acpi_tables::{Aml, AmlSink};
 pub(super) const OEM_ID: [u8; 6] = *b"CVMM  ";
 pub(super) const OEM_TABLE_ID: [u8; 8] = *b"CVMMACPI";
 /// Raised when the tables change in a way that a guest may depend on.
-pub(super) const OEM_REVISION: u32 = 1;
+pub(super) const OEM_REVISION: u32 = 2;
 
 /// Offset of a table's checksum (ACPI 6.5, 5.2.6).
 pub(super) const CHECKSUM: u32 = 9;
@@ -39,12 +39,13 @@ const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 /// IAPC_BOOT_ARCH bit 5: no CMOS RTC. Firmware uses the one at 0x70 without asking; an operating system has the
 /// firmware's time services and KVM's clock, and its driver would fail on a clock without alarm and interrupt.
 const BOOT_ARCH_NO_RTC: u16 = 1 << 5;
-/// FADT 6.3: newer minor versions add nothing that this machine uses.
-const FADT_MINOR: u8 = 3;
+/// FADT 6.5, that of ACPI 6.5.
+const FADT_MINOR: u8 = 5;
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
-const MADT_REVISION: u8 = 5;
+/// Goes with [`FADT_MINOR`].
+const MADT_REVISION: u8 = 6;
 /// The largest APIC ID of a local APIC entry; 255 is the broadcast ID and larger ones do not fit.
 const MAX_XAPIC_ID: u32 = 254;
 
@@ -98,17 +99,25 @@ fn x2apic(id: u32, entries: &mut dyn AmlSink) {
     entries.dword(id);
 }
 
-/// The TPM2 table (TCG ACPI Specification 1.4, 7.3) without the fields for an event log: firmware hands the log over by EFI
-/// (Linux reads it from there when these fields are missing), and nobody could fill them in.
+/// The TPM2 table (TCG ACPI Specification 1.4, 7.3), with all its fields. The length and address of the log area are zero: firmware
+/// hands its event log over by EFI, and Linux looks there when the table names no area. An area that the firmware does not fill
+/// would be taken for an empty log.
 pub(super) fn tpm2(control_area: u64) -> Vec<u8> {
     const REVISION: u8 = 4;
     const CLIENT: u16 = 0;
     const START_METHOD_CRB: u32 = 7;
+    /// Reserved for this start method.
+    const PARAMETERS: [u8; 12] = [0; 12];
+    const LOG_AREA_MINIMUM_LENGTH: u32 = 0;
+    const LOG_AREA_START_ADDRESS: u64 = 0;
     let mut tpm2 = Sdt::new(*b"TPM2", 36, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     tpm2.append_slice(&CLIENT.to_le_bytes());
     tpm2.append_slice(&0_u16.to_le_bytes());
     tpm2.append_slice(&control_area.to_le_bytes());
     tpm2.append_slice(&START_METHOD_CRB.to_le_bytes());
+    tpm2.append_slice(&PARAMETERS);
+    tpm2.append_slice(&LOG_AREA_MINIMUM_LENGTH.to_le_bytes());
+    tpm2.append_slice(&LOG_AREA_START_ADDRESS.to_le_bytes());
     without_checksum(&tpm2)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-fn config(vcpus: u32, com1: bool) -> AcpiConfig {
+pub(super) fn config(vcpus: u32, com1: bool) -> AcpiConfig {
     AcpiConfig {
         vcpus,
         mem32: 0x8000_0000..0xe000_0000,
@@ -32,14 +32,14 @@ fn text(bytes: &[u8]) -> String {
 
 /// A sparse guest memory: blobs far apart, one of them above 4 GiB.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     blobs: BTreeMap<u64, Vec<u8>>,
     by_name: BTreeMap<String, u64>,
     pointers: Vec<(String, u64)>,
 }
 
 impl Memory {
-    fn load(blobs: &AcpiBlobs) -> Self {
+    pub(super) fn load(blobs: &AcpiBlobs) -> Self {
         let mut memory = Self::default();
         assert_eq!(blobs.loader.len() % 128, 0);
         for command in blobs.loader.chunks_exact(128) {
@@ -98,6 +98,22 @@ impl Memory {
     fn at(&self, address: u64) -> &[u8] {
         let (base, blob) = self.blobs.range(..=address).next_back().unwrap();
         &blob[(address - base) as usize..]
+    }
+
+    /// All tables by signature, with their addresses, as an operating system finds them.
+    pub(super) fn all(&self) -> Vec<(String, u64, &[u8])> {
+        let rsdp = self.by_name[RSDP_FILE];
+        let xsdt = u64_at(self.at(rsdp), 24);
+        let entries = self.table(xsdt, b"XSDT")[36..].chunks(8).map(|entry| u64_at(entry, 0));
+        let mut addresses: Vec<u64> = std::iter::once(xsdt).chain(entries).collect();
+        addresses.push(u64_at(self.at(addresses[1]), 140));
+        let mut all = vec![("RSD PTR".to_owned(), rsdp, &self.at(rsdp)[..36])];
+        for address in addresses {
+            let signature: [u8; 4] = self.at(address)[..4].try_into().unwrap();
+            let name = String::from_utf8_lossy(&signature).into_owned();
+            all.push((name, address, self.table(address, &signature)));
+        }
+        all
     }
 
     fn table(&self, address: u64, signature: &[u8; 4]) -> &[u8] {
@@ -264,9 +280,17 @@ fn the_aml_is_well_formed_and_holds_the_devices() {
         let memory = Memory::load(&build(&config(2, com1)));
         let (_, _, dsdt) = walk(&memory);
         let names = names(&dsdt[36..], "");
-        for name in
-            ["_SB_.PCI0._CRS", "_SB_.PWRB._HID", "_SB_.GED0._EVT", "_SB_.VGEN.ADDR", "_SB_.VGEN.VGIA", "_S5_"]
-        {
+        for name in [
+            "_SB_.C000._UID",
+            "_SB_.C001._UID",
+            "_SB_.PCI0._CRS",
+            "_SB_.PCI0._OSC",
+            "_SB_.PWRB._HID",
+            "_SB_.GED0._EVT",
+            "_SB_.VGEN.ADDR",
+            "_SB_.VGEN.VGIA",
+            "_S5_",
+        ] {
             assert_eq!(names.iter().filter(|found| *found == name).count(), 1, "{name} in {names:?}");
         }
         assert_eq!(names.iter().any(|found| found == "_SB_.COM1._CRS"), com1);
@@ -284,8 +308,9 @@ fn a_tpm_is_described_by_a_table_and_a_device() {
     let xsdt = memory.table(u64_at(rsdp, 24), b"XSDT");
     assert_eq!(xsdt.len(), 36 + 3 * 8);
     let tpm2 = memory.table(u64_at(xsdt, 52), b"TPM2");
-    assert_eq!((tpm2.len(), tpm2[8]), (52, 4));
+    assert_eq!((tpm2.len(), tpm2[8]), (76, 4));
     assert_eq!((u32_at(tpm2, 36), u64_at(tpm2, 40), u32_at(tpm2, 48)), (0, 0xfed4_0040, 7));
+    assert_eq!(tpm2[52..], [0; 24], "no parameters and no log area");
     let dsdt = memory.table(u64_at(memory.table(u64_at(xsdt, 36), b"FACP"), 140), b"DSDT");
     let found = names(&dsdt[36..], "");
     assert!(found.iter().any(|name| name == "_SB_.TPM_._CRS"), "{found:?}");
@@ -309,15 +334,21 @@ fn an_empty_window_is_left_out() {
     assert_eq!((windows(&with), windows(&without)), (1, 0));
 }
 
-/// Writes the loaded tables for an external disassembler: `CVMM_ACPI_DUMP=/tmp/x cargo test -p cvmm acpi::tests::dump -- --ignored`.
 #[test]
-#[ignore = "writes files for iasl"]
-fn dump() {
-    let folder =
-        std::path::PathBuf::from(std::env::var("CVMM_ACPI_DUMP").expect("CVMM_ACPI_DUMP names a folder"));
-    let memory = Memory::load(&build(&config(2, true)));
-    let (fadt, madt, dsdt) = walk(&memory);
-    for (name, table) in [("facp", fadt), ("apic", madt), ("dsdt", dsdt)] {
-        std::fs::write(folder.join(format!("{name}.dat")), table).unwrap();
+fn every_processor_of_the_madt_has_a_device() {
+    let memory = Memory::load(&build(&config(300, false)));
+    let (_, _, dsdt) = walk(&memory);
+    let mut uids = Vec::new();
+    let hid = b"\x08_HID\x0dACPI0007\0\x08_UID";
+    for at in (0..dsdt.len() - hid.len()).filter(|at| dsdt[*at..].starts_with(hid)) {
+        let value = &dsdt[at + hid.len()..];
+        uids.push(match value[0] {
+            0x00 => 0,
+            0x01 => 1,
+            0x0a => u32::from(value[1]),
+            0x0b => u32::from(u16::from_le_bytes([value[1], value[2]])),
+            other => panic!("a _UID of kind {other:#x}"),
+        });
     }
+    assert_eq!(uids, (0..300).collect::<Vec<_>>());
 }

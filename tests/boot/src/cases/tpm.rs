@@ -11,10 +11,15 @@ use super::{Case, case};
 use crate::harness::eventlog::{self, BANKS, hex};
 use crate::harness::spec::cmdline;
 use crate::harness::vm::Ended;
-use crate::harness::{Ctx, Spec, Vm, images, sys};
+use crate::harness::{Ctx, Spec, Vm, acpi, images, sys};
 
 pub const CASES: &[Case] = &[
-    case("tpm-uki", 240, uki, "uki profile with a TPM: PCRs are what the event log leads to; long commands"),
+    case(
+        "tpm-uki",
+        240,
+        uki,
+        "uki profile with a TPM: PCRs are what the event log leads to; long commands; ACPI tables for iasl and fwts",
+    ),
     case(
         "tpm-exits",
         600,
@@ -67,6 +72,7 @@ fn check(ended: &Ended) -> Result<EventLog> {
 fn uki(ctx: &Ctx) -> Result<()> {
     let ended = Vm::start(ctx, &spec(ctx, "")?)?.end_well()?;
     check(&ended)?;
+    acpi::hand_out(ctx, &ended)?;
     let exits = Exits::of(&ended)?;
     ensure!(
         exits.slow > 0,

@@ -2,6 +2,7 @@
 //! What the cases share: [`Ctx`] knows the artefacts and the case's folder and deadline, [`Spec`] is a `vm.toml`,
 //! [`Vm`] a running cvmm.
 
+pub mod acpi;
 pub mod contract;
 pub mod doctor;
 pub mod dump;

@@ -15,7 +15,7 @@ use crate::harness::eventlog::hex;
 use crate::harness::gate::Gate;
 use crate::harness::spec::{cmdline, path};
 use crate::harness::vm::Ended;
-use crate::harness::{Ctx, Disk, Spec, Vm, images, quote};
+use crate::harness::{Ctx, Disk, Spec, Vm, acpi, images, quote};
 
 pub const CASES: &[Case] = &[on(
     Host::Snp,
@@ -80,6 +80,7 @@ fn kept(ctx: &Ctx) -> Result<()> {
     for (fact, value) in [("sealed", "yes"), ("luks_enrolled", "yes"), ("unseal", "ok"), ("luks", "ok")] {
         ended.fact(fact, value)?;
     }
+    acpi::hand_out(ctx, &ended)?;
     let before = quote::of(&ended)?;
     certified(&ended)?;
     believed(&gate, &ended)?;
