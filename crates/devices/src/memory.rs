@@ -5,7 +5,8 @@
 //! [`DeviceMemory`], never the memory map of the machine. It holds the RAM regions' *shared* view; the
 //! firmware image is not part of it, and neither is anything else a device has no business with. The state of an SNP
 //! guest's pages is consulted here, in one place, for every access of every device: an address whose page is private is
-//! refused, because what lies behind it in the shared view is not what the guest means.
+//! refused, because what lies behind it in the shared view is not what the guest means. And it is consulted again when the access
+//! is over, because the guest may have made the page private meanwhile: whatever the access left there is dropped.
 
 use std::sync::Arc;
 
@@ -15,9 +16,68 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Pe
 
 /// Knows which pages of a guest are shared with the host.
 pub trait SharedPages: Send + Sync + std::fmt::Debug {
-    /// Whether all of these bytes are shared now. The guest may change that at any time: an access after the answer then reaches
-    /// the shared view of a page that is private, which is harmless and what the guest deserves.
+    /// Whether all of these bytes are shared now. The guest may change that at any time: an access after the answer can reach the shared
+    /// view of a page that is private.
     fn is_shared(&self, gpa: u64, len: u64) -> bool;
+
+    /// Ends an access to bytes that were shared when it began: what it left in pages that are private now is dropped from the shared
+    /// view.
+    fn settle(&self, gpa: u64, len: u64);
+}
+
+/// An access that goes on after the call that began it: an operation that the kernel carries out. Drop it when the operation is over.
+#[derive(Debug)]
+pub struct Access {
+    pages: Option<Arc<dyn SharedPages>>,
+    ranges: Vec<(u64, u64)>,
+}
+
+impl Access {
+    /// Adds a range that the operation may touch.
+    pub fn add(&mut self, addr: GuestAddress, len: usize) {
+        if self.pages.is_some() {
+            self.ranges.push((addr.0, len as u64));
+        }
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        if let Some(pages) = &self.pages {
+            self.ranges.iter().for_each(|(gpa, len)| pages.settle(*gpa, *len));
+        }
+    }
+}
+
+/// Slices of guest memory, and the end of the access to them.
+struct Slices<'a, I> {
+    slices: I,
+    pages: Option<&'a dyn SharedPages>,
+    gpa: u64,
+    len: u64,
+}
+
+impl<'a, I: GuestMemorySliceIterator<'a, BS<'a, ()>>> Iterator for Slices<'a, I> {
+    type Item = I::Item;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.slices.next()
+    }
+}
+
+impl<'a, I: GuestMemorySliceIterator<'a, BS<'a, ()>>> std::iter::FusedIterator for Slices<'a, I> {}
+
+impl<'a, I: GuestMemorySliceIterator<'a, BS<'a, ()>>> GuestMemorySliceIterator<'a, BS<'a, ()>>
+    for Slices<'a, I>
+{
+}
+
+impl<I> Drop for Slices<'_, I> {
+    fn drop(&mut self) {
+        if let Some(pages) = self.pages {
+            pages.settle(self.gpa, self.len);
+        }
+    }
 }
 
 /// A cheap, clonable handle to the shared view of guest RAM. All accesses are bounds-checked copies
@@ -37,6 +97,11 @@ impl DeviceMemory {
     /// The same for a guest with private pages: devices reach what `pages` says is shared.
     pub fn guarded(ram: Arc<GuestMemoryMmap<()>>, pages: Arc<dyn SharedPages>) -> Self {
         Self { ram, pages: Some(pages) }
+    }
+
+    /// An access that has no range yet.
+    pub fn access(&self) -> Access {
+        Access { pages: self.pages.clone(), ranges: Vec::new() }
     }
 
     fn may_reach(&self, addr: GuestAddress, count: usize) -> bool {
@@ -61,7 +126,10 @@ impl GuestMemory for DeviceMemory {
         if !self.may_reach(addr, count) {
             return Err(GuestMemoryError::InvalidGuestAddress(addr));
         }
-        GuestMemory::get_slices(&*self.ram, addr, count, access)
+        let slices = GuestMemory::get_slices(&*self.ram, addr, count, access)?;
+        // Callers keep the iterator until they are done with its slices; what goes on longer has an `Access`.
+        let pages = self.pages.as_deref().filter(|_| count > 0);
+        Ok(Slices { slices, pages, gpa: addr.0, len: count as u64 })
     }
 }
 
@@ -89,6 +157,7 @@ mod tests {
             fn is_shared(&self, gpa: u64, len: u64) -> bool {
                 gpa + len <= 0x1000
             }
+            fn settle(&self, _: u64, _: u64) {}
         }
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x2000)]).unwrap();
         let memory = DeviceMemory::guarded(Arc::new(ram), Arc::new(FirstPage));

@@ -21,6 +21,7 @@ pub mod cpuid_page;
 pub mod launch;
 pub mod memory;
 pub mod probe;
+pub mod shared_view;
 pub mod states;
 mod sys;
 pub mod vm;

@@ -4,7 +4,8 @@
 //! Each region has two backings: a guest_memfd that nobody can map, for its private pages, and an ordinary mapping for its
 //! shared ones. An attribute per page tells KVM which one the guest sees. All pages start private. When pages change
 //! state, the attribute changes first, so that no vCPU can bring the old state back, and then what the old backing held is
-//! given back to the host; a guest that shares and unshares its memory never costs its size twice.
+//! given back to the host. [`crate::shared_view`] sees to it that accesses which are under way do not bring it back: a guest that
+//! shares and unshares its memory costs its size once, and for a while what devices are moving.
 //!
 //! Requests for the state a page already has are common (firmware and kernel both ask) and end at a bitmap. Conversions of one VM
 //! are made one at a time: two vCPUs may ask for overlapping ranges.
@@ -13,14 +14,15 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use kvm_bindings::{kvm_create_guest_memfd, kvm_memory_attributes, kvm_userspace_memory_region2};
 use kvm_ioctls::VmFd;
 use thiserror::Error;
 
 use crate::convert::{PageState, Request};
-use crate::states::{Change, NotMemory, PageStates, RunError};
+use crate::shared_view::{Backing, Mapping, SharedView};
+use crate::states::{Change, NotMemory, RunError};
 use crate::sys;
 use crate::vm::SnpVm;
 
@@ -108,28 +110,43 @@ pub struct Counters {
     pub to_shared: u64,
     /// Pages converted because the guest touched them without asking.
     pub by_fault: u64,
+    /// Private pages that were dropped from the shared view after an access that had begun before.
+    pub settled: u64,
 }
-
-#[derive(Debug)]
-struct Backed {
-    shared: *mut u8,
-    memfd: File,
-}
-
-// SAFETY: the pointer is only given to madvise(2), which any thread may do; see `PrivateMemory::new` for how long the
-// mapping lives.
-unsafe impl Send for Backed {}
-// SAFETY: as above; everything else in it is Sync.
-unsafe impl Sync for Backed {}
 
 /// All memory of one SNP VM.
 #[derive(Debug)]
 pub struct PrivateMemory {
+    view: SharedView,
+    backing: Guest,
+}
+
+/// KVM's side.
+#[derive(Debug)]
+struct Guest {
     vm: Arc<VmFd>,
-    regions: Vec<Backed>,
-    /// Changed under the lock of the counters, read by anybody.
-    states: PageStates,
-    counters: Mutex<Counters>,
+    /// Of each region.
+    memfds: Vec<File>,
+}
+
+impl Backing for Guest {
+    fn set(&self, change: Change, to: PageState) -> Result<(), MemoryError> {
+        set_attributes(&self.vm, change.gpa, change.len, to)
+    }
+
+    /// A failure costs memory, not correctness: the guest cannot reach it any more.
+    fn release(&self, change: Change) {
+        let Change { run, offset, gpa, len } = change;
+        let Some(memfd) = self.memfds.get(run) else { return };
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: a call without pointers on a descriptor that we own. Offsets and lengths are at most those of a region.
+        let result =
+            unsafe { libc::fallocate(memfd.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            cvmm_log_limit::warn!(gpa = format_args!("{gpa:#x}"), len, %error, "guest memory not given back");
+        }
+    }
 }
 
 impl PrivateMemory {
@@ -141,9 +158,10 @@ impl PrivateMemory {
     pub unsafe fn new(vm: &SnpVm, regions: &[Region]) -> Result<Self, MemoryError> {
         let fd = vm.vm();
         let regions = ascending(regions);
-        let runs: Vec<_> = regions.iter().map(|region| (region.gpa, region.len)).collect();
-        let states = PageStates::new(&runs)?;
-        let mut backed = Vec::with_capacity(regions.len());
+        let mapping = |region: &Region| Mapping { gpa: region.gpa, len: region.len, start: region.shared };
+        // SAFETY: the caller vouches for the mappings.
+        let view = unsafe { SharedView::new(regions.iter().map(mapping).collect()) }?;
+        let mut memfds = Vec::with_capacity(regions.len());
         for (slot, region) in (0..).zip(regions) {
             let Region { gpa, len, shared, name } = region;
             let request = kvm_create_guest_memfd { size: len, ..Default::default() };
@@ -170,77 +188,43 @@ impl PrivateMemory {
                 source,
             })?;
             set_attributes(fd, gpa, len, PageState::Private)?;
-            backed.push(Backed { shared, memfd });
+            memfds.push(memfd);
         }
-        Ok(Self { vm: Arc::clone(fd), regions: backed, states, counters: Mutex::new(Counters::default()) })
+        Ok(Self { view, backing: Guest { vm: Arc::clone(fd), memfds } })
     }
 
     /// Does what the guest asked for. Ranges outside memory have no state: making them shared does nothing (firmware does that
     /// for MMIO), making them private is refused.
     pub fn convert(&self, request: Request) -> Result<(), ConvertError> {
-        let mut counters = self.lock();
-        counters.requests += 1;
-        if self.apply(request, false, &mut counters)? == 0 {
-            counters.repeated += 1;
-        }
-        Ok(())
+        self.view.convert(&self.backing, request)
     }
 
     /// Serves an access in the other state. `Ok(false)`: the pages were in the wanted state already, so that something else is
     /// wrong; the caller decides how often it lets the guest try.
     pub fn fault(&self, request: Request) -> Result<bool, ConvertError> {
-        let mut counters = self.lock();
-        let changed = self.apply(request, true, &mut counters)?;
+        let mut counters = self.view.lock();
+        let changed = self.view.apply(&self.backing, request, true, &mut counters)?;
         counters.by_fault += changed;
         Ok(changed != 0)
     }
 
-    /// Whether all of these bytes are shared memory now. Never true for addresses that are not memory, nor across regions.
-    pub fn is_shared(&self, gpa: u64, len: u64) -> bool {
-        self.states.is(gpa, len, PageState::Shared)
+    /// What this process sees of it.
+    pub fn view(&self) -> &SharedView {
+        &self.view
     }
 
-    /// The same for private.
+    /// Whether all of these bytes are private memory now. Never true for addresses that are not memory, nor across regions.
     pub fn is_private(&self, gpa: u64, len: u64) -> bool {
-        self.states.is(gpa, len, PageState::Private)
+        self.view.is_private(gpa, len)
     }
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
-        *self.lock()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Counters> {
-        // Counters are valid after a panic elsewhere, and the bitmap is only changed after KVM has agreed.
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Converts what of the range is memory and has the other state. Returns how many pages changed. Under the lock.
-    fn apply(
-        &self,
-        request: Request,
-        only_memory: bool,
-        counters: &mut Counters,
-    ) -> Result<u64, ConvertError> {
-        let plan = self.states.plan(request, only_memory).inspect_err(|_| counters.refused += 1)?;
-        let mut changed = 0;
-        for change in plan {
-            set_attributes(&self.vm, change.gpa, change.len, request.to)?;
-            let pages = self.states.mark(change, request.to);
-            if let Some(region) = self.regions.get(change.run) {
-                discard_old(region, change, request.to);
-            }
-            match request.to {
-                PageState::Private => counters.to_private += pages,
-                PageState::Shared => counters.to_shared += pages,
-            }
-            changed += pages;
-        }
-        Ok(changed)
+        *self.view.lock()
     }
 }
 
-/// In the order that [`PageStates`] wants, whatever the caller's: the firmware lies between low and high RAM.
+/// In the order that [`SharedView`] wants, whatever the caller's: the firmware lies between low and high RAM.
 fn ascending(regions: &[Region]) -> Vec<Region> {
     let mut regions = regions.to_vec();
     regions.sort_by_key(|region| region.gpa);
@@ -256,32 +240,6 @@ fn set_attributes(vm: &VmFd, gpa: u64, len: u64, to: PageState) -> Result<(), Me
         .map_err(|source| MemoryError::Attributes { gpa, len, to, source })
 }
 
-/// Gives back what the pages held in their old state. A failure costs memory, not correctness: the guest cannot reach it
-/// any more.
-fn discard_old(region: &Backed, change: Change, to: PageState) {
-    let Change { offset, gpa, len, .. } = change;
-    // Offsets and lengths lie inside the region, whose length is that of a mapping.
-    let result = match to {
-        PageState::Private => {
-            // SAFETY: the range lies inside the mapping (see `new`), which holds nothing but guest memory.
-            unsafe {
-                libc::madvise(region.shared.add(offset as usize).cast(), len as usize, libc::MADV_DONTNEED)
-            }
-        }
-        PageState::Shared => {
-            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-            // SAFETY: a call without pointers on a descriptor that we own.
-            unsafe {
-                libc::fallocate(region.memfd.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t)
-            }
-        }
-    };
-    if result != 0 {
-        let error = io::Error::last_os_error();
-        cvmm_log_limit::warn!(gpa = format_args!("{gpa:#x}"), len, %error, "guest memory not given back");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +252,6 @@ mod tests {
         let sorted = ascending(&[ram[0], ram[1], firmware]);
         assert_eq!(sorted.iter().map(|region| region.gpa).collect::<Vec<_>>(), [0, 0xffc0_0000, 4 << 30]);
         let runs: Vec<_> = sorted.iter().map(|region| (region.gpa, region.len)).collect();
-        assert!(PageStates::new(&runs).is_ok());
+        assert!(crate::states::PageStates::new(&runs).is_ok());
     }
 }

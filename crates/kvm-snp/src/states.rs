@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::convert::{PageState, Request};
 
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 const WORD_BITS: u64 = 64;
 
 /// A run of memory that a machine cannot have.
@@ -127,6 +127,29 @@ impl PageStates {
             .sum()
     }
 
+    /// The pages of a range that are memory and private, in runs as long as can be.
+    pub fn private_runs(&self, gpa: u64, len: u64) -> Vec<Change> {
+        let end = gpa.saturating_add(len);
+        let mut found: Vec<Change> = Vec::new();
+        for (index, run) in self.runs.iter().enumerate() {
+            let (start, end) = (gpa.max(run.gpa), end.min(run.end()));
+            if start >= end {
+                continue;
+            }
+            for page in (start - run.gpa) / PAGE..(end - run.gpa).div_ceil(PAGE) {
+                let private =
+                    run.words(page, page + 1).any(|(word, mask)| word.load(Ordering::Acquire) & mask != 0);
+                let offset = page * PAGE;
+                match found.last_mut() {
+                    _ if !private => {}
+                    Some(last) if last.run == index && last.offset + last.len == offset => last.len += PAGE,
+                    _ => found.push(Change { run: index, offset, gpa: run.gpa + offset, len: PAGE }),
+                }
+            }
+        }
+        found
+    }
+
     /// Whether these bytes are memory, all in one run, and all of this state.
     pub fn is(&self, gpa: u64, len: u64, state: PageState) -> bool {
         let Some(end) = gpa.checked_add(len) else { return false };
@@ -236,6 +259,11 @@ mod tests {
                     }
                 }
             }
+            let runs = states.private_runs(0, u64::MAX);
+            let listed: Vec<u64> =
+                runs.iter().flat_map(|run| (0..run.len / PAGE).map(|page| run.gpa + page * PAGE)).collect();
+            let private = model.iter().filter(|(_, state)| **state == PageState::Private).map(|(gpa, _)| *gpa);
+            prop_assert_eq!(listed, private.collect::<Vec<_>>());
             for (gpa, state) in model {
                 prop_assert!(states.is(gpa, PAGE, state));
             }

@@ -76,7 +76,11 @@ struct PageStates(Arc<PrivateMemory>);
 
 impl SharedPages for PageStates {
     fn is_shared(&self, gpa: u64, len: u64) -> bool {
-        self.0.is_shared(gpa, len)
+        self.0.view().is_shared(gpa, len)
+    }
+
+    fn settle(&self, gpa: u64, len: u64) {
+        self.0.view().settle(gpa, len);
     }
 }
 

@@ -13,7 +13,7 @@ use std::io;
 use vm_memory::{GuestMemory, Permissions};
 
 use super::disk::Disk;
-use crate::memory::DeviceMemory;
+use crate::memory::{Access, DeviceMemory};
 use crate::virtio::queue::Segment;
 
 /// Buffers in one call (IOV_MAX).
@@ -90,6 +90,8 @@ pub struct Op {
     iovecs: Vec<libc::iovec>,
     first: usize,
     retries: u8,
+    /// Ends the access to guest memory when the operation is over. Nothing if `iovecs` point to [`ZEROES`].
+    _access: Option<Access>,
     /// Keeps the memory mapped that `iovecs` point into. Nothing if they point to [`ZEROES`].
     _memory: Option<DeviceMemory>,
 }
@@ -110,7 +112,17 @@ pub enum Progress {
 
 impl Op {
     fn new(stage: Stage, offset: u64, remaining: u64, durable: bool) -> Self {
-        Self { stage, offset, remaining, durable, iovecs: Vec::new(), first: 0, retries: 0, _memory: None }
+        Self {
+            stage,
+            offset,
+            remaining,
+            durable,
+            iovecs: Vec::new(),
+            first: 0,
+            retries: 0,
+            _access: None,
+            _memory: None,
+        }
     }
 
     /// Reads from `offset` into `segments`. `None` if they are not all in memory.
@@ -148,6 +160,7 @@ impl Op {
         let access = if stage == Stage::Read { Permissions::Write } else { Permissions::Read };
         let mut iovecs = Vec::with_capacity(segments.len());
         let mut remaining = 0;
+        let mut until_over = memory.access();
         for segment in segments {
             for slice in memory.get_slices(segment.addr, segment.len as usize, access).ok()? {
                 let slice = slice.ok()?;
@@ -155,9 +168,10 @@ impl Op {
                 iovecs.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: slice.len() });
                 remaining += slice.len() as u64;
             }
+            until_over.add(segment.addr, segment.len as usize);
         }
         let op = Self::new(stage, offset, remaining, durable);
-        Some(Self { iovecs, _memory: Some(memory.clone()), ..op })
+        Some(Self { iovecs, _access: Some(until_over), _memory: Some(memory.clone()), ..op })
     }
 
     /// True if all buffers start and end at multiples of `align` bytes, a power of two.
@@ -274,12 +288,14 @@ impl Op {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::{Arc, Mutex};
 
-    use vm_memory::GuestAddress;
+    use vm_memory::{GuestAddress, GuestMemoryMmap};
 
     use super::*;
+    use crate::memory::SharedPages;
     use crate::virtio::block::{CacheMode, ImageFormat};
-    use crate::virtio::testing::{BUFFERS, memory};
+    use crate::virtio::testing::{BUFFERS, RAM_LEN, memory};
 
     #[test]
     fn a_short_transfer_is_continued_where_it_stopped() {
@@ -307,6 +323,41 @@ mod tests {
         let repeats = (0..1000).take_while(|_| matches!(op.complete(interrupted(), &disk), Progress::More));
         assert_eq!(repeats.count(), usize::from(MAX_RETRIES));
         assert!(matches!(op.complete(Ok(3071), &disk), Progress::Done(Ok(()))));
+    }
+
+    #[test]
+    fn the_access_to_guest_memory_ends_with_the_operation() {
+        #[derive(Debug, Default)]
+        struct Pages(Mutex<Vec<(u64, u64)>>);
+        impl SharedPages for Pages {
+            fn is_shared(&self, gpa: u64, len: u64) -> bool {
+                gpa + len <= BUFFERS + 0x3000
+            }
+            fn settle(&self, gpa: u64, len: u64) {
+                self.0.lock().unwrap().push((gpa, len));
+            }
+        }
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).unwrap();
+        let pages = Arc::new(Pages::default());
+        let memory = DeviceMemory::guarded(Arc::new(ram), pages.clone());
+        let settled = || std::mem::take(&mut *pages.0.lock().unwrap());
+        let segment = |at, len| Segment { addr: GuestAddress(BUFFERS + at), len };
+        let op = Op::read(&memory, &[segment(0, 4096), segment(0x2000, 512)], 0).unwrap();
+        settled();
+        let mut op = Box::new(op);
+        op.step();
+        assert_eq!(settled(), [], "the kernel has the buffers");
+        drop(op);
+        assert_eq!(settled(), [(BUFFERS, 4096), (BUFFERS + 0x2000, 512)]);
+        // What is refused settles nothing that it did not reach.
+        assert!(Op::write(&memory, &[segment(0, 512), segment(0x2fff, 2)], 0, false).is_none());
+        assert!(settled().iter().all(|range| *range == (BUFFERS, 512)));
+        // A copy ends with its call.
+        vm_memory::Bytes::write_obj(&memory, 1_u16, GuestAddress(BUFFERS + 8)).unwrap();
+        assert_eq!(settled(), [(BUFFERS + 8, 2)]);
+        vm_memory::Bytes::load::<u16>(&memory, GuestAddress(BUFFERS), std::sync::atomic::Ordering::Relaxed)
+            .unwrap();
+        assert_eq!(settled(), [(BUFFERS, 2)]);
     }
 
     #[test]
