@@ -200,7 +200,9 @@ fn check_disk(index: usize, disk: &Disk) -> Result<(u64, u64), Refusal> {
             Problem::at(&key, "alignment", message).help(help)
         }
         DiskError::Unaligned { .. } => Problem::at(&key, "alignment", message),
-        DiskError::NoDirect(_) => Problem::at(&format!("disk.{index}.cache"), "unsupported", message),
+        DiskError::NoDirect(_) | DiskError::DirectBlocks { .. } => {
+            Problem::at(&format!("disk.{index}.cache"), "unsupported", message)
+        }
         _ => Problem::at(&key, "unreadable", message),
     })))
 }

@@ -9,7 +9,7 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -83,6 +83,21 @@ pub enum DiskError {
     /// Its file system has no direct I/O.
     #[error("disk {path}: its file system does not support direct I/O; use `cache = \"writeback\"`", path = .0.display())]
     NoDirect(PathBuf),
+    /// Direct I/O works in larger blocks than the guest's sectors. Larger sectors would make another disk of the image: partition
+    /// tables and file systems count in them.
+    #[error(
+        "disk {path}: direct I/O on its file system needs blocks of {needed} bytes, and the disk has sectors of {sector}; \
+         use `cache = \"writeback\"`",
+        path = .path.display()
+    )]
+    DirectBlocks {
+        /// The disk.
+        path: PathBuf,
+        /// What the guest has, in bytes.
+        sector: u64,
+        /// What direct I/O needs, in bytes.
+        needed: u64,
+    },
     /// Somebody else uses it.
     #[error("disk {path}: is in use by another VM or mounted; a disk can be shared only if all open it read-only", path = .0.display())]
     InUse(PathBuf),
@@ -224,20 +239,25 @@ impl<'a> Opened<'a> {
             SECTOR
         };
         let (offset_align, memory_align) = match cache {
-            CacheMode::Direct => direct_alignment(&self.file).unwrap_or((DIRECT_ALIGN, DIRECT_ALIGN)),
+            CacheMode::Direct => direct_alignment(&self.file)
+                .unwrap_or_else(|| (probe_offset_alignment(&self.file), DIRECT_ALIGN)),
             CacheMode::Writeback | CacheMode::Unsafe => (SECTOR, 1),
         };
-        let block_size = SECTOR.max(device_block).max(offset_align);
+        // The same in all cache modes.
+        let block_size = SECTOR.max(device_block);
         if len == 0 {
             return Err(DiskError::Empty(at()));
         }
         // Before the length: other formats have odd ones.
         if format == ImageFormat::Probe {
             // Alignments are a few KiB.
-            let align = block_size.max(memory_align) as usize;
+            let align = block_size.max(offset_align).max(memory_align) as usize;
             if let Some(format) = format::probe(&self.file, len, align).map_err(self.failed("read it"))? {
                 return Err(DiskError::Foreign { path: at(), format });
             }
+        }
+        if offset_align > block_size {
+            return Err(DiskError::DirectBlocks { path: at(), sector: block_size, needed: offset_align });
         }
         if len % block_size != 0 {
             return Err(DiskError::Unaligned { path: at(), len, unit: block_size });
@@ -391,4 +411,15 @@ fn direct_alignment(file: &File) -> Option<(u64, u64)> {
     let (offset, memory) = (info.stx_dio_offset_align, info.stx_dio_mem_align);
     let known = result == 0 && info.stx_mask & libc::STATX_DIOALIGN != 0;
     (known && offset.is_power_of_two() && memory.is_power_of_two()).then(|| (offset.into(), memory.into()))
+}
+
+/// What direct I/O asks of offsets, where the kernel does not say: a sector, if one can be read.
+fn probe_offset_alignment(file: &File) -> u64 {
+    let mut buffer = vec![0; 2 * DIRECT_ALIGN as usize];
+    let start = buffer.as_ptr().align_offset(DIRECT_ALIGN as usize);
+    let sector = buffer.get_mut(start..).and_then(|rest| rest.get_mut(..SECTOR as usize));
+    match sector.map(|sector| file.read_at(sector, SECTOR)) {
+        Some(Ok(_)) => SECTOR,
+        _ => DIRECT_ALIGN,
+    }
 }

@@ -154,7 +154,7 @@ fn within(disk: &Disk, sector: u64, len: u64) -> Result<u64, u8> {
 /// Checks a read or write of `len` bytes at `sector`; returns the byte offset.
 fn transfer(disk: &Disk, sector: u64, len: u64) -> Result<u64, u8> {
     let offset = within(disk, sector, len)?;
-    // Past the page cache nothing smaller than a block can be moved; blk_size says so.
+    // Past the page cache nothing smaller than a block of the device can be moved; blk_size says so.
     let unit = if disk.memory_align() > 1 { disk.block_size().into() } else { SECTOR };
     if len > MAX_TRANSFER || !len.is_multiple_of(unit) || offset % unit != 0 {
         return Err(STATUS_IOERR);

@@ -315,8 +315,8 @@ fn direct_io_takes_aligned_and_unaligned_buffers() {
         let direct = BlockConfig { cache: CacheMode::Direct, ..config(&path) };
         match Block::open_with(direct.clone(), kind) {
             Ok(device) => assert!(device.disk().memory_align() > 1),
-            Err(DiskError::NoDirect(_)) => {
-                eprintln!("skipped: no direct I/O on this file system");
+            Err(DiskError::NoDirect(_) | DiskError::DirectBlocks { .. }) => {
+                eprintln!("skipped: no direct I/O for sectors of 512 bytes on this file system");
                 return;
             }
             Err(error) => panic!("{error}"),
@@ -482,13 +482,89 @@ fn a_block_device_is_a_disk() {
     }
 }
 
+/// A file system on a loop device, unmounted when dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(device: &Loop, at: PathBuf) -> Option<Self> {
+        let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
+            let status = std::process::Command::new(program).args(arguments).output();
+            status.is_ok_and(|output| output.status.success()).then_some(())
+        };
+        run("mkfs.ext4", &["-q".as_ref(), device.0.as_ref()])?;
+        fs::create_dir(&at).ok()?;
+        run("mount", &[device.0.as_ref(), at.as_os_str()])?;
+        Some(Self(at))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn the_cache_mode_does_not_change_the_sector_size() {
+    let sectors = |path: &Path, cache| match Block::open(BlockConfig { cache, ..config(path) }) {
+        Ok(block) => Ok(block.disk().block_size()),
+        Err(error) => Err(error),
+    };
+    // Where the tests run, and in memory, where direct I/O is by the page if there is any.
+    let (_dir, here) = image();
+    let memory = tempfile::Builder::new().tempfile_in("/dev/shm");
+    if let Ok(file) = &memory {
+        file.as_file().set_len(1 << 20).unwrap();
+    }
+    for path in std::iter::once(here.as_path()).chain(memory.as_ref().ok().map(|file| file.path())) {
+        assert_eq!(sectors(path, CacheMode::Writeback).unwrap(), 512);
+        match sectors(path, CacheMode::Direct) {
+            Ok(size) => assert_eq!(size, 512, "{}", path.display()),
+            Err(DiskError::NoDirect(_)) => {}
+            Err(DiskError::DirectBlocks { sector, needed, .. }) => assert!(sector == 512 && needed > 512),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    let dir = TempDir::new().unwrap();
+    let backing = dir.path().join("4kn");
+    File::create(&backing).unwrap().set_len(32 << 20).unwrap();
+    let Some(device) = Loop::with_sectors(&backing, 4096) else {
+        eprintln!("skipped: no loop device with sectors of 4096 bytes can be set up here (needs root)");
+        return;
+    };
+    // A device keeps its own sectors.
+    for cache in [CacheMode::Writeback, CacheMode::Direct] {
+        assert_eq!(sectors(Path::new(&device.0), cache).unwrap(), 4096);
+    }
+    let Some(mounted) = Mounted::new(&device, dir.path().join("mnt")) else {
+        eprintln!("skipped: no file system can be made and mounted here (needs root)");
+        return;
+    };
+    let path = mounted.0.join("disk.img");
+    File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    assert_eq!(sectors(&path, CacheMode::Writeback).unwrap(), 512);
+    let refused = sectors(&path, CacheMode::Direct).unwrap_err();
+    assert!(matches!(refused, DiskError::DirectBlocks { sector: 512, needed: 4096, .. }), "{refused}");
+    assert!(refused.to_string().contains("writeback"), "{refused}");
+    let checked = Disk::check(&path, false, CacheMode::Direct, ImageFormat::Probe);
+    assert!(matches!(checked, Err(DiskError::DirectBlocks { .. })));
+}
+
 /// A loop device, detached when dropped.
 struct Loop(String);
 
 impl Loop {
     fn attach(path: &Path) -> Option<Self> {
-        let output =
-            std::process::Command::new("losetup").args(["--find", "--show"]).arg(path).output().ok()?;
+        Self::with_sectors(path, SECTOR)
+    }
+
+    fn with_sectors(path: &Path, size: u64) -> Option<Self> {
+        let output = std::process::Command::new("losetup")
+            .args(["--find", "--show", "--sector-size", &size.to_string()])
+            .arg(path)
+            .output()
+            .ok()?;
         let name = String::from_utf8(output.stdout).ok()?.trim().to_owned();
         (output.status.success() && !name.is_empty()).then_some(Self(name))
     }
@@ -617,7 +693,7 @@ mod opening {
         }
         Block::open(BlockConfig { format: ImageFormat::Raw, ..config(&vhd) }).unwrap();
         match Block::open(BlockConfig { cache: CacheMode::Direct, ..config(&vhd) }) {
-            Err(DiskError::Foreign { .. } | DiskError::NoDirect(_)) => {}
+            Err(DiskError::Foreign { .. } | DiskError::NoDirect(_) | DiskError::DirectBlocks { .. }) => {}
             other => panic!("{other:?}"),
         }
     }
