@@ -25,10 +25,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use cvmm_gate::audit;
-use cvmm_gate::engine::Call;
+use cvmm_gate::engine::{Call, Engine, Session};
+use cvmm_gate::keys::Signer;
 use cvmm_gate::server::{self, Listeners};
-use cvmm_gate_client::protocol::Response;
+use cvmm_gate::{audit, clients, policies};
+use cvmm_gate_client::protocol::{Admit, PROTOCOL, Request, Response};
 use cvmm_gate_client::ticket::VerdictKey;
 use guest::Guest;
 use josekit::jwe::JweContext;
@@ -76,12 +77,18 @@ impl World {
 
     /// With `more` in `[rcar]` and `limits` in `[limits]`.
     fn with(more: &str, limits: &str) -> Self {
+        Self::releasing("default = \"p\"", more, limits, |_| {})
+    }
+
+    /// Likewise, with `release` in `rcar.release`, and what `change` makes of the gate before it starts.
+    fn releasing(release: &str, more: &str, limits: &str, change: impl FnOnce(&common::Gate)) -> Self {
         let gate = common::Gate::with(
             "unsafe_test_roots = \"roots\"",
             &format!(
-                "{limits}\n[rcar]\nlisten = \"127.0.0.1:0\"\npolicy = \"p\"\nresources = \"resources\"\nrelease = {{ default = \"p\" }}\n{more}"
+                "{limits}\n[rcar]\nlisten = \"127.0.0.1:0\"\npolicy = \"p\"\nresources = \"resources\"\nrelease = {{ {release} }}\n{more}"
             ),
         );
+        change(&gate);
         for name in ["default/key/1", "other/key/1"] {
             let path = gate.path("resources").join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -593,6 +600,68 @@ fn what_is_released_is_judged_as_things_are_now() {
     world.gate.policy(3, &"00".repeat(48));
     world.engine.reload().unwrap();
     assert_eq!(client.resource("default/key/1").refused(), (403, "policy.measurement".into()));
+}
+
+/// A guest that policy `weak` has admitted: the same files, with a knob that policy `p` does not allow. Its report does not show it.
+fn weakly_admitted(world: &World) -> Guest {
+    let mut manifest = world.gate.manifest.clone();
+    manifest.machine.debug = vec!["serve_shim".into()];
+    let admit = |policy: &str| {
+        let mut session = Session::new(clients::Client::own());
+        let admit = Admit {
+            protocol: PROTOCOL,
+            policy: policy.into(),
+            manifest: serde_json::to_string(&manifest).unwrap(),
+            digest: world.gate.digest.to_string(),
+            nonce: STANDARD.encode([9; 32]),
+        };
+        let answer = world.send(&mut session, &Request::Admit(admit));
+        (session, answer)
+    };
+    assert_eq!(world::code(&admit("p").1), "policy.debug-knob");
+    let (mut session, Response::Approval(approval)) = admit("weak") else { panic!("no approval") };
+    let guest = world.launch(&approval);
+    let ticket = world.send(&mut session, &world.evidence(&approval, None));
+    assert!(matches!(ticket, Response::Ticket(_)), "{ticket:?}");
+    guest
+}
+
+#[test]
+fn a_weak_policys_guest_gets_nothing_of_a_strong_one() {
+    let weak = |gate: &common::Gate, version: u64, release: &str| {
+        let digest = gate.digest.to_string();
+        gate.sign_policy("weak", version, &digest, "", release);
+        let path = gate.path("policies/weak.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("max_vcpus = 4", "debug_knobs = [\"serve_shim\"]")).unwrap();
+        policies::sign(&path, &Signer::load(&gate.path("keys/policy.pem")).unwrap()).unwrap();
+    };
+    let attest = |world: &World, guest: &mut Guest| {
+        let client = Client::new(world.address, Key::p256());
+        let answer = client.attest(as_bytes(&guest.report(&client.report_data())));
+        (client, answer)
+    };
+    const MORE: &str = "requests_per_s = 100000";
+    let world = World::releasing("default = \"p\"", MORE, "", |gate| weak(gate, 1, ""));
+    let mut guest = weakly_admitted(&world);
+    // [rcar] does not name the policy that admitted it.
+    assert_eq!(attest(&world, &mut guest).1.refused(), (401, "rcar.policy".into()));
+    drop(world);
+
+    // It does, for a repository of its own.
+    let both = "default = \"p\", other = \"weak\"";
+    let world = World::releasing(both, MORE, "", |gate| weak(gate, 1, "resources = [\"other\"]"));
+    let mut guest = weakly_admitted(&world);
+    let (client, answer) = attest(&world, &mut guest);
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    assert_eq!(client.resource("other/key/1").status, 200);
+    assert_eq!(client.resource("default/key/1").refused(), (403, "rcar.policy".into()));
+    // A policy that does not list the repository any more gives nothing of it, and a gate that is to give it does not start.
+    weak(&world.gate, 2, "");
+    world.engine.reload().unwrap();
+    assert_eq!(client.resource("other/key/1").refused(), (403, "rcar.release".into()));
+    let error = Engine::open(world.gate.config()).unwrap_err().to_string();
+    assert!(error.contains("policy weak") && error.contains("release.resources"), "{error}");
 }
 
 #[test]
