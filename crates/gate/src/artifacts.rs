@@ -2,17 +2,26 @@
 //! Launch digests, computed by the gate from files of its own.
 //!
 //! The VMM says which files it launches by their hashes; the gate has the same files, by their hashes, in a folder, and believes no
-//! digest that it has not computed. Files are verified when they are read. Results are kept, since the same guest is asked for often.
+//! digest that it has not computed. A file is hashed whole before any of it is used, and never held whole: what is measured afterwards is
+//! compared piece by piece with what was hashed ([`Blob::open_verified`]), since whoever fills the folder may do so meanwhile.
+//!
+//! Results are kept, since the same guest is asked for often. A launch that is not known is computed once, however many ask; only a few
+//! are computed at a time, and only so many questions wait.
 
 use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest::{Context, SHA384};
 use cvmm_attest::reason::Reason;
 use cvmm_first_stage::params::POINT;
 use cvmm_gate_client::manifest::{Boot, FileDigest, Launch};
 use cvmm_gate_client::ticket::VerdictKey;
-use cvmm_launch::blob::Blob;
+use cvmm_launch::blob::{Blob, PIECE_SIZE, VerifyError};
 use cvmm_launch::digest::measure;
 use cvmm_launch::firmware::Firmware;
 use cvmm_launch::first_stage::{FirstStage, program_digest};
@@ -25,13 +34,19 @@ use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
 
-use crate::files;
+use crate::files::FileError;
 use crate::policies::sha384;
 
 /// The largest file that is launched.
 const MAX_ARTIFACT: u64 = 1 << 30;
 /// Results kept.
 const MOST_RESULTS: usize = 1024;
+/// Computations at a time: each has a few threads for the hashing, and reads from the disk.
+const MAX_COMPUTATIONS: usize = 2;
+/// Questions that wait for a computation, their own or another's. Each holds a thread of the pool that answers, which has 64.
+const MAX_WAITING: usize = 32;
+/// How long a question waits.
+const WAIT: Duration = Duration::from_secs(60);
 /// vCPUs of one guest: cvmm's limit.
 const MOST_VCPUS: u32 = 64;
 
@@ -40,7 +55,25 @@ const MOST_VCPUS: u32 = 64;
 pub struct Artifacts {
     folder: PathBuf,
     verdict_key: [u8; POINT],
-    known: Mutex<HashMap<Launch, Digest>>,
+    state: Mutex<State>,
+    /// A computation is over.
+    over: Condvar,
+}
+
+/// A launch, by what its digest depends on: SHA-384 of the manifest's part without the guest's policy. Manifests are long and are not
+/// kept.
+type Key = Digest;
+
+/// What a computation gives those who wait for it.
+type Answer = Arc<Mutex<Option<Result<Digest, Reason>>>>;
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<Key, Digest>,
+    /// What is being computed, or waits for its turn; those who wait have a clone.
+    asked: HashMap<Key, Answer>,
+    computing: usize,
+    waiting: usize,
 }
 
 impl Artifacts {
@@ -50,23 +83,86 @@ impl Artifacts {
         Self {
             folder: folder.to_owned(),
             verdict_key: *verdict_key.point(),
-            known: Mutex::new(HashMap::new()),
+            state: Mutex::default(),
+            over: Condvar::new(),
         }
     }
 
     /// The launch digest of `launch`.
     pub fn digest(&self, launch: &Launch) -> Result<Digest, Reason> {
-        if let Some(digest) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(launch) {
+        self.once(key(launch), || self.compute(launch))
+    }
+
+    /// The result of `compute` for the launch `key`, by whoever computes it.
+    fn once(&self, key: Key, compute: impl FnOnce() -> Result<Digest, Reason>) -> Result<Digest, Reason> {
+        let end = Instant::now() + WAIT;
+        let mut state = self.state();
+        if let Some(digest) = state.known.get(&key) {
             return Ok(*digest);
         }
-        let digest = self.compute(launch)?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever asks for so many different guests waits a little longer.
-        if known.len() >= MOST_RESULTS {
-            known.clear();
+        if let Some(result) = state.asked.get(&key).cloned() {
+            let done = || result.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            drop(self.wait(state, end, |_| done().is_some())?);
+            // It is there: the wait has ended for that, and nothing takes it away.
+            return done().unwrap_or_else(|| Err(busy()));
         }
-        known.insert(launch.clone(), digest);
-        Ok(digest)
+        let slot = Answer::default();
+        state.asked.insert(key, Arc::clone(&slot));
+        let result = match self.wait(state, end, |state| state.computing < MAX_COMPUTATIONS) {
+            Ok(mut state) => {
+                state.computing += 1;
+                drop(state);
+                // A panic would leave those who wait without an answer, and the place taken.
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(compute));
+                self.state().computing -= 1;
+                result.unwrap_or_else(|_| {
+                    Err(Reason::new("gate.artifact", "the launch digest cannot be computed"))
+                })
+            }
+            Err(reason) => Err(reason),
+        };
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result.clone());
+        let mut state = self.state();
+        state.asked.remove(&key);
+        if let Ok(digest) = &result {
+            // A client that asks for so many different guests waits a little longer.
+            if state.known.len() >= MOST_RESULTS {
+                state.known.clear();
+            }
+            state.known.insert(key, *digest);
+        }
+        drop(state);
+        self.over.notify_all();
+        result
+    }
+
+    /// Waits until `condition` holds. Refused when too many wait, or for too long.
+    fn wait<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        end: Instant,
+        condition: impl Fn(&State) -> bool,
+    ) -> Result<MutexGuard<'a, State>, Reason> {
+        if condition(&state) {
+            return Ok(state);
+        }
+        if state.waiting >= MAX_WAITING {
+            return Err(busy());
+        }
+        state.waiting += 1;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            state = self.over.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            let holds = condition(&state);
+            if holds || left.is_zero() {
+                state.waiting -= 1;
+                return if holds { Ok(state) } else { Err(busy()) };
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn compute(&self, launch: &Launch) -> Result<Digest, Reason> {
@@ -144,19 +240,76 @@ impl Artifacts {
             return Err(missing("it is too large".to_owned()));
         }
         let path = self.folder.join(digest.to_string());
-        let bytes = files::read(&path, wanted.len).map_err(|error| missing(error.to_string()))?;
-        if bytes.len() as u64 != wanted.len || sha384(&bytes) != digest {
-            return Err(missing(format!("{} has another content", path.display())));
-        }
-        Ok(Blob::from_bytes(what, bytes))
+        Blob::open_verified(&path, wanted.len, &digest).map_err(|error| match error {
+            VerifyError::Length { .. } | VerifyError::Hash { .. } => {
+                missing(format!("{} has another content: {error}", path.display()))
+            }
+            VerifyError::Open(error) => missing(format!("{}: {error}", path.display())),
+            VerifyError::Read(error) => missing(error.to_string()),
+        })
     }
 }
 
-/// Copies a file into the folder under its hash.
-pub fn import(folder: &Path, file: &Path) -> Result<Digest, files::FileError> {
-    let bytes = files::read(file, MAX_ARTIFACT)?;
-    let digest = sha384(&bytes);
-    files::replace(&folder.join(digest.to_string()), &bytes, 0o644)?;
+fn busy() -> Reason {
+    Reason::new("gate.busy", "the gate computes launch digests for others; try again")
+}
+
+fn key(launch: &Launch) -> Key {
+    // The guest's policy is not in the digest.
+    let text = serde_json::to_vec(&Launch { policy: 0, ..launch.clone() });
+    // Structs of strings and numbers are always JSON.
+    sha384(&text.unwrap_or_default())
+}
+
+/// Copies a file into the folder under its hash, piece by piece.
+pub fn import(folder: &Path, file: &Path) -> Result<Digest, FileError> {
+    let failed = |what, path: &Path, source| FileError { what, path: path.to_owned(), source };
+    let new = folder.join(format!(".import.{}.new", std::process::id()));
+    let copied = copy(file, &new).and_then(|digest| {
+        let path = folder.join(digest.to_string());
+        fs::rename(&new, &path).map_err(|source| failed("write", &path, source))?;
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|source| failed("write", folder, source))?;
+        Ok(digest)
+    });
+    copied.inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })
+}
+
+/// Copies `from` to `to`, durably, and gives its hash.
+fn copy(from: &Path, to: &Path) -> Result<Digest, FileError> {
+    let reading = |source| FileError { what: "read", path: from.to_owned(), source };
+    let writing = |source| FileError { what: "write", path: to.to_owned(), source };
+    let mut input = File::open(from).map_err(reading)?.take(MAX_ARTIFACT + 1);
+    let mut output = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(to)
+        .map_err(writing)?;
+    let (mut hash, mut piece, mut len) = (Context::new(&SHA384), vec![0; PIECE_SIZE], 0);
+    loop {
+        let count = match input.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(reading(error)),
+        };
+        len += count as u64;
+        let bytes = piece.get(..count).unwrap_or_default();
+        hash.update(bytes);
+        output.write_all(bytes).map_err(writing)?;
+    }
+    if len > MAX_ARTIFACT {
+        return Err(reading(io::Error::other(format!("it has more than {MAX_ARTIFACT} bytes"))));
+    }
+    output.sync_all().map_err(writing)?;
+    let mut digest = Digest::ZERO;
+    // SHA-384 has as many bytes as Digest.
+    digest.0.copy_from_slice(hash.finish().as_ref());
     Ok(digest)
 }
 
@@ -168,11 +321,111 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 fn hash(text: &str) -> Option<[u8; 32]> {
     let mut out = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
+    hex::decode_to_slice(text, &mut out).ok().map(|()| out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    fn artifacts() -> Artifacts {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.pem");
+        crate::keys::generate(&path).unwrap();
+        Artifacts::new(folder.path(), &crate::keys::Signer::load(&path).unwrap().public().unwrap())
     }
-    for (at, byte) in out.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+
+    fn until(condition: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < end);
+            thread::yield_now();
+        }
     }
-    Some(out)
+
+    #[test]
+    fn a_launch_is_computed_once_and_few_at_a_time() {
+        let artifacts = artifacts();
+        let (now, most, all, go) =
+            (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(()));
+        let held = go.lock().unwrap();
+        let ask = |launch: u8| {
+            artifacts.once(Digest([launch; 48]), || {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                drop(go.lock());
+                all.fetch_add(1, Ordering::SeqCst);
+                now.fetch_sub(1, Ordering::SeqCst);
+                if launch == 0 {
+                    Err(Reason::new("gate.artifact", "x"))
+                } else {
+                    Ok(Digest([launch + 1; 48]))
+                }
+            })
+        };
+        thread::scope(|scope| {
+            let askers: Vec<_> =
+                (0..24).map(|number| scope.spawn(move || (number % 4, ask(number % 4)))).collect();
+            // Two compute, and all others wait.
+            until(|| now.load(Ordering::SeqCst) == 2 && artifacts.state().waiting == 22);
+            drop(held);
+            for asker in askers {
+                let (launch, result) = asker.join().unwrap();
+                match launch {
+                    0 => assert_eq!(result.unwrap_err().code, "gate.artifact"),
+                    _ => assert_eq!(result.unwrap(), Digest([launch + 1; 48])),
+                }
+            }
+        });
+        assert_eq!((most.into_inner(), all.load(Ordering::SeqCst)), (2, 4));
+        // What failed is not kept, what did not is.
+        assert!(artifacts.once(Digest([0; 48]), || Ok(Digest::ZERO)).is_ok());
+        assert_eq!(artifacts.once(Digest([1; 48]), || panic!("computed again")).unwrap(), Digest([2; 48]));
+        let state = artifacts.state();
+        assert_eq!((state.asked.len(), state.computing, state.waiting), (0, 0, 0));
+    }
+
+    #[test]
+    fn whoever_is_too_many_is_told_and_a_failure_takes_no_place() {
+        let artifacts = artifacts();
+        let go = Mutex::new(());
+        let held = go.lock().unwrap();
+        let ask = || {
+            artifacts.once(Digest([1; 48]), || {
+                drop(go.lock());
+                panic!("whatever goes wrong")
+            })
+        };
+        thread::scope(|scope| {
+            let askers: Vec<_> = (0..=MAX_WAITING).map(|_| scope.spawn(ask)).collect();
+            until(|| artifacts.state().waiting == MAX_WAITING);
+            assert_eq!(ask().unwrap_err().code, "gate.busy");
+            drop(held);
+            for asker in askers {
+                assert_eq!(asker.join().unwrap().unwrap_err().code, "gate.artifact");
+            }
+        });
+        assert!(artifacts.once(Digest([1; 48]), || Ok(Digest::ZERO)).is_ok());
+        let state = artifacts.state();
+        assert_eq!((state.asked.len(), state.computing, state.waiting), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_policy_of_the_guest_makes_no_other_launch() {
+        let launch = |policy, cmdline: &str| Launch {
+            firmware: FileDigest { sha384: String::new(), len: 0 },
+            boot: Boot::Hashes { kernel: String::new(), initrd: String::new(), cmdline: cmdline.to_owned() },
+            vcpus: 1,
+            memory: 0,
+            low_memory: 0,
+            cpu_signature: 0,
+            sev_features: 0,
+            policy,
+            first_stage: None,
+        };
+        assert_eq!(key(&launch(1, "a")), key(&launch(2, "a")));
+        assert_ne!(key(&launch(1, "a")), key(&launch(1, "b")));
+    }
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA384};
+use aws_lc_rs::digest::{Context, SHA256, SHA384, digest};
 use cvmm_snp::digest::Digest;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -45,6 +45,16 @@ pub enum ReadError {
         /// Offset of the piece that could not be read in full.
         offset: u64,
     },
+    /// The file has other bytes than when its hash was compared.
+    #[error(
+        "{name}: the bytes at offset {offset:#x} changed after they were verified; start again once nothing writes to it"
+    )]
+    Changed {
+        /// File name.
+        name: String,
+        /// Offset of the piece.
+        offset: u64,
+    },
     /// The operating system refused.
     #[error("{name}: cannot be read at offset {offset:#x}: {source}")]
     Io {
@@ -64,6 +74,32 @@ pub struct Blob(Arc<Inner>);
 enum Inner {
     Bytes { name: String, bytes: Vec<u8> },
     File { path: PathBuf, file: File, len: u64 },
+    Verified { path: PathBuf, file: File, len: u64, pieces: Vec<[u8; 32]> },
+}
+
+/// A file is not what it has to be.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// It cannot be opened.
+    #[error("{0}")]
+    Open(io::Error),
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Its length.
+    #[error("it has {found} bytes, not {expected}")]
+    Length {
+        /// Bytes that it has.
+        found: u64,
+        /// Bytes that it has to have.
+        expected: u64,
+    },
+    /// Its content.
+    #[error("its SHA-384 is {found}")]
+    Hash {
+        /// What it is.
+        found: Digest,
+    },
 }
 
 impl Blob {
@@ -85,6 +121,36 @@ impl Blob {
         Ok(Self(Arc::new(Inner::File { path: path.to_owned(), len: metadata.len(), file })))
     }
 
+    /// Opens the regular file at `path`, which has to have `len` bytes with this SHA-384. What is read later is what was hashed here:
+    /// a hash of each piece is kept, and every read compares those of the pieces that it touches. So the file is never in memory as a
+    /// whole, and whoever can write to it can do no more than make a read fail.
+    pub fn open_verified(path: &Path, len: u64, sha384: &Digest) -> Result<Self, VerifyError> {
+        let blob = Self::open(path).map_err(VerifyError::Open)?;
+        if blob.len() != len {
+            return Err(VerifyError::Length { found: blob.len(), expected: len });
+        }
+        let mut whole = Context::new(&SHA384);
+        let mut hashes = Vec::with_capacity(len.div_ceil(PIECE_SIZE as u64) as usize);
+        let mut pieces = blob.pieces(0, len);
+        while let Some(piece) = pieces.next_piece()? {
+            whole.update(piece);
+            hashes.push(piece_hash(piece));
+        }
+        let mut found = Digest::ZERO;
+        // SHA-384 has as many bytes as Digest.
+        found.0.copy_from_slice(whole.finish().as_ref());
+        if found != *sha384 {
+            return Err(VerifyError::Hash { found });
+        }
+        match Arc::into_inner(blob.0) {
+            Some(Inner::File { path, file, len }) => {
+                Ok(Self(Arc::new(Inner::Verified { path, file, len, pieces: hashes })))
+            }
+            // It was opened above, and has no clones.
+            _ => Err(VerifyError::Open(io::ErrorKind::Other.into())),
+        }
+    }
+
     /// Whether both are the same bytes because one is a clone of the other.
     pub fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -94,7 +160,7 @@ impl Blob {
     pub fn len(&self) -> u64 {
         match &*self.0 {
             Inner::Bytes { bytes, .. } => bytes.len() as u64,
-            Inner::File { len, .. } => *len,
+            Inner::File { len, .. } | Inner::Verified { len, .. } => *len,
         }
     }
 
@@ -117,6 +183,7 @@ impl Blob {
                 Ok(())
             }
             Inner::File { file, .. } => file.read_exact_at(buf, offset),
+            Inner::Verified { file, len, pieces, .. } => read_verified(file, *len, pieces, buf, offset),
         }
     }
 
@@ -128,6 +195,7 @@ impl Blob {
         }
         self.read_exact_at(buf, offset).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => ReadError::Shrank { name: self.to_string(), offset },
+            io::ErrorKind::InvalidData => ReadError::Changed { name: self.to_string(), offset },
             _ => ReadError::Io { name: self.to_string(), offset, source },
         })
     }
@@ -196,11 +264,50 @@ impl Pieces<'_> {
     }
 }
 
+fn piece_hash(piece: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    // SHA-256 has 32 bytes.
+    hash.copy_from_slice(digest(&SHA256, piece).as_ref());
+    hash
+}
+
+/// Fills `buf` from `offset` on, a range inside the file, by way of whole pieces whose hashes are compared. Bytes that are other than
+/// they were are [`io::ErrorKind::InvalidData`].
+fn read_verified(file: &File, len: u64, pieces: &[[u8; 32]], buf: &mut [u8], offset: u64) -> io::Result<()> {
+    const PIECE: u64 = PIECE_SIZE as u64;
+    let mut around = Vec::new();
+    let (mut at, mut left) = (offset, buf);
+    while !left.is_empty() {
+        let start = at - at % PIECE;
+        // At most a piece, so the casts keep the values.
+        let whole = PIECE.min(len - start) as usize;
+        let skip = (at - start) as usize;
+        let count = left.len().min(whole - skip);
+        let (part, rest) = left.split_at_mut(count);
+        let compare = |bytes: &[u8]| {
+            let known = pieces.get((start / PIECE) as usize);
+            if known == Some(&piece_hash(bytes)) { Ok(()) } else { Err(io::ErrorKind::InvalidData) }
+        };
+        if count == whole {
+            file.read_exact_at(part, start)?;
+            compare(part)?;
+        } else {
+            around.resize(whole, 0);
+            file.read_exact_at(&mut around, start)?;
+            compare(&around)?;
+            part.copy_from_slice(&around[skip..skip + count]);
+        }
+        at += count as u64;
+        left = rest;
+    }
+    Ok(())
+}
+
 impl fmt::Display for Blob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
             Inner::Bytes { name, .. } => f.write_str(name),
-            Inner::File { path, .. } => path.display().fmt(f),
+            Inner::File { path, .. } | Inner::Verified { path, .. } => path.display().fmt(f),
         }
     }
 }
@@ -235,6 +342,40 @@ mod tests {
             Err(ReadError::PastEnd { len: 2, .. }) // ... the end is not
         ));
         assert!(matches!(blob.read(&mut [0; 2], u64::MAX), Err(ReadError::PastEnd { .. })));
+    }
+
+    #[test]
+    fn a_verified_file_gives_the_bytes_that_were_hashed_or_none() {
+        let bytes: Vec<u8> = (0..3 * PIECE_SIZE + 17).map(|i| (i % 251) as u8).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let (len, hash) = (bytes.len() as u64, Blob::from_bytes("x", bytes.clone()).sha384().unwrap());
+        let blob = Blob::open_verified(file.path(), len, &hash).unwrap();
+        for (offset, count) in [
+            (0, bytes.len()),
+            (5, 10),
+            (PIECE_SIZE - 1, 2),
+            (PIECE_SIZE, PIECE_SIZE),
+            (7, 2 * PIECE_SIZE),
+            (len as usize, 0),
+        ] {
+            let mut buf = vec![0; count];
+            blob.read(&mut buf, offset as u64).unwrap();
+            assert!(buf == bytes[offset..offset + count], "{count} bytes at {offset}");
+        }
+        assert_eq!(blob.sha384().unwrap(), hash);
+        assert!(matches!(blob.read(&mut [0; 2], len - 1), Err(ReadError::PastEnd { .. })));
+        // One byte changes in place, with the same length.
+        let mut changed = bytes.clone();
+        changed[PIECE_SIZE + 9] ^= 1;
+        std::fs::write(file.path(), &changed).unwrap();
+        blob.read(&mut [0; 16], 0).unwrap();
+        assert!(matches!(blob.read(&mut [0; 1], PIECE_SIZE as u64), Err(ReadError::Changed { .. })));
+        assert!(blob.sha384().is_err());
+        assert!(matches!(Blob::open_verified(file.path(), len, &hash), Err(VerifyError::Hash { .. })));
+        assert!(matches!(Blob::open_verified(file.path(), 1, &hash), Err(VerifyError::Length { .. })));
+        file.as_file().set_len(PIECE_SIZE as u64).unwrap();
+        assert!(matches!(blob.read(&mut [0; 1], len - 1), Err(ReadError::Shrank { .. })));
     }
 
     #[test]
