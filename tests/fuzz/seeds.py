@@ -31,6 +31,33 @@ def first_stage():
     yield "params", b"\5" + params + bytes(4096 - len(params))
 
 
+def audit():
+    def text(content, repeat=0):
+        return bytes([len(content), repeat]) + content
+
+    def event(*members):
+        return bytes([len(members)]) + b"".join(members)
+
+    def append(*members):
+        return bytes([3]) + b"\x05\0" + event(*members)
+
+    named = b"\0\1" + text(b"denied")
+    long = b"\2\2" + text(b"policy.measurement \x01", 250) + b"\x80"
+    deep = b"\1\3" + b"\3" * 8 + b"\6\x40"
+    own = b"\3\1" + text(b"AAAA") + b"\4\0\7\0"
+    yield "events", b"\0" + append(named, long) + append(deep) + append(own) + append(named)
+    yield "rotated", b"\0" + append(named) + b"\1" + append(long) + b"\1" + append(named)
+    yield "torn", b"\0" + append(named) + b"\0" + b'{"seq":2' + append(named)
+    yield "many", b"\0" + b"".join(append(named) for _ in range(70))
+    old = HERE.parent.parent / "crates/gate/tests/data/audit-v1.log"
+    yield "old", b"\1" + b"".join(old.read_bytes().splitlines(keepends=True)[:5])
+    zeros = "0" * 96
+    first = {"event": "open", "prev": zeros, "seq": 0, "time": 0, "v": 2, "signature": "A" * 128}
+    yield "new", b"\1" + json.dumps(first).encode() + b"\n"
+    yield "continued", b"\1" + json.dumps(dict(first, event="continued", seq=7, lost=True)).encode() + b"\n"
+    yield "end", b"\1" + json.dumps({"format": 1, "seq": 0, "hash": zeros, "closed": True}).encode()
+
+
 def fw_cfg():
     def select(key):
         return struct.pack("<BH", 0, key)
@@ -614,7 +641,7 @@ def swtpm_ctrl():
 
 TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline,
            id_block, launch_plan, conversion, gate_frames, gate_roles, report, vek, crl, cert_table, vmgs, policy, rcar,
-           event_log, tpm_wire, swtpm_ctrl]
+           event_log, tpm_wire, swtpm_ctrl, audit]
 
 
 def main():

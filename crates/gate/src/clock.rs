@@ -20,6 +20,8 @@ const INTERVAL: i64 = 30;
 pub struct Clock {
     path: PathBuf,
     latest: Mutex<(i64, i64)>,
+    /// Whether the latest time is written.
+    writes: bool,
 }
 
 impl Clock {
@@ -31,7 +33,12 @@ impl Clock {
             "" => 0,
             text => text.parse().unwrap_or(i64::MAX),
         };
-        Ok(Self { path: path.to_owned(), latest: Mutex::new((latest, latest)) })
+        Ok(Self { path: path.to_owned(), latest: Mutex::new((latest, latest)), writes: true })
+    }
+
+    /// Likewise, and nothing is written.
+    pub fn read_only(path: &Path) -> Result<Self, FileError> {
+        Ok(Self { writes: false, ..Self::open(path)? })
     }
 
     /// The time in seconds of Unix time.
@@ -51,7 +58,7 @@ impl Clock {
         }
         let seen = now.max(seen);
         *latest = (seen, written);
-        if seen - written >= INTERVAL {
+        if self.writes && seen - written >= INTERVAL {
             files::replace(&self.path, format!("{seen}\n").as_bytes(), 0o600)
                 .map_err(|error| Reason::new("gate.state", error.to_string()))?;
             *latest = (seen, seen);

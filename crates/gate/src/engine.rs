@@ -17,6 +17,7 @@ mod launch;
 mod platform;
 mod quote;
 mod rcar;
+mod record;
 mod run;
 mod stage;
 #[cfg(test)]
@@ -48,15 +49,18 @@ use thiserror::Error;
 pub use self::guest::Guest;
 pub use self::launch::Launch;
 pub use self::rcar::{Call, Reply};
+use self::record::{Change, Outcome, Turns};
 use crate::admitted::{Admission, Admitted};
 use crate::artifacts::Artifacts;
-use crate::audit::{Audit, AuditError};
+use crate::audit::budget::{Asker, Budget};
+use crate::audit::{Audit, AuditError, rotate};
 use crate::certificates::Store;
 use crate::clients::Client;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::keys::{Keys, KeysError};
+use crate::lock::{LockError, StateLock};
 use crate::metrics::Metrics;
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
 use crate::rego::input::{Known, Stage};
@@ -81,6 +85,9 @@ pub enum EngineError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// Another gate has the state folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The roots.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -129,12 +136,15 @@ pub struct Engine {
     store: Store,
     admitted: Admitted,
     audit: Audit,
+    budget: Budget,
+    turns: Turns,
     clock: Clock,
     trust: Trust,
     metrics: Metrics,
     rcar: Option<rcar::Rcar>,
     runs: Option<run::Runs>,
     channels: Mutex<guest::Channels>,
+    _lock: StateLock,
 }
 
 /// A client's session: who asks, and how far it is.
@@ -246,7 +256,7 @@ struct Subject<'a> {
 struct Decision {
     vm_id: String,
     session: String,
-    result: Result<Response, Vec<Reason>>,
+    result: Result<Outcome, Vec<Reason>>,
 }
 
 /// What a denial is about, for the log.
@@ -279,22 +289,17 @@ fn none_or(reasons: Vec<Reason>) -> Result<(), Vec<Reason>> {
 }
 
 impl Engine {
-    /// Opens everything that `config` names.
+    /// Opens everything that `config` names. Takes the locks of the state folder and of the audit log first.
     pub fn open(config: Config) -> Result<Self, EngineError> {
+        let lock = StateLock::take(&config.state)?;
         let keys = Keys::open(&config)?;
-        let audit = Audit::open(&config.audit, keys.verdict.clone())?;
+        let audit = Audit::open(&config.audit, &rotate::tail_path(&config), keys.verdict.clone())?;
         let clock = Clock::open(&config.state.join("clock"))?;
         let trust = trust(config.unsafe_test_roots.as_deref())?;
         if let Some(folder) = &config.unsafe_test_roots {
             tracing::warn!(folder = %folder.display(), "unsafe_test_roots: reports that anybody can make are believed");
         }
-        // Signs once: a key that cannot is found now.
-        let identity = Identity::signed(
-            IdBlock::new(Digest::ZERO, GuestPolicy::default()),
-            &keys.id,
-            keys.author.as_ref(),
-        )
-        .map_err(|error| EngineError::Identity(error.to_string()))?;
+        let identity = identity(&keys)?;
         let engine = Self {
             id_key: identity.id_key_digest(),
             artifacts: Artifacts::new(&config.artifacts, &keys.verdict.public()?),
@@ -304,6 +309,8 @@ impl Engine {
             policies: RwLock::new(Arc::new(Policies::new())),
             keys,
             audit,
+            budget: Budget::new(Instant::now()),
+            turns: Turns::default(),
             clock,
             trust,
             metrics: Metrics::default(),
@@ -311,10 +318,29 @@ impl Engine {
             runs: run::Runs::open(&config)?,
             channels: Mutex::default(),
             config,
+            _lock: lock,
         };
         engine.reload()?;
-        engine.check_rcar()?;
+        if let Some(rcar) = &engine.config.rcar {
+            rcar::check(rcar, &engine.policies.read().unwrap_or_else(PoisonError::into_inner))?;
+        }
         Ok(engine)
+    }
+
+    /// Reads everything that `config` names, as [`Self::open`] does, and writes nothing: a gate that runs is not disturbed.
+    pub fn check(config: &Config) -> Result<(), EngineError> {
+        let keys = Keys::open(config)?;
+        Audit::check(&config.audit, &rotate::tail_path(config))?;
+        Clock::read_only(&config.state.join("clock"))?.now().map_err(EngineError::Clock)?;
+        trust(config.unsafe_test_roots.as_deref())?;
+        identity(&keys)?;
+        let policies = load_policies(config)?;
+        if let Some(rcar) = &config.rcar {
+            rcar::Rcar::open(rcar, &config.keys)?;
+            rcar::check(rcar, &policies)?;
+        }
+        run::Runs::open(config)?;
+        Ok(())
     }
 
     /// Reads the policies again. When one is not good, all stay as they were.
@@ -322,27 +348,6 @@ impl Engine {
         let result = self.read_policies();
         self.metrics.reloaded(result.is_ok());
         result
-    }
-
-    fn read_policies(&self) -> Result<usize, EngineError> {
-        let now = self.clock.now().map_err(EngineError::Clock)?;
-        let mut signers = Vec::new();
-        for path in &self.config.policy_keys {
-            let text = String::from_utf8(files::read(path, 4096)?).unwrap_or_default();
-            let key = cvmm_gate_client::ticket::VerdictKey::from_pem(&text);
-            signers.push(key.map_err(|_| EngineError::PublicKey(path.clone()))?);
-        }
-        let policies = policies::load(&self.config.policies, &signers, &self.config.state.join("versions"))?;
-        for policy in policies.values() {
-            for warning in policy.policy.warnings() {
-                tracing::warn!(policy = policy.id.id, "{warning}");
-            }
-        }
-        let names: Vec<_> = policies.values().map(|policy| &policy.id).collect();
-        self.audit.append(now, &json!({ "event": "policies", "policies": names }))?;
-        let count = policies.len();
-        *self.policies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
-        Ok(count)
     }
 
     /// Starts the threads that tokens need, inside the sandbox if there is one. Until then, one signature is made at a time.
@@ -372,14 +377,6 @@ impl Engine {
             return Err(Reason::new("gate.audit", UNWRITTEN));
         }
         Ok(())
-    }
-
-    /// The last words of the audit log.
-    pub fn close(&self) {
-        // A clock that went back is no reason to leave the log open; it is written down as the beginning of time.
-        if let Err(error) = self.audit.close(self.clock.now().unwrap_or(0)) {
-            tracing::error!(%error, "the audit log could not be closed");
-        }
     }
 
     /// Answers a message of a session.
@@ -422,7 +419,7 @@ impl Engine {
                 Decision { vm_id: launch.manifest.vm_id, session: launch.id, result }
             }
             (State::Guest(guest), Request::GuestEvidence(evidence)) => {
-                let result = self.guest_evidence(&guest, &evidence, now);
+                let result = self.guest_evidence(&guest, &evidence, now).map(Outcome::from);
                 Decision { vm_id: guest.channel.vm_id, session: guest.id, result }
             }
             (State::New, Request::Prepare(prepare)) => self.prepare(session, &prepare, now),
@@ -450,8 +447,8 @@ impl Engine {
         };
         let Decision { vm_id, session: id, result } = decision;
         (about.vm_id, about.session) = (&vm_id, &id);
-        let response = match result {
-            Ok(response) => response,
+        let Outcome { response, change } = match result {
+            Ok(outcome) => outcome,
             Err(reasons) => {
                 session.state = State::Over;
                 return self.denied(now, &about, reasons);
@@ -487,25 +484,15 @@ impl Engine {
             Response::Noted(_) if matches!(session.state, State::Running(_)) => ("resumed", json!({})),
             Response::Noted(_) => ("ended", json!({})),
         };
-        // Nothing leaves that is not written down.
         let mut event = about.line(kind);
         event["answer"] = answer;
-        if self.log(now, &event) {
-            response
-        } else {
-            session.state = State::Over;
-            Response::Denied(Denied { reasons: one("gate.audit", UNWRITTEN) })
+        match self.record(now, &event, change) {
+            Ok(()) => response,
+            Err(reasons) => {
+                session.state = State::Over;
+                self.denied(now, &about, reasons)
+            }
         }
-    }
-
-    /// Whether `event` is in the audit log.
-    fn log(&self, now: i64, event: &serde_json::Value) -> bool {
-        let written = self.audit.append(now, event);
-        self.metrics.audit(written.is_ok());
-        if let Err(error) = &written {
-            tracing::error!(%error, "audit");
-        }
-        written.is_ok()
     }
 
     fn denied(&self, now: i64, about: &About<'_>, reasons: Vec<Reason>) -> Response {
@@ -513,12 +500,9 @@ impl Engine {
         if reasons.iter().all(|reason| reason.code == "gate.rate") {
             return Response::Denied(Denied { reasons });
         }
-        let codes: Vec<_> = reasons.iter().map(|reason| reason.code.clone()).collect();
-        tracing::info!(client = about.client.name(), vm = about.vm_id, ?codes, "denied");
-        let mut line = about.line("denied");
-        line["reasons"] = json!(reasons);
-        // A denial that cannot be written down is a denial.
-        self.log(now, &line);
+        let asker =
+            if about.of_guest { Asker::guest(about.vm_id) } else { Asker::client(about.client.name()) };
+        let reasons = self.record_denial(now, &asker, about.line("denied"), reasons);
         Response::Denied(Denied { reasons })
     }
 
@@ -645,6 +629,29 @@ fn role(state: &State, request: &Request) -> Result<(), Vec<Reason>> {
         )),
         _ => Ok(()),
     }
+}
+
+/// An ID block that is signed once: a key that cannot sign is found now.
+fn identity(keys: &Keys) -> Result<Identity, EngineError> {
+    Identity::signed(IdBlock::new(Digest::ZERO, GuestPolicy::default()), &keys.id, keys.author.as_ref())
+        .map_err(|error| EngineError::Identity(error.to_string()))
+}
+
+/// Reads the policies that `config` names. Nothing is written.
+fn load_policies(config: &Config) -> Result<Policies, EngineError> {
+    let mut signers = Vec::new();
+    for path in &config.policy_keys {
+        let text = String::from_utf8(files::read(path, 4096)?).unwrap_or_default();
+        let key = cvmm_gate_client::ticket::VerdictKey::from_pem(&text);
+        signers.push(key.map_err(|_| EngineError::PublicKey(path.clone()))?);
+    }
+    let policies = policies::load(&config.policies, &signers, &config.state.join("versions"))?;
+    for policy in policies.values() {
+        for warning in policy.policy.warnings() {
+            tracing::warn!(policy = policy.id.id, "{warning}");
+        }
+    }
+    Ok(policies)
 }
 
 fn known_protocol(protocol: u32) -> Result<(), Vec<Reason>> {

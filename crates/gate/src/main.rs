@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, Subcommand};
+use commands::audit::AuditCommand;
 use commands::certs::CertsCommand;
 use commands::keys::KeysCommand;
 use commands::state_keys::StateKeysCommand;
@@ -20,8 +21,7 @@ use cvmm_gate::keys::Signer;
 use cvmm_gate::notify::Notify;
 use cvmm_gate::sandbox::More;
 use cvmm_gate::server::Listeners;
-use cvmm_gate::{artifacts, audit, descriptors, heap, leave, policies, sandbox, server, setup};
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate::{artifacts, control, descriptors, heap, leave, policies, sandbox, server, setup};
 use cvmm_secret_memory::deny_dumps;
 use tracing_subscriber::EnvFilter;
 
@@ -109,21 +109,6 @@ enum ArtifactCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum AuditCommand {
-    /// Verify the chain and the signatures; exit code 0 or 1
-    Verify {
-        /// The verdict key's public half, PEM
-        #[arg(long, value_name = "KEY.PEM")]
-        key: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// The log
-        file: PathBuf,
-    },
-}
-
 fn main() -> ExitCode {
     // Before anything is read that may be secret.
     if let Err(error) = deny_dumps() {
@@ -183,6 +168,8 @@ fn run(command: Command) -> Result<Ended> {
                 status: status.map(tcp).transpose()?,
                 rcar: rcar.map(tcp).transpose()?,
             };
+            let commands =
+                control::bind(&engine.config().state).context("cannot listen in the state folder")?;
             heap::few_arenas();
             descriptors::most();
             let notify = Notify::from_env().context("cannot reach the service manager (NOTIFY_SOCKET)")?;
@@ -191,6 +178,11 @@ fn run(command: Command) -> Result<Ended> {
             engine.metrics().confined(confinement);
             tracing::info!("sandbox: {confinement}");
             engine.start()?;
+            let served = Arc::clone(&engine);
+            std::thread::Builder::new()
+                .name("control".to_owned())
+                .spawn(move || control::serve(&commands, &served))
+                .context("cannot start threads")?;
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 // Most of them wait for a batch of the audit log: the more there are, the fewer syncs are needed.
@@ -218,9 +210,9 @@ fn run(command: Command) -> Result<Ended> {
             leave::at_once();
         }
         Command::Check { config } => {
-            let engine = Engine::open(Config::load(&config)?)?;
-            engine.close();
-            if let Some(tls) = &engine.config().tls {
+            let config = Config::load(&config)?;
+            Engine::check(&config)?;
+            if let Some(tls) = &config.tls {
                 tls.load()?;
             }
         }
@@ -243,17 +235,7 @@ fn run(command: Command) -> Result<Ended> {
                 print(&format!("{}  {}\n", artifacts::import(&config.artifacts, &file)?, file.display()))?;
             }
         }
-        Command::Audit(AuditCommand::Verify { key, json, file }) => {
-            let text =
-                std::fs::read_to_string(&key).with_context(|| format!("cannot read {}", key.display()))?;
-            let verified = audit::verify(&file, &VerdictKey::from_pem(&text)?)?;
-            if json {
-                let (lines, signed) = (verified.seq, verified.signed);
-                commands::print_json(&serde_json::json!({ "lines": lines, "signed": signed }))?;
-            } else {
-                print(&format!("{} lines, signed up to line {}\n", verified.seq, verified.signed))?;
-            }
-        }
+        Command::Audit(command) => return commands::audit::run(command),
         Command::Certs(command) => return commands::certs::run(command),
         Command::Keys(command) => return commands::keys::run(command),
         Command::StateKeys(command) => return commands::state_keys::run(command),

@@ -34,6 +34,7 @@ pub struct Metrics {
     reloads: AtomicU64,
     reloads_failed: AtomicU64,
     unwritten: AtomicBool,
+    omitted: AtomicU64,
     sandbox: OnceLock<Confinement>,
 }
 
@@ -114,6 +115,11 @@ impl Metrics {
         self.unwritten.load(Ordering::Relaxed)
     }
 
+    /// A denial was left out of the audit log: its client fills it too fast.
+    pub(crate) fn denial_omitted(&self) {
+        count(&self.omitted);
+    }
+
     /// Policies were read again.
     pub(crate) fn reloaded(&self, good: bool) {
         count(if good { &self.reloads } else { &self.reloads_failed });
@@ -180,6 +186,12 @@ impl Metrics {
             "gauge",
             "1 if the last line of the audit log could be written.",
             &one(u64::from(!self.is_unwritten())),
+        );
+        put(
+            "denials_omitted_total",
+            "counter",
+            "Denials that are in the audit log only as a number.",
+            &one(get(&self.omitted)),
         );
         let Confinement { seccomp, landlock } =
             self.sandbox.get().copied().unwrap_or(Confinement { seccomp: false, landlock: false });

@@ -78,7 +78,7 @@ impl InForce {
 /// All policies, by name.
 pub type Policies = BTreeMap<String, Arc<InForce>>;
 
-/// Reads the policies in `folder`, signed by one of `signers`; versions are kept in `versions`. All or none.
+/// Reads the policies in `folder`, signed by one of `signers` and not older than what is in `versions`. All or none; nothing is written.
 pub fn load(folder: &Path, signers: &[VerdictKey], versions: &Path) -> Result<Policies, PoliciesError> {
     let failed = |source| FileError { what: "read", path: folder.to_owned(), source };
     let mut found = Policies::new();
@@ -114,11 +114,31 @@ pub fn load(folder: &Path, signers: &[VerdictKey], versions: &Path) -> Result<Po
         let id = PolicyId { id: policy.id.clone(), version: policy.version, sha384: digest.to_string() };
         found.insert(policy.id.clone(), Arc::new(InForce { policy, id, digest, rego }));
     }
-    // Only when all are good: a reload that fails changes nothing.
-    for InForce { id, .. } in found.values().map(AsRef::as_ref) {
-        files::replace(&versions.join(&id.id), format!("{} {}\n", id.version, id.sha384).as_bytes(), 0o600)?;
-    }
     Ok(found)
+}
+
+/// Remembers that `policies` are in force: older versions are refused from now on.
+pub fn remember(policies: &Policies, versions: &Path) -> Result<(), FileError> {
+    for InForce { id, .. } in policies.values().map(AsRef::as_ref) {
+        let path = versions.join(&id.id);
+        let text = format!("{} {}\n", id.version, id.sha384);
+        // What is there already need not be written, and synced, with each reload.
+        if files::read_if_there(&path, 256)?.as_deref() != Some(text.as_bytes()) {
+            files::replace(&path, text.as_bytes(), 0o600)?;
+        }
+    }
+    Ok(())
+}
+
+/// SHA-384 over the list of policies, `ID VERSION SHA384` with a line feed each, in the order of their names: what the audit log says is in
+/// force.
+#[must_use]
+pub fn list_digest(policies: &Policies) -> Digest {
+    let line = |policy: &Arc<InForce>| {
+        let PolicyId { id, version, sha384 } = &policy.id;
+        format!("{id} {version} {sha384}\n")
+    };
+    sha384(policies.values().map(line).collect::<String>().as_bytes())
 }
 
 /// The version of this gate.
@@ -280,7 +300,9 @@ mod tests {
         let put = |text: &str, by: &Signer| {
             fs::write(&path, text).unwrap();
             sign(&path, by).unwrap();
-            load(&policies, &keys, &versions)
+            let loaded = load(&policies, &keys, &versions)?;
+            remember(&loaded, &versions)?;
+            Ok::<_, PoliciesError>(loaded)
         };
         assert_eq!(put(&policy(3, 0), &signer).unwrap()["p"].id.version, 3);
         assert!(put(&policy(4, 0), &stranger).unwrap_err().to_string().contains("policy_keys"));

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use self::places::Places;
 pub use self::tls::{ListenError, TlsListener, bind_tls};
+use crate::audit::budget::INTERVAL;
 use crate::clients::{Client, Clients};
 use crate::engine::{Engine, Session};
 
@@ -139,8 +140,14 @@ pub async fn serve(
         }
         _ => None,
     };
+    let mut omitted = tokio::time::interval(INTERVAL / 2);
     loop {
         tokio::select! {
+            _ = omitted.tick() => {
+                let engine = Arc::clone(&engine);
+                // Not waited for: it is a line in the log, or none.
+                tokio::task::spawn_blocking(move || engine.report_omitted());
+            }
             told = control.recv() => match told {
                 Some(Control::Reload) => reload(&engine, tls.as_ref()).await,
                 Some(Control::Stop) | None => break,
@@ -167,7 +174,7 @@ pub async fn serve(
                     sessions.spawn(session::connection(engine, session, place, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "accept");
+                    cvmm_log_limit::warn!(%error, "accept");
                     tokio::time::sleep(PAUSE).await;
                 }
             },
@@ -179,7 +186,7 @@ pub async fn serve(
                     let (engine, wait) = (Arc::clone(&engine), Duration::from_secs(limits.message_s));
                     let Some((place, full)) = places.take() else {
                         engine.metrics().turned_away();
-                        tracing::warn!(code = "gate.busy", "a connection was turned away");
+                        cvmm_log_limit::warn!(code = "gate.busy", "a connection was turned away");
                         sessions.spawn(tls::busy(engine, tls, stream, wait));
                         continue;
                     };
@@ -189,7 +196,7 @@ pub async fn serve(
                     sessions.spawn(tls::connection(engine, tls, place, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "accept for TLS");
+                    cvmm_log_limit::warn!(%error, "accept for TLS");
                     tokio::time::sleep(PAUSE).await;
                 }
             },
@@ -220,7 +227,7 @@ fn client(clients: &Clients, stream: &UnixStream) -> Option<Arc<Client>> {
 
 /// Says why, if that can be said at once: nobody waits for somebody who is turned away.
 fn turn_away(stream: &UnixStream, code: &'static str, message: &str) {
-    tracing::warn!(code, "a connection was turned away");
+    cvmm_log_limit::warn!(code, "a connection was turned away");
     let denied = Response::Denied(Denied { reasons: vec![Reason::new(code, message)] });
     if let Ok(frame) = session::frame(&denied) {
         let _ = stream.try_write(&frame);

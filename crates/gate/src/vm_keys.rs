@@ -97,6 +97,21 @@ pub struct Release {
     pub may_create: bool,
     /// To be kept for as long as the VM runs.
     pub lease: Lease,
+    /// What [`VmKeys::issue`] writes.
+    pub issue: Issue,
+}
+
+/// An epoch that is about to be issued. Until it is, nothing has changed but that nobody else gets the VM.
+pub struct Issue {
+    record: Record,
+    keys: Vec<VmKey>,
+    new: bool,
+}
+
+impl fmt::Debug for Issue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Issue({}, epoch {})", self.record.vm_id, self.record.issued)
+    }
 }
 
 /// A run's hold on its VM; ends when dropped.
@@ -326,15 +341,28 @@ impl VmKeys {
         Ok(self.read(vm_id)?.map(|(record, _)| record.policy))
     }
 
-    /// The key for a run of a VM that was admitted by `policy`. A VM that has none gets one; one that belongs to another policy stays
-    /// with it, unless that one hands it over.
-    pub fn release(
+    /// [`Self::reserve`] and [`Self::issue`].
+    #[cfg(test)]
+    pub(crate) fn release(
         &self,
         vm_id: &str,
         policy: &str,
         hands_over: impl Fn(&str) -> bool,
     ) -> Result<Release, Reason> {
-        let mut count = lock(&self.count);
+        let release = self.reserve(vm_id, policy, hands_over)?;
+        self.issue(&release.issue)?;
+        Ok(release)
+    }
+
+    /// The key for a run of a VM that was admitted by `policy`. A VM that has none gets one; one that belongs to another policy stays
+    /// with it, unless that one hands it over. Nothing is given, or handed over, before [`Self::issue`].
+    pub fn reserve(
+        &self,
+        vm_id: &str,
+        policy: &str,
+        hands_over: impl Fn(&str) -> bool,
+    ) -> Result<Release, Reason> {
+        let count = lock(&self.count);
         if let Some(epoch) = lock(&self.leases).get(vm_id) {
             return Err(Reason::new(
                 "key.in-use",
@@ -369,14 +397,37 @@ impl VmKeys {
         let accepted = record.confirmed..=record.issued;
         let may_create = record.confirmed == 0;
         record.issued = record.issued.checked_add(1).ok_or_else(|| state("there are no epochs left"))?;
-        self.write(&mut record, &keys)?;
-        if new {
-            *count += 1;
-        }
         let epoch = record.issued;
         lock(&self.leases).insert(vm_id.to_owned(), epoch);
         let lease = Lease { vm_id: vm_id.to_owned(), epoch, leases: Arc::clone(&self.leases) };
-        Ok(Release { keys, accepted, least_counter: record.counter, epoch, may_create, lease })
+        let least_counter = record.counter;
+        let issue = Issue { record, keys: keys.clone(), new };
+        Ok(Release { keys, accepted, least_counter, epoch, may_create, lease, issue })
+    }
+
+    /// Issues a reserved epoch, durably; earlier runs are superseded by it.
+    pub fn issue(&self, issue: &Issue) -> Result<(), Reason> {
+        let Issue { record, keys, new } = issue;
+        let mut count = lock(&self.count);
+        let issued = self.read(&record.vm_id)?.map_or(0, |(record, _)| record.issued);
+        // The lease keeps others from it.
+        if issued.checked_add(1) != Some(record.issued) {
+            return Err(superseded(&record.vm_id, record.issued, issued));
+        }
+        self.write(&mut record.clone(), keys)?;
+        if *new {
+            *count += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Self::confirm`] would be refused.
+    pub fn may_confirm(&self, vm_id: &str, epoch: u64) -> Result<(), Reason> {
+        let _one = lock(&self.count);
+        match self.known(vm_id)?.0.issued {
+            issued if issued == epoch => Ok(()),
+            issued => Err(superseded(vm_id, epoch, issued)),
+        }
     }
 
     /// The file of `epoch`'s run has that epoch, durably: the guest may run, and older files are refused from now on.

@@ -86,7 +86,7 @@ fn a_full_disk_under_the_log_is_a_denial_until_there_is_room() {
     program.launch("vm").unwrap();
     let key = verdict_key(program.gate());
     let log = program.gate().path("audit.log");
-    audit::verify(&log, &key).unwrap();
+    audit::verify(&[log], &[key]).unwrap();
     let admitted = lines(program.gate()).iter().filter(|line| line["event"] == "admitted").count();
     assert_eq!(admitted, 2);
 }
@@ -199,7 +199,7 @@ fn a_clock_that_is_set_back_by_a_year_denies_everything() {
     let program = Program::serve_with(gate, preload);
     program.launch("vm").unwrap();
     let key = verdict_key(program.gate());
-    audit::verify(&program.gate().path("audit.log"), &key).unwrap();
+    audit::verify(&[program.gate().path("audit.log")], &[key]).unwrap();
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn kill_9_in_the_middle_loses_no_decision_that_was_told() {
     let program = Program::serve(gate);
     program.launch("vm0").unwrap();
     let key = verdict_key(program.gate());
-    audit::verify(&program.gate().path("audit.log"), &key).unwrap();
+    audit::verify(&[program.gate().path("audit.log")], &[key]).unwrap();
     let lines = lines(program.gate());
     let approved: Vec<_> = lines.iter().filter_map(|line| line["answer"]["host_data"].as_str()).collect();
     assert!(told.len() >= 100, "{}", told.len());

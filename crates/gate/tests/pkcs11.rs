@@ -221,8 +221,8 @@ fn a_token_signs_tickets_blocks_and_the_log() {
     });
     gate.stop();
     let log = world.gate.path("audit.log");
-    let verified = cvmm_gate::audit::verify(&log, &client.key).unwrap();
-    assert!(verified.seq > 190 && verified.signed == verified.seq, "{verified:?}");
+    let verified = cvmm_gate::audit::verify(&[log], std::slice::from_ref(&client.key)).unwrap();
+    assert!(verified.end.seq > 190 && verified.signed == verified.end.seq, "{verified:?}");
     let log = fs::read_to_string(world.gate.path("log")).unwrap();
     assert!(!log.contains(PIN) && !log.contains("panicked") && !log.contains("taken out of it"), "{log}");
 }

@@ -14,6 +14,7 @@ mod serving;
 #[path = "common/world.rs"]
 mod world;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use cvmm_gate::audit::budget::Asker;
 use cvmm_gate::engine::{Call, Engine, Session};
 use cvmm_gate::keys::Signer;
 use cvmm_gate::server::{self, Listeners};
@@ -509,7 +511,7 @@ fn every_other_answer_to_a_challenge_is_refused() {
     assert!(codes.is_subset(&logged), "{codes:?} {logged:?}");
     let key =
         VerdictKey::from_pem(&fs::read_to_string(world.gate.path("keys/verdict.pem.pub")).unwrap()).unwrap();
-    audit::verify(&world.gate.path("audit.log"), &key).unwrap();
+    audit::verify(&[world.gate.path("audit.log")], &[key]).unwrap();
 }
 
 #[test]
@@ -683,8 +685,12 @@ fn guests_of_others_are_judged_by_the_policy_alone_where_the_configuration_says_
 fn a_report_that_is_not_put_together_exactly_is_refused() {
     let world = World::new();
     let (mut guest, _) = world.admitted("vm");
+    // Of a client each: one alone gets no more than so many challenges.
+    let clients = Cell::new(0);
     let begin = || {
-        let reply = world.engine.rcar(Call::Auth(&request("0.4.0", Tee::Snp)), "test");
+        clients.set(clients.get() + 1);
+        let asker = Asker::user(clients.get());
+        let reply = world.engine.rcar(Call::Auth(&request("0.4.0", Tee::Snp)), &asker, "test");
         let challenge: kbs_types::Challenge = serde_json::from_slice(&reply.body).unwrap();
         (reply.session.unwrap().0, challenge.nonce)
     };
@@ -708,7 +714,8 @@ fn a_report_that_is_not_put_together_exactly_is_refused() {
         let session = begin();
         client.nonce = session.1;
         let body = client.attestation(json!({ "attestation_report": changed })).to_string();
-        let reply = world.engine.rcar(Call::Attest(Some(&session.0), body.as_bytes()), "test");
+        let reply =
+            world.engine.rcar(Call::Attest(Some(&session.0), body.as_bytes()), &Asker::default(), "test");
         let error: kbs_types::ErrorInformation = serde_json::from_slice(&reply.body).unwrap();
         // Not for its REPORT_DATA, which is of another challenge: that would be looked at last.
         let early = ["report.", "vek.", "chain.", "gate.certificate", "certificate."];
@@ -718,7 +725,7 @@ fn a_report_that_is_not_put_together_exactly_is_refused() {
     let session = begin();
     client.nonce = session.1;
     let body = client.attestation(json!({ "attestation_report": good })).to_string();
-    let reply = world.engine.rcar(Call::Attest(Some(&session.0), body.as_bytes()), "test");
+    let reply = world.engine.rcar(Call::Attest(Some(&session.0), body.as_bytes()), &Asker::default(), "test");
     let error: kbs_types::ErrorInformation = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(error.error_type, "policy.report-data");
 }
@@ -749,8 +756,10 @@ fn more_sessions_than_places_take_those_of_the_oldest() {
     let early = Client::new(world.address, Key::p256());
     let question = request("0.4.0", Tee::Snp);
     // Each is a line on the disk; ten thousand are in the unit test of the table.
-    for _ in 0..1000 {
-        assert_eq!(world.engine.rcar(Call::Auth(&question), "test").status, 200);
+    for number in 0..1000 {
+        // Of a client each: one alone gets no more than so many.
+        let asker = Asker::user(number);
+        assert_eq!(world.engine.rcar(Call::Auth(&question), &asker, "test").status, 200);
     }
     let evidence = as_bytes(&guest.report(&early.report_data()));
     assert_eq!(early.attest(evidence).refused(), (401, "rcar.session".into()));
@@ -766,7 +775,7 @@ fn there_is_a_limit_to_how_fast_one_may_ask() {
     let lines = world.log().len();
     let mut busy = 0;
     for _ in 0..200 {
-        let reply = world.engine.rcar(Call::Auth(&question), "test");
+        let reply = world.engine.rcar(Call::Auth(&question), &Asker::default(), "test");
         busy += usize::from(reply.status == 503);
     }
     assert!(busy > 150, "{busy}");

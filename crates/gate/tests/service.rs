@@ -63,6 +63,21 @@ fn the_unit_leaves_little() {
 }
 
 #[test]
+fn the_log_rotation_is_that_of_the_docs_and_never_truncates() {
+    let rotation = fs::read_to_string(dist("cvmm-gate.logrotate")).unwrap();
+    let config = Config::load(&dist("gate.toml")).unwrap();
+    let body = &rotation[rotation.find("/var/log").unwrap()..];
+    assert!(body.starts_with(&format!("{} {{\n", config.audit.display())));
+    assert!(body.contains("\n    create ") && !body.contains("truncate"));
+    assert!(include_str!("../../../docs/gate.md").contains(body));
+    // What it runs is a command of this program.
+    let arguments = body.split("cvmm-gate audit ").nth(1).unwrap().lines().next().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_cvmm-gate")).arg("audit").args(arguments.split(' ')).output();
+    assert_eq!(output.unwrap().status.code(), Some(2), "it has no such gate.toml, and says so");
+}
+
+#[test]
 fn the_folders_of_gate_toml_are_those_that_systemd_makes() {
     let config = Config::load(&dist("gate.toml")).unwrap();
     assert_eq!(config.sandbox, Mode::Require);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Commands that only read or fill folders; serving is in `main`.
 
+pub mod audit;
 pub mod certs;
 pub mod keys;
 pub mod manual;
@@ -29,7 +30,7 @@ impl Ended {
         (Self::Done, "done; a gate that served was told to stop"),
         (
             Self::Failed,
-            "failed: a file, a key, a policy, the socket, the sandbox or the audit log; standard error says what",
+            "failed: a file, a key, a policy, the socket, the sandbox, the audit log, or another gate that is running; standard error says what",
         ),
         (Self::Usage, "wrong command line or gate.toml"),
         (Self::NotGood, "`certs import`: a file was refused; `certs list`: a file is not good"),

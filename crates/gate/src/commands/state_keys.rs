@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::private_folder;
+use cvmm_gate::lock::StateLock;
 use cvmm_gate::tpm_ca::TpmCa;
 use cvmm_gate::tpms::Tpms;
 use cvmm_gate::vm_keys::{StoreKey, VmKeys};
@@ -61,6 +62,7 @@ pub fn run(command: StateKeysCommand) -> Result<Ended> {
     match command {
         StateKeysCommand::Init { config } => {
             let config = Config::load(&config)?;
+            let _lock = StateLock::take(&config.state)?;
             for name in ["vm-keys", "tpms"] {
                 private_folder(&config.state.join(name))?;
             }
@@ -85,6 +87,8 @@ pub fn run(command: StateKeysCommand) -> Result<Ended> {
         }
         StateKeysCommand::Forget(vm) => {
             let config = Config::load(&vm.config)?;
+            // A gate that is running may have given the key to a VM.
+            let _lock = StateLock::take(&config.state)?;
             of(&config)?.forget(&vm.name)?;
             Tpms::new(&config.state.join("tpms")).forget(&vm.name)?;
         }

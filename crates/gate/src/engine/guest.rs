@@ -20,8 +20,8 @@ use cvmm_gate_client::rate::Rate;
 
 use super::quote::Shown;
 use super::{
-    Decision, Engine, Session, State, Subject, ask_of_guest, decode, in_time, known_protocol, none_or,
-    of_guest, one, random, same, session_id, unhex,
+    Decision, Engine, Outcome, Session, State, Subject, ask_of_guest, decode, in_time, known_protocol,
+    none_or, of_guest, one, random, same, session_id, unhex,
 };
 use crate::admitted::Admission;
 
@@ -84,7 +84,11 @@ impl Engine {
             session.state = State::Channel(Box::new(Channel { policy, vm_id, launch }));
             Response::Opened(Opened {})
         });
-        Decision { vm_id: vm_id.chars().take(64).collect(), session: String::new(), result }
+        Decision {
+            vm_id: vm_id.chars().take(64).collect(),
+            session: String::new(),
+            result: result.map(Outcome::from),
+        }
     }
 
     /// The VM's admission, if it is still that of this launch.
@@ -130,7 +134,7 @@ impl Engine {
                 (id, Ok(Response::Challenge(challenge)))
             }
         };
-        Decision { vm_id: name, session: id, result }
+        Decision { vm_id: name, session: id, result: result.map(Outcome::from) }
     }
 
     pub(super) fn guest_evidence(

@@ -19,8 +19,8 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 use super::{
-    Decision, Engine, Session, State, Subject, decode, in_time, known_protocol, none_or, one, platform,
-    random, same, session_id,
+    Change, Decision, Engine, Outcome, Session, State, Subject, decode, in_time, known_protocol, none_or,
+    one, platform, random, same, session_id,
 };
 use crate::admitted::{Admission, AdmittedTpm};
 use crate::clients::Client;
@@ -52,7 +52,8 @@ pub(super) struct Judged {
 impl Engine {
     pub(super) fn admit(&self, session: &mut Session, admit: &Admit, now: i64) -> Decision {
         let mut decision = Decision { vm_id: String::new(), session: String::new(), result: Err(Vec::new()) };
-        decision.result = self.judge(session, admit, now, &mut decision.vm_id, &mut decision.session);
+        let result = self.judge(session, admit, now, &mut decision.vm_id, &mut decision.session);
+        decision.result = result.map(Outcome::from);
         decision
     }
 
@@ -168,7 +169,7 @@ impl Engine {
         launch: &Launch,
         evidence: &Evidence,
         now: i64,
-    ) -> Result<Response, Vec<Reason>> {
+    ) -> Result<Outcome, Vec<Reason>> {
         in_time(launch.until)?;
         let Evidence { session, digest, host_data, platform_status, report, key, certificates } = evidence;
         same("session", session, &launch.id)?;
@@ -210,6 +211,8 @@ impl Engine {
             // Of the guest's first stage, or of the host.
             report: stage.as_ref().map(|stage| &stage.claims).or(shown.as_ref()),
         }))?;
+        // Admissions of one VM are numbered, written and remembered one after the other.
+        let turn = self.turns.take(&launch.manifest.vm_id);
         let epoch = self
             .admitted
             .epoch(&launch.policy.id.id, &launch.manifest.vm_id)
@@ -223,7 +226,6 @@ impl Engine {
             policy: launch.policy.id.clone(),
             tpm: launch.tpm.clone(),
         };
-        // Written down last: a ticket that cannot be made is no admission, and none leaves before it is written.
         let stage = stage.map(|stage| self.stage_ticket(launch, &stage, admission.epoch)).transpose()?;
         let ticket = self.ticket(Subject {
             stage,
@@ -237,8 +239,11 @@ impl Engine {
             now,
             lifetime: launch.policy.policy.lifetime,
         })?;
-        self.admitted.put(&launch.manifest.vm_id, &admission).map_err(|reason| vec![reason])?;
-        Ok(ticket)
+        let vm_id = launch.manifest.vm_id.clone();
+        Ok(Outcome {
+            response: ticket,
+            change: Change::Admission { vm_id, admission: Box::new(admission), _turn: turn },
+        })
     }
 }
 

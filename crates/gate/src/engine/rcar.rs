@@ -92,6 +92,30 @@ struct Yes {
     /// For the log.
     about: serde_json::Value,
     reply: Reply,
+    change: Change,
+}
+
+/// A session that has good evidence once that is written down.
+#[derive(Debug)]
+pub(super) struct NewSession {
+    id: String,
+    attested: Box<Attested>,
+    start: Instant,
+    until: Instant,
+}
+
+/// Whether every policy that `[rcar]` names is there: a typing error would be found by the first guest otherwise.
+pub(super) fn check(config: &RcarConfig, policies: &Policies) -> Result<(), EngineError> {
+    if !policies.contains_key(&config.policy) {
+        return Err(EngineError::RcarPolicy(config.policy.clone()));
+    }
+    for (repository, name) in &config.release {
+        let policy = policies.get(name).ok_or_else(|| EngineError::RcarPolicy(name.clone()))?;
+        if !policy.policy.release.gives_resources(repository) {
+            return Err(EngineError::RcarRelease { policy: name.clone(), repository: repository.clone() });
+        }
+    }
+    Ok(())
 }
 
 impl From<Vec<Reason>> for No {
@@ -144,27 +168,8 @@ impl Engine {
         self.rcar.as_ref().map(|rcar| rcar.key.jwks())
     }
 
-    /// Whether every policy that `[rcar]` names is there: a typing error would be found by the first guest otherwise.
-    pub(super) fn check_rcar(&self) -> Result<(), EngineError> {
-        let Some(Rcar { config, .. }) = &self.rcar else { return Ok(()) };
-        let policies = self.policies.read().unwrap_or_else(PoisonError::into_inner);
-        if !policies.contains_key(&config.policy) {
-            return Err(EngineError::RcarPolicy(config.policy.clone()));
-        }
-        for (repository, name) in &config.release {
-            let policy = policies.get(name).ok_or_else(|| EngineError::RcarPolicy(name.clone()))?;
-            if !policy.policy.release.gives_resources(repository) {
-                return Err(EngineError::RcarRelease {
-                    policy: name.clone(),
-                    repository: repository.clone(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Answers a call that came from `peer`.
-    pub fn rcar(&self, call: Call<'_>, peer: &str) -> Reply {
+    /// Answers a call that came from `peer`, in a connection of `asker`.
+    pub fn rcar(&self, call: Call<'_>, asker: &Asker, peer: &str) -> Reply {
         let began = Instant::now();
         let Some(rcar) = &self.rcar else {
             return error(NOT_FOUND, &one("rcar.resource", "RCAR is not served"));
@@ -188,9 +193,19 @@ impl Engine {
             Ok(now) => (now, self.rcar_decide(rcar, call, now)),
             Err(reason) => (0, Err(no(BUSY, vec![reason]))),
         };
-        let place = |event: &str, vm: &str, session: &str| json!({ "event": event, "protocol": "rcar", "peer": peer, "vm": vm, "session": session, "question": question });
+        let place = |event: &str, vm: &str, session: &str| json!({ "event": event, "protocol": "rcar", "client": asker.to_string(), "peer": peer, "vm": vm, "session": session, "question": question });
+        let denied = |No { status, session, reasons }: No| {
+            let line = place("denied", "", &if session.is_empty() { session } else { shown(&session) });
+            let reasons = self.record_denial(now, asker, line, reasons);
+            let reply = error(status, &reasons);
+            (Answered::Denied, reasons, reply)
+        };
         let (answered, reasons, reply) = match result {
-            Ok(Yes { answered, vm_id, session, about, reply }) => {
+            // A challenge takes no rights to get: how many of them one client writes into the log has a limit too.
+            Ok(Yes { answered: Answered::Challenged, .. }) if !self.budget.afford(asker, began) => denied(
+                no(BUSY, one("rcar.busy", "this client has asked for too many challenges; try again later")),
+            ),
+            Ok(Yes { answered, vm_id, session, about, reply, change }) => {
                 let event = match answered {
                     Answered::Challenged => "challenged",
                     Answered::Released => "released",
@@ -198,29 +213,22 @@ impl Engine {
                 };
                 let mut line = place(event, vm_id.as_deref().unwrap_or_default(), &shown(&session));
                 line["answer"] = about;
-                // Nothing leaves that is not written down.
-                if self.log(now, &line) {
-                    (answered, Vec::new(), reply)
-                } else {
-                    let reasons = one("gate.audit", UNWRITTEN);
-                    let reply = error(BUSY, &reasons);
-                    (Answered::Denied, reasons, reply)
+                match self.record(now, &line, change) {
+                    Ok(()) => (answered, Vec::new(), reply),
+                    Err(reasons) => denied(No { status: BUSY, session, reasons }),
                 }
             }
-            Err(No { status, session, reasons }) => {
-                let codes: Vec<_> = reasons.iter().map(|reason| reason.code.clone()).collect();
-                tracing::info!(peer, ?codes, "denied (RCAR)");
-                let mut line =
-                    place("denied", "", &if session.is_empty() { session } else { shown(&session) });
-                line["reasons"] = json!(reasons);
-                // A denial that cannot be written down is a denial.
-                self.log(now, &line);
-                let reply = error(status, &reasons);
-                (Answered::Denied, reasons, reply)
-            }
+            Err(no) => denied(no),
         };
         self.metrics.counted(answered, &reasons, began.elapsed());
         reply
+    }
+
+    /// Puts a session among those with good evidence.
+    pub(super) fn attested(&self, session: NewSession) -> Result<(), Vec<Reason>> {
+        let NewSession { id, attested, start, until } = session;
+        let put = |rcar: &Rcar| rcar.sessions().put(id, RcarSession::Attested(attested), start, until);
+        if self.rcar.as_ref().is_some_and(put) { Ok(()) } else { Err(full().reasons) }
     }
 
     fn rcar_decide(&self, rcar: &Rcar, call: Call<'_>, now: i64) -> Result<Yes, No> {
@@ -304,11 +312,10 @@ impl Engine {
         let attested = Attested { claims, report_data, recipient, expires };
         let (start, life) = (Instant::now(), Duration::from_secs(lifetime.into()));
         let until = until.min(start + life);
-        if !rcar.sessions().put(id.to_owned(), RcarSession::Attested(Box::new(attested)), start, until) {
-            return Err(full());
-        }
+        let change =
+            Change::Attested(NewSession { id: id.to_owned(), attested: Box::new(attested), start, until });
         let reply = Reply { status: 200, body: json(&json!({ "token": token })), session: None };
-        Ok(Yes { answered: Answered::Ticket, vm_id, session: id.to_owned(), about, reply })
+        Ok(Yes { answered: Answered::Ticket, vm_id, session: id.to_owned(), about, reply, change })
     }
 
     fn rcar_release(&self, rcar: &Rcar, id: &str, path: &str, now: i64) -> Result<Yes, No> {
@@ -357,7 +364,14 @@ impl Engine {
         let jwe = recipient.seal(&content).map_err(|error| no(BROKEN, one("gate.key", error.to_string())))?;
         let about = json!({ "resource": name.path, "policies": judged });
         let reply = Reply { status: 200, body: json(&jwe), session: None };
-        Ok(Yes { answered: Answered::Released, vm_id, session: id.to_owned(), about, reply })
+        Ok(Yes {
+            answered: Answered::Released,
+            vm_id,
+            session: id.to_owned(),
+            about,
+            reply,
+            change: Change::None,
+        })
     }
 
     /// Whether a guest with these claims meets the policy of this name now; which VM it is, and which policy has admitted it.
@@ -421,5 +435,6 @@ fn rcar_auth(rcar: &Rcar, body: &[u8]) -> Result<Yes, No> {
     }
     let challenge = wire::Challenge { nonce, extra_params: ExtraParams { selected_hash_algorithm: hash } };
     let reply = Reply { status: 200, body: json(&challenge), session: Some((id.clone(), seconds)) };
-    Ok(Yes { answered: Answered::Challenged, vm_id: None, session: id, about: json!(challenge), reply })
+    let about = json!(challenge);
+    Ok(Yes { answered: Answered::Challenged, vm_id: None, session: id, about, reply, change: Change::None })
 }

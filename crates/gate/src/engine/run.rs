@@ -29,7 +29,8 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{
-    Decision, Engine, Session, State, UNWRITTEN, decode, in_time, known_protocol, one, same, session_id,
+    Change, Decision, Engine, Outcome, Session, State, UNWRITTEN, decode, in_time, known_protocol, one, same,
+    session_id,
 };
 use crate::admitted::AdmittedTpm;
 use crate::config::Config;
@@ -48,8 +49,8 @@ const SECRET: usize = 32;
 /// What it takes to keep VMs' state.
 #[derive(Debug)]
 pub(super) struct Runs {
-    keys: VmKeys,
-    tpms: Tpms,
+    pub(super) keys: VmKeys,
+    pub(super) tpms: Tpms,
     ca: TpmCa,
 }
 
@@ -176,7 +177,7 @@ impl Tpm {
 }
 
 impl Engine {
-    fn runs(&self) -> Result<&Runs, Vec<Reason>> {
+    pub(super) fn runs(&self) -> Result<&Runs, Vec<Reason>> {
         self.runs.as_ref().ok_or_else(|| {
             one(
                 "key.none",
@@ -198,7 +199,7 @@ impl Engine {
         now: i64,
         name: &mut String,
         id: &mut String,
-    ) -> Result<Response, Vec<Reason>> {
+    ) -> Result<Outcome, Vec<Reason>> {
         let Prepare { protocol, policy, manifest, digest } = prepare;
         known_protocol(*protocol)?;
         let runs = self.runs()?;
@@ -219,15 +220,14 @@ impl Engine {
         let vm_id = judged.manifest.vm_id;
         let to = &judged.policy.id.id;
         let from = runs.keys.policy_of(&vm_id).map_err(|reason| vec![reason])?.filter(|from| from != to);
+        let Release { keys, accepted, least_counter, epoch, may_create, lease, issue } =
+            runs.keys.reserve(&vm_id, to, |from| self.hands_over(from, to)).map_err(|reason| vec![reason])?;
         // Written down first: what is handed over stays with its new policy.
         if let Some(from) = &from
-            && self.hands_over(from, to)
             && !self.log(now, &json!({ "event": "handed-over", "client": session.client.name(), "vm": vm_id, "from": from, "to": to }))
         {
             return Err(one("gate.audit", UNWRITTEN));
         }
-        let Release { keys, accepted, least_counter, epoch, may_create, lease } =
-            runs.keys.release(&vm_id, to, |from| self.hands_over(from, to)).map_err(|reason| vec![reason])?;
         *id = session_id()?;
         session.state = State::Opening(Box::new(Opening {
             id: id.clone(),
@@ -235,7 +235,7 @@ impl Engine {
             until: Instant::now() + PREPARATION,
             lease,
         }));
-        Ok(Response::Prepared(Prepared {
+        let response = Response::Prepared(Prepared {
             session: id.clone(),
             keys: keys.iter().map(|key| SecretText(STANDARD.encode(key.expose()))).collect(),
             accepted: (*accepted.start(), *accepted.end()),
@@ -243,7 +243,8 @@ impl Engine {
             epoch,
             may_create,
             deadline_ms: PREPARATION.as_millis() as u64,
-        }))
+        });
+        Ok(Outcome { response, change: Change::Issue(Box::new(issue)) })
     }
 
     pub(super) fn identify(&self, session: &mut Session, opening: Opening, identify: &Identify) -> Decision {
@@ -256,7 +257,7 @@ impl Engine {
         session: &mut Session,
         opening: Opening,
         identify: &Identify,
-    ) -> Result<Response, Vec<Reason>> {
+    ) -> Result<Outcome, Vec<Reason>> {
         let Opening { id, vm_id, until, lease } = opening;
         in_time(until)?;
         same("session", &identify.session, &id)?;
@@ -277,11 +278,12 @@ impl Engine {
                 ),
             ));
         }
-        // Older files are refused from here on.
-        runs.keys.confirm(&vm_id, lease.epoch()).map_err(|reason| vec![reason])?;
+        // Older files are refused once it is written down.
+        runs.keys.may_confirm(&vm_id, lease.epoch()).map_err(|reason| vec![reason])?;
+        let change = Change::Confirm { vm_id, epoch: lease.epoch() };
         if let Some(record) = known {
             session.state = State::Running(Box::new(Running::new(id, lease)));
-            return Ok(Response::Certified(Box::new(record.certificates)));
+            return Ok(Outcome { response: Response::Certified(Box::new(record.certificates)), change });
         }
         let ak = tpm.ak.name();
         let credential = |ek: &Public| {
@@ -298,7 +300,7 @@ impl Engine {
         let (ek_ecc, for_ecc) = credential(&tpm.ek_ecc)?;
         let until = Instant::now() + ACTIVATION;
         session.state = State::Challenged(Box::new(Challenged { id, until, lease, tpm, ek_rsa, ek_ecc }));
-        Ok(Response::Activate(Activate { ek_rsa: for_rsa, ek_ecc: for_ecc }))
+        Ok(Outcome { response: Response::Activate(Activate { ek_rsa: for_rsa, ek_ecc: for_ecc }), change })
     }
 
     pub(super) fn activated(
@@ -318,7 +320,7 @@ impl Engine {
         challenged: Challenged,
         activated: &Activated,
         now: i64,
-    ) -> Result<Response, Vec<Reason>> {
+    ) -> Result<Outcome, Vec<Reason>> {
         let Challenged { id, until, lease, tpm, ek_rsa, ek_ecc } = challenged;
         in_time(until)?;
         let runs = self.runs()?;
@@ -339,9 +341,9 @@ impl Engine {
             .map_err(|error: CaError| one("gate.key", error.to_string()))?;
         let certified = Certified::from(&certificates);
         let record = TpmRecord::new(tpm.names(), STANDARD.encode(tpm.ak.to_bytes()), certified.clone());
-        runs.tpms.put(lease.vm_id(), &record).map_err(|reason| vec![reason])?;
+        let change = Change::Tpm { vm_id: lease.vm_id().to_owned(), record: Box::new(record) };
         session.state = State::Running(Box::new(Running::new(id, lease)));
-        Ok(Response::Certified(Box::new(certified)))
+        Ok(Outcome { response: Response::Certified(Box::new(certified)), change })
     }
 
     pub(super) fn checkpoint(
@@ -356,19 +358,20 @@ impl Engine {
             let keys = &self.runs()?.keys;
             let reasons = |reason| vec![reason];
             if last {
+                // Before its line: fewer changes than the file has seen are refused from now on even if it cannot be written.
                 keys.end(running.lease, checkpoint.counter).map_err(reasons)?;
             } else {
                 keys.checkpoint(&vm_id, running.lease.epoch(), checkpoint.counter).map_err(reasons)?;
                 session.state = State::Running(Box::new(Running::new(running.id, running.lease)));
             }
-            Ok(Response::Noted(Noted {}))
+            Ok(Outcome::from(Response::Noted(Noted {})))
         };
         let result = noted();
         Decision { vm_id, session: id, result }
     }
 
     pub(super) fn resume(&self, session: &mut Session, resume: &Resume) -> Decision {
-        let result = self.resumed(session, resume);
+        let result = self.resumed(session, resume).map(Outcome::from);
         let id = match (&result, &session.state) {
             (Ok(_), State::Running(running)) => running.id.clone(),
             _ => String::new(),

@@ -192,8 +192,8 @@ fn the_right_guest_gets_a_ticket_that_verifies() {
     assert_eq!(ticket.evidence_class(), "id-block");
 
     // Every step is in the log, which verifies.
-    let verified = crate::audit::verify(&fixture.engine.config.audit, &key).unwrap();
-    assert_eq!(verified.seq, 5); // open, policies twice, approved, admitted
+    let verified = crate::audit::verify(std::slice::from_ref(&fixture.engine.config.audit), &[key]).unwrap();
+    assert_eq!(verified.end.seq, 6); // open, policies twice, their list, approved, admitted
 }
 
 #[test]
@@ -368,6 +368,110 @@ fn what_cannot_be_written_down_is_denied() {
     fixture.engine.audit.fill_the_disk();
     assert_eq!(code(&fixture.send(&mut session, &Request::Evidence(evidence))), "gate.audit");
     assert_eq!(fixture.admit(|_| ()).1.unwrap_err(), "gate.audit");
+    // Nor has it changed anything: the VM was never admitted, and a guest that says it was gets nothing.
+    assert_eq!(fixture.engine.admitted.get("p", "vm").unwrap_err().code, "gate.vm");
+    let channel = br#"{"type":"guest-channel","protocol":1,"policy":"p","vm_id":"vm","launch":"x"}"#;
+    assert_eq!(code(&fixture.engine.answer(&mut Session::new(Client::own()), channel)), "gate.vm");
+}
+
+#[test]
+fn policies_that_cannot_be_written_down_are_not_in_force() {
+    let fixture = Fixture::new();
+    fixture.engine.audit.fill_the_disk();
+    assert!(matches!(fixture.policy(&policy(2, &"00".repeat(48), "")), Err(EngineError::Audit(_))));
+    assert_eq!(fixture.engine.policies.read().unwrap()["p"].id.version, 1);
+    let versions = fixture.engine.config.state.join("versions/p");
+    assert!(fs::read_to_string(versions).unwrap().starts_with("1 "));
+}
+
+#[test]
+fn a_list_of_policies_is_written_once_in_parts_and_its_digest_with_each_reload() {
+    let fixture = Fixture::new();
+    let digest = fixture.digest.to_string();
+    let key = Signer::load(&fixture.folder.path().join("keys/policy.pem")).unwrap();
+    for number in 0..150 {
+        let id = format!("{}{number:03}", "p".repeat(61));
+        let path = fixture.folder.path().join(format!("policies/{id}.toml"));
+        fs::write(&path, policy(1, &digest, "").replace("id = \"p\"", &format!("id = \"{id}\""))).unwrap();
+        policies::sign(&path, &key).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(fixture.engine.reload().unwrap(), 151);
+    }
+    let text = fs::read_to_string(&fixture.engine.config.audit).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().skip(4).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["policies", "policy-list", "policy-list", "policy-list", "policies"]);
+    assert!(lines.iter().all(|line| line["list_sha384"] == lines[0]["list_sha384"]));
+    // The list gives its digest.
+    let all = lines.iter().filter_map(|line| line["policies"].as_array()).flatten();
+    let list: String = all
+        .map(|policy| {
+            let text = |name: &str| policy[name].as_str().unwrap().to_owned();
+            format!("{} {} {}\n", text("id"), policy["version"], text("sha384"))
+        })
+        .collect();
+    assert_eq!((list.lines().count(), lines[0]["count"].as_u64()), (151, Some(151)));
+    assert_eq!(sha384(list.as_bytes()).to_string(), lines[0]["list_sha384"].as_str().unwrap());
+    assert!(text.lines().all(|line| (line.len() as u64) < crate::audit::MAX_LINE));
+}
+
+#[test]
+fn a_flood_of_denials_is_counted_and_does_not_fill_the_log() {
+    let fixture = Fixture::new();
+    let client = Client::own();
+    let long = format!("{{\"type\":\"{}\"}}", "A".repeat(65_000));
+    for _ in 0..2000 {
+        let answer = fixture.engine.answer(&mut Session::new(Arc::clone(&client)), long.as_bytes());
+        assert_eq!(code(&answer), "gate.message");
+        // It is no longer for the client either.
+        assert!(serde_json::to_vec(&answer).unwrap().len() < 2048);
+    }
+    let len = |fixture: &Fixture| fs::metadata(&fixture.engine.config.audit).unwrap().len();
+    assert!(len(&fixture) < 200 << 10, "{}", len(&fixture));
+    // What gives something is written all the same, whoever asks.
+    let lines = || fs::read_to_string(&fixture.engine.config.audit).unwrap().lines().count();
+    let before = lines();
+    let admit = serde_json::to_vec(&Request::Admit(Admit {
+        protocol: PROTOCOL,
+        policy: "p".into(),
+        manifest: serde_json::to_string(&fixture.manifest).unwrap(),
+        digest: fixture.digest.to_string(),
+        nonce: NONCE.into(),
+    }));
+    let answer = fixture.engine.answer(&mut Session::new(Arc::clone(&client)), &admit.unwrap());
+    assert!(matches!(answer, Response::Approval(_)));
+    assert_eq!(lines(), before + 1);
+    fixture.engine.close();
+    let text = fs::read_to_string(&fixture.engine.config.audit).unwrap();
+    let denied = text.lines().filter(|line| line.contains("\"event\":\"denied\"")).count();
+    let line = text.lines().find(|line| line.contains("denials-omitted")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(
+        (line["client"].as_str(), line["denials"].as_u64()),
+        (Some("own"), Some(2000 - denied as u64))
+    );
+}
+
+#[test]
+fn admissions_of_one_vm_are_numbered_and_remembered_in_the_order_of_the_log() {
+    let fixture = Fixture::new();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let (mut session, approved) = fixture.admit(|_| ());
+                let evidence = fixture.evidence(&approved.unwrap().0);
+                let answer = fixture.send(&mut session, &Request::Evidence(evidence));
+                assert!(matches!(answer, Response::Ticket(_)));
+            });
+        }
+    });
+    let text = fs::read_to_string(&fixture.engine.config.audit).unwrap();
+    let last = text.lines().rev().find(|line| line.contains("\"event\":\"admitted\"")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(last).unwrap();
+    let admission = fixture.engine.admitted.get("p", "vm").unwrap();
+    assert_eq!((admission.epoch, last["session"].as_str()), (16, Some(&*admission.session)));
 }
 
 #[cfg(feature = "rego")]
@@ -468,13 +572,13 @@ fn nothing_is_answered_in_rcar_that_cannot_be_written_down() {
         let text = format!("listen = \"127.0.0.1:0\"\npolicy = \"{policy}\"\n");
         let config: crate::rcar::config::Config = toml::from_str(&text).unwrap();
         fixture.engine.rcar = Some(rcar::Rcar::open(&config, &fixture.engine.config.keys).unwrap());
-        fixture.engine.check_rcar()
+        rcar::check(&config, &fixture.engine.policies.read().unwrap())
     };
     assert!(matches!(open("q"), Err(EngineError::RcarPolicy(name)) if name == "q"));
     open("p").unwrap();
     let auth = || {
         let question = br#"{"version":"0.4.0","tee":"snp","extra-params":""}"#;
-        fixture.engine.rcar(Call::Auth(question), "somebody")
+        fixture.engine.rcar(Call::Auth(question), &Asker::default(), "somebody")
     };
     assert_eq!(auth().status, 200);
     fixture.engine.audit.fill_the_disk();

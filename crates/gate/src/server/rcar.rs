@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::PAUSE;
 use super::places::{Places, Rank, Taken};
+use crate::audit::budget::Asker;
 use crate::engine::{Call, Engine, Reply};
 use crate::rcar::wire::{self, MAX_BODY};
 
@@ -49,7 +50,7 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "accept for RCAR");
+                cvmm_log_limit::warn!(%error, "accept for RCAR");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -147,7 +148,7 @@ async fn answer(
                 Call::Resource(session, path.strip_prefix("resource/").unwrap_or_default())
             }
         };
-        state.engine.rcar(call, &peer.to_string())
+        state.engine.rcar(call, &Asker::address(peer.ip()), &peer.to_string())
     })
     .await;
     place.lock().unwrap_or_else(PoisonError::into_inner).heard(Rank::Silent);

@@ -40,7 +40,7 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "accept for status");
+                cvmm_log_limit::warn!(%error, "accept for status");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }

@@ -96,7 +96,7 @@ impl Tls {
             Ok(stream) => stream,
             Err((error, stream)) => {
                 engine.metrics().turned_away();
-                tracing::warn!(%error, "a TLS handshake failed");
+                cvmm_log_limit::warn!(%error, "a TLS handshake failed");
                 linger(stream, wait).await;
                 return None;
             }
@@ -108,7 +108,7 @@ impl Tls {
             None => {
                 engine.metrics().turned_away();
                 let names: String = names.join(", ").chars().take(200).collect();
-                tracing::warn!(code = "gate.peer", ?names, "a connection was turned away");
+                cvmm_log_limit::warn!(code = "gate.peer", ?names, "a connection was turned away");
                 let reason = Reason::new(
                     "gate.peer",
                     format!("no [[client]] of gate.toml has a name of this certificate ({names})"),
@@ -142,7 +142,7 @@ pub(super) async fn connection(
         Ok(None) => {}
         Err(_) => {
             engine.metrics().turned_away();
-            tracing::warn!("a TLS handshake was not over in time");
+            cvmm_log_limit::warn!("a TLS handshake was not over in time");
         }
     }
 }

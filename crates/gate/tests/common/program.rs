@@ -103,6 +103,13 @@ impl Program {
         self.log()
     }
 
+    /// Waits for its end, which has to be a good one; the gate's folder, as it was left.
+    pub fn ended(mut self) -> common::Gate {
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.log());
+        self.gate.take().unwrap()
+    }
+
     /// SIGKILL; the gate's folder, as it was left.
     pub fn kill(mut self) -> common::Gate {
         self.child.kill().unwrap();

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How much of the log a client may fill with what it is refused.
+//!
+//! A denial gives nothing, so it may stay out of the log: of each client so many bytes a second are written, and of all clients together
+//! not more than another limit. What is left out is counted by client and code, and a line says so within [`INTERVAL`]. Decisions that
+//! give something are always written.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cvmm_attest::reason::Reason;
+use serde_json::{Value, json};
+
+/// Bytes a second of one client, and how many at once.
+const EACH: Rate = Rate { a_second: 4.0 * 1024.0, burst: 128.0 * 1024.0 };
+/// Likewise of all clients together.
+const ALL: Rate = Rate { a_second: 32.0 * 1024.0, burst: 1024.0 * 1024.0 };
+/// Challenges of one client: so many a second, and so many at once.
+const CHALLENGES: Rate = Rate { a_second: 20.0, burst: 500.0 };
+/// Clients that are told apart; further ones share a budget.
+const MAX_CLIENTS: usize = 1024;
+/// Codes that are counted of one client; further ones are counted together.
+const MAX_CODES: usize = 8;
+/// Time from the first denial that is left out to the line that says so.
+pub const INTERVAL: Duration = Duration::from_secs(60);
+const OTHERS: &str = "others";
+
+/// Who asks, as far as the gate knows: the name that the log has for a client.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Asker(Arc<str>);
+
+impl Asker {
+    /// A user of this machine.
+    #[must_use]
+    pub fn user(uid: u32) -> Self {
+        Self(format!("uid {uid}").into())
+    }
+
+    /// A client by the name that the log has for it: that of its certificate, or its user.
+    #[must_use]
+    pub fn client(name: &str) -> Self {
+        Self(super::bound::text(name, 128).into())
+    }
+
+    /// Software in a guest, over the channel of this VM.
+    #[must_use]
+    pub fn guest(vm_id: &str) -> Self {
+        Self(super::bound::text(&format!("guest {vm_id}"), 128).into())
+    }
+
+    /// Anyone at this address. Of IPv6 the first 64 bits count: a host has all addresses behind them.
+    #[must_use]
+    pub fn address(address: IpAddr) -> Self {
+        let text = match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                format!("address {}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+            address => format!("address {address}"),
+        };
+        Self(text.into())
+    }
+}
+
+impl Default for Asker {
+    fn default() -> Self {
+        Self("unknown".into())
+    }
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Asker({self})")
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    a_second: f64,
+    burst: f64,
+}
+
+/// What is left of a rate.
+#[derive(Debug)]
+struct Bucket {
+    left: f64,
+    then: Instant,
+}
+
+impl Bucket {
+    fn full(rate: Rate, now: Instant) -> Self {
+        Self { left: rate.burst, then: now }
+    }
+
+    fn fill(&mut self, rate: Rate, now: Instant) {
+        let passed = now.saturating_duration_since(self.then).as_secs_f64();
+        self.then = self.then.max(now);
+        self.left = (self.left + passed * rate.a_second).min(rate.burst);
+    }
+}
+
+/// What was left out of one client's denials.
+#[derive(Debug)]
+struct Omitted {
+    since: Instant,
+    /// Unix time of the first.
+    time: i64,
+    denials: u64,
+    codes: BTreeMap<Cow<'static, str>, u64>,
+}
+
+#[derive(Debug)]
+struct Client {
+    bucket: Bucket,
+    challenges: Bucket,
+    omitted: Option<Omitted>,
+}
+
+#[derive(Debug)]
+struct State {
+    all: Bucket,
+    clients: HashMap<Asker, Client>,
+}
+
+/// What the clients have left.
+#[derive(Debug)]
+pub struct Budget(Mutex<State>);
+
+impl Budget {
+    /// Of a gate that starts now.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self(Mutex::new(State { all: Bucket::full(ALL, now), clients: HashMap::new() }))
+    }
+
+    /// Whether a line of `bytes` about a denial of `asker` for `reasons` is to be written. It is counted if not.
+    pub fn spend(&self, asker: &Asker, bytes: usize, reasons: &[Reason], now: Instant, time: i64) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { all, clients } = &mut *state;
+        all.fill(ALL, now);
+        let client = client(clients, asker, now);
+        client.bucket.fill(EACH, now);
+        let bytes = bytes as f64;
+        if client.bucket.left >= bytes && all.left >= bytes {
+            client.bucket.left -= bytes;
+            all.left -= bytes;
+            return true;
+        }
+        let omitted = client.omitted.get_or_insert_with(|| Omitted {
+            since: now,
+            time,
+            denials: 0,
+            codes: BTreeMap::new(),
+        });
+        omitted.denials += 1;
+        if let Some(reason) = reasons.first() {
+            let full = omitted.codes.len() >= MAX_CODES && !omitted.codes.contains_key(&reason.code);
+            let code = if full { Cow::Borrowed(OTHERS) } else { reason.code.clone() };
+            *omitted.codes.entry(code).or_default() += 1;
+        }
+        false
+    }
+
+    /// Whether `asker` may have one more challenge: it takes no rights to get one, and each is a line.
+    pub fn afford(&self, asker: &Asker, now: Instant) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = client(&mut state.clients, asker, now);
+        client.challenges.fill(CHALLENGES, now);
+        let affords = client.challenges.left >= 1.0;
+        if affords {
+            client.challenges.left -= 1.0;
+        }
+        affords
+    }
+
+    /// The lines that are due about what was left out; all of them if the log is to be closed.
+    pub fn due(&self, now: Instant, closing: bool) -> Vec<Value> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = |omitted: &mut Omitted| closing || now.saturating_duration_since(omitted.since) >= INTERVAL;
+        let line = |(asker, client): (&Asker, &mut Client)| {
+            let Omitted { since: _, time, denials, codes } = client.omitted.take_if(due)?;
+            Some(json!({
+                "event": "denials-omitted",
+                "client": asker.to_string(),
+                "since": time,
+                "denials": denials,
+                "codes": codes,
+            }))
+        };
+        state.clients.iter_mut().filter_map(line).collect()
+    }
+
+    /// Clients that are told apart now.
+    #[cfg(test)]
+    fn clients(&self) -> usize {
+        self.0.lock().unwrap().clients.len()
+    }
+}
+
+fn client<'a>(clients: &'a mut HashMap<Asker, Client>, asker: &Asker, now: Instant) -> &'a mut Client {
+    if !clients.contains_key(asker) && clients.len() >= MAX_CLIENTS {
+        // Who has all of its budget again is as good as new.
+        clients.retain(|_, client| {
+            client.bucket.fill(EACH, now);
+            client.challenges.fill(CHALLENGES, now);
+            let spent = client.bucket.left < EACH.burst || client.challenges.left < CHALLENGES.burst;
+            client.omitted.is_some() || spent
+        });
+    }
+    let full = clients.len() >= MAX_CLIENTS && !clients.contains_key(asker);
+    let key = if full { Asker(OTHERS.into()) } else { asker.clone() };
+    clients.entry(key).or_insert_with(|| Client {
+        bucket: Bucket::full(EACH, now),
+        challenges: Bucket::full(CHALLENGES, now),
+        omitted: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reasons() -> Vec<Reason> {
+        vec![Reason::new("gate.message", "x")]
+    }
+
+    #[test]
+    fn a_client_fills_its_budget_and_no_more_and_what_is_left_out_is_counted() {
+        let start = Instant::now();
+        let budget = Budget::new(start);
+        let (one, other) = (Asker::user(1000), Asker::client("host-1"));
+        let mut written = 0;
+        // A thousand lines of 400 bytes a second, for a minute.
+        for number in 0..60_000_u64 {
+            let now = start + Duration::from_millis(number);
+            written += u64::from(budget.spend(&one, 400, &reasons(), now, 1_000)) * 400;
+        }
+        let most = EACH.burst as u64 + 60 * EACH.a_second as u64;
+        assert!(written <= most && written > most - 1000, "{written}");
+        let end = start + INTERVAL;
+        // Another client is not affected.
+        assert!(budget.spend(&other, 400, &reasons(), end, 1_060));
+        let lines = budget.due(end + INTERVAL, false);
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["client"], "uid 1000");
+        assert_eq!(lines[0]["denials"].as_u64(), Some(60_000 - written / 400));
+        assert_eq!(lines[0]["codes"]["gate.message"], lines[0]["denials"]);
+        assert!(budget.due(end + INTERVAL, true).is_empty());
+    }
+
+    #[test]
+    fn many_clients_do_not_grow_it_and_have_a_limit_together() {
+        let now = Instant::now();
+        let budget = Budget::new(now);
+        let mut written = 0;
+        for host in 0..100_000_u32 {
+            let asker = Asker::address(IpAddr::from(host.to_be_bytes()));
+            written += u64::from(budget.spend(&asker, 1000, &reasons(), now, 0));
+        }
+        assert!(budget.clients() <= MAX_CLIENTS + 1 && written <= ALL.burst as u64 / 1000, "{written}");
+        let lines = budget.due(now, true);
+        let omitted: u64 = lines.iter().map(|line| line["denials"].as_u64().unwrap()).sum();
+        assert!(lines.len() <= MAX_CLIENTS + 1 && omitted == 100_000 - written);
+        // Much later they are forgotten.
+        let later = now + Duration::from_secs(3600);
+        assert!(budget.spend(&Asker::user(1), 1000, &reasons(), later, 0));
+        assert_eq!(budget.clients(), 1);
+    }
+
+    #[test]
+    fn codes_of_a_client_are_bounded() {
+        let now = Instant::now();
+        let budget = Budget::new(now);
+        for number in 0..1000 {
+            let code = Cow::Owned(format!("rego.{number}"));
+            budget.spend(&Asker::default(), usize::MAX, &[Reason { code, message: String::new() }], now, 0);
+        }
+        let line = &budget.due(now, true)[0];
+        assert_eq!(line["codes"].as_object().unwrap().len(), MAX_CODES + 1);
+        assert_eq!(line["codes"][OTHERS], 1000 - MAX_CODES as u64);
+    }
+
+    #[test]
+    fn an_ipv6_host_is_its_network() {
+        let of = |text: &str| Asker::address(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+}

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The audit log: every decision, in a chain that shows what is missing.
+//!
+//! One JSON object a line: `v` (the format, 2), `seq`, `time`, `prev` (SHA-384 of the line before, without its end), and the event, which
+//! is [bounded](bound). A line is written and on the disk before the decision leaves the gate; when it cannot be, the decision is a
+//! denial. Every [`SIGN_EVERY`] lines, and when the log is opened, rotated and closed, a line carries the gate's signature over itself,
+//! and so over the chain up to it: cutting off the end, or writing it again, needs the gate's key.
+//!
+//! Lines of decisions that are made at the same time share one write and one sync: a caller that finds no write in progress takes all
+//! lines that wait and writes them, while the next ones gather. Either all lines of such a batch are on the disk, or none of its
+//! decisions leaves.
+//!
+//! The file is this process's own ([`crate::lock`]). It is compared with what was written before and after each batch: a log that
+//! somebody truncates, removes or appends to is not continued until an operator says how ([`rotate`]).
+
+mod bound;
+pub mod budget;
+mod read;
+pub mod rotate;
+mod tail;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use aws_lc_rs::digest::{SHA384, digest};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+pub(crate) use self::bound::text as bounded_text;
+pub use self::read::{MAX_LINE, Place, Verified, verify};
+use self::read::{Reading, scan};
+use self::tail::TailFile;
+use crate::files::FileError;
+use crate::keys::Signer;
+use crate::lock::{self, LockError};
+
+/// Lines between two signatures.
+pub const SIGN_EVERY: u64 = 64;
+
+/// Why the log is not to be trusted or written.
+#[derive(Debug, Error)]
+pub enum AuditError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It belongs to another process.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A line does not continue the one before.
+    #[error("{path}, line {line}: {problem}")]
+    Chain {
+        /// The log.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// It ends earlier than it did.
+    #[error(
+        "{path} ends with line {found}, and line {written} was written: it was truncated, moved or replaced (logrotate's copytruncate?). Put the file back; or, if a copy has all lines, run `cvmm-gate audit rotate --previous COPY`; or, if lines are lost, `cvmm-gate audit rotate --lost`"
+    )]
+    Lost {
+        /// The log.
+        path: PathBuf,
+        /// Lines that are there.
+        found: u64,
+        /// Lines that were.
+        written: u64,
+    },
+    /// It was changed while the gate had it open.
+    #[error(
+        "the audit log {path} was changed by another program: it has {found} bytes and {links} names, and the gate wrote {written} bytes up to line {line} (logrotate's copytruncate?). If a copy has all lines, run `cvmm-gate audit rotate --previous COPY`; otherwise `cvmm-gate audit rotate --lost`"
+    )]
+    Changed {
+        /// The log.
+        path: PathBuf,
+        /// Bytes that are there.
+        found: u64,
+        /// Bytes that were written.
+        written: u64,
+        /// Lines that were written.
+        line: u64,
+        /// Names of the file: none if it was removed.
+        links: u64,
+    },
+    /// A write failed earlier.
+    #[error("the audit log {0} could not be written; restart the gate when it can")]
+    Broken(PathBuf),
+    /// The batch that this line was in failed.
+    #[error("a line could not be written with the others of its batch: {0}")]
+    Batch(Arc<str>),
+    /// The signature.
+    #[error("the audit log could not be signed")]
+    Signature,
+    /// It cannot be rotated like this.
+    #[error("cannot rotate {path}: {problem}")]
+    Rotate {
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+}
+
+/// The open log.
+#[derive(Debug)]
+pub struct Audit {
+    path: PathBuf,
+    signer: Signer,
+    queue: Mutex<Queue>,
+    /// A batch is done.
+    done: Condvar,
+    /// Held by the thread that writes; the queue keeps others from waiting for it.
+    chain: Mutex<Chain>,
+}
+
+/// Lines that wait.
+#[derive(Debug, Default)]
+struct Queue {
+    lines: Vec<Line>,
+    /// What becomes of them.
+    outcome: Arc<OnceLock<Outcome>>,
+    /// Whether the batch before this one is being written.
+    writing: bool,
+    /// The next line carries a signature.
+    sign: bool,
+}
+
+/// What became of a batch: why it is not in the log, if it is not.
+type Outcome = Result<(), Arc<str>>;
+
+/// When, and what.
+type Line = (i64, Map<String, Value>);
+
+/// What is on the disk.
+#[derive(Debug)]
+struct Chain {
+    file: File,
+    broken: Option<Broken>,
+    end: End,
+    tail: TailFile,
+    /// The log's name was found to be another file's, and that was said.
+    moved: bool,
+}
+
+/// Why nothing more is written.
+#[derive(Clone, Copy, Debug)]
+enum Broken {
+    /// A write failed, and what got to the disk could not be taken off.
+    Write,
+    /// The file has this length and this many names, and neither is the gate's doing.
+    Changed(u64, u64),
+}
+
+/// Where the chain ends.
+#[derive(Clone, Debug)]
+struct End {
+    place: Place,
+    unsigned: u64,
+    /// Bytes of the file that are good.
+    len: u64,
+}
+
+impl End {
+    /// The next line is signed.
+    fn at(place: Place, len: u64) -> Self {
+        Self { place, unsigned: SIGN_EVERY, len }
+    }
+}
+
+impl Audit {
+    /// Opens or makes the log at `path`, whose end is remembered in `tail`. The last line is taken off if a crash has cut it short, and the
+    /// next line says so.
+    pub fn open(path: &Path, tail: &Path, signer: Signer) -> Result<Self, AuditError> {
+        let failed = |source| FileError { what: "open", path: path.to_owned(), source };
+        let tail = TailFile::new(tail);
+        let remembered = tail.read()?;
+        let mut options = OpenOptions::new();
+        // A log that was written and is gone is not made again here.
+        options.read(true).append(true).create(remembered.is_none()).mode(0o640);
+        let file = match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let written = remembered.map_or(0, |tail| tail.seq);
+                return Err(AuditError::Lost { path: path.to_owned(), found: 0, written });
+            }
+            file => file.map_err(failed)?,
+        };
+        lock::audit_log(path, &file)?;
+        let read = read_whole(path, &file, remembered.as_ref().map(tail::Tail::place).as_ref())?;
+        let torn = file.metadata().map_err(failed)?.len().saturating_sub(read.len);
+        if torn > 0 {
+            file.set_len(read.len).map_err(failed)?;
+        }
+        let unsigned = read.end.seq - read.signed.max(read.first.seq);
+        let audit = Self::at(path, signer, file, End::at(read.end, read.len), tail);
+        audit.append(0, &json!({ "event": "open", "torn_bytes": torn, "unsigned_lines": unsigned }))?;
+        audit.chain().remember(false)?;
+        Ok(audit)
+    }
+
+    fn at(path: &Path, signer: Signer, file: File, end: End, tail: TailFile) -> Self {
+        Self {
+            path: path.to_owned(),
+            signer,
+            queue: Mutex::default(),
+            done: Condvar::new(),
+            chain: Mutex::new(Chain { file, broken: None, end, tail, moved: false }),
+        }
+    }
+
+    /// Reads the log at `path` and compares it with what `tail` remembers, as [`Self::open`] does, and changes nothing. Says how many lines
+    /// there are.
+    pub fn check(path: &Path, tail: &Path) -> Result<u64, AuditError> {
+        let remembered = TailFile::new(tail).read()?;
+        match File::open(path) {
+            Ok(file) => {
+                Ok(read_whole(path, &file, remembered.as_ref().map(tail::Tail::place).as_ref())?.end.seq)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match remembered {
+                None => Ok(0),
+                Some(tail) => Err(AuditError::Lost { path: path.to_owned(), found: 0, written: tail.seq }),
+            },
+            Err(source) => Err(FileError { what: "open", path: path.to_owned(), source }.into()),
+        }
+    }
+
+    /// Writes `event` (an object) at `time`; it is on the disk when this returns.
+    pub fn append(&self, time: i64, event: &impl Serialize) -> Result<(), AuditError> {
+        self.append_all(time, [event])
+    }
+
+    /// Writes `events` at `time`, all or none of them.
+    pub fn append_all<'a, E: Serialize + 'a>(
+        &self,
+        time: i64,
+        events: impl IntoIterator<Item = &'a E>,
+    ) -> Result<(), AuditError> {
+        let event = |event| match serde_json::to_value(event) {
+            Ok(Value::Object(event)) => (time, bound::bounded(event)),
+            // Nothing here is anything else; a line without its event still takes its place in the chain.
+            _ => (time, Map::new()),
+        };
+        let lines: Vec<_> = events.into_iter().map(event).collect();
+        let mut queue = self.queue();
+        queue.lines.extend(lines);
+        let outcome = Arc::clone(&queue.outcome);
+        let lines = loop {
+            if let Some(outcome) = outcome.get() {
+                return outcome.clone().map_err(AuditError::Batch);
+            }
+            if !queue.writing {
+                // This line is among those that wait: the outcome of a batch is there before the next is begun.
+                queue.writing = true;
+                queue.outcome = Arc::default();
+                break std::mem::take(&mut queue.lines);
+            }
+            queue = self.done.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        };
+        let sign = std::mem::take(&mut queue.sign);
+        drop(queue);
+        let result = self.write(lines, sign);
+        let mut queue = self.queue();
+        queue.writing = false;
+        let told = match &result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Arc::from(error.to_string())),
+        };
+        // Set only here: it was taken out of the queue above.
+        let _ = outcome.set(told);
+        drop(queue);
+        self.done.notify_all();
+        result
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chain(&self) -> MutexGuard<'_, Chain> {
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes `lines`, all or none.
+    fn write(&self, lines: Vec<Line>, sign: bool) -> Result<(), AuditError> {
+        let mut chain = self.chain();
+        if chain.broken.is_none() {
+            self.compare(&mut chain)?;
+        }
+        self.usable(&chain)?;
+        let mut end = chain.end.clone();
+        if sign {
+            end.unsigned = SIGN_EVERY;
+        }
+        let mut text = String::new();
+        for (time, event) in lines {
+            self.line(&mut end, &mut text, time, event)?;
+        }
+        self.put(&mut chain, &text, end)
+    }
+
+    /// Writes `text`, with which the chain ends at `end`.
+    fn put(&self, chain: &mut Chain, text: &str, end: End) -> Result<(), AuditError> {
+        let written = chain.file.write_all(text.as_bytes()).and_then(|()| chain.file.sync_data());
+        if let Err(source) = written {
+            // What got there is not part of the chain. If it cannot be taken off, nothing more is written.
+            let good = chain.end.len;
+            chain.broken = chain.file.set_len(good).is_err().then_some(Broken::Write);
+            return Err(FileError { what: "write", path: self.path.clone(), source }.into());
+        }
+        chain.end = end;
+        // Between the look before and the write somebody may have truncated it.
+        self.compare(chain)?;
+        self.usable(chain)?;
+        let Chain { tail, end, .. } = chain;
+        tail.write_now_and_then(&end.place);
+        Ok(())
+    }
+
+    /// Finds out whether the file is still what was written.
+    fn compare(&self, chain: &mut Chain) -> Result<(), AuditError> {
+        let failed = |source| FileError { what: "look at", path: self.path.clone(), source };
+        let own = chain.file.metadata().map_err(failed)?;
+        if !own.is_file() {
+            // A test's /dev/full.
+            return Ok(());
+        }
+        if own.len() != chain.end.len || own.nlink() == 0 {
+            chain.broken = Some(Broken::Changed(own.len(), own.nlink()));
+            return Ok(());
+        }
+        // Under another name nothing of it is lost: a log rotation moves the file first, and tells the gate then.
+        let named = std::fs::metadata(&self.path).is_ok_and(|named| lock::same_file(&named, &own));
+        if !named && !chain.moved {
+            tracing::warn!(
+                path = %self.path.display(),
+                "the audit log was moved; the gate goes on writing to the file under its new name until `cvmm-gate audit rotate`"
+            );
+        }
+        chain.moved = !named;
+        Ok(())
+    }
+
+    fn usable(&self, chain: &Chain) -> Result<(), AuditError> {
+        match chain.broken {
+            None => Ok(()),
+            Some(Broken::Write) => Err(AuditError::Broken(self.path.clone())),
+            Some(Broken::Changed(found, links)) => Err(AuditError::Changed {
+                path: self.path.clone(),
+                found,
+                links,
+                written: chain.end.len,
+                line: chain.end.place.seq,
+            }),
+        }
+    }
+
+    /// Adds a line to `text`, with which the chain ends at `end`.
+    fn line(
+        &self,
+        end: &mut End,
+        text: &mut String,
+        time: i64,
+        mut line: Map<String, Value>,
+    ) -> Result<(), AuditError> {
+        // The log's own members, whatever the event has.
+        line.remove("signature");
+        line.insert("v".into(), read::VERSION.into());
+        line.insert("seq".into(), end.place.seq.into());
+        line.insert("time".into(), time.into());
+        line.insert("prev".into(), end.place.hash.clone().into());
+        let mut line = Value::Object(line).to_string();
+        end.unsigned += 1;
+        if end.unsigned >= SIGN_EVERY {
+            let signature =
+                self.signer.sign(&read::signed_bytes(&line)).map_err(|_| AuditError::Signature)?;
+            line = read::with_signature(&line, &signature);
+            end.unsigned = 0;
+        }
+        end.place = Place { seq: end.place.seq + 1, hash: hash(line.as_bytes()) };
+        end.len += line.len() as u64 + 1;
+        text.push_str(&line);
+        text.push('\n');
+        Ok(())
+    }
+
+    /// From now on no line can be written.
+    #[cfg(test)]
+    pub(crate) fn fill_the_disk(&self) {
+        if let (Ok(mut chain), Ok(full)) =
+            (self.chain.lock(), OpenOptions::new().append(true).open("/dev/full"))
+        {
+            chain.file = full;
+        }
+    }
+
+    /// The last line, signed.
+    pub fn close(&self, time: i64) -> Result<(), AuditError> {
+        self.queue().sign = true;
+        self.append(time, &json!({ "event": "close" }))?;
+        self.chain().remember(true)
+    }
+}
+
+impl Chain {
+    fn remember(&mut self, closed: bool) -> Result<(), AuditError> {
+        Ok(self.tail.write(&self.end.place, closed)?)
+    }
+}
+
+/// Reads the log from its start; an error if `remembered` is not a place in it.
+fn read_whole(path: &Path, file: &File, remembered: Option<&Place>) -> Result<Verified, AuditError> {
+    let mut read = Verified::nothing();
+    let mark = remembered.map(|place| place.seq);
+    scan(path, file, &mut Reading { read: &mut read, keys: None, first: true, mark })?;
+    match remembered {
+        // An older copy of the state folder knows less than the log has.
+        Some(place) if place.seq >= read.first.seq && read.marked.as_ref() != Some(&place.hash) => {
+            Err(AuditError::Lost { path: path.to_owned(), found: read.end.seq, written: place.seq })
+        }
+        _ => Ok(read),
+    }
+}
+
+fn hash(line: &[u8]) -> String {
+    hex::encode(digest(&SHA384, line))
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reading the log: one file or several that follow each other, of this format and of the one before it.
+//!
+//! Version 1 has no member `v`; its signatures are over the hash of the line before only. Version 2 signs the line itself: the
+//! signature is the last member, and it is over the text without that member. A log may change from 1 to 2, never back.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cvmm_gate_client::ticket::VerdictKey;
+use serde_json::Value;
+
+use super::{AuditError, hash};
+use crate::files::FileError;
+
+/// Longest line in bytes, its end included.
+pub const MAX_LINE: u64 = 64 << 10;
+/// Longest line of version 1, whose writer had no limit.
+const MAX_LINE_V1: u64 = 2 << 20;
+/// The version that is written.
+pub(super) const VERSION: u64 = 2;
+/// What a signature of version 2 is over, before the line.
+const LABEL: &[u8] = b"cvmm-gate audit log v2\n";
+/// What stands around a signature at the end of a line.
+const SIGNATURE: [&str; 2] = [",\"signature\":\"", "\"}"];
+/// Base64 of 96 bytes.
+const SIGNATURE_LEN: usize = 128;
+/// The event that begins a file which continues another.
+pub(super) const CONTINUED: &str = "continued";
+
+/// The `prev` of the first line of all.
+pub(super) fn start() -> String {
+    "0".repeat(96)
+}
+
+/// What is signed of the line `body`, which has no signature yet.
+pub(super) fn signed_bytes(body: &str) -> Vec<u8> {
+    [LABEL, body.as_bytes()].concat()
+}
+
+/// The line `body` with its signature as the last member.
+pub(super) fn with_signature(body: &str, signature: &[u8; 96]) -> String {
+    let open = body.strip_suffix('}').unwrap_or(body);
+    format!("{open}{}{}{}", SIGNATURE[0], STANDARD.encode(signature), SIGNATURE[1])
+}
+
+/// A line of version 2 as it was before it was signed, and its signature.
+fn without_signature(line: &str) -> Option<(String, Vec<u8>)> {
+    let rest = line.strip_suffix(SIGNATURE[1])?;
+    let (rest, signature) = rest.split_at_checked(rest.len().checked_sub(SIGNATURE_LEN)?)?;
+    let open = rest.strip_suffix(SIGNATURE[0])?;
+    Some((format!("{open}}}"), STANDARD.decode(signature).ok()?))
+}
+
+/// A place between two lines of the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Lines before it, in this file and in those before.
+    pub seq: u64,
+    /// SHA-384 of the last of them, hexadecimal; zeros if there are none.
+    pub hash: String,
+}
+
+impl Place {
+    /// Before the first line.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { seq: 0, hash: start() }
+    }
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct Verified {
+    /// Where the first file begins: not at zero if files before it were not given.
+    pub first: Place,
+    /// Where the last file ends.
+    pub end: Place,
+    /// Lines up to the last one with a signature, counted as [`Place::seq`]. What follows could have been cut off or rewritten without a
+    /// trace.
+    pub signed: u64,
+    /// Whether a line of version 2 was read.
+    pub(super) new_format: bool,
+    /// Lines that say that what stood before them was lost, by number.
+    pub lost: Vec<u64>,
+    /// Bytes of the last file that are whole lines.
+    pub(super) len: u64,
+    /// The hash at the place that was asked for.
+    pub(super) marked: Option<String>,
+}
+
+impl Verified {
+    pub(super) fn nothing() -> Self {
+        Self {
+            first: Place::start(),
+            end: Place::start(),
+            signed: 0,
+            new_format: false,
+            lost: Vec::new(),
+            len: 0,
+            marked: None,
+        }
+    }
+}
+
+/// Verifies the files at `paths`, which follow each other; each signature has to be of one of `keys`.
+pub fn verify(paths: &[PathBuf], keys: &[VerdictKey]) -> Result<Verified, AuditError> {
+    let mut read = Verified::nothing();
+    for (index, path) in paths.iter().enumerate() {
+        let failed = |source| FileError { what: "open", path: path.clone(), source };
+        let file = File::open(path).map_err(failed)?;
+        scan(path, &file, &mut Reading { read: &mut read, keys: Some(keys), first: index == 0, mark: None })?;
+        if read.len != file.metadata().map_err(failed)?.len() {
+            return Err(AuditError::Chain {
+                path: path.clone(),
+                line: read.end.seq + 1,
+                problem: "it is cut short",
+            });
+        }
+    }
+    Ok(read)
+}
+
+/// How a file is read, and what was read before it.
+pub(super) struct Reading<'a> {
+    pub read: &'a mut Verified,
+    /// Verifies signatures, if there are keys.
+    pub keys: Option<&'a [VerdictKey]>,
+    /// No file was read before this one: it may begin in the middle of the chain.
+    pub first: bool,
+    /// Remembers the hash at this place.
+    pub mark: Option<u64>,
+}
+
+/// Reads whole lines; the rest of the file, if a crash has cut its last line short, is what is behind [`Verified::len`].
+pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Result<(), AuditError> {
+    let Reading { read, keys, first, mark } = reading;
+    let mut reader = BufReader::with_capacity(64 << 10, file);
+    let mut line = Vec::new();
+    let mut begins = true;
+    read.len = 0;
+    if *mark == Some(read.end.seq) {
+        read.marked = Some(read.end.hash.clone());
+    }
+    loop {
+        line.clear();
+        let count = (&mut reader)
+            .take(MAX_LINE_V1)
+            .read_until(b'\n', &mut line)
+            .map_err(|source| FileError { what: "read", path: path.to_owned(), source })?;
+        let wrong = |problem| AuditError::Chain { path: path.to_owned(), line: read.end.seq + 1, problem };
+        let Some(text) = line.strip_suffix(b"\n") else {
+            if count as u64 == MAX_LINE_V1 {
+                return Err(wrong("it is too long"));
+            }
+            return Ok(());
+        };
+        let value: Value = serde_json::from_slice(text).map_err(|_| wrong("it is not JSON"))?;
+        let (Some(seq), Some(prev)) = (value["seq"].as_u64(), value["prev"].as_str()) else {
+            return Err(wrong("it has no seq or prev"));
+        };
+        let new_format = match &value["v"] {
+            Value::Null if read.new_format => {
+                return Err(wrong("it is of an older format than the line before"));
+            }
+            Value::Null => false,
+            version if version.as_u64() == Some(VERSION) => true,
+            _ => return Err(wrong("its version is not known here: use a newer cvmm-gate")),
+        };
+        if new_format && count as u64 > MAX_LINE {
+            return Err(wrong("it is too long"));
+        }
+        if begins && *first && seq > 0 && new_format {
+            // Everything before is in files that were not given: a signed line says what they end with.
+            let hexadecimal = prev.len() == 96 && prev.bytes().all(|digit| digit.is_ascii_hexdigit());
+            if value["event"] != CONTINUED || !hexadecimal || value["signature"].is_null() {
+                return Err(wrong(
+                    "the file begins in the middle of the chain, and not with a signed \"continued\" line",
+                ));
+            }
+            read.first = Place { seq, hash: prev.to_owned() };
+            read.end = read.first.clone();
+            if *mark == Some(seq) {
+                read.marked = Some(prev.to_owned());
+            }
+        }
+        if seq != read.end.seq || prev != read.end.hash {
+            return Err(AuditError::Chain {
+                path: path.to_owned(),
+                line: read.end.seq + 1,
+                problem: "it does not continue the line before: something was changed, removed or inserted",
+            });
+        }
+        let wrong = |problem| AuditError::Chain { path: path.to_owned(), line: seq + 1, problem };
+        if let Some(signature) = value.get("signature") {
+            let text = std::str::from_utf8(text).unwrap_or_default();
+            let (message, signature) = if new_format {
+                let (body, signature) =
+                    without_signature(text).ok_or_else(|| wrong("its signature is malformed"))?;
+                (signed_bytes(&body), signature)
+            } else {
+                let signature = signature.as_str().and_then(|text| STANDARD.decode(text).ok());
+                (prev.as_bytes().to_vec(), signature.ok_or_else(|| wrong("its signature is malformed"))?)
+            };
+            if keys.is_some_and(|keys| !keys.iter().any(|key| key.verifies(&message, &signature))) {
+                return Err(wrong("its signature does not verify with the gate's key"));
+            }
+            // Version 1 signs what is before the line, not the line.
+            read.signed = if new_format { seq + 1 } else { seq };
+        }
+        if value["lost"] == true {
+            read.lost.push(seq);
+        }
+        read.new_format = new_format;
+        read.end = Place { seq: seq + 1, hash: hash(text) };
+        read.len += count as u64;
+        if *mark == Some(read.end.seq) {
+            read.marked = Some(read.end.hash.clone());
+        }
+        begins = false;
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the state folder remembers of the log's end: a log that is shorter than it was is found at the start, even if it is gone.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::read::Place;
+use crate::files::{self, FileError};
+
+const FORMAT: u32 = 1;
+const MAX_FILE: u64 = 1024;
+/// Time between two records while the gate serves. What was written since then can be cut off a log without a trace only while the gate
+/// is down, and only up to exactly there.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// The end of the log, as it was on the disk at some time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tail {
+    format: u32,
+    pub seq: u64,
+    pub hash: String,
+    /// The log was closed: there is nothing behind this place.
+    pub closed: bool,
+}
+
+impl Tail {
+    pub(super) fn new(place: &Place, closed: bool) -> Self {
+        Self { format: FORMAT, seq: place.seq, hash: place.hash.clone(), closed }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place { seq: self.seq, hash: self.hash.clone() }
+    }
+}
+
+/// The file that has it.
+#[derive(Debug)]
+pub(super) struct TailFile {
+    path: PathBuf,
+    written: Option<Instant>,
+}
+
+impl TailFile {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), written: None }
+    }
+
+    /// `None` if there is none: no log was written with this state folder.
+    pub(super) fn read(&self) -> Result<Option<Tail>, FileError> {
+        let Some(bytes) = files::read_if_there(&self.path, MAX_FILE)? else { return Ok(None) };
+        match serde_json::from_slice::<Tail>(&bytes) {
+            Ok(tail) if tail.format == FORMAT => Ok(Some(tail)),
+            _ => Err(FileError {
+                what: "understand",
+                path: self.path.clone(),
+                source: std::io::Error::other(
+                    "it is damaged; remove it if the audit log is known to be whole",
+                ),
+            }),
+        }
+    }
+
+    /// Remembers `place`, durably.
+    pub(super) fn write(&mut self, place: &Place, closed: bool) -> Result<(), FileError> {
+        let text = serde_json::to_vec(&Tail::new(place, closed)).unwrap_or_default();
+        files::replace(&self.path, &text, 0o600)?;
+        self.written = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Likewise, if the last time was long ago. The log itself is right; that it could not be remembered is only said.
+    pub(super) fn write_now_and_then(&mut self, place: &Place) {
+        if self.written.is_some_and(|written| written.elapsed() < INTERVAL) {
+            return;
+        }
+        // Not again with the next line either, if it fails.
+        self.written = Some(Instant::now());
+        if let Err(error) = self.write(place, false) {
+            tracing::warn!(%error, "the end of the audit log could not be recorded");
+        }
+    }
+}
