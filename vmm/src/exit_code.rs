@@ -2,7 +2,7 @@
 //! The exit codes of `cvmm`: a host agent decides by them, so they never change their meaning.
 //!
 //! Codes below 10 say that the VM did not start or that cvmm itself failed; from 10 to 19 the guest ran and ended in
-//! another way than by powering off; from 20 on the attestation gate did not admit it, so that it did not run; 30 is its state file's. Nothing else is used: a code above 127 is a signal's, set by the shell.
+//! another way than by powering off; from 20 on the attestation gate did not admit it, so that it did not run; 30 is its state file's; 40 is of evidence that could not be verified. Nothing else is used: a code above 127 is a signal's, set by the shell.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -55,11 +55,13 @@ pub enum ExitStatus {
     Ticket = 24,
     /// A VM's state file is damaged, another VM's, too old, or the key is wrong.
     State = 30,
+    /// `attest report`, `attest verify`: there is no certificate to verify a report by.
+    Unverified = 40,
 }
 
 impl ExitStatus {
     /// All codes in ascending order.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Success,
         Self::Internal,
         Self::Usage,
@@ -82,6 +84,7 @@ impl ExitStatus {
         Self::GateAnswer,
         Self::Ticket,
         Self::State,
+        Self::Unverified,
     ];
 
     /// The process exit code.
@@ -123,6 +126,9 @@ impl ExitStatus {
             Self::GateDenied => "the attestation gate refused the guest; the message has its reasons",
             Self::GateAnswer => "the attestation gate's answer is of no use",
             Self::Ticket => "the attestation gate's ticket is not for this launch, or not the gate's",
+            Self::Unverified => {
+                "attest report, attest verify: there is no certificate to verify the report by; what to fetch is printed"
+            }
             Self::State => "the VM's state file is refused: damaged, another VM's, too old, or a wrong key",
         }
     }
@@ -155,6 +161,11 @@ impl From<ExitStatus> for std::process::ExitCode {
 pub trait ExitReport {
     /// The exit code for it.
     fn exit_status(&self) -> ExitStatus;
+
+    /// Code of the reason, if it has one (docs/reasons.md).
+    fn reason_code(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Exits by kind (`io.0x3f8`, `mmio.ecam`, `hlt`), if they were counted.
     fn exits(&self) -> Option<BTreeMap<String, u64>> {

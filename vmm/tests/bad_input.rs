@@ -52,7 +52,7 @@ fn pe(mut file: Vec<u8>, at: usize, names: &[&[u8; 8]]) -> Vec<u8> {
 }
 
 fn uki() -> Vec<u8> {
-    pe(vec![0; 8192], 0x80, &[b".text\0\0\0", b".linux\0\0"])
+    cvmm_launch::samples::uki_of(8192)
 }
 
 /// A bzImage of boot protocol 2.15.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cvmm_launch::id_block::{IdError, Identity};
+use cvmm_launch::samples;
 use cvmm_snp::policy::GuestPolicy;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -73,43 +74,8 @@ fn firmware() -> Vec<u8> {
     image
 }
 
-/// Headers of a PE32+ file at `at` whose sections cover the second half.
-fn pe(file: &mut [u8], at: usize, names: &[&[u8; 8]]) {
-    let len = file.len() as u32;
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, b"MZ");
-    put(0x3c, &(at as u32).to_le_bytes());
-    put(at, b"PE\0\0\x64\x86");
-    put(at + 6, &(names.len() as u16).to_le_bytes());
-    put(at + 20, &0x70_u16.to_le_bytes());
-    put(at + 24, &0x20b_u16.to_le_bytes());
-    put(at + 24 + 68, &10_u16.to_le_bytes());
-    for (index, name) in names.iter().enumerate() {
-        let header = at + 24 + 0x70 + 40 * index;
-        put(header, *name);
-        put(header + 16, &(len - len / 2).to_le_bytes());
-        put(header + 20, &(len / 2).to_le_bytes());
-    }
-}
-
-fn kernel() -> Vec<u8> {
-    let mut file = vec![0x90; 8192];
-    file[..1536].fill(0);
-    file[0x1f1] = 1;
-    file[0x1f4..0x1f8].copy_from_slice(&((8192 - 1024) / 16_u32).to_le_bytes());
-    file[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x6aHdrS");
-    file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
-    file[0x236] = 1;
-    file[0x238..0x23c].copy_from_slice(&2047_u32.to_le_bytes());
-    pe(&mut file, 0x280, &[b".text\0\0\0"]);
-    file
-}
-
 fn uki() -> Vec<u8> {
-    let mut file: Vec<u8> = (0..50_000_u32).map(|at| (at / 7) as u8).collect();
-    file[..1024].fill(0);
-    pe(&mut file, 0x80, &[b".text\0\0\0", b".linux\0\0"]);
-    file
+    samples::uki_of(50_000)
 }
 
 /// A folder with files of a guest.
@@ -119,7 +85,7 @@ impl Lab {
     fn new() -> Self {
         let lab = Self(TempDir::new().unwrap());
         lab.write("fw.fd", &firmware());
-        lab.write("bzimage", &kernel());
+        lab.write("bzimage", &samples::bzimage(8192));
         lab.write("guest.efi", &uki());
         lab.write("initrd", b"initrd");
         lab
@@ -143,8 +109,12 @@ impl Lab {
     }
 
     fn measure(&self, words: &[&str]) -> Ended {
+        self.run(&[&["measure"], words].concat())
+    }
+
+    fn run(&self, words: &[&str]) -> Ended {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cvmm"));
-        command.env_remove("CVMM_LOG").current_dir(self.0.path()).arg("measure").args(words);
+        command.env_remove("CVMM_LOG").current_dir(self.0.path()).args(words);
         Ended(command.output().unwrap(), words.join(" "))
     }
 
@@ -497,7 +467,7 @@ fn what_a_person_gets_wrong_is_named() {
     lab.write("bad.json", b"{\"format\": \"cvmm-launch-plan-2\"}");
     let text = lab.measure(&["--diff", "bad.json", "bad.json"]).code(5);
     assert!(
-        text.contains("bad.json is no plan saved by `cvmm measure --json`") && text.contains("line 1"),
+        text.contains("bad.json is not a plan saved by `cvmm measure --json`") && text.contains("line 1"),
         "{text}"
     );
 }
@@ -569,4 +539,113 @@ fn what_changes_a_digest_is_what_the_page_on_upgrades_says() {
     image[last] ^= 1;
     lab.write("guest.efi", &image);
     assert_ne!(digest(uki, "", "", "", milan), base, "UKI");
+}
+
+/// What no loader starts is refused by the code, the section and its offset, whichever command reads it.
+#[test]
+fn images_that_no_loader_starts_are_refused() {
+    let lab = Lab::new();
+    let kernel = samples::bzimage(8192);
+    let good = samples::uki(&[
+        (".osrel", b"ID=x"),
+        (".cmdline", b"quiet"),
+        (".initrd", &[7; 5000]),
+        (".linux", &kernel),
+    ]);
+    let at = |section: &str, field: usize| samples::header(&good, section, 0).unwrap() + field;
+    let linux = u32::from_le_bytes(good[at(".linux", 12)..][..4].try_into().unwrap());
+    let patched = |section: &str, field: usize, value: u32| {
+        let mut bytes = good.clone();
+        bytes[at(section, field)..][..4].copy_from_slice(&value.to_le_bytes());
+        bytes
+    };
+    let mut two = good.clone();
+    two[at(".osrel", 0)..][..8].copy_from_slice(b".linux\0\0");
+    let nul = samples::uki(&[(".cmdline", b"quiet\0init=/bin/sh"), (".linux", &kernel)]);
+    for (name, bytes, code, section) in [
+        ("overlap.efi", patched(".osrel", 12, linux + 0x1000), "uki.overlap", ".osrel"),
+        ("high.efi", patched(".osrel", 12, 0xffff_f000), "uki.placement", ".osrel"),
+        ("empty.efi", patched(".linux", 8, 0), "uki.no-memory", ".linux"),
+        ("two.efi", two, "uki.kernel", ".linux"),
+        ("nul.efi", nul, "uki.cmdline", ".cmdline"),
+    ] {
+        lab.write(name, &bytes);
+        lab.toml("vm.toml", 1, "256MiB", name);
+        let measured = lab.measure(&["--config", "vm.toml", "--vcpu-type", "EPYC-Milan"]).code(4);
+        // What the gate and QEMU's form of the command line are given is recognised by the same code.
+        let fed = lab.guest(&["--kernel", name, "--vcpus", "1"]).code(4);
+        for text in [measured, fed] {
+            assert!(text.starts_with(&format!("error[{code}]: kernel ")) && text.contains(name), "{text}");
+            assert!(text.contains(&format!("section {section} (header at file offset 0x")), "{text}");
+        }
+    }
+    lab.write("good.efi", &good);
+    lab.toml("vm.toml", 1, "256MiB", "good.efi");
+    lab.measure(&["--config", "vm.toml", "--vcpu-type", "EPYC-Milan"]).ok();
+}
+
+/// An image of an ordinary build: a table without entries.
+fn plain_firmware() -> Vec<u8> {
+    let mut image = vec![0xff; 8192];
+    let footer = [&18_u16.to_le_bytes()[..], &FOOTER].concat();
+    image[8192 - 32 - footer.len()..8192 - 32].copy_from_slice(&footer);
+    image
+}
+
+#[test]
+fn firmware_that_cannot_start_an_snp_guest_has_no_digest() {
+    let lab = Lab::new();
+    lab.write("plain.fd", &plain_firmware());
+    for words in [
+        &["--ovmf", "plain.fd", "--vcpus", "1", "--vcpu-type", "EPYC-Milan"][..],
+        &["--ovmf", "plain.fd", "--vcpus", "1", "--vcpu-type", "EPYC-Milan", "--json"],
+        &["--ovmf", "plain.fd", "--mode", "snp:ovmf-hash"],
+    ] {
+        let text = lab.measure(words).code(4);
+        assert!(
+            text.starts_with("error[firmware.sev-metadata]: firmware plain.fd cannot start an SNP guest"),
+            "{text}"
+        );
+        assert!(text.contains("dc886566-") && text.contains("ovmf-amdsev"), "{text}");
+    }
+    // Metadata with one section of another kind: what is missing is named.
+    let good = firmware();
+    let records = 256 + 16;
+    for (index, missing) in [(2, "secrets"), (3, "cpuid")] {
+        let mut image = good.clone();
+        // Its kind is the record's third number: memory of the firmware.
+        image[records + 12 * index + 8..][..4].copy_from_slice(&1_u32.to_le_bytes());
+        lab.write("less.fd", &image);
+        let text = lab.measure(&["--ovmf", "less.fd", "--vcpus", "1", "--vcpu-type", "EPYC-Milan"]).code(4);
+        assert!(text.starts_with("error[firmware.sev-section]: ") && text.contains(missing), "{text}");
+    }
+    // Started, not only measured: before anything of the machine exists.
+    let toml = "name = \"x\"\nvcpus = 1\nmemory = \"256MiB\"\nisolation = \"snp\"\nfirmware = \"plain.fd\"\n[boot]\nprofile = \"disk\"\n[[disk]]\npath = \"disk.img\"\n";
+    lab.write("disk.img", &[0; 1 << 20]);
+    lab.write("snp.toml", toml.as_bytes());
+    let text = lab.run(&["run", "--config", "snp.toml", "--without-gate"]).code(4);
+    assert!(text.contains("error[firmware.sev-metadata]"), "{text}");
+}
+
+/// Strings of a saved plan do not steer the terminal, and a difference stays one line.
+#[test]
+fn a_plan_of_unknown_origin_prints_no_escapes() {
+    let lab = Lab::new();
+    lab.toml("a.toml", 1, "256MiB", "guest.efi");
+    let plan = lab.measure(&["--config", "a.toml", "--vcpu-type", "EPYC-Milan", "--json"]).ok();
+    lab.write("a.json", plan.as_bytes());
+    let mut hostile: Value = serde_json::from_str(&plan).unwrap();
+    hostile["profile"] = "\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\nno difference".into();
+    hostile["imports"][0]["tag"] = "\u{1b}[31mfirmware\r\u{202e}".into();
+    lab.write("b.json", hostile.to_string().as_bytes());
+    for words in [&["--diff", "a.json", "b.json"][..], &["--diff", "a.json", "b.json", "--json"]] {
+        let text = lab.measure(words).code(6);
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n' || c == '\u{202e}'), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("no difference")), "{text}");
+    }
+    let text = lab.measure(&["--diff", "a.json", "b.json"]).code(6);
+    assert!(text.contains("\\u001b[2J") && text.contains("\\u009b31m\\u000ano difference"), "{text}");
+    // Names in errors too.
+    let text = lab.measure(&["--diff", "a.json", "\u{1b}[31mx"]).code(5);
+    assert!(text.contains("\\u001b[31mx") && !text.contains('\u{1b}'), "{text}");
 }

@@ -5,9 +5,10 @@
 //! does not have is `None`, so that "absent" and "zero" cannot be confused by a policy. Serialised they are a complete document
 //! in which what is absent is `null` (docs/attestation.md).
 
+use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
-use cvmm_snp::tcb::TcbParts;
+use cvmm_snp::tcb::{TcbLayout, TcbParts};
 use serde::{Deserialize, Serialize};
 
 /// A product line with certificates of its own.
@@ -22,15 +23,46 @@ pub enum Product {
     Turin,
 }
 
+/// Families and models of each product (AMD, publication 57230): the only place that has them.
+const MODELS: [(Product, u8, std::ops::RangeInclusive<u8>); 4] = [
+    (Product::Milan, 0x19, 0x00..=0x0f),
+    (Product::Genoa, 0x19, 0x10..=0x1f),
+    (Product::Genoa, 0x19, 0xa0..=0xaf),
+    (Product::Turin, 0x1a, 0x00..=0x11),
+];
+
 impl Product {
+    /// All of them, from the oldest to the newest.
+    pub const ALL: [Self; 3] = [Self::Milan, Self::Genoa, Self::Turin];
+
     /// The product of a processor's family and model (CPUID Fn0000_0001_EAX).
     #[must_use]
     pub fn from_processor(family: u8, model: u8) -> Option<Self> {
-        match (family, model) {
-            (0x19, 0x00..=0x0f) => Some(Self::Milan),
-            (0x19, 0x10..=0x1f | 0xa0..=0xaf) => Some(Self::Genoa),
-            (0x1a, 0x00..=0x11) => Some(Self::Turin),
-            _ => None,
+        let found = MODELS.iter().find(|(_, of, models)| *of == family && models.contains(&model));
+        found.map(|(product, ..)| *product)
+    }
+
+    /// The product of a processor by its signature.
+    #[must_use]
+    pub fn from_signature(signature: CpuSignature) -> Option<Self> {
+        Self::from_processor(signature.family().try_into().ok()?, signature.model().try_into().ok()?)
+    }
+
+    /// How its TCB versions are laid out.
+    #[must_use]
+    pub fn layout(self) -> TcbLayout {
+        match self {
+            Self::Milan | Self::Genoa => TcbLayout::Family19h,
+            Self::Turin => TcbLayout::Family1ah,
+        }
+    }
+
+    /// Bytes of a chip's identifier; in a report zeros follow up to 64.
+    #[must_use]
+    pub fn chip_id_len(self) -> usize {
+        match self {
+            Self::Milan | Self::Genoa => 64,
+            Self::Turin => 8,
         }
     }
 }
@@ -53,6 +85,17 @@ pub enum SigningKey {
     Vcek,
     /// A key that AMD gave to a cloud.
     Vlek,
+}
+
+impl SigningKey {
+    /// Its name in AMD's addresses and in files' names.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vcek => "vcek",
+            Self::Vlek => "vlek",
+        }
+    }
 }
 
 /// Who asked for a report.
@@ -146,4 +189,31 @@ pub enum Revocation {
         /// When it should have been replaced.
         next_update: Option<i64>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_are_known_by_their_processors() {
+        for (family, model, product) in [
+            (0x19, 0x01, Some(Product::Milan)),
+            (0x19, 0x11, Some(Product::Genoa)),
+            (0x19, 0xa0, Some(Product::Genoa)),
+            (0x19, 0x21, None),
+            (0x1a, 0x02, Some(Product::Turin)),
+            (0x1a, 0x11, Some(Product::Turin)),
+            // Not a server's: no VCEK is issued for it.
+            (0x1a, 0x12, None),
+            (0x17, 0x31, None),
+        ] {
+            assert_eq!(Product::from_processor(family, model), product, "{family:#x} {model:#x}");
+            let signature = CpuSignature::from_parts(family.into(), model.into(), 1).unwrap();
+            assert_eq!(Product::from_signature(signature), product);
+        }
+        for product in Product::ALL {
+            assert_eq!(product.chip_id_len() == 8, product.layout() == TcbLayout::Family1ah);
+        }
+    }
 }

@@ -9,9 +9,12 @@
 
 pub mod claims;
 mod der;
+pub mod encoding;
 pub mod inspect;
+pub mod kds;
 mod plain;
 pub mod policy;
+pub mod printable;
 pub mod reason;
 pub mod refusal;
 pub mod roots;

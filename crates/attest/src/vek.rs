@@ -14,9 +14,6 @@ use crate::x509::{Certificate, Key, common_name};
 
 /// 1.3.6.1.4.1.3704.1
 const ARC: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x9c, 0x78, 0x01];
-/// Bytes of a chip's identifier, before Turin and from it on.
-const HWID: usize = 64;
-const SHORT_HWID: usize = 8;
 
 /// A key's certificate, understood but not verified.
 #[derive(Clone, Debug)]
@@ -85,8 +82,7 @@ impl<'a> Vek<'a> {
         }
         let (hwid, csp_id) = match (kind, value(&[4]), value(&[5])) {
             (SigningKey::Vcek, Some(hwid), None) => {
-                let len = if turin { SHORT_HWID } else { HWID };
-                (Some(chip(hwid, len).ok_or(none("hwID has another length"))?), None)
+                (Some(chip(hwid, product.chip_id_len()).ok_or(none("hwID has another length"))?), None)
             }
             (SigningKey::Vlek, None, Some(csp)) => {
                 let csp = text(csp).filter(|csp| !csp.is_empty()).ok_or(none("cspID"))?;

@@ -15,7 +15,7 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::report::{ALGORITHM_P384, Report, SIGNED_LEN, VMPL_HOST};
-use cvmm_snp::tcb::{TcbLayout, TcbParts, TcbVersion};
+use cvmm_snp::tcb::{TcbParts, TcbVersion};
 use zerocopy::FromBytes;
 
 use crate::claims::{Claims, FirmwareVersion, Product, Requester, Revocation, SigningKey};
@@ -73,8 +73,27 @@ pub struct Hint {
     pub product: Option<Product>,
     /// CHIP_ID.
     pub chip_id: [u8; 64],
-    /// REPORTED_TCB; `None` if it has reserved bytes that are not zero.
-    pub reported_tcb: Option<TcbParts>,
+    /// REPORTED_TCB, as it is in the report: what its bytes mean depends on the product.
+    pub tcb: TcbVersion,
+}
+
+impl Hint {
+    /// The products that the report can be of, each with its REPORTED_TCB, the likeliest first. From version 3 there is at most one.
+    ///
+    /// A report of version 2 does not name its processor. Turin has chip identifiers of 8 bytes and another order of TCB bytes with
+    /// other reserved ones; Milan and Genoa differ in nothing that is here, and only the certificate tells which of them it is.
+    #[must_use]
+    pub fn subjects(&self) -> Vec<(Product, TcbParts)> {
+        let (short, rest) = self.chip_id.split_at(Product::Turin.chip_id_len());
+        let (short, long) = (short.iter().any(|byte| *byte != 0), rest.iter().any(|byte| *byte != 0));
+        let possible = |product: &Product| match self.product {
+            Some(named) => named == *product,
+            // Masked identifiers, and those of a cloud's VLEK, tell nothing.
+            None => !short || (*product == Product::Turin) != long,
+        };
+        let products = Product::ALL.into_iter().filter(possible);
+        products.filter_map(|product| Some((product, self.tcb.parts(product.layout())?))).collect()
+    }
 }
 
 /// Reads from a report what helps to find its certificate.
@@ -82,23 +101,42 @@ pub fn hint(report: &[u8]) -> Result<Hint, Refusal> {
     let raw: &[u8; REPORT_LEN] = report.try_into().map_err(|_| Refusal::Length { len: report.len() })?;
     let report = Report::ref_from_bytes(raw).map_err(|_| Refusal::Length { len: raw.len() })?;
     let form = Form::check(report, raw)?;
-    // Version 2 is of processors that have the older layout.
-    let layout = form.product.map_or(TcbLayout::Family19h, layout);
     Ok(Hint {
         signing_key: form.signing_key,
         product: form.product,
         chip_id: report.chip_id,
-        reported_tcb: report.reported_tcb.parts(layout),
+        tcb: report.reported_tcb,
     })
 }
 
-/// How TCBs of the product are laid out.
+/// The product that a signing key's certificate is of, if it is one. Nothing is verified.
 #[must_use]
-pub fn layout(product: Product) -> TcbLayout {
-    match product {
-        Product::Milan | Product::Genoa => TcbLayout::Family19h,
-        Product::Turin => TcbLayout::Family1ah,
+pub fn product_of(vek: &[u8]) -> Option<Product> {
+    Vek::parse(vek).ok().map(|vek| vek.product)
+}
+
+/// What a report says of itself, with no certificate to verify it by: anyone can have written it. For people who look for the
+/// certificate; no policy is asked about it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(transparent)]
+pub struct Unverified(Claims);
+
+impl Unverified {
+    /// What the report says, for display.
+    #[must_use]
+    pub fn display(&self) -> &Claims {
+        &self.0
     }
+}
+
+/// Reads a report of `product` without verifying it. Only its form is checked.
+pub fn read_unverified(report: &[u8], product: Product) -> Result<Unverified, Refusal> {
+    let raw: &[u8; REPORT_LEN] = report.try_into().map_err(|_| Refusal::Length { len: report.len() })?;
+    let report = Report::ref_from_bytes(raw).map_err(|_| Refusal::Length { len: raw.len() })?;
+    let form = Form::check(report, raw)?;
+    let chip_id = (report.chip_id != [0; 64]).then_some(report.chip_id);
+    let signer = Signer { product, kind: form.signing_key, csp_id: None };
+    claims(report, &form, signer, chip_id, Revocation::NoList).map(Unverified)
 }
 
 /// Verifies `evidence`.
@@ -117,20 +155,39 @@ pub fn verify(evidence: &Evidence<'_>, trust: &Trust, options: &Options) -> Resu
     let authority = chain(&vek, evidence.intermediate, trust, options.now)?;
     let revocation = revocation(&vek, evidence.crl, authority, options)?;
     signature(raw, vek.key)?;
-    let layout = layout(vek.product);
-    let tcb = |version: TcbVersion, field| version.parts(layout).ok_or(Refusal::Tcb { field });
-    let reported_tcb = tcb(report.reported_tcb, "REPORTED_TCB")?;
+    let layout = vek.product.layout();
+    let reported_tcb = report.reported_tcb.parts(layout).ok_or(Refusal::Tcb { field: "REPORTED_TCB" })?;
     if reported_tcb != vek.tcb {
         return Err(Refusal::ReportedTcb { report: reported_tcb, vek: vek.tcb });
     }
     let chip_id = chip(report, &vek, options)?;
+    let signer = Signer { product: vek.product, kind: vek.kind, csp_id: vek.csp_id };
+    claims(report, &form, signer, chip_id, revocation)
+}
+
+/// Who signed a report.
+struct Signer<'a> {
+    product: Product,
+    kind: SigningKey,
+    csp_id: Option<&'a str>,
+}
+
+fn claims(
+    report: &Report,
+    form: &Form,
+    signer: Signer<'_>,
+    chip_id: Option<[u8; 64]>,
+    revocation: Revocation,
+) -> Result<Claims, Refusal> {
+    let layout = signer.product.layout();
+    let tcb = |version: TcbVersion, field| version.parts(layout).ok_or(Refusal::Tcb { field });
     let firmware = |[build, minor, major]: [u8; 3]| FirmwareVersion { major, minor, build };
     let five = |vector: zerocopy::little_endian::U64| (report.version.get() >= 5).then_some(vector.get());
     Ok(Claims {
         report_version: report.version.get(),
-        product: vek.product,
+        product: signer.product,
         cpuid: form.cpuid,
-        signing_key: vek.kind,
+        signing_key: signer.kind,
         requester: form.requester,
         policy: GuestPolicy(report.policy.get()),
         guest_svn: report.guest_svn.get(),
@@ -144,8 +201,8 @@ pub fn verify(evidence: &Evidence<'_>, trust: &Trust, options: &Options) -> Resu
         report_id: report.report_id,
         platform_info: report.platform_info.get(),
         chip_id,
-        csp_id: vek.csp_id.map(str::to_owned),
-        reported_tcb,
+        csp_id: signer.csp_id.map(str::to_owned),
+        reported_tcb: tcb(report.reported_tcb, "REPORTED_TCB")?,
         current_tcb: tcb(report.current_tcb, "CURRENT_TCB")?,
         committed_tcb: tcb(report.committed_tcb, "COMMITTED_TCB")?,
         launch_tcb: tcb(report.launch_tcb, "LAUNCH_TCB")?,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cvmm_attest::encoding;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -158,7 +159,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFile
     let content =
         |problem: &str| TlsFileError::Content { path: path.to_owned(), problem: problem.to_owned() };
     let (bytes, _) = read(path)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&encoding::text(&bytes))
         .collect::<Result<_, _>>()
         .map_err(|_| content("is no valid PEM file"))?;
     if certificates.is_empty() {

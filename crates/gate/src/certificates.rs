@@ -11,10 +11,10 @@
 
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::claims::{Product, SigningKey};
+use cvmm_attest::encoding::{self, EncodingError};
 use cvmm_attest::reason::Reason;
+use cvmm_attest::verify::Hint;
 use cvmm_snp::tcb::TcbParts;
 
 use crate::files;
@@ -33,55 +33,63 @@ impl Store {
         Self(folder.to_owned())
     }
 
-    /// The certificate of the key that signed for this TCB; the reason without names the file.
-    pub fn vek(
-        &self,
-        product: Product,
-        kind: SigningKey,
-        chip: &[u8; 64],
-        tcb: &TcbParts,
-    ) -> Result<Vec<u8>, Reason> {
-        let used = chip.get(..chip_len(product)).unwrap_or_default();
+    /// The certificate of the key that signed the report `hint` is of; the reason without names the file. A report of version 2
+    /// does not tell its product: the certificates of each that it can be of are looked for.
+    pub fn vek(&self, hint: &Hint) -> Result<Vec<u8>, Reason> {
+        let mut missing = None;
+        for (product, tcb) in hint.subjects() {
+            match self.vek_of(product, hint, &tcb) {
+                Ok(Some(vek)) => return Ok(vek),
+                Ok(None) => {
+                    let used = hint.chip_id.get(..product.chip_id_len()).unwrap_or_default();
+                    missing.get_or_insert_with(|| self.0.join(vek_name(hint.signing_key, used, &tcb)));
+                }
+                Err(reason) => return Err(reason),
+            }
+        }
+        let message = match missing {
+            Some(path) => format!(
+                "there is no certificate for this chip and TCB: {} is missing; fetch it from AMD's key server",
+                path.display()
+            ),
+            None => {
+                "the report's REPORTED_TCB has reserved bytes that are not zero: no certificate is for it"
+                    .to_owned()
+            }
+        };
+        Err(Reason::new("gate.certificate", message))
+    }
+
+    fn vek_of(&self, product: Product, hint: &Hint, tcb: &TcbParts) -> Result<Option<Vec<u8>>, Reason> {
+        let (kind, chip) = (hint.signing_key, &hint.chip_id);
+        let used = chip.get(..product.chip_id_len()).unwrap_or_default();
         let exact = self.0.join(vek_name(kind, used, tcb));
-        for path in [&exact, &exact.with_file_name(format!("{}.der", kind_name(kind)))] {
+        for path in [&exact, &exact.with_file_name(format!("{}.der", kind.name()))] {
             match files::read_if_there(path, MAX_CERTIFICATE) {
-                Ok(Some(bytes)) => return der(bytes).ok_or_else(|| unreadable(path)),
+                Ok(Some(bytes)) => {
+                    let vek = encoding::vek(&bytes, hint).map_err(|problem| unreadable(path, &problem))?;
+                    return Ok(Some(vek.into_owned()));
+                }
                 Ok(None) => {}
                 Err(error) => return Err(Reason::new("gate.certificate", error.to_string())),
             }
         }
-        Err(Reason::new(
-            "gate.certificate",
-            format!(
-                "there is no certificate for this chip and TCB: {} is missing; fetch it from AMD's key server",
-                exact.display()
-            ),
-        ))
+        Ok(None)
     }
 
     /// The revocation list of a product's root for keys of this kind, if there is one.
     pub fn crl(&self, product: Product, kind: SigningKey) -> Result<Option<Vec<u8>>, Reason> {
         let path = self.0.join(crl_name(product, kind));
-        files::read_if_there(&path, MAX_CRL)
-            .map_err(|error| Reason::new("gate.certificate", error.to_string()))
-    }
-}
-
-/// Bytes of a chip's identifier.
-pub(crate) fn chip_len(product: Product) -> usize {
-    if product == Product::Turin { 8 } else { 64 }
-}
-
-pub(crate) fn kind_name(kind: SigningKey) -> &'static str {
-    match kind {
-        SigningKey::Vcek => "vcek",
-        SigningKey::Vlek => "vlek",
+        let list = files::read_if_there(&path, MAX_CRL)
+            .map_err(|error| Reason::new("gate.certificate", error.to_string()))?;
+        let read = |list: Vec<u8>| encoding::revocation_list(&list).map(|list| list.into_owned());
+        list.map(read).transpose().map_err(|problem| unreadable(&path, &problem))
     }
 }
 
 /// Where the certificate of a key for this chip and TCB is in a store.
 pub(crate) fn vek_name(kind: SigningKey, chip: &[u8], tcb: &TcbParts) -> PathBuf {
-    let name = format!("{}_{}.der", stem(tcb), kind_name(kind));
+    let name = format!("{}_{}.der", stem(tcb), kind.name());
     match kind {
         SigningKey::Vcek => {
             let chip: String = hex::encode(chip);
@@ -93,62 +101,15 @@ pub(crate) fn vek_name(kind: SigningKey, chip: &[u8], tcb: &TcbParts) -> PathBuf
 
 /// Where the revocation list of a product's root for keys of this kind is in a store.
 pub(crate) fn crl_name(product: Product, kind: SigningKey) -> PathBuf {
-    Path::new("crl").join(format!("{product}-{}.der", kind_name(kind)))
+    Path::new("crl").join(format!("{product}-{}.der", kind.name()))
 }
 
-fn unreadable(path: &Path) -> Reason {
-    Reason::new("gate.certificate", format!("{} is neither DER nor PEM of a certificate", path.display()))
+fn unreadable(path: &Path, problem: &EncodingError) -> Reason {
+    Reason::new("gate.certificate", format!("{} cannot be used: {problem}", path.display()))
 }
 
 fn stem(tcb: &TcbParts) -> String {
     let TcbParts { fmc, bootloader, tee, snp, microcode } = tcb;
     let fmc = fmc.map_or(String::new(), |fmc| format!("_fmc{fmc:02}"));
     format!("bl{bootloader:02}_tee{tee:02}_snp{snp:02}_ucode{microcode:02}{fmc}")
-}
-
-fn der(bytes: Vec<u8>) -> Option<Vec<u8>> {
-    if !bytes.starts_with(BEGIN.as_bytes()) {
-        return Some(bytes);
-    }
-    match pem(std::str::from_utf8(&bytes).ok()?) {
-        Some(("CERTIFICATE", der)) => Some(der),
-        _ => None,
-    }
-}
-
-/// What a PEM block begins with.
-pub(crate) const BEGIN: &str = "-----BEGIN ";
-
-/// The label and the content of one block of PEM. Lines may have any length: AMD's key server sends 76 characters, where RFC 7468
-/// wants 64.
-pub(crate) fn pem(text: &str) -> Option<(&str, Vec<u8>)> {
-    let (label, rest) = text.trim().strip_prefix(BEGIN)?.split_once("-----")?;
-    let body = rest.strip_suffix("-----")?.strip_suffix(label)?.strip_suffix("-----END ")?;
-    let body: String = body.chars().filter(|char| !char.is_ascii_whitespace()).collect();
-    STANDARD.decode(body).ok().map(|der| (label, der))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pem_may_be_wrapped_anywhere() {
-        let block = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
-        for body in ["MAMCAQA=", "MAMC\nAQA=", "MAMC\r\nAQA=\r"] {
-            assert_eq!(pem(&block(body)), Some(("CERTIFICATE", vec![0x30, 3, 2, 1, 0])), "{body:?}");
-            assert_eq!(der(block(body).into_bytes()), Some(vec![0x30, 3, 2, 1, 0]));
-        }
-        let whole = block("MAMCAQA=");
-        for wrong in [
-            block("MAMCAQA"),
-            block("Proc-Type: 4,ENCRYPTED\n\nMAMCAQA="),
-            whole.replace("END CERTIFICATE", "END X"),
-            whole.replace("CERTIFICATE", "PRIVATE KEY"),
-            whole[..whole.len() - 2].to_owned(),
-            whole.repeat(2),
-        ] {
-            assert_eq!(der(wrong.clone().into_bytes()), None, "{wrong}");
-        }
-    }
 }

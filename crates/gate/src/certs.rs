@@ -10,17 +10,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cvmm_attest::claims::{Product, SigningKey};
+use cvmm_attest::encoding;
 use cvmm_attest::inspect::{Inspected, KeyCertificate, List, inspect};
 use cvmm_attest::reason::Reason;
 use cvmm_attest::roots::Trust;
 use cvmm_snp::tcb::TcbParts;
 use serde::Serialize;
 
-use crate::certificates::{BEGIN, MAX_CERTIFICATE, MAX_CRL, crl_name, kind_name, pem, vek_name};
+use crate::certificates::{MAX_CERTIFICATE, MAX_CRL, crl_name, vek_name};
 use crate::files::{self, FileError};
 
-/// Certificates in one file; a chain has two.
-const MOST_IN_FILE: usize = 16;
 /// Files that are listed.
 const MOST_LISTED: usize = 100_000;
 
@@ -76,7 +75,7 @@ pub fn import(
             }
             Inspected::Key(key) => {
                 let (path, note) = key_certificate(folder, &key, der, now)?;
-                Ok((kind_name(key.kind), Some(path), note))
+                Ok((key.kind.name(), Some(path), note))
             }
             Inspected::List(list) => {
                 let kind = crl_for.or_else(|| kind_in_name(file)).ok_or_else(|| {
@@ -154,26 +153,8 @@ fn kind_in_name(file: &Path) -> Option<SigningKey> {
 
 /// The DER of everything in a file, which is DER or PEM.
 fn split(bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, Reason> {
-    let Some(text) = std::str::from_utf8(&bytes).ok().filter(|text| text.contains(BEGIN)) else {
-        return Ok(vec![bytes]);
-    };
-    let mut found = Vec::new();
-    let starts: Vec<_> = text.match_indices(BEGIN).map(|(at, _)| at).collect();
-    if starts.len() > MOST_IN_FILE {
-        return Err(refuse(format!("it has more than {MOST_IN_FILE} certificates")));
-    }
-    for (number, start) in starts.iter().enumerate() {
-        let end = starts.get(number + 1).copied().unwrap_or(text.len());
-        let part = text.get(*start..end).unwrap_or_default();
-        let (label, der) = pem(part).ok_or_else(|| refuse("its PEM is malformed"))?;
-        if !matches!(label, "CERTIFICATE" | "X509 CRL") {
-            return Err(refuse(format!(
-                "it has a {label:?}, which is no certificate and no revocation list"
-            )));
-        }
-        found.push(der);
-    }
-    Ok(found)
+    let items = encoding::items(&bytes).map_err(|problem| refuse(problem.to_string()))?;
+    Ok(items.into_iter().map(|item| item.der.into_owned()).collect())
 }
 
 /// A file of the store.
@@ -295,14 +276,14 @@ fn stored(folder: &Path, path: &Path, trust: &Trust, now: i64) -> Stored {
             return entry;
         }
         Ok(Inspected::Key(key)) => {
-            entry.what = Some(kind_name(key.kind));
+            entry.what = Some(key.kind.name());
             entry.product = Some(key.product);
             entry.tcb = Some(key.tcb.into());
             (entry.from, entry.until) = (Some(key.not_before), Some(key.not_after));
             let chip = key.chip.as_deref().unwrap_or_default();
             entry.chip = key.chip.as_ref().map(hex::encode);
             let exact = vek_name(key.kind, chip, &key.tcb);
-            let any = exact.with_file_name(format!("{}.der", kind_name(key.kind)));
+            let any = exact.with_file_name(format!("{}.der", key.kind.name()));
             let judged = key.judge_time(now);
             entry.csp_id = key.csp_id;
             (vec![exact, any], judged)

@@ -34,7 +34,7 @@ use cvmm_attest::policy::{CrlRule, EvidenceClass, Expected};
 use cvmm_attest::reason::Reason;
 use cvmm_attest::roots::{Trust, TrustError};
 use cvmm_attest::table;
-use cvmm_attest::verify::{CrlUse, Evidence as Report, Options, hint, verify};
+use cvmm_attest::verify::{CrlUse, Evidence as Report, Options, hint, product_of, verify};
 use cvmm_gate_client::protocol::{
     Approval, Denied, MAX_FRAME, MAX_SHORT_FRAME, NONCE_LEN, PROTOCOL, Request, Response, Ticket,
 };
@@ -522,15 +522,15 @@ impl Engine {
         policy: &InForce,
         now: i64,
     ) -> Result<Claims, Vec<Reason>> {
-        let kind = hint(report).map_err(|refusal| vec![refusal.reason()])?.signing_key;
+        let hint = hint(report).map_err(|refusal| vec![refusal.reason()])?;
         let table = certificates.map(|table| decode("certificates", table)).transpose()?;
         let given = match &table {
             Some(table) => {
-                table::vek(table, kind).map_err(|error| one("gate.certificate", error.to_string()))?
+                table::vek(table, &hint).map_err(|error| one("gate.certificate", error.to_string()))?
             }
             None => None,
         };
-        self.verified(report, given, policy, now)
+        self.verified(report, given.as_deref(), policy, now)
     }
 
     /// Likewise, with the certificate that came along, if one did.
@@ -542,18 +542,17 @@ impl Engine {
         now: i64,
     ) -> Result<Claims, Vec<Reason>> {
         let hint = hint(report).map_err(|refusal| vec![refusal.reason()])?;
-        let product = hint.product.unwrap_or(cvmm_attest::claims::Product::Milan);
-        let stored = match (given, &hint.reported_tcb) {
-            (None, Some(tcb)) => Some(
-                self.store
-                    .vek(product, hint.signing_key, &hint.chip_id, tcb)
-                    .map_err(|reason| vec![reason])?,
-            ),
-            _ => None,
+        let stored = match given {
+            None => Some(self.store.vek(&hint).map_err(|reason| vec![reason])?),
+            Some(_) => None,
         };
-        let crl = self.store.crl(product, hint.signing_key).map_err(|reason| vec![reason])?;
-        let evidence =
-            Report { report, vek: given.or(stored.as_deref()), intermediate: None, crl: crl.as_deref() };
+        let vek = given.or(stored.as_deref());
+        // A report of version 2 does not name its product; its certificate does.
+        let crl = match vek.and_then(product_of).or(hint.product) {
+            Some(product) => self.store.crl(product, hint.signing_key).map_err(|reason| vec![reason])?,
+            None => None,
+        };
+        let evidence = Report { report, vek, intermediate: None, crl: crl.as_deref() };
         let options = Options {
             now,
             crl: match policy.policy.crl {

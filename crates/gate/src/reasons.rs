@@ -112,6 +112,7 @@ mod tests {
             cvmm_gate_client::client::CODES,
             cvmm_gate_client::frame::CODES,
             cvmm_gate_client::ticket::CODES,
+            cvmm_launch::reasons::CODES,
             cvmm_tpm::quote::CODES,
         ];
         let all: Vec<_> = others.concat().into_iter().chain(own).collect();

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cvmm_attest::encoding;
 use cvmm_gate_client::tls::{TlsFileError, certificates, private_key, roots};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
@@ -96,7 +97,7 @@ impl Settings {
 
 fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let bytes = files::read(path, MAX_CRL)?;
-    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&bytes)
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&encoding::text(&bytes))
         .collect::<Result<_, _>>()
         .map_err(|_| TlsError::Crl(path.to_owned()))?;
     if lists.is_empty() { Err(TlsError::Crl(path.to_owned())) } else { Ok(lists) }

@@ -22,19 +22,25 @@ use cvmm_snp::vmsa::Vmsa;
 use zerocopy::IntoBytes;
 
 use crate::blob::{Blob, ReadError};
-use crate::firmware::Firmware;
+use crate::firmware::{Firmware, SnpError};
 use crate::memory::MemoryLayout;
 use crate::plan::{LaunchPlan, PAGE_SIZE, PageImport, PageKind, PlanError, Profile, Source};
 use crate::vmsa::{self, VcpuModel};
 
 /// A plan that could not be measured.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot measure the {tag} pages: {error}")]
-pub struct MeasureError {
-    /// What the pages are.
-    pub tag: &'static str,
-    /// Why their content could not be read, with file and offset.
-    pub error: ReadError,
+pub enum MeasureError {
+    /// Content could not be read.
+    #[error("cannot measure the {tag} pages: {error}")]
+    Read {
+        /// What the pages are.
+        tag: &'static str,
+        /// Why their content could not be read, with file and offset.
+        error: ReadError,
+    },
+    /// No SNP guest can be launched by this plan, so it has no launch digest.
+    #[error(transparent)]
+    Snp(#[from] SnpError),
 }
 
 /// Sees the steps of a measurement, in order.
@@ -91,7 +97,7 @@ impl FirmwareDigest {
         let mut chain = Chain(Digest::ZERO);
         let source = Source::Blob { blob: image.clone(), offset: 0, len: image.len() };
         extend(&mut chain, gpa, image.len(), PageKind::Normal, &source, &mut ())
-            .map_err(|error| MeasureError { tag: "firmware", error })?;
+            .map_err(|error| MeasureError::Read { tag: "firmware", error })?;
         Ok(Self { image, gpa, running: chain.0 })
     }
 
@@ -125,6 +131,7 @@ pub fn measure(
     firmware: Option<&FirmwareDigest>,
     observer: &mut impl Observer,
 ) -> Result<Digest, MeasureError> {
+    plan.check_snp()?;
     let mut chain = Chain(Digest::ZERO);
     for (index, import) in plan.imports().iter().enumerate() {
         let contents = match firmware.filter(|known| index == 0 && known.covers(import)) {
@@ -133,7 +140,7 @@ pub fn measure(
                 None
             }
             None => extend(&mut chain, import.gpa, import.len, import.kind, &import.source, observer)
-                .map_err(|error| MeasureError { tag: import.tag, error })?,
+                .map_err(|error| MeasureError::Read { tag: import.tag, error })?,
         };
         observer.import(import, chain.0, contents);
     }

@@ -12,11 +12,13 @@ mod error;
 pub mod igvm;
 mod metadata;
 pub mod sev;
+mod snp;
 mod table;
 
 pub use error::{FirmwareError, FirmwareProblem};
 pub use igvm::{HobArea, IgvmAreas, ParameterArea};
 pub use sev::{Section, SectionKind};
+pub use snp::{SnpError, SnpProblem};
 
 use crate::blob::Blob;
 use crate::guid::Guid;

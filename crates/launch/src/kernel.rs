@@ -3,14 +3,18 @@
 //!
 //! OVMF starts only EFI programs, so a kernel is one of two things: a **bzImage** with an EFI stub (Linux boot
 //! protocol 2.12 or later, which says whether it is a 64-bit kernel), or a **unified kernel image**: an EFI stub that
-//! carries kernel, initrd and command line in sections of their own. Both are PE32+ files; only their headers
-//! are read here. Truncated files are found by comparing the headers with the length: a kernel that ends early would
-//! otherwise start and die somewhere in its decompressor.
+//! carries kernel, initrd and command line in sections. Both are PE32+ files; only their headers and an image's command
+//! line are read here. Truncated files are found by comparing the headers with the length: a kernel that ends early would
+//! otherwise start and die somewhere in its decompressor. Images that no loader starts are refused by the rules in `uki`.
 //! Sources: Linux Documentation/arch/x86/boot.rst, the PE format specification, the UAPI group's UKI specification.
 
 mod pe;
+mod uki;
+
+pub use uki::SectionProblem;
 
 use crate::blob::{Blob, ReadError};
+use pe::{Headers, Part};
 
 /// Bytes of a file that are looked at to see what it is: up to the end of `cmdline_size` in the setup header.
 const HEAD: usize = 0x23c;
@@ -34,7 +38,7 @@ pub enum KernelProblem {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// Shorter than any kernel.
-    #[error("is {0} bytes long, which is no kernel; is the file empty or truncated?")]
+    #[error("is {0} bytes long, too short for a kernel; is the file empty or truncated?")]
     Short(u64),
     /// Neither format.
     #[error("is {0}; expected a Linux bzImage (for Debian: /boot/vmlinuz-*) or a unified kernel image")]
@@ -48,8 +52,8 @@ pub enum KernelProblem {
     /// The kernel has no EFI stub.
     #[error("has no EFI stub; build it with CONFIG_EFI_STUB")]
     NoEfiStub,
-    /// Not a PE32+ file for x86-64, or no EFI application.
-    #[error("is no EFI program for x86-64: {0}")]
+    /// Not a PE32+ file for x86-64, or not an EFI application.
+    #[error("is not an EFI program for x86-64: {0}")]
     Pe(&'static str),
     /// The headers say the file is longer.
     #[error("is truncated: its headers say at least {needed} bytes, it has {len}")]
@@ -60,8 +64,38 @@ pub enum KernelProblem {
         len: u64,
     },
     /// An EFI program without a kernel in it.
-    #[error("is an EFI program without a .linux section, so no unified kernel image; build one with ukify")]
+    #[error(
+        "is an EFI program without a .linux section in its base or in profile @0, so not a unified kernel image that \
+         cvmm can start; build one with ukify"
+    )]
     NoLinuxSection,
+    /// A header field of a unified kernel image.
+    #[error(
+        "cannot be loaded: its header field {field} at file offset {offset:#x} is {value:#x}, and {rule}; build it again \
+         with ukify"
+    )]
+    Header {
+        /// Name in the PE format.
+        field: &'static str,
+        /// File offset.
+        offset: u64,
+        /// Its value.
+        value: u64,
+        /// What it has to be.
+        rule: &'static str,
+    },
+    /// A section of a unified kernel image.
+    #[error(
+        "cannot be started: its section {section} (header at file offset {offset:#x}) {problem}; build it again with ukify"
+    )]
+    Section {
+        /// Name of the section, escaped.
+        section: String,
+        /// File offset of its header.
+        offset: u64,
+        /// What is wrong with it.
+        problem: SectionProblem,
+    },
     /// A bzImage where a unified kernel image is needed.
     #[error(
         "is a bzImage, and the boot profile \"uki\" needs a unified kernel image; build one with ukify or use the boot profile \"hashes\""
@@ -88,13 +122,30 @@ pub enum Format {
 pub struct Kernel {
     blob: Blob,
     format: Format,
+    image_size: u64,
+}
+
+impl KernelProblem {
+    /// The reason's code (docs/reasons.md).
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "kernel.read",
+            Self::Short(_) | Self::Truncated { .. } => "kernel.truncated",
+            Self::Unknown(_) | Self::Pe(_) => "kernel.format",
+            Self::Protocol(_) | Self::Not64Bit | Self::NoEfiStub => "kernel.unsupported",
+            Self::NoLinuxSection | Self::NotUki => "uki.missing",
+            Self::Header { .. } => "uki.header",
+            Self::Section { problem, .. } => problem.code(),
+        }
+    }
 }
 
 impl Kernel {
     /// Finds out what `blob` is.
     pub fn recognise(blob: Blob) -> Result<Self, KernelError> {
-        match recognise(&blob) {
-            Ok(format) => Ok(Self { blob, format }),
+        match recognise(&Part::whole(&blob)) {
+            Ok((format, image_size)) => Ok(Self { blob, format, image_size }),
             Err(problem) => Err(KernelError { name: blob.to_string(), problem }),
         }
     }
@@ -109,6 +160,11 @@ impl Kernel {
         self.format
     }
 
+    /// Bytes of memory that the firmware reserves to load the file.
+    pub fn image_size(&self) -> u64 {
+        self.image_size
+    }
+
     /// An error unless this is a unified kernel image.
     pub fn require_uki(&self) -> Result<(), KernelError> {
         match self.format {
@@ -120,21 +176,32 @@ impl Kernel {
     }
 }
 
-fn recognise(blob: &Blob) -> Result<Format, KernelProblem> {
-    if blob.len() < HEAD as u64 {
-        return Err(KernelProblem::Short(blob.len()));
+/// Format and size in memory of a kernel file.
+fn recognise(file: &Part<'_>) -> Result<(Format, u64), KernelProblem> {
+    let format = recognise_kernel(file)?;
+    let headers = Headers::read(file)?;
+    match format {
+        Some(format) => Ok((format, headers.image_size)),
+        None if !headers.sections.iter().any(|section| section.name == *b".linux\0\0") => {
+            Err(KernelProblem::NoLinuxSection)
+        }
+        None => Ok((Format::Uki, uki::check(file, &headers)?)),
+    }
+}
+
+/// What `file` is by its first bytes: a bzImage, or `None` for another EFI program.
+fn recognise_kernel(file: &Part<'_>) -> Result<Option<Format>, KernelProblem> {
+    if file.len() < HEAD as u64 {
+        return Err(KernelProblem::Short(file.len()));
     }
     let mut head = [0; HEAD];
-    blob.read(&mut head, 0)?;
+    file.read(&mut head, 0)?;
     // The boot-sector mark and "HdrS" are in every bzImage; a unified kernel image has neither.
     if head[0x1fe..0x200] == [0x55, 0xaa] && &head[0x202..0x206] == b"HdrS" {
-        return bzimage(blob, &head);
+        return bzimage(file, &head).map(Some);
     }
     match &head[..4] {
-        [b'M', b'Z', ..] => match pe::Sections::read(blob)?.has_linux {
-            true => Ok(Format::Uki),
-            false => Err(KernelProblem::NoLinuxSection),
-        },
+        [b'M', b'Z', ..] => Ok(None),
         [0x7f, b'E', b'L', b'F'] => Err(KernelProblem::Unknown("an ELF file (a vmlinux?)")),
         [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] | [0xfd, b'7', b'z', b'X'] => {
             Err(KernelProblem::Unknown("a compressed file (an initrd?)"))
@@ -144,7 +211,7 @@ fn recognise(blob: &Blob) -> Result<Format, KernelProblem> {
     }
 }
 
-fn bzimage(blob: &Blob, head: &[u8; HEAD]) -> Result<Format, KernelProblem> {
+fn bzimage(file: &Part<'_>, head: &[u8; HEAD]) -> Result<Format, KernelProblem> {
     // Offsets of the setup header: boot.rst, "The Real-Mode Kernel Header". All are below HEAD.
     let u16_at = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
     let u32_at = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -161,12 +228,14 @@ fn bzimage(blob: &Blob, head: &[u8; HEAD]) -> Result<Format, KernelProblem> {
     // setup_sects counts 512-byte sectors after the first, 0 means 4; syssize counts 16-byte units.
     let setup = if head[0x1f1] == 0 { 4 } else { u64::from(head[0x1f1]) };
     let needed = (setup + 1) * 512 + u64::from(u32_at(0x1f4)) * 16;
-    if needed > blob.len() {
-        return Err(KernelProblem::Truncated { needed, len: blob.len() });
+    if needed > file.len() {
+        return Err(KernelProblem::Truncated { needed, len: file.len() });
     }
-    pe::Sections::read(blob)?;
+    Headers::read(file)?;
     Ok(Format::BzImage { protocol, cmdline_max: u32_at(0x238) })
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
+#[cfg(test)]
+mod uki_tests;

@@ -17,6 +17,9 @@ pub mod id_block;
 pub mod kernel;
 pub mod memory;
 pub mod plan;
+pub mod reasons;
+#[cfg(any(test, feature = "samples"))]
+pub mod samples;
 pub mod uki;
 pub mod vmsa;
 

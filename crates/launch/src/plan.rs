@@ -20,6 +20,7 @@ pub use error::PlanError;
 pub use place::{FillError, PageSink, PlaceError, place};
 
 use crate::blob::Blob;
+use crate::firmware::SnpError;
 use crate::hashes::KernelHashes;
 use crate::kernel::Kernel;
 
@@ -174,6 +175,8 @@ pub struct LaunchPlan {
     imports: Vec<PageImport>,
     vcpus: Vec<VcpuStart>,
     staged: Option<Kernel>,
+    /// Whether the firmware has what an SNP guest needs.
+    snp: Result<(), SnpError>,
 }
 
 impl LaunchPlan {
@@ -190,6 +193,12 @@ impl LaunchPlan {
     /// Whether the bootstrap processor starts in the first stage.
     pub fn has_first_stage(&self) -> bool {
         self.vcpus.first() == Some(&VcpuStart::FirstStage)
+    }
+
+    /// An error unless the plan is one for an SNP guest: its firmware may have been built for ordinary guests only. The launch
+    /// digest of such a plan cannot be computed.
+    pub fn check_snp(&self) -> Result<(), SnpError> {
+        self.snp.clone()
     }
 
     /// The unified kernel image that the first stage asks for, piece by piece. It is no import: the stage copies and verifies it.

@@ -19,7 +19,8 @@ use crate::id_block::{Identity, SigningKey};
 use crate::kernel::Kernel;
 use crate::memory::MemoryLayout;
 use crate::plan::{LaunchPlan, PageSink, Profile, place};
-use crate::testing::{Image, uki};
+use crate::samples::uki_of;
+use crate::testing::Image;
 use crate::vmsa::{self, VcpuModel};
 use crate::{blob::Blob, uki as uki_rules};
 
@@ -200,7 +201,7 @@ fn a_launch_has_the_predicted_digest_and_identity_in_its_report() {
     let key = |file: &[u8]| SigningKey::parse(file).unwrap();
     let id = key(include_bytes!("id_block/golden/test-id-key.pem"));
     let author = key(include_bytes!("id_block/golden/test-author-key.pem"));
-    let (plan, policy) = (plan(uki(9000, true), 3), GuestPolicy::default());
+    let (plan, policy) = (plan(uki_of(9000), 3), GuestPolicy::default());
     let mut block = IdBlock::new(digest(&plan), policy);
     (block.family_id, block.image_id, block.guest_svn) = ([1; 16], [2; 16], 3.into());
     for identity in [
@@ -228,8 +229,8 @@ fn a_launch_has_the_predicted_digest_and_identity_in_its_report() {
 
 #[test]
 fn the_psp_refuses_what_the_id_block_is_not_for() {
-    let good = plan(uki(9000, true), 1);
-    let mut bytes = uki(9000, true);
+    let good = plan(uki_of(9000), 1);
+    let mut bytes = uki_of(9000);
     bytes[8999] ^= 1;
     let policy = GuestPolicy::default();
     let identity = Identity::keyless(IdBlock::new(digest(&good), policy)).unwrap();
@@ -240,6 +241,6 @@ fn the_psp_refuses_what_the_id_block_is_not_for() {
     };
     assert_eq!(refused(&good, policy), None);
     assert_eq!(refused(&plan(bytes, 1), policy), Some(SevError::BadMeasurement));
-    assert_eq!(refused(&plan(uki(9000, true), 2), policy), Some(SevError::BadMeasurement));
+    assert_eq!(refused(&plan(uki_of(9000), 2), policy), Some(SevError::BadMeasurement));
     assert_eq!(refused(&good, GuestPolicy(policy.0 | 1)), Some(SevError::PolicyFailure));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Small synthetic firmware images and kernels for unit tests.
+//! Small synthetic firmware images for unit tests.
 
 use std::path::PathBuf;
 
@@ -103,48 +103,6 @@ pub fn metadata(signature: [u8; 4], records: &[Record]) -> Vec<u8> {
         block.extend([start, len, kind].iter().flat_map(|word| word.to_le_bytes()));
     }
     block
-}
-
-/// A PE32+ file for x86-64 with `.text` and, if wanted, `.linux`, of `len` bytes.
-pub fn uki(len: usize, linux: bool) -> Vec<u8> {
-    let mut file = vec![0x90; len];
-    file[..1024].fill(0);
-    file[..2].copy_from_slice(b"MZ");
-    write_pe(&mut file, 0x80, if linux { &[b".text\0\0\0", b".linux\0\0"] } else { &[b".text\0\0\0"] }, len);
-    file
-}
-
-/// A bzImage of boot protocol 2.15 with an EFI stub, of `len` bytes.
-pub fn bzimage(len: usize) -> Vec<u8> {
-    let mut file = vec![0x90; len];
-    file[..1536].fill(0);
-    file[..2].copy_from_slice(b"MZ");
-    file[0x1f1] = 1;
-    file[0x1f4..0x1f8].copy_from_slice(&(((len - 1024) / 16) as u32).to_le_bytes());
-    file[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x6aHdrS");
-    file[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
-    file[0x236] = 1;
-    file[0x238..0x23c].copy_from_slice(&2047u32.to_le_bytes());
-    write_pe(&mut file, 0x280, &[b".text\0\0\0"], len);
-    file
-}
-
-/// Writes PE headers at `at`; each section covers the second half of the file.
-fn write_pe(file: &mut [u8], at: usize, sections: &[&[u8; 8]], len: usize) {
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0x3c, &(at as u32).to_le_bytes());
-    put(at, b"PE\0\0");
-    put(at + 4, &0x8664u16.to_le_bytes());
-    put(at + 6, &(sections.len() as u16).to_le_bytes());
-    put(at + 20, &0x70u16.to_le_bytes());
-    put(at + 24, &0x20bu16.to_le_bytes());
-    put(at + 24 + 68, &10u16.to_le_bytes());
-    for (i, name) in sections.iter().enumerate() {
-        let header = at + 24 + 0x70 + 40 * i;
-        put(header, *name);
-        put(header + 16, &((len - len / 2) as u32).to_le_bytes());
-        put(header + 20, &((len / 2) as u32).to_le_bytes());
-    }
 }
 
 /// The real AmdSev image: `CVMM_TEST_FIRMWARE`, or the copy beside the repository. `None`, with a word, without.

@@ -20,7 +20,7 @@ pub enum CpuError {
     Name(String),
     /// A part does not fit its field.
     #[error(
-        "family {family}, model {model}, stepping {stepping} is no processor: the limits are 270, 255 and 15"
+        "family {family}, model {model}, stepping {stepping} is not a processor: the limits are 270, 255 and 15"
     )]
     Parts {
         /// Family.
@@ -32,34 +32,29 @@ pub enum CpuError {
     },
 }
 
-const NAPLES: CpuSignature = CpuSignature(0x0080_0f12);
-const ROME: CpuSignature = CpuSignature(0x0083_0f10);
-const MILAN: CpuSignature = CpuSignature(0x00a0_0f11);
-const GENOA: CpuSignature = CpuSignature(0x00a1_0f10);
-const TURIN: CpuSignature = CpuSignature(0x00b0_0f00);
+/// A processor model of QEMU. Its versions (`EPYC-Milan-v2`) differ in features, and have one signature.
+struct Model {
+    name: &'static str,
+    /// The newest version; the name without one is an alias.
+    versions: u32,
+    signature: CpuSignature,
+}
 
-/// Processor models by their QEMU names.
-pub const MODELS: [(&str, CpuSignature); 16] = [
-    ("EPYC", NAPLES),
-    ("EPYC-v1", NAPLES),
-    ("EPYC-v2", NAPLES),
-    ("EPYC-IBPB", NAPLES),
-    ("EPYC-v3", NAPLES),
-    ("EPYC-v4", NAPLES),
-    ("EPYC-Rome", ROME),
-    ("EPYC-Rome-v1", ROME),
-    ("EPYC-Rome-v2", ROME),
-    ("EPYC-Rome-v3", ROME),
-    ("EPYC-Milan", MILAN),
-    ("EPYC-Milan-v1", MILAN),
-    ("EPYC-Milan-v2", MILAN),
-    ("EPYC-Genoa", GENOA),
-    ("EPYC-Genoa-v1", GENOA),
-    ("EPYC-Turin", TURIN),
+/// QEMU's models of AMD servers, up to QEMU 11.
+const MODELS: [Model; 5] = [
+    Model { name: "EPYC", versions: 5, signature: CpuSignature(0x0080_0f12) },
+    Model { name: "EPYC-Rome", versions: 5, signature: CpuSignature(0x0083_0f10) },
+    Model { name: "EPYC-Milan", versions: 3, signature: CpuSignature(0x00a0_0f11) },
+    Model { name: "EPYC-Genoa", versions: 2, signature: CpuSignature(0x00a1_0f10) },
+    Model { name: "EPYC-Turin", versions: 2, signature: CpuSignature(0x00b0_0f00) },
 ];
+/// Another name of `EPYC-v2`, from before models had versions.
+const EPYC_IBPB: &str = "EPYC-IBPB";
 
 fn names() -> String {
-    MODELS.map(|(name, _)| name).join(", ")
+    let versions = |model: &Model| format!("{name}, {name}-v1 to -v{}", model.versions, name = model.name);
+    let names: Vec<_> = MODELS.iter().map(versions).collect();
+    format!("{}, {EPYC_IBPB}", names.join(", "))
 }
 
 impl CpuSignature {
@@ -95,8 +90,17 @@ impl FromStr for CpuSignature {
     type Err = CpuError;
 
     fn from_str(name: &str) -> Result<Self, CpuError> {
-        let found = MODELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        found.map(|(_, signature)| *signature).ok_or_else(|| CpuError::Name(name.to_owned()))
+        let plain = if name.eq_ignore_ascii_case(EPYC_IBPB) { "EPYC" } else { name };
+        let known = |model: &&Model| {
+            let rest = plain.get(..model.name.len()).filter(|head| head.eq_ignore_ascii_case(model.name));
+            let rest = rest.and_then(|_| plain.get(model.name.len()..));
+            rest.is_some_and(|rest| {
+                let version = |version| rest.eq_ignore_ascii_case(&format!("-v{version}"));
+                rest.is_empty() || (1..=model.versions).any(version)
+            })
+        };
+        let found = MODELS.iter().find(known);
+        found.map(|model| model.signature).ok_or_else(|| CpuError::Name(name.to_owned()))
     }
 }
 
@@ -124,6 +128,22 @@ mod tests {
             let signature: CpuSignature = name.parse().unwrap();
             assert_eq!(CpuSignature::from_parts(parts.0, parts.1, parts.2), Ok(signature), "{name}");
             assert_eq!((signature.family(), signature.model(), signature.stepping()), parts);
+        }
+        // The versions that `qemu-system-x86_64 -cpu help` lists, QEMU 7.2 to 11.
+        for (model, newest) in
+            [("EPYC", 5), ("EPYC-Rome", 5), ("EPYC-Milan", 3), ("EPYC-Genoa", 2), ("EPYC-Turin", 2)]
+        {
+            let plain: CpuSignature = model.parse().unwrap();
+            for version in 1..=newest {
+                assert_eq!(format!("{model}-v{version}").parse(), Ok(plain));
+            }
+            assert!(format!("{model}-v{}", newest + 1).parse::<CpuSignature>().is_err());
+        }
+        assert_eq!("EPYC-IBPB".parse::<CpuSignature>(), "EPYC".parse());
+        for wrong in
+            ["EPYC-", "EPYC-v", "EPYC-v0", "EPYC-v01", "EPYC-Rome-v6", "EPYC-v1 ", "", "EPYC-IBPB-v1"]
+        {
+            assert!(wrong.parse::<CpuSignature>().is_err(), "{wrong:?}");
         }
         assert_eq!(CpuSignature::from_parts(6, 0x2a, 7), Ok(CpuSignature(0x2_06a7)));
         assert_eq!(CpuSignature(0x2_06a7).family(), 6);

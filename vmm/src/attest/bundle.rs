@@ -16,7 +16,7 @@ use cvmm_tpm::eventlog::{EventLog, MAX_LOG};
 use cvmm_tpm::public::MAX_PUBLIC;
 use cvmm_tpm::{Attest, Public, Signature};
 
-use super::{MAX_CERTIFICATE, der, report_of};
+use super::{certificate, report_of, vek_of};
 use crate::policy::{PolicyFileError, read};
 
 const MAX_KEY: u64 = 4096;
@@ -95,7 +95,8 @@ pub fn bundle(parts: &Parts) -> Result<Bundle, PolicyFileError> {
         }
     };
     if let Some(path) = vek {
-        bundle.vek = Some(STANDARD.encode(der(path, "CERTIFICATE", MAX_CERTIFICATE)?));
+        let report = STANDARD.decode(&bundle.report).unwrap_or_default();
+        bundle.vek = Some(STANDARD.encode(vek_of(path, &report)?));
     }
     if let Some(path) = table {
         bundle.certificates = Some(STANDARD.encode(read(path, MAX_TABLE as u64)?));
@@ -136,15 +137,15 @@ fn tpm_evidence(parts: &TpmParts) -> Result<TpmEvidence, PolicyFileError> {
     if let Some((path, log)) = event_log.as_ref().zip(log.as_deref()) {
         EventLog::parse(log).map_err(|error| wrong(path, error))?;
     }
-    let certificate = |path: &Option<PathBuf>| {
-        let der = path.as_deref().map(|path| der(path, "CERTIFICATE", MAX_CERTIFICATE)).transpose()?;
+    let encoded = |path: &Option<PathBuf>| {
+        let der = path.as_deref().map(certificate).transpose()?;
         Ok::<_, PolicyFileError>(der.map(|der| STANDARD.encode(der)))
     };
     Ok(TpmEvidence {
         ak: STANDARD.encode(&public),
-        ak_certificate: certificate(ak_certificate)?,
-        ek_rsa_certificate: certificate(ek_rsa_certificate)?,
-        ek_ecc_certificate: certificate(ek_ecc_certificate)?,
+        ak_certificate: encoded(ak_certificate)?,
+        ek_rsa_certificate: encoded(ek_rsa_certificate)?,
+        ek_ecc_certificate: encoded(ek_ecc_certificate)?,
         quote: Quote::new(&attest, &signed, &values, log.as_deref()),
     })
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm attest verify`: a bundle judged without gate, network and host.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::claims::{Claims, Requester};
+use cvmm_attest::encoding;
 use cvmm_attest::policy::{Expected, Policy};
 use cvmm_attest::reason::Reason;
 use cvmm_attest::table;
@@ -24,7 +26,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::identity::{Known, Voucher, vouchers};
-use super::{Demands, Verdict, believe, claim_lines, compare_report_data};
+use super::{Demands, UnverifiedReport, Verdict, believe, claim_lines, compare_report_data};
 use crate::policy::{PolicyFileError, read, undecided};
 
 /// Digits of a digest that a table shows.
@@ -61,8 +63,8 @@ pub struct BundleDemands<'a> {
     pub report: Demands<'a>,
     /// The question.
     pub nonce: [u8; NONCE_LEN],
-    /// Certificate of the key that signed the report, instead of the bundle's.
-    pub vek: Option<Vec<u8>>,
+    /// Certificates of which one is the signing key's, instead of the bundle's; not empty.
+    pub vek: Option<Vec<Vec<u8>>>,
     /// The revocation list.
     pub crl: Option<Vec<u8>>,
     /// The gate's authority of TPMs, in DER.
@@ -170,7 +172,8 @@ pub fn judge_bundle(path: &Path, demands: &BundleDemands<'_>) -> Result<BundleVe
 }
 
 fn refused(reason: Reason, vm_id: Option<String>) -> BundleVerdict {
-    let verdict = Verdict { believed: false, accepted: false, reasons: vec![reason], claims: None };
+    let verdict =
+        Verdict { believed: false, accepted: false, reasons: vec![reason], claims: None, unverified: None };
     BundleVerdict { verdict, vm_id, tpm: None }
 }
 
@@ -181,7 +184,12 @@ pub(super) fn judge_bytes(bytes: &[u8], demands: &BundleDemands<'_>) -> BundleVe
     };
     let vm_id = opened.bundle.vm_id.clone();
     let vek = match (&demands.vek, &opened.vek, &opened.certificates) {
-        (Some(vek), _, _) | (None, Some(vek), _) => Some(vek.clone()),
+        (Some(all), _, _) => match hint(&opened.report) {
+            Ok(hint) => encoding::pick(all.clone(), &hint).ok(),
+            // Refused before any certificate is looked at.
+            Err(_) => None,
+        },
+        (None, Some(vek), _) => Some(vek.clone()),
         (None, None, Some(table)) => match from_table(table, &opened.report) {
             Ok(vek) => vek,
             Err(problem) => {
@@ -195,7 +203,10 @@ pub(super) fn judge_bytes(bytes: &[u8], demands: &BundleDemands<'_>) -> BundleVe
     };
     let claims = match believe(&opened.report, vek.as_deref(), demands.crl.as_deref(), &demands.report) {
         Ok(claims) => claims,
-        Err(reason) => return refused(reason, Some(vm_id)),
+        Err(reason) => {
+            let verdict = Verdict::without(reason, &opened.report);
+            return BundleVerdict { verdict, vm_id: Some(vm_id), tpm: None };
+        }
     };
     let mut reasons = about_report(&opened, &claims, demands);
     let manifest = about_launch(&opened, &claims, &mut reasons);
@@ -215,14 +226,14 @@ pub(super) fn judge_bytes(bytes: &[u8], demands: &BundleDemands<'_>) -> BundleVe
             reasons.extend(policy.judge_quote(quote.as_ref().map(|quote| &quote.claims)));
         }
     }
-    let verdict = Verdict { believed: true, accepted: reasons.is_empty(), reasons, claims: Some(claims) };
+    let verdict = Verdict::of(claims, reasons);
     BundleVerdict { verdict, vm_id: Some(vm_id), tpm: quote }
 }
 
 fn from_table(bytes: &[u8], report: &[u8]) -> Result<Option<Vec<u8>>, String> {
     let Ok(hint) = hint(report) else { return Ok(None) };
-    let vek = table::vek(bytes, hint.signing_key).map_err(|error| error.to_string())?;
-    Ok(vek.map(<[u8]>::to_vec))
+    let vek = table::vek(bytes, &hint).map_err(|error| error.to_string())?;
+    Ok(vek.map(Cow::into_owned))
 }
 
 /// What the report has to say: it answers this question, and meets the policy.
@@ -374,6 +385,7 @@ impl BundleVerdict {
         if let Some(claims) = &self.verdict.claims {
             lines.extend(claim_lines(claims));
         }
+        lines.extend(self.verdict.unverified.as_ref().map(UnverifiedReport::lines).unwrap_or_default());
         let Some(tpm) = &self.tpm else {
             if self.verdict.believed {
                 lines.push(format!("{:<19}none that is believed", "quote of a TPM"));

@@ -16,16 +16,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use cvmm_attest::claims::Product;
+use cvmm_attest::encoding;
 use cvmm_snp::cpu::CpuSignature;
-use cvmm_snp::tcb::{TcbLayout, TcbParts, TcbVersion};
+use cvmm_snp::tcb::{TcbParts, TcbVersion};
 use thiserror::Error;
 
 use super::table::Kind;
 
 /// No certificate of AMD's is a tenth of this.
 const MAX_CERTIFICATE: u64 = 16 << 10;
-/// Bytes of CHIP_ID that are not always zero on Turin.
-const TURIN_CHIP_ID: usize = 8;
 
 /// Why a chain could not be had.
 #[derive(Debug, Error)]
@@ -56,12 +56,12 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Too long, or PEM that is none.
-    #[error("{path} is no certificate: {problem}")]
+    #[error("{path} is not a certificate: {problem}")]
     Content {
         /// Which.
         path: PathBuf,
         /// What is wrong.
-        problem: &'static str,
+        problem: String,
     },
 }
 
@@ -85,13 +85,12 @@ impl Store {
         tcb: TcbVersion,
         vlek: bool,
     ) -> Result<Vec<(Kind, Vec<u8>)>, StoreError> {
-        let (line, layout) = line(self.signature).ok_or(StoreError::Processor(self.signature))?;
-        let parts = tcb.parts(layout).ok_or(StoreError::Tcb(tcb.0))?;
+        let product = Product::from_signature(self.signature).ok_or(StoreError::Processor(self.signature))?;
+        let parts = tcb.parts(product.layout()).ok_or(StoreError::Tcb(tcb.0))?;
         let (kind, folder, name, intermediate) = if vlek {
             (Kind::Vlek, self.root.join("vlek"), "vlek", "asvk.der")
         } else {
-            let used = if layout == TcbLayout::Family1ah { TURIN_CHIP_ID } else { chip.len() };
-            let id = hexadecimal(chip.get(..used).unwrap_or(chip));
+            let id = hexadecimal(chip.get(..product.chip_id_len()).unwrap_or(chip));
             (Kind::Vcek, self.root.join("vcek").join(id), "vcek", "ask.der")
         };
         let (exact, any) = (folder.join(file_name(&parts, name)), folder.join(format!("{name}.der")));
@@ -103,23 +102,12 @@ impl Store {
             },
         };
         let mut chain = vec![(kind, leaf)];
-        let roots = self.root.join("roots").join(line);
+        let roots = self.root.join("roots").join(product.to_string());
         for (kind, file) in [(Kind::Intermediate, intermediate), (Kind::Ark, "ark.der")] {
             chain.extend(read(&roots.join(file))?.map(|der| (kind, der)));
         }
         Ok(chain)
     }
-}
-
-fn line(signature: CpuSignature) -> Option<(&'static str, TcbLayout)> {
-    let (family, model) = (u8::try_from(signature.family()).ok()?, signature.model());
-    let line = match (family, model) {
-        (0x19, 0x00..=0x0f) => "milan",
-        (0x19, 0x10..=0x1f | 0xa0..=0xaf) => "genoa",
-        (0x1a, 0x00..=0x1f) => "turin",
-        _ => return None,
-    };
-    Some((line, TcbLayout::for_family(family)?))
 }
 
 fn file_name(parts: &TcbParts, kind: &str) -> String {
@@ -148,19 +136,13 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let mut bytes = Vec::new();
     file.take(MAX_CERTIFICATE + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_CERTIFICATE {
-        return Err(content("it has more than 16 KiB"));
+        return Err(content("it has more than 16 KiB".to_owned()));
     }
-    if bytes.starts_with(b"-----BEGIN") {
-        let (label, der) =
-            pem_rfc7468::decode_vec(&bytes).map_err(|_| content("its PEM cannot be decoded"))?;
-        return if label == "CERTIFICATE" {
-            Ok(Some(der))
-        } else {
-            Err(content("its PEM is something else"))
-        };
+    let mut all = encoding::certificates(&bytes).map_err(|problem| content(problem.to_string()))?;
+    match (all.pop(), all.len()) {
+        (Some(der), 0) => Ok(Some(der.into_owned())),
+        _ => Err(content("it has more than one certificate, and a store's file has one".to_owned())),
     }
-    // SEQUENCE with a length of two bytes: every X.509 certificate of these sizes.
-    if bytes.starts_with(&[0x30, 0x82]) { Ok(Some(bytes)) } else { Err(content("it is neither DER nor PEM")) }
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm attest`.
 
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cvmm_attest::policy::Policy;
+use cvmm_attest::printable;
 use cvmm_attest::roots::Trust;
 use cvmm_gate_client::bundle::is_bundle;
 use cvmm_output::Existing;
@@ -35,7 +35,7 @@ impl Session<'_> {
         };
         let demands = judging.demands(&args.judging, args.report_data);
         let verdict = attest::judge(&files, &demands).map_err(|error| self.refuse(&error))?;
-        Ok(self.verdict(args.json, &verdict, || verdict.lines(), verdict.accepted))
+        Ok(self.verdict(args.json, &verdict, || verdict.lines(), verdict.exit_status()))
     }
 
     fn attest_bundle(&mut self, args: &BundleArgs) -> ExitStatus {
@@ -77,21 +77,20 @@ impl Session<'_> {
 
     fn attest_verify(&mut self, args: &VerifyArgs) -> Result<ExitStatus, ExitStatus> {
         let judging = self.judging(&args.judging)?;
-        let mut file = |path: &Option<PathBuf>, label, most| {
-            let der = path.as_deref().map(|path| attest::der(path, label, most)).transpose();
-            der.map_err(|error| self.refuse(&error))
-        };
+        let vek = args.vek.as_deref().map(attest::vek_chain).transpose();
+        let crl = args.judging.crl.as_deref().map(attest::list).transpose();
+        let tpm_ca = args.tpm_ca.as_deref().map(attest::certificate).transpose();
         let demands = BundleDemands {
             nonce: args.nonce,
-            vek: file(&args.vek, "CERTIFICATE", attest::MAX_CERTIFICATE)?,
-            crl: file(&args.judging.crl, "X509 CRL", attest::MAX_CRL)?,
-            tpm_ca: file(&args.tpm_ca, "CERTIFICATE", attest::MAX_CERTIFICATE)?,
+            vek: vek.map_err(|error| self.refuse(&error))?,
+            crl: crl.map_err(|error| self.refuse(&error))?,
+            tpm_ca: tpm_ca.map_err(|error| self.refuse(&error))?,
             ak_name: args.ak_name.clone(),
             report: judging.demands(&args.judging, None),
         };
         let verdict = attest::judge_bundle(&args.bundle, &demands).map_err(|error| self.refuse(&error))?;
         let lines = || verdict.lines(judging.policy.as_ref(), args.events);
-        Ok(self.verdict(args.json, &verdict, lines, verdict.verdict.accepted))
+        Ok(self.verdict(args.json, &verdict, lines, verdict.verdict.exit_status()))
     }
 
     fn judging(&mut self, args: &JudgeArgs) -> Result<Judging, ExitStatus> {
@@ -106,16 +105,17 @@ impl Session<'_> {
         json: bool,
         verdict: &impl Serialize,
         lines: impl FnOnce() -> Vec<String>,
-        accepted: bool,
+        status: ExitStatus,
     ) -> ExitStatus {
         let text = if json {
             // Strings, numbers and booleans are always JSON.
             serde_json::to_string_pretty(verdict).unwrap_or_default()
         } else {
-            lines().join("\n")
+            // Each of them one line, whatever a report's strings have in them.
+            lines().iter().map(|line| printable::line(line)).collect::<Vec<_>>().join("\n")
         };
         match self.print(format!("{text}\n").as_bytes()) {
-            ExitStatus::Success if !accepted => ExitStatus::NotMet,
+            ExitStatus::Success => status,
             printed => printed,
         }
     }

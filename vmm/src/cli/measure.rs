@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::measure_args::{MeasureArgs, Mode, OutputFormat};
 use super::{Sentence, Session};
 use crate::config::{Config, ConfigError};
-use crate::exit_code::{ExitReport, ExitStatus};
+use crate::exit_code::ExitStatus;
 use crate::measure::{Id, Listing, MeasureError, Options, Subject, compare, explain, firmware_digest};
 
 /// Largest saved plan that is read, in bytes: one with every page of a large guest has some ten.
@@ -53,10 +53,7 @@ impl Session<'_> {
                 ExitStatus::Usage
             }
             Err(Failure::Output(error)) => self.not_written(&error),
-            Err(Failure::Measure(error)) => {
-                self.error(error.exit_status(), &error);
-                error.exit_status()
-            }
+            Err(Failure::Measure(error)) => self.failed(&error),
         }
     }
 

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::FromArgMatches;
+use cvmm_attest::printable;
 use cvmm_output::Existing;
 
 use crate::config::{self, Checks, Config, ConfigError};
@@ -156,10 +157,7 @@ impl Session<'_> {
         };
         let (status, exits) = match run(config, options) {
             Ok(outcome) => (outcome.exit_status(), outcome.exits()),
-            Err(failure) => {
-                self.error(failure.exit_status(), &failure);
-                (failure.exit_status(), failure.exits())
-            }
+            Err(failure) => (self.failed(&failure), failure.exits()),
         };
         timeline.mark(Phase::Exit);
         if let Some(exits) = exits.as_ref().filter(|_| args.exit_stats) {
@@ -233,9 +231,11 @@ impl Session<'_> {
         }
     }
 
-    /// Writes a command's result. A reader that went away (`cvmm man | head`) has what it wanted.
+    /// Writes a command's result. Strings out of files and reports may be in it: control characters are escaped, in a form that JSON
+    /// and TOML have too. A reader that went away (`cvmm man | head`) has what it wanted.
     fn print(&mut self, bytes: &[u8]) -> ExitStatus {
-        match self.out.write_all(bytes).and_then(|()| self.out.flush()) {
+        let text = String::from_utf8_lossy(bytes);
+        match self.out.write_all(printable::lines(&text).as_bytes()).and_then(|()| self.out.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 self.error(ExitStatus::File, &Sentence(format!("cannot write to standard output: {error}")));
                 ExitStatus::File
@@ -262,13 +262,23 @@ impl Session<'_> {
             }
         } else {
             // Nothing is left to tell when standard error is gone.
-            let _ = writeln!(self.err, "{error}");
+            let _ = writeln!(self.err, "{}", printable::lines(&error.to_string()));
         }
         ExitStatus::Usage
     }
 
+    /// Shows an error that knows its exit code and perhaps its reason's code.
+    fn failed(&mut self, error: &(impl ExitReport + std::error::Error)) -> ExitStatus {
+        self.coded(error.exit_status(), error.reason_code(), error);
+        error.exit_status()
+    }
+
     /// Shows an error with its causes, unless it names them itself.
     fn error(&mut self, status: ExitStatus, error: &dyn std::error::Error) {
+        self.coded(status, None, error);
+    }
+
+    fn coded(&mut self, status: ExitStatus, code: Option<&str>, error: &dyn std::error::Error) {
         let mut sentence = error.to_string();
         let mut cause = error.source();
         while let Some(inner) = cause {
@@ -279,9 +289,10 @@ impl Session<'_> {
             cause = inner.source();
         }
         if self.format == LogFormat::Json {
-            tracing::error!(exit_code = status.code(), "{sentence}");
+            tracing::error!(exit_code = status.code(), code, "{sentence}");
         } else {
-            let _ = writeln!(self.err, "error: {sentence}");
+            let code = code.map(|code| format!("[{code}]")).unwrap_or_default();
+            let _ = writeln!(self.err, "error{code}: {}", printable::lines(&sentence));
         }
     }
 }

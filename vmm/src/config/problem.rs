@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use cvmm_attest::printable;
 use serde::Serialize;
 
 /// How much of a line is shown around the caret.
@@ -135,29 +136,31 @@ fn floor_boundary(text: &str, at: usize) -> usize {
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "error[{}]: {}", self.code, printable(&self.message))?;
+        write!(out, "error[{}]: {}", self.code, printable::line(&self.message))?;
         let mut margin = 1;
         if let Some(place) = &self.location {
             margin = place.line.to_string().len();
-            write!(out, "\n{:margin$}--> {}:{}:{}", "", printable(&place.file), place.line, place.column)?;
+            write!(
+                out,
+                "\n{:margin$}--> {}:{}:{}",
+                "",
+                printable::line(&place.file),
+                place.line,
+                place.column
+            )?;
             write!(out, "\n{:margin$} |", "")?;
             write!(out, "\n{} | {}", place.line, place.snippet)?;
             let (indent, width) = (place.indent, place.width);
             write!(out, "\n{:margin$} | {:indent$}{:^<width$}", "", "", "")?;
         }
         if let Some(allowed) = &self.allowed {
-            write!(out, "\n{:margin$} = allowed: {}", "", printable(allowed))?;
+            write!(out, "\n{:margin$} = allowed: {}", "", printable::line(allowed))?;
         }
         if let Some(help) = &self.help {
-            write!(out, "\n{:margin$} = help: {}", "", printable(help))?;
+            write!(out, "\n{:margin$} = help: {}", "", printable::line(help))?;
         }
         Ok(())
     }
-}
-
-/// `text` without control characters.
-fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 /// Everything that is wrong with a `vm.toml`; never empty.

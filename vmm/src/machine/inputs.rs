@@ -17,7 +17,7 @@ use cvmm_launch::plan::{LaunchPlan, PlanError, Profile};
 use cvmm_launch::uki;
 use thiserror::Error;
 
-use crate::config::{Boot, Config, IdentityFiles};
+use crate::config::{Boot, Config, IdentityFiles, Isolation};
 use crate::gate::verdict_key;
 
 /// Bytes read of an ID block or its authentication: one more than the longer of them has.
@@ -60,6 +60,19 @@ pub enum InputError {
     /// Firmware, profile and memory do not fit together.
     #[error(transparent)]
     Plan(#[from] PlanError),
+}
+
+impl InputError {
+    /// Code of the reason, if it has one (docs/reasons.md).
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Firmware(error) => Some(error.problem.code()),
+            Self::Kernel(error) => Some(error.problem.code()),
+            Self::Plan(error) => Some(error.code()),
+            Self::Open { .. } | Self::Read(_) | Self::Identity(_) | Self::VerdictKey { .. } => None,
+        }
+    }
 }
 
 /// What fw_cfg serves for the firmware to boot.
@@ -109,6 +122,9 @@ impl Inputs {
         let (profile, served) = boot(config)?;
         let stage = config.first_stage.then(|| first_stage(config)).transpose()?;
         let plan = LaunchPlan::build_with(&firmware, &profile, &memory, config.vcpus, stage.as_ref())?;
+        if config.isolation == Isolation::Snp {
+            plan.check_snp().map_err(PlanError::from)?;
+        }
         let identity = config.snp.identity.as_ref().map(identity).transpose()?;
         let hostile = Hostile::open(config, &firmware)?;
         Ok(Self { firmware, memory, profile, plan, served, identity, hostile })

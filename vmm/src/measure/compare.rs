@@ -5,6 +5,8 @@
 //! ranges and pages that are different because of it, then the VMSA fields. Ranges are matched by address. Names of
 //! files are no difference; their content is.
 
+use cvmm_attest::printable;
+
 use super::listing::{Contents, Import, Listing, VmsaRun};
 
 /// Pages named one by one; more are counted.
@@ -40,7 +42,8 @@ pub fn compare(a: &Listing, b: &Listing) -> Vec<String> {
     if a.launch_digest != b.launch_digest {
         out.push(format!("launch digest: {} in A, {} in B", a.launch_digest, b.launch_digest));
     }
-    out
+    // Most of this is strings out of saved plans: each difference is one line, whatever is in them.
+    out.iter().map(|line| printable::line(line).into_owned()).collect()
 }
 
 fn ranges(a: &Listing, b: &Listing, out: &mut Vec<String>) {

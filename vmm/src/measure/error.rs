@@ -53,8 +53,8 @@ pub enum MeasureError {
         #[source]
         source: io::Error,
     },
-    /// A saved plan that is none.
-    #[error("{path} is no plan saved by `cvmm measure --json`: {source}")]
+    /// A file that is not a saved plan.
+    #[error("{path} is not a plan saved by `cvmm measure --json`: {source}")]
     Saved {
         /// Its path.
         path: PathBuf,
@@ -87,6 +87,17 @@ impl ExitReport for MeasureError {
             | Self::Measure(_) => ExitStatus::LaunchRefused,
             Self::File { .. } | Self::Saved { .. } | Self::Key { .. } => ExitStatus::File,
             Self::Id(_) => ExitStatus::Internal,
+        }
+    }
+
+    fn reason_code(&self) -> Option<&'static str> {
+        match self {
+            Self::Input(error) => error.code(),
+            Self::Firmware(error) => Some(error.problem.code()),
+            Self::Kernel(error) => Some(error.problem.code()),
+            Self::Plan(error) => Some(error.code()),
+            Self::Measure(cvmm_launch::digest::MeasureError::Snp(error)) => Some(error.problem.code()),
+            _ => None,
         }
     }
 }

@@ -129,7 +129,10 @@ impl Subject {
 
 /// The digest after a firmware image: what `sev-snp-measure --mode snp:ovmf-hash` prints.
 pub fn firmware_digest(path: &Path) -> Result<Digest, MeasureError> {
-    Ok(FirmwareDigest::compute(&firmware(path)?)?.running())
+    let firmware = firmware(path)?;
+    // The prefix of no guest's digest otherwise.
+    firmware.check_snp(1).map_err(digest::MeasureError::from)?;
+    Ok(FirmwareDigest::compute(&firmware)?.running())
 }
 
 fn firmware(path: &Path) -> Result<Firmware, MeasureError> {

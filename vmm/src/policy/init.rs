@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use cvmm_attest::claims::Product;
 use cvmm_attest::policy::GuestBit;
-use cvmm_attest::verify::layout;
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
@@ -65,15 +64,12 @@ impl Platform {
         given: Option<&TcbText>,
         reported: impl FnOnce() -> Result<TcbVersion, String>,
     ) -> Result<Self, String> {
-        let part = |number: u32| u8::try_from(number).ok();
-        let product = part(signature.family())
-            .zip(part(signature.model()))
-            .and_then(|(family, model)| Product::from_processor(family, model))
+        let product = Product::from_signature(signature)
             .ok_or_else(|| format!("no certificates are known for processor {signature}"))?;
         let tcb = match given {
             Some(text) => text.parts(product)?,
             None => reported()?
-                .parts(layout(product))
+                .parts(product.layout())
                 .ok_or("the host's reported TCB is malformed; give one with --tcb")?,
         };
         Ok(Self { product, tcb })

@@ -10,12 +10,15 @@ use cvmm_attest::roots::Trust;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, verify};
 use serde::Serialize;
 
-use super::{PolicyFileError, read, read_start};
+use super::{PolicyFileError, read_start};
+use crate::attest::{from_table, list, vek_of};
 
 /// As much of a report as the verifier needs to refuse what is too long.
 const MAX_REPORT: u64 = 4096;
-const MAX_CERTIFICATE: u64 = 16 << 10;
-const MAX_CRL: u64 = 1 << 20;
+/// Names of the signing key's certificate, of a host's certificate table, and of the revocation list.
+const VEK: [&str; 2] = ["vek.der", "vek.pem"];
+const TABLE: [&str; 1] = ["certs.bin"];
+const CRL: [&str; 2] = ["crl.der", "crl.pem"];
 /// Folders within folders that are looked into.
 const MAX_DEPTH: usize = 4;
 /// Reports in one trial, at most.
@@ -32,7 +35,8 @@ pub struct Outcome {
     pub reasons: Vec<Reason>,
 }
 
-/// Judges each report below `folder` (`report.bin` with `vek.der` and, if there is one, `crl.der`) at the time `now`. Neither nonce
+/// Judges each report below `folder` (`report.bin` with `vek.der`, `vek.pem` or `certs.bin` and, if there is one, `crl.der` or `crl.pem`) at
+/// the time `now`. Neither nonce
 /// nor HOST_DATA of a launch is known here, so they are not judged. Rego code is not asked either, and then nothing is admitted.
 pub fn trial(
     policy: &Policy,
@@ -45,12 +49,14 @@ pub fn trial(
     folders.sort();
     let mut outcomes = Vec::new();
     for path in &folders {
-        let there = |name: &str, most| {
-            let file = path.join(name);
-            if file.is_file() { read(&file, most).map(Some) } else { Ok(None) }
-        };
+        let there = |names: &[&str]| names.iter().map(|name| path.join(name)).find(|file| file.is_file());
         let report = read_start(&path.join("report.bin"), MAX_REPORT)?;
-        let (vek, crl) = (there("vek.der", MAX_CERTIFICATE)?, there("crl.der", MAX_CRL)?);
+        let vek = match (there(&VEK), there(&TABLE)) {
+            (Some(file), _) => Some(vek_of(&file, &report)?),
+            (None, Some(file)) => from_table(&file, &report)?,
+            (None, None) => None,
+        };
+        let crl = there(&CRL).as_deref().map(list).transpose()?;
         let evidence =
             Evidence { report: &report, vek: vek.as_deref(), intermediate: None, crl: crl.as_deref() };
         let options = Options {

@@ -74,4 +74,11 @@ impl ExitReport for RunError {
             Self::Machine(_) | Self::Events(_) => ExitStatus::Internal,
         }
     }
+
+    fn reason_code(&self) -> Option<&'static str> {
+        match self {
+            Self::Input(error) => error.code(),
+            _ => None,
+        }
+    }
 }

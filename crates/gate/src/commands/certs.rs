@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use cvmm_attest::claims::{Product, SigningKey};
+use cvmm_attest::kds::{self, Subject};
 use cvmm_attest::roots::Trust;
-use cvmm_attest::verify::{hint, layout};
+use cvmm_attest::verify::hint;
 use cvmm_gate::certs::{self, Stored};
 use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::Config;
 use cvmm_gate::engine::trust;
-use cvmm_gate::kds::{self, Subject};
 use cvmm_gate::{files, host};
 use cvmm_snp::tcb::{TcbParts, TcbVersion};
 
@@ -253,7 +253,7 @@ fn table(stored: &[Stored]) -> String {
 
 /// A name without what moves a terminal's cursor.
 fn shown(path: &Path) -> String {
-    path.display().to_string().chars().map(|char| if char.is_control() { '?' } else { char }).collect()
+    cvmm_attest::printable::line(&path.display().to_string()).into_owned()
 }
 
 fn urls(arguments: Urls) -> Result<Ended> {
@@ -275,13 +275,22 @@ fn subject(arguments: Urls) -> Result<Subject> {
     let product = product.map(Product::from);
     if let Some(file) = report {
         let report = files::read(&file, 1 << 16)?;
-        let hint = hint(&report).with_context(|| format!("{} is no report", file.display()))?;
-        let Some(product) = hint.product.or(product) else {
-            bail!("a report of version 2 does not tell the product: --product milan or genoa")
+        let hint = hint(&report).with_context(|| format!("{} is not a report", file.display()))?;
+        let mut subjects = Subject::of(&hint);
+        if subjects.is_empty() {
+            bail!("REPORTED_TCB has reserved bytes that are not zero")
+        }
+        subjects.retain(|subject| product.is_none_or(|product| product == subject.product));
+        let subject = match subjects.len() {
+            0 => bail!("the report is not of the product that --product names"),
+            1 => subjects.pop(),
+            _ => None,
         };
-        let tcb = hint.reported_tcb.context("REPORTED_TCB has reserved bytes that are not zero")?;
-        let kind = key.map_or(hint.signing_key, SigningKey::from);
-        return Ok(Subject { product, kind, chip: hint.chip_id.to_vec(), tcb });
+        let Some(mut subject) = subject else {
+            bail!("a report of version 2 does not name its product: say --product milan or genoa")
+        };
+        subject.kind = key.map_or(subject.kind, SigningKey::from);
+        return Ok(subject);
     }
     let kind = key.map_or(SigningKey::Vcek, SigningKey::from);
     if let (Some(product), Some(tcb)) = (product, tcb) {
@@ -301,7 +310,7 @@ fn subject(arguments: Urls) -> Result<Subject> {
     let own = host::product().context("cannot read /proc/cpuinfo")?;
     let product = product.or(own).context("this processor is none that is known; say --product")?;
     let reported: [u8; 8] = host.status.last_chunk().copied().unwrap_or_default();
-    let tcb = TcbVersion(reported).parts(layout(product));
+    let tcb = TcbVersion(reported).parts(product.layout());
     let tcb = tcb.context("the platform's REPORTED_TCB has reserved bytes that are not zero")?;
     Ok(Subject { product, kind, chip: host.chip.to_vec(), tcb })
 }

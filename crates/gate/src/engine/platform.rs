@@ -4,7 +4,6 @@
 use cvmm_attest::claims::{FirmwareVersion, Product};
 use cvmm_attest::policy::{EvidenceClass, PlatformFacts};
 use cvmm_attest::reason::Reason;
-use cvmm_attest::verify::layout;
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::tcb::TcbVersion;
 
@@ -23,14 +22,12 @@ pub(super) fn facts(
         return Err(one("evidence.platform", "the host's security processor is not initialised for SNP"));
     }
     let signature = CpuSignature(cpu_signature);
-    let (family, model) = (u8::try_from(signature.family()), u8::try_from(signature.model()));
-    let product =
-        family.ok().zip(model.ok()).and_then(|(family, model)| Product::from_processor(family, model));
+    let product = Product::from_signature(signature);
     let reported: [u8; 8] = status.last_chunk().copied().unwrap_or_default();
     Ok(PlatformFacts {
         class,
         product,
         firmware: FirmwareVersion { major, minor, build },
-        reported_tcb: product.and_then(|product| TcbVersion(reported).parts(layout(product))),
+        reported_tcb: product.and_then(|product| TcbVersion(reported).parts(product.layout())),
     })
 }

@@ -277,8 +277,9 @@ impl Engine {
         let evidence = SnpEvidence::read(&tee_evidence.primary_evidence)
             .map_err(|problem| no(BAD, one("evidence.format", problem)))?;
         let policy = self.policy(&rcar.config.policy)?;
-        let kind = hint(&evidence.report).map_err(|refusal| vec![refusal.reason()])?.signing_key;
-        let claims = self.verified(&evidence.report, evidence.vek(kind), &policy, now)?;
+        let hint = hint(&evidence.report).map_err(|refusal| vec![refusal.reason()])?;
+        let vek = evidence.vek(&hint).map_err(|problem| one("gate.certificate", problem))?;
+        let claims = self.verified(&evidence.report, vek.as_deref(), &policy, now)?;
         let report_data = attestation.report_data(hash);
         let (policy, vm) = self.rcar_stands(&rcar.config, &rcar.config.policy, &claims, &report_data, now)?;
         let named = || rcar.config.release.values().chain([&rcar.config.policy]);

@@ -8,9 +8,13 @@
 //! its fields, with each TCB taken apart. Such a report is put together again into the bytes that were signed. What that form cannot
 //! say (a reserved byte that is not zero) is lost, and then the signature does not fit; nothing is ever verified but bytes.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::claims::SigningKey;
+use cvmm_attest::encoding;
+use cvmm_attest::verify::Hint;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::report::Report;
 use cvmm_snp::tcb::TcbVersion;
@@ -68,15 +72,17 @@ impl Evidence {
         Ok(Self { report, certificates })
     }
 
-    /// The certificate of a key of this kind, if it came along.
-    #[must_use]
-    pub fn vek(&self, kind: SigningKey) -> Option<&[u8]> {
-        let name = match kind {
+    /// The certificate of the key that signed the report, if it came along: DER or PEM, as the host has it.
+    pub fn vek(&self, hint: &Hint) -> Result<Option<Cow<'_, [u8]>>, String> {
+        let name = match hint.signing_key {
             SigningKey::Vcek => "VCEK",
             SigningKey::Vlek => "VLEK",
         };
-        let found = self.certificates.iter().find(|certificate| certificate.cert_type == name)?;
-        Some(&found.data)
+        let found = self.certificates.iter().find(|certificate| certificate.cert_type == name);
+        found
+            .map(|found| encoding::vek(&found.data, hint))
+            .transpose()
+            .map_err(|problem| format!("cert_chain: {name}: {problem}"))
     }
 }
 

@@ -198,3 +198,15 @@ pub enum FirmwareProblem {
         why: &'static str,
     },
 }
+
+impl FirmwareProblem {
+    /// The reason's code (docs/reasons.md).
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "firmware.read",
+            Self::SectionsOverlap { .. } => "firmware.overlap",
+            _ => "firmware.format",
+        }
+    }
+}

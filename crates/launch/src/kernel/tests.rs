@@ -2,7 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{bzimage, uki};
+use crate::samples::{bzimage, header, uki, uki_of};
 
 fn recognise_bytes(bytes: Vec<u8>) -> Result<Kernel, KernelProblem> {
     Kernel::recognise(Blob::from_bytes("k", bytes)).map_err(|error| {
@@ -21,14 +21,14 @@ fn both_formats_are_recognised() {
     let kernel = recognise_bytes(bzimage(8192)).unwrap();
     assert_eq!(kernel.format(), Format::BzImage { protocol: 0x20f, cmdline_max: 2047 });
     assert!(matches!(kernel.require_uki().unwrap_err().problem, KernelProblem::NotUki));
-    let image = recognise_bytes(uki(8192, true)).unwrap();
+    let image = recognise_bytes(uki_of(8192)).unwrap();
     assert_eq!(image.format(), Format::Uki);
     assert!(image.require_uki().is_ok());
 }
 
 #[test]
 fn truncated_kernels_are_refused() {
-    for (whole, min) in [(bzimage(8192), 1024), (uki(8192, true), 1024)] {
+    for (whole, min) in [(bzimage(8192), 1024), (uki_of(8192), 1024)] {
         for len in [min, 4096, 8191] {
             let parsed = recognise_bytes(whole[..len].to_vec());
             assert!(matches!(parsed, Err(KernelProblem::Truncated { .. })), "{len}: {parsed:?}");
@@ -59,7 +59,7 @@ fn what_is_no_kernel_is_named() {
     assert!(unknown(b"\x1f\x8b").contains("compressed"));
     assert!(unknown(b"070701").contains("cpio"));
     assert!(unknown(b"hello").contains("unknown"));
-    assert!(matches!(recognise_bytes(uki(8192, false)), Err(KernelProblem::NoLinuxSection)));
+    assert!(matches!(recognise_bytes(uki(&[(".data", &[0; 4096])])), Err(KernelProblem::NoLinuxSection)));
 }
 
 #[test]
@@ -76,13 +76,14 @@ fn unsuitable_kernels_are_refused() {
         (pe + 24 + 68, &[3, 0]), // console application
         (pe + 6, &[1, 2]),       // 513 sections
     ] {
-        let parsed = patched(uki(8192, true), at, patch);
+        let parsed = patched(uki_of(8192), at, patch);
         assert!(matches!(parsed, Err(KernelProblem::Pe(_))), "{at:#x}: {parsed:?}");
     }
     // Headers outside the file.
-    assert!(matches!(patched(uki(8192, true), 0x3c, &[0xff; 4]), Err(KernelProblem::Read(_))));
+    assert!(matches!(patched(uki_of(8192), 0x3c, &[0xff; 4]), Err(KernelProblem::Read(_))));
     // Linux section without content.
-    let empty = patched(uki(8192, true), pe + 24 + 0x70 + 40 + 16, &[0; 4]);
+    let linux = header(&uki_of(8192), ".linux", 0).unwrap();
+    let empty = patched(uki_of(8192), linux + 16, &[0; 4]);
     assert!(matches!(empty, Err(KernelProblem::NoLinuxSection)));
 }
 
@@ -94,7 +95,7 @@ proptest! {
         len in 0usize..8192,
         cut in any::<bool>(),
     ) {
-        let mut bytes = if which { bzimage(8192) } else { uki(8192, true) };
+        let mut bytes = if which { bzimage(8192) } else { uki_of(8192) };
         for (at, value) in edits {
             bytes[at] = value;
         }

@@ -93,7 +93,8 @@ impl LaunchPlan {
             imports.push(whole("uki", image.blob(), *gpa));
         }
         check(&imports, firmware, memory)?;
-        Ok(Self { imports, vcpus: starts(firmware, vcpus, stage.is_some()), staged })
+        let snp = firmware.check_snp(vcpus);
+        Ok(Self { imports, vcpus: starts(firmware, vcpus, stage.is_some()), staged, snp })
     }
 }
 
@@ -179,7 +180,7 @@ fn check_uki(image: &Kernel, gpa: u64, memory: &MemoryLayout) -> Result<(), Plan
         return Err(PlanError::UkiAddress { gpa, lowest: uki::LOWEST_GPA });
     }
     let len = image.blob().len();
-    let needed = uki::needed_low(gpa, len);
+    let needed = uki::needed_low(gpa, len, image.image_size());
     if needed > memory.low {
         return Err(PlanError::UkiMemory { name: image.blob().to_string(), len, needed, low: memory.low });
     }

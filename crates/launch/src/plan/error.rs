@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why a plan cannot be made.
 
+use crate::firmware::SnpError;
 use crate::guid::Guid;
 use crate::hashes::HashError;
 use crate::kernel::KernelError;
@@ -46,6 +47,9 @@ pub enum PlanError {
         /// The entry of the firmware's table it would be in.
         guid: Guid,
     },
+    /// The guest is to be an SNP guest, and the firmware cannot start one.
+    #[error(transparent)]
+    Snp(#[from] SnpError),
     /// The firmware's tables contradict each other.
     #[error(
         "firmware {firmware}: the {what} page at {gpa:#x} is not in a SEV metadata section of kind \"{section}\""
@@ -148,4 +152,25 @@ pub enum PlanError {
         /// Length in bytes.
         len: u64,
     },
+}
+
+impl PlanError {
+    /// The reason's code (docs/reasons.md).
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "plan.memory",
+            Self::Vcpus(_) => "plan.vcpus",
+            Self::Kernel(error) => error.problem.code(),
+            Self::Hashes(_) | Self::CmdlineLength { .. } => "plan.cmdline",
+            Self::FirmwareLacks { .. } => "firmware.profile",
+            Self::Snp(error) => error.problem.code(),
+            Self::FirmwareContradicts { .. } | Self::MemoryMapRoom { .. } => "firmware.format",
+            Self::StageFirmware { .. } => "firmware.first-stage",
+            Self::StageMemory { .. } | Self::UkiMemory { .. } | Self::OutsideMemory { .. } => "plan.memory",
+            Self::StageUki(_) => "kernel.read",
+            Self::UkiAddress { .. } | Self::Overlap { .. } => "plan.placement",
+            Self::Malformed { .. } => "plan.internal",
+        }
+    }
 }

@@ -8,7 +8,8 @@ use super::*;
 use crate::firmware::{Firmware, SectionKind};
 use crate::hashes::KernelHashes;
 use crate::memory::MemoryLayout;
-use crate::testing::{IGVM, Image, SECTIONS, bzimage, real_firmware, uki};
+use crate::samples::{bzimage, uki_of};
+use crate::testing::{IGVM, Image, SECTIONS, real_firmware};
 use crate::uki as uki_rules;
 
 const MIB: u64 = 1 << 20;
@@ -23,7 +24,7 @@ fn kernel(bytes: Vec<u8>) -> Kernel {
 }
 
 fn uki_profile(len: usize) -> Profile {
-    Profile::Uki { image: kernel(uki(len, true)), gpa: uki_rules::DEFAULT_GPA }
+    Profile::Uki { image: kernel(uki_of(len)), gpa: uki_rules::DEFAULT_GPA }
 }
 
 fn hashes_profile(cmdline: &str) -> Profile {
@@ -109,7 +110,7 @@ fn the_uki_order_splits_the_section_and_puts_the_image_last() {
 
     let mut memory = Memory::default();
     assert_eq!(place(&plan, &mut memory).unwrap(), 0x6000);
-    assert_eq!(memory.read(0x200_0000, 5000), uki(5000, true));
+    assert_eq!(memory.read(0x200_0000, 5000), uki_of(5000));
     assert_eq!(memory.read(0x200_0000 + 5000, 8192 - 5000), vec![0; 8192 - 5000]);
     let hobs = uki_rules::hob_list(0x200_0000, 5000);
     assert_eq!(memory.read(0x81_3000, 56), hobs);
@@ -201,7 +202,7 @@ fn the_machine_is_checked() {
 #[test]
 fn uki_placement_is_checked() {
     let at = |gpa, low| {
-        let profile = Profile::Uki { image: kernel(uki(4096, true)), gpa };
+        let profile = Profile::Uki { image: kernel(uki_of(4096)), gpa };
         LaunchPlan::build(&firmware(&Image::amdsev()), &profile, &MemoryLayout { low, high: 0 }, 1)
     };
     for gpa in [0, 0x177_f000, uki_rules::LOWEST_GPA + 1] {
@@ -244,13 +245,13 @@ fn command_lines_fit_the_kernel() {
 fn placing_goes_in_pieces_and_names_a_file_that_shrank() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let len = 3 * crate::blob::PIECE_SIZE + 100;
-    std::fs::write(file.path(), uki(len, true)).unwrap();
+    std::fs::write(file.path(), uki_of(len)).unwrap();
     let image = Kernel::recognise(Blob::open(file.path()).unwrap()).unwrap();
     let profile = Profile::Uki { image, gpa: uki_rules::DEFAULT_GPA };
     let plan = build(&Image::amdsev(), &profile).unwrap();
     let mut memory = Memory::default();
     place(&plan, &mut memory).unwrap();
-    assert_eq!(memory.read(uki_rules::DEFAULT_GPA, len as u64), uki(len, true));
+    assert_eq!(memory.read(uki_rules::DEFAULT_GPA, len as u64), uki_of(len));
     assert_eq!(memory.largest, crate::blob::PIECE_SIZE);
 
     file.as_file().set_len(crate::blob::PIECE_SIZE as u64 + 1).unwrap();

@@ -3,7 +3,6 @@
 
 use cvmm_attest::claims::{FirmwareVersion, Product};
 use cvmm_attest::policy::{GuestBit, PlatformBit};
-use cvmm_attest::verify::layout;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::{TcbParts, TcbVersion};
@@ -135,7 +134,7 @@ fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
         }
     }
     let [tcb, launch_tcb] = used.map(|(name, value)| {
-        let parts = product.map(|product| TcbVersion(value.to_le_bytes()).parts(layout(product)));
+        let parts = product.map(|product| TcbVersion(value.to_le_bytes()).parts(product.layout()));
         if parts == Some(None) {
             draft.refuse(name, format!("{value:#x} has bits that are reserved on this product"));
         }

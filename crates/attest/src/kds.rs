@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What to fetch from AMD's key distribution service, for a chip at a TCB (AMD, publication 57230). The gate fetches nothing itself:
-//! where it runs there need be no way out.
+//! What to fetch from AMD's key distribution service, for a chip at a TCB (AMD, publication 57230). No program of cvmm fetches anything:
+//! where they run there need be no way out.
 
-use cvmm_attest::claims::{Product, SigningKey};
 use cvmm_snp::tcb::TcbParts;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::certificates::{chip_len, kind_name};
+use crate::claims::{Product, SigningKey};
+use crate::verify::Hint;
 
 const SERVICE: &str = "https://kdsintf.amd.com";
 
 /// Something to fetch.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Download {
     /// `vcek`, `vlek`, `crl` or `chain`.
     pub what: &'static str,
@@ -61,12 +61,22 @@ pub enum KdsError {
     Tcb(Product, &'static str),
 }
 
+impl Subject {
+    /// Whose certificate verifies the report that `hint` is of: one, or two of which only the certificate tells which it is.
+    #[must_use]
+    pub fn of(hint: &Hint) -> Vec<Self> {
+        let Hint { signing_key, chip_id, .. } = *hint;
+        let subject = |(product, tcb)| Self { product, kind: signing_key, chip: chip_id.to_vec(), tcb };
+        hint.subjects().into_iter().map(subject).collect()
+    }
+}
+
 /// What a gate needs for this subject: its certificate, the revocation list, and the chain for other verifiers.
 pub fn downloads(subject: &Subject) -> Result<Vec<Download>, KdsError> {
     let Subject { product, kind, chip, tcb } = subject;
     let (product, kind) = (*product, *kind);
     let line = product.line();
-    let name = kind_name(kind);
+    let name = kind.name();
     let base = format!("{SERVICE}/{name}/v1/{line}");
     let TcbParts { fmc, bootloader, tee, snp, microcode } = tcb;
     let fmc = match (product, fmc) {
@@ -79,7 +89,7 @@ pub fn downloads(subject: &Subject) -> Result<Vec<Download>, KdsError> {
         format!("blSPL={bootloader:02}&teeSPL={tee:02}&snpSPL={snp:02}&ucodeSPL={microcode:02}{fmc}");
     let key = match kind {
         SigningKey::Vcek => {
-            let expected = chip_len(product);
+            let expected = product.chip_id_len();
             let (used, rest) = chip.split_at_checked(expected).unwrap_or((&[], chip));
             if used.is_empty()
                 || (!rest.is_empty() && (chip.len() != 64 || rest.iter().any(|byte| *byte != 0)))
