@@ -17,15 +17,13 @@ use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate::keys::Signer;
 use cvmm_gate::{artifacts, policies, setup};
 use cvmm_gate_client::protocol::{Admit, Evidence, PROTOCOL, Request, Response};
+use cvmm_launch::samples::firmware::Image;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::TcbParts;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// 96b582de-1fb2-45f7-baea-a366c55a082d as it stands in memory.
-const FOOTER: [u8; 16] =
-    [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
 const MILAN: &[&str] = &["--vcpu-type", "EPYC-Milan", "--tcb", "4,0,22,213"];
 /// When the vectors' verdicts were given.
 const THEN: &str = "1795435200";
@@ -38,12 +36,7 @@ struct Ended(Output, String);
 impl Lab {
     fn new() -> Self {
         let lab = Self(TempDir::new().unwrap());
-        // A GUID table without entries.
-        let mut image = vec![0_u8; 0x1000];
-        let end = image.len() - 0x20;
-        image[end - 16..end].copy_from_slice(&FOOTER);
-        image[end - 18..end - 16].copy_from_slice(&18_u16.to_le_bytes());
-        fs::write(lab.path("fw.fd"), image).unwrap();
+        fs::write(lab.path("fw.fd"), Image::amdsev().bytes()).unwrap();
         fs::write(lab.path("disk.img"), vec![0; 1 << 20]).unwrap();
         lab.toml("vm.toml", 2, "");
         lab

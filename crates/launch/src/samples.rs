@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Small kernel files that pass every check, for tests: of this crate, of programs that launch guests, and of fuzz targets.
+//! Small kernel files and firmware images that pass every check, for tests: of this crate, of programs that launch guests, and of fuzz targets.
+
+pub mod firmware;
 
 /// Where the PE header of a unified kernel image starts.
 const UKI_PE: usize = 0x80;

@@ -8,20 +8,15 @@ use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, Launch as LaunchManif
 use cvmm_gate_client::protocol::{Admit, Evidence};
 use cvmm_gate_client::ticket::{Expected as TicketExpected, VerifiedTicket};
 
+use cvmm_launch::samples::firmware::Image;
+
 use super::*;
 use crate::keys::Signer;
 use crate::setup;
 
-/// A firmware image of a page: a GUID table without entries, and nothing else.
+/// A firmware image of a page, with the tables of a build for SNP guests.
 fn firmware() -> Vec<u8> {
-    let mut image = vec![0_u8; 0x1000];
-    // 96b582de-1fb2-45f7-baea-a366c55a082d, after the length of the table that is nothing but this footer.
-    let footer =
-        [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
-    let end = image.len() - 0x20;
-    image[end - 16..end].copy_from_slice(&footer);
-    image[end - 18..end - 16].copy_from_slice(&18_u16.to_le_bytes());
-    image
+    Image { size: 0x1000, ..Image::amdsev() }.bytes()
 }
 
 /// 32 zero bytes.

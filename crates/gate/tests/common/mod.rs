@@ -16,6 +16,7 @@ use cvmm_gate_client::client::{Launched, Proposal};
 use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest};
 use cvmm_gate_client::protocol::{GuestChannel, PROTOCOL, Request};
 use cvmm_launch::first_stage::program_digest;
+use cvmm_launch::samples::firmware::Image;
 use cvmm_snp::digest::Digest;
 use tempfile::TempDir;
 
@@ -34,27 +35,9 @@ pub const RELEASE: &str = "secrets = [\"736869e5-84f0-4973-92ec-06879ce3da0b\"]\
 /// Where the secrets page of [`firmware`] lies.
 pub const SECRETS: u32 = 0x80_d000;
 
-/// A page whose GUID table says one thing: a secrets page and a CPUID page have to be there.
+/// A page with the tables of a build for SNP guests.
 pub fn firmware() -> Vec<u8> {
-    let mut image = vec![0_u8; 0x1000];
-    // Metadata: signature, its length, version, number of sections; then start, length and type of each.
-    let words = [40_u32, 1, 2, SECRETS, 0x1000, 2, SECRETS + 0x1000, 0x1000, 3];
-    image[..4].copy_from_slice(b"ASEV");
-    for (at, word) in words.iter().enumerate() {
-        image[4 + 4 * at..8 + 4 * at].copy_from_slice(&word.to_le_bytes());
-    }
-    // From the end of the image: the footer, 96b582de-1fb2-45f7-baea-a366c55a082d, with the length of the table before it; then
-    // an entry, dc886566-984a-4798-a75e-5585a7bf67cc, which is how far from the end the metadata lies.
-    let footer =
-        [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
-    let entry =
-        [0x66, 0x65, 0x88, 0xdc, 0x4a, 0x98, 0x98, 0x47, 0xa7, 0x5e, 0x55, 0x85, 0xa7, 0xbf, 0x67, 0xcc];
-    let table =
-        [&0x1000_u32.to_le_bytes()[..], &22_u16.to_le_bytes(), &entry, &40_u16.to_le_bytes(), &footer]
-            .concat();
-    let end = image.len() - 0x20;
-    image[end - table.len()..end].copy_from_slice(&table);
-    image
+    Image { size: 0x1000, ..Image::amdsev() }.bytes()
 }
 
 /// The same behind padding, where a first stage can lie.
