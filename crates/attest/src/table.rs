@@ -46,8 +46,8 @@ pub fn vek<'a>(table: &'a [u8], hint: &Hint) -> Result<Option<Cow<'a, [u8]>>, Ta
     entry.map(read).transpose()
 }
 
-/// The content of the entry for a key of this kind.
-fn entry(table: &[u8], kind: SigningKey) -> Result<Option<&[u8]>, TableError> {
+/// The content of the entry for a key of this kind, as it is in the table.
+pub fn entry(table: &[u8], kind: SigningKey) -> Result<Option<&[u8]>, TableError> {
     let wanted = match kind {
         SigningKey::Vcek => VCEK,
         SigningKey::Vlek => VLEK,

@@ -413,3 +413,29 @@ fn chip(report: &Report, vek: &Vek<'_>, options: &Options) -> Result<Option<[u8;
     }
     Ok(Some(report.chip_id))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A report of version 2 does not name its processor: chip identifier and TCB bytes tell a Turin from the others.
+    #[test]
+    fn products_of_old_reports_follow_from_chip_and_tcb() {
+        let (turin, milan) = ([1, 2, 0, 4, 0, 0, 0, 71], [4, 0, 0, 0, 0, 0, 22, 213]);
+        let short: [u8; 64] = std::array::from_fn(|at| if at < 8 { 0x3b } else { 0 });
+        let subjects = |product, chip_id, tcb| {
+            let hint = Hint { signing_key: SigningKey::Vcek, product, chip_id, tcb: TcbVersion(tcb) };
+            hint.subjects().into_iter().map(|(product, tcb)| (product, tcb.fmc)).collect::<Vec<_>>()
+        };
+        assert_eq!(subjects(None, short, turin), [(Product::Turin, Some(1))]);
+        let older = [(Product::Milan, None), (Product::Genoa, None)];
+        assert_eq!(subjects(None, [7; 64], milan), older);
+        // A masked chip, or a VLEK's report: the reserved bytes of the TCB tell.
+        assert_eq!(subjects(None, [0; 64], turin), [(Product::Turin, Some(1))]);
+        assert_eq!(subjects(None, [0; 64], milan), older);
+        assert_eq!(subjects(Some(Product::Genoa), [7; 64], milan), [(Product::Genoa, None)]);
+        // Bytes that no product has.
+        assert_eq!(subjects(None, [7; 64], [1; 8]), []);
+        assert_eq!(subjects(Some(Product::Turin), short, milan), []);
+    }
+}

@@ -113,3 +113,34 @@ fn stem(tcb: &TcbParts) -> String {
     let fmc = fmc.map_or(String::new(), |fmc| format!("_fmc{fmc:02}"));
     format!("bl{bootloader:02}_tee{tee:02}_snp{snp:02}_ucode{microcode:02}{fmc}")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use cvmm_snp::tcb::TcbVersion;
+
+    use super::*;
+
+    #[test]
+    fn an_old_report_of_a_turin_finds_its_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let mut chip_id = [0; 64];
+        chip_id[..8].fill(0x3b);
+        let tcb = TcbVersion([1, 2, 0, 4, 0, 0, 0, 71]);
+        let hint = Hint { signing_key: SigningKey::Vcek, product: None, chip_id, tcb };
+        let name = "vcek/3b3b3b3b3b3b3b3b/bl02_tee00_snp04_ucode71_fmc01_vcek.der";
+        let reason = store.vek(&hint).unwrap_err();
+        assert!(reason.message.contains(name), "{}", reason.message);
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let der = [0x30, 0x82, 0, 2, 5, 0];
+        for content in [&der[..], b"-----BEGIN CERTIFICATE-----\nMIIAAgUA\n-----END CERTIFICATE-----\n"] {
+            fs::write(&path, content).unwrap();
+            assert_eq!(store.vek(&hint).as_deref(), Ok(&der[..]));
+        }
+        fs::write(&path, "hello").unwrap();
+        assert!(store.vek(&hint).unwrap_err().message.contains("neither DER nor PEM"));
+    }
+}

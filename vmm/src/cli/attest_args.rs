@@ -11,7 +11,7 @@ use super::output::OutputArgs;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AttestCommand {
-    /// Verify a report and print what it says; exit code 0, or 9 if it is not believed or not accepted
+    /// Verify a report and print what it says; exit code 0, 9 if it is not believed or not accepted, or 40 without a certificate
     ///
     /// Needs no gate, no network and no SNP host. AMD's authorities are built in.
     Report(Box<ReportArgs>),
@@ -19,7 +19,7 @@ pub(super) enum AttestCommand {
     ///
     /// cvmm-guest attest --bundle writes such a file in the guest; this makes one of files, or adds to one.
     Bundle(Box<BundleArgs>),
-    /// Verify such a file; exit code 0, or 9 if it is not believed or not accepted
+    /// Verify such a file; exit code 0, 9 if it is not believed or not accepted, or 40 without a certificate
     ///
     /// Needs no gate, no network and no host. A quote counts only if somebody vouches for the key that made it: the launch's manifest in
     /// the file, --tpm-ca, or --ak-name.

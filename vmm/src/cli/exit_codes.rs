@@ -10,7 +10,7 @@ use crate::exit_code::ExitStatus::{self, *};
 const PRINTS: &[ExitStatus] = &[Success, Internal, Usage, File];
 const MEASURES: &[ExitStatus] = &[Success, Internal, Usage, LaunchRefused, File];
 const STATE: &[ExitStatus] = &[Success, Internal, Usage, File, State];
-const VERIFIES: &[ExitStatus] = &[Success, Internal, Usage, File, NotMet];
+const VERIFIES: &[ExitStatus] = &[Success, Internal, Usage, File, NotMet, Unverified];
 
 /// Exit codes by command. A command that is not here has those of the one above it.
 const COMMANDS: &[(&str, &[ExitStatus])] = &[

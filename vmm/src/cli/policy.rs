@@ -33,9 +33,9 @@ impl Session<'_> {
         done.unwrap_or_else(|error| self.refuse(&error))
     }
 
-    /// Says what is unsafe about a policy.
+    /// Says what is unsafe about a policy, and what it does not prove.
     fn warn(policy: &Policy) {
-        for warning in policy.warnings() {
+        for warning in warnings(policy) {
             tracing::warn!(policy = policy.id, "{warning}");
         }
     }
@@ -148,10 +148,7 @@ impl Session<'_> {
         let model = VcpuModel { signature, features: SevFeatures::SNP_ACTIVE };
         let digest = match Subject::from_config(&config).and_then(|subject| subject.digest(model)) {
             Ok(digest) => digest,
-            Err(error) => {
-                self.error(error.exit_status(), &error);
-                return error.exit_status();
-            }
+            Err(error) => return self.failed(&error),
         };
         let reported = || {
             let status = File::open(cvmm_kvm_snp::probe::SEV_PATH).and_then(|device| sev::status(&device));
@@ -164,7 +161,12 @@ impl Session<'_> {
             Err(sentence) => return self.wrong(sentence),
         };
         match policy::init(&id, &config, digest, &platform) {
-            Ok(text) => self.write_output(&args.output, &text, Existing::Refuse),
+            Ok(text) => {
+                if let Ok(policy) = Policy::parse(&text) {
+                    Self::warn(&policy);
+                }
+                self.write_output(&args.output, &text, Existing::Refuse)
+            }
             Err(error) => self.wrong(error.to_string()),
         }
     }
@@ -215,6 +217,11 @@ fn status(error: &PolicyFileError) -> ExitStatus {
     }
 }
 
+/// What is unsafe about a policy, and what it does not prove about the code that runs.
+fn warnings(policy: &Policy) -> Vec<&'static str> {
+    [policy.warnings(), policy.unproven()].concat()
+}
+
 /// A policy for programs, with one thing more.
 fn described(policy: &Policy, key: &str, value: impl serde::Serialize) -> serde_json::Value {
     // TOML's values are JSON's, but for times, which become strings.
@@ -223,7 +230,7 @@ fn described(policy: &Policy, key: &str, value: impl serde::Serialize) -> serde_
         key: value,
         "id": policy.id,
         "version": policy.version,
-        "warnings": policy.warnings(),
+        "warnings": warnings(policy),
         "policy": whole.map(|table| plain(toml::Value::Table(table))),
     })
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Commands from their words to their output and exit code, with a machine made of paper.
 
+use cvmm_launch::samples::firmware::Image;
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -292,6 +293,11 @@ fn check_looks_into_the_files() {
         "{snp}format = \"raw\"\n[gate]\nurl = \"tls://gate:1\"\nca = \"passwd\"\nclient_certificate = \"passwd\"\n\
          client_key = \"passwd\"\nverdict_key = \"passwd\"\npolicy = \"p\"\n"
     );
+    // An image of an ordinary build cannot start an SNP guest.
+    let (status, places) = check(&format!("{snp}format = \"raw\"\n"));
+    assert_eq!((status, &places[0]), (ExitStatus::LaunchRefused, &("config.firmware.content".to_owned(), 6)));
+    let tables = Image { size: 0x1000, ..Image::amdsev() }.bytes();
+    fs::write(at("OVMF.fd"), [vec![0xff; (4 << 20) - 0x1000], tables].concat()).unwrap();
     let (status, places) = check(&gate);
     assert_eq!((status, &places[0].0), (ExitStatus::File, &"config.gate.verdict_key.content".to_owned()));
     let key = "-----BEGIN PUBLIC KEY-----\n\

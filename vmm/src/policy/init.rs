@@ -4,7 +4,7 @@
 use std::str::FromStr;
 
 use cvmm_attest::claims::Product;
-use cvmm_attest::policy::GuestBit;
+use cvmm_attest::policy::{GuestBit, unproven};
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
@@ -13,7 +13,7 @@ use cvmm_snp::tcb::{TcbParts, TcbVersion};
 use thiserror::Error;
 
 use super::resolve::profile;
-use crate::config::{Boot, Config, CpuidTolerance, Isolation};
+use crate::config::{Config, CpuidTolerance, Isolation};
 use crate::gate::manifest::knobs;
 
 /// The least TCB, as it is written on a command line: `bootloader,tee,snp,microcode`, on Turin with the FMC before.
@@ -111,13 +111,8 @@ pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> R
     let Platform { product, tcb } = platform;
     let TcbParts { fmc, bootloader, tee, snp, microcode } = tcb;
     let profile = profile(config);
-    let warning = match config.boot {
-        Boot::Uki { .. } => "",
-        Boot::Hashes { .. } => {
-            "# With stock firmware a hostile host can run an unmeasured program before this kernel (docs/threat-model.md).\n"
-        }
-        Boot::Disk => "# Nothing of the disk is measured.\n",
-    };
+    let warning = unproven(profile)
+        .map_or(String::new(), |warning| format!("# Not proven, {warning} (docs/threat-model.md).\n"));
     // What the guest does without is forbidden, what it has for its own protection is required.
     let names = |bits: &[(GuestBit, &'static str)], set: bool| {
         let found = bits.iter().filter(|(bit, _)| guest_policy.has(bit.bit()) == set);

@@ -11,6 +11,7 @@ use cvmm_gate_client::tls::TlsFileError;
 use cvmm_guest_state::StateError;
 use cvmm_guest_state::info::Info;
 use cvmm_kvm_snp::probe::SnpHost;
+use cvmm_launch::plan::PlanError;
 
 use super::RunError;
 use crate::config::{Boot, Config, Gate, GateEndpoint, Isolation, Problem};
@@ -134,6 +135,7 @@ fn input_key(config: &Config, error: &InputError) -> &'static str {
         InputError::Identity(_) => "snp.id_block",
         InputError::VerdictKey { .. } => "gate.verdict_key",
         // Firmware, profile and memory do not fit together: the profile is what was chosen.
+        InputError::Plan(PlanError::Snp(_)) => "firmware",
         InputError::Plan(_) => "boot.profile",
     }
 }

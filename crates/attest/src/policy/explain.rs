@@ -35,8 +35,8 @@ impl Policy {
             say(format!("launch digest: one of {}", list(&self.measurements)));
         }
         say(format!("boot profile: {}", self.profiles.join(", ")));
-        if self.profiles.iter().any(|profile| profile == "hashes") {
-            say("  hashes: a hostile host can have the stock firmware run an unmeasured program before the kernel".to_owned());
+        for warning in self.unproven() {
+            say(format!("  not proven, {warning}"));
         }
         let floor = |lowered: bool| if lowered { "allowed (unsafe)" } else { "never" };
         say(format!("guest policy, debugging by the host: {}", floor(self.unsafe_allow_debug)));

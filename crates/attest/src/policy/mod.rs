@@ -517,6 +517,31 @@ impl Policy {
     }
 }
 
+/// What the launch digest of a guest with a boot profile does not prove, and what to use instead; `None` if it covers all that runs.
+#[must_use]
+pub fn unproven(profile: &str) -> Option<&'static str> {
+    match profile {
+        "hashes" => Some(
+            "boot profile \"hashes\": with stock firmware the launch digest does not prove which code runs: a hostile host can have the \
+             firmware start an unmeasured shim before the kernel whose hash is measured. Use the boot profile \"uki\", where the \
+             digest covers firmware, kernel, initrd and command line",
+        ),
+        "disk" => Some(
+            "boot profile \"disk\": the launch digest proves the firmware and nothing that runs after it: the host chooses the disk and so \
+             loader, kernel and command line. Use the boot profile \"uki\", where the digest covers them",
+        ),
+        _ => None,
+    }
+}
+
+impl Policy {
+    /// What the launch digests that the policy admits do not prove about the code: a sentence for each boot profile.
+    #[must_use]
+    pub fn unproven(&self) -> Vec<&'static str> {
+        self.profiles.iter().filter_map(|profile| unproven(profile)).collect()
+    }
+}
+
 /// The processor that `guest.vcpu_types` means by a QEMU name or by EAX of CPUID leaf 1, as in `0xa00f11`.
 #[must_use]
 pub fn vcpu_signature(text: &str) -> Option<CpuSignature> {

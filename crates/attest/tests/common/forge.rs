@@ -160,6 +160,7 @@ pub struct World {
     authority: Signer,
     vek: EcdsaKeyPair,
     pub trust: Trust,
+    pub ark: Vec<u8>,
     pub intermediate: Vec<u8>,
 }
 
@@ -175,10 +176,11 @@ impl World {
         let rsa = || RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let (root, authority) = (rsa(), rsa());
         let vek = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
-        let mut world = Self { root, authority, vek, trust: Trust::nobody(), intermediate: vec![] };
-        let ark = world.sign(&world.authority_parts("ARK-Milan", By::Root, 1), By::Root);
+        let mut world =
+            Self { root, authority, vek, trust: Trust::nobody(), ark: vec![], intermediate: vec![] };
+        world.ark = world.sign(&world.authority_parts("ARK-Milan", By::Root, 1), By::Root);
         world.intermediate = world.sign(&world.authority_parts("SEV-Milan", By::Authority, 5), By::Root);
-        world.trust.unsafe_add_test(&ark, &world.intermediate).unwrap();
+        world.trust.unsafe_add_test(&world.ark, &world.intermediate).unwrap();
         world
     }
 

@@ -66,7 +66,9 @@ pub fn vectors(folder: &Path) -> Vec<Vector> {
             });
         }
     }
-    assert!(found.len() > 80, "only {} vectors", found.len());
+    // Those that scripts/bench makes itself are fewer.
+    let published = found.iter().any(|vector| !vector.made);
+    assert!(!found.is_empty() && (!published || found.len() > 80), "only {} vectors", found.len());
     found
 }
 
