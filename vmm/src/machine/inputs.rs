@@ -118,13 +118,14 @@ impl Inputs {
     /// Opens and checks the files of `config` and makes the launch plan.
     pub fn open(config: &Config) -> Result<Self, InputError> {
         let firmware = firmware(config)?;
+        if config.isolation == Isolation::Snp {
+            // Before what else would be wrong with such an image, such as no room for a first stage.
+            firmware.check_snp(config.vcpus).map_err(PlanError::from)?;
+        }
         let memory = MemoryLayout { low: config.low_memory, high: config.memory - config.low_memory };
         let (profile, served) = boot(config)?;
         let stage = config.first_stage.then(|| first_stage(config)).transpose()?;
         let plan = LaunchPlan::build_with(&firmware, &profile, &memory, config.vcpus, stage.as_ref())?;
-        if config.isolation == Isolation::Snp {
-            plan.check_snp().map_err(PlanError::from)?;
-        }
         let identity = config.snp.identity.as_ref().map(identity).transpose()?;
         let hostile = Hostile::open(config, &firmware)?;
         Ok(Self { firmware, memory, profile, plan, served, identity, hostile })
