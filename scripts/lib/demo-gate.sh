@@ -53,8 +53,7 @@ refused vcpus changed-vcpus.toml "one vCPU more"
 # The right guest. Its console and cvmm's messages go to files of their own.
 status=0
 step "cvmm run: the guest that the policy names"
-"$bin/cvmm" run --config "$out/vm.toml" --timeline "$out/timeline.json" </dev/null \
-    >>"$out/guest-console.log" 2>>"$out/right.log" || status=$?
+sh "${0%/*}/demo-run.sh" "$out" "$bin/cvmm" run --config "$out/vm.toml" --timeline "$out/timeline.json" || status=$?
 echo "right $status" >>"$out/verdicts"
 step "  cvmm ended with exit code $status"
 
