@@ -3,7 +3,7 @@
 # What `scripts/fetch` can fetch: for each name the suites in order of preference, the
 # package patterns, and how the unpacked tree is put into the shape its users expect.
 
-ARTEFACTS="kernel kernel-guest kernel-source ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms ukify acpi-tools"
+ARTEFACTS="kernel kernel-guest kernel-guest-6.1 kernel-guest-7 kernel-source ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms ukify acpi-tools"
 
 # artefact_source NAME: sets SUITES, CLOSURE and PATTERNS.
 # shellcheck disable=SC2034 # results, read by the caller
@@ -18,6 +18,12 @@ artefact_source() {
         # virtio-pci, virtio-console and ext4 built in) at a third of the package size.
         SUITES="bookworm-backports trixie trixie-updates"
         PATTERNS=('linux-image-6\.12\.[0-9.]+\+deb[0-9.]+-cloud-amd64') ;;
+    # Other guest kernels than the one that most tests boot, without modules: Debian 12's, from before Linux had PAT without
+    # MTRRs (6.3), and the newest that Debian has.
+    kernel-guest-6.1) SUITES="bookworm"; PATTERNS=('linux-image-6\.1\.0-[0-9]+-cloud-amd64') ;;
+    kernel-guest-7) # from 7.3 on the image has a package of its own
+        SUITES="trixie-backports sid"
+        PATTERNS=('linux-binary-7\.[0-9.]+(\+deb[0-9.]+)?-cloud-amd64') ;;
     kernel-source) SUITES="trixie bookworm-backports"; PATTERNS=('linux-source-6\.12') ;;
     ovmf-amdsev) SUITES="sid"; PATTERNS=(ovmf-amdsev) ;;
     ovmf) SUITES="trixie sid"; PATTERNS=('ovmf|ovmf-generic') ;;
@@ -51,6 +57,7 @@ artefact_finish() {
     local name=$1 tree=$2 f
     case $name in
     kernel | kernel-guest) finish_kernel "$tree" ;;
+    kernel-guest-*) finish_kernel_image "$tree" ;;
     kernel-source)
         f=$(find "$tree" -name 'linux-source-*.tar.xz' | head -n 1)
         [ -n "$f" ] || die "the package has no kernel source"
@@ -143,6 +150,20 @@ finish_kernel() {
     # What postinst would do on installation: users load modules by modules.dep.
     PATH=$PATH:/usr/sbin:/sbin depmod -b "$tree" "$version" || die "depmod failed for kernel $version"
     ln -s "boot/vmlinuz-$version" "$tree/vmlinuz"
+}
+
+# finish_kernel_image TREE: vmlinuz-VERSION and a link to it, nothing else
+finish_kernel_image() {
+    local tree=$1 file version
+    file=$(find "$tree" -type f \( -name 'vmlinuz-*' -o -name vmlinuz \) | head -n 1)
+    [ -n "$file" ] || die "the kernel package has no vmlinuz"
+    case ${file##*/} in
+    vmlinuz-*) version=${file##*/vmlinuz-} ;;
+    *) version=${file%/vmlinuz} version=${version##*/} ;; # lib/modules/VERSION/vmlinuz
+    esac
+    mv "$file" "$tree/vmlinuz-$version"
+    find "$tree" -mindepth 1 -maxdepth 1 ! -name "vmlinuz-$version" -exec rm -rf {} +
+    ln -s "vmlinuz-$version" "$tree/vmlinuz"
 }
 
 # elf_closure TREE PROGRAM...: the shared libraries, inside TREE, that the programs load, as

@@ -43,6 +43,8 @@ pub enum ExitStatus {
     Terminated = 14,
     /// An SNP guest used memory in a way that cannot be served.
     MemoryViolation = 15,
+    /// The guest has shown nothing on its console within `--boot-timeout`.
+    Silent = 16,
     /// Nobody listens where the gate should, or TLS fails.
     GateUnreachable = 20,
     /// The gate did not answer in time, or closed the connection.
@@ -61,7 +63,7 @@ pub enum ExitStatus {
 
 impl ExitStatus {
     /// All codes in ascending order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Success,
         Self::Internal,
         Self::Usage,
@@ -78,6 +80,7 @@ impl ExitStatus {
         Self::Reset,
         Self::Terminated,
         Self::MemoryViolation,
+        Self::Silent,
         Self::GateUnreachable,
         Self::GateSilent,
         Self::GateDenied,
@@ -119,6 +122,7 @@ impl ExitStatus {
             Self::Reset => "guest reset with --exit-on-reset",
             Self::Terminated => "the SNP guest terminated itself",
             Self::MemoryViolation => "the SNP guest used memory in a way that cannot be served",
+            Self::Silent => "the guest wrote nothing to its console within --boot-timeout",
             Self::GateUnreachable => {
                 "the attestation gate cannot be reached: nobody listens there, or TLS fails"
             }

@@ -264,7 +264,8 @@ fn a_difference_is_said_in_words() {
     let text = diff("a.toml", "b.toml").code(6);
     for line in [
         "number of vcpus: 2 in A, 3 in B",
-        "high memory: 0 MiB in A, 256 MiB in B",
+        "low memory: 256 MiB in A, 320 MiB in B",
+        "high memory: 0 MiB in A, 192 MiB in B",
         "igvm parameters at 0x812000: 1 of 1 pages have other content: 0x812000 (offset 0x0)",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}: {text}");

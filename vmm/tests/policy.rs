@@ -148,12 +148,12 @@ fn init_writes_a_policy_that_admits_the_guest_and_no_other() {
     lab.toml(
         "more.toml",
         2,
-        "[snp]\npolicy = 0x120000\nvlek_only = true\ncpuid_corrections = \"caches\"\n[debug]\nmtrr = true\n",
+        "[snp]\npolicy = 0x120000\nvlek_only = true\ncpuid_corrections = \"caches\"\n[debug]\nmtrr = false\n",
     );
     let text = lab.policy(&[&["init", "--config", "more.toml"], MILAN].concat());
     if text.0.status.success() {
         let policy = Policy::parse(&text.ok()).unwrap();
-        let knobs = ["mtrr".to_owned()];
+        let knobs = ["mtrr_hidden".to_owned()];
         let guest = LaunchFacts {
             policy: GuestPolicy(0x12_0000),
             debug: &knobs,

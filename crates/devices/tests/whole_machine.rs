@@ -13,7 +13,7 @@ use cvmm_devices::fw_cfg::{self, FwCfg};
 use cvmm_devices::host::{PowerEvent, PowerSink};
 use cvmm_devices::legacy::{KeyboardReset, PmTimer, ResetControl, Rtc, Serial, SleepControl, SleepStatus};
 use cvmm_devices::memory::DeviceMemory;
-use cvmm_devices::pci::{ConfigPorts, Ecam, HostBridge, LpcBridge, PciRoot, Visibility, Window};
+use cvmm_devices::pci::{ConfigPorts, Ecam, EcamWindow, HostBridge, LpcBridge, PciRoot, Visibility, Window};
 use proptest::prelude::*;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -37,12 +37,14 @@ fn shared<T: BusDevice + 'static>(device: T) -> Arc<Mutex<dyn BusDevice>> {
     Arc::new(Mutex::new(device))
 }
 
-fn machine() -> (Bus, Bus, Arc<PciRoot>, Arc<Counter>) {
+fn machine() -> (Bus, Ecam, Arc<PciRoot>, Arc<Counter>) {
     let power = Arc::new(Counter::default());
     let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let memory = DeviceMemory::new(Arc::new(ram));
     let mut root = PciRoot::new(&[Window { base: 0x8000_0000, len: 0x6000_0000 }]);
-    root.add(0, "host bridge", Visibility::Everywhere, Arc::new(Mutex::new(HostBridge::new()))).unwrap();
+    let window = EcamWindow::new(ECAM, 0x8000_0000..0xf000_0000);
+    let bridge = Arc::new(Mutex::new(HostBridge::new(Arc::clone(&window))));
+    root.add(0, "host bridge", Visibility::Everywhere, bridge).unwrap();
     root.add(31, "lpc", Visibility::Everywhere, Arc::new(Mutex::new(LpcBridge::new(false)))).unwrap();
     let root = Arc::new(root);
     let fw_cfg_device = FwCfg::builder().vcpus(1).file("etc/e820", vec![1; 20]).build(memory).unwrap();
@@ -60,16 +62,15 @@ fn machine() -> (Bus, Bus, Arc<PciRoot>, Arc<Counter>) {
     let reset = Box::new(ResetControl::new(power.clone()));
     let config = ConfigPorts::new(root.clone(), reset);
     ports.add(ConfigPorts::BASE, ConfigPorts::LEN, "pci config", shared(config)).unwrap();
-    let mut mmio = Bus::new();
-    mmio.add(ECAM, Ecam::LEN, "ecam", shared(Ecam::new(root.clone()))).unwrap();
-    (ports, mmio, root, power)
+    let ecam = Ecam::new(root.clone(), window);
+    (ports, ecam, root, power)
 }
 
 #[test]
 fn firmware_finds_its_way() {
-    let (ports, mmio, _, power) = machine();
+    let (ports, ecam, _, power) = machine();
     let mut data = [0; 4];
-    assert_eq!(mmio.read(ECAM, &mut data), Access::Claimed("ecam"));
+    assert_eq!(ecam.read(ECAM, &mut data), Access::Claimed("pci ecam"));
     assert_eq!(u32::from_le_bytes(data), 0x29c0_8086);
     ports.write(0x510, &0_u16.to_le_bytes());
     assert_eq!(ports.read_string(0x511, 1, &mut data), Access::Claimed("fw_cfg"));
@@ -103,7 +104,7 @@ proptest! {
     fn any_sequence_of_accesses_is_answered(
         accesses in proptest::collection::vec((0_u8..5, port(), any::<u64>(), value()), 0..200)
     ) {
-        let (ports, mmio, root, _) = machine();
+        let (ports, ecam, root, _) = machine();
         for (kind, port, gpa, mut data) in accesses {
             match kind {
                 0 => { ports.write(port, &data); }
@@ -115,8 +116,8 @@ proptest! {
                 2 => { ports.write_string(port, 1, &data); }
                 3 => {
                     let at = ECAM + gpa % Ecam::LEN;
-                    mmio.write(at, &data);
-                    mmio.read(at, &mut data);
+                    ecam.write(at, &data);
+                    ecam.read(at, &mut data);
                 }
                 _ => {
                     prop_assert_eq!(root.bar_write(gpa, &data), Access::Unclaimed);
@@ -126,7 +127,8 @@ proptest! {
             }
         }
         let mut id = [0; 4];
-        mmio.read(ECAM, &mut id);
+        ports.write(0xcf8, &(1_u32 << 31).to_le_bytes());
+        ports.read(0xcfc, &mut id);
         prop_assert_eq!(u32::from_le_bytes(id), 0x29c0_8086);
     }
 }

@@ -48,6 +48,9 @@ struct Options {
     /// A UKI whose kernel shows the guest its secrets (tests/guest/build-kernel).
     #[arg(long, default_value = "-")]
     secrets_guest: PathBuf,
+    /// Folder with `guest-VERSION.efi`, UKIs of the guest with other kernels.
+    #[arg(long, default_value = "-")]
+    kernels: PathBuf,
     /// Stock QEMU (`scripts/fetch qemu-peer`).
     #[arg(long, default_value = "-")]
     qemu: PathBuf,

@@ -88,6 +88,10 @@ pub(super) struct RunArgs {
     /// Time the guest has to power off after a signal
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub(super) grace: u32,
+    /// End a guest that has shown nothing on its console by then, with exit code 16; 0: do not even report it. Without
+    /// this option such a guest is reported after 60 seconds and goes on
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub(super) boot_timeout: Option<u32>,
     /// End when the guest asks for a reset, instead of building the machine anew
     #[arg(long)]
     pub(super) exit_on_reset: bool,

@@ -31,6 +31,7 @@ const COMMANDS: &[(&str, &[ExitStatus])] = &[
             Reset,
             Terminated,
             MemoryViolation,
+            Silent,
             GateUnreachable,
             GateSilent,
             GateDenied,

@@ -34,6 +34,7 @@ use crate::config::{self, Checks, Config, ConfigError};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::logging::{self, LogFormat};
 use crate::run::RunOptions;
+use crate::run::boot_watch::BootTimeout;
 use crate::timeline::{Phase, Recording, Timeline, draw, is_drawing, table};
 use config_check::Scope;
 
@@ -148,10 +149,16 @@ impl Session<'_> {
         timeline.mark(Phase::Config);
         let name = config.name.clone();
         let grace = Duration::from_secs(u64::from(args.grace));
+        let boot_timeout = match args.boot_timeout {
+            None => BootTimeout::Report,
+            Some(0) => BootTimeout::Off,
+            Some(seconds) => BootTimeout::End(Duration::from_secs(u64::from(seconds))),
+        };
         let options = RunOptions {
             timeline: Arc::clone(&timeline),
             exit_stats: args.exit_stats,
             grace,
+            boot_timeout,
             exit_on_reset: args.exit_on_reset,
             without_gate: args.without_gate,
         };

@@ -182,7 +182,7 @@ fn every_option_that_names_an_output_is_known() {
             let help = help.unwrap_or_default().to_lowercase();
             let value = arg.get_action().takes_values();
             if value
-                && (name.contains("out") && name != "output-format" && name != "timeout"
+                && (name.contains("out") && name != "output-format" && !name.ends_with("timeout")
                     || help.contains("write"))
             {
                 found.push(format!("{path} --{name}"));

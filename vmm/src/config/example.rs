@@ -49,10 +49,10 @@ name = "example"
 # Number of virtual CPUs, 1 to 64.
 vcpus = 2
 
-# Guest RAM in whole MiB, up to 1 TiB, and the part of it below 4 GiB (64 MiB to 2 GiB).
-# The firmware of a confidential guest accepts all low memory before the kernel starts: keep it small.
+# Guest RAM in whole MiB, up to 1 TiB, and the part of it below 4 GiB (64 MiB to 2 GiB), which grows with it by default.
+# The bounce buffers of a confidential guest are in there; its firmware accepts all of it before the kernel starts.
 memory = "1GiB"
-# low_memory = "256MiB"
+# low_memory = "320MiB"
 
 # What protects the guest from the host: "snp" (AMD SEV-SNP), or "none" for development: then
 # remove [gate].
@@ -155,7 +155,7 @@ mode = "stdio"
 # [debug]
 # pm_timer_scale = 1             # how much faster the ACPI PM timer runs, 1 to 1000
 # firmware_console = false       # let the firmware use the serial port
-# mtrr = false                   # show MTRRs to the guest
+# mtrr = true                    # show MTRRs to the guest: Linux before 6.3 needs them
 # user_space_marker = "login:"   # console text that means that user space is up
 # What a hostile host would do, for tests. The firmware refuses to boot what does not match its hashes
 # (profile hashes), but does not notice the shim and the variables: docs/threat-model.md.

@@ -18,6 +18,7 @@ mod document;
 mod example;
 mod files;
 mod host;
+mod low_memory;
 mod problem;
 mod raw;
 mod schema;
@@ -32,6 +33,7 @@ use cvmm_tpm::HashAlg;
 use serde::Serialize;
 
 pub use example::{Profile, example};
+pub use low_memory::default_low_memory;
 pub use problem::{ConfigError, Location, Problem};
 pub use schema::schema;
 pub use source::Text;
@@ -44,9 +46,6 @@ pub const MIN_MEMORY: u64 = 64 << 20;
 pub const MAX_MEMORY: u64 = 1 << 40;
 /// The most RAM below 4 GiB in bytes: the PCI window starts there.
 pub const MAX_LOW_MEMORY: u64 = 2 << 30;
-/// RAM below 4 GiB in bytes when `low_memory` is absent (and `memory` is not smaller). Firmware of a confidential guest accepts
-/// all of it page by page before the kernel starts, so it is small.
-pub const DEFAULT_LOW_MEMORY: u64 = 256 << 20;
 /// The most disks of one VM: the PCI bus has 30 usable slots and other devices need some.
 pub const MAX_DISKS: usize = 24;
 /// The longest disk serial in bytes (virtio 1.2, 5.2.6: the device ID string).
@@ -421,8 +420,8 @@ pub struct Debug {
     pub pm_timer_scale: u32,
     /// Whether the LPC bridge is visible, so that the firmware finds the serial port.
     pub firmware_console: bool,
-    /// Whether the guest sees MTRRs. Without them firmware saves thousands of exits and nothing is lost: RAM is
-    /// write-back and all else is emulated.
+    /// Whether the guest sees MTRRs, as it does by default: Linux before 6.3 has no PAT without them, and such a kernel does not
+    /// start as an SNP guest. Hiding them saves the firmware of a guest without isolation some 6,000 exits, which KVM answers.
     pub mtrr: bool,
     /// Console text that means that user space is up, for the timeline.
     pub user_space_marker: Option<String>,

@@ -25,8 +25,8 @@ pub(super) struct RawConfig {
     /// Guest RAM: "512MiB", "4GiB" or bytes; whole MiB, 64 MiB to 1 TiB. Profile `uki` needs 128 MiB, the others 96 MiB.
     #[schemars(required)]
     pub(super) memory: Option<RawSize>,
-    /// The part of `memory` below 4 GiB, 64 MiB to 2 GiB. Default 256 MiB, or all of a smaller `memory`. Firmware of a
-    /// confidential guest accepts all of it before the kernel starts: small is fast.
+    /// The part of `memory` below 4 GiB, 64 MiB to 2 GiB. Default: what Linux needs for the bounce buffers of a confidential guest,
+    /// 320 MiB for up to 1 GiB of `memory`, 448 MiB for 2 GiB, 704 MiB for 4 GiB, 1216 MiB for 8 GiB, 2 GiB above; at most `memory`.
     pub(super) low_memory: Option<RawSize>,
     /// What protects the guest from the host. There is no default: an unprotected guest must be asked for.
     #[schemars(required)]
@@ -348,7 +348,7 @@ pub(super) struct RawDebug {
     pub(super) pm_timer_scale: Option<i64>,
     /// Show the LPC bridge, so that the firmware uses the serial port. Default false.
     pub(super) firmware_console: Option<bool>,
-    /// Show MTRRs to the guest. Default false: no memory here needs them, and firmware reads them thousands of times.
+    /// Show MTRRs to the guest. Default true: Linux before 6.3 does not start as an SNP guest without them.
     pub(super) mtrr: Option<bool>,
     /// Console text that means that user space is up, for the timeline.
     #[schemars(length(min = 1, max = 256))]

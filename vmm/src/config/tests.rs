@@ -53,7 +53,7 @@ fn one(code: &str, line: usize, column: usize) -> Vec<(String, usize, usize)> {
 fn a_good_file_becomes_a_config() {
     let config = parse(GOOD).unwrap();
     assert_eq!((config.name.as_str(), config.vcpus, config.memory), ("web-1", 4, 1 << 30));
-    assert_eq!((config.low_memory, config.high_memory()), (256 << 20, 768 << 20));
+    assert_eq!((config.low_memory, config.high_memory()), (320 << 20, 704 << 20));
     assert_eq!(config.firmware, Path::new("/base/OVMF.fd"));
     let boot = Boot::Hashes { kernel: "/base/vmlinuz".into(), initrd: None, cmdline: "quiet".to_owned() };
     assert_eq!(config.boot, boot);
@@ -78,7 +78,7 @@ fn a_good_file_becomes_a_config() {
         config.console,
         Console { device: ConsoleDevice::Serial, mode: ConsoleMode::Stdio, path: None, max_size: None }
     );
-    assert!(config.rng && !config.debug.mtrr && !config.debug.firmware_console);
+    assert!(config.rng && config.debug.mtrr && !config.debug.firmware_console);
     assert_eq!(config.debug.pm_timer_scale, 1);
     let json = config.to_json();
     assert_eq!(json["boot"]["profile"], "hashes");

@@ -18,9 +18,9 @@ use super::raw::{
 use super::size::{RawSize, SIZE_FORMAT, show};
 use super::{
     Boot, CacheMode, Config, Console, ConsoleDevice, ConsoleMode, CpuidTolerance, DEFAULT_CONSOLE_SIZE,
-    DEFAULT_LOW_MEMORY, Debug, Disk, DiskFormat, Gate, GateEndpoint, IdentityFiles, Isolation, MAX_CMDLINE,
-    MAX_CONSOLE_SIZE, MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS,
-    MIN_CONSOLE_SIZE, MIN_MEMORY, PcrBank, Sandbox, Snp, Vtpm, VtpmMode,
+    Debug, Disk, DiskFormat, Gate, GateEndpoint, IdentityFiles, Isolation, MAX_CMDLINE, MAX_CONSOLE_SIZE,
+    MAX_DISK_QUEUES, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_CONSOLE_SIZE,
+    MIN_MEMORY, PcrBank, Sandbox, Snp, Vtpm, VtpmMode, default_low_memory,
 };
 
 const MIB: u64 = 1 << 20;
@@ -220,7 +220,7 @@ impl Rules<'_> {
             );
             return (memory, memory.min(MAX_LOW_MEMORY));
         }
-        let below = low.unwrap_or(memory.min(DEFAULT_LOW_MEMORY));
+        let below = low.unwrap_or_else(|| default_low_memory(memory));
         // A low_memory that was refused already says nothing about the profile.
         let usable = low.is_some() || !low_given;
         let least = profile.map(profile_minimum).filter(|(least, _)| usable && below < *least);
@@ -654,7 +654,7 @@ impl Rules<'_> {
                 .integer("debug.pm_timer_scale", pm_timer_scale, 1..=MAX_PM_TIMER_SCALE)
                 .unwrap_or(1),
             firmware_console: firmware_console.unwrap_or(false),
-            mtrr: mtrr.unwrap_or(false),
+            mtrr: mtrr.unwrap_or(true),
             user_space_marker,
             serve_kernel: serve_kernel.map(|path| self.path("debug.serve_kernel", &path)),
             serve_initrd: serve_initrd.map(|path| self.path("debug.serve_initrd", &path)),

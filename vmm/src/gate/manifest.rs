@@ -195,7 +195,9 @@ pub(crate) fn knobs(debug: &config::Debug) -> Vec<String> {
     } = debug;
     [
         ("firmware_console", *firmware_console),
-        ("mtrr", *mtrr),
+        // Not "mtrr": that was the knob that showed them when they were hidden by default, and a policy that allows it does not
+        // mean this.
+        ("mtrr_hidden", !*mtrr),
         ("serve_kernel", serve_kernel.is_some()),
         ("serve_initrd", serve_initrd.is_some()),
         ("serve_cmdline", serve_cmdline.is_some()),

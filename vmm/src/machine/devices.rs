@@ -12,7 +12,9 @@ use cvmm_devices::legacy::{
     KeyboardReset, PmTimer, ResetControl, Rtc, Serial, SerialError, SleepControl, SleepStatus,
 };
 use cvmm_devices::memory::DeviceMemory;
-use cvmm_devices::pci::{ConfigPorts, Ecam, HostBridge, LpcBridge, PciError, PciRoot, Visibility, Window};
+use cvmm_devices::pci::{
+    ConfigPorts, Ecam, EcamWindow, HostBridge, LpcBridge, PciError, PciRoot, Visibility, Window,
+};
 use cvmm_devices::tpm::crb;
 use cvmm_devices::virtio::VirtioDevice;
 use cvmm_devices::virtio::block::{Block, BlockConfig, DiskError};
@@ -164,12 +166,9 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     let mem32 = layout::PCI_MEM32;
     let window = |range: &std::ops::Range<u64>| Window { base: range.start, len: range.end - range.start };
     let mut pci = PciRoot::new(&[window(&mem32), window(&mem64)]);
-    pci.add(
-        SLOT_HOST_BRIDGE,
-        "host bridge",
-        Visibility::Everywhere,
-        Arc::new(Mutex::new(HostBridge::new())),
-    )?;
+    let ecam = EcamWindow::new(layout::ECAM.start, layout::ECAM_FREE);
+    let bridge = Arc::new(Mutex::new(HostBridge::new(Arc::clone(&ecam))));
+    pci.add(SLOT_HOST_BRIDGE, "host bridge", Visibility::Everywhere, bridge)?;
     // Visible only when firmware should find its console behind it (and a disk to boot from shows on it).
     let lpc = LpcBridge::new(config.debug.firmware_console || boots_from_disk);
     pci.add(SLOT_LPC, "lpc bridge", Visibility::Everywhere, Arc::new(Mutex::new(lpc)))?;
@@ -256,12 +255,12 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
         shared(ConfigPorts::new(Arc::clone(&pci), reset)),
     )?;
     let mut mmio = Bus::new();
-    mmio.add(layout::ECAM.start, Ecam::LEN, "pci ecam", shared(Ecam::new(Arc::clone(&pci))))?;
     if let Some(tpm) = tpm {
         mmio.add(crb::BASE, crb::LEN, "tpm", tpm.device())?;
     }
 
-    let dispatch = Dispatch { ports, mmio, pci, milestones: Arc::clone(milestones) };
+    let ecam = Ecam::new(Arc::clone(&pci), ecam);
+    let dispatch = Dispatch { ports, mmio, ecam, pci, milestones: Arc::clone(milestones) };
     Ok(Built { dispatch: Arc::new(dispatch), console: console_port, mailbox })
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where a vCPU's access goes: ports to the port bus; MMIO to the fixed devices, then to the PCI BARs.
+//! Where a vCPU's access goes: ports to the port bus; MMIO to the fixed devices, then to PCI configuration space, then to BARs.
 //!
 //! The timeline's milestones are noticed here too, by what only that piece of software does.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cvmm_devices::bus::{Access, Bus};
-use cvmm_devices::pci::PciRoot;
+use cvmm_devices::pci::{Ecam, PciRoot};
 use cvmm_first_stage::layout::DOORBELL;
 
 use crate::timeline::{Phase, Timeline};
@@ -19,7 +19,20 @@ const KERNEL_PROBE_PORT: u16 = 0xcfb;
 /// A byte written here by the guest means that its user space is up. No PC device has this port.
 pub const MARKER_PORT: u16 = 0x5f0;
 
-/// Milestones of the guest's boot, each noted once.
+/// How far a guest has come, as far as its accesses to devices show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// No access to a device.
+    Nothing,
+    /// Some, none of them a kernel's.
+    Firmware,
+    /// Its kernel has looked for the PCI bus.
+    Kernel,
+    /// Its user space was up.
+    UserSpace,
+}
+
+/// Milestones of the guest's boot. The timeline has the first time of each; what is [`Milestones::seen`] is of this machine.
 #[derive(Debug)]
 pub struct Milestones {
     timeline: Arc<Timeline>,
@@ -44,8 +57,26 @@ impl Milestones {
         self.once(&self.firmware, Phase::Firmware);
     }
 
+    /// Another machine starts.
+    pub fn restart(&self) {
+        for seen in [&self.firmware, &self.kernel, &self.user_space] {
+            seen.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// How far the guest has come since its machine started.
+    pub fn seen(&self) -> Seen {
+        let is = |seen: &AtomicBool| seen.load(Ordering::Relaxed);
+        match (is(&self.user_space), is(&self.kernel), is(&self.firmware)) {
+            (true, ..) => Seen::UserSpace,
+            (_, true, _) => Seen::Kernel,
+            (.., true) => Seen::Firmware,
+            (.., false) => Seen::Nothing,
+        }
+    }
+
     /// The guest's kernel runs.
-    fn kernel(&self) {
+    pub(crate) fn kernel(&self) {
         self.once(&self.kernel, Phase::Kernel);
     }
 
@@ -69,6 +100,8 @@ pub struct Dispatch {
     pub ports: Bus,
     /// Fixed MMIO devices.
     pub mmio: Bus,
+    /// PCI configuration space in memory.
+    pub ecam: Ecam,
     /// Devices whose address the guest chooses.
     pub pci: Arc<PciRoot>,
     /// Milestones.
@@ -103,13 +136,14 @@ impl AccessHandler for Dispatch {
     }
 
     fn mmio_read(&self, gpa: u64, data: &mut [u8]) {
-        if self.mmio.read(gpa, data) == Access::Unclaimed {
+        if self.mmio.read(gpa, data) == Access::Unclaimed && self.ecam.read(gpa, data) == Access::Unclaimed {
             let _ = self.pci.bar_read(gpa, data);
         }
     }
 
     fn mmio_write(&self, gpa: u64, data: &[u8]) {
-        if self.mmio.write(gpa, data) == Access::Unclaimed {
+        if self.mmio.write(gpa, data) == Access::Unclaimed && self.ecam.write(gpa, data) == Access::Unclaimed
+        {
             let _ = self.pci.bar_write(gpa, data);
         }
     }

@@ -31,7 +31,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use console::ConsolePort;
 pub(crate) use console::input_pipe;
 pub use devices::DeviceError;
-pub use dispatch::{Dispatch, Milestones};
+pub use dispatch::{Dispatch, Milestones, Seen};
 pub use inputs::{InputError, Inputs};
 pub use running::RunningMachine;
 pub use snp::SnpError;

@@ -4,6 +4,7 @@
 //! A reset is a new machine from the same checked inputs: there is no reset in place (an SNP guest has none
 //! either). The console, the signals and the timeline belong to the process and live through it.
 
+pub mod boot_watch;
 pub mod check;
 pub mod console;
 pub mod output;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use cvmm_kvm_snp::probe::SnpHost;
 use thiserror::Error;
 
+use self::boot_watch::{BootTimeout, BootWatch};
 use self::console::{ConsoleEnds, ConsoleError};
 use self::output::OnText;
 use self::signals::StopSignals;
@@ -45,6 +47,8 @@ pub struct RunOptions {
     pub exit_stats: bool,
     /// Time between the power button and the stop.
     pub grace: Duration,
+    /// What becomes of a guest that shows nothing on its console.
+    pub boot_timeout: BootTimeout,
     /// A guest reset ends the VM.
     pub exit_on_reset: bool,
     /// An SNP guest may run although no gate has admitted it.
@@ -170,6 +174,12 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
     let mut resets = 0_u32;
     let mut tpm = config.vtpm.is_some().then(TpmCounts::default);
     let mut grace = Grace::new(options.grace);
+    let mut boot = BootWatch::new(
+        options.boot_timeout,
+        console.sink.clone(),
+        Arc::clone(&milestones),
+        Arc::clone(timeline),
+    );
     loop {
         // A reset is a launch like the first one: a new question, a new nonce, a new ticket.
         let admission = match (&asker, config.isolation) {
@@ -189,10 +199,11 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
             vtpm: vtpm.as_ref(),
         };
         let machine = Machine::build(&around, &config, &inputs, &admission)?;
+        boot.restart();
         let running = machine.start(admission, options.exit_stats)?;
         let control = Arc::clone(running.control());
         current.set(&control);
-        supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), &mut grace)
+        supervisor::wait(&running, &control, &mut signals, console.input.as_mut(), &mut grace, &mut boot)
             .map_err(|error| RunError::Events(io::Error::other(error)))?;
         let over = grace.is_over()
             || control.ending().is_some_and(|ending| ending != Ending::Reset || options.exit_on_reset);
@@ -209,7 +220,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
                 ending = Ending::Stopped;
             }
             match ending {
-                Ending::TripleFault { .. } | Ending::InternalError { .. } => {
+                Ending::TripleFault { .. } | Ending::InternalError { .. } | Ending::Silent(_) => {
                     cvmm_log_limit::error!("{ending}")
                 }
                 _ => cvmm_log_limit::info!("{ending}"),

@@ -7,6 +7,7 @@
 //! or every reset would leave another: it is told to ask again instead, and can then be given up in order.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 /// Called when the watched text goes by.
@@ -14,7 +15,11 @@ pub type OnText = Box<dyn Fn() + Send + Sync>;
 
 /// A clonable handle to the host's end of the console.
 #[derive(Clone)]
-pub struct ConsoleSink(Arc<Mutex<Sink>>);
+pub struct ConsoleSink {
+    sink: Arc<Mutex<Sink>>,
+    /// Bytes that came from the guest.
+    shown: Arc<AtomicU64>,
+}
 
 struct Sink {
     inner: Box<dyn Write + Send>,
@@ -42,12 +47,17 @@ impl ConsoleSink {
             matched: 0,
             seen,
         });
-        Self(Arc::new(Mutex::new(Sink { inner, watch })))
+        Self { sink: Arc::new(Mutex::new(Sink { inner, watch })), shown: Arc::default() }
+    }
+
+    /// A number that grows with what the guest writes, also when the host does not take it.
+    pub fn shown(&self) -> u64 {
+        self.shown.load(Ordering::Relaxed)
     }
 
     /// Exclusive use of the sink, or [`io::ErrorKind::WouldBlock`] while another thread writes.
     fn sink(&self) -> io::Result<MutexGuard<'_, Sink>> {
-        match self.0.try_lock() {
+        match self.sink.try_lock() {
             Ok(sink) => Ok(sink),
             Err(TryLockError::Poisoned(sink)) => Ok(sink.into_inner()),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
@@ -57,6 +67,7 @@ impl ConsoleSink {
 
 impl Write for ConsoleSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.shown.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let mut sink = self.sink()?;
         let written = sink.inner.write(bytes)?;
         if let Some(watch) = &mut sink.watch {
@@ -132,6 +143,7 @@ mod tests {
         first.write_all(b"before").unwrap();
         second.write_all(b"after reset").unwrap();
         assert_eq!(total.load(Ordering::Relaxed), 17);
+        assert_eq!((first.shown(), second.shown()), (17, 17));
     }
 
     #[test]
@@ -153,7 +165,9 @@ mod tests {
         let mut new = old.clone();
         let writer = std::thread::spawn(move || old.write(b"old"));
         has_entered.recv().unwrap();
+        let shown = new.shown();
         assert_eq!(new.write(b"new").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(new.shown(), shown + 3, "what the host does not take is still the guest's");
         go_on.send(()).unwrap();
         assert_eq!(writer.join().unwrap().unwrap(), 3);
         go_on.send(()).unwrap();

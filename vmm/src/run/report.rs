@@ -17,6 +17,7 @@ fn of_ending(ending: &Ending) -> ExitStatus {
         Ending::Terminated { .. } => ExitStatus::Terminated,
         Ending::MemoryViolation { .. } => ExitStatus::MemoryViolation,
         Ending::Stopped => ExitStatus::Stopped,
+        Ending::Silent(_) => ExitStatus::Silent,
         Ending::Revoked { .. } => ExitStatus::GateDenied,
         Ending::Reset => ExitStatus::Reset,
     }

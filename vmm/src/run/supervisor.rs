@@ -2,7 +2,7 @@
 //! The main thread while a VM runs: signals, the operator's keys, and the end.
 //!
 //! The first stop signal presses the guest's power button and starts the grace time; a second one, or the end of
-//! that time, stops the VM.
+//! that time, stops the VM. A guest that never reaches its console may be ended too ([`BootWatch`]).
 
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 
+use super::boot_watch::{BootWatch, Due};
 use super::console::{ConsoleInput, Key};
 use super::signals::StopSignals;
 use crate::vm::control::{Control, Ending};
@@ -54,6 +55,7 @@ pub fn wait(
     signals: &mut StopSignals,
     input: Option<&mut ConsoleInput>,
     grace: &mut Grace,
+    boot: &mut BootWatch,
 ) -> event_manager::Result<()> {
     let mut manager = EventManager::new()?;
     let id = manager.add_subscriber(Supervisor {
@@ -64,6 +66,7 @@ pub fn wait(
         input_open: false,
         pending: VecDeque::new(),
         grace,
+        boot,
     });
     // At least once, so that a guest that resets faster than this thread gets here cannot keep signals out.
     loop {
@@ -90,6 +93,7 @@ struct Supervisor<'a> {
     /// Bytes the guest has not taken yet. Not read further before it is empty, so bounded by one read.
     pending: VecDeque<u8>,
     grace: &'a mut Grace,
+    boot: &'a mut BootWatch,
 }
 
 impl Supervisor<'_> {
@@ -104,7 +108,15 @@ impl Supervisor<'_> {
         }
         let grace = self.grace.deadline.map(|deadline| deadline - now);
         let retry = (!self.pending.is_empty()).then_some(INPUT_RETRY);
-        match grace.into_iter().chain(retry).min() {
+        let boot = match self.boot.tick(now) {
+            Due::Never => None,
+            Due::In(left) => Some(left),
+            Due::End(ending) => {
+                self.control.end(ending);
+                return 0;
+            }
+        };
+        match grace.into_iter().chain(retry).chain(boot).min() {
             None => -1,
             // Rounded up, so that the time is really over at the next tick.
             Some(left) => i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1),
@@ -205,6 +217,16 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::machine::Milestones;
+    use crate::run::boot_watch::BootTimeout;
+    use crate::run::output::ConsoleSink;
+    use crate::timeline::Timeline;
+
+    fn boot_watch(timeout: BootTimeout) -> BootWatch {
+        let timeline = Arc::new(Timeline::start());
+        let milestones = Arc::new(Milestones::new(Arc::clone(&timeline)));
+        BootWatch::new(timeout, ConsoleSink::new(Box::new(std::io::sink()), None), milestones, timeline)
+    }
 
     #[derive(Default)]
     struct Pressed(Cell<u32>);
@@ -222,6 +244,7 @@ mod tests {
         control: &Arc<Control>,
         signals: &'a mut StopSignals,
         grace: &'a mut Grace,
+        boot: &'a mut BootWatch,
     ) -> Supervisor<'a> {
         Supervisor {
             guest,
@@ -231,6 +254,7 @@ mod tests {
             input_open: false,
             pending: VecDeque::new(),
             grace,
+            boot,
         }
     }
 
@@ -245,9 +269,22 @@ mod tests {
                 control.end(Ending::PowerOff);
             });
             let mut grace = Grace::new(Duration::from_secs(5));
-            wait(&guest, &control, &mut signals, None, &mut grace).unwrap();
+            let mut boot = boot_watch(BootTimeout::Report);
+            wait(&guest, &control, &mut signals, None, &mut grace, &mut boot).unwrap();
         });
         assert_eq!((control.ending(), guest.0.get()), (Some(Ending::PowerOff), 0));
+    }
+
+    #[test]
+    fn a_guest_that_shows_nothing_is_ended() {
+        let mut signals = StopSignals::take_over().unwrap();
+        let guest = Pressed::default();
+        let control = Control::new().unwrap();
+        let mut grace = Grace::new(Duration::from_secs(60));
+        let mut boot = boot_watch(BootTimeout::End(Duration::from_millis(50)));
+        wait(&guest, &control, &mut signals, None, &mut grace, &mut boot).unwrap();
+        assert!(matches!(control.ending(), Some(Ending::Silent(_))));
+        assert_eq!(guest.0.get(), 0);
     }
 
     #[test]
@@ -256,7 +293,8 @@ mod tests {
         let guest = Pressed::default();
         let control = Control::new().unwrap();
         let mut grace = Grace::new(Duration::from_secs(60));
-        let mut supervisor = supervisor(&guest, &control, &mut signals, &mut grace);
+        let mut boot = boot_watch(BootTimeout::Off);
+        let mut supervisor = supervisor(&guest, &control, &mut signals, &mut grace, &mut boot);
         supervisor.ask_to_stop(false);
         assert_eq!((guest.0.get(), control.ending()), (1, None));
         assert!((50_000..=60_001).contains(&supervisor.tick()));
@@ -270,7 +308,8 @@ mod tests {
         let guest = Pressed::default();
         let control = Control::new().unwrap();
         let mut grace = Grace::new(Duration::ZERO);
-        let mut supervisor = supervisor(&guest, &control, &mut signals, &mut grace);
+        let mut boot = boot_watch(BootTimeout::Off);
+        let mut supervisor = supervisor(&guest, &control, &mut signals, &mut grace, &mut boot);
         supervisor.ask_to_stop(false);
         assert_eq!(supervisor.tick(), 0);
         assert_eq!((guest.0.get(), control.ending()), (1, Some(Ending::Stopped)));
@@ -282,13 +321,14 @@ mod tests {
         let guest = Pressed::default();
         let control = Control::new().unwrap();
         let mut grace = Grace::new(Duration::from_secs(60));
+        let mut boot = boot_watch(BootTimeout::Off);
         control.end(Ending::Reset);
-        supervisor(&guest, &control, &mut signals, &mut grace).ask_to_stop(false);
+        supervisor(&guest, &control, &mut signals, &mut grace, &mut boot).ask_to_stop(false);
         assert!(!grace.is_over(), "this was the power button");
         // The next machine's supervisor, and the guest is first again.
         let control = Control::new().unwrap();
         control.end(Ending::Reset);
-        supervisor(&guest, &control, &mut signals, &mut grace).ask_to_stop(false);
+        supervisor(&guest, &control, &mut signals, &mut grace, &mut boot).ask_to_stop(false);
         assert_eq!((control.ending(), grace.is_over()), (Some(Ending::Reset), true));
     }
 }

@@ -46,6 +46,8 @@ pub enum Phase {
     Kernel,
     /// User space runs: the console marker or the marker port was seen.
     UserSpace,
+    /// The guest was reported for having written nothing to its console: no part of a healthy life.
+    Silent,
     /// The guest asked for power-off.
     PowerOff,
     /// Everything is torn down; the process is about to end.
@@ -54,7 +56,7 @@ pub enum Phase {
 
 impl Phase {
     /// All phases in the order of a VM's life.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ProcessStart,
         Self::Config,
         Self::Plan,
@@ -65,6 +67,7 @@ impl Phase {
         Self::Firmware,
         Self::Kernel,
         Self::UserSpace,
+        Self::Silent,
         Self::PowerOff,
         Self::Exit,
     ];
@@ -83,6 +86,7 @@ impl Phase {
             Self::Firmware => "firmware",
             Self::Kernel => "kernel",
             Self::UserSpace => "user_space",
+            Self::Silent => "no_console",
             Self::PowerOff => "power_off",
             Self::Exit => "exit",
         }
@@ -101,9 +105,15 @@ impl Phase {
             Self::Firmware => "reset vector",
             Self::Kernel => "firmware",
             Self::UserSpace => "kernel",
+            Self::Silent => "nothing on the console",
             Self::PowerOff => "user space",
             Self::Exit => "tear-down",
         }
+    }
+
+    /// Whether only some guests reach it, so that it is not missing where it is not.
+    fn is_optional(self) -> bool {
+        matches!(self, Self::FirstStage | Self::Silent)
     }
 
     fn from_name(name: &str) -> Option<Self> {

@@ -25,9 +25,9 @@ const TOP_EXITS: usize = 6;
 /// Characters of a name that fit into its column.
 const NAME_CHARS: usize = 28;
 /// Distinct in hue and lightness, readable on white; the activity of a phase keeps its colour in every picture.
-const COLOURS: [&str; 12] = [
+const COLOURS: [&str; 13] = [
     "#6b7280", "#94a3b8", "#0f766e", "#14b8a6", "#65a30d", "#ca8a04", "#db2777", "#b45309", "#dc2626",
-    "#2563eb", "#7c3aed", "#475569",
+    "#2563eb", "#111827", "#7c3aed", "#475569",
 ];
 
 /// What went on between two marks.
@@ -65,8 +65,7 @@ pub(super) fn activities(recording: &Recording) -> Vec<Activity> {
         let name = match (before, phase) {
             (Some(before), Some(phase)) if before < phase => {
                 let spanned = &Phase::ALL[before as usize + 1..=phase as usize];
-                // Most guests have no first stage, so that its mark is not missing.
-                let there = spanned.iter().filter(|part| **part == phase || **part != Phase::FirstStage);
+                let there = spanned.iter().filter(|part| **part == phase || !part.is_optional());
                 there.map(|phase| phase.activity()).collect::<Vec<_>>().join(" + ")
             }
             (_, Some(phase)) => phase.activity().to_owned(),

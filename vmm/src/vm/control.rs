@@ -9,6 +9,8 @@ use cvmm_devices::host::{PowerEvent, PowerSink};
 use cvmm_first_stage::stop::Stop;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::run::boot_watch::Silence;
+
 /// Why the vCPUs stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -44,6 +46,8 @@ pub enum Ending {
         /// What it did.
         detail: String,
     },
+    /// The guest has shown nothing on its console within `--boot-timeout`.
+    Silent(Silence),
     /// The gate has taken its word back.
     Revoked {
         /// Why.
@@ -64,6 +68,7 @@ impl fmt::Display for Ending {
                 write!(f, "the guest terminated itself on vcpu {vcpu}: {}", termination(*set, *reason))
             }
             Self::MemoryViolation { vcpu, detail } => write!(f, "stopped because of vcpu {vcpu}: {detail}"),
+            Self::Silent(silence) => write!(f, "stopped because {silence}"),
             Self::Revoked { reason } => write!(f, "stopped because {reason}"),
             Self::Stopped => f.write_str("stopped by the operator"),
         }

@@ -31,8 +31,8 @@ pub enum CpuidError {
 pub struct CpuidOptions {
     /// Number of vCPUs, 1 to 64.
     pub vcpus: u32,
-    /// Whether the guest sees memory type range registers. Without them firmware saves thousands of MSR
-    /// exits, and nothing is lost: all RAM is write-back and all device memory is emulated.
+    /// Whether the guest sees memory type range registers. They have no effect on its memory, but Linux before 6.3 has no PAT
+    /// without them. KVM keeps them: an access is an exit to the kernel and not to cvmm.
     pub mtrr: bool,
     /// Whether the guest is an SNP guest.
     pub snp: bool,

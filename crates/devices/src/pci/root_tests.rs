@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::bus::BusDevice;
 use crate::pci::config_space::{ConfigSpace, Identity};
-use crate::pci::{ConfigPorts, Ecam, HostBridge, LpcBridge};
+use crate::pci::{ConfigPorts, Ecam, EcamWindow, HostBridge, LpcBridge};
+
+const ECAM: u64 = 0xe000_0000;
+const ECAM_FREE: std::ops::Range<u64> = 0x8000_0000..0xf000_0000;
 
 const LOW: Window = Window { base: 0x8000_0000, len: 0x6000_0000 };
 const HIGH: Window = Window { base: 0x10_0000_0000, len: 0x10_0000_0000 };
@@ -73,7 +76,8 @@ struct Machine {
 
 fn machine() -> Machine {
     let mut root = PciRoot::new(&[LOW, HIGH]);
-    let bridge = Arc::new(Mutex::new(HostBridge::new()));
+    let window = EcamWindow::new(ECAM, ECAM_FREE);
+    let bridge = Arc::new(Mutex::new(HostBridge::new(Arc::clone(&window))));
     root.add(0, "host bridge", Visibility::Everywhere, bridge).unwrap();
     root.add(31, "lpc", Visibility::Everywhere, Arc::new(Mutex::new(LpcBridge::new(false)))).unwrap();
     let dummies = vec![Dummy::new(1), Dummy::new(2)];
@@ -82,7 +86,7 @@ fn machine() -> Machine {
     let root = Arc::new(root);
     let reset = Arc::new(Mutex::new(None));
     let ports = ConfigPorts::new(root.clone(), Box::new(Reset(reset.clone())));
-    Machine { ports, ecam: Ecam::new(root.clone()), root, reset, dummies }
+    Machine { ports, ecam: Ecam::new(root.clone(), window), root, reset, dummies }
 }
 
 impl Machine {
@@ -101,7 +105,7 @@ impl Machine {
     }
     fn ecam(&mut self, offset: u64) -> u32 {
         let mut data = [0; 4];
-        self.ecam.read(offset, &mut data);
+        assert_eq!(self.ecam.read(ECAM + offset, &mut data), Access::Claimed("pci ecam"));
         u32::from_le_bytes(data)
     }
     fn place_bar(&mut self, device: u32, base: u64) {
@@ -184,7 +188,31 @@ fn what_does_not_exist_reads_as_all_ones() {
     assert_eq!(m.ecam(0x100), u32::MAX, "extended space");
     assert_eq!(m.ecam(0x1000), u32::MAX, "function 1");
     assert_eq!(m.ecam(1 << 20), u32::MAX, "bus 1");
-    assert_eq!(m.ecam(1 << 28), u32::MAX, "past the window");
+    assert_eq!(m.ecam.read(ECAM + (1 << 28), &mut [0; 4]), Access::Unclaimed, "past the window");
+}
+
+/// OVMF of before 2023 has it at 0xb0000000; it looks there for the PM timer's port, and would poll another one for good.
+#[test]
+fn the_ecam_window_is_where_firmware_puts_it() {
+    let mut m = machine();
+    assert_eq!((m.cf8(0, 0x60), m.cf8(0, 0x64)), (0xe000_0001, 0));
+    m.set_cf8(0, 0x64, 0);
+    m.set_cf8(0, 0x60, 0xb000_0001);
+    let mut data = [0; 4];
+    assert_eq!(m.ecam.read(ECAM, &mut data), Access::Unclaimed);
+    assert_eq!(m.ecam.read(0xb000_0000 + (31 << 15) + 0x40, &mut data), Access::Claimed("pci ecam"));
+    assert_eq!(u32::from_le_bytes(data), 0x601);
+    // Back, through the window itself.
+    m.ecam.write(0xb000_0060, &0xe000_0001_u32.to_le_bytes());
+    assert_eq!(m.ecam(0), 0x29c0_8086);
+    // Where it must not be, and off.
+    for nowhere in [0x1000_0001_u32, 0xf000_0001, 0xe000_0000] {
+        m.set_cf8(0, 0x60, nowhere);
+        assert_eq!(m.ecam.read(ECAM, &mut data), Access::Unclaimed, "{nowhere:#x}");
+        assert_eq!(m.ecam.read(u64::from(nowhere & !1), &mut data), Access::Unclaimed, "{nowhere:#x}");
+    }
+    m.set_cf8(0, 0x60, 0xe000_0001);
+    assert_eq!(m.ecam(0), 0x29c0_8086);
 }
 
 #[test]
@@ -192,11 +220,11 @@ fn cf8_only_functions_hide_from_ecam() {
     let mut m = machine();
     assert_eq!(m.cf8(1, 0), 0x1041_1af4);
     assert_eq!(m.ecam(1 << 15), u32::MAX);
-    m.ecam.write(1 << 15 | 0x3c, &[0x55]);
+    m.ecam.write(ECAM + (1 << 15 | 0x3c), &[0x55]);
     assert_eq!(m.cf8(1, 0x3c) & 0xff, 0);
     assert_eq!(m.ecam(2 << 15), 0x1042_1af4);
     let mut wide = [0; 8];
-    m.ecam.read(2 << 15, &mut wide);
+    m.ecam.read(ECAM + (2 << 15), &mut wide);
     assert_eq!(wide[..4], 0x1042_1af4_u32.to_le_bytes());
 }
 
@@ -326,8 +354,8 @@ proptest! {
                 }
                 Op::Select(address) => m.ports.write(0, &address.to_le_bytes()),
                 Op::Ecam(offset, mut data) => {
-                    m.ecam.write(offset, &data);
-                    m.ecam.read(offset, &mut data);
+                    m.ecam.write(ECAM + offset, &data);
+                    m.ecam.read(ECAM + offset, &mut data);
                 }
                 Op::Bar(gpa, mut data) => {
                     let wrote = m.root.bar_write(gpa, &data);

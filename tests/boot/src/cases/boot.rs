@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::kernels::check_memory_types;
 use super::{Case, case};
 use crate::harness::spec::cmdline;
 use crate::harness::vm::Ended;
@@ -31,6 +32,7 @@ fn check_machine(ended: &Ended) -> Result<()> {
     ensure!(matches!(*clock, "kvm-clock" | "tsc"), "clock source {clock}");
     let pci = facts.get("pci").context("no PCI devices")?;
     ensure!(pci.contains("00.0=8086:29c0"), "no Q35 host bridge: {pci}");
+    check_memory_types(ended)?;
     ensure!(!ended.console.contains("Call Trace"), "the guest's kernel complains");
     Ok(())
 }
@@ -41,9 +43,9 @@ fn uki_1(ctx: &Ctx) -> Result<()> {
     check_machine(&ended)?;
     ended.fact("cpus", "1")?;
     ended.fact("cmdline", "console=ttyS0 quiet")?;
-    // 256 MiB below 4 GiB by default, the rest above.
+    // 320 of 512 MiB below 4 GiB by default, the rest above.
     let ram = ended.facts().get("ram").copied().context("no RAM")?.to_owned();
-    ensure!(ram.split(',').any(|range| range.starts_with("100000000-10fffffff")), "RAM is {ram}");
+    ensure!(ram.split(',').any(|range| range.starts_with("100000000-10bffffff")), "RAM is {ram}");
     ended.fact("rng", "virtio_rng.0")?;
     ensure!(
         ended.messages.contains("isolation is \\\"none\\\""),

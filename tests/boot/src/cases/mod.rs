@@ -7,6 +7,7 @@ mod disk;
 mod holes;
 mod host;
 mod input;
+mod kernels;
 mod life;
 mod memory;
 mod snp;
@@ -77,6 +78,7 @@ pub fn all() -> Vec<Case> {
         input::CASES,
         host::CASES,
         boot::CASES,
+        kernels::CASES,
         tamper::CASES,
         life::CASES,
         console::CASES,

@@ -74,6 +74,8 @@ pub struct Ctx {
     pub guest: PathBuf,
     /// A UKI whose kernel shows the guest its secrets.
     pub secrets_guest: PathBuf,
+    /// UKIs of the guest with other kernels: `guest-VERSION.efi`.
+    pub kernels: PathBuf,
     /// Stock QEMU.
     pub qemu: PathBuf,
     /// OVMF.amdsev.fd.
@@ -98,6 +100,7 @@ impl Ctx {
             cvmm: options.cvmm.clone(),
             guest: options.guest.clone(),
             secrets_guest: options.secrets_guest.clone(),
+            kernels: options.kernels.clone(),
             qemu: options.qemu.clone(),
             firmware: options.firmware.clone(),
             stock_firmware: options.stock_firmware.clone(),

@@ -120,7 +120,7 @@ fn refuses(ctx: &Ctx) -> Result<()> {
     denied(&gate, &changed, "policy.measurement")?;
     denied(&gate, &spec.clone().with_snp("policy", "0xb0000"), "policy.debug")?;
     let mut knob = spec.clone();
-    knob.debug.push(("mtrr", "true".to_owned()));
+    knob.debug.push(("mtrr", "false".to_owned()));
     denied(&gate, &knob, "policy.debug-knob")?;
     denied(&gate, &spec.clone().with_snp("cpuid_corrections", "\"caches\""), "policy.cpuid-corrections")?;
 
