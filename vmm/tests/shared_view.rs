@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Conversions while devices access the pages: when all accesses are over, no private page is resident in the shared view.
+#![expect(clippy::unwrap_used, reason = "a test helper that fails shall say where")]
 #![expect(unsafe_code, reason = "maps memory and asks the kernel which of its pages are resident")]
 
 use std::fs;

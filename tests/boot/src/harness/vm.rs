@@ -96,6 +96,8 @@ impl<'a> Vm<'a> {
     pub fn start(ctx: &'a Ctx, spec: &Spec) -> Result<Self> {
         let number = ctx.next_number();
         let name = |kind: &str, end: &str| ctx.own_file(kind, number, end);
+        // Where cvmm moves older output of the console.
+        name("console", "log.1");
         let config = name("vm", "toml");
         let (console, messages, timeline) =
             (name("console", "log"), name("cvmm", "log"), name("timeline", "json"));
