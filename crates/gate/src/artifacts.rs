@@ -33,6 +33,7 @@ use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
+use thiserror::Error;
 
 use crate::files::FileError;
 use crate::policies::sha384;
@@ -261,11 +262,61 @@ fn key(launch: &Launch) -> Key {
     sha384(&text.unwrap_or_default())
 }
 
-/// Copies a file into the folder under its hash, piece by piece.
-pub fn import(folder: &Path, file: &Path) -> Result<Digest, FileError> {
+/// Why a file does not become an artifact.
+#[derive(Debug, Error)]
+pub enum ArtifactError {
+    /// It could not be read, or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It is nothing that guests are launched from.
+    #[error("artifact.kind: {path} {found}; {WANTED}")]
+    Kind {
+        /// Which.
+        path: PathBuf,
+        /// What it is instead.
+        found: String,
+    },
+}
+
+const WANTED: &str = "the gate computes launch digests from firmware images with SEV metadata (OVMF.amdsev.fd) and from unified kernel \
+                      images (ukify); kernels and initrds of the profile \"hashes\" are known to it by their hashes alone";
+
+/// An error that says what the file is, unless it is a firmware image or a UKI that a launch digest can be computed from.
+fn recognise(path: &Path, blob: Blob) -> Result<(), ArtifactError> {
+    let wrong = |found: String| Err(ArtifactError::Kind { path: path.to_owned(), found });
+    // Errors name the copy that is looked at.
+    let copy = blob.to_string();
+    let said = |error: &dyn std::fmt::Display| error.to_string().replace(&copy, "it");
+    let mut start = [0; 2];
+    let program = blob.len() >= 2 && blob.read(&mut start, 0).is_ok() && start == *b"MZ";
+    // A program starts with "MZ", and no firmware image does.
+    if program {
+        return match Kernel::recognise(blob).and_then(|kernel| kernel.require_uki()) {
+            Ok(()) => Ok(()),
+            Err(error) => wrong(format!("cannot be used as a unified kernel image: {}", said(&error))),
+        };
+    }
+    match Firmware::parse(blob) {
+        Ok(firmware) if firmware.sections().is_some() => Ok(()),
+        Ok(_) => wrong(
+            "is a firmware image without SEV metadata, which no SNP guest can be launched with".to_owned(),
+        ),
+        Err(error) => {
+            wrong(format!("is neither a firmware image nor a unified kernel image: {}", said(&error)))
+        }
+    }
+}
+
+/// Copies a file into the folder under its hash, piece by piece, if it is something that the gate can use.
+///
+/// # Errors
+/// It cannot.
+pub fn import(folder: &Path, file: &Path) -> Result<Digest, ArtifactError> {
     let failed = |what, path: &Path, source| FileError { what, path: path.to_owned(), source };
     let new = folder.join(format!(".import.{}.new", std::process::id()));
-    let copied = copy(file, &new).and_then(|digest| {
+    let copied = copy(file, &new).map_err(ArtifactError::from).and_then(|digest| {
+        // The copy is looked at: nobody changes it any more.
+        recognise(file, Blob::open(&new).map_err(|source| failed("read", &new, source))?)?;
         let path = folder.join(digest.to_string());
         fs::rename(&new, &path).map_err(|source| failed("write", &path, source))?;
         File::open(folder)

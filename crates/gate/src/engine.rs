@@ -56,8 +56,9 @@ use crate::audit::budget::{Asker, Budget};
 use crate::audit::{Audit, AuditError, rotate};
 use crate::certificates::Store;
 use crate::clients::Client;
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_time};
 use crate::config::Config;
+use crate::expiry;
 use crate::files::{self, FileError};
 use crate::keys::{Keys, KeysError};
 use crate::lock::{LockError, StateLock};
@@ -353,6 +354,16 @@ impl Engine {
     /// Starts the threads that tokens need, inside the sandbox if there is one. Until then, one signature is made at a time.
     pub fn start(&self) -> Result<(), EngineError> {
         Ok(self.keys.start()?)
+    }
+
+    /// Looks when certificates and revocation lists end, for the metrics, and warns of those that do soon.
+    pub fn look_at_ends(&self, warn: bool) {
+        let now = unix_time();
+        let found = expiry::scan(&self.config, &self.trust, now);
+        self.metrics.ends(expiry::first(&found));
+        for warning in expiry::warnings(&found, now).into_iter().filter(|_| warn) {
+            tracing::warn!("{warning}");
+        }
     }
 
     /// The configuration.

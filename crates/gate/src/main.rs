@@ -3,7 +3,7 @@
 
 mod commands;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,13 +15,17 @@ use commands::certs::CertsCommand;
 use commands::keys::KeysCommand;
 use commands::state_keys::StateKeysCommand;
 use commands::{Ended, print};
+use cvmm_gate::artifacts::ArtifactError;
+use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::{Config, ConfigError};
 use cvmm_gate::engine::Engine;
 use cvmm_gate::keys::Signer;
 use cvmm_gate::notify::Notify;
 use cvmm_gate::sandbox::More;
 use cvmm_gate::server::Listeners;
-use cvmm_gate::{artifacts, control, descriptors, heap, leave, policies, sandbox, server, setup};
+use cvmm_gate::{
+    artifacts, control, descriptors, engine, expiry, heap, leave, owner, policies, sandbox, server, setup,
+};
 use cvmm_secret_memory::deny_dumps;
 use tracing_subscriber::EnvFilter;
 
@@ -98,7 +102,8 @@ enum PolicyCommand {
 
 #[derive(Debug, Subcommand)]
 enum ArtifactCommand {
-    /// Copy firmware images and UKIs to where the gate finds them; prints their SHA-384
+    /// Copy firmware images and UKIs to where the gate finds them; prints their SHA-384; exit code 0, or 3 if one is nothing that the gate
+    /// can use
     Import {
         /// The configuration
         #[arg(long, short, value_name = "GATE.TOML")]
@@ -115,21 +120,30 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "error: {error}");
         return ExitCode::FAILURE;
     }
-    let filter = EnvFilter::try_from_env("CVMM_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // A log on a full disk loses lines. To say so on the same standard error would panic.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false)
-        .init();
+    log();
     match run(Cli::parse().command) {
         Ok(ended) => ExitCode::from(ended as u8),
         Err(error) => {
-            tracing::error!("{error:#}");
+            commands::complain(&error);
             let config = error.downcast_ref::<ConfigError>().is_some();
             ExitCode::from(if config { Ended::Usage } else { Ended::Failed } as u8)
         }
     }
+}
+
+/// The log. A person at a terminal needs no times; a journal and a file get them and no colours.
+fn log() {
+    let filter = EnvFilter::try_from_env("CVMM_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let terminal = std::io::stderr().is_terminal();
+    let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    // A log on a full disk loses lines. To say so on the same standard error would panic.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(!terminal)
+        .log_internal_errors(false);
+    if terminal { builder.without_time().init() } else { builder.init() }
 }
 
 /// Root needs no gate to be taken over: a gate of its own user is the point.
@@ -150,12 +164,14 @@ fn not_root(config: &Config) -> Result<()> {
 fn run(command: Command) -> Result<Ended> {
     match command {
         Command::Init { folder } => {
+            owner::check([folder.as_path()])?;
             setup::init(&folder)?;
             print(&format!("{}\n", folder.join("gate.toml").display()))?;
         }
         Command::Serve { config } => {
             let config = Config::load(&config)?;
             not_root(&config)?;
+            owner::check([&*config.keys, &*config.state])?;
             let engine = Arc::new(Engine::open(config)?);
             let socket = engine.config().socket.clone();
             let listening = |at: &dyn std::fmt::Display| format!("cannot listen at {at}");
@@ -211,7 +227,13 @@ fn run(command: Command) -> Result<Ended> {
         }
         Command::Check { config } => {
             let config = Config::load(&config)?;
+            owner::check([&*config.keys, &*config.state])?;
             Engine::check(&config)?;
+            let now = unix_time();
+            let trust = engine::trust(config.unsafe_test_roots.as_deref())?;
+            for warning in expiry::warnings(&expiry::scan(&config, &trust, now), now) {
+                tracing::warn!("{warning}");
+            }
             if let Some(tls) = &config.tls {
                 tls.load()?;
             }
@@ -226,14 +248,25 @@ fn run(command: Command) -> Result<Ended> {
             ))?;
         }
         Command::Policy(PolicyCommand::Sign { key, file }) => {
+            owner::check(file.parent().filter(|folder| !folder.as_os_str().is_empty()))?;
             policies::sign(&file, &Signer::load(&key)?)?;
             print(&format!("{}\n", policies::signature_path(&file).display()))?;
         }
         Command::Artifact(ArtifactCommand::Import { config, files }) => {
             let config = Config::load(&config)?;
+            owner::check([&*config.artifacts])?;
+            let mut ended = Ended::Done;
             for file in files {
-                print(&format!("{}  {}\n", artifacts::import(&config.artifacts, &file)?, file.display()))?;
+                match artifacts::import(&config.artifacts, &file) {
+                    Ok(digest) => print(&format!("{digest}  {}\n", file.display()))?,
+                    Err(error @ ArtifactError::Kind { .. }) => {
+                        commands::complain(&error.into());
+                        ended = Ended::NotGood;
+                    }
+                    Err(ArtifactError::File(error)) => return Err(error.into()),
+                }
             }
+            return Ok(ended);
         }
         Command::Audit(command) => return commands::audit::run(command),
         Command::Certs(command) => return commands::certs::run(command),

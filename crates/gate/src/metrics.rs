@@ -10,6 +10,7 @@ use std::time::Duration;
 use cvmm_attest::reason::Reason;
 use cvmm_gate_client::protocol::Response;
 
+use crate::clock::unix_time;
 use crate::sandbox::Confinement;
 
 /// Upper bounds of the buckets of answer times, in microseconds.
@@ -36,6 +37,7 @@ pub struct Metrics {
     unwritten: AtomicBool,
     omitted: AtomicU64,
     sandbox: OnceLock<Confinement>,
+    ends: Mutex<BTreeMap<&'static str, i64>>,
 }
 
 /// What a message was answered with.
@@ -131,6 +133,11 @@ impl Metrics {
         let _ = self.sandbox.set(confinement);
     }
 
+    /// When the first certificate or list of each kind ends, in seconds of Unix time.
+    pub(crate) fn ends(&self, first: BTreeMap<&'static str, i64>) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = first;
+    }
+
     /// A connection was refused.
     pub(crate) fn turned_away(&self) {
         count(&self.turned_away);
@@ -198,8 +205,19 @@ impl Metrics {
         let parts = [("seccomp", seccomp), ("landlock", landlock)]
             .map(|(part, on)| (format!("{{part=\"{part}\"}}"), u64::from(on)));
         put("sandbox", "gauge", "1 if this part of the sandbox is enforced.", &parts);
+        self.expiry(&mut text, unix_time());
         self.histogram(&mut text);
         text
+    }
+
+    fn expiry(&self, text: &mut String, now: i64) {
+        const NAME: &str = "cvmm_gate_certificate_expiry_seconds";
+        let help =
+            "Seconds until the first certificate or revocation list of this kind ends; negative once it has.";
+        let _ = writeln!(text, "# HELP {NAME} {help}\n# TYPE {NAME} gauge");
+        for (kind, until) in &*self.ends.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = writeln!(text, "{NAME}{{kind=\"{kind}\"}} {}", until.saturating_sub(now));
+        }
     }
 
     fn histogram(&self, text: &mut String) {
@@ -235,7 +253,13 @@ mod tests {
         metrics.pushed_out();
         metrics.audit(false);
         metrics.confined(Confinement { seccomp: true, landlock: false });
+        metrics.ends([("crl-vcek", -100), ("vcek", 500)].into());
+        let mut ends = String::new();
+        metrics.expiry(&mut ends, 1000);
+        assert!(ends.contains("cvmm_gate_certificate_expiry_seconds{kind=\"vcek\"} -500\n"), "{ends}");
+        assert!(ends.contains("cvmm_gate_certificate_expiry_seconds{kind=\"crl-vcek\"} -1100\n"), "{ends}");
         let text = metrics.text(7, 2);
+        assert!(text.contains("# TYPE cvmm_gate_certificate_expiry_seconds gauge"), "{text}");
         for line in [
             "cvmm_gate_answers_total{answer=\"ticket\"} 1",
             "cvmm_gate_answers_total{answer=\"denied\"} 2",

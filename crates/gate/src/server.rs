@@ -120,6 +120,7 @@ pub async fn serve(
     let places = Places::new(limits.connections);
     let own = rustix::process::geteuid().as_raw();
     let clients = Arc::new(Clients::new(&engine.config().clients, own));
+    let ends = tokio::spawn(crate::expiry::watch(Arc::clone(&engine)));
     let (stop, stopped) = watch::channel(false);
     let mut sessions = JoinSet::new();
     let status = match listeners.status {
@@ -207,7 +208,7 @@ pub async fn serve(
     if timeout(GRACE, async { while sessions.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!(sessions = sessions.len(), "launches in progress are given up");
     }
-    for server in [status, rcar].into_iter().flatten() {
+    for server in [status, rcar, Some(ends)].into_iter().flatten() {
         server.abort();
     }
     Ok(())
@@ -243,7 +244,11 @@ async fn reload(engine: &Arc<Engine>, tls: Option<&Arc<tls::Tls>>) {
         }
     }
     let engine = Arc::clone(engine);
-    match tokio::task::spawn_blocking(move || engine.reload()).await {
+    let read = tokio::task::spawn_blocking(move || {
+        engine.look_at_ends(true);
+        engine.reload()
+    });
+    match read.await {
         Ok(Ok(count)) => tracing::info!(count, "policies read again"),
         Ok(Err(error)) => tracing::error!(%error, "the policies stay as they were"),
         Err(error) => tracing::error!(%error, "the policies stay as they were"),

@@ -13,7 +13,7 @@ use cvmm_gate::certs::{self, Stored};
 use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::Config;
 use cvmm_gate::engine::trust;
-use cvmm_gate::{files, host};
+use cvmm_gate::{files, host, owner};
 use cvmm_snp::tcb::{TcbParts, TcbVersion};
 
 use super::{Ended, print, print_json};
@@ -162,6 +162,7 @@ fn believed(config: &Config) -> Result<Trust> {
 
 fn import(Import { config, crl_for, json, files }: &Import) -> Result<Ended> {
     let config = Config::load(config)?;
+    owner::check([&*config.certificates])?;
     let trust = believed(&config)?;
     let import = |file: &PathBuf| {
         certs::import(&config.certificates, file, crl_for.map(SigningKey::from), &trust, unix_time())

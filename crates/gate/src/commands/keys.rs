@@ -7,8 +7,8 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::{Keys, generate, public_path};
-use cvmm_gate::pkcs11;
 use cvmm_gate::rcar::token::{self, TokenKey};
+use cvmm_gate::{owner, pkcs11};
 use cvmm_launch::id_block::Identity;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
@@ -64,6 +64,7 @@ pub fn run(command: KeysCommand) -> Result<Ended> {
         KeysCommand::Show(show) => show,
         KeysCommand::Generate(Generate { config }) => {
             let config = Config::load(&config)?;
+            owner::check([&*config.keys])?;
             let settings = config.pkcs11.as_ref().context("gate.toml has no [pkcs11]")?;
             for label in pkcs11::generate(settings)? {
                 print(&format!("{label}\n"))?;
@@ -71,7 +72,9 @@ pub fn run(command: KeysCommand) -> Result<Ended> {
             return Ok(Ended::Done);
         }
         KeysCommand::Rcar { config } => {
-            let path = Config::load(&config)?.keys.join(token::KEY);
+            let keys = Config::load(&config)?.keys;
+            owner::check([&*keys])?;
+            let path = keys.join(token::KEY);
             if !path.exists() {
                 token::generate(&path)?;
             }
@@ -79,12 +82,15 @@ pub fn run(command: KeysCommand) -> Result<Ended> {
             return Ok(Ended::Done);
         }
         KeysCommand::New { file } => {
+            owner::check(file.parent().filter(|folder| !folder.as_os_str().is_empty()))?;
             generate(&file)?;
             print(&format!("{}\n", public_path(&file).display()))?;
             return Ok(Ended::Done);
         }
     };
-    let keys = Keys::open(&Config::load(&config)?)?;
+    let config = Config::load(&config)?;
+    owner::check([&*config.keys])?;
+    let keys = Keys::open(&config)?;
     let pem = keys.verdict.public()?.to_pem();
     if verdict_pem {
         print(&pem)?;

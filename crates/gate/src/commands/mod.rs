@@ -21,7 +21,7 @@ pub enum Ended {
     Failed = 1,
     /// The command line or gate.toml is wrong. The command line's parser gives it too.
     Usage = 2,
-    /// `certs`: a file is refused, or not good.
+    /// `certs`, `artifact`: a file is refused, or not good.
     NotGood = 3,
 }
 
@@ -33,7 +33,10 @@ impl Ended {
             "failed: a file, a key, a policy, the socket, the sandbox, the audit log, or another gate that is running; standard error says what",
         ),
         (Self::Usage, "wrong command line or gate.toml"),
-        (Self::NotGood, "`certs import`: a file was refused; `certs list`: a file is not good"),
+        (
+            Self::NotGood,
+            "`certs import`, `artifact import`: a file was refused; `certs list`: a file is not good",
+        ),
     ];
 
     /// The table for help texts.
@@ -55,7 +58,23 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Likewise, as JSON.
+/// Reports an error on standard error, as cvmm does. What does not reach it is lost.
+pub fn complain(error: &anyhow::Error) {
+    let _ = writeln!(io::stderr(), "error: {}", sentence(error));
+}
+
+/// An error and its causes, each of them once: many errors name their cause themselves.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !sentence.contains(&cause) {
+            sentence = format!("{sentence}: {cause}");
+        }
+    }
+    sentence
+}
+
+/// The same as JSON.
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
@@ -63,6 +82,16 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_named_once() {
+        let source = io::Error::from_raw_os_error(2);
+        let file = cvmm_gate::files::FileError { what: "read", path: "/x".into(), source };
+        let error = anyhow::Error::new(file);
+        assert_eq!(sentence(&error), "cannot read /x: No such file or directory (os error 2)");
+        let error = anyhow::Error::new(io::Error::from_raw_os_error(2)).context("cannot do it");
+        assert_eq!(sentence(&error), "cannot do it: No such file or directory (os error 2)");
+    }
 
     #[test]
     fn exit_codes_are_documented() {

@@ -12,6 +12,7 @@ use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::private_folder;
 use cvmm_gate::lock::StateLock;
+use cvmm_gate::owner;
 use cvmm_gate::tpm_ca::TpmCa;
 use cvmm_gate::tpms::Tpms;
 use cvmm_gate::vm_keys::{StoreKey, VmKeys};
@@ -55,6 +56,7 @@ fn open(config: &Path) -> Result<VmKeys> {
 }
 
 fn of(config: &Config) -> Result<VmKeys> {
+    owner::check([&*config.keys, &*config.state])?;
     Ok(VmKeys::open(&config.state.join("vm-keys"), StoreKey::load(&config.keys.join("store.key"))?)?)
 }
 
@@ -62,6 +64,7 @@ pub fn run(command: StateKeysCommand) -> Result<Ended> {
     match command {
         StateKeysCommand::Init { config } => {
             let config = Config::load(&config)?;
+            owner::check([&*config.keys, &*config.state])?;
             let _lock = StateLock::take(&config.state)?;
             for name in ["vm-keys", "tpms"] {
                 private_folder(&config.state.join(name))?;
