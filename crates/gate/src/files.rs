@@ -58,7 +58,12 @@ fn put(path: &Path, bytes: &[u8], mode: u32, durably: bool) -> Result<(), FileEr
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let failed = |source| FileError { what: "write", path: path.to_owned(), source };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    // A name alone is in the working folder.
+    let folder = match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => Path::new("/"),
+    };
     let new = folder.join(format!(".{name}.{}.{number}.new", std::process::id()));
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;

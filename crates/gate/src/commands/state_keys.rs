@@ -90,6 +90,7 @@ pub fn run(command: StateKeysCommand) -> Result<Ended> {
         }
         StateKeysCommand::Forget(vm) => {
             let config = Config::load(&vm.config)?;
+            owner::check([&*config.keys, &*config.state])?;
             // A gate that is running may have given the key to a VM.
             let _lock = StateLock::take(&config.state)?;
             of(&config)?.forget(&vm.name)?;
