@@ -6,7 +6,7 @@
 //! CVMM_VECTORS: its class, what is expected, what came out. `vectors time REPORT VEK ROUNDS` prints the nanoseconds of each round:
 //! everything from the bytes to the claims, and with the policy's judgement.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::panic)] // A benchmark.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic)] // A benchmark.
 
 #[path = "../../tests/common/clauses.rs"]
 mod clauses;
