@@ -150,13 +150,17 @@ debian_download() {
         done <<<"$rows"
         n=$((${#want[@]} / 3))
         [ "$n" = 0 ] && break
-        say "downloading $n package(s)"
+        say "downloading $n package(s):"
+        while read -r _ name version _ sha _ _; do
+            debian_have "$sha" || say "  $name $version"
+        done <<<"$rows"
         /usr/lib/apt/apt-helper -c "$conf" -qq download-file "${want[@]}" >&2 ||
             say "this mirror did not deliver everything"
-        while read -r _ _ _ _ sha _ _; do
+        while read -r _ name version _ sha _ _; do
             [ -f "$part/$sha.deb" ] || continue
             # apt has checked it; a second look costs little and does not trust its exit code.
             if printf '%s  %s\n' "$sha" "$part/$sha.deb" | sha256sum --check --status; then
+                say "  got $name $version ($(numfmt --to=iec-i --suffix=B "$(stat -c %s "$part/$sha.deb")"))"
                 mv "$part/$sha.deb" "$(debian_deb "$sha")"
             else
                 warn "checksum of a downloaded file is wrong, expected $sha; dropped"

@@ -206,11 +206,15 @@ def vm_toml():
     parts = dict(re.findall(r'const (\w+): &str = r#"(.*?)"#;', source, flags=re.S))
     head = parts.get("HEAD", "")
     for profile in ("UKI", "HASHES", "DISK"):
-        text = head + 'firmware = "a.fd"\n' + parts.get("RNG", "") + parts.get(profile, "")
-        tail = parts.get("BOOT_DISK" if profile == "DISK" else "OPTIONAL_DISK", "") + parts.get("TAIL", "")
+        text = head + 'firmware = "a.fd"\n' + parts.get("RNG", "") + parts.get(profile, "") + parts.get("GATE", "")
+        tail = parts.get("BOOT_DISK" if profile == "DISK" else "OPTIONAL_DISK", "")
+        tail += parts.get("DISK_KEYS", "") + parts.get("TAIL", "")
         bare = "\n".join(line for line in (text + tail).splitlines() if not line.startswith("# ") or re.match(r"# (\[|\w+ = )", line))
         yield profile.lower(), bare.encode()
         yield profile.lower() + "-all", re.sub(r"^# (?=\[|\w+ = )", "", bare, flags=re.M).encode()
+    cases = (HERE / "../../vmm/src/config/document.rs").read_text(encoding="utf-8")
+    for number, case in enumerate(re.findall(r'r#"(.*?)"#', cases, flags=re.S)):
+        yield f"round-trip-{number}", case.encode()
     yield "wrong", b'name = 1\nvcpus = "x"\nmemory = "3 TiB"\nfirmware = []\nboot = 7\n[[disk]]\n[[disk]]\npat = 1\n'
     yield "syntax", b'name = "a\n[x\n'
 

@@ -4,6 +4,9 @@
 //! Standard output belongs to the guest's console and to commands' results. The filter comes from `--log-level`, else from the
 //! variable `CVMM_LOG`, else it is `info`; both take a level or directives such as `cvmm::run=debug,warn`.
 
+use std::ffi::OsStr;
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// Name of the environment variable with the log filter.
@@ -57,6 +60,11 @@ pub fn filter(option: Option<&str>, variable: Option<&str>) -> Result<EnvFilter,
     })
 }
 
+/// Whether log lines have colours: on a terminal, unless the user wants none (NO_COLOR, https://no-color.org).
+fn colours(terminal: bool, no_color: Option<&OsStr>) -> bool {
+    terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
 /// Installs the process's log output.
 ///
 /// # Errors
@@ -66,6 +74,7 @@ pub fn init(format: LogFormat, option: Option<&str>) -> Result<(), LogError> {
     let filter = filter(option, variable.as_deref())?;
     // A log on a full disk loses lines. To say so on the same standard error would panic, and that ends a VM.
     let builder = tracing_subscriber::fmt()
+        .with_ansi(colours(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref()))
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .log_internal_errors(false);
@@ -82,6 +91,12 @@ pub fn init(format: LogFormat, option: Option<&str>) -> Result<(), LogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_terminal_has_colours() {
+        assert!(colours(true, None) && colours(true, Some(OsStr::new(""))));
+        assert!(!colours(false, None) && !colours(true, Some(OsStr::new("1"))));
+    }
 
     #[test]
     fn the_option_wins_over_the_variable() {

@@ -7,6 +7,7 @@
 use cvmm_snp::tcb::TcbParts;
 
 use crate::claims::{Product, SigningKey};
+use crate::duration::Span;
 use crate::refusal::Refusal;
 use crate::roots::Trust;
 use crate::vek::Vek;
@@ -48,10 +49,10 @@ impl KeyCertificate {
     pub fn judge_time(&self, now: i64) -> Result<(), Refusal> {
         let what = "signing key";
         if now < self.not_before {
-            return Err(Refusal::NotYetValid { what, seconds: self.not_before.saturating_sub(now) });
+            return Err(Refusal::NotYetValid { what, seconds: Span(self.not_before.saturating_sub(now)) });
         }
         if now > self.not_after {
-            return Err(Refusal::Expired { what, seconds: now.saturating_sub(self.not_after) });
+            return Err(Refusal::Expired { what, seconds: Span(now.saturating_sub(self.not_after)) });
         }
         Ok(())
     }
@@ -74,10 +75,10 @@ impl List {
     /// Whether it is good at `now`.
     pub fn judge_time(&self, now: i64) -> Result<(), Refusal> {
         if now < self.this_update {
-            return Err(Refusal::CrlFuture { seconds: self.this_update.saturating_sub(now) });
+            return Err(Refusal::CrlFuture { seconds: Span(self.this_update.saturating_sub(now)) });
         }
         let overdue = now.saturating_sub(self.next_update.ok_or(Refusal::CrlUndated)?);
-        if overdue > 0 { Err(Refusal::CrlStale { seconds: overdue }) } else { Ok(()) }
+        if overdue > 0 { Err(Refusal::CrlStale { seconds: Span(overdue) }) } else { Ok(()) }
     }
 }
 

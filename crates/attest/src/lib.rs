@@ -9,6 +9,7 @@
 
 pub mod claims;
 mod der;
+pub mod duration;
 pub mod encoding;
 pub mod inspect;
 pub mod kds;

@@ -5,6 +5,7 @@ use cvmm_snp::tcb::TcbParts;
 use thiserror::Error;
 
 use crate::claims::{Product, SigningKey};
+use crate::duration::Span;
 use crate::reason::Reason;
 
 macro_rules! refusals {
@@ -71,9 +72,9 @@ refusals! {
     /// The issuer did not sign it.
     ChainSignature = "chain.signature", "the signing key's certificate is not signed by its issuer";
     /// Before its time.
-    NotYetValid { what: &'static str, seconds: i64 } = "chain.not-yet-valid", "the certificate of the {what} is valid only in {seconds} s; is the clock right?";
+    NotYetValid { what: &'static str, seconds: Span } = "chain.not-yet-valid", "the certificate of the {what} is valid only in {seconds}; is the clock right?";
     /// After its time.
-    Expired { what: &'static str, seconds: i64 } = "chain.expired", "the certificate of the {what} expired {seconds} s ago; fetch a newer one";
+    Expired { what: &'static str, seconds: Span } = "chain.expired", "the certificate of the {what} expired {seconds} ago; fetch a newer one";
     /// No list, and one is demanded.
     NoCrl = "crl.missing", "there is no revocation list, and one is required";
     /// Not a list.
@@ -83,11 +84,11 @@ refusals! {
     /// The root did not sign it.
     CrlSignature = "crl.signature", "the revocation list is not signed by the chain's root";
     /// It is from the future.
-    CrlFuture { seconds: i64 } = "crl.future", "the revocation list is made only in {seconds} s; is the clock right?";
+    CrlFuture { seconds: Span } = "crl.future", "the revocation list is made only in {seconds}; is the clock right?";
     /// It does not say until when it is good.
     CrlUndated = "crl.undated", "the revocation list does not say when the next one comes (nextUpdate), so nobody knows whether it is fresh";
     /// It is old.
-    CrlStale { seconds: i64 } = "crl.stale", "the revocation list should have been replaced {seconds} s ago; fetch a newer one";
+    CrlStale { seconds: Span } = "crl.stale", "the revocation list should have been replaced {seconds} ago; fetch a newer one";
     /// A certificate of the chain is in it.
     Revoked { what: &'static str } = "crl.revoked", "the certificate of the {what} is revoked";
     /// Bytes around the two numbers.

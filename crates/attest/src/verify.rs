@@ -19,6 +19,7 @@ use cvmm_snp::tcb::{TcbParts, TcbVersion};
 use zerocopy::FromBytes;
 
 use crate::claims::{Claims, FirmwareVersion, Product, Requester, Revocation, SigningKey};
+use crate::duration::Span;
 use crate::refusal::Refusal;
 use crate::roots::{Authority, Trust};
 use crate::vek::Vek;
@@ -327,10 +328,10 @@ fn chain<'t>(
         ("root", authority.root_validity),
     ] {
         if now < not_before {
-            return Err(Refusal::NotYetValid { what, seconds: not_before.saturating_sub(now) });
+            return Err(Refusal::NotYetValid { what, seconds: Span(not_before.saturating_sub(now)) });
         }
         if now > not_after {
-            return Err(Refusal::Expired { what, seconds: now.saturating_sub(not_after) });
+            return Err(Refusal::Expired { what, seconds: Span(now.saturating_sub(not_after)) });
         }
     }
     Ok(authority)
@@ -357,7 +358,7 @@ fn revocation(
     }
     let RevocationList { this_update, next_update, revoked, .. } = list;
     if options.now < this_update {
-        return Err(Refusal::CrlFuture { seconds: this_update.saturating_sub(options.now) });
+        return Err(Refusal::CrlFuture { seconds: Span(this_update.saturating_sub(options.now)) });
     }
     // Also when it is overdue: what was revoked stays so.
     for (what, serial) in
@@ -370,7 +371,7 @@ fn revocation(
     if options.crl == CrlUse::Require {
         let overdue = options.now.saturating_sub(next_update.ok_or(Refusal::CrlUndated)?);
         if overdue > 0 {
-            return Err(Refusal::CrlStale { seconds: overdue });
+            return Err(Refusal::CrlStale { seconds: Span(overdue) });
         }
     }
     Ok(Revocation::List { this_update, next_update })

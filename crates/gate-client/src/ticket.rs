@@ -7,6 +7,7 @@
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use cvmm_attest::duration::Span;
 use cvmm_snp::digest::Digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -122,10 +123,10 @@ pub enum TicketError {
     #[error("the ticket is not signed with the gate's verdict key (gate.verdict_key)")]
     Signature,
     /// Too late.
-    #[error("the ticket expired {0} s ago; are the clocks right?")]
+    #[error("the ticket expired {ago} ago; are the clocks right?", ago = Span(*.0))]
     Expired(i64),
     /// Too early.
-    #[error("the ticket is valid only in {0} s; are the clocks right?")]
+    #[error("the ticket is valid only in {ahead}; are the clocks right?", ahead = Span(*.0))]
     NotYet(i64),
     /// Valid for too long.
     #[error("the ticket is valid for {0} s, at most {MAX_LIFETIME} are accepted")]

@@ -26,6 +26,7 @@ use cvmm_gate::server::Listeners;
 use cvmm_gate::{
     artifacts, control, descriptors, engine, expiry, heap, leave, owner, policies, sandbox, server, setup,
 };
+use cvmm_manual::{CompletionArgs, ManArgs};
 use cvmm_secret_memory::deny_dumps;
 use tracing_subscriber::EnvFilter;
 
@@ -75,12 +76,9 @@ enum Command {
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Print a shell completion script
-    Completions {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
-    /// Print the manual page (roff)
-    Man,
+    Completions(CompletionArgs),
+    /// Print the manual page of a command (roff)
+    Man(ManArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -272,8 +270,8 @@ fn run(command: Command) -> Result<Ended> {
         Command::Certs(command) => return commands::certs::run(command),
         Command::Keys(command) => return commands::keys::run(command),
         Command::StateKeys(command) => return commands::state_keys::run(command),
-        Command::Completions { shell } => return commands::manual::completions(Cli::command(), shell),
-        Command::Man => return commands::manual::man(Cli::command()),
+        Command::Completions(args) => return commands::manual::completions(Cli::command(), args),
+        Command::Man(args) => return commands::manual::man(Cli::command(), &args),
     }
     Ok(Ended::Done)
 }

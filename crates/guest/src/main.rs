@@ -19,9 +19,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use cvmm_gate_client::protocol::{Attest, Challenge, GuestEvidence, NONCE_LEN, PROTOCOL, Request, Response};
 use cvmm_gate_client::{bundle, frame};
+use cvmm_manual::{CompletionArgs, ManArgs};
 use cvmm_output::Existing;
 
 use crate::port::Port;
@@ -56,6 +57,10 @@ enum Command {
         #[arg(long, value_name = "HEX", requires = "bundle", value_parser = nonce)]
         nonce: Option<[u8; NONCE_LEN]>,
     },
+    /// Print a shell completion script
+    Completions(CompletionArgs),
+    /// Print the manual page of a command (roff)
+    Man(ManArgs),
 }
 
 fn nonce(text: &str) -> Result<[u8; NONCE_LEN], String> {
@@ -77,13 +82,23 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "error: {error}");
         return ExitCode::FAILURE;
     }
-    let Command::Attest { vm_id, port, timeout, bundle, nonce } = Cli::parse().command;
-    let done = match bundle.zip(nonce) {
-        Some((path, nonce)) => write_bundle(&vm_id, &path, &nonce).map(|()| Verdict::Written),
-        None => attest(&vm_id, &port, Duration::from_secs(timeout)),
+    let done = match Cli::parse().command {
+        Command::Attest { vm_id, port, timeout, bundle, nonce } => match bundle.zip(nonce) {
+            Some((path, nonce)) => write_bundle(&vm_id, &path, &nonce).map(|()| Verdict::Written),
+            None => attest(&vm_id, &port, Duration::from_secs(timeout)),
+        },
+        Command::Completions(args) => Ok(Verdict::Printed(cvmm_manual::completions(Cli::command(), args))),
+        Command::Man(args) => {
+            cvmm_manual::man(Cli::command(), &args).map(Verdict::Printed).map_err(Into::into)
+        }
     };
     match done {
         Ok(Verdict::Written) => ExitCode::SUCCESS,
+        Ok(Verdict::Printed(text)) => {
+            // EPIPE is the reader's choice.
+            let _ = std::io::stdout().write_all(&text);
+            ExitCode::SUCCESS
+        }
         Ok(Verdict::Yes(jwt)) => {
             // Whoever asked reads it from there; if he does not, it is not ours to mend.
             let _ = writeln!(std::io::stdout(), "{jwt}");
@@ -104,6 +119,7 @@ enum Verdict {
     Yes(String),
     No(String),
     Written,
+    Printed(Vec<u8>),
 }
 
 fn write_bundle(vm_id: &str, path: &Path, nonce: &[u8; NONCE_LEN]) -> Result<()> {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `vm.toml`: what is accepted keeps the documented limits; what is refused is explained with a place in the text.
+//! `vm.toml`: what is accepted keeps the documented limits, and what is printed of it as JSON is the same VM again; what is refused is
+//! explained with a place in the text.
 #![no_main]
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use cvmm::config::{
-    Checks, Config, MAX_CMDLINE, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_MEMORY,
+    Checks, Config, MAX_CMDLINE, MAX_CONSOLE_SIZE, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_CONSOLE_SIZE, MIN_MEMORY,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -55,4 +56,13 @@ fn accepted(config: &Config) {
         assert!(cmdline.len() <= MAX_CMDLINE && !cmdline.contains('\0'));
     }
     assert!((1..=1000).contains(&config.debug.pm_timer_scale));
+    assert_eq!(config.console.path.is_some(), config.console.max_size.is_some());
+    assert!(config.console.max_size.is_none_or(|size| (MIN_CONSOLE_SIZE..=MAX_CONSOLE_SIZE).contains(&size)));
+    // JSON to TOML, elsewhere: paths are absolute.
+    let json = config.to_json();
+    let toml = toml::to_string(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+    match Config::parse("again.toml", &toml, Path::new("/elsewhere"), Checks::OFFLINE) {
+        Ok(again) => assert_eq!(again, *config, "{toml}"),
+        Err(error) => panic!("{error}\n{toml}"),
+    }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use cvmm_manual::{CompletionArgs, ManArgs};
+
 use super::attest_args::AttestCommand;
 use super::measure_args::MeasureArgs;
 use super::policy_args::PolicyCommand;
@@ -17,7 +19,7 @@ use crate::logging::LogFormat;
 ///
 /// One process runs one virtual machine, described by a vm.toml.
 #[derive(Debug, Parser)]
-#[command(name = "cvmm", version, after_help = ExitStatus::table(), propagate_version = false)]
+#[command(name = "cvmm", version, long_version = super::version::long(), after_help = ExitStatus::table(), propagate_version = false)]
 pub(super) struct Cli {
     /// Form of log lines on standard error
     #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
@@ -58,12 +60,9 @@ pub(super) enum Command {
     /// Draw timelines written by `run --timeline`
     Timeline(TimelineArgs),
     /// Print a shell completion script
-    Completions {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
-    /// Print the manual page (roff)
-    Man,
+    Completions(CompletionArgs),
+    /// Print the manual page of a command (roff)
+    Man(ManArgs),
 }
 
 /// Run a virtual machine until its guest powers off

@@ -18,6 +18,7 @@ mod policy;
 mod policy_args;
 mod state;
 mod state_args;
+mod version;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use clap::FromArgMatches;
 use cvmm_attest::printable;
+use cvmm_manual::{ManArgs, ManualError};
 use cvmm_output::Existing;
 
 use crate::config::{self, Checks, Config, ConfigError};
@@ -121,12 +123,8 @@ impl Session<'_> {
             Command::Attest(command) => self.attest(&command),
             Command::Doctor { json } => self.doctor(json),
             Command::Timeline(args) => self.timeline(&args),
-            Command::Completions { shell } => {
-                let mut script = Vec::new();
-                clap_complete::generate(shell, &mut exit_codes::grammar(), "cvmm", &mut script);
-                self.print(&script)
-            }
-            Command::Man => self.manual(),
+            Command::Completions(args) => self.print(&cvmm_manual::completions(exit_codes::grammar(), args)),
+            Command::Man(args) => self.manual(&args),
         }
     }
 
@@ -171,7 +169,12 @@ impl Session<'_> {
             self.exit_stats(exits);
         }
         let Some(path) = &args.timeline else { return status };
-        match timeline.recording(&name, exits).write(path) {
+        let mut recording = timeline.recording(&name, exits);
+        if !matches!(status, ExitStatus::Success | ExitStatus::Reset) {
+            recording.ended_in = Some(timeline.last_activity().to_owned());
+            recording.exit_code = Some(status.code());
+        }
+        match recording.write(path) {
             Ok(()) => status,
             Err(error) => {
                 self.error(ExitStatus::File, &error);
@@ -214,26 +217,17 @@ impl Session<'_> {
         self.write(Some(path), &svg, Existing::ReplaceOwn(&is_drawing).or_forced(args.force))
     }
 
-    /// One page with all commands: a program with this few needs no page per command.
-    fn manual(&mut self) -> ExitStatus {
-        let mut page = Vec::new();
-        let mut command = exit_codes::grammar();
-        command.build();
-        let rendered = clap_mangen::Man::new(command.clone()).render(&mut page).and_then(|()| {
-            for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
-                writeln!(page, ".SH CVMM {}", inner.get_name().to_uppercase())?;
-                let man = clap_mangen::Man::new(inner.clone());
-                man.render_synopsis_section(&mut page)?;
-                man.render_description_section(&mut page)?;
-                man.render_options_section(&mut page)?;
-            }
-            Ok(())
-        });
-        match rendered {
-            Ok(()) => self.print(&page),
+    fn manual(&mut self, args: &ManArgs) -> ExitStatus {
+        match cvmm_manual::man(exit_codes::grammar(), args) {
+            Ok(text) => self.print(&text),
             Err(error) => {
-                self.error(ExitStatus::Internal, &error);
-                ExitStatus::Internal
+                let status = match error {
+                    ManualError::Command(_) => ExitStatus::Usage,
+                    ManualError::Write { .. } => ExitStatus::File,
+                    ManualError::Render(_) => ExitStatus::Internal,
+                };
+                self.error(status, &error);
+                status
             }
         }
     }

@@ -9,6 +9,7 @@ use cvmm_attest::policy::{Policy, is_name};
 use cvmm_attest::roots::Trust;
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_output::Existing;
+use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
 
 use super::output::OutputArgs;
@@ -18,7 +19,7 @@ use crate::config::{Checks, Config};
 use crate::doctor::sev;
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::measure::Subject;
-use crate::policy::{self, Platform, PolicyFileError, ResolveError, import};
+use crate::policy::{self, Changes, Platform, PolicyFileError, ResolveError, Update, import};
 
 impl Session<'_> {
     pub(super) fn policy(&mut self, command: &PolicyCommand) -> ExitStatus {
@@ -150,6 +151,12 @@ impl Session<'_> {
             Ok(digest) => digest,
             Err(error) => return self.failed(&error),
         };
+        if let Some(path) = &args.update {
+            if let Err(error) = policy::admissible(&config) {
+                return self.wrong(error.to_string());
+            }
+            return self.policy_update(args, path, digest, policy::profile_of(&config));
+        }
         let reported = || {
             let status = File::open(cvmm_kvm_snp::probe::SEV_PATH).and_then(|device| sev::status(&device));
             status.map(|platform| platform.reported_tcb).map_err(|error| {
@@ -169,6 +176,39 @@ impl Session<'_> {
             }
             Err(error) => self.wrong(error.to_string()),
         }
+    }
+
+    /// Changes the digests of an existing policy, and says what was changed.
+    fn policy_update(
+        &mut self,
+        args: &InitArgs,
+        path: &Path,
+        digest: Digest,
+        profile: &'static str,
+    ) -> ExitStatus {
+        let text = match policy::read_text(path) {
+            Ok(text) => text,
+            Err(error) => return self.refuse(&error),
+        };
+        let how = if args.replace { Update::Replace } else { Update::Add };
+        let (new, changes) = match policy::update(&text, digest, profile, how) {
+            Ok(updated) => updated,
+            Err(error) => return self.wrong(format!("{}: {error}", path.display())),
+        };
+        if changes.changed {
+            // The user has named the file to be changed; what is written is a policy with the same name.
+            let written = self.write(Some(path), &new, Existing::Replace);
+            if written != ExitStatus::Success {
+                return written;
+            }
+        }
+        let report = if args.json {
+            // Strings and numbers are always JSON.
+            serde_json::to_string_pretty(&changes).unwrap_or_default() + "\n"
+        } else {
+            update_report(path, &changes)
+        };
+        self.print(report.as_bytes())
     }
 
     fn policy_test(&mut self, args: &TestArgs) -> ExitStatus {
@@ -204,6 +244,26 @@ impl Session<'_> {
             printed => printed,
         }
     }
+}
+
+/// What an update has changed, for people.
+fn update_report(path: &Path, changes: &Changes) -> String {
+    let Changes { policy, changed, old_version, version, added, removed, measurements } = changes;
+    let file = path.display();
+    if !changed {
+        return format!("{file}: policy {policy} admits this guest already; nothing was changed\n");
+    }
+    let mut text = format!("{file}: policy {policy}, version {old_version} -> {version}\n");
+    for digest in added {
+        text += &format!("  + guest.measurements {digest}\n");
+    }
+    for digest in removed {
+        text += &format!("  - guest.measurements {digest}\n");
+    }
+    text + &format!(
+        "{} digest(s) are admitted; sign it again: cvmm-gate policy sign --key KEY.PEM {file}\n",
+        measurements.len()
+    )
 }
 
 /// How a command ends that could not use a policy.

@@ -99,6 +99,16 @@ pub(super) struct InitArgs {
     /// The policy's name. Default: the VM's
     #[arg(long, value_name = "NAME")]
     pub(super) id: Option<String>,
+    /// Instead of writing a new policy, admit this guest by an existing one: adds the digest beside those that are there and
+    /// increases the version. Nothing else is changed. Sign the file again afterwards
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["id", "tcb", "output", "force"])]
+    pub(super) update: Option<PathBuf>,
+    /// With --update: take out the digests that are there
+    #[arg(long, requires = "update")]
+    pub(super) replace: bool,
+    /// With --update: say as JSON what was changed
+    #[arg(long, requires = "update")]
+    pub(super) json: bool,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }

@@ -199,6 +199,14 @@ impl Session<'_> {
             })?;
             written.push(path.display().to_string());
         }
+        if written.is_empty() && !*json {
+            // Standard output has the names of files.
+            let _ = writeln!(
+                self.err,
+                "note: {} holds no state yet: nothing was exported (its VM has not run, or its TPM has stored nothing)",
+                opened.file.display()
+            );
+        }
         let text = if *json {
             format!("{:#}\n", json!({ "written": written }))
         } else {

@@ -117,7 +117,19 @@ fn a_failed_run_gives_its_code_and_causes_and_still_a_timeline() {
     let fail = |_, _| Err(Broken(io::Error::other("no such luck")));
     let (status, _, err) = cvmm(&["run", "-c", &toml, "--timeline", file.to_str().unwrap()], fail);
     assert_eq!((status, err.as_str()), (ExitStatus::TripleFault, "error: the machine broke: no such luck\n"));
-    assert!(Recording::read(&file).is_ok());
+    let recording = Recording::read(&file).unwrap();
+    assert_eq!((recording.ended_in.as_deref(), recording.exit_code), (Some("launch plan"), Some(10)));
+    let in_firmware = |_, options: RunOptions| {
+        assert!(options.timeline.mark(Phase::FirstRun) && options.timeline.mark(Phase::Firmware));
+        assert!(options.timeline.mark(Phase::PowerOff));
+        Err(Broken(io::Error::other("no such luck")))
+    };
+    cvmm(&["run", "-c", &toml, "--timeline", file.to_str().unwrap()], in_firmware);
+    let (_, text, _) = idle(&["timeline", "--text", file.to_str().unwrap()]);
+    assert!(text.contains("firmware (ended)") && text.contains("ended in: firmware, exit code 10"), "{text}");
+    assert!(!text.contains("user space"), "{text}");
+    let (_, svg, _) = idle(&["timeline", file.to_str().unwrap()]);
+    assert!(svg.contains("ended in: firmware, exit code 10"), "{svg}");
     let folder = folder.path().to_str().unwrap();
     let (status, _, err) =
         cvmm(&["run", "-c", &toml, "--timeline", folder], |_, _| -> Result<Ended, Broken> {
@@ -382,10 +394,18 @@ fn every_printing_command_prints() {
     let (_, bash, _) = idle(&["completions", "bash"]);
     assert!(bash.contains("--exit-stats"));
     let (_, man, _) = idle(&["man"]);
-    assert!(
-        man.contains(".TH cvmm") && man.contains("exit\\-stats") && man.contains("guest triple fault"),
-        "{man}"
-    );
+    assert!(man.contains(".TH cvmm") && man.contains("guest triple fault"), "{man}");
+    let (_, man, _) = idle(&["man", "run"]);
+    assert!(man.contains(".TH cvmm-run") && man.contains("exit\\-stats"), "{man}");
+    let (_, man, _) = idle(&["man", "config", "check"]);
+    assert!(man.contains(".TH cvmm-config-check") && !man.contains("guest triple fault"), "{man}");
+    assert_eq!(idle(&["man", "nothing"]).0, ExitStatus::Usage);
+    let folder = tempfile::tempdir().unwrap();
+    let (_, written, _) = idle(&["man", "--out", folder.path().to_str().unwrap()]);
+    for page in ["cvmm.1", "cvmm-run.1", "cvmm-policy-init.1", "cvmm-state-export.1"] {
+        assert!(written.contains(&format!("/{page}\n")) && folder.path().join(page).is_file(), "{written}");
+    }
+    assert_eq!(idle(&["man", "--out", folder.path().to_str().unwrap()]).0, ExitStatus::File);
 }
 
 #[test]
@@ -456,6 +476,9 @@ fn a_state_file_from_its_making_to_its_refusal() {
     let info: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&info["encrypted"], &info["size"]), (&true.into(), &((4 << 20) + 512).into()));
 
+    let (status, out, err) = idle(&["state", "export", "--key", &key, "--out", &path("none"), &file]);
+    assert_eq!((status, out.as_str()), (ExitStatus::Success, ""));
+    assert!(err.contains("holds no state yet"), "{err}");
     let key_of = |path| cvmm_guest_state::StateKey::from_file(Path::new(path)).unwrap();
     let mut store = cvmm_guest_state::Store::open_any(Path::new(&file), &[key_of(&key)], true).unwrap();
     store.begin(3).unwrap();

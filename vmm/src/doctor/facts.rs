@@ -235,6 +235,16 @@ fn ccp_devices(host: Host<'_>) -> Reading<Vec<CcpDevice>> {
 }
 
 fn kernel_config(host: Host<'_>, release: &str) -> Reading<(String, BTreeSet<String>)> {
+    // What the running kernel says of itself, where it was built with that; then the files that came with it.
+    let compressed = "/proc/config.gz";
+    match host.gunzipped(compressed) {
+        Err(Unread { why: Why::Absent, .. }) => {}
+        read => {
+            let options =
+                parse::kernel_config(&read?).map_err(|reason| Unread::malformed(compressed, reason));
+            return options.map(|options| (compressed.to_owned(), options));
+        }
+    }
     let places = [
         format!("/boot/config-{release}"),
         format!("/lib/modules/{release}/config"),
@@ -246,11 +256,7 @@ fn kernel_config(host: Host<'_>, release: &str) -> Reading<(String, BTreeSet<Str
             read => return read.map(|options| (path.clone(), options)),
         }
     }
-    let compressed = "/proc/config.gz";
-    if host.locate(compressed).exists() {
-        return Err(Unread::malformed(compressed, "it is compressed, and there is no plain one in /boot"));
-    }
-    Err(Unread::absent(places.join(" or ")))
+    Err(Unread::absent(format!("{compressed} or {}", places.join(" or "))))
 }
 
 fn open_files() -> Reading<(u64, u64)> {
@@ -338,11 +344,28 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_or_foreign_configuration_is_no_configuration() {
+    fn the_running_kernel_s_own_configuration_is_read() {
+        let folder =
+            host(&[("/proc/sys/kernel/osrelease", "6.12\n"), ("/boot/config-6.12", "CONFIG_X86_64=y\n")]);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut gzip, b"CONFIG_X86_64=y\nCONFIG_KVM_AMD_SEV=y\n").unwrap();
+        fs::write(folder.path().join("proc/config.gz"), gzip.finish().unwrap()).unwrap();
+        let (file, options) = Facts::gather(folder.path()).config.unwrap();
+        assert_eq!((file.as_str(), options.contains("KVM_AMD_SEV")), ("/proc/config.gz", true));
+        // A bomb is cut, and is no configuration.
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut gzip, &vec![0; 64 << 20]).unwrap();
+        fs::write(folder.path().join("proc/config.gz"), gzip.finish().unwrap()).unwrap();
+        let unread = Facts::gather(folder.path()).config.unwrap_err();
+        assert!(matches!(unread.why, Why::Malformed(_)), "{unread}");
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_configuration_is_not_a_configuration() {
         let release = ("/proc/sys/kernel/osrelease", "6.12\n");
         let folder = host(&[release, ("/proc/config.gz", "\x1f")]);
         let unread = Facts::gather(folder.path()).config.unwrap_err();
-        assert!(unread.to_string().contains("compressed"), "{unread}");
+        assert!(unread.to_string().contains("decompressed"), "{unread}");
         let folder = host(&[release, ("/boot/config-6.12", "nothing")]);
         let unread = Facts::gather(folder.path()).config.unwrap_err();
         assert!(matches!(unread.why, Why::Malformed(_)), "{unread}");

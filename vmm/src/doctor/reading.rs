@@ -112,6 +112,19 @@ impl Host<'_> {
         parse(&self.text(path)?).map_err(|reason| Unread::malformed(path, reason))
     }
 
+    /// A text file that is compressed with gzip.
+    pub fn gunzipped(&self, path: &str) -> Reading<String> {
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(self.locate(path));
+        let file = file.map_err(|error| Unread::new(path, &error))?;
+        let mut bytes = Vec::new();
+        // Both are limited: a few bytes can stand for very many.
+        flate2::read::GzDecoder::new(file.take(MAX_TEXT))
+            .take(MAX_TEXT)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Unread::malformed(path, format!("cannot be decompressed: {error}")))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// Names in a folder, sorted.
     pub fn names(&self, path: &str) -> Reading<Vec<String>> {
         let entries = fs::read_dir(self.locate(path)).map_err(|error| Unread::new(path, &error))?;

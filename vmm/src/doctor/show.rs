@@ -22,11 +22,21 @@ impl Status {
 }
 
 impl Report {
+    /// One line about a processor that cannot do it at all: most of the list follows from that.
+    fn wrong_machine(&self) -> Option<String> {
+        let fatal = |id| self.item(id).filter(|item| item.status == Status::Fatal);
+        let item = fatal("cpu.vendor").or_else(|| fatal("cpu.model"))?;
+        let evidence = item.evidence.replace(|c: char| c.is_control(), " ");
+        Some(format!(
+            "This machine has no AMD EPYC processor of the third generation or later ({evidence}): it cannot run SNP guests."
+        ))
+    }
+
     /// The table.
     #[must_use]
     pub fn table(&self) -> String {
         let id_width = self.items.iter().map(|item| item.id.len()).max().unwrap_or(0);
-        let mut table = String::new();
+        let mut table = self.wrong_machine().map_or_else(String::new, |line| line + "\n\n");
         for item in &self.items {
             let head = format!("{:<7}  {:<id_width$}  ", item.status.word(), item.id);
             wrap(&mut table, &head, &item.evidence);

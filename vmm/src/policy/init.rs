@@ -96,8 +96,11 @@ pub enum InitError {
     MigrationAgent,
 }
 
-/// The text of a policy for the guest of `config` with launch digest `digest`. It admits that guest and no other.
-pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> Result<String, InitError> {
+/// Refuses a guest that no policy admits without an `unsafe_` key.
+///
+/// # Errors
+/// Why not.
+pub fn admissible(config: &Config) -> Result<(), InitError> {
     if config.isolation != Isolation::Snp {
         return Err(InitError::Isolation);
     }
@@ -108,6 +111,13 @@ pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> R
     if guest_policy.has(GuestPolicy::MIGRATE_MA) {
         return Err(InitError::MigrationAgent);
     }
+    Ok(())
+}
+
+/// The text of a policy for the guest of `config` with launch digest `digest`. It admits that guest and no other.
+pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> Result<String, InitError> {
+    admissible(config)?;
+    let guest_policy = GuestPolicy(config.snp.policy);
     let Platform { product, tcb } = platform;
     let TcbParts { fmc, bootloader, tee, snp, microcode } = tcb;
     let profile = profile(config);

@@ -5,6 +5,7 @@ pub mod import;
 mod init;
 mod resolve;
 mod trial;
+mod update;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,9 +15,10 @@ use cvmm_attest::policy::{MAX_FILE, Policy};
 use cvmm_launch::blob::{Blob, ReadError};
 use thiserror::Error;
 
-pub use init::{InitError, Platform, TcbText, init};
+pub use init::{InitError, Platform, TcbText, admissible, init};
 pub use resolve::{ResolveError, resolve};
 pub use trial::{Outcome, trial, undecided};
+pub use update::{Changes, Update, UpdateError, update};
 
 /// Why a policy cannot be used.
 #[derive(Debug, Error)]
@@ -41,6 +43,11 @@ pub enum PolicyFileError {
     /// Something else about it.
     #[error("{0}")]
     Other(String),
+}
+
+/// The boot profile of a guest, as policies call it.
+pub(crate) fn profile_of(config: &crate::config::Config) -> &'static str {
+    resolve::profile(config)
 }
 
 /// The text of the policy in `path`, with the digests of the guests it names by their `vm.toml`.

@@ -116,6 +116,19 @@ impl Phase {
         matches!(self, Self::FirstStage | Self::Silent)
     }
 
+    /// What goes on after the mark, for a VM that did not get to the next one.
+    fn followed_by(self) -> &'static str {
+        match self {
+            // Whether there is a first stage is not known yet.
+            Self::FirstRun => "first stage or reset vector",
+            Self::PowerOff | Self::Exit => Self::Exit.activity(),
+            _ => {
+                let next = Self::ALL.into_iter().find(|phase| *phase > self && !phase.is_optional());
+                next.map_or(Self::Exit.activity(), Self::activity)
+            }
+        }
+    }
+
     fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|phase| phase.name() == name)
     }
@@ -169,7 +182,17 @@ impl Timeline {
             start_unix_ns: self.start_unix_ns,
             phases,
             exits,
+            ended_in: None,
+            exit_code: None,
         }
+    }
+
+    /// What the VM was doing when it ended: the activity after the last mark before its end.
+    #[must_use]
+    pub fn last_activity(&self) -> &'static str {
+        // That a guest was silent says nothing about where it was.
+        let reached = |phase: &Phase| *phase < Phase::Silent && self.reached(*phase).is_some();
+        Phase::ALL.into_iter().filter(reached).max().unwrap_or(Phase::ProcessStart).followed_by()
     }
 }
 

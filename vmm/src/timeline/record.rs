@@ -39,6 +39,22 @@ pub struct Recording {
     /// Exits by kind, if they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<BTreeMap<String, u64>>,
+    /// What the VM was doing when it ended, if it ended in another way than by powering off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_in: Option<String>,
+    /// The exit code of such a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
+}
+
+impl Recording {
+    /// One line about a VM that did not power off by itself.
+    #[must_use]
+    pub fn end(&self) -> Option<String> {
+        let place = self.ended_in.as_deref()?;
+        let code = self.exit_code.map_or(String::new(), |code| format!(", exit code {code}"));
+        Some(format!("ended in: {place}{code}"))
+    }
 }
 
 /// One mark.
@@ -168,7 +184,10 @@ impl Recording {
         if self.phases.is_empty() || self.phases.len() > MAX_PHASES {
             return Some("needs 1 to 64 phases");
         }
-        if self.vm.len() > MAX_NAME || self.phases.iter().any(|mark| mark.name.len() > MAX_NAME) {
+        if self.vm.len() > MAX_NAME
+            || self.phases.iter().any(|mark| mark.name.len() > MAX_NAME)
+            || self.ended_in.as_ref().is_some_and(|name| name.len() > MAX_NAME)
+        {
             return Some("a name is longer than 128 bytes");
         }
         if self.phases.windows(2).any(|pair| matches!(pair, [earlier, later] if earlier.ns > later.ns)) {

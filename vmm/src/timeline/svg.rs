@@ -63,6 +63,13 @@ pub(super) fn activities(recording: &Recording) -> Vec<Activity> {
         let [from, to] = pair else { return None };
         let (before, phase) = (Phase::from_name(&from.name), Phase::from_name(&to.name));
         let name = match (before, phase) {
+            // The VM ended here: it did not do what would have come after.
+            (Some(before), Some(Phase::PowerOff | Phase::Exit))
+                if before < Phase::PowerOff && recording.ended_in.is_some() =>
+            {
+                let place = recording.ended_in.as_deref().unwrap_or_default();
+                format!("{} (ended)", place.replace(|c: char| c.is_control(), " "))
+            }
             (Some(before), Some(phase)) if before < phase => {
                 let spanned = &Phase::ALL[before as usize + 1..=phase as usize];
                 let there = spanned.iter().filter(|part| **part == phase || !part.is_optional());
@@ -98,7 +105,11 @@ impl Canvas {
     fn waterfall(&mut self, recording: &Recording, row: &[Activity]) {
         self.title(
             &recording.vm,
-            &format!("{} from process start to the last mark", milliseconds(self.longest)),
+            &format!(
+                "{} from process start to the last mark{}",
+                milliseconds(self.longest),
+                recording.end().map_or(String::new(), |end| format!("; {end}"))
+            ),
         );
         self.grid(row.len());
         for activity in row {

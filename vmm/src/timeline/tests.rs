@@ -9,7 +9,15 @@ use super::*;
 
 fn recording(marks: &[(&str, u64)]) -> Recording {
     let phases = marks.iter().map(|(name, ns)| Mark { name: (*name).to_owned(), ns: *ns }).collect();
-    Recording { version: 1, vm: "vm".to_owned(), start_unix_ns: 1, phases, exits: None }
+    Recording {
+        version: 1,
+        vm: "vm".to_owned(),
+        start_unix_ns: 1,
+        phases,
+        exits: None,
+        ended_in: None,
+        exit_code: None,
+    }
 }
 
 fn boot(kernel: u64) -> Recording {

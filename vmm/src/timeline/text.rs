@@ -26,5 +26,10 @@ pub fn table(recording: &Recording) -> String {
         let _ = writeln!(text, "{:<18}{from:>12}{took:>12}  {:start$}{}", row.name, "", "█".repeat(bar));
     }
     let _ = writeln!(text, "{:<18}{:>12}{:>12}", "total", "", milliseconds(total));
+    if let Some(end) = recording.end() {
+        // Text from a file does not drive the terminal.
+        text += &end.replace(|c: char| c.is_control(), " ");
+        text.push('\n');
+    }
     text
 }

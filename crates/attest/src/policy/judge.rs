@@ -7,6 +7,7 @@ use cvmm_snp::tcb::TcbParts;
 
 use super::{CrlRule, EvidenceClass, Policy};
 use crate::claims::{Claims, FirmwareVersion, Product, Requester, Revocation};
+use crate::duration::Span;
 use crate::reason::Reason;
 
 /// What is to be launched.
@@ -395,7 +396,7 @@ impl Policy {
                 });
                 let age = now.saturating_sub(this_update);
                 reasons.unless(self.max_crl_age.is_none_or(|most| age <= most), "policy.crl", || {
-                    format!("the revocation list is {} days old (platform.max_crl_age_days)", age / 86_400)
+                    format!("the revocation list is {} old (platform.max_crl_age_days)", Span(age))
                 });
             }
         }

@@ -11,10 +11,11 @@ mod options;
 mod server;
 mod state;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use cvmm_manual::{CompletionArgs, ManArgs};
 
 #[derive(Parser)]
 #[command(
@@ -31,6 +32,10 @@ struct Cli {
 enum Command {
     /// Serve a TPM on a TCP or Unix socket.
     Socket(options::Socket),
+    /// Print a shell completion script.
+    Completions(CompletionArgs),
+    /// Print the manual page of a command (roff).
+    Man(ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -41,8 +46,14 @@ fn main() -> ExitCode {
     }
     // Before anything else: this program is also what the TPM's own process runs.
     cvmm_vtpm::process::child_main_if_asked();
-    let Command::Socket(socket) = Cli::parse().command;
-    let done = if socket.print_capabilities { capabilities::print() } else { server::run(&socket) };
+    let done = match Cli::parse().command {
+        Command::Socket(socket) if socket.print_capabilities => capabilities::print(),
+        Command::Socket(socket) => server::run(&socket),
+        Command::Completions(args) => print(&cvmm_manual::completions(Cli::command(), args)),
+        Command::Man(args) => {
+            cvmm_manual::man(Cli::command(), &args).map_err(Into::into).and_then(|page| print(&page))
+        }
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -50,5 +61,13 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Writes a command's result. EPIPE is the reader's choice.
+fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    match io::stdout().write_all(bytes) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
