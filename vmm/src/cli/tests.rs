@@ -212,6 +212,8 @@ fn every_option_that_names_an_output_is_known() {
         found,
         [
             "cvmm attest bundle --output",
+            // Written with O_EXCL, and tested in cvmm-manual.
+            "cvmm man --out",
             "cvmm measure --id-auth",
             "cvmm measure --id-block",
             "cvmm measure --write-firmware",
