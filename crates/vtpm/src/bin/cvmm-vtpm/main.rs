@@ -31,7 +31,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve a TPM on a TCP or Unix socket.
-    Socket(options::Socket),
+    Socket(Box<options::Socket>),
     /// Print a shell completion script.
     Completions(CompletionArgs),
     /// Print the manual page of a command (roff).
@@ -41,7 +41,7 @@ enum Command {
 fn main() -> ExitCode {
     // Before anything is read that may be secret; in the TPM's own process too.
     if let Err(error) = cvmm_secret_memory::deny_dumps() {
-        let _ = writeln!(std::io::stderr(), "error: {error}");
+        let _ = writeln!(io::stderr(), "error: {error}");
         return ExitCode::FAILURE;
     }
     // Before anything else: this program is also what the TPM's own process runs.
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The log may be a file, and is not set up before the options are read.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
