@@ -10,7 +10,7 @@ use cvmm_fuzz::machine::lock;
 use cvmm_vtpm::command::{HEADER, Header, rc};
 use cvmm_vtpm::engine::{BufferSize, HashStep};
 use cvmm_vtpm::store::MAX_STATE;
-use cvmm_vtpm::swtpm::{Control, MAX_REQUEST, Parsed, Service, Startup, Then, command_length};
+use cvmm_vtpm::swtpm::{Control, MAX_REQUEST, Parsed, Rules, Service, Startup, Then, command_length};
 use cvmm_vtpm::{EngineError, Response, StateKind, Statistics, Tpm, TpmEngine};
 use libfuzzer_sys::fuzz_target;
 use zeroize::Zeroizing;
@@ -152,7 +152,12 @@ fuzz_target!(|data: &[u8]| {
     let tpm = Tpm::new(Box::new(Fake(Arc::clone(&state)))).expect("a thread");
     let flags = input.u8();
     let startup = [Startup::None, Startup::Clear, Startup::State][usize::from(flags & 3) % 3];
-    let service = Service::new(tpm, startup, flags & 4 != 0, flags & 8 != 0);
+    let rules = Rules {
+        reject_locality_4: flags & 4 != 0,
+        set_locality_command: flags & 8 != 0,
+        disable_auto_shutdown: flags & 16 != 0,
+    };
+    let service = Service::new(tpm, startup, rules);
     let mut request = Vec::new();
     for _ in 0..STEPS {
         if !input.more() {

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use cvmm::config::{
-    Checks, Config, MAX_CMDLINE, MAX_CONSOLE_SIZE, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL, MAX_VCPUS, MIN_CONSOLE_SIZE, MIN_MEMORY,
+    Checks, Config, MAX_CMDLINE, MAX_CONSOLE_SIZE, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL,
+    MAX_VCPUS, MIN_CONSOLE_SIZE, MIN_MEMORY,
 };
 use libfuzzer_sys::fuzz_target;
 
