@@ -14,7 +14,7 @@
 //!   | {"lines": N} or {"error": ".."}      |
 //!   |<-------------------------------------|
 //! ```
-//! The gate's chain is held from the first message to the last, so each has [`WAIT`], and one command is served at a time.
+//! The gate's chain is held from the first message to the last, so each has `WAIT`, and one command is served at a time.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Read as _, Write as _};

@@ -662,7 +662,7 @@ fn a_weak_policys_guest_gets_nothing_of_a_strong_one() {
     weak(&world.gate, 2, "");
     world.engine.reload().unwrap();
     assert_eq!(client.resource("other/key/1").refused(), (403, "rcar.release".into()));
-    let error = Engine::open(world.gate.config()).unwrap_err().to_string();
+    let error = Engine::check(&world.gate.config()).unwrap_err().to_string();
     assert!(error.contains("policy weak") && error.contains("release.resources"), "{error}");
 }
 

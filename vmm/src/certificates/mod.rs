@@ -7,7 +7,7 @@
 //! whoever verifies the report verifies the chain too.
 //!
 //! Which certificates are right depends on the platform's reported TCB, which a firmware update changes while guests run. Asking
-//! the security processor and reading files is the work of a thread ([`worker`]); a vCPU takes what that thread found, and waits
+//! the security processor and reading files is the work of a thread (`worker`); a vCPU takes what that thread found, and waits
 //! for it for a limited time.
 
 pub mod store;
@@ -84,7 +84,7 @@ impl Certificates {
     }
 
     /// Answers one request: `pages` pages at `gpa` are the guest's buffer. Called on vCPU threads: it waits for the worker for
-    /// [`worker::PATIENCE`] at most.
+    /// `worker::PATIENCE` at most.
     pub fn serve(&self, gpa: u64, pages: u64) -> Answer {
         match self.worker.find() {
             Found::Table(table) => put(&self.memory, &table, gpa, pages),

@@ -7,7 +7,7 @@
 //! only, and only what a guest may have is handed to it.
 //!
 //! Everything is bounded: a frame by [`MAX_FRAME`], an exchange by the timeout, sessions by [`GUEST_BURST`] and [`GUEST_A_SECOND`]. A guest
-//! that sends nonsense keeps only its own thread busy, [`PENALTY`] at a time.
+//! that sends nonsense keeps only its own thread busy, `PENALTY` at a time.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `cvmm run` would refuse before it starts anything: the content of files, and the host.
 //!
-//! The same code looks as when a VM is run: [`Inputs`] for what is launched, the gate client for its keys, [`host`] and the
+//! The same code looks as when a VM is run: [`Inputs`] for what is launched, the gate client for its keys, [`mod@host`] and the
 //! doctor for the machine. Nothing is started, locked or asked over the network.
 
 use std::fs::File;

@@ -2,7 +2,7 @@
 //! The audit log: every decision, in a chain that shows what is missing.
 //!
 //! One JSON object a line: `v` (the format, 2), `seq`, `time`, `prev` (SHA-384 of the line before, without its end), and the event, which
-//! is [bounded](bound). A line is written and on the disk before the decision leaves the gate; when it cannot be, the decision is a
+//! is bounded (`bound`). A line is written and on the disk before the decision leaves the gate; when it cannot be, the decision is a
 //! denial. Every [`SIGN_EVERY`] lines, and when the log is opened, rotated and closed, a line carries the gate's signature over itself,
 //! and so over the chain up to it: cutting off the end, or writing it again, needs the gate's key.
 //!

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek as _, SeekFrom, Write};
 use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA384};
@@ -13,6 +13,7 @@ use cvmm_gate_client::client::Proposal;
 use cvmm_gate_client::manifest::{Boot, FileDigest, Launch, Manifest};
 use cvmm_launch::firmware::{igvm, sev};
 use cvmm_launch::guid::Guid;
+use cvmm_launch::samples;
 use zerocopy::IntoBytes as _;
 
 use super::common;
@@ -20,6 +21,8 @@ use super::common;
 /// Bytes of the image in tests.
 pub const UKI_LEN: u64 = 96 << 20;
 
+/// Where the kernel's section begins.
+const KERNEL: u32 = 0x2000;
 /// Where the image goes.
 const GPA: u64 = 0x200_0000;
 
@@ -81,7 +84,7 @@ fn headers(len: u32) -> Vec<u8> {
     put(0x98 + 108, &16_u32.to_le_bytes());
     for (index, (name, start, size)) in [
         (b".text\0\0\0", 0x1000, 0x1000),
-        (b".linux\0\0", 0x2000, 0xf_e000),
+        (b".linux\0\0", KERNEL, 0x10_0000 - KERNEL),
         (b".initrd\0", 0x10_0000, len - 0x10_0000),
     ]
     .into_iter()
@@ -106,6 +109,8 @@ impl Large {
         let firmware = FileDigest { sha384, len: fs::metadata(&made).unwrap().len() };
         let mut file = File::create(&made).unwrap();
         file.write_all(&headers(len as u32)).unwrap();
+        file.seek(SeekFrom::Start(KERNEL.into())).unwrap();
+        file.write_all(&samples::bzimage(0x4000)).unwrap();
         file.set_len(len).unwrap();
         let (mut hash, mut piece) = (Context::new(&SHA384), vec![0; 1 << 20]);
         let mut file = File::open(&made).unwrap();
@@ -128,6 +133,8 @@ impl Large {
             boot: Boot::Uki { image: self.uki.clone(), gpa: GPA },
             memory: memory_mib << 20,
             low_memory: 1536 << 20,
+            // The firmware says nothing of where other vCPUs start.
+            vcpus: 1,
             ..gate.manifest.launch.clone()
         };
         let manifest = Manifest { launch, ..gate.manifest.clone() };
