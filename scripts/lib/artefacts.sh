@@ -3,7 +3,7 @@
 # What `scripts/fetch` can fetch: for each name the suites in order of preference, the
 # package patterns, and how the unpacked tree is put into the shape its users expect.
 
-ARTEFACTS="kernel kernel-guest kernel-guest-6.1 kernel-guest-7 kernel-source ovmf-amdsev ovmf busybox sd-stub qemu-peer guest-tools tpm-tools libtpms ukify acpi-tools"
+ARTEFACTS="kernel kernel-guest kernel-guest-6.1 kernel-guest-7 kernel-source ovmf-amdsev ovmf ovmf-12 busybox sd-stub qemu-peer guest-tools tpm-tools libtpms ukify acpi-tools"
 
 # artefact_source NAME: sets SUITES, CLOSURE and PATTERNS.
 # shellcheck disable=SC2034 # results, read by the caller
@@ -27,6 +27,7 @@ artefact_source() {
     kernel-source) SUITES="trixie bookworm-backports"; PATTERNS=('linux-source-6\.12') ;;
     ovmf-amdsev) SUITES="sid"; PATTERNS=(ovmf-amdsev) ;;
     ovmf) SUITES="trixie sid"; PATTERNS=('ovmf|ovmf-generic') ;;
+    ovmf-12) SUITES="bookworm"; PATTERNS=(ovmf) ;; # Debian 12's, edk2 2022.11
     busybox) SUITES="bookworm trixie sid"; PATTERNS=(busybox-static) ;;
     sd-stub) SUITES="trixie bookworm-backports sid"; PATTERNS=(systemd-boot-efi) ;;
     qemu-peer) SUITES="bookworm-backports trixie"; CLOSURE=yes; PATTERNS=(qemu-system-x86) ;;
@@ -65,7 +66,7 @@ artefact_finish() {
     ovmf-amdsev)
         finish_file "$tree" OVMF.amdsev.fd
         check_sev_metadata "$tree/OVMF.amdsev.fd" ;;
-    ovmf) finish_file "$tree" OVMF.fd ;;
+    ovmf | ovmf-12) finish_file "$tree" OVMF.fd ;;
     busybox)
         f=$(find "$tree" -type f -path '*bin/busybox' | head -n 1)
         [ -n "$f" ] || die "busybox-static has no bin/busybox"

@@ -60,6 +60,9 @@ struct Options {
     /// OVMF without SEV parts, for the disk profile.
     #[arg(long, default_value = "-")]
     stock_firmware: PathBuf,
+    /// Debian 12's OVMF, for the same.
+    #[arg(long, default_value = "-")]
+    old_stock_firmware: PathBuf,
     /// Keys and certificates of the host's security processor, for cases that believe its reports.
     #[arg(long, default_value = "-")]
     keys: PathBuf,

@@ -161,7 +161,9 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     let boots_from_disk = config.boot == Boot::Disk;
     let power: Arc<dyn PowerSink> = Arc::clone(control) as _;
 
-    let mem64 = layout::pci_mem64(&inputs.memory, physical_bits)
+    // A stock OVMF places the window itself (`fw_cfg::build`).
+    let mem64 = if boots_from_disk { layout::pci_mem64_free } else { layout::pci_mem64 };
+    let mem64 = mem64(&inputs.memory, physical_bits)
         .ok_or(DeviceError::NoPciWindow { bits: physical_bits, high: inputs.memory.high })?;
     let mem32 = layout::PCI_MEM32;
     let window = |range: &std::ops::Range<u64>| Window { base: range.start, len: range.end - range.start };
@@ -243,7 +245,7 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     });
     // Configuration limits vcpus to 64.
     let vcpus = u16::try_from(config.vcpus).unwrap_or(u16::MAX);
-    let fw_cfg = fw_cfg::build(inputs, vcpus, &mem64, acpi, memory)?;
+    let fw_cfg = fw_cfg::build(inputs, vcpus, (!boots_from_disk).then_some(&mem64), acpi, memory)?;
     ports.add(0x510, 12, "fw_cfg", shared(fw_cfg))?;
 
     let pci = Arc::new(pci);

@@ -103,21 +103,28 @@ impl Content for FromBlob {
 }
 
 /// Builds the device.
+///
+/// `mem64` is the 64-bit PCI window that firmware is told. Without one there is no `etc/hardware-info` and firmware chooses
+/// its windows, which a firmware that must use PCI devices has to: from stable202208 to stable202411 edk2 reads from that file
+/// where a window starts and ends, and leaves its offset between host and PCI addresses uninitialized (edk2 commit 24d835a13157).
+/// With a random offset no BAR gets an address and no disk is found; Debian 12's OVMF shows it.
 pub fn build(
     inputs: &Inputs,
     vcpus: u16,
-    mem64: &Range<u64>,
+    mem64: Option<&Range<u64>>,
     acpi: AcpiBlobs,
     memory: cvmm_devices::memory::DeviceMemory,
 ) -> Result<FwCfg, FwCfgError> {
     let mut builder = FwCfg::builder()
         .vcpus(vcpus)
         .file("etc/e820", e820(&inputs.memory))
-        .file("etc/hardware-info", hardware_info(mem64))
         .file("etc/acpi/rsdp", acpi.rsdp)
         .file("etc/acpi/tables", acpi.tables)
         .file("etc/table-loader", acpi.loader)
         .file("etc/vmgenid_guid", acpi.vmgenid);
+    if let Some(mem64) = mem64 {
+        builder = builder.file("etc/hardware-info", hardware_info(mem64));
+    }
     if let Some(Served { kernel, initrd, cmdline }) = &inputs.served {
         builder = builder.file("etc/boot/kernel", FromBlob(kernel.clone())).cmdline(cmdline.clone());
         if let Some(initrd) = initrd {

@@ -10,7 +10,7 @@
 //! | 0xfed40000 | TPM: a page of registers, then a page of memory for its buffer |
 //! | 4 GiB - image .. 4 GiB | firmware |
 //! | 4 GiB .. | the rest of RAM |
-//! | from 64 GiB or above RAM | 64-bit PCI window |
+//! | from 64 GiB or above RAM | 64-bit PCI window; in profile `disk`, where firmware chooses it, all from 32 GiB on that is not RAM |
 
 use std::ops::Range;
 
@@ -47,6 +47,15 @@ pub fn pci_mem64(ram: &MemoryLayout, physical_bits: u8) -> Option<Range<u64>> {
     (end <= 1_u64.checked_shl(physical_bits.into())?).then_some(start..end)
 }
 
+/// Where firmware may put a 64-bit PCI window of its own choice: from the first multiple of 32 GiB above RAM to the end of
+/// the address space. OVMF has its window at that start or, with enough address bits, in the last eighth of
+/// the bits that it uses. `None` if nothing is left above RAM.
+pub fn pci_mem64_free(ram: &MemoryLayout, physical_bits: u8) -> Option<Range<u64>> {
+    let start = HIGH_BASE.checked_add(ram.high)?.checked_next_multiple_of(32 * GIB)?;
+    let end = 1_u64.checked_shl(physical_bits.into())?;
+    (start < end).then_some(start..end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +67,21 @@ mod tests {
         assert_eq!(window(200 * GIB, 48).map(|w| w.start), Some(256 * GIB));
         assert_eq!(window(200 * GIB, 36), None, "past the guest's address limit");
         assert_eq!(window(0, 36), None, "64 GiB is the end of a 36-bit address space");
+    }
+
+    #[test]
+    fn leaves_firmware_what_is_above_ram() {
+        let free = |high, bits| pci_mem64_free(&MemoryLayout { low: 256 * MIB, high }, bits);
+        assert_eq!(free(0, 36), Some(32 * GIB..64 * GIB));
+        assert_eq!(free(28 * GIB, 40), Some(32 * GIB..1024 * GIB));
+        assert_eq!(free(28 * GIB + MIB, 40), Some(64 * GIB..1024 * GIB));
+        assert_eq!(free(60 * GIB, 36), None, "RAM fills the address space");
+        assert_eq!(free(u64::MAX, 52), None);
+        // Where an OVMF chooses it: the last eighth of the address space.
+        for bits in 39..=52 {
+            let space = 1_u64 << bits;
+            let free = free(GIB, bits).unwrap();
+            assert!(free.start <= space - space / 8 && space <= free.end, "{bits} bits");
+        }
     }
 }

@@ -82,6 +82,8 @@ pub struct Ctx {
     pub firmware: PathBuf,
     /// OVMF.fd.
     pub stock_firmware: PathBuf,
+    /// OVMF.fd of edk2 2022.11.
+    pub old_stock_firmware: PathBuf,
     /// Keys and certificates of the host's security processor.
     pub keys: PathBuf,
     /// The case's folder.
@@ -104,6 +106,7 @@ impl Ctx {
             qemu: options.qemu.clone(),
             firmware: options.firmware.clone(),
             stock_firmware: options.stock_firmware.clone(),
+            old_stock_firmware: options.old_stock_firmware.clone(),
             keys: options.keys.clone(),
             dir: dir.to_path_buf(),
             deadline: Instant::now() + limit,
