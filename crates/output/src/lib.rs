@@ -80,11 +80,11 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32, existing: Existing<'_>) -> Re
     file.write_all(bytes).map_err(failed)
 }
 
-/// Whether [`write`] would be allowed to write to `path`, before work is done whose result would be lost. Creates the file, empty, if it
+/// Whether [`write()`] would be allowed to write to `path`, before work is done whose result would be lost. Creates the file, empty, if it
 /// does not exist.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn reserve(path: &Path, mode: u32, existing: Existing<'_>) -> Result<(), OutputError> {
     open(path, mode, existing).map(drop)
 }
