@@ -106,6 +106,9 @@ fn root_is_told_to_be_the_gates_user_and_leaves_nothing() {
     }
     const NOBODY: u32 = 65_534;
     let folder = init();
+    let (key, policy) = (folder.path().join("keys/policy.pem"), folder.path().join("policies/web.toml"));
+    fs::write(&policy, "id = \"web\"\n").unwrap();
+    fs::write(folder.path().join("audit.log"), "").unwrap();
     for (path, _) in tree(folder.path()) {
         chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     }
@@ -119,9 +122,14 @@ fn root_is_told_to_be_the_gates_user_and_leaves_nothing() {
         &["certs", "import", "-c", config, "/etc/passwd"],
         &["keys", "show", "-c", config],
         &["keys", "rcar", "-c", config],
+        &["keys", "generate", "-c", config],
         &["keys", "new", text(&new)],
+        &["policy", "sign", "--key", text(&key), text(&policy)],
+        &["audit", "rotate", "-c", config],
+        &["audit", "rotate", "-c", config, "--lost"],
         &["state-keys", "init", "-c", config],
         &["state-keys", "show", "-c", config, "vm"],
+        &["state-keys", "export", "-c", config, "vm", "-o", text(&new)],
         &["state-keys", "forget", "-c", config, "vm"],
     ] {
         let output = run(arguments);

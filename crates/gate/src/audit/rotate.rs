@@ -216,7 +216,7 @@ impl New {
             let aside = PathBuf::from(name);
             match options.clone().create_new(true).open(&aside) {
                 Ok(file) => {
-                    // Root rotates the log of the gate's user.
+                    // Its folder may give files another group.
                     let new = file.metadata().map_err(|source| failed("look at", &aside, source))?;
                     if new.uid() != metadata.uid() || new.gid() != metadata.gid() {
                         fchown(&file, Some(metadata.uid()), Some(metadata.gid())).map_err(|source| {

@@ -9,6 +9,7 @@ use clap::Subcommand;
 use cvmm_gate::audit::rotate::{Rotated, rotate};
 use cvmm_gate::audit::{Verified, verify};
 use cvmm_gate::config::Config;
+use cvmm_gate::owner;
 use cvmm_gate_client::ticket::VerdictKey;
 use serde_json::json;
 
@@ -66,6 +67,7 @@ pub fn run(command: AuditCommand) -> Result<Ended> {
         }
         AuditCommand::Rotate { config, previous, lost } => {
             let config = Config::load(&config)?;
+            owner::check([&*config.keys, &*config.state, &*config.audit])?;
             let Rotated { lines, old } = rotate(&config, previous.as_deref(), lost)?;
             match old {
                 Some(old) => print(&format!("{}  lines up to {lines}\n", old.display()))?,
