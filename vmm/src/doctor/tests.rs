@@ -218,6 +218,31 @@ fn the_processor_is_judged() {
 }
 
 #[test]
+fn a_machine_that_is_no_epyc_is_told_so_first() {
+    let first = |facts: &Facts| Report::of(facts).table().lines().next().unwrap().to_owned();
+    let wrong = "This machine has no AMD EPYC processor of the third generation or later";
+    let mut intel = good();
+    intel.cpuid.vendor = "GenuineIntel".to_owned();
+    intel.cpuid.signature = CpuSignature::from_parts(6, 0x6a, 6).unwrap();
+    intel.cpuid.sev = None;
+    assert_eq!(first(&intel), format!("{wrong} (GenuineIntel (CPUID 0)): it cannot run SNP guests."));
+    // The second generation, which has SEV-ES only.
+    let mut rome = good();
+    rome.cpuid.signature = CpuSignature::from_parts(0x17, 0x31, 0).unwrap();
+    let said = first(&rome);
+    assert!(said.starts_with(wrong) && said.contains("family 0x17, model 0x31"), "{said}");
+    // What a hypervisor says is not taken for a part of the table.
+    intel.cpuid.vendor = "x\u{1b}[2J\ny".to_owned();
+    assert!(first(&intel).ends_with("it cannot run SNP guests.") && !first(&intel).contains('\u{1b}'));
+    // A machine that lacks something else is not told so.
+    let mut off = good();
+    off.cpuid.sev = None;
+    for facts in [good(), off] {
+        assert!(!Report::of(&facts).table().contains("This machine has no AMD EPYC"));
+    }
+}
+
+#[test]
 fn one_wrong_processor_is_enough() {
     let (judged, evidence) = changed("msr.syscfg", |f| {
         f.syscfg.as_mut().unwrap().insert(1, 1 << 23);

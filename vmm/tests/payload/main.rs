@@ -12,6 +12,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod console;
+#[expect(unsafe_code, reason = "kill(2) has no safe interface in std")]
+mod core_files;
+#[path = "../../../crates/secret-memory/tests/common/cores.rs"]
+mod cores;
 mod hostile;
 mod life;
 #[expect(unsafe_code, reason = "takes the assembled interpreter from read-only data")]
