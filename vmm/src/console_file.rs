@@ -60,7 +60,7 @@ impl ConsoleFile {
             move |error| (path, error)
         };
         let older_path = older_path(path);
-        // The one that may be somebody else's first: nothing is made beside it.
+        // Check the existing file first, before a new one is created beside it.
         let older = open(&older_path).map_err(of(&older_path))?;
         check_mark(&older).map_err(of(&older_path))?;
         Ok(Self { current: open(path).map_err(of(path))?, older, max_size })
@@ -85,7 +85,7 @@ impl ConsoleFile {
 
 impl Write for ConsoleFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Asked each time: somebody may have shortened the file, and a second VM may write it.
+        // Checked each time: the file may have been truncated, or a second VM may write it.
         let mut len = self.current.metadata()?.len();
         if len >= self.max_size {
             self.rotate(len)?;

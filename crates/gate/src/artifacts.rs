@@ -3,7 +3,7 @@
 //!
 //! The VMM says which files it launches by their hashes; the gate has the same files, by their hashes, in a folder, and believes no
 //! digest that it has not computed. A file is hashed whole before any of it is used, and never held whole: what is measured afterwards is
-//! compared piece by piece with what was hashed ([`Blob::open_verified`]), since whoever fills the folder may do so meanwhile.
+//! compared piece by piece with what was hashed ([`Blob::open_verified`]), since files can be replaced while they are read.
 //!
 //! Results are kept, since the same guest is asked for often. A launch that is not known is computed once, however many ask; only a few
 //! are computed at a time, and only so many questions wait.
@@ -94,7 +94,7 @@ impl Artifacts {
         self.once(key(launch), || self.compute(launch))
     }
 
-    /// The result of `compute` for the launch `key`, by whoever computes it.
+    /// The result of `compute` for the launch `key`; concurrent callers share one computation.
     fn once(&self, key: Key, compute: impl FnOnce() -> Result<Digest, Reason>) -> Result<Digest, Reason> {
         let end = Instant::now() + WAIT;
         let mut state = self.state();
@@ -315,7 +315,7 @@ pub fn import(folder: &Path, file: &Path) -> Result<Digest, ArtifactError> {
     let failed = |what, path: &Path, source| FileError { what, path: path.to_owned(), source };
     let new = folder.join(format!(".import.{}.new", std::process::id()));
     let copied = copy(file, &new).map_err(ArtifactError::from).and_then(|digest| {
-        // The copy is looked at: nobody changes it any more.
+        // Inspect the copy: it no longer changes.
         recognise(file, Blob::open(&new).map_err(|source| failed("read", &new, source))?)?;
         let path = folder.join(digest.to_string());
         fs::rename(&new, &path).map_err(|source| failed("write", &path, source))?;

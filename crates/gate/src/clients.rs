@@ -205,7 +205,7 @@ impl Clients {
         Some(Arc::new(Client { name: first.name.clone(), rights: Rights::Only(grants.collect()) }))
     }
 
-    /// Whether somebody may ask over TLS.
+    /// Whether any client may ask over TLS.
     #[must_use]
     pub fn has_names(&self) -> bool {
         !self.by_name.is_empty()

@@ -36,7 +36,7 @@ impl Clock {
         Ok(Self { path: path.to_owned(), latest: Mutex::new((latest, latest)), writes: true })
     }
 
-    /// Likewise, and nothing is written.
+    /// Opens the clock without writing to it.
     pub fn read_only(path: &Path) -> Result<Self, FileError> {
         Ok(Self { writes: false, ..Self::open(path)? })
     }

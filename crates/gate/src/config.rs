@@ -147,7 +147,7 @@ impl Config {
         clients.iter().try_for_each(clients::Table::check).map_err(content)?;
         if tls.is_some() && clients.iter().all(|client| client.name.is_none()) {
             return Err(content(
-                "with [tls] there has to be a [[client]] with a name, so that somebody may ask over it"
+                "[tls] needs at least one [[client]] with a name; without one no client may ask over TLS"
                     .to_owned(),
             ));
         }

@@ -623,7 +623,7 @@ impl Engine {
     }
 }
 
-/// Whether whoever speaks in this state may say this.
+/// Checks that the peer in this state may send this message.
 fn role(state: &State, request: &Request) -> Result<(), Vec<Reason>> {
     let name = request.name();
     match (state.is_of_guest(), request.is_of_guest()) {

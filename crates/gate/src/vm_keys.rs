@@ -101,7 +101,7 @@ pub struct Release {
     pub issue: Issue,
 }
 
-/// An epoch that is about to be issued. Until it is, nothing has changed but that nobody else gets the VM.
+/// An epoch that is about to be issued. Until then it only reserves the VM against other requests.
 pub struct Issue {
     record: Record,
     keys: Vec<VmKey>,

@@ -63,7 +63,7 @@ fn errors_are_one_plain_line() {
     assert_eq!(output.status.code(), Some(1));
     assert!(said.starts_with("error: cannot read ") && said.lines().count() == 1, "{said}");
     assert_eq!(said.matches("No such file").count(), 1, "{said}");
-    assert!(!said.contains('\u{1b}'), "no colours where nobody sees them: {said}");
+    assert!(!said.contains('\u{1b}'), "colours on a pipe: {said}");
 }
 
 #[test]

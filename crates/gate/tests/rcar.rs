@@ -82,7 +82,7 @@ impl World {
         Self::releasing("default = \"p\"", more, limits, |_| {})
     }
 
-    /// Likewise, with `release` in `rcar.release`, and what `change` makes of the gate before it starts.
+    /// A world with `release` in `rcar.release`, and what `change` makes of the gate before it starts.
     fn releasing(release: &str, more: &str, limits: &str, change: impl FnOnce(&common::Gate)) -> Self {
         let gate = common::Gate::with(
             "unsafe_test_roots = \"roots\"",

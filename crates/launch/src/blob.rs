@@ -123,7 +123,7 @@ impl Blob {
 
     /// Opens the regular file at `path`, which has to have `len` bytes with this SHA-384. What is read later is what was hashed here:
     /// a hash of each piece is kept, and every read compares those of the pieces that it touches. So the file is never in memory as a
-    /// whole, and whoever can write to it can do no more than make a read fail.
+    /// whole, and a process that can write to it can only make a read fail.
     pub fn open_verified(path: &Path, len: u64, sha384: &Digest) -> Result<Self, VerifyError> {
         let blob = Self::open(path).map_err(VerifyError::Open)?;
         if blob.len() != len {

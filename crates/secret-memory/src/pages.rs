@@ -104,7 +104,7 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: all of the mapping, which nobody else refers to any more.
+        // SAFETY: all of the mapping, to which no reference is left.
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }.zeroize();
         // SAFETY: as above; it is not used again.
         let _ = unsafe { munmap(self.at.as_ptr().cast(), self.len) };
@@ -161,7 +161,7 @@ impl Room {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes of a mapping that lives as long as `self`, initialised (zeros at first); nobody else refers to them.
+        // SAFETY: `len` bytes of a mapping that lives as long as `self`, initialised (zeros at first); no other reference exists.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
     }
 

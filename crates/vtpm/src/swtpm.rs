@@ -203,7 +203,7 @@ pub struct Rules {
     pub reject_locality_4: bool,
     /// The locality may be set within the stream of commands.
     pub set_locality_command: bool,
-    /// A TPM that is stopped or reset gets no `TPM2_Shutdown`: whoever stops it has seen to that.
+    /// A TPM that is stopped or reset gets no `TPM2_Shutdown`: the client that stops it sends its own.
     pub disable_auto_shutdown: bool,
 }
 

@@ -148,7 +148,7 @@ struct Shared {
     status: Mutex<Status>,
     /// There is a failure in the status. Changed only by whoever has set `busy`.
     failed: AtomicBool,
-    /// Nothing has happened since a `TPM2_Shutdown`, or since the volatile state was taken out. Likewise.
+    /// No shutdown is due: nothing has happened since a `TPM2_Shutdown`, or since the volatile state was taken out.
     at_rest: AtomicBool,
 }
 
@@ -389,7 +389,7 @@ impl Tpm {
         Ok(state)
     }
 
-    /// The engine, once nobody uses it; `None` if that takes longer than `patience`.
+    /// The engine, once it is no longer in use; `None` if that takes longer than `patience`.
     fn turn(&self, patience: Option<Duration>) -> Option<Turn<'_>> {
         let shared = &*self.0.shared;
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));

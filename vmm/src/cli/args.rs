@@ -91,7 +91,7 @@ pub(super) struct RunArgs {
     /// this option such a guest is reported after 60 seconds and goes on
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub(super) boot_timeout: Option<u32>,
-    /// End when the guest asks for a reset, instead of building the machine anew
+    /// End when the guest asks for a reset, instead of building the machine again
     #[arg(long)]
     pub(super) exit_on_reset: bool,
     /// Run an SNP guest although no attestation gate has admitted it

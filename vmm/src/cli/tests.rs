@@ -182,7 +182,7 @@ fn a_timeline_replaces_a_timeline_and_nothing_else() {
     }
 }
 
-/// Each option that names a file or folder to be written. Whoever adds one adds a test that it overwrites nothing of the user's: those of
+/// Each option that names a file or folder to be written. A new one needs a test that it overwrites nothing of the user's: those of
 /// `run` and `timeline` are above, the others' in vmm/tests (measure.rs, policy.rs, bundle.rs), and `state` makes new files only.
 #[test]
 fn every_option_that_names_an_output_is_known() {

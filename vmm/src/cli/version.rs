@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm --version`: what was built, and what of it matters to whoever compares measurements or reports a defect.
+//! `cvmm --version`: what was built, and what matters for comparing measurements and reporting defects.
 
 use std::sync::LazyLock;
 

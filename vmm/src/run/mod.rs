@@ -228,6 +228,6 @@ pub fn run(config: Config, options: RunOptions) -> Result<Outcome, RunError> {
             return Ok(Outcome { ending, exits, resets, tpm });
         }
         resets = resets.saturating_add(1);
-        cvmm_log_limit::info!(resets, "guest reset: building the machine anew");
+        cvmm_log_limit::info!(resets, "guest reset: building the machine again");
     }
 }

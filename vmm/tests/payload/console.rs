@@ -140,7 +140,7 @@ fn a_stuck_terminal_does_not_gather_threads_over_resets() {
     let mut command = lab.command();
     command.stdin(Stdio::null()).stdout(writer);
     let mut vm = Vm::spawn(command, lab);
-    let resets = |vm: &Vm| vm.stderr().matches("building the machine anew").count();
+    let resets = |vm: &Vm| vm.stderr().matches("building the machine again").count();
     let mut threads_after = |count: usize| {
         vm.wait_for("resets", |vm| resets(vm) >= count);
         proc_count(vm.pid(), "task")

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 /// Bytes a second of one client, and how many at once.
 const EACH: Rate = Rate { a_second: 4.0 * 1024.0, burst: 128.0 * 1024.0 };
-/// Likewise of all clients together.
+/// The same for all clients together.
 const ALL: Rate = Rate { a_second: 32.0 * 1024.0, burst: 1024.0 * 1024.0 };
 /// Challenges of one client: so many a second, and so many at once.
 const CHALLENGES: Rate = Rate { a_second: 20.0, burst: 500.0 };

@@ -11,7 +11,7 @@
 //! decisions leaves.
 //!
 //! The file is this process's own ([`crate::lock`]). It is compared with what was written before and after each batch: a log that
-//! somebody truncates, removes or appends to is not continued until an operator says how ([`rotate`]).
+//! another process truncates, removes or appends to is not continued until an operator says how ([`rotate`]).
 
 mod bound;
 pub mod budget;
@@ -315,7 +315,7 @@ impl Audit {
             return Err(FileError { what: "write", path: self.path.clone(), source }.into());
         }
         chain.end = end;
-        // Between the look before and the write somebody may have truncated it.
+        // The file may have been truncated between the check and the write.
         self.compare(chain)?;
         self.usable(chain)?;
         let Chain { tail, end, .. } = chain;

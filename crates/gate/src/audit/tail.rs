@@ -71,7 +71,7 @@ impl TailFile {
         Ok(())
     }
 
-    /// Likewise, if the last time was long ago. The log itself is right; that it could not be remembered is only said.
+    /// Stores the end if the last time was long ago. A failure is only logged: the log itself is intact.
     pub(super) fn write_now_and_then(&mut self, place: &Place) {
         if self.written.is_some_and(|written| written.elapsed() < INTERVAL) {
             return;

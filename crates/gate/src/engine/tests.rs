@@ -425,7 +425,7 @@ fn a_flood_of_denials_is_counted_and_does_not_fill_the_log() {
     }
     let len = |fixture: &Fixture| fs::metadata(&fixture.engine.config.audit).unwrap().len();
     assert!(len(&fixture) < 200 << 10, "{}", len(&fixture));
-    // What gives something is written all the same, whoever asks.
+    // An answer that gives something is always written, for every client.
     let lines = || fs::read_to_string(&fixture.engine.config.audit).unwrap().lines().count();
     let before = lines();
     let admit = serde_json::to_vec(&Request::Admit(Admit {
