@@ -17,12 +17,12 @@
 //! The gate's chain is held from the first message to the last, so each has `WAIT`, and one command is served at a time.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -176,9 +176,46 @@ fn send(mut stream: &UnixStream, message: &Message) -> io::Result<()> {
     stream.write_all(&line(message)?)
 }
 
-fn read(stream: &UnixStream) -> io::Result<Message> {
+fn read(mut stream: &UnixStream) -> io::Result<Message> {
+    // The timeout of the stream is for each read; the message has no more than that in all.
+    let end = stream.read_timeout()?.map(|wait| Instant::now() + wait);
     let mut text = Vec::new();
-    // One byte at a time past the line would be lost with the reader, and nothing follows a line before it is answered.
-    BufReader::new(stream.take(MAX_MESSAGE as u64)).read_until(b'\n', &mut text)?;
+    let mut piece = [0; 256];
+    // Nothing follows a line before it is answered.
+    while !text.ends_with(b"\n") && text.len() < MAX_MESSAGE {
+        if end.is_some_and(|end| Instant::now() >= end) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(piece.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(serde_json::from_slice(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_comes_byte_by_byte_is_not_waited_for() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let slow = std::thread::spawn(move || {
+            let mut theirs = theirs;
+            while theirs.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let began = Instant::now();
+        assert!(read(&ours).is_err() && began.elapsed() < Duration::from_secs(10));
+        drop(ours);
+        slow.join().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        send(&theirs, &Message::Done(Ok(7))).unwrap();
+        assert!(matches!(read(&ours).unwrap(), Message::Done(Ok(7))));
+    }
 }

@@ -11,7 +11,7 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -52,6 +52,8 @@ impl StateLock {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            // Where root runs a command, another user's link could lead to any file, which would be emptied.
+            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
             .open(&path)
             .map_err(failed)?;
         if !exclusive(&file).map_err(failed)? {
@@ -120,6 +122,12 @@ mod tests {
         assert!(error.contains(&format!("a gate is running (pid {})", std::process::id())), "{error}");
         drop(first);
         StateLock::take(folder.path()).unwrap();
+        let (path, victim) = (folder.path().join(NAME), folder.path().join("victim"));
+        std::fs::write(&victim, "precious").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(matches!(StateLock::take(folder.path()), Err(LockError::File(_))));
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
         assert!(matches!(StateLock::take(&folder.path().join("none")), Err(LockError::File(_))));
     }
 

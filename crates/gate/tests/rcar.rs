@@ -781,6 +781,14 @@ fn there_is_a_limit_to_how_fast_one_may_ask() {
     assert!(busy > 150, "{busy}");
     // What is over it takes no line.
     assert!(world.log().len() - lines <= 200 - busy);
+    // One address does not take all of it; two do.
+    let ask = |address: [u8; 4]| {
+        world.engine.rcar(Call::Auth(&question), &Asker::address(address.into()), "test").status == 200
+    };
+    assert!(ask([10, 0, 0, 1]));
+    for host in 2..20 {
+        ask([10, 0, 0, host]);
+    }
     let answer = http(world.address, "POST /kbs/v0/auth", None, &question);
     assert_eq!(answer.refused(), (503, "rcar.busy".into()));
 }

@@ -4,6 +4,9 @@
 //! A denial gives nothing, so it may stay out of the log: of each client so many bytes a second are written, and of all clients together
 //! not more than another limit. What is left out is counted by client and code, and a line says so within [`INTERVAL`]. Decisions that
 //! give something are always written.
+//!
+//! Clients, guests and addresses have limits of their own kind: whoever has many addresses, or launches many guests, takes nothing from
+//! the clients.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -17,11 +20,11 @@ use serde_json::{Value, json};
 
 /// Bytes a second of one client, and how many at once.
 const EACH: Rate = Rate { a_second: 4.0 * 1024.0, burst: 128.0 * 1024.0 };
-/// The same for all clients together.
+/// The same for all of one kind together.
 const ALL: Rate = Rate { a_second: 32.0 * 1024.0, burst: 1024.0 * 1024.0 };
 /// Challenges of one client: so many a second, and so many at once.
 const CHALLENGES: Rate = Rate { a_second: 20.0, burst: 500.0 };
-/// Clients that are told apart; further ones share a budget.
+/// Clients of one kind that are told apart; further ones share a budget.
 const MAX_CLIENTS: usize = 1024;
 /// Codes that are counted of one client; further ones are counted together.
 const MAX_CODES: usize = 8;
@@ -29,27 +32,38 @@ const MAX_CODES: usize = 8;
 pub const INTERVAL: Duration = Duration::from_secs(60);
 const OTHERS: &str = "others";
 
+/// What the gate knows of who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// It has shown who it is.
+    Client,
+    /// A client says that this guest speaks.
+    Guest,
+    /// Where it is.
+    Address,
+}
+
 /// Who asks, as far as the gate knows: the name that the log has for a client.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Asker(Arc<str>);
+pub struct Asker(Kind, Arc<str>);
 
 impl Asker {
     /// A user of this machine.
     #[must_use]
     pub fn user(uid: u32) -> Self {
-        Self(format!("uid {uid}").into())
+        Self(Kind::Client, format!("uid {uid}").into())
     }
 
     /// A client by the name that the log has for it: that of its certificate, or its user.
     #[must_use]
     pub fn client(name: &str) -> Self {
-        Self(super::bound::text(name, 128).into())
+        Self(Kind::Client, super::bound::text(name, 128).into())
     }
 
     /// Software in a guest, over the channel of this VM.
     #[must_use]
     pub fn guest(vm_id: &str) -> Self {
-        Self(super::bound::text(&format!("guest {vm_id}"), 128).into())
+        Self(Kind::Guest, super::bound::text(&format!("guest {vm_id}"), 128).into())
     }
 
     /// Anyone at this address. Of IPv6 the first 64 bits count: a host has all addresses behind them.
@@ -62,19 +76,19 @@ impl Asker {
             }
             address => format!("address {address}"),
         };
-        Self(text.into())
+        Self(Kind::Address, text.into())
     }
 }
 
 impl Default for Asker {
     fn default() -> Self {
-        Self("unknown".into())
+        Self(Kind::Address, "unknown".into())
     }
 }
 
 impl fmt::Display for Asker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.1)
     }
 }
 
@@ -123,13 +137,33 @@ struct Omitted {
 struct Client {
     bucket: Bucket,
     challenges: Bucket,
+    /// Whole again in a second: it keeps nobody from being forgotten.
+    requests: Option<Bucket>,
     omitted: Option<Omitted>,
+}
+
+/// All of one kind.
+#[derive(Debug)]
+struct Group {
+    all: Bucket,
+    clients: HashMap<Asker, Client>,
 }
 
 #[derive(Debug)]
 struct State {
-    all: Bucket,
-    clients: HashMap<Asker, Client>,
+    clients: Group,
+    guests: Group,
+    addresses: Group,
+}
+
+impl State {
+    fn of(&mut self, asker: &Asker) -> &mut Group {
+        match asker.0 {
+            Kind::Client => &mut self.clients,
+            Kind::Guest => &mut self.guests,
+            Kind::Address => &mut self.addresses,
+        }
+    }
 }
 
 /// What the clients have left.
@@ -140,13 +174,14 @@ impl Budget {
     /// Of a gate that starts now.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self(Mutex::new(State { all: Bucket::full(ALL, now), clients: HashMap::new() }))
+        let group = || Group { all: Bucket::full(ALL, now), clients: HashMap::new() };
+        Self(Mutex::new(State { clients: group(), guests: group(), addresses: group() }))
     }
 
     /// Whether a line of `bytes` about a denial of `asker` for `reasons` is to be written. It is counted if not.
     pub fn spend(&self, asker: &Asker, bytes: usize, reasons: &[Reason], now: Instant, time: i64) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { all, clients } = &mut *state;
+        let Group { all, clients } = state.of(asker);
         all.fill(ALL, now);
         let client = client(clients, asker, now);
         client.bucket.fill(EACH, now);
@@ -171,10 +206,25 @@ impl Budget {
         false
     }
 
+    /// Whether `asker` may ask once more, where all together may `a_second` times: one of them takes at most three in four.
+    pub fn may_ask(&self, asker: &Asker, a_second: u32, now: Instant) -> bool {
+        let share = f64::from(a_second - a_second / 4);
+        let rate = Rate { a_second: share, burst: share };
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = client(&mut state.of(asker).clients, asker, now);
+        let bucket = client.requests.get_or_insert_with(|| Bucket::full(rate, now));
+        bucket.fill(rate, now);
+        let may = bucket.left >= 1.0;
+        if may {
+            bucket.left -= 1.0;
+        }
+        may
+    }
+
     /// Whether `asker` may have one more challenge: it takes no rights to get one, and each is a line.
     pub fn afford(&self, asker: &Asker, now: Instant) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = client(&mut state.clients, asker, now);
+        let client = client(&mut state.of(asker).clients, asker, now);
         client.challenges.fill(CHALLENGES, now);
         let affords = client.challenges.left >= 1.0;
         if affords {
@@ -197,13 +247,19 @@ impl Budget {
                 "codes": codes,
             }))
         };
-        state.clients.iter_mut().filter_map(line).collect()
+        let State { clients, guests, addresses } = &mut *state;
+        [clients, guests, addresses]
+            .into_iter()
+            .flat_map(|group| group.clients.iter_mut())
+            .filter_map(line)
+            .collect()
     }
 
     /// Clients that are told apart now.
     #[cfg(test)]
     fn clients(&self) -> usize {
-        self.0.lock().unwrap().clients.len()
+        let state = self.0.lock().unwrap();
+        [&state.clients, &state.guests, &state.addresses].map(|group| group.clients.len()).iter().sum()
     }
 }
 
@@ -218,10 +274,11 @@ fn client<'a>(clients: &'a mut HashMap<Asker, Client>, asker: &Asker, now: Insta
         });
     }
     let full = clients.len() >= MAX_CLIENTS && !clients.contains_key(asker);
-    let key = if full { Asker(OTHERS.into()) } else { asker.clone() };
+    let key = if full { Asker(asker.0, OTHERS.into()) } else { asker.clone() };
     clients.entry(key).or_insert_with(|| Client {
         bucket: Bucket::full(EACH, now),
         challenges: Bucket::full(CHALLENGES, now),
+        requests: None,
         omitted: None,
     })
 }
@@ -273,8 +330,35 @@ mod tests {
         assert!(lines.len() <= MAX_CLIENTS + 1 && omitted == 100_000 - written);
         // Much later they are forgotten.
         let later = now + Duration::from_secs(3600);
-        assert!(budget.spend(&Asker::user(1), 1000, &reasons(), later, 0));
+        assert!(budget.spend(&Asker::default(), 1000, &reasons(), later, 0));
         assert_eq!(budget.clients(), 1);
+    }
+
+    #[test]
+    fn many_addresses_and_guests_leave_the_clients_what_they_have() {
+        let now = Instant::now();
+        let budget = Budget::new(now);
+        for number in 0..10_000_u32 {
+            let address = Asker::address(IpAddr::from(number.to_be_bytes()));
+            for asker in [address, Asker::guest(&format!("web-{number}"))] {
+                budget.spend(&asker, 1000, &reasons(), now, 0);
+            }
+        }
+        let host = Asker::client("host-1");
+        assert!((0..100).all(|_| budget.spend(&host, 1000, &reasons(), now, 0)));
+        let lines = budget.due(now, true);
+        assert!(lines.iter().all(|line| line["client"] != "host-1"));
+    }
+
+    #[test]
+    fn one_address_leaves_others_some_of_the_requests() {
+        let now = Instant::now();
+        let budget = Budget::new(now);
+        let (one, other) = (Asker::default(), Asker::address([10, 0, 0, 1].into()));
+        assert_eq!((0..1000).filter(|_| budget.may_ask(&one, 100, now)).count(), 75);
+        assert!(budget.may_ask(&other, 100, now) && budget.may_ask(&other, 1, now));
+        let later = now + Duration::from_secs(1);
+        assert_eq!((0..1000).filter(|_| budget.may_ask(&one, 100, later)).count(), 75);
     }
 
     #[test]

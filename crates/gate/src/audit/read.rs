@@ -3,6 +3,9 @@
 //!
 //! Version 1 has no member `v`; its signatures are over the hash of the line before only. Version 2 signs the line itself: the
 //! signature is the last member, and it is over the text without that member. A log may change from 1 to 2, never back.
+//!
+//! Both writers sign the first line after each opening and every [`SIGN_EVERY`]th after it. A log with longer runs of unsigned lines was
+//! not written by a gate: whoever has no key could otherwise write all of it again, without a signature.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -13,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use cvmm_gate_client::ticket::VerdictKey;
 use serde_json::Value;
 
-use super::{AuditError, hash};
+use super::{AuditError, SIGN_EVERY, hash};
 use crate::files::FileError;
 
 /// Longest line in bytes, its end included.
@@ -82,6 +85,8 @@ pub struct Verified {
     /// Lines up to the last one with a signature, counted as [`Place::seq`]. What follows could have been cut off or rewritten without a
     /// trace.
     pub signed: u64,
+    /// Lines since the last one with a signature.
+    unsigned: u64,
     /// Whether a line of version 2 was read.
     pub(super) new_format: bool,
     /// Lines that say that what stood before them was lost, by number.
@@ -98,6 +103,8 @@ impl Verified {
             first: Place::start(),
             end: Place::start(),
             signed: 0,
+            // The first line has one.
+            unsigned: SIGN_EVERY,
             new_format: false,
             lost: Vec::new(),
             len: 0,
@@ -210,6 +217,12 @@ pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Resul
             }
             // Version 1 signs what is before the line, not the line.
             read.signed = if new_format { seq + 1 } else { seq };
+        }
+        read.unsigned = if value.get("signature").is_some() { 0 } else { read.unsigned + 1 };
+        if keys.is_some() && read.unsigned >= SIGN_EVERY {
+            return Err(wrong(
+                "it has no signature: a gate signs the first line after each start, and each 64th line after that",
+            ));
         }
         if value["lost"] == true {
             read.lost.push(seq);

@@ -62,6 +62,52 @@ fn every_change_shows() {
     assert!(verify_one(&path, &Signer::load(&other).unwrap().public().unwrap()).is_err());
 }
 
+/// The lines behind `kept` as whoever has no key could write them: changed by `change`, in a chain, without signatures.
+fn forged(kept: &str, lines: &str, change: impl Fn(&mut Map<String, Value>)) -> String {
+    let (mut text, mut prev) = (kept.to_owned(), "0".repeat(96));
+    if let Some(last) = kept.lines().last() {
+        prev = hash(last.as_bytes());
+    }
+    for line in lines.lines() {
+        let Ok(Value::Object(mut line)) = serde_json::from_str(line) else { panic!("{line}") };
+        line.remove("signature");
+        line.insert("prev".into(), prev.into());
+        change(&mut line);
+        let line = Value::Object(line).to_string();
+        prev = hash(line.as_bytes());
+        text = text + &line + "\n";
+    }
+    text
+}
+
+#[test]
+fn a_log_written_again_without_signatures_does_not_verify() {
+    let (_folder, path, key) = log();
+    let signer = Signer::load(&key).unwrap();
+    let public = signer.public().unwrap();
+    let audit = open(&path, signer).unwrap();
+    for number in 0..200 {
+        audit.append(number, &json!({ "event": "admitted" })).unwrap();
+    }
+    audit.close(100).unwrap();
+    let good = fs::read_to_string(&path).unwrap();
+    let nothing = |_: &mut Map<String, Value>| ();
+    // As version 1, too: its lines have no version.
+    let older = |line: &mut Map<String, Value>| drop(line.remove("v"));
+    let check = |text: &str| {
+        fs::write(&path, text).unwrap();
+        verify_one(&path, &public).map(|read| read.signed)
+    };
+    assert_eq!(check(&good).unwrap(), 202);
+    assert!(check(&forged("", &good, nothing)).is_err());
+    assert!(check(&forged("", &good, older)).is_err());
+    assert!(check(&forged("", good.lines().next().unwrap(), older)).is_err(), "a single line");
+    // What is left of it up to a signature, and more lines than a gate leaves unsigned.
+    let (kept, rest) = good.split_at(good.find('\n').unwrap() + 1);
+    let error = check(&forged(kept, rest, nothing)).unwrap_err();
+    assert!(matches!(error, AuditError::Chain { line: 65, .. }), "{error}");
+}
+
 #[test]
 fn a_line_cut_short_by_a_crash_is_taken_off() {
     let (_folder, path, key) = log();

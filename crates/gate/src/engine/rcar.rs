@@ -176,7 +176,9 @@ impl Engine {
         };
         // Whoever can connect can ask, and each answer is a line on the disk: there is a limit to how fast that grows. What is over it
         // is counted and not written.
-        if !rcar.rate.lock().unwrap_or_else(PoisonError::into_inner).take(began) {
+        if !self.budget.may_ask(asker, rcar.config.requests_per_s, began)
+            || !rcar.rate.lock().unwrap_or_else(PoisonError::into_inner).take(began)
+        {
             self.metrics.turned_away();
             return error(
                 BUSY,
