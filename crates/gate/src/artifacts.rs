@@ -46,6 +46,8 @@ const MOST_RESULTS: usize = 1024;
 const MAX_COMPUTATIONS: usize = 2;
 /// Questions that wait for a computation, their own or another's. Each holds a thread of the pool that answers, which has 64.
 const MAX_WAITING: usize = 32;
+/// Of those, questions of one client: the rest is for others.
+const MAX_WAITING_OF_ONE: usize = 24;
 /// How long a question waits.
 const WAIT: Duration = Duration::from_secs(60);
 /// vCPUs of one guest: cvmm's limit.
@@ -75,6 +77,8 @@ struct State {
     asked: HashMap<Key, Answer>,
     computing: usize,
     waiting: usize,
+    /// Of which clients, none of them with zero.
+    waiting_of: HashMap<String, usize>,
 }
 
 impl Artifacts {
@@ -89,13 +93,18 @@ impl Artifacts {
         }
     }
 
-    /// The launch digest of `launch`.
-    pub fn digest(&self, launch: &Launch) -> Result<Digest, Reason> {
-        self.once(key(launch), || self.compute(launch))
+    /// The launch digest of `launch`, about which `client` asks.
+    pub fn digest(&self, client: &str, launch: &Launch) -> Result<Digest, Reason> {
+        self.once(client, key(launch), || self.compute(launch))
     }
 
-    /// The result of `compute` for the launch `key`; concurrent callers share one computation.
-    fn once(&self, key: Key, compute: impl FnOnce() -> Result<Digest, Reason>) -> Result<Digest, Reason> {
+    /// The result of `compute` for the launch `key`, computed once for all concurrent callers.
+    fn once(
+        &self,
+        client: &str,
+        key: Key,
+        compute: impl FnOnce() -> Result<Digest, Reason>,
+    ) -> Result<Digest, Reason> {
         let end = Instant::now() + WAIT;
         let mut state = self.state();
         if let Some(digest) = state.known.get(&key) {
@@ -103,13 +112,13 @@ impl Artifacts {
         }
         if let Some(result) = state.asked.get(&key).cloned() {
             let done = || result.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            drop(self.wait(state, end, |_| done().is_some())?);
+            drop(self.wait(client, state, end, |_| done().is_some())?);
             // It is there: the wait has ended for that, and nothing takes it away.
             return done().unwrap_or_else(|| Err(busy()));
         }
         let slot = Answer::default();
         state.asked.insert(key, Arc::clone(&slot));
-        let result = match self.wait(state, end, |state| state.computing < MAX_COMPUTATIONS) {
+        let result = match self.wait(client, state, end, |state| state.computing < MAX_COMPUTATIONS) {
             Ok(mut state) => {
                 state.computing += 1;
                 drop(state);
@@ -137,9 +146,10 @@ impl Artifacts {
         result
     }
 
-    /// Waits until `condition` holds. Refused when too many wait, or for too long.
+    /// Waits for `client` until `condition` holds. Refused when too many wait, or for too long.
     fn wait<'a>(
         &'a self,
+        client: &str,
         mut state: MutexGuard<'a, State>,
         end: Instant,
         condition: impl Fn(&State) -> bool,
@@ -147,16 +157,22 @@ impl Artifacts {
         if condition(&state) {
             return Ok(state);
         }
-        if state.waiting >= MAX_WAITING {
+        let of_one = state.waiting_of.get(client).copied().unwrap_or(0);
+        if state.waiting >= MAX_WAITING || of_one >= MAX_WAITING_OF_ONE {
             return Err(busy());
         }
         state.waiting += 1;
+        state.waiting_of.insert(client.to_owned(), of_one + 1);
         loop {
             let left = end.saturating_duration_since(Instant::now());
             state = self.over.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             let holds = condition(&state);
             if holds || left.is_zero() {
                 state.waiting -= 1;
+                let of_one = state.waiting_of.remove(client).unwrap_or(0);
+                if of_one > 1 {
+                    state.waiting_of.insert(client.to_owned(), of_one - 1);
+                }
                 return if holds { Ok(state) } else { Err(busy()) };
             }
         }
@@ -404,7 +420,7 @@ mod tests {
             (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(()));
         let held = go.lock().unwrap();
         let ask = |launch: u8| {
-            artifacts.once(Digest([launch; 48]), || {
+            artifacts.once("a", Digest([launch; 48]), || {
                 most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 drop(go.lock());
                 all.fetch_add(1, Ordering::SeqCst);
@@ -432,8 +448,11 @@ mod tests {
         });
         assert_eq!((most.into_inner(), all.load(Ordering::SeqCst)), (2, 4));
         // What failed is not kept, what did not is.
-        assert!(artifacts.once(Digest([0; 48]), || Ok(Digest::ZERO)).is_ok());
-        assert_eq!(artifacts.once(Digest([1; 48]), || panic!("computed again")).unwrap(), Digest([2; 48]));
+        assert!(artifacts.once("a", Digest([0; 48]), || Ok(Digest::ZERO)).is_ok());
+        assert_eq!(
+            artifacts.once("a", Digest([1; 48]), || panic!("computed again")).unwrap(),
+            Digest([2; 48])
+        );
         let state = artifacts.state();
         assert_eq!((state.asked.len(), state.computing, state.waiting), (0, 0, 0));
     }
@@ -443,24 +462,30 @@ mod tests {
         let artifacts = artifacts();
         let go = Mutex::new(());
         let held = go.lock().unwrap();
-        let ask = || {
-            artifacts.once(Digest([1; 48]), || {
+        let ask = |client: &str| {
+            artifacts.once(client, Digest([1; 48]), || {
                 drop(go.lock());
                 panic!("whatever goes wrong")
             })
         };
         thread::scope(|scope| {
-            let askers: Vec<_> = (0..=MAX_WAITING).map(|_| scope.spawn(ask)).collect();
+            let mut askers: Vec<_> =
+                (0..=MAX_WAITING_OF_ONE).map(|_| scope.spawn(move || ask("a"))).collect();
+            until(|| artifacts.state().waiting == MAX_WAITING_OF_ONE);
+            assert_eq!(ask("a").unwrap_err().code, "gate.busy");
+            // Another client has what is left.
+            askers.extend((MAX_WAITING_OF_ONE..MAX_WAITING).map(|_| scope.spawn(move || ask("b"))));
             until(|| artifacts.state().waiting == MAX_WAITING);
-            assert_eq!(ask().unwrap_err().code, "gate.busy");
+            assert_eq!(ask("c").unwrap_err().code, "gate.busy");
             drop(held);
             for asker in askers {
                 assert_eq!(asker.join().unwrap().unwrap_err().code, "gate.artifact");
             }
         });
-        assert!(artifacts.once(Digest([1; 48]), || Ok(Digest::ZERO)).is_ok());
+        assert!(artifacts.once("a", Digest([1; 48]), || Ok(Digest::ZERO)).is_ok());
         let state = artifacts.state();
         assert_eq!((state.asked.len(), state.computing, state.waiting), (0, 0, 0));
+        assert!(state.waiting_of.is_empty());
     }
 
     #[test]

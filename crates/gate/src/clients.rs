@@ -15,6 +15,9 @@ const MAX_NAME: usize = 256;
 /// Bytes of a pattern.
 const MAX_PATTERN: usize = 64;
 
+/// What logs call the gate's own user.
+const OWN: &str = "own";
+
 /// `[[client]]` of gate.toml.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +37,11 @@ impl Table {
     pub(crate) fn check(&self) -> Result<(), String> {
         let Self { name, uid, policies, vms } = self;
         let who = match (name, uid) {
+            (Some(name), None) if name == OWN || name.starts_with("uid ") => {
+                return Err(format!(
+                    "a client cannot have the name {name:?}, which logs have for local users"
+                ));
+            }
             (Some(name), None) if (1..=MAX_NAME).contains(&name.len()) => format!("client {name}"),
             (None, Some(uid)) => format!("client with uid {uid}"),
             (Some(_), None) => return Err(format!("a client's name has 1 to {MAX_NAME} bytes")),
@@ -111,7 +119,12 @@ impl Client {
     /// The gate's own user, who may ask about everything.
     #[must_use]
     pub fn own() -> Arc<Self> {
-        Arc::new(Self { name: "own".to_owned(), rights: Rights::All })
+        Arc::new(Self { name: OWN.to_owned(), rights: Rights::All })
+    }
+
+    /// Whether it is the gate's own user.
+    pub(crate) fn is_own(&self) -> bool {
+        self.rights == Rights::All
     }
 
     /// What logs call it.
@@ -298,6 +311,8 @@ mod tests {
             table(None, None, &["*"], &["*"]),
             table(Some("a"), Some(1), &["*"], &["*"]),
             table(Some(""), None, &["*"], &["*"]),
+            table(Some("own"), None, &["*"], &["*"]),
+            table(Some("uid 1000"), None, &["*"], &["*"]),
             table(Some(&long), None, &["*"], &["*"]),
             table(None, Some(1), &[], &["*"]),
             table(None, Some(1), &["*"], &[]),

@@ -19,6 +19,7 @@ mod quote;
 mod rcar;
 mod record;
 mod run;
+mod shares;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ pub use self::guest::Guest;
 pub use self::launch::Launch;
 pub use self::rcar::{Call, Reply};
 use self::record::{Change, Outcome, Turns};
+use self::shares::{InProgress, Shares};
 use crate::admitted::{Admission, Admitted};
 use crate::artifacts::Artifacts;
 use crate::audit::budget::{Asker, Budget};
@@ -139,6 +141,7 @@ pub struct Engine {
     audit: Audit,
     budget: Budget,
     turns: Turns,
+    shares: Shares,
     clock: Clock,
     trust: Trust,
     metrics: Metrics,
@@ -153,6 +156,8 @@ pub struct Engine {
 pub struct Session {
     client: Arc<Client>,
     state: State,
+    /// While it is a launch's.
+    launch: Option<InProgress>,
 }
 
 /// How far a session is.
@@ -200,7 +205,7 @@ impl Session {
     /// A new one of `client`.
     #[must_use]
     pub fn new(client: Arc<Client>) -> Self {
-        Self { client, state: State::New }
+        Self { client, state: State::New, launch: None }
     }
 
     /// How far it is.
@@ -312,6 +317,7 @@ impl Engine {
             audit,
             budget: Budget::new(Instant::now()),
             turns: Turns::default(),
+            shares: Shares::default(),
             clock,
             trust,
             metrics: Metrics::default(),
@@ -421,6 +427,12 @@ impl Engine {
         if let Err(reasons) = role(&state, &request) {
             return self.denied(now, &about, reasons);
         }
+        if let (State::New, Request::Admit(_) | Request::Prepare(_)) = (&state, &request) {
+            match self.shares.begin(&client, self.config.limits.connections, Instant::now()) {
+                Ok(launch) => session.launch = launch,
+                Err(reason) => return self.denied(now, &about, vec![reason]),
+            }
+        }
         let decision = match (state, request) {
             (State::New, Request::Admit(admit)) => self.admit(session, &admit, now),
             (State::New, Request::GuestChannel(channel)) => self.open_channel(session, &channel),
@@ -456,6 +468,9 @@ impl Engine {
                 )),
             },
         };
+        if matches!(session.state, State::Running(_)) {
+            session.launch = None;
+        }
         let Decision { vm_id, session: id, result } = decision;
         (about.vm_id, about.session) = (&vm_id, &id);
         let Outcome { response, change } = match result {

@@ -51,7 +51,8 @@ impl<'a> Vm<'a> {
         let mut manifest = world.gate.manifest.clone();
         manifest.launch.vcpus = 3;
         let key = Signer::load(&world.gate.path("keys/verdict.pem")).unwrap().public().unwrap();
-        let digest = Artifacts::new(&world.gate.path("artifacts"), &key).digest(&manifest.launch).unwrap();
+        let digest =
+            Artifacts::new(&world.gate.path("artifacts"), &key).digest("own", &manifest.launch).unwrap();
         Self { policy, name, manifest, digest }
     }
 

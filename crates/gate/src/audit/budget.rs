@@ -5,8 +5,8 @@
 //! not more than another limit. What is left out is counted by client and code, and a line says so within [`INTERVAL`]. Decisions that
 //! give something are always written.
 //!
-//! Clients, guests and addresses have limits of their own kind: whoever has many addresses, or launches many guests, takes nothing from
-//! the clients.
+//! Clients, guests and addresses have separate limits: many addresses, or many guests of one client, use up nothing of what the clients
+//! have.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -137,7 +137,7 @@ struct Omitted {
 struct Client {
     bucket: Bucket,
     challenges: Bucket,
-    /// Whole again in a second: it keeps nobody from being forgotten.
+    /// Full again within a second, so it is forgotten with the rest.
     requests: Option<Bucket>,
     omitted: Option<Omitted>,
 }

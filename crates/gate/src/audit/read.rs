@@ -5,7 +5,7 @@
 //! signature is the last member, and it is over the text without that member. A log may change from 1 to 2, never back.
 //!
 //! Both writers sign the first line after each opening and every [`SIGN_EVERY`]th after it. A log with longer runs of unsigned lines was
-//! not written by a gate: whoever has no key could otherwise write all of it again, without a signature.
+//! not written by a gate: without this rule, a log could be written again without the key and without a signature.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

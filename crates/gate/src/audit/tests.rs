@@ -62,7 +62,7 @@ fn every_change_shows() {
     assert!(verify_one(&path, &Signer::load(&other).unwrap().public().unwrap()).is_err());
 }
 
-/// The lines behind `kept` as whoever has no key could write them: changed by `change`, in a chain, without signatures.
+/// The lines behind `kept` as they can be written without the key: changed by `change`, in a chain, without signatures.
 fn forged(kept: &str, lines: &str, change: impl Fn(&mut Map<String, Value>)) -> String {
     let (mut text, mut prev) = (kept.to_owned(), "0".repeat(96));
     if let Some(last) = kept.lines().last() {

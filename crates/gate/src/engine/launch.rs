@@ -81,7 +81,7 @@ impl Engine {
         let policy = self.policy(policy)?;
         self.name_is_free(&policy, vm_id)?;
         none_or(policy.policy.judge_time(now))?;
-        let digest = self.artifacts.digest(&manifest.launch).map_err(|reason| vec![reason])?;
+        let digest = self.artifacts.digest(client.name(), &manifest.launch).map_err(|reason| vec![reason])?;
         if claimed.parse() != Ok(digest) {
             return Err(one(
                 "manifest.digest",
@@ -175,6 +175,15 @@ impl Engine {
         same("session", session, &launch.id)?;
         same("launch digest", digest, &launch.digest.to_string())?;
         same("HOST_DATA", host_data, &hex::encode(launch.host_data))?;
+        // It was approved by a policy that may not be in force any more.
+        if self.policy(&launch.policy.id.id)?.digest != launch.policy.digest {
+            let message = format!(
+                "policy {} was changed after it had approved this launch: start the VM again",
+                launch.policy.id.id
+            );
+            return Err(one("gate.policy", message));
+        }
+        none_or(launch.policy.policy.judge_time(now))?;
         let status = decode("platform_status", platform_status)?;
         let mut class = EvidenceClass::IdBlock;
         let mut stage = None;

@@ -88,7 +88,7 @@ impl Fixture {
             },
         };
         let digest =
-            Artifacts::new(&config.artifacts, &verdict_key(&config)).digest(&manifest.launch).unwrap();
+            Artifacts::new(&config.artifacts, &verdict_key(&config)).digest("own", &manifest.launch).unwrap();
         let fixture = Self { engine: Engine::open(config).unwrap(), folder, manifest, digest };
         fixture.policy(&policy(1, &digest.to_string(), "")).unwrap();
         fixture
@@ -106,7 +106,7 @@ impl Fixture {
         let mut manifest = self.manifest.clone();
         change(&mut manifest);
         let text = serde_json::to_string(&manifest).unwrap();
-        let digest = self.engine.artifacts.digest(&manifest.launch).unwrap_or(self.digest);
+        let digest = self.engine.artifacts.digest("own", &manifest.launch).unwrap_or(self.digest);
         self.ask(Admit {
             protocol: PROTOCOL,
             policy: "p".into(),
@@ -246,7 +246,7 @@ fn every_other_launch_is_denied() {
     fs::write(&path, vec![1; 0x1000]).unwrap();
     assert_eq!(
         Artifacts::new(&fixture.engine.config.artifacts, &verdict_key(&fixture.engine.config))
-            .digest(&fixture.manifest.launch)
+            .digest("own", &fixture.manifest.launch)
             .unwrap_err()
             .code,
         "gate.artifact"
@@ -353,6 +353,64 @@ fn policies_go_forward_only_and_times_count() {
     drop(fixture.engine);
     let config = Config::load(&fixture.folder.path().join("gate.toml")).unwrap();
     assert!(matches!(Engine::open(config), Err(EngineError::Clock(_))));
+}
+
+#[test]
+fn what_a_policy_has_approved_is_not_admitted_once_it_is_not_in_force() {
+    let fixture = Fixture::new();
+    let digest = fixture.digest.to_string();
+    let approved = || {
+        let (session, approval) = fixture.admit(|_| ());
+        (session, Request::Evidence(fixture.evidence(&approval.unwrap().0)))
+    };
+    let (mut changed, question) = approved();
+    fixture.policy(&policy(2, &"00".repeat(48), "")).unwrap();
+    assert_eq!(code(&fixture.send(&mut changed, &question)), "gate.policy");
+    fixture.policy(&policy(3, &digest, "")).unwrap();
+    // Reading the same policy again changes nothing.
+    let (mut same, question) = approved();
+    fixture.engine.reload().unwrap();
+    assert!(matches!(fixture.send(&mut same, &question), Response::Ticket(_)));
+    let (mut removed, question) = approved();
+    for name in ["p.toml", "p.toml.jws"] {
+        fs::remove_file(fixture.folder.path().join("policies").join(name)).unwrap();
+    }
+    fixture.engine.reload().unwrap();
+    assert_eq!(code(&fixture.send(&mut removed, &question)), "gate.policy");
+    assert_eq!(fixture.engine.admitted.get("p", "vm").unwrap().policy.version, 3);
+}
+
+#[test]
+fn launches_of_one_client_leave_others_their_places() {
+    let mut fixture = Fixture::new();
+    fixture.engine.config.limits.connections = 8;
+    let table = |name: &str| crate::clients::Table {
+        name: Some(name.into()),
+        uid: None,
+        policies: vec!["*".into()],
+        vms: vec!["*".into()],
+    };
+    let clients = crate::clients::Clients::new(&[table("host-1"), table("host-2")], 0);
+    let question = Request::Admit(Admit {
+        protocol: PROTOCOL,
+        policy: "p".into(),
+        manifest: serde_json::to_string(&fixture.manifest).unwrap(),
+        digest: fixture.digest.to_string(),
+        nonce: NONCE.into(),
+    });
+    let ask = |name: &str| {
+        let mut session = Session::new(clients.of_names(&[name.to_owned()]).unwrap());
+        let answer = fixture.send(&mut session, &question);
+        (session, answer)
+    };
+    let approved = |answer: &Response| matches!(answer, Response::Approval(_));
+    let mut held: Vec<_> = (0..6).map(|_| ask("host-1")).collect();
+    assert!(held.iter().all(|(_, answer)| approved(answer)));
+    assert_eq!(code(&ask("host-1").1), "gate.busy");
+    assert!(approved(&ask("host-2").1));
+    held.pop();
+    assert!(approved(&ask("host-1").1));
+    drop(held);
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl Gate {
             },
         };
         let key = Signer::load(&config.keys.join("verdict.pem")).unwrap().public().unwrap();
-        let digest = Artifacts::new(&config.artifacts, &key).digest(&manifest.launch).unwrap();
+        let digest = Artifacts::new(&config.artifacts, &key).digest("own", &manifest.launch).unwrap();
         let gate = Self { folder, manifest, digest };
         gate.policy(1, &digest.to_string());
         gate
