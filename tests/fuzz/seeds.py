@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the seeds of the fuzz targets: OUT/TARGET/NAME.
+"""Writes the seeds of the fuzz targets: OUT/TARGET/NAME. Files that exist are never replaced.
 
 A seed takes a target to a deep place once, so that the fuzzer need not find the way by itself: a bring-up by the
 book, a request that works, a file that is accepted. The formats are those the targets read (src/ and
@@ -651,11 +651,15 @@ TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, 
 def main():
     if len(sys.argv) != 2:
         sys.exit("usage: seeds.py OUT")
-    for target in TARGETS:
-        folder = Path(sys.argv[1]) / target.__name__
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in target():
-            (folder / name).write_bytes(data)
+    seeds = {Path(sys.argv[1]) / target.__name__ / name: data for target in TARGETS for name, data in target()}
+    # Before anything is written: a file that is not one of these seeds is kept.
+    for path, data in seeds.items():
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or path.read_bytes() != data):
+            sys.exit(f"error: {path} exists and is not this seed: choose a new or an empty folder")
+    for path, data in seeds.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_bytes(data)
 
 
 main()

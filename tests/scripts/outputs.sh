@@ -77,6 +77,18 @@ test_files_that_exist_are_not_replaced() {
     refuses images/guest.efi "$root/tests/guest/build" --esp images/guest.efi images/guest.efi
 }
 
+test_seeds_of_the_fuzz_targets_replace_nothing() {
+    canary seeds/audit rotated && refuses seeds/audit/rotated python3 "$root/tests/fuzz/seeds.py" seeds
+    [ "$(find seeds -type f)" = seeds/audit/rotated ] || fail "others were written: $(find seeds -type f)"
+    python3 "$root/tests/fuzz/seeds.py" new || fail "a new folder is refused"
+    [ "$(find new -mindepth 1 -type d | wc -l)" -ge 20 ] || fail "only: $(ls new)"
+    touch new/other
+    python3 "$root/tests/fuzz/seeds.py" new || fail "its own folder is refused"
+    printf 'a file of the user' >linked && ln -sf "$PWD/linked" new/audit/rotated
+    python3 "$root/tests/fuzz/seeds.py" new >said 2>&1 && fail "a link was followed"
+    [ "$(cat linked)" = "a file of the user" ] || fail "a link was followed"
+}
+
 test_a_cache_folder_with_other_files_is_refused() {
     canary cache
     (CVMM_CACHE=$PWD/cache cache_dir) >said 2>&1 && fail "taken: $(cat said)"

@@ -46,6 +46,26 @@ fn files(folder: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
 }
 
 #[test]
+fn a_folder_with_other_files_is_refused() {
+    for name in ["certs/ark.pem", "crl-revoked.der", "keys/chip.hex", "keys", "notes.txt"] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "a file of the user").unwrap();
+        let before = files(folder.path());
+        let out = tool(folder.path(), &["--revoke", "ask"]);
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains(&format!("{} holds other files", folder.path().display())), "{name}: {said}");
+        assert_eq!(files(folder.path()), before, "{name}");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let out = tool(file.path(), &[]);
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(!out.status.success() && said.contains("Not a directory"), "{said}");
+}
+
+#[test]
 fn the_folder_is_what_verifiers_look_for() {
     let folder = common::keys::folder();
     let hwid = made(folder.path(), &["--tcb", "4,0,22,213"]);

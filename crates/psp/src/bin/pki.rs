@@ -2,7 +2,9 @@
 //! `cvmm-psp-pki`: make a keys folder, or add the certificates of another TCB to one. What a verifier is to trust can so
 //! be made before an emulated host starts with the same folder, or without one.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -31,6 +33,7 @@ The folder then has:
   vlek-hashstick.bin                    the VLEK wrapped for this chip, for SNP_VLEK_LOAD
   keys/                                 secret: RSA keys, the chip's secret, the VLEK's seed (files of mode 0600)
 
+The folder is a new or an empty one, or one that was made so before; with other files it is refused.
 What exists is kept: the same folder gives the same keys and certificates. It is the keys_dir of the software
 security processor. The chip's identifier (HWID) is printed.
 
@@ -78,6 +81,39 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether keys and certificates may be put into `folder`: it is new or empty, or a keys folder already. Certificates have fixed names
+/// there, and would replace files of others.
+fn usable(folder: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        entries => entries?,
+    };
+    if folder.join("keys/ark.pk8").is_file() {
+        return Ok(true);
+    }
+    // What is left of a start that was killed: keys that are not complete.
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() != "keys" || !unfinished(&entry.path())? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn unfinished(keys: &Path) -> io::Result<bool> {
+    if !keys.is_dir() {
+        return Ok(false);
+    }
+    for entry in fs::read_dir(keys)? {
+        let name = entry?.file_name();
+        if !name.as_encoded_bytes().starts_with(b"ark.pk8.") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Returns the chip's identifier.
 fn run(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
     let product = match args.product {
@@ -97,6 +133,13 @@ fn run(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
             return Err(format!("--tcb has {} numbers; milan and genoa need 4, turin 5", given.len()).into());
         }
     };
+    let out = args.out.display();
+    if !usable(&args.out).map_err(|error| format!("cannot use {out}: {error}"))? {
+        return Err(format!(
+            "{out} holds other files and no keys of an emulated processor: name a new or an empty folder (--out)"
+        )
+        .into());
+    }
     let pki = Pki::open(&args.out)?;
     let chip = pki.chip(product)?;
     pki.export(&chip, tcb, &args.csp_id)?;
@@ -106,7 +149,26 @@ fn run(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
             .iter()
             .map(|who| if *who == Revocable::Ask { Authority::Ask } else { Authority::Asvk })
             .collect();
-        std::fs::write(args.out.join("crl-revoked.der"), pki.crl(product, &revoked)?)?;
+        fs::write(args.out.join("crl-revoked.der"), pki.crl(product, &revoked)?)?;
     }
     Ok(chip.hwid().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_start_leaves_is_taken_up_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("new");
+        assert!(usable(&out).unwrap(), "a new folder");
+        fs::create_dir_all(out.join("keys")).unwrap();
+        fs::write(out.join("keys/ark.pk8.0011223344556677.new"), "half a key").unwrap();
+        assert!(usable(&out).unwrap(), "no key is complete");
+        fs::write(out.join("keys/ask.pk8"), "another's").unwrap();
+        assert!(!usable(&out).unwrap());
+        fs::write(out.join("keys/ark.pk8"), "a key").unwrap();
+        assert!(usable(&out).unwrap(), "a keys folder");
+    }
 }
