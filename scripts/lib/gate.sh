@@ -29,3 +29,53 @@ test_roots() {
     cp "$1/certs/ark.der" "$3/$2_ark.der"
     cp "$1/certs/ask.der" "$3/$2_ask.der"
 }
+
+# kit_vm: vm.toml of the guest that shows its evidence to the gate
+kit_vm() {
+    cat <<'TOML'
+# Written by scripts/snp-host.
+name = "web"
+vcpus = 1
+memory = "512MiB"
+isolation = "snp"
+firmware = "/mnt/firmware/OVMF.amdsev.fd"
+
+[boot]
+profile = "uki"
+uki = "/mnt/kit/guest.efi"
+
+[console]
+device = "serial"
+mode = "stdio"
+
+[[disk]]
+path = "/mnt/kit/tool.img"
+serial = "tool"
+read_only = true
+
+[gate]
+socket = "gate/gate.sock"
+verdict_key = "gate/keys/verdict.pem.pub"
+policy = "web"
+channel = true
+timeout = 60
+TOML
+}
+
+# gate_kit PROGRAMS KEYS PRODUCT IMAGE KIT: makes the folder KIT with all that the commands of docs/emulator.md want beside programs and
+# firmware. The emulated processor's keys are made in KEYS; IMAGE is what tests/guest/build has made.
+gate_kit() {
+    local programs=$1 keys=$2 product=$3 image=$4 kit=$5 said
+    local root=${BASH_SOURCE[0]%/*}/../..
+    mkdir "$kit"
+    said=$("$programs/cvmm-psp-pki" --product "$product" --out "$keys" 2>&1) || die "cvmm-psp-pki failed: $said"
+    test_roots "$keys" "$product" "$kit/roots"
+    "$root/tests/guest/build" --uki "$kit/guest.efi" "$(cat "$image/cmdline") cvmm.test=attest cvmm.vm=web" >/dev/null || return 1
+    # A disk of the guest.
+    cp "$programs/cvmm-guest" "$kit/tool.img"
+    truncate -s %1M "$kit/tool.img"
+    kit_vm >"$kit/vm.toml"
+    # As the page has them.
+    awk '/^```/ { if (inside) exit; inside = here; next } /^## / { here = $0 == "## A gate by hand" } inside' \
+        "$root/docs/emulator.md" >"$kit/commands.sh"
+}

@@ -96,3 +96,27 @@ test_the_uki_of_images_md_is_made_as_printed() {
     "$programs/cvmm" measure --config vm.toml --vcpu-type EPYC-Milan >digest 2>said || fail "cvmm measure: $(cat said)"
     grep -qxE '[0-9a-f]{96}' digest || fail "no digest: $(cat digest)"
 }
+
+test_the_gate_by_hand_of_emulator_md_is_set_up_as_printed() {
+    local programs image firmware command
+    programs=$(built_programs) && [ -x "$programs/cvmm-psp-pki" ] && [ -x "$programs/cvmm-guest" ] ||
+        { echo "skipped: cvmm, cvmm-gate, cvmm-guest and cvmm-psp-pki are not built"; return 0; }
+    image=$(compgen -G "$(cache_dir)/guest/*/cmdline" | head -n 1) || { echo "skipped: no test guest in the cache"; return 0; }
+    firmware=$("$root/scripts/fetch" ovmf-amdsev 2>/dev/null) || { echo "skipped: no firmware"; return 0; }
+    # shellcheck source=scripts/lib/gate.sh
+    . "$root/scripts/lib/gate.sh"
+    (gate_kit "$programs" keys milan "${image%/*}" "$PWD/kit") >said 2>&1 || fail "$(cat said)"
+    # Here instead of in the emulated host, up to the gate that would serve.
+    sed -i "s|/mnt/kit|$PWD/kit|; s|/mnt/firmware|$firmware|" kit/vm.toml
+    sed "s|^cd /tmp$|cd '$PWD'|; /^cvmm-gate serve/,\$d" kit/commands.sh >commands
+    grep -q '^cvmm-gate check' commands || fail "the page's commands: $(cat commands)"
+    # In that host the least TCB is the host's.
+    PATH=$programs:$PATH KIT=$PWD/kit CERTS=$PWD/keys/certs FIRMWARE=$firmware/OVMF.amdsev.fd \
+        PROCESSOR="--vcpu-type=EPYC-Milan --tcb=4,0,22,213" sh -eux commands >said 2>&1 || fail "$(cat said)"
+    [ -s gate/policies/web.toml.jws ] || fail "no signed policy: $(cat said)"
+    [ -n "$(find gate/certificates/vcek -name '*_vcek.der')" ] || fail "no certificate: $(cat said)"
+    # The rest starts what the pages start.
+    for command in 'cvmm-gate serve ' 'cvmm run --config vm.toml' 'cvmm-gate audit verify '; do
+        grep -q "^$command" kit/commands.sh || fail "the page has no $command"
+    done
+}
