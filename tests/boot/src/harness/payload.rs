@@ -126,7 +126,8 @@ fn image(steps: &[Step]) -> Result<Vec<u8>> {
     put(metadata_at, &metadata);
     put(CODE, interpreter());
     put(RECORDS, &(BASE as u32).to_le_bytes());
-    // The GUID table, read from its end: footer with the length of all, then the place of the metadata.
+    // The GUID table, read from its end: footer with the length of all, the place of the metadata, and where vCPUs after the
+    // first would start (none does).
     let guid = |data1: u32, data2: u16, data3: u16, data4: [u8; 8]| {
         let mut bytes = data1.to_le_bytes().to_vec();
         bytes.extend(data2.to_le_bytes());
@@ -135,10 +136,16 @@ fn image(steps: &[Step]) -> Result<Vec<u8>> {
         bytes
     };
     let metadata_guid = guid(0xdc88_6566, 0x984a, 0x4798, [0xa7, 0x5e, 0x55, 0x85, 0xa7, 0xbf, 0x67, 0xcc]);
+    let reset_guid = guid(0x00f7_71de, 0x1a7e, 0x4fcb, [0x89, 0x0e, 0x68, 0xc7, 0x7e, 0x2f, 0xb4, 0x4e]);
     let footer = guid(0x96b5_82de, 0x1fb2, 0x45f7, [0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d]);
-    let mut table = ((SIZE as usize - metadata_at) as u32).to_le_bytes().to_vec();
-    table.extend(22_u16.to_le_bytes());
-    table.extend(metadata_guid);
+    let mut table = Vec::new();
+    for (value, guid) in
+        [(BASE as u32 + CODE as u32, reset_guid), ((SIZE as usize - metadata_at) as u32, metadata_guid)]
+    {
+        table.extend(value.to_le_bytes());
+        table.extend(22_u16.to_le_bytes());
+        table.extend(guid);
+    }
     let len = table.len() as u16 + 18;
     table.extend(len.to_le_bytes());
     table.extend(footer);

@@ -112,7 +112,8 @@ pub fn with_id_block(ctx: &Ctx, spec: &Spec) -> Result<Spec> {
     let (block, auth) = (block.to_string_lossy(), auth.to_string_lossy());
     let policy = spec.snp.iter().find(|(key, _)| *key == "policy").map(|(_, value)| value.as_str());
     let policy = policy.unwrap_or("0x30000");
-    measure(ctx, spec, &["--id-block", &block, "--id-auth", &auth, "--policy", policy])?;
+    // A case may make the blocks of several guests, one after the other.
+    measure(ctx, spec, &["--id-block", &block, "--id-auth", &auth, "--policy", policy, "--force"])?;
     let quoted = super::spec::quoted;
     Ok(spec.clone().with_snp("id_block", quoted(&block)).with_snp("id_auth", quoted(&auth)))
 }
