@@ -99,8 +99,10 @@ test_the_uki_of_images_md_is_made_as_printed() {
 
 test_the_gate_by_hand_of_emulator_md_is_set_up_as_printed() {
     local programs image firmware command
-    programs=$(built_programs) && [ -x "$programs/cvmm-psp-pki" ] && [ -x "$programs/cvmm-guest" ] ||
-        { echo "skipped: cvmm, cvmm-gate, cvmm-guest and cvmm-psp-pki are not built"; return 0; }
+    if ! programs=$(built_programs) || [ ! -x "$programs/cvmm-psp-pki" ] || [ ! -x "$programs/cvmm-guest" ]; then
+        echo "skipped: cvmm, cvmm-gate, cvmm-guest and cvmm-psp-pki are not built"
+        return 0
+    fi
     image=$(compgen -G "$(cache_dir)/guest/*/cmdline" | head -n 1) || { echo "skipped: no test guest in the cache"; return 0; }
     firmware=$("$root/scripts/fetch" ovmf-amdsev 2>/dev/null) || { echo "skipped: no firmware"; return 0; }
     # shellcheck source=scripts/lib/gate.sh
