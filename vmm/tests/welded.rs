@@ -7,7 +7,7 @@
 mod common;
 #[path = "../../crates/gate/tests/common/guest.rs"]
 mod guest;
-#[path = "../../crates/psp/tests/common/keys.rs"]
+#[path = "../../tests/psp/tests/common/keys.rs"]
 mod keys;
 #[path = "../../crates/gate/tests/common/serving.rs"]
 mod serving;

@@ -156,7 +156,7 @@ fn floods(gate: &common::Gate, rcar: SocketAddr, seconds: u64) {
 /// Questions about launches that the gate does not know. Whether the unit's limit would have held.
 fn unknown(gate: &common::Gate, client: &client::Gate, program: &Program, image_mib: u64) -> bool {
     let large = Large::new(&gate.config().artifacts, image_mib << 20);
-    let unit = include_str!("../../../dist/cvmm-gate.service");
+    let unit = include_str!("../../../scripts/package/cvmm-gate.service");
     let limit: u64 = unit
         .lines()
         .find_map(|line| line.strip_prefix("MemoryMax=")?.strip_suffix('M'))

@@ -3,7 +3,7 @@
 //! (and those of the test PKI) from the published vectors.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
-#[path = "../../psp/tests/common/keys.rs"]
+#[path = "../../../tests/psp/tests/common/keys.rs"]
 mod keys;
 
 use std::fs;

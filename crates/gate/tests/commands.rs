@@ -221,7 +221,7 @@ fn the_guides_commands_work_as_they_are_printed() {
                 text.replace(path, &format!("{}{path}", root.path().display()))
             })
     };
-    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/gate.toml");
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/package/gate.toml");
     fs::write(at("etc/cvmm-gate/gate.toml"), here(&fs::read_to_string(dist).unwrap())).unwrap();
     let script = |name: &str, content: &str| {
         fs::write(at("bin").join(name), content).unwrap();

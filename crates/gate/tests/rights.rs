@@ -5,7 +5,7 @@
 mod common;
 #[path = "common/guest.rs"]
 mod guest;
-#[path = "../../psp/tests/common/keys.rs"]
+#[path = "../../../tests/psp/tests/common/keys.rs"]
 mod keys;
 #[path = "common/world.rs"]
 mod world;

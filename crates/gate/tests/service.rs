@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `dist/` has for systemd: the unit is one, it leaves little, and its folders are those of its gate.toml.
+//! What `scripts/package/` has for systemd: the unit is one, it leaves little, and its folders are those of its gate.toml.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fs;
@@ -11,7 +11,7 @@ use cvmm_gate::config::Config;
 use cvmm_gate::sandbox::Mode;
 
 fn dist(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/package").join(name)
 }
 
 fn run(program: &str, arguments: &[&str]) -> Option<Output> {

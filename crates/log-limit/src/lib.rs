@@ -5,7 +5,7 @@
 //! [`LogLimit`] of its own: [`BURST`] lines at once, then one per [`INTERVAL`]. The first line after a pause says in the field
 //! `suppressed` how many were left out. Levels that the log's filter leaves out cost nothing and use nothing up.
 //!
-//! Code that a guest can reach uses these macros only. `clippy.toml` lists `tracing`'s own macros under `disallowed-macros`, which
+//! Code that a guest can reach uses these macros only. `.clippy.toml` lists `tracing`'s own macros under `disallowed-macros`, which
 //! crates for such code deny; in `vmm`, where only some modules are, `tests/log_lines.rs` looks for them.
 
 use std::sync::atomic::{AtomicU64, Ordering};

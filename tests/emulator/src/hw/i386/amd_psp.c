@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * AMD Secure Processor, the PCI device: the SEV mailbox as Linux's ccp driver uses it. What the
- * commands do is the library crates/psp's business (cvmm_psp.h); this file lends it memory, the
+ * commands do is the library tests/psp's business (cvmm_psp.h); this file lends it memory, the
  * RMP and CPUID.
  *
  * Buffer addresses are system physical and bypass the IOMMU.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The AMD Secure Processor in software (crates/psp): C interface.
+ * The AMD Secure Processor in software (tests/psp): C interface.
  *
  * The emulator owns memory, the RMP and the CPUID of its processors and lends them through CvmmPspOps; the
  * library owns everything the security processor's firmware owns: platform and guest state, keys, the launch
@@ -92,7 +92,7 @@ typedef struct CvmmPspOps {
 } CvmmPspOps;
 
 /*
- * config_toml, all keys optional (crates/psp/src/config.rs is the reference):
+ * config_toml, all keys optional (tests/psp/src/config.rs is the reference):
  *
  *   product = "milan"                 # milan | genoa | turin
  *   api = "1.55"                      # firmware ABI, major.minor
