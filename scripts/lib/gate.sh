@@ -62,7 +62,7 @@ timeout = 60
 TOML
 }
 
-# gate_kit PROGRAMS KEYS PRODUCT IMAGE KIT: makes the folder KIT with all that the commands of docs/emulator.md want beside programs and
+# gate_kit PROGRAMS KEYS PRODUCT IMAGE KIT: makes the folder KIT with all that the commands of docs/internals/emulator.md want beside programs and
 # firmware. The emulated processor's keys are made in KEYS; IMAGE is what tests/guest/build has made.
 gate_kit() {
     local programs=$1 keys=$2 product=$3 image=$4 kit=$5 said
@@ -77,5 +77,5 @@ gate_kit() {
     kit_vm >"$kit/vm.toml"
     # As the page has them.
     awk '/^```/ { if (inside) exit; inside = here; next } /^## / { here = $0 == "## A gate by hand" } inside' \
-        "$root/docs/emulator.md" >"$kit/commands.sh"
+        "$root/docs/internals/emulator.md" >"$kit/commands.sh"
 }

@@ -37,8 +37,8 @@ test_the_first_commands_of_gate_md_run_as_printed() {
     firmware=$("$root/scripts/fetch" ovmf-amdsev 2>/dev/null) || { echo "skipped: no firmware"; return 0; }
     small_uki guest.efi || { echo "skipped: no stub or kernel for a UKI"; return 0; }
     cp "$firmware/OVMF.amdsev.fd" .
-    block docs/gate.md "## From nothing to a guest behind a gate" toml >vm.toml
-    block docs/gate.md "## From nothing to a guest behind a gate" sh >commands
+    block docs/guide/gate.md "## From nothing to a guest behind a gate" toml >vm.toml
+    block docs/guide/gate.md "## From nothing to a guest behind a gate" sh >commands
     [ "$(wc -l <commands)" -ge 6 ] || fail "found only: $(cat commands)"
     # The page says: not as root.
     if [ "$(id -u)" = 0 ]; then

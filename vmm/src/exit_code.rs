@@ -166,7 +166,7 @@ pub trait ExitReport {
     /// The exit code for it.
     fn exit_status(&self) -> ExitStatus;
 
-    /// Code of the reason, if it has one (docs/reasons.md).
+    /// Code of the reason, if it has one (docs/reference/reasons.md).
     fn reason_code(&self) -> Option<&'static str> {
         None
     }
@@ -186,10 +186,10 @@ mod tests {
         let codes: Vec<_> = ExitStatus::ALL.iter().map(|status| status.code()).collect();
         assert!(codes.windows(2).all(|pair| pair[0] < pair[1]));
         assert!(codes.iter().all(|code| *code < 128));
-        let manual = include_str!("../../docs/config.md");
+        let manual = include_str!("../../docs/reference/config.md");
         for status in ExitStatus::ALL {
             let row = format!("| {} | {} |", status.code(), status.meaning());
-            assert!(manual.contains(&row), "docs/config.md lacks: {row}");
+            assert!(manual.contains(&row), "docs/reference/config.md lacks: {row}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Only the verifier makes [`Claims`] (and tests of policies). Numbers are numbers, digests are bytes, what a report version
 //! does not have is `None`, so that "absent" and "zero" cannot be confused by a policy. Serialised they are a complete document
-//! in which what is absent is `null` (docs/attestation.md).
+//! in which what is absent is `null` (docs/reference/attestation.md).
 
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;

@@ -152,7 +152,7 @@ fn not_root(config: &Config) -> Result<()> {
     }
     if !config.unsafe_run_as_root {
         bail!(
-            "the gate does not serve as root: run it as a user of its own (docs/gate.md has a systemd unit), or set unsafe_run_as_root = true"
+            "the gate does not serve as root: run it as a user of its own (docs/guide/gate.md has a systemd unit), or set unsafe_run_as_root = true"
         )
     }
     tracing::warn!("unsafe_run_as_root: only the sandbox is between this process and the machine");

@@ -119,7 +119,7 @@ mod tests {
         let distinct: BTreeSet<_> = all.iter().copied().collect();
         assert_eq!(distinct.len(), all.len(), "a code has two meanings");
         // Each of them, and nothing else, has a row in the docs.
-        let rows: Vec<_> = include_str!("../../../docs/reasons.md")
+        let rows: Vec<_> = include_str!("../../../docs/reference/reasons.md")
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
             .collect();
@@ -129,8 +129,8 @@ mod tests {
         let documented: BTreeSet<_> = rows.iter().map(|(code, _)| *code).collect();
         let missing: Vec<_> = distinct.difference(&documented).collect();
         let unknown: Vec<_> = documented.difference(&distinct).collect();
-        assert!(missing.is_empty(), "docs/reasons.md lacks {missing:?}");
-        assert!(unknown.is_empty(), "docs/reasons.md has {unknown:?}, which nobody gives");
-        assert_eq!(documented.len(), rows.len(), "docs/reasons.md has a code twice");
+        assert!(missing.is_empty(), "docs/reference/reasons.md lacks {missing:?}");
+        assert!(unknown.is_empty(), "docs/reference/reasons.md has {unknown:?}, which nobody gives");
+        assert_eq!(documented.len(), rows.len(), "docs/reference/reasons.md has a code twice");
     }
 }

@@ -55,7 +55,7 @@ audit = "audit.log"
 
 # What the gate gives up before it serves: "require" (or it does not), "best-effort", "off"
 # sandbox = "require"
-# Trustee's protocol, for guests that speak it (docs/rcar.md)
+# Trustee's protocol, for guests that speak it (docs/reference/rcar.md)
 # [rcar]
 # listen = "127.0.0.1:8080"
 # policy = "web"

@@ -69,7 +69,7 @@ fn the_log_rotation_is_that_of_the_docs_and_never_truncates() {
     let body = &rotation[rotation.find("/var/log").unwrap()..];
     assert!(body.starts_with(&format!("{} {{\n", config.audit.display())));
     assert!(body.contains("\n    create ") && !body.contains("truncate"));
-    assert!(include_str!("../../../docs/gate.md").contains(body));
+    assert!(include_str!("../../../docs/guide/gate.md").contains(body));
     // What it runs is a command of this program.
     let arguments = body.split("cvmm-gate audit ").nth(1).unwrap().lines().next().unwrap();
     let output =

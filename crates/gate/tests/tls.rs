@@ -561,7 +561,7 @@ fn certificates_are_made_as_the_documentation_says() {
         eprintln!("skipped: openssl is not installed");
         return;
     }
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/gate.md");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide/gate.md");
     let docs = fs::read_to_string(docs).unwrap();
     let script = docs.split("```sh\n").find(|block| block.starts_with("for ca in")).unwrap();
     let script = script.split("```").next().unwrap().replace("gate.example", "localhost");

@@ -201,9 +201,9 @@ mod tests {
         let used: BTreeSet<_> = arms.split('"').filter(|part| part.starts_with("state.")).collect();
         assert_eq!(used, CODES.iter().copied().collect());
         assert_eq!(used.len(), CODES.len());
-        let manual = include_str!("../../../docs/state.md");
+        let manual = include_str!("../../../docs/reference/state.md");
         for code in CODES {
-            assert!(manual.contains(&format!("| `{code}` |")), "docs/state.md lacks {code}");
+            assert!(manual.contains(&format!("| `{code}` |")), "docs/reference/state.md lacks {code}");
         }
     }
 }

@@ -8,7 +8,7 @@
 //! ```
 //! The header with the later sequence number is in force. It names the block of the file table and has the metadata key, wrapped by
 //! the state key. The metadata key encrypts the extended file table, which has a key for each file. All integers are little-endian, the
-//! footer's big-endian. `docs/state.md` is the same for people.
+//! footer's big-endian. `docs/reference/state.md` is the same for people.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned, big_endian as be};

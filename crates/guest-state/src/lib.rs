@@ -8,7 +8,7 @@
 //!   another VM, another place or another time.
 //! - A change is all there or not at all, and on the disk when the call returns ([`container`]).
 //! - The epoch goes up with each start of the VM, and the gate, which has the key, says which one it expects: a file that was rolled
-//!   back or copied is refused (`docs/state.md`).
+//!   back or copied is refused (`docs/reference/state.md`).
 //!
 //! [`Store`] is the file; [`container::Container`] is the same over anything that can be read, written and synced, which is where the
 //! tests put their faults. Every refusal has a code ([`StateError::code`]).

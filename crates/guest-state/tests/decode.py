@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a state file by docs/state.md, with nothing but Python: decode.py FILE KEY.
+"""Reads a state file by docs/reference/state.md, with nothing but Python: decode.py FILE KEY.
 
 Prints the sequence number, and a line for each file: id, VM, epoch, counter, engine, content in hexadecimal. AES and GHASH are here too
 (FIPS 197, NIST SP 800-38D), so that no library is shared with the program that wrote the file.

@@ -126,7 +126,7 @@ pub struct Kernel {
 }
 
 impl KernelProblem {
-    /// The reason's code (docs/reasons.md).
+    /// The reason's code (docs/reference/reasons.md).
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The codes of reasons why something is not launched (docs/reasons.md).
+//! The codes of reasons why something is not launched (docs/reference/reasons.md).
 
 /// Every code. Never reused for something else.
 pub const CODES: &[&str] = &[

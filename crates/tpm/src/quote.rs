@@ -139,7 +139,7 @@ pub const CODES: &[&str] = &[
 ];
 
 impl QuoteError {
-    /// Stable: docs/reasons.md lists them.
+    /// Stable: docs/reference/reasons.md lists them.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

@@ -2,7 +2,7 @@
 //! Who is compared and how each is started.
 //!
 //! Everything that is read during a run is copied to a tmpfs first. QEMU gets the leanest q35 that boots this guest;
-//! docs/performance.md gives the reason for every option.
+//! docs/internals/performance.md gives the reason for every option.
 
 use std::fmt;
 use std::fs;

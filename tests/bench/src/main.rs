@@ -24,7 +24,7 @@ use clap::Parser;
 use contestant::{Contestant, Files, Machine};
 use report::{Counts, Report, Sample};
 
-/// Compares cvmm with stock QEMU; see docs/performance.md
+/// Compares cvmm with stock QEMU; see docs/internals/performance.md
 #[derive(Parser, Debug)]
 struct Args {
     /// The cvmm program

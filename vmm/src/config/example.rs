@@ -158,7 +158,7 @@ mode = "stdio"
 # mtrr = true                    # show MTRRs to the guest: Linux before 6.3 needs them
 # user_space_marker = "login:"   # console text that means that user space is up
 # What a hostile host would do, for tests. The firmware refuses to boot what does not match its hashes
-# (profile hashes), but does not notice the shim and the variables: docs/threat-model.md.
+# (profile hashes), but does not notice the shim and the variables: docs/internals/threat-model.md.
 # serve_kernel = "other-vmlinuz"
 # serve_initrd = "other-initrd.img"
 # serve_cmdline = "init=/bin/sh"

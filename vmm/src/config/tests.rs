@@ -507,11 +507,11 @@ fn a_tpm_is_asked_for_and_by_mode() {
 
 #[test]
 fn the_committed_schema_is_up_to_date() {
-    let committed = include_str!("../../../docs/vm.schema.json");
+    let committed = include_str!("../../../docs/reference/vm.schema.json");
     // By meaning: which order keys have depends on what else is built with the program.
     let [committed, now]: [serde_json::Value; 2] =
         [committed, &schema()].map(|text| serde_json::from_str(text).unwrap());
-    assert_eq!(committed, now, "run: cargo run -p cvmm -- config schema > docs/vm.schema.json");
+    assert_eq!(committed, now, "run: cargo run -p cvmm -- config schema > docs/reference/vm.schema.json");
 }
 
 #[test]
@@ -537,7 +537,7 @@ fn the_schema_names_exactly_the_keys_of_the_parser() {
 
 #[test]
 fn the_manual_has_every_key_in_its_table() {
-    let manual = include_str!("../../../docs/config.md");
+    let manual = include_str!("../../../docs/reference/config.md");
     let keys = manual.split("## Keys").nth(1).unwrap().split("## Reason codes").next().unwrap();
     let section = |table: &str| {
         keys.split("\n### ").find(|section| match table {
@@ -553,7 +553,7 @@ fn the_manual_has_every_key_in_its_table() {
             line.starts_with('|')
                 && line.split('|').nth(1).is_some_and(|cell| cell.contains(&format!("`{name}`")))
         };
-        assert!(section.lines().any(row), "docs/config.md lacks {key}");
+        assert!(section.lines().any(row), "docs/reference/config.md lacks {key}");
     }
 }
 

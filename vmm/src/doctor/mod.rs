@@ -6,7 +6,7 @@
 //! status, the evidence for it and what to do. What could not be read is `unknown`, never `ok`.
 //!
 //! The item's ids, the statuses and the form of the JSON are an interface for host agents: an id never changes its
-//! meaning, and [`SCHEMA`] grows with an incompatible change. docs/doctor.md lists them.
+//! meaning, and [`SCHEMA`] grows with an incompatible change. docs/guide/doctor.md lists them.
 //!
 //! Nothing is changed on the host; the only thing made is a VM without memory and vCPUs, which is closed at once.
 

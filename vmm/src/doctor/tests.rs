@@ -119,9 +119,9 @@ fn ids_are_distinct_and_in_the_manual() {
     let report = Report::of(&good());
     let ids: BTreeSet<_> = report.items.iter().map(|item| item.id).collect();
     assert_eq!(ids.len(), report.items.len());
-    let manual = include_str!("../../../docs/doctor.md");
+    let manual = include_str!("../../../docs/guide/doctor.md");
     for id in ids {
-        assert!(manual.contains(&format!("| `{id}` |")), "docs/doctor.md lacks {id}");
+        assert!(manual.contains(&format!("| `{id}` |")), "docs/guide/doctor.md lacks {id}");
     }
 }
 

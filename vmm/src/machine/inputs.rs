@@ -63,7 +63,7 @@ pub enum InputError {
 }
 
 impl InputError {
-    /// Code of the reason, if it has one (docs/reasons.md).
+    /// Code of the reason, if it has one (docs/reference/reasons.md).
     #[must_use]
     pub fn code(&self) -> Option<&'static str> {
         match self {
@@ -105,7 +105,7 @@ pub struct Inputs {
     pub hostile: Hostile,
 }
 
-/// The two things that a hostile host can do with the stock firmware without changing the digest (docs/threat-model.md).
+/// The two things that a hostile host can do with the stock firmware without changing the digest (docs/internals/threat-model.md).
 #[derive(Clone, Debug, Default)]
 pub struct Hostile {
     /// Served as `etc/boot/shim`.

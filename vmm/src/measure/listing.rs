@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A measured plan as data: what is shown, saved and compared.
 //!
-//! The JSON form is documented in docs/measure.md and read back strictly: a plan with an unknown field would be compared
+//! The JSON form is documented in docs/reference/measure.md and read back strictly: a plan with an unknown field would be compared
 //! wrongly without a word. Addresses, register values and hashes are text in hexadecimal, counts are numbers.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -121,8 +121,9 @@ pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> R
     let Platform { product, tcb } = platform;
     let TcbParts { fmc, bootloader, tee, snp, microcode } = tcb;
     let profile = profile(config);
-    let warning = unproven(profile)
-        .map_or(String::new(), |warning| format!("# Not proven, {warning} (docs/threat-model.md).\n"));
+    let warning = unproven(profile).map_or(String::new(), |warning| {
+        format!("# Not proven, {warning} (docs/internals/threat-model.md).\n")
+    });
     // What the guest does without is forbidden, what it has for its own protection is required.
     let names = |bits: &[(GuestBit, &'static str)], set: bool| {
         let found = bits.iter().filter(|(bit, _)| guest_policy.has(bit.bit()) == set);
@@ -158,7 +159,7 @@ pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> R
     }
     let fmc = fmc.map_or(String::new(), |fmc| format!("fmc = {fmc}\n"));
     Ok(format!(
-        "# Admits one guest. All keys: docs/policy.md. Give each change a higher version, and sign it: cvmm-gate policy sign\n\
+        "# Admits one guest. All keys: docs/guide/policy.md. Give each change a higher version, and sign it: cvmm-gate policy sign\n\
          id = \"{id}\"\n\
          version = 1\n\
          \n\

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policies: which guests may run, and on what.
 //!
-//! A policy is a TOML file (docs/policy.md). What it does not mention is refused or has to be at its strict default; under everything
+//! A policy is a TOML file (docs/guide/policy.md). What it does not mention is refused or has to be at its strict default; under everything
 //! lies a floor, which only a key that begins with `unsafe_` lowers, and each of those is a warning whoever uses the policy has to
 //! make heard. A policy is asked about what is to be launched ([`Policy::judge_launch`]), about the platform it was launched on
 //! ([`Policy::judge_platform`]), about the claims of a report ([`Policy::judge_claims`]), and about the quote of a running guest's TPM
@@ -199,7 +199,7 @@ impl std::fmt::Display for GateVersion {
 
 /// A policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "docs/policy.md explains the keys")]
+#[expect(missing_docs, reason = "docs/guide/policy.md explains the keys")]
 pub struct Policy {
     pub id: String,
     pub version: u64,

@@ -95,10 +95,10 @@ mod tests {
 
     #[test]
     fn exit_codes_are_documented() {
-        let manual = include_str!("../../../../docs/gate.md");
+        let manual = include_str!("../../../../docs/guide/gate.md");
         for (code, meaning) in Ended::ALL {
             let row = format!("| {} | {meaning} |", code as u8);
-            assert!(manual.contains(&row), "docs/gate.md lacks: {row}");
+            assert!(manual.contains(&row), "docs/guide/gate.md lacks: {row}");
         }
     }
 }

@@ -361,7 +361,7 @@ impl Lint<'_> {
                 } else if !FUNCTIONS.contains(&name) {
                     return Err(at(
                         span,
-                        &format!("{name} cannot be used in a policy (docs/policy.md has the list)"),
+                        &format!("{name} cannot be used in a policy (docs/guide/policy.md has the list)"),
                     ));
                 }
                 params.iter().try_for_each(|param| self.expr(param))

@@ -43,11 +43,11 @@ fn all_of_it_is_in_the_manual() {
             }
         }
     }
-    let manual = include_str!("../../../../docs/policy.md");
+    let manual = include_str!("../../../../docs/guide/policy.md");
     let mut all = Vec::new();
     names(&DOCUMENT, &mut all);
     for name in all.iter().chain(CODES) {
-        assert!(manual.contains(name), "docs/policy.md lacks {name}");
+        assert!(manual.contains(name), "docs/guide/policy.md lacks {name}");
     }
 }
 

@@ -200,7 +200,7 @@ pub enum FirmwareProblem {
 }
 
 impl FirmwareProblem {
-    /// The reason's code (docs/reasons.md).
+    /// The reason's code (docs/reference/reasons.md).
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

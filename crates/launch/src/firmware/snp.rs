@@ -35,7 +35,7 @@ pub enum SnpProblem {
 }
 
 impl SnpProblem {
-    /// The reason's code (docs/reasons.md).
+    /// The reason's code (docs/reference/reasons.md).
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {

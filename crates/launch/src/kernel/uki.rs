@@ -129,7 +129,7 @@ pub enum SectionProblem {
 }
 
 impl SectionProblem {
-    /// The reason's code (docs/reasons.md).
+    /// The reason's code (docs/reference/reasons.md).
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

@@ -155,7 +155,7 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    /// The reason's code (docs/reasons.md).
+    /// The reason's code (docs/reference/reasons.md).
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two holes of the stock firmware that a hostile host can use although the security processor has accepted the guest
-//! and its report shows the right digest (docs/threat-model.md). cvmm plays that host by `debug.serve_shim` and
+//! and its report shows the right digest (docs/internals/threat-model.md). cvmm plays that host by `debug.serve_shim` and
 //! `debug.inject_variables`.
 //!
 //! These cases say what is, not what should be: when a firmware closes a hole, its case fails and has to be turned round.

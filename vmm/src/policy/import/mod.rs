@@ -80,7 +80,7 @@ pub struct Imported {
 impl Imported {
     /// As a file, the notes in front.
     pub fn to_toml(&self) -> Result<String, ImportError> {
-        let mut text = String::from("# Imported by cvmm policy import. All keys: docs/policy.md.\n");
+        let mut text = String::from("# Imported by cvmm policy import. All keys: docs/guide/policy.md.\n");
         for note in &self.notes {
             // Writing to a String does not fail.
             let _ = writeln!(text, "# {}", cvmm_attest::printable::line(note));
