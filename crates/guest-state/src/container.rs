@@ -24,15 +24,12 @@ use crate::crypto::{self, Seal};
 use crate::error::StateError;
 use crate::format::{
     AES_256_GCM, BLOCK, BadHeader, BodyHeader, COPIES, EXTENDED_TABLE, FILE_TABLE, FILES, FOOTER, FileEntry,
-    Header, Headers, KeyEntry, KeySlot, MAX_CAPACITY, MIN_CAPACITY, NoHeader, RESERVED_BLOCKS, SEALED,
-    VhdFooter, slack,
+    Header, Headers, KEY_LEN, KeyEntry, KeySlot, MAX_CAPACITY, MAX_CONTENT, MIN_CAPACITY, NoHeader,
+    RESERVED_BLOCKS, SEALED, VhdFooter, slack,
 };
-use crate::key::{KEY_LEN, StateKey};
+use crate::key::StateKey;
 use crate::kind::{Kind, VmId};
 use crate::medium::Medium;
-
-/// Bytes of content that one file may have.
-pub const MAX_CONTENT: usize = 512 << 10;
 
 /// What a file holds.
 #[derive(Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use cvmm_secret_memory::Secret;
 
 use crate::error::StateError;
-use crate::key::KEY_LEN;
+use crate::format::KEY_LEN;
 
 /// A nonce and a tag.
 pub(crate) type Seal = ([u8; 12], [u8; 16]);

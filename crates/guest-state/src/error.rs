@@ -5,7 +5,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::format::{BadHeader, MAX_CAPACITY, MIN_CAPACITY};
+use crate::format::{BadHeader, MAX_CAPACITY, MAX_CONTENT, MIN_CAPACITY};
 use crate::kind::{Kind, VmId};
 
 /// A refusal. What it says is for people; [`code`](Self::code) is for programs.
@@ -112,7 +112,7 @@ pub enum StateError {
         most: u64,
     },
     /// More than fits.
-    #[error("{len} bytes are more than a file may have ({most})", most = crate::container::MAX_CONTENT)]
+    #[error("{len} bytes are more than a file may have ({MAX_CONTENT})")]
     Large {
         /// How many.
         len: usize,

@@ -31,6 +31,10 @@ pub const DEFAULT_CAPACITY: u64 = 4 << 20;
 pub const MIN_CAPACITY: u64 = 16 * BLOCK as u64;
 /// The most that is read.
 pub const MAX_CAPACITY: u64 = 64 << 20;
+/// Bytes of content that one file may have.
+pub const MAX_CONTENT: usize = 512 << 10;
+/// Bytes of a state key.
+pub const KEY_LEN: usize = 32;
 /// Bytes of a footer.
 pub const FOOTER: usize = SECTOR;
 /// Where a slot's header and its second copy are.

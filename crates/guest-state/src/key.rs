@@ -12,9 +12,7 @@ use thiserror::Error;
 
 use crate::crypto;
 use crate::error::StateError;
-
-/// Bytes of a key.
-pub const KEY_LEN: usize = 32;
+use crate::format::KEY_LEN;
 
 /// A 256-bit key. Locked in memory, overwritten when dropped, and never shown.
 #[derive(Clone)]

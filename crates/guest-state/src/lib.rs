@@ -23,8 +23,9 @@ mod kind;
 pub mod medium;
 mod store;
 
-pub use container::{Blob, Expected, MAX_CONTENT, Stored};
+pub use container::{Blob, Expected, Stored};
 pub use error::{CODES, StateError};
-pub use key::{KEY_LEN, KeyFileError, KeyFormat, StateKey};
+pub use format::{KEY_LEN, MAX_CONTENT};
+pub use key::{KeyFileError, KeyFormat, StateKey};
 pub use kind::{Kind, VmId};
 pub use store::Store;

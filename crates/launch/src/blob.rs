@@ -12,9 +12,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256, SHA384, digest};
+use aws_lc_rs::digest::{self, Algorithm, Context, SHA256, SHA384};
 use cvmm_snp::digest::Digest;
 use zerocopy::{FromBytes, IntoBytes};
+
+use crate::hash::sha384_value;
 
 /// Bytes held at once while a blob is walked: large enough that the system calls do not show, small enough to stay
 /// in a core's second-level cache between the read and the copy that follows it.
@@ -136,9 +138,7 @@ impl Blob {
             whole.update(piece);
             hashes.push(piece_hash(piece));
         }
-        let mut found = Digest::ZERO;
-        // SHA-384 has as many bytes as Digest.
-        found.0.copy_from_slice(whole.finish().as_ref());
+        let found = sha384_value(whole.finish());
         if found != *sha384 {
             return Err(VerifyError::Hash { found });
         }
@@ -214,15 +214,24 @@ impl Blob {
 
     /// SHA-384 of the content.
     pub fn sha384(&self) -> Result<Digest, ReadError> {
-        let mut hash = Context::new(&SHA384);
+        Ok(sha384_value(self.hash(&SHA384)?))
+    }
+
+    /// SHA-256 of the content.
+    pub fn sha256(&self) -> Result<[u8; 32], ReadError> {
+        let mut hash = [0; 32];
+        // SHA-256 has 32 bytes.
+        hash.copy_from_slice(self.hash(&SHA256)?.as_ref());
+        Ok(hash)
+    }
+
+    fn hash(&self, algorithm: &'static Algorithm) -> Result<digest::Digest, ReadError> {
+        let mut hash = Context::new(algorithm);
         let mut pieces = self.pieces(0, self.len());
         while let Some(piece) = pieces.next_piece()? {
             hash.update(piece);
         }
-        let mut digest = Digest::ZERO;
-        // SHA-384 has as many bytes as Digest.
-        digest.0.copy_from_slice(hash.finish().as_ref());
-        Ok(digest)
+        Ok(hash.finish())
     }
 
     /// The whole blob in memory; an error if it is longer than `limit` bytes.
@@ -267,7 +276,7 @@ impl Pieces<'_> {
 fn piece_hash(piece: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     // SHA-256 has 32 bytes.
-    hash.copy_from_slice(digest(&SHA256, piece).as_ref());
+    hash.copy_from_slice(digest::digest(&SHA256, piece).as_ref());
     hash
 }
 

@@ -15,7 +15,7 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-use aws_lc_rs::digest::{Context, SHA384, digest};
+use aws_lc_rs::digest::{Context, SHA384};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::page_info::{PageInfo, PageType, VMSA_GPA};
 use cvmm_snp::vmsa::Vmsa;
@@ -23,8 +23,10 @@ use zerocopy::IntoBytes;
 
 use crate::blob::{Blob, ReadError};
 use crate::firmware::{Firmware, SnpError};
+use crate::hash::{sha384, sha384_value};
 use crate::memory::MemoryLayout;
-use crate::plan::{LaunchPlan, PAGE_SIZE, PageImport, PageKind, PlanError, Profile, Source};
+use crate::page::PAGE_SIZE;
+use crate::plan::{LaunchPlan, PageImport, PageKind, PlanError, Profile, Source};
 use crate::vmsa::{self, VcpuModel};
 
 /// A plan that could not be measured.
@@ -58,18 +60,6 @@ pub trait Observer {
 
 /// Sees nothing.
 impl Observer for () {}
-
-/// SHA-384.
-pub(crate) fn sha384(bytes: &[u8]) -> Digest {
-    digest_from(digest(&SHA384, bytes))
-}
-
-fn digest_from(value: aws_lc_rs::digest::Digest) -> Digest {
-    let mut out = Digest::ZERO;
-    // Made with SHA384 everywhere here, so the length is that of Digest.
-    out.0.copy_from_slice(value.as_ref());
-    out
-}
 
 /// The chain.
 #[derive(Clone, Copy, Debug)]
@@ -191,7 +181,7 @@ fn extend(
             (0..len / PAGE_SIZE).for_each(|_| page(zero));
         }
     }
-    Ok(Some(digest_from(all.finish())))
+    Ok(Some(sha384_value(all.finish())))
 }
 
 /// [`LaunchPlan::build`] with the digest of the firmware computed at the same time: for the `hashes` profile both take about as

@@ -11,19 +11,21 @@
 mod error;
 pub mod igvm;
 mod metadata;
+mod section;
 pub mod sev;
 mod snp;
 mod table;
 
 pub use error::{FirmwareError, FirmwareProblem};
 pub use igvm::{HobArea, IgvmAreas, ParameterArea};
-pub use sev::{Section, SectionKind};
+pub use section::{Section, SectionKind};
 pub use snp::{SnpError, SnpProblem};
 
 use crate::blob::Blob;
 use crate::guid::Guid;
 use crate::memory::HIGH_BASE;
-use crate::plan::{PAGE_SIZE, is_page_multiple};
+use crate::page::PAGE_SIZE;
+use cvmm_snp::is_page_multiple;
 use table::Table;
 
 /// Largest image in bytes.

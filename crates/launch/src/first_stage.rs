@@ -5,17 +5,19 @@
 //! besides is the state in which the bootstrap processor starts. With the `uki` profile the unified kernel image is not launched: its
 //! hash stands in the stage's parameters, and the stage fetches and verifies it. What the stage does: [`cvmm_first_stage`].
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA384};
 use cvmm_first_stage::layout::{
     EXIT, PAGE, PARAMS, PROGRAM, STAGE, STAGE_LEN, WINDOW, WINDOW_LEN, page_tables,
 };
 use cvmm_first_stage::params::{ADMIT, POINT, Params, UKI};
 use cvmm_first_stage_embed as embed;
+use cvmm_snp::digest::Digest;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-use crate::blob::{Blob, ReadError};
-use crate::firmware::{Firmware, SectionKind};
+use crate::blob::Blob;
+use crate::firmware::{Firmware, Section, SectionKind};
+use crate::hash::sha384_value;
 use crate::memory::MemoryLayout;
 use crate::plan::{PageImport, PageKind, PlanError, Profile, Source};
 
@@ -28,13 +30,11 @@ pub struct FirstStage {
 
 /// SHA-384 of the stage's program, with the page that leaves it: what two builds can be compared by.
 #[must_use]
-pub fn program_digest() -> cvmm_snp::digest::Digest {
-    let mut hash = Context::new(&aws_lc_rs::digest::SHA384);
+pub fn program_digest() -> Digest {
+    let mut hash = Context::new(&SHA384);
     hash.update(embed::PROGRAM);
     hash.update(embed::EXIT);
-    let mut digest = cvmm_snp::digest::Digest::ZERO;
-    digest.0.copy_from_slice(hash.finish().as_ref());
-    digest
+    sha384_value(hash.finish())
 }
 
 /// Bytes of the stage's program.
@@ -114,7 +114,7 @@ impl FirstStage {
         }
         // Secrets go where a launch secret would; that has to be memory the launch has made.
         if let Some(area) = firmware.secret_area().filter(|area| {
-            let covers = |s: &crate::firmware::Section| {
+            let covers = |s: &Section| {
                 s.gpa <= area.gpa && area.gpa + area.len <= s.gpa + s.len && s.kind != SectionKind::Secrets
             };
             firmware.sections().unwrap_or_default().iter().any(covers)
@@ -126,24 +126,13 @@ impl FirstStage {
             flags |= UKI;
             params.uki = U64::new(*gpa);
             params.uki_len = U64::new(image.blob().len());
-            params.uki_sha256 = sha256(image.blob()).map_err(PlanError::StageUki)?;
+            params.uki_sha256 = image.blob().sha256().map_err(PlanError::StageUki)?;
         }
         params.flags = U32::new(flags);
         // Nothing the stage would refuse gets into a plan.
         params.check().map_err(|_| lacks("pages where the first stage can use them"))?;
         Ok(params)
     }
-}
-
-fn sha256(blob: &Blob) -> Result<[u8; 32], ReadError> {
-    let mut hash = Context::new(&SHA256);
-    let mut pieces = blob.pieces(0, blob.len());
-    while let Some(piece) = pieces.next_piece()? {
-        hash.update(piece);
-    }
-    let mut out = [0; 32];
-    out.copy_from_slice(hash.finish().as_ref());
-    Ok(out)
 }
 
 /// Whether `len` bytes of the image are all FFh.

@@ -17,7 +17,7 @@ use zerocopy::{Immutable, IntoBytes, Unaligned};
 use crate::blob::{Blob, ReadError};
 use crate::firmware::Area;
 use crate::guid::Guid;
-use crate::plan::PAGE_SIZE;
+use crate::page::PAGE_SIZE;
 
 /// Length of the padded table in bytes.
 pub const TABLE_LEN: usize = 176;
@@ -92,12 +92,13 @@ impl KernelHashes {
         // An initrd is often as large as its kernel: hashing both at once halves the wait on a machine that is not busy.
         let beside = initrd.filter(|initrd| initrd.len().min(kernel.len()) >= WORTH_A_THREAD);
         let (kernel, initrd) = std::thread::scope(|scope| {
-            let thread = beside.and_then(|initrd| Builder::new().spawn_scoped(scope, || sha256(initrd)).ok());
-            let kernel = sha256(kernel)?;
+            let thread =
+                beside.and_then(|initrd| Builder::new().spawn_scoped(scope, || initrd.sha256()).ok());
+            let kernel = kernel.sha256()?;
             let initrd = match (thread.map(|thread| thread.join()), initrd) {
                 (Some(Ok(hash)), _) => hash?,
                 // No thread, or one that did not end well: here and now.
-                (_, Some(initrd)) => sha256(initrd)?,
+                (_, Some(initrd)) => initrd.sha256()?,
                 (_, None) => finish(Context::new(&SHA256)),
             };
             Ok::<_, ReadError>((kernel, initrd))
@@ -138,15 +139,6 @@ impl KernelHashes {
         }
         Ok(page)
     }
-}
-
-fn sha256(blob: &Blob) -> Result<[u8; 32], ReadError> {
-    let mut context = Context::new(&SHA256);
-    let mut pieces = blob.pieces(0, blob.len());
-    while let Some(piece) = pieces.next_piece()? {
-        context.update(piece);
-    }
-    Ok(finish(context))
 }
 
 fn finish(context: Context) -> [u8; 32] {

@@ -13,6 +13,7 @@
 //! function of the block alone: a second name of digest, policy and ids, with no secret that could leak.
 
 mod ecdsa;
+mod error;
 #[cfg(test)]
 mod tests;
 
@@ -22,63 +23,9 @@ use cvmm_snp::policy::GuestPolicy;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use crate::digest::sha384;
+use crate::hash::sha384;
 pub use ecdsa::{IdSigner, KeyError, SigningKey, from_point as public_key_of, signature_of};
-
-/// An ID block or ID authentication that is not made, or not accepted.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IdError {
-    /// The wrong number of bytes.
-    #[error("the {what} is {len} bytes long instead of {expected}")]
-    Length {
-        /// Which of the two.
-        what: &'static str,
-        /// Bytes there are.
-        len: usize,
-        /// Bytes there must be.
-        expected: usize,
-    },
-    /// A field has a value nothing is defined for.
-    #[error("the field {field} of the id {part} is {found:#x} instead of {expected:#x}")]
-    Field {
-        /// `block` or `authentication`.
-        part: &'static str,
-        /// Name of the field.
-        field: &'static str,
-        /// Its value.
-        found: u32,
-        /// The value it must have.
-        expected: u32,
-    },
-    /// Bytes that must be zero are not: one key would have two digests.
-    #[error("reserved bytes of the {0} are not zero")]
-    Reserved(&'static str),
-    /// A signature that is wrong, or of a key that is no point of the curve.
-    #[error("the signature {0} is wrong")]
-    Signature(&'static str),
-    /// The block is for another launch.
-    #[error("the id block is for the launch digest {found}, this launch has {expected}")]
-    LaunchDigest {
-        /// Digest in the block.
-        found: Digest,
-        /// Digest of the launch.
-        expected: Digest,
-    },
-    /// The block is for another policy.
-    #[error("the id block is for the guest policy {found}, this launch has {expected}")]
-    Policy {
-        /// Policy in the block.
-        found: GuestPolicy,
-        /// Policy of the launch.
-        expected: GuestPolicy,
-    },
-    /// The key could not sign.
-    #[error("the id block could not be signed: {0}")]
-    Sign(String),
-    /// No public key fits; the chance for it is that of guessing a key.
-    #[error("no public key fits this id block; change an id in it")]
-    Recovery,
-}
+pub use error::IdError;
 
 /// An ID block with its authentication: what LAUNCH_FINISH takes.
 #[derive(Clone, Debug, PartialEq, Eq)]

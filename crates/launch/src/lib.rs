@@ -12,10 +12,12 @@ pub mod digest;
 pub mod firmware;
 pub mod first_stage;
 pub mod guid;
+mod hash;
 pub mod hashes;
 pub mod id_block;
 pub mod kernel;
 pub mod memory;
+mod page;
 pub mod plan;
 pub mod reasons;
 #[cfg(any(test, feature = "samples"))]

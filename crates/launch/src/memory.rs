@@ -4,7 +4,7 @@
 //! RAM comes in two runs: low RAM from 0 up to at most the 32-bit PCI window, and high RAM from 4 GiB on. OVMF accepts
 //! all low RAM of an SNP guest before it does anything else, so cvmm keeps it small and puts the rest above 4 GiB.
 
-use crate::plan::is_page_multiple;
+use cvmm_snp::is_page_multiple;
 
 /// First address of high RAM: 4 GiB.
 pub const HIGH_BASE: u64 = 1 << 32;

@@ -19,18 +19,12 @@ use cvmm_snp::page_info::PageType;
 pub use error::PlanError;
 pub use place::{FillError, PageSink, PlaceError, place};
 
+pub use crate::page::PAGE_SIZE;
+
 use crate::blob::Blob;
 use crate::firmware::SnpError;
 use crate::hashes::KernelHashes;
 use crate::kernel::Kernel;
-
-/// Page size of every import.
-pub const PAGE_SIZE: u64 = 4096;
-
-/// True if an address or length is a whole number of pages.
-pub(crate) const fn is_page_multiple(value: u64) -> bool {
-    value.is_multiple_of(PAGE_SIZE)
-}
 
 /// How a page is imported; the numbers are PAGE_TYPE of SNP_LAUNCH_UPDATE (SEV-SNP firmware ABI, 8.17.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

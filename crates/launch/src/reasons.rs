@@ -42,8 +42,7 @@ mod tests {
         let sources = [
             include_str!("firmware/error.rs"),
             include_str!("firmware/snp.rs"),
-            include_str!("kernel.rs"),
-            include_str!("kernel/uki.rs"),
+            include_str!("kernel/error.rs"),
             include_str!("plan/error.rs"),
         ];
         let prefixes = ["\"firmware.", "\"kernel.", "\"uki.", "\"plan."];

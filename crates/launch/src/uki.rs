@@ -14,7 +14,7 @@ use zerocopy::{Immutable, IntoBytes, Unaligned};
 use crate::firmware::ParameterArea;
 use crate::guid::Guid;
 use crate::memory::MemoryLayout;
-use crate::plan::PAGE_SIZE;
+use crate::page::PAGE_SIZE;
 
 /// Where an image goes unless told otherwise.
 pub const DEFAULT_GPA: u64 = 0x0200_0000;

@@ -27,3 +27,9 @@ pub mod vmsa;
 
 /// Size of a page in bytes; SNP launches a guest page by page.
 pub const PAGE_SIZE: usize = 4096;
+
+/// True if an address or length in bytes is a whole number of pages.
+#[must_use]
+pub const fn is_page_multiple(value: u64) -> bool {
+    value.is_multiple_of(PAGE_SIZE as u64)
+}

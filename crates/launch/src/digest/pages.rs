@@ -12,9 +12,9 @@ use std::thread;
 
 use cvmm_snp::digest::Digest;
 
-use super::sha384;
 use crate::blob::{Blob, PIECE_SIZE, ReadError};
-use crate::plan::PAGE_SIZE;
+use crate::hash::sha384;
+use crate::page::PAGE_SIZE;
 
 const PAGE: usize = PAGE_SIZE as usize;
 /// Pages between two synchronisations of the threads: 4 MiB of content, 48 KiB of hashes.

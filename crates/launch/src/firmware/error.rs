@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can be wrong with a firmware image.
 
-use super::SectionKind;
+use super::section::SectionKind;
 use crate::blob::ReadError;
 use crate::guid::Guid;
 

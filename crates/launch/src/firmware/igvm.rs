@@ -7,10 +7,11 @@
 //! Records of other kinds name places for things cvmm does not provide; unlike SEV sections they need not be
 //! filled, so they are passed over. Source: edk2 OvmfPkg/ResetVector/X64/IgvmMetadata.asm, and a real image.
 
-use super::FirmwareProblem;
+use super::error::FirmwareProblem;
 use super::metadata::{self, Raw};
 use crate::blob::Blob;
 use crate::guid::Guid;
+use crate::page::PAGE_SIZE;
 
 /// Table entry with the distance of the metadata from the end of the image.
 pub const GUID: Guid = Guid::from_u128(0x784fa70e_3176_4677_8a20_04b68699e374);
@@ -97,7 +98,7 @@ const ENTRY_LEN: u32 = 24;
 
 /// The launcher writes only the first page of an area, so what it writes must be there.
 fn inside_first_page(raw: &Raw, least: u32) -> Result<(), FirmwareProblem> {
-    if u64::from(raw.start) + u64::from(raw.len) > crate::plan::PAGE_SIZE {
+    if u64::from(raw.start) + u64::from(raw.len) > PAGE_SIZE {
         return Err(problem(raw, "is not inside the first page of the parameter area"));
     }
     if raw.len < least {

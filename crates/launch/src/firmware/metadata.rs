@@ -5,12 +5,12 @@
 //! length, u32 version, u32 count}` and `count` records of three u32. Source: edk2 OvmfPkg/ResetVector/X64/
 //! OvmfSevMetadata.asm and IgvmMetadata.asm, and the bytes of real images.
 
+use cvmm_snp::is_page_multiple;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::FirmwareProblem;
+use super::error::FirmwareProblem;
 use crate::blob::Blob;
-use crate::plan::is_page_multiple;
 
 /// More sections than any firmware has; keeps what a hostile image can make us hold small.
 const MAX_SECTIONS: u32 = 256;

@@ -11,7 +11,7 @@ use std::ops::Range;
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::FirmwareProblem;
+use super::error::FirmwareProblem;
 use crate::blob::Blob;
 use crate::guid::Guid;
 

@@ -20,7 +20,7 @@ use p384::elliptic_curve::subtle::Choice;
 use p384::{AffinePoint, ProjectivePoint, Scalar};
 use zeroize::Zeroizing;
 
-use super::IdError;
+use super::error::IdError;
 
 /// R of the signature nobody made: SHA-384 of "cvmm id block without a key: r 0". It is the X coordinate of a point whose
 /// discrete logarithm, the nonce, is therefore unknown; with a known nonce anybody could compute the private key.

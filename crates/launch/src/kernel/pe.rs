@@ -8,7 +8,7 @@
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::KernelProblem;
+use super::error::KernelProblem;
 use crate::blob::{Blob, ReadError};
 
 const MACHINE_X86_64: u16 = 0x8664;
@@ -40,18 +40,21 @@ impl<'a> Part<'a> {
     }
 
     pub fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        let (len, at) = (buf.len() as u64, self.start.saturating_add(offset));
+        self.blob.read(buf, self.locate(offset, buf.len() as u64)?)
+    }
+
+    fn read_struct<T: FromBytes + IntoBytes>(&self, offset: u64) -> Result<T, ReadError> {
+        self.blob.read_struct(self.locate(offset, size_of::<T>() as u64)?)
+    }
+
+    /// The offset in the blob of `len` bytes at `offset` in this part.
+    fn locate(&self, offset: u64, len: u64) -> Result<u64, ReadError> {
+        let at = self.start.saturating_add(offset);
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
             let end = self.start.saturating_add(self.len);
             return Err(ReadError::PastEnd { name: self.blob.to_string(), offset: at, len, end });
         }
-        self.blob.read(buf, at)
-    }
-
-    fn read_struct<T: FromBytes + IntoBytes>(&self, offset: u64) -> Result<T, ReadError> {
-        let mut value = T::new_zeroed();
-        self.read(value.as_mut_bytes(), offset)?;
-        Ok(value)
+        Ok(at)
     }
 }
 

@@ -11,8 +11,9 @@
 //! not supported here: an image whose only kernel is in a profile other than `@0`, because nothing selects another one.
 //! Sources: edk2 MdePkg BasePeCoffLib, systemd src/boot/pe.c, the UAPI group's specification of unified kernel images.
 
+use super::error::{KernelProblem, SectionProblem};
+use super::format::{self, Format};
 use super::pe::{Headers, Part, Section};
-use super::{Format, KernelProblem};
 
 /// Sections that the stub looks for by name. All but [`REPEATABLE`] may appear once before the first profile and once in each.
 const KNOWN: [&[u8; 8]; 12] = [
@@ -37,115 +38,6 @@ const PROFILE: &[u8; 8] = KNOWN[11];
 
 /// The longest command line that is read. Linux takes 2048 bytes on x86.
 const MAX_CMDLINE: u64 = 64 << 10;
-
-/// What is wrong with one section of a unified kernel image.
-#[derive(Debug, thiserror::Error)]
-pub enum SectionProblem {
-    /// Two sections share memory.
-    #[error("overlaps section {other} in memory at {address:#x}")]
-    Overlap {
-        /// The section that starts lower.
-        other: String,
-        /// First shared address, relative to the image's start.
-        address: u64,
-    },
-    /// The section leaves the memory that is reserved for the image.
-    #[error("takes the memory from {address:#x} to {end:#x}, and the image ends at {image:#x} (SizeOfImage)")]
-    OutsideImage {
-        /// First address, relative to the image's start.
-        address: u64,
-        /// First address after it.
-        end: u64,
-        /// Size of the image in memory.
-        image: u64,
-    },
-    /// The section would be copied over the headers.
-    #[error(
-        "starts at {address:#x} in memory, inside the headers, which end at {headers:#x} (SizeOfHeaders)"
-    )]
-    InHeaders {
-        /// First address, relative to the image's start.
-        address: u64,
-        /// Length of the headers.
-        headers: u64,
-    },
-    /// The content lies in the headers of the file.
-    #[error(
-        "has its content at file offset {start:#x}, inside the headers, which end at {headers:#x} (SizeOfHeaders)"
-    )]
-    ContentInHeaders {
-        /// File offset of the content.
-        start: u64,
-        /// Length of the headers.
-        headers: u64,
-    },
-    /// An address is not aligned.
-    #[error("starts at {address:#x} in memory, not a multiple of SectionAlignment ({alignment:#x})")]
-    Misaligned {
-        /// First address, relative to the image's start.
-        address: u64,
-        /// Alignment of the image's sections.
-        alignment: u64,
-    },
-    /// A file offset is not aligned.
-    #[error("has its content at file offset {start:#x}, not a multiple of FileAlignment ({alignment:#x})")]
-    ContentMisaligned {
-        /// File offset of the content.
-        start: u64,
-        /// Alignment of content in the file.
-        alignment: u64,
-    },
-    /// The stub takes the length in memory, and that is zero.
-    #[error("has {len} bytes in the file and none in memory (VirtualSize 0), so that the stub ignores it")]
-    NoMemory {
-        /// Bytes in the file.
-        len: u64,
-    },
-    /// The stub uses only the first one.
-    #[error(
-        "appears twice in the same profile: the stub uses only the one with the header at file offset {first:#x}"
-    )]
-    Twice {
-        /// File offset of the header of the first one.
-        first: u64,
-    },
-    /// What the section holds is not a kernel.
-    #[error("does not hold a kernel that the stub can start: it {0}")]
-    Kernel(Box<KernelProblem>),
-    /// The command line ends before its text does.
-    #[error("has a NUL byte at file offset {offset:#x} with text behind it, which the kernel would not see")]
-    Nul {
-        /// File offset of the byte.
-        offset: u64,
-    },
-    /// The kernel would cut the command line.
-    #[error("holds a command line of {len} bytes; its kernel takes at most {max}")]
-    CmdlineLength {
-        /// Its length in bytes.
-        len: u64,
-        /// The longest that the kernel takes.
-        max: u64,
-    },
-}
-
-impl SectionProblem {
-    /// The reason's code (docs/reference/reasons.md).
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Overlap { .. } => "uki.overlap",
-            Self::OutsideImage { .. }
-            | Self::InHeaders { .. }
-            | Self::ContentInHeaders { .. }
-            | Self::Misaligned { .. }
-            | Self::ContentMisaligned { .. } => "uki.placement",
-            Self::NoMemory { .. } => "uki.no-memory",
-            Self::Twice { .. } => "uki.duplicate",
-            Self::Kernel(_) => "uki.kernel",
-            Self::Nul { .. } | Self::CmdlineLength { .. } => "uki.cmdline",
-        }
-    }
-}
 
 impl Section {
     /// First and last address but one that the section takes in memory. A loader copies the whole content of a section whose
@@ -320,7 +212,7 @@ fn check_profiles(file: &Part<'_>, sections: &[Section]) -> Result<(), KernelPro
 
 /// What the stub starts: a kernel with an EFI stub of its own, or another EFI program for x86-64.
 fn kernel(file: &Part<'_>) -> Result<CmdlineMax, KernelProblem> {
-    match super::recognise_kernel(file)? {
+    match format::recognise(file)? {
         Some(Format::BzImage { cmdline_max, .. }) => Ok(Some(cmdline_max.into())),
         _ => Headers::read(file).map(|_| None),
     }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From firmware, boot profile, memory and vCPU count to a checked plan.
 
-use super::{
-    LaunchPlan, PAGE_SIZE, PageImport, PageKind, PlanError, Profile, Source, VcpuStart, is_page_multiple,
-};
+use cvmm_snp::is_page_multiple;
+
+use super::error::PlanError;
+use super::{LaunchPlan, PageImport, PageKind, Profile, Source, VcpuStart};
 use crate::blob::Blob;
 use crate::firmware::{Area, Firmware, IgvmAreas, KERNEL_HASHES_GUID, Section, SectionKind, igvm, sev};
 use crate::first_stage::FirstStage;
@@ -11,6 +12,7 @@ use crate::guid::Guid;
 use crate::hashes::KernelHashes;
 use crate::kernel::{Format, Kernel};
 use crate::memory::MemoryLayout;
+use crate::page::PAGE_SIZE;
 use crate::uki;
 
 /// The firmware takes a vCPU count above this for damage.

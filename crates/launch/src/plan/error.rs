@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why a plan cannot be made.
 
-use crate::firmware::SnpError;
+use crate::blob::ReadError;
+use crate::firmware::{SectionKind, SnpError};
 use crate::guid::Guid;
 use crate::hashes::HashError;
 use crate::kernel::KernelError;
@@ -62,7 +63,7 @@ pub enum PlanError {
         /// Its address.
         gpa: u64,
         /// The kind of section it must be in.
-        section: crate::firmware::SectionKind,
+        section: SectionKind,
     },
     /// The firmware's parameter area has too few entries for this memory.
     #[error("firmware {firmware}: its IGVM parameter area has no room for the memory map")]
@@ -91,7 +92,7 @@ pub enum PlanError {
     },
     /// A file could not be read for the first stage.
     #[error(transparent)]
-    StageUki(crate::blob::ReadError),
+    StageUki(ReadError),
     /// The unified kernel image is placed badly.
     #[error(
         "the unified kernel image cannot be placed at {gpa:#x}: the address must be a multiple of 4 KiB and at least {lowest:#x}, where the firmware's own memory ends"

@@ -3,8 +3,9 @@
 
 use std::io;
 
-use super::{LaunchPlan, PAGE_SIZE, Source};
+use super::{LaunchPlan, Source};
 use crate::blob::{PIECE_SIZE, ReadError};
+use crate::page::PAGE_SIZE;
 
 /// Memory that pages are written to.
 pub trait PageSink {
