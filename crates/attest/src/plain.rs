@@ -113,7 +113,7 @@ impl From<FirmwareVersion> for Firmware {
 
 impl From<GuestPolicy> for Policy {
     fn from(policy: GuestPolicy) -> Self {
-        let (abi_major, abi_minor) = policy.least_abi();
+        let (abi_major, abi_minor) = policy.min_abi();
         Self {
             value: policy.0,
             abi_major,

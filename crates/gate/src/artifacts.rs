@@ -3,7 +3,7 @@
 //!
 //! The VMM says which files it launches by their hashes; the gate has the same files, by their hashes, in a folder, and believes no
 //! digest that it has not computed. A file is hashed whole before any of it is used, and never held whole: what is measured afterwards is
-//! compared piece by piece with what was hashed ([`Blob::open_verified`]), since files can be replaced while they are read.
+//! compared chunk by chunk with what was hashed ([`Blob::open_verified`]), since files can be replaced while they are read.
 //!
 //! Results are kept, since the same guest is asked for often. A launch that is not known is computed once, however many ask; only a few
 //! are computed at a time, and only so many questions wait.
@@ -21,7 +21,7 @@ use cvmm_attest::reason::Reason;
 use cvmm_first_stage::params::POINT;
 use cvmm_gate_client::manifest::{Boot, FileDigest, Launch};
 use cvmm_gate_client::ticket::VerdictKey;
-use cvmm_launch::blob::{Blob, PIECE_SIZE, VerifyError};
+use cvmm_launch::blob::{Blob, CHUNK_SIZE, VerifyError};
 use cvmm_launch::digest::measure;
 use cvmm_launch::firmware::Firmware;
 use cvmm_launch::first_stage::{FirstStage, program_digest};
@@ -323,7 +323,7 @@ fn recognise(path: &Path, blob: Blob) -> Result<(), ArtifactError> {
     }
 }
 
-/// Copies a file into the folder under its hash, piece by piece, if it is something that the gate can use.
+/// Copies a file into the folder under its hash, chunk by chunk, if it is something that the gate can use.
 ///
 /// # Errors
 /// It cannot.
@@ -357,16 +357,16 @@ fn copy(from: &Path, to: &Path) -> Result<Digest, FileError> {
         .mode(0o644)
         .open(to)
         .map_err(writing)?;
-    let (mut hash, mut piece, mut len) = (Context::new(&SHA384), vec![0; PIECE_SIZE], 0);
+    let (mut hash, mut chunk, mut len) = (Context::new(&SHA384), vec![0; CHUNK_SIZE], 0);
     loop {
-        let count = match input.read(&mut piece) {
+        let count = match input.read(&mut chunk) {
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(reading(error)),
         };
         len += count as u64;
-        let bytes = piece.get(..count).unwrap_or_default();
+        let bytes = chunk.get(..count).unwrap_or_default();
         hash.update(bytes);
         output.write_all(bytes).map_err(writing)?;
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How long a change takes until it is on the disk: `write_time [FOLDER] [WRITES]`. The folder's disk is what is measured.
+//! How long a change takes until it is on the disk: `write_time [FOLDER] [WRITES]`. The folder's disk is what
+//! is measured.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "an example")]
 

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A state file's content, read whole and changed whole.
+//! The content of a state file: read as a whole, changed atomically.
 //!
-//! A change never writes a block that is in use. It writes the new files and both tables into free blocks, syncs, writes the header into
-//! the slot that is not in force, with the next sequence number, and syncs again: before the header there is the old content, with it
-//! the new one. Only then does the call return.
+//! A change never writes a block that is in use. It writes the new files and both tables into free blocks,
+//! syncs, writes the header into the inactive slot with the next sequence number, and syncs again: until the
+//! header is written the old content is active, from then on the new one. Only then does the call return.
 //!
-//! The header is written twice, in different sectors. A reader needs one of the two, so a header that a byte was changed in is not
-//! taken for one that was never finished, which would bring the content before it back.
+//! The header is written twice, in different sectors. A reader needs one of the two copies, so a single
+//! damaged header is not mistaken for one that was never finished, which would roll back to the content
+//! before it.
 //!
-//! When the header's write or sync fails, nobody knows which header the disk has. The old content stays in force here, and the next
-//! change first writes the old content's header over the doubtful one.
+//! When the write or sync of the header fails, it is unknown which header the disk has. The old content stays
+//! active here, and the next change first overwrites the doubtful header with that of the old content.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,10 +32,10 @@ use crate::key::StateKey;
 use crate::kind::{Kind, VmId};
 use crate::medium::Medium;
 
-/// What a file holds.
+/// Content of a file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Blob {
-    /// Version of what wrote it.
+    /// Version of the component that wrote it.
     pub engine: u32,
     /// The content.
     pub content: Zeroizing<Vec<u8>>,
@@ -49,14 +50,14 @@ impl fmt::Debug for Blob {
     }
 }
 
-/// About a file.
+/// Metadata of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Version of what wrote it.
+    /// Version of the component that wrote it.
     pub engine: u32,
     /// The epoch it was written in.
     pub epoch: u64,
-    /// The change that wrote it.
+    /// Number of the change that wrote it.
     pub counter: u64,
     /// Bytes of content.
     pub len: usize,
@@ -65,11 +66,11 @@ pub struct Stored {
 /// What the gate expects of a state file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Whose it is.
+    /// The VM that it must belong to.
     pub vm_id: VmId,
-    /// Epochs it may have.
+    /// Accepted epochs.
     pub epochs: RangeInclusive<u64>,
-    /// It has seen at least this many changes.
+    /// Minimum number of changes that it has seen.
     pub least_counter: u64,
 }
 
@@ -88,7 +89,7 @@ pub struct Container<M> {
     blocks: u32,
     slot: usize,
     header: Header,
-    /// The header slot not in force may have any content.
+    /// Whether the content of the inactive header slot is unknown.
     doubt: bool,
     /// The state key of each key slot.
     keys: [Option<StateKey>; 2],
@@ -102,7 +103,7 @@ pub struct Container<M> {
     damaged: Vec<u64>,
 }
 
-/// A table with keys in it.
+/// A table that contains keys.
 struct KeyTable(SecretBytes);
 
 impl fmt::Debug for KeyTable {
@@ -130,7 +131,7 @@ impl KeyTable {
     }
 }
 
-/// Which blocks are in use.
+/// The blocks in use.
 struct Map(Vec<bool>);
 
 impl Map {
@@ -138,7 +139,7 @@ impl Map {
         Self((0..blocks).map(|block| block < RESERVED_BLOCKS).collect())
     }
 
-    /// Marks blocks as used; what is wrong with them, if they are outside or used already.
+    /// Marks blocks as used; an error if they are out of range or used already.
     fn take(&mut self, first: u32, count: u32) -> Result<(), &'static str> {
         if count == 0 || first < RESERVED_BLOCKS {
             return Err("place");
@@ -152,7 +153,7 @@ impl Map {
         Ok(())
     }
 
-    /// Takes the first free run.
+    /// Allocates the first free run.
     fn find(&mut self, count: u32) -> Option<u32> {
         let first = self.0.windows(count as usize).position(|run| !run.contains(&true))?;
         let first = u32::try_from(first).ok()?;
@@ -161,9 +162,9 @@ impl Map {
     }
 }
 
-/// Blocks of a medium with a good length and a good footer.
+/// Number of blocks of a medium whose length and footer are valid.
 pub(crate) fn capacity(medium: &impl Medium) -> Result<u32, StateError> {
-    let len = medium.len().map_err(StateError::io("look at"))?;
+    let len = medium.len().map_err(StateError::io("inspect"))?;
     let size = len
         .checked_sub(FOOTER as u64)
         .filter(|size| (MIN_CAPACITY..=MAX_CAPACITY).contains(size) && size % BLOCK as u64 == 0);
@@ -185,7 +186,7 @@ pub(crate) fn headers(medium: &impl Medium) -> Result<(Headers, Option<u64>), St
     Ok((Headers::parse(&blocks), slack(&blocks)))
 }
 
-/// The header in force.
+/// The active header.
 pub(crate) fn active(headers: &Headers) -> Result<(usize, Header), StateError> {
     match headers.active() {
         Ok((slot, header)) => Ok((slot, header.clone())),
@@ -212,9 +213,9 @@ pub(crate) fn file_table(
 }
 
 impl<M: Medium> Container<M> {
-    /// Makes the content of a medium whose bytes are all zero: no files but [`Kind::Meta`]. Durable when it returns.
+    /// Formats a medium whose bytes are all zero, with no files but [`Kind::Meta`]. Durable when it returns.
     pub fn format(mut medium: M, key: &StateKey, vm_id: &VmId, epoch: u64) -> Result<Self, StateError> {
-        let len = medium.len().map_err(StateError::io("look at"))?;
+        let len = medium.len().map_err(StateError::io("inspect"))?;
         let size = len.saturating_sub(FOOTER as u64);
         let mut id = [0; 16];
         crypto::random(&mut id)?;
@@ -238,13 +239,14 @@ impl<M: Medium> Container<M> {
         };
         let keys = container.keys.clone();
         container.commit(&[Update { kind: Kind::Meta, body: Some((0, &[])) }], keys, epoch)?;
-        // From now on both slots have a header, as after any other change.
+        // Now both slots have a header, as after any other change.
         container.doubt = true;
         container.settle()?;
         Ok(container)
     }
 
-    /// Opens and verifies all of it. `keys` are tried in turn; two are needed only while the state key changes.
+    /// Opens and verifies all of it. `keys` are tried in turn; two are needed only while the state key
+    /// changes.
     pub fn open(medium: M, keys: &[StateKey], writable: bool) -> Result<Self, StateError> {
         let blocks = capacity(&medium)?;
         let (headers, slack) = headers(&medium)?;
@@ -300,7 +302,7 @@ impl<M: Medium> Container<M> {
             files,
             extended,
             stored: BTreeMap::new(),
-            // Until the files say whose they are.
+            // Unknown until a file has been read.
             vm_id: VmId::UNKNOWN,
             epoch: 0,
             counter: 0,
@@ -323,7 +325,7 @@ impl<M: Medium> Container<M> {
                 }
                 continue;
             };
-            // A file that was taken out of the plain table still has a key in the other one.
+            // A file that was removed from the plain table only still has a key in the extended table.
             if file != has_key {
                 return Err(wrong(
                     id,
@@ -373,17 +375,17 @@ impl<M: Medium> Container<M> {
         read(&self.medium, file, &key.key, kind.name())
     }
 
-    /// Whose state it is.
+    /// The VM that the state belongs to.
     pub fn vm_id(&self) -> &VmId {
         &self.vm_id
     }
 
-    /// The epoch it is in.
+    /// The current epoch.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Changes it has seen in all its life.
+    /// Number of changes since it was created.
     pub fn counter(&self) -> u64 {
         self.counter
     }
@@ -398,50 +400,50 @@ impl<M: Medium> Container<M> {
         &self.stored
     }
 
-    /// Byte offsets of header copies that were not as they should be when it was opened. The next changes write them anew.
+    /// Byte offsets of header copies that were damaged when it was opened. The next changes rewrite them.
     pub fn damaged(&self) -> &[u64] {
         &self.damaged
     }
 
-    /// How many state keys open it: 1, or 2 in the middle of a change of keys.
+    /// Number of state keys that open it: 1, or 2 during a change of keys.
     pub fn key_slots(&self) -> usize {
         self.header.keys.iter().filter(|slot| !slot.is_empty()).count()
     }
 
-    /// Blocks that are in use, and all of them.
+    /// Number of blocks in use, and of all blocks.
     pub fn usage(&self) -> (u32, u32) {
         let used = self.files.iter().map(|entry| entry.blocks.get()).sum::<u32>();
         (used + RESERVED_BLOCKS, self.blocks)
     }
 
-    /// Refuses what the gate does not expect.
+    /// An error unless VM, epoch and counter are what the gate expects.
     pub fn check(&self, expected: &Expected) -> Result<(), StateError> {
         let Expected { vm_id, epochs, least_counter } = expected;
         if self.vm_id != *vm_id {
             return Err(StateError::Vm { found: self.vm_id.clone(), expected: vm_id.clone() });
         }
         if self.epoch < *epochs.start() {
-            return Err(StateError::Rollback { what: "epoch", found: self.epoch, least: *epochs.start() });
+            return Err(StateError::Rollback { what: "epoch", found: self.epoch, min: *epochs.start() });
         }
         if self.epoch > *epochs.end() {
-            return Err(StateError::Ahead { found: self.epoch, most: *epochs.end() });
+            return Err(StateError::Ahead { found: self.epoch, max: *epochs.end() });
         }
         if self.counter < *least_counter {
-            return Err(StateError::Rollback { what: "change", found: self.counter, least: *least_counter });
+            return Err(StateError::Rollback { what: "change", found: self.counter, min: *least_counter });
         }
         Ok(())
     }
 
-    /// Goes to a later epoch, which the gate has given out for this run.
+    /// Advances to a later epoch, which the gate has issued for this run.
     pub fn begin(&mut self, epoch: u64) -> Result<(), StateError> {
         if epoch <= self.epoch {
-            let least = self.epoch.saturating_add(1);
-            return Err(StateError::Rollback { what: "new epoch", found: epoch, least });
+            let min = self.epoch.saturating_add(1);
+            return Err(StateError::Rollback { what: "new epoch", found: epoch, min });
         }
         self.commit(&[Update { kind: Kind::Meta, body: Some((0, &[])) }], self.keys.clone(), epoch)
     }
 
-    /// Reads a file; it is verified again.
+    /// Reads and verifies a file.
     pub fn load(&self, kind: Kind) -> Result<Option<Blob>, StateError> {
         let Some(stored) = self.stored.get(&kind) else { return Ok(None) };
         let body = self.body(kind)?;
@@ -450,7 +452,8 @@ impl<M: Medium> Container<M> {
         Ok(Some(Blob { engine: stored.engine, content: Zeroizing::new(content.to_vec()) }))
     }
 
-    /// Replaces a file, durably: when this returns the new content is on the disk; if it fails, the old one is in force.
+    /// Replaces a file durably: when this returns the new content is on the disk; if it fails, the old
+    /// content stays active.
     pub fn store(&mut self, kind: Kind, engine: u32, content: &[u8]) -> Result<(), StateError> {
         self.commit(&[Update { kind, body: Some((engine, content)) }], self.keys.clone(), self.epoch)
     }
@@ -467,18 +470,18 @@ impl<M: Medium> Container<M> {
     /// Removes a file, durably. [`Kind::Meta`] stays.
     pub fn remove(&mut self, kind: Kind) -> Result<(), StateError> {
         if kind == Kind::Meta || !self.stored.contains_key(&kind) {
-            // A change that failed may have put it on the disk all the same.
+            // A failed change may still have written it to the disk.
             return self.settle();
         }
-        // The counter has to be somewhere.
+        // It carries the counter.
         let updates = [Update { kind, body: None }, Update { kind: Kind::Meta, body: Some((0, &[])) }];
         self.commit(&updates, self.keys.clone(), self.epoch)
     }
 
-    /// Changes the state key. A crash on the way leaves a file that both keys open; when this returns only the new one does, also
-    /// through the header that is not in force.
+    /// Changes the state key. After a crash in between both keys open the file; when this returns only the
+    /// new one does, also through the inactive header.
     pub fn rekey(&mut self, new: &StateKey) -> Result<(), StateError> {
-        // The slot that the new key has or gets, and whether the other one has a key.
+        // The slot of the new key, and whether the other slot has a key.
         let has = |key: &Option<StateKey>| {
             key.as_ref().is_some_and(|key| {
                 aws_lc_rs::constant_time::verify_slices_are_equal(key.expose(), new.expose()).is_ok()
@@ -498,12 +501,12 @@ impl<M: Medium> Container<M> {
         self.commit(&[], with(None), epoch)
     }
 
-    /// What it lies on.
+    /// The underlying medium.
     pub fn into_medium(self) -> M {
         self.medium
     }
 
-    /// Makes the header slot that is not in force known again.
+    /// Restores the inactive header slot to a known content.
     fn settle(&mut self) -> Result<(), StateError> {
         if self.doubt {
             let header = self.header.with_sequence(self.header.sequence.get().wrapping_add(1));
@@ -512,7 +515,7 @@ impl<M: Medium> Container<M> {
         Ok(())
     }
 
-    /// Writes a header into the slot not in force, which is then the one in force.
+    /// Writes a header into the inactive slot, which becomes the active one.
     fn flip(&mut self, header: Header) -> Result<(), StateError> {
         let slot = 1 - self.slot;
         self.doubt = true;
@@ -547,7 +550,7 @@ impl<M: Medium> Container<M> {
 
         let mut map = Map::new(self.blocks);
         for entry in self.files.iter().filter(|entry| !entry.is_empty()) {
-            // They were checked when the file was opened, or are our own.
+            // The entries were checked when the file was opened, or written by this value.
             let _ = map.take(entry.block.get(), entry.blocks.get());
         }
         let sizes = updates
@@ -599,7 +602,7 @@ impl<M: Medium> Container<M> {
         if let Some(entry) = files.get_mut(EXTENDED_TABLE) {
             *entry = sealed(block, BLOCK, seal);
         }
-        // Encrypted by now.
+        // The content is encrypted here.
         writes.push((block, Zeroizing::new(bytes.to_vec())));
         let table = next()?;
         if let Some(entry) = files.get_mut(FILE_TABLE) {
@@ -620,7 +623,7 @@ impl<M: Medium> Container<M> {
         self.flip(Header::new(self.header.sequence.get().wrapping_add(1), table, slots))?;
         (self.files, self.extended, self.stored) = (files, extended, stored);
         (self.keys, self.epoch) = (keys, epoch);
-        // A change of keys alone leaves no trace in a file.
+        // A change of keys alone does not change a file.
         if !updates.is_empty() {
             self.counter = counter;
         }
@@ -628,7 +631,7 @@ impl<M: Medium> Container<M> {
     }
 }
 
-/// One run of blocks for all if there is one, so that they are one write.
+/// One run of blocks for all of them if there is one, so that a single write suffices.
 fn place(map: &mut Map, sizes: &[u32]) -> Result<Vec<u32>, StateError> {
     let all = sizes.iter().sum::<u32>();
     if let Some(mut first) = map.find(all) {
@@ -643,7 +646,7 @@ fn place(map: &mut Map, sizes: &[u32]) -> Result<Vec<u32>, StateError> {
     sizes.iter().map(one).collect()
 }
 
-/// Writes that follow each other are one.
+/// Merges adjacent writes.
 fn merged(writes: Vec<(u32, Zeroizing<Vec<u8>>)>) -> Vec<(u32, Vec<u8>)> {
     let mut merged: Vec<(u32, Vec<u8>)> = Vec::new();
     for (block, bytes) in writes {
@@ -677,7 +680,7 @@ fn wrap(key: &StateKey, metadata_key: &[u8; KEY_LEN]) -> Result<KeySlot, StateEr
 
 type Unwrapped = (Secret<KEY_LEN>, [Option<StateKey>; 2]);
 
-/// The metadata key, and which of `keys` belongs to which slot.
+/// The metadata key, and the state key of each slot.
 fn unwrap(header: &Header, keys: &[StateKey]) -> Result<Unwrapped, StateError> {
     let mut found: Option<Secret<KEY_LEN>> = None;
     let mut owners = [None, None];
@@ -702,7 +705,7 @@ fn read(
     what: &'static str,
 ) -> Result<SecretBytes, StateError> {
     let block = entry.block.get();
-    // No more than the medium has: the entries were checked against it.
+    // Not more than the medium has: the entries were checked against its size.
     let len = entry.blocks.get() as usize * BLOCK;
     let mut bytes = vec![0; len];
     medium.read_at(&mut bytes, offset(block)).map_err(StateError::io("read"))?;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! AES-256-GCM the way VMGS uses it: no additional data, nonce and tag kept beside.
+//! AES-256-GCM as VMGS uses it: without additional data, nonce and tag stored separately.
 //!
-//! Nonces are 12 random bytes. All keys but the state key are used once; that one wraps a metadata key with each change, far from the
-//! 2^32 uses that random nonces allow. (Other writers count in 8 of the bytes, which a file that was rolled back repeats.)
+//! Nonces are 12 random bytes. All keys but the state key are used once; the state key wraps one metadata key
+//! with each change, far from the 2^32 uses that random nonces allow. (Other implementations use a counter,
+//! which repeats after a rollback.)
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use cvmm_secret_memory::Secret;
@@ -10,7 +11,7 @@ use cvmm_secret_memory::Secret;
 use crate::error::StateError;
 use crate::format::KEY_LEN;
 
-/// A nonce and a tag.
+/// Nonce and tag.
 pub(crate) type Seal = ([u8; 12], [u8; 16]);
 
 pub(crate) fn random(bytes: &mut [u8]) -> Result<(), StateError> {
@@ -21,7 +22,7 @@ fn cipher(key: &[u8; KEY_LEN]) -> Result<LessSafeKey, StateError> {
     UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| StateError::Crypto)
 }
 
-/// A new key.
+/// A random key.
 pub(crate) fn new_key() -> Result<Secret<KEY_LEN>, StateError> {
     let mut key = Secret::zeroed();
     random(key.as_mut_slice())?;
@@ -38,7 +39,7 @@ pub(crate) fn seal(key: &[u8; KEY_LEN], bytes: &mut [u8]) -> Result<Seal, StateE
     Ok((nonce, tag.as_ref().try_into().map_err(|_| StateError::Crypto)?))
 }
 
-/// Decrypts `sealed` into `plain` of the same length; false if it is not authentic, and then `plain` has nothing of it.
+/// Decrypts `sealed` into `plain` of the same length; false, with `plain` zeroed, if it is not authentic.
 pub(crate) fn open(
     key: &[u8; KEY_LEN],
     seal: &Seal,

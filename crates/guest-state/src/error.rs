@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why a state file is not used, or a change is not made.
+//! Errors of state files.
 
 use std::io;
 
@@ -8,127 +8,127 @@ use thiserror::Error;
 use crate::format::{BadHeader, MAX_CAPACITY, MAX_CONTENT, MIN_CAPACITY};
 use crate::kind::{Kind, VmId};
 
-/// A refusal. What it says is for people; [`code`](Self::code) is for programs.
+/// A state file that is refused, or a change that failed. [`code`](Self::code) is stable, for programs.
 #[derive(Debug, Error)]
 pub enum StateError {
-    /// The host could not.
+    /// A system call failed.
     #[error("cannot {what} the state file: {source}")]
     Io {
         /// Open, read, write, sync ...
         what: &'static str,
-        /// The host's answer.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
-    /// It is there already.
-    #[error("the state file is there already, and is not overwritten")]
+    /// The file exists.
+    #[error("the state file exists and is not overwritten")]
     Exists,
-    /// It is not there.
-    #[error("there is no state file; a TPM that has run before does not start without its state")]
+    /// The file does not exist.
+    #[error("the state file does not exist; a TPM that has run before does not start without its state")]
     Missing,
-    /// Another process has it.
+    /// Another process has locked the file.
     #[error("another process uses the state file: a VM's state is for one VM at a time")]
     Locked,
-    /// The length cannot be.
+    /// The length is invalid.
     #[error(
-        "the file has {0} bytes: a state file has {MIN_CAPACITY} to {MAX_CAPACITY} in blocks of 4096, and 512 more"
+        "the file has {0} bytes: a state file has {MIN_CAPACITY} to {MAX_CAPACITY} in blocks of 4096, plus 512"
     )]
     Size(u64),
-    /// No VHD footer.
-    #[error("the last 512 bytes are no VHD footer of this file: wrong {0}")]
+    /// The VHD footer is invalid.
+    #[error("the last 512 bytes are not a VHD footer of this file: wrong {0}")]
     Footer(&'static str),
-    /// Not cvmm's or damaged.
-    #[error("no header is good; the one at byte 0 {0}")]
+    /// No header is valid: the file is damaged, or not a state file.
+    #[error("no header is valid; the one at byte 0 {0}")]
     Header(BadHeader),
     /// Neither header follows the other.
     #[error("the headers have sequence numbers {0} and {1}: neither follows the other")]
     Sequence(u32, u32),
-    /// Another version.
-    #[error("the file has VMGS version {}.{}, this program knows 3.0", .0 >> 16, .0 & 0xffff)]
+    /// The version is not supported.
+    #[error("the file has VMGS version {}.{}; only 3.0 is supported", .0 >> 16, .0 & 0xffff)]
     Version(u32),
-    /// Bytes that belong to nothing.
-    #[error("byte {0} belongs to nothing and is not zero")]
+    /// Unused bytes are not zero.
+    #[error("byte {0} is unused but not zero")]
     Slack(u64),
-    /// Not encrypted.
-    #[error("{0} is not encrypted, and a state file has to be")]
+    /// The file is not encrypted.
+    #[error("{0} is not encrypted, but state files must be")]
     Plain(&'static str),
-    /// No key fits.
-    #[error("the key does not open this file: it is another file's key, or the header was changed")]
+    /// The key does not open the file.
+    #[error("the key does not open this file: it belongs to a different file, or the header was changed")]
     Key,
     /// The file table contradicts itself.
-    #[error("entry {entry} of the file table (byte {offset}) has an impossible {problem}")]
+    #[error("entry {entry} of the file table (byte {offset}) has an invalid {problem}")]
     Table {
-        /// Which entry.
+        /// Index of the entry.
         entry: usize,
-        /// Where it is in the file.
+        /// Its byte offset in the file.
         offset: u64,
-        /// What is wrong.
+        /// The invalid field.
         problem: &'static str,
     },
-    /// Not what was written.
+    /// Content is not authentic.
     #[error("{what} in block {block} (byte {}) is not what was written", u64::from(*block) * 4096)]
     Damaged {
-        /// What.
+        /// The damaged part.
         what: &'static str,
         /// Its first block.
         block: u32,
     },
-    /// Authentic, and still nothing this program understands.
-    #[error("{kind} has an impossible {problem}: another version of cvmm wrote it")]
+    /// Content is authentic but not understood.
+    #[error("{kind} has an invalid {problem}: a different version of cvmm wrote it")]
     Body {
-        /// Which file.
+        /// The file.
         kind: Kind,
-        /// What is wrong.
+        /// The invalid field.
         problem: &'static str,
     },
-    /// Another VM's.
-    #[error("this is the state of VM {found}, not of {expected}")]
+    /// The state belongs to a different VM.
+    #[error("VM mismatch: the state belongs to {found}, expected {expected}")]
     Vm {
-        /// Whose it is.
+        /// The VM in the file.
         found: VmId,
-        /// Whose it should be.
+        /// The expected VM.
         expected: VmId,
     },
-    /// Older than what the gate knows of.
+    /// The state is older than the gate expects.
     #[error(
-        "the state is older than what this VM had ({what} {found}, at least {least} is expected): a copy or a backup was put in its place"
+        "the state is older than what this VM had ({what} {found}, at least {min} is expected): a copy or a backup was put in its place"
     )]
     Rollback {
         /// Epoch or counter.
         what: &'static str,
-        /// The file's.
+        /// The value in the file.
         found: u64,
-        /// The least.
-        least: u64,
+        /// The minimum.
+        min: u64,
     },
-    /// Later than what the gate knows of.
+    /// The state is newer than the gate expects.
     #[error(
-        "the state has epoch {found}, and the gate has given out none after {most}: the gate's own records are older than the file"
+        "the state has epoch {found}, but the gate has issued none after {max}: the gate's own records are older than the file"
     )]
     Ahead {
-        /// The file's.
+        /// The value in the file.
         found: u64,
-        /// The latest.
-        most: u64,
+        /// The latest issued epoch.
+        max: u64,
     },
-    /// More than fits.
-    #[error("{len} bytes are more than a file may have ({MAX_CONTENT})")]
+    /// The content is too long.
+    #[error("{len} bytes of content: a file may have at most {MAX_CONTENT}")]
     Large {
-        /// How many.
+        /// Length in bytes.
         len: usize,
     },
-    /// No free blocks.
+    /// There are not enough free blocks.
     #[error("the state file has no {0} free blocks in a row")]
     Full(u32),
-    /// Not for writing.
+    /// The file was opened read-only.
     #[error("the state file is open for reading only")]
     ReadOnly,
-    /// The cryptographic library.
-    #[error("the cryptographic library failed, or there are no random numbers")]
+    /// The cryptographic library failed.
+    #[error("the cryptographic library or the random number generator failed")]
     Crypto,
 }
 
-/// Every code. Never reused for something else.
+/// All codes. A code is never reused for another reason.
 pub const CODES: &[&str] = &[
     "state.io",
     "state.exists",
@@ -154,7 +154,7 @@ pub const CODES: &[&str] = &[
 ];
 
 impl StateError {
-    /// The reason's code.
+    /// The reason code.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

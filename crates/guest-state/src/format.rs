@@ -6,38 +6,39 @@
 //! block 2 ...  the file table, the extended file table, files, free blocks
 //! last 512 B   footer of a fixed VHD
 //! ```
-//! The header with the later sequence number is in force. It names the block of the file table and has the metadata key, wrapped by
-//! the state key. The metadata key encrypts the extended file table, which has a key for each file. All integers are little-endian, the
-//! footer's big-endian. `docs/reference/state.md` is the same for people.
+//! The header with the later sequence number is active. It names the block of the file table and has the
+//! metadata key, wrapped by the state key. The metadata key encrypts the extended file table, which has a key
+//! for each file. All integers are little-endian, the footer's big-endian. `docs/reference/state.md`
+//! describes the same format.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned, big_endian as be};
 
 /// Bytes of a block.
 pub const BLOCK: usize = 4096;
-/// Bytes of a sector: what a disk writes whole or not at all.
+/// Bytes of a sector, which a disk writes atomically.
 pub const SECTOR: usize = 512;
-/// Blocks at the start that are no file's.
+/// Reserved blocks at the start.
 pub const RESERVED_BLOCKS: u32 = 2;
-/// Entries of the file tables.
+/// Number of entries of the file tables.
 pub const FILES: usize = 64;
-/// The file table's own entry.
+/// Index of the file table's own entry.
 pub const FILE_TABLE: usize = 0;
-/// The extended file table's entry.
+/// Index of the extended file table's entry.
 pub const EXTENDED_TABLE: usize = 63;
-/// Bytes of a new file, the footer left out.
+/// Bytes of a new file, without the footer.
 pub const DEFAULT_CAPACITY: u64 = 4 << 20;
-/// The least there can be: reserved blocks, tables and little else.
+/// Minimum capacity in bytes: enough for reserved blocks, tables and small files.
 pub const MIN_CAPACITY: u64 = 16 * BLOCK as u64;
-/// The most that is read.
+/// Maximum capacity in bytes.
 pub const MAX_CAPACITY: u64 = 64 << 20;
-/// Bytes of content that one file may have.
+/// Maximum content of one file in bytes.
 pub const MAX_CONTENT: usize = 512 << 10;
 /// Bytes of a state key.
 pub const KEY_LEN: usize = 32;
 /// Bytes of a footer.
 pub const FOOTER: usize = SECTOR;
-/// Where a slot's header and its second copy are.
+/// Byte offsets of each slot's header and of its second copy.
 pub const COPIES: [[u64; 2]; 2] = [[0, 1024], [512, 1536]];
 
 /// `Header::algorithm` of a file that is not encrypted.
@@ -50,7 +51,7 @@ pub const SEALED: u32 = 3;
 const SIGNATURE: [u8; 8] = *b"GUESTRTS";
 const VERSION: u32 = 0x0003_0000;
 
-/// The metadata key, wrapped by a state key. All zeros: there is none.
+/// The metadata key, wrapped by a state key. All zeros if the slot is empty.
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct KeySlot {
@@ -65,7 +66,7 @@ pub struct KeySlot {
 }
 
 impl KeySlot {
-    /// Whether there is no key.
+    /// Whether the slot is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         is_zero(self.as_bytes())
@@ -100,7 +101,7 @@ pub struct Header {
     pub reserved: U32,
 }
 
-/// An entry of the file table; all zeros: there is no such file.
+/// An entry of the file table; all zeros if the file does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct FileEntry {
@@ -120,7 +121,7 @@ pub struct FileEntry {
     pub reserved: [u8; 16],
 }
 
-/// An entry of the extended file table; all zeros: there is no such file.
+/// An entry of the extended file table; all zeros if the file does not exist.
 #[derive(Clone, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct KeyEntry {
@@ -138,7 +139,8 @@ impl std::fmt::Debug for KeyEntry {
     }
 }
 
-/// What each file begins with, inside of the encryption: VMGS itself binds a file to nothing.
+/// Start of each file, inside the encryption. It binds the file to its VM and time, which VMGS itself does
+/// not.
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct BodyHeader {
@@ -152,9 +154,9 @@ pub struct BodyHeader {
     pub vm_id: [u8; 64],
     /// The epoch it was written in.
     pub epoch: U64,
-    /// Which change of the whole file, from 1 on, wrote it.
+    /// Number of the change, from 1 on, that wrote it.
     pub counter: U64,
-    /// Version of what wrote the content; its own business.
+    /// Version of the component that wrote the content; not interpreted here.
     pub engine: U32,
     /// Bytes of content that follow; after them zeros up to the end of the block.
     pub len: U32,
@@ -172,7 +174,7 @@ pub struct VhdFooter {
     pub features: be::U32,
     /// 1.0.
     pub version: be::U32,
-    /// All ones: there are no dynamic headers.
+    /// All ones: no dynamic headers.
     pub data_offset: be::U64,
     /// Seconds since 2000; zero here.
     pub timestamp: be::U32,
@@ -186,7 +188,7 @@ pub struct VhdFooter {
     pub original_size: be::U64,
     /// The same.
     pub size: be::U64,
-    /// Cylinders, heads, sectors; of no use.
+    /// Cylinders, heads, sectors; not used.
     pub geometry: be::U32,
     /// 2: fixed.
     pub disk_type: be::U32,
@@ -222,18 +224,18 @@ const _: () = {
     assert!(offset_of!(VhdFooter, checksum) == 64 && offset_of!(VhdFooter, reserved) == 85);
 };
 
-/// What a header can be.
+/// An invalid header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadHeader {
-    /// It is all zeros.
+    /// The header is all zeros.
     Empty,
-    /// No signature.
+    /// The signature is wrong.
     Signature,
-    /// Another version.
+    /// The version is not supported.
     Version(u32),
-    /// The checksum is another's.
+    /// The checksum does not match.
     Checksum,
-    /// A field that cannot be so, although the checksum is right.
+    /// A field is invalid although the checksum matches.
     Field(&'static str),
 }
 
@@ -246,13 +248,13 @@ impl std::fmt::Display for BadHeader {
                 write!(f, "has version {}.{}, not 3.0", version >> 16, version & 0xffff)
             }
             Self::Checksum => f.write_str("has a wrong checksum"),
-            Self::Field(field) => write!(f, "has an impossible {field}"),
+            Self::Field(field) => write!(f, "has an invalid {field}"),
         }
     }
 }
 
 impl Header {
-    /// A header in force after `sequence - 1`.
+    /// The header that follows `sequence - 1`.
     #[must_use]
     pub fn new(sequence: u32, file_table: u32, keys: [KeySlot; 2]) -> Self {
         let mut header = Self {
@@ -272,13 +274,13 @@ impl Header {
         header
     }
 
-    /// The same with another sequence number.
+    /// The same header with a different sequence number.
     #[must_use]
     pub fn with_sequence(&self, sequence: u32) -> Self {
         Self::new(sequence, self.file_table.get(), self.keys.clone())
     }
 
-    /// What the checksum has to be.
+    /// The correct checksum.
     #[must_use]
     pub fn crc(&self) -> u32 {
         let mut header = self.clone();
@@ -286,7 +288,7 @@ impl Header {
         crc32fast::hash(header.as_bytes())
     }
 
-    /// Reads a header. One that is not encrypted is still a header: who needs encryption refuses it.
+    /// Parses a header. A header without encryption is valid here; callers that require encryption refuse it.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadHeader> {
         let (header, _) = Self::read_from_prefix(bytes).map_err(|_| BadHeader::Empty)?;
         if is_zero(header.as_bytes()) {
@@ -295,7 +297,7 @@ impl Header {
         if header.signature != SIGNATURE {
             return Err(BadHeader::Signature);
         }
-        // The version says what the checksum is over.
+        // The version determines what the checksum covers.
         if header.version.get() != VERSION {
             return Err(BadHeader::Version(header.version.get()));
         }
@@ -337,12 +339,12 @@ pub struct Headers {
     pub copies: [[Result<Header, BadHeader>; 2]; 2],
 }
 
-/// Why no header is in force.
+/// Why there is no active header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoHeader {
-    /// None of them is good; the first one's problem.
+    /// No header is valid; the defect of the first one.
     Bad(BadHeader),
-    /// Both are good, and neither follows the other.
+    /// Both are valid, and neither follows the other.
     Apart(u32, u32),
 }
 
@@ -354,7 +356,8 @@ impl Headers {
         Self { copies: COPIES.map(|copies| copies.map(copy)) }
     }
 
-    /// A slot's header: of two good copies the later one. A crash while both are written leaves one of them whole.
+    /// The header of a slot: the later one of two valid copies. A crash while both are written leaves one of
+    /// them intact.
     #[must_use]
     pub fn slot(&self, slot: usize) -> Option<&Header> {
         match self.copies.get(slot)? {
@@ -365,7 +368,7 @@ impl Headers {
         }
     }
 
-    /// The slot in force and its header.
+    /// The active slot and its header.
     pub fn active(&self) -> Result<(usize, &Header), NoHeader> {
         match (self.slot(0), self.slot(1)) {
             (Some(first), Some(second)) => {
@@ -387,7 +390,7 @@ impl Headers {
         }
     }
 
-    /// The byte offsets of copies that are not what they should be: all four are the same two headers, unless a write was cut short.
+    /// Byte offsets of damaged or stale copies: without an interrupted write, the copies of a slot are equal.
     #[must_use]
     pub fn damaged(&self) -> Vec<(u64, Option<BadHeader>)> {
         let mut found = Vec::new();
@@ -404,7 +407,7 @@ impl Headers {
     }
 }
 
-/// The first byte of blocks 0 and 1 that belongs to no header and is not zero.
+/// Offset of the first byte in blocks 0 and 1 that is outside all headers and not zero.
 #[must_use]
 pub fn slack(blocks: &[u8]) -> Option<u64> {
     let mut starts: Vec<_> = COPIES.as_flattened().iter().map(|at| *at as usize).collect();
@@ -418,20 +421,20 @@ pub fn slack(blocks: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether all of at most two blocks are zeros.
+/// Whether all bytes, at most two blocks, are zero.
 fn is_zero(bytes: &[u8]) -> bool {
     static ZEROS: [u8; RESERVED_BLOCKS as usize * BLOCK] = [0; RESERVED_BLOCKS as usize * BLOCK];
     ZEROS.get(..bytes.len()) == Some(bytes)
 }
 
 impl FileEntry {
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         is_zero(self.as_bytes())
     }
 
-    /// The file table's entry for itself.
+    /// The entry of the file table for itself.
     #[must_use]
     pub fn of_table(block: u32) -> Self {
         let mut entry = Self::new_zeroed();
@@ -443,7 +446,7 @@ impl FileEntry {
 }
 
 impl KeyEntry {
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         is_zero(self.as_bytes())
@@ -454,7 +457,7 @@ const BODY_MAGIC: [u8; 8] = *b"CVMMSTAT";
 const BODY_VERSION: u32 = 1;
 
 impl BodyHeader {
-    /// For a content of `len` bytes.
+    /// The header for content of `len` bytes.
     #[must_use]
     pub fn new(kind: u32, vm_id: [u8; 64], epoch: u64, counter: u64, engine: u32, len: u32) -> Self {
         Self {
@@ -470,7 +473,7 @@ impl BodyHeader {
         }
     }
 
-    /// Reads a body and its content; what is wrong is named.
+    /// Parses a body and its content; the error names the invalid field.
     pub fn parse(body: &[u8]) -> Result<(Self, &[u8]), &'static str> {
         let (header, rest) = Self::read_from_prefix(body).map_err(|_| "length")?;
         if header.magic != BODY_MAGIC {
@@ -489,7 +492,7 @@ impl BodyHeader {
         Ok((header, content))
     }
 
-    /// Blocks of a body with `len` bytes of content.
+    /// Number of blocks of a body with `len` bytes of content.
     #[must_use]
     pub fn blocks(len: usize) -> u32 {
         u32::try_from((size_of::<Self>() + len).div_ceil(BLOCK)).unwrap_or(u32::MAX)
@@ -501,7 +504,7 @@ const CREATOR: [u8; 4] = *b"cvmm";
 const FIXED: u32 = 2;
 
 impl VhdFooter {
-    /// For a disk of `size` bytes.
+    /// The footer of a disk of `size` bytes.
     #[must_use]
     pub fn new(size: u64, id: [u8; 16]) -> Self {
         let mut footer = Self {
@@ -532,7 +535,7 @@ impl VhdFooter {
         !footer.as_bytes().iter().map(|byte| u32::from(*byte)).sum::<u32>()
     }
 
-    /// Reads the footer of a disk of `size` bytes; what is wrong is named.
+    /// Parses the footer of a disk of `size` bytes; the error names the invalid field.
     pub fn parse(bytes: &[u8], size: u64) -> Result<Self, &'static str> {
         let footer = Self::read_from_bytes(bytes).map_err(|_| "length")?;
         if footer.cookie != COOKIE {
@@ -542,16 +545,16 @@ impl VhdFooter {
             return Err("checksum");
         }
         if footer.disk_type.get() != FIXED {
-            return Err("disk type: it is no fixed VHD");
+            return Err("disk type: not a fixed VHD");
         }
         if footer.size.get() != size {
-            return Err("size: it is not the file's");
+            return Err("size: it differs from that of the file");
         }
         Ok(footer)
     }
 }
 
-/// Cylinders, heads and sectors as the VHD specification computes them for disks below 65,535 * 3 * 17 sectors or so; nothing reads them.
+/// Cylinders, heads and sectors as the VHD specification computes them for small disks; nothing reads them.
 fn geometry(size: u64) -> u32 {
     let sectors = size / SECTOR as u64;
     let heads = (sectors / 17).div_ceil(1024).clamp(4, 255);

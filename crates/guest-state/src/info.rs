@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a state file shows to somebody without its key. Nothing of it is authenticated.
+//! What a state file reveals without its key. None of it is authenticated.
 
 use crate::container::{active, capacity, file_table, headers, offset};
 use crate::error::StateError;
@@ -7,44 +7,44 @@ use crate::format::{AES_256_GCM, BadHeader, EXTENDED_TABLE, FILE_TABLE, FILES};
 use crate::kind::Kind;
 use crate::medium::Medium;
 
-/// What can be seen.
+/// Unauthenticated information about a state file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
     /// Bytes of the file.
     pub size: u64,
-    /// The sequence number in force.
+    /// Sequence number of the active header.
     pub sequence: u32,
-    /// The slot in force.
+    /// The active slot.
     pub slot: usize,
     /// Whether the header says that it is encrypted.
     pub encrypted: bool,
-    /// State keys that open it.
+    /// Number of state keys that open it.
     pub key_slots: usize,
     /// The block of the file table.
     pub file_table: u32,
     /// The files.
     pub files: Vec<FileInfo>,
-    /// Byte offsets of header copies that are not as they should be, and what is wrong with them; `None` is only stale.
+    /// Byte offsets of damaged header copies with their defect; `None` if the copy is only stale.
     pub damaged: Vec<(u64, Option<BadHeader>)>,
 }
 
-/// About a file.
+/// Unauthenticated information about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInfo {
     /// Its id.
     pub id: usize,
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// Where it begins.
+    /// Its first byte.
     pub offset: u64,
-    /// Its bytes, padding included.
+    /// Its length in bytes, with padding.
     pub size: u64,
-    /// Encrypted (1) and authenticated (2).
+    /// Attributes: encrypted (1) and authenticated (2).
     pub attributes: u32,
 }
 
 impl Info {
-    /// Looks at a file.
+    /// Reads what is visible of a state file.
     pub fn read(medium: &impl Medium) -> Result<Self, StateError> {
         let blocks = capacity(medium)?;
         let (copies, _) = headers(medium)?;
@@ -66,7 +66,7 @@ impl Info {
                 }
             });
         Ok(Self {
-            size: medium.len().map_err(StateError::io("look at"))?,
+            size: medium.len().map_err(StateError::io("inspect"))?,
             sequence: header.sequence.get(),
             slot,
             encrypted: header.algorithm.get() == AES_256_GCM,

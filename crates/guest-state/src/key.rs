@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The key that a state file is opened with.
+//! The key of a state file.
 
 use std::fmt;
 use std::fs::File;
@@ -14,7 +14,7 @@ use crate::crypto;
 use crate::error::StateError;
 use crate::format::KEY_LEN;
 
-/// A 256-bit key. Locked in memory, overwritten when dropped, and never shown.
+/// A 256-bit key: locked in memory, zeroized when dropped, redacted in `Debug` output.
 #[derive(Clone)]
 pub struct StateKey(Secret<KEY_LEN>);
 
@@ -24,50 +24,52 @@ impl fmt::Debug for StateKey {
     }
 }
 
-/// Why a key file cannot be used.
+/// A key file that cannot be used.
 #[derive(Debug, Error)]
 pub enum KeyFileError {
-    /// The file.
+    /// The file cannot be read.
     #[error("cannot read key file {path}: {source}")]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// The host's answer.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
-    /// Others may read it.
+    /// Other users may read the file.
     #[error(
-        "key file {path} has mode {mode:o} and owner {owner}: it has to be its user's alone (chmod 600, chown)"
+        "key file {path} has mode {mode:o} and owner {owner}: it must be readable only by the user of this process (chmod 600, chown)"
     )]
     Exposed {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Its permissions.
         mode: u32,
         /// Its owner.
         owner: u32,
     },
-    /// Not a key.
-    #[error("key file {0} is not 32 bytes long: it has to be the raw key")]
+    /// The file has the wrong length.
+    #[error("key file {0} is not 32 bytes long: it must be the raw key")]
     Length(PathBuf),
-    /// Not a key in hexadecimal digits.
-    #[error("key file {0} is not 64 hexadecimal digits: it has to be the key's 32 bytes in hexadecimal")]
+    /// The file does not have the right number of hexadecimal digits.
+    #[error(
+        "key file {0} does not consist of 64 hexadecimal digits: it must be the 32 bytes of the key in hexadecimal"
+    )]
     Hex(PathBuf),
 }
 
-/// How a key file has its key.
+/// Format of a key file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyFormat {
-    /// Its bytes.
+    /// The 32 bytes of the key.
     Raw,
-    /// 64 hexadecimal digits, `0x` before them or not, white space around them or not.
+    /// 64 hexadecimal digits, optionally with `0x` in front and white space around.
     Hex,
 }
 
 impl KeyFormat {
-    /// The most bytes that a file may have.
-    fn most(self) -> usize {
+    /// Maximum length of the file in bytes.
+    fn max_len(self) -> usize {
         match self {
             Self::Raw => KEY_LEN,
             Self::Hex => 2 * KEY_LEN + 16,
@@ -96,38 +98,38 @@ impl KeyFormat {
 }
 
 impl StateKey {
-    /// A new one.
+    /// A random key.
     pub fn random() -> Result<Self, StateError> {
         let mut key = Self(Secret::zeroed());
         crypto::random(key.0.as_mut_slice())?;
         Ok(key)
     }
 
-    /// The key with these bytes; the caller's are left as they are.
+    /// The key with these bytes; the caller's copy is not wiped.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; KEY_LEN]) -> Self {
         Self(Secret::from(bytes))
     }
 
-    /// Reads a file of 32 raw bytes that only this process's user may read.
+    /// Reads a file of 32 raw bytes that only the user of this process may read.
     pub fn from_file(path: &Path) -> Result<Self, KeyFileError> {
         Self::from_file_as(path, KeyFormat::Raw)
     }
 
-    /// Reads a file that only this process's user may read.
+    /// Reads a file that only the user of this process may read.
     pub fn from_file_as(path: &Path, format: KeyFormat) -> Result<Self, KeyFileError> {
         let failed = |source| KeyFileError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
-            return Err(failed(io::Error::other("it is no regular file")));
+            return Err(failed(io::Error::other("not a regular file")));
         }
         let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
         if mode & 0o077 != 0 || owner != rustix::process::geteuid().as_raw() {
             return Err(KeyFileError::Exposed { path: path.to_owned(), mode, owner });
         }
-        // One more than there may be, to see that there are too many.
-        let bytes = SecretBytes::read(file, format.most() + 1).map_err(failed)?;
+        // One byte more than allowed, to detect a file that is too long.
+        let bytes = SecretBytes::read(file, format.max_len() + 1).map_err(failed)?;
         format.read(&bytes).ok_or_else(|| match format {
             KeyFormat::Raw => KeyFileError::Length(path.to_owned()),
             KeyFormat::Hex => KeyFileError::Hex(path.to_owned()),

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What there can be in a state file, and whose it is.
+//! Kinds of content in a state file, and names of VMs.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What a file in the state file is. The numbers are VMGS file ids that nobody else uses.
+/// Kind of a file inside the state file. The numbers are VMGS file ids that other software does not use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Kind {
     /// The TPM's permanent state: seeds, NV indices, persistent objects.
     TpmPermanent = 33,
-    /// The TPM's volatile state, between a pause and what follows it.
+    /// The TPM's volatile state, between a pause and the resume.
     TpmVolatile = 34,
-    /// No content: carries the epoch and the counter.
+    /// Empty: carries the epoch and the counter.
     Meta = 35,
-    /// What the TPM's front end and its provisioning keep.
+    /// Data of the TPM's front end and of provisioning.
     TpmDevice = 36,
-    /// What a TPM 1.2 saves at shutdown; libtpms asks for it by name.
+    /// State that a TPM 1.2 saves at shutdown; libtpms requests it by name.
     TpmSaveState = 37,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 5] =
         [Self::TpmPermanent, Self::TpmVolatile, Self::Meta, Self::TpmDevice, Self::TpmSaveState];
 
@@ -31,13 +31,13 @@ impl Kind {
         self as usize
     }
 
-    /// Of a file id.
+    /// Looks up a file id.
     #[must_use]
     pub fn from_id(id: usize) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.id() == id)
     }
 
-    /// How it is called on command lines.
+    /// Its name on command lines.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,15 +67,15 @@ impl FromStr for Kind {
     }
 }
 
-/// A VM's name, as the gate wants it: 1 to 64 of `A-Z a-z 0-9 . _ -`, the first no dot.
+/// A VM's name by the rules of the gate: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with a dot.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct VmId(String);
 
 impl VmId {
-    /// Nobody's, until a file has said whose it is.
+    /// A placeholder until a file has been read.
     pub(crate) const UNKNOWN: Self = Self(String::new());
 
-    /// `None` if it is no name.
+    /// `None` if it is not a valid name.
     #[must_use]
     pub fn new(name: &str) -> Option<Self> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -89,7 +89,7 @@ impl VmId {
         &self.0
     }
 
-    /// With zeros up to 64 bytes.
+    /// The name padded with zeros to 64 bytes.
     #[must_use]
     pub fn padded(&self) -> [u8; 64] {
         let mut padded = [0; 64];

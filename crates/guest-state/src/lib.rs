@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A VM's state file: what its TPM remembers.
+//! A VM's state file: the persistent state of its TPM.
 //!
-//! The container is a VMGS file, version 3 ([`format`](mod@format)), so that its tools can look at it. On top of it:
+//! The container is a VMGS file, version 3 ([`format`](mod@format)), so that VMGS tools can inspect it. In
+//! addition:
 //!
-//! - Encryption is required: a file that says it has none is refused, not read.
-//! - Each file in it begins, inside of the encryption, with the VM's name, its own id, an epoch and a counter, so that none can come from
-//!   another VM, another place or another time.
-//! - A change is all there or not at all, and on the disk when the call returns ([`container`]).
-//! - The epoch goes up with each start of the VM, and the gate, which has the key, says which one it expects: a file that was rolled
-//!   back or copied is refused (`docs/reference/state.md`).
+//! - Encryption is required: a file whose header says that it is not encrypted is refused.
+//! - Each file in it begins, inside the encryption, with the VM's name, its own id, an epoch and a counter,
+//!   so that files of a different VM, kind or time are detected.
+//! - Changes are atomic, and durable when the call returns ([`container`]).
+//! - The epoch increases with each start of the VM, and the gate, which holds the key, says which one it
+//!   expects: a file that was rolled back or copied is refused (`docs/reference/state.md`).
 //!
-//! [`Store`] is the file; [`container::Container`] is the same over anything that can be read, written and synced, which is where the
-//! tests put their faults. Every refusal has a code ([`StateError::code`]).
+//! [`Store`] is the file on a disk; [`container::Container`] works on any medium that can be read, written
+//! and synced, so that tests can inject faults. Every refusal has a code ([`StateError::code`]).
 
 pub mod container;
 mod crypto;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a state file lies on.
+//! Storage of a state file.
 
 use std::fs::File;
 use std::io;
@@ -7,10 +7,10 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes that can be read, written and made durable. The length never changes.
 pub trait Medium {
-    /// The length.
+    /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// Whether there is nothing.
+    /// Whether the length is zero.
     fn is_empty(&self) -> io::Result<bool> {
         self.len().map(|len| len == 0)
     }
@@ -21,8 +21,8 @@ pub trait Medium {
     /// Writes all of `bytes` at `offset`. After an error, any part of them may be there.
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Returns when all that was written will survive a power cut. After an error, any part of it may be lost, also if a later call
-    /// succeeds.
+    /// Returns when all that was written will survive a power cut. After an error, any part of it may be
+    /// lost, also if a later call succeeds.
     fn sync(&mut self) -> io::Result<()>;
 }
 

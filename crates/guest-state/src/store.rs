@@ -34,8 +34,8 @@ impl DerefMut for Store {
 }
 
 impl Store {
-    /// Makes a new file for a VM, which only this process's user may read. All of its blocks are written now: no later change asks the
-    /// file system for more. Durable when it returns.
+    /// Creates the file of a VM, readable only by the user of this process. All blocks are allocated now: no
+    /// later change asks the file system for more. Durable when it returns.
     pub fn create(path: &Path, key: &StateKey, vm_id: &VmId, epoch: u64) -> Result<Self, StateError> {
         if path.symlink_metadata().is_ok() {
             return Err(StateError::Exists);
@@ -46,14 +46,14 @@ impl Store {
         };
         let temporary = temporary(path);
         let made = Self::make(&temporary, key, vm_id, epoch).and_then(|store| {
-            // A link does not replace what somebody else has made meanwhile; a renaming would.
+            // Unlike a rename, a link does not replace a file that was created in the meantime.
             fs::hard_link(&temporary, path).map_err(|source| match source.kind() {
                 io::ErrorKind::AlreadyExists => StateError::Exists,
-                _ => StateError::Io { what: "make", source },
+                _ => StateError::Io { what: "create", source },
             })?;
             Ok(store)
         });
-        // Its other name, or nothing of use.
+        // Remove the temporary name; on failure also the unusable file.
         let _ = fs::remove_file(&temporary);
         let store = made?;
         File::open(folder)
@@ -69,7 +69,7 @@ impl Store {
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .map_err(StateError::io("make"))?;
+            .map_err(StateError::io("create"))?;
         lock(&file, FlockOperation::NonBlockingLockExclusive)?;
         let zeros = vec![0; 1 << 20];
         let mut left = DEFAULT_CAPACITY + FOOTER as u64;
@@ -82,14 +82,14 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens a VM's file for writing: verifies all of it, and that it is what the gate expects.
+    /// Opens a VM's file for writing: verifies its content, and that it is what the gate expects.
     pub fn open(path: &Path, keys: &[StateKey], expected: &Expected) -> Result<Self, StateError> {
         let store = Self(Container::open(locked(path, true)?, keys, true)?);
         store.check(expected)?;
         Ok(store)
     }
 
-    /// Opens a file whose VM and epoch nobody vouches for: for tools.
+    /// Opens a file without a check of its VM and epoch: for tools.
     pub fn open_any(path: &Path, keys: &[StateKey], writable: bool) -> Result<Self, StateError> {
         Container::open(locked(path, writable)?, keys, writable).map(Self)
     }
@@ -108,8 +108,8 @@ fn locked(path: &Path, writable: bool) -> Result<File, StateError> {
             io::ErrorKind::NotFound => StateError::Missing,
             _ => StateError::Io { what: "open", source },
         })?;
-    if !file.metadata().map_err(StateError::io("look at"))?.is_file() {
-        return Err(StateError::Io { what: "open", source: io::Error::other("it is no regular file") });
+    if !file.metadata().map_err(StateError::io("inspect"))?.is_file() {
+        return Err(StateError::Io { what: "open", source: io::Error::other("not a regular file") });
     }
     let how = if writable {
         FlockOperation::NonBlockingLockExclusive

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! State files on a real disk: processes that are killed, disks that are full, two that want one file, and a reader that nobody of
-//! cvmm's wrote in Rust. The test program starts itself again for what has to be a process of its own.
+//! State files on a real disk: processes that are killed, disks that are full, two that want one file, and a
+//! reader that nobody of cvmm's wrote in Rust. The test program starts itself again for what has to be a
+//! process of its own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 

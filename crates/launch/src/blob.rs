@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bytes that are read where they are needed.
+//! Immutable bytes that are read on demand.
 //!
-//! A kernel or UKI is tens of megabytes; keeping a copy in the VMM for the life of the VM would cost more than
-//! everything else the VMM owns. A [`Blob`] is therefore read in pieces straight to its destination: [`Blob::pieces`]
+//! A kernel or UKI has tens of megabytes; a copy in the VMM for the life of the VM would use more memory than
+//! the rest of the VMM. A [`Blob`] is therefore read in chunks straight to its destination: [`Blob::chunks`]
 //! walks a range through one small buffer.
 
 use std::fmt;
@@ -18,11 +18,11 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::hash::sha384_value;
 
-/// Bytes held at once while a blob is walked: large enough that the system calls do not show, small enough to stay
-/// in a core's second-level cache between the read and the copy that follows it.
-pub const PIECE_SIZE: usize = 64 * 1024;
+/// Size of a chunk in bytes: large enough that the cost of system calls does not matter, small enough to stay
+/// in the second-level cache between the read and the copy that follows it.
+pub const CHUNK_SIZE: usize = 64 * 1024;
 
-/// Bytes of a blob could not be had.
+/// Bytes of a blob could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The range lies outside the blob.
@@ -44,27 +44,27 @@ pub enum ReadError {
     Shrank {
         /// File name.
         name: String,
-        /// Offset of the piece that could not be read in full.
+        /// Offset of the chunk that could not be read in full.
         offset: u64,
     },
-    /// The file has other bytes than when its hash was compared.
+    /// The content differs from what was hashed when the file was opened.
     #[error(
         "{name}: the bytes at offset {offset:#x} changed after they were verified; start again once nothing writes to it"
     )]
     Changed {
         /// File name.
         name: String,
-        /// Offset of the piece.
+        /// Offset of the chunk.
         offset: u64,
     },
-    /// The operating system refused.
+    /// The read failed.
     #[error("{name}: cannot be read at offset {offset:#x}: {source}")]
     Io {
         /// File name.
         name: String,
         /// First byte asked for.
         offset: u64,
-        /// Its reason.
+        /// The error of the system call.
         source: io::Error,
     },
 }
@@ -76,36 +76,36 @@ pub struct Blob(Arc<Inner>);
 enum Inner {
     Bytes { name: String, bytes: Vec<u8> },
     File { path: PathBuf, file: File, len: u64 },
-    Verified { path: PathBuf, file: File, len: u64, pieces: Vec<[u8; 32]> },
+    Verified { path: PathBuf, file: File, len: u64, chunks: Vec<[u8; 32]> },
 }
 
-/// A file is not what it has to be.
+/// A file does not have the expected content.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// It cannot be opened.
+    /// The file cannot be opened.
     #[error("{0}")]
     Open(io::Error),
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Its length.
-    #[error("it has {found} bytes, not {expected}")]
+    /// The length differs.
+    #[error("the file has {found} bytes, expected {expected}")]
     Length {
-        /// Bytes that it has.
+        /// Length of the file in bytes.
         found: u64,
-        /// Bytes that it has to have.
+        /// Expected length in bytes.
         expected: u64,
     },
-    /// Its content.
-    #[error("its SHA-384 is {found}")]
+    /// The hash differs.
+    #[error("the file's SHA-384 is {found}")]
     Hash {
-        /// What it is.
+        /// SHA-384 of the file.
         found: Digest,
     },
 }
 
 impl Blob {
-    /// Bytes made by the VMM; `name` says what they are in messages.
+    /// A blob in memory; `name` describes it in messages.
     pub fn from_bytes(name: impl Into<String>, bytes: Vec<u8>) -> Self {
         Self(Arc::new(Inner::Bytes { name: name.into(), bytes }))
     }
@@ -113,7 +113,7 @@ impl Blob {
     /// Opens the regular file at `path`. Its length is taken now; a file that shrinks later is an error of
     /// [`Blob::read_exact_at`], one that grows keeps the old length.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // A FIFO in the place of an image would otherwise block here until somebody writes to it. Regular files
+        // Otherwise opening a FIFO would block here until a writer appears. Regular files
         // ignore the flag.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let metadata = file.metadata()?;
@@ -123,20 +123,21 @@ impl Blob {
         Ok(Self(Arc::new(Inner::File { path: path.to_owned(), len: metadata.len(), file })))
     }
 
-    /// Opens the regular file at `path`, which has to have `len` bytes with this SHA-384. What is read later is what was hashed here:
-    /// a hash of each piece is kept, and every read compares those of the pieces that it touches. So the file is never in memory as a
-    /// whole, and a process that can write to it can only make a read fail.
+    /// Opens the regular file at `path`, which must have `len` bytes with this SHA-384. Later reads return
+    /// the bytes that were hashed here: a hash of each chunk is kept, and every read compares the hashes of
+    /// the chunks that it touches. The file is never in memory as a whole, and a process that can write to it
+    /// can only make a read fail.
     pub fn open_verified(path: &Path, len: u64, sha384: &Digest) -> Result<Self, VerifyError> {
         let blob = Self::open(path).map_err(VerifyError::Open)?;
         if blob.len() != len {
             return Err(VerifyError::Length { found: blob.len(), expected: len });
         }
         let mut whole = Context::new(&SHA384);
-        let mut hashes = Vec::with_capacity(len.div_ceil(PIECE_SIZE as u64) as usize);
-        let mut pieces = blob.pieces(0, len);
-        while let Some(piece) = pieces.next_piece()? {
-            whole.update(piece);
-            hashes.push(piece_hash(piece));
+        let mut hashes = Vec::with_capacity(len.div_ceil(CHUNK_SIZE as u64) as usize);
+        let mut chunks = blob.chunks(0, len);
+        while let Some(chunk) = chunks.next_chunk()? {
+            whole.update(chunk);
+            hashes.push(chunk_hash(chunk));
         }
         let found = sha384_value(whole.finish());
         if found != *sha384 {
@@ -144,14 +145,14 @@ impl Blob {
         }
         match Arc::into_inner(blob.0) {
             Some(Inner::File { path, file, len }) => {
-                Ok(Self(Arc::new(Inner::Verified { path, file, len, pieces: hashes })))
+                Ok(Self(Arc::new(Inner::Verified { path, file, len, chunks: hashes })))
             }
-            // It was opened above, and has no clones.
+            // `open` returns a file, and there are no clones of it.
             _ => Err(VerifyError::Open(io::ErrorKind::Other.into())),
         }
     }
 
-    /// Whether both are the same bytes because one is a clone of the other.
+    /// Whether one is a clone of the other, and the bytes are the same for that reason.
     pub fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -183,7 +184,7 @@ impl Blob {
                 Ok(())
             }
             Inner::File { file, .. } => file.read_exact_at(buf, offset),
-            Inner::Verified { file, len, pieces, .. } => read_verified(file, *len, pieces, buf, offset),
+            Inner::Verified { file, len, chunks, .. } => read_verified(file, *len, chunks, buf, offset),
         }
     }
 
@@ -207,9 +208,9 @@ impl Blob {
         Ok(value)
     }
 
-    /// Walks `len` bytes from `offset` on in pieces of at most [`PIECE_SIZE`] bytes.
-    pub fn pieces(&self, offset: u64, len: u64) -> Pieces<'_> {
-        Pieces { blob: self, next: offset, left: len, buf: Vec::new() }
+    /// Walks `len` bytes from `offset` on in chunks of at most [`CHUNK_SIZE`] bytes.
+    pub fn chunks(&self, offset: u64, len: u64) -> Chunks<'_> {
+        Chunks { blob: self, next: offset, left: len, buf: Vec::new() }
     }
 
     /// SHA-384 of the content.
@@ -227,9 +228,9 @@ impl Blob {
 
     fn hash(&self, algorithm: &'static Algorithm) -> Result<digest::Digest, ReadError> {
         let mut hash = Context::new(algorithm);
-        let mut pieces = self.pieces(0, self.len());
-        while let Some(piece) = pieces.next_piece()? {
-            hash.update(piece);
+        let mut chunks = self.chunks(0, self.len());
+        while let Some(chunk) = chunks.next_chunk()? {
+            hash.update(chunk);
         }
         Ok(hash.finish())
     }
@@ -248,23 +249,23 @@ impl Blob {
     }
 }
 
-/// A walk through part of a [`Blob`]; see [`Blob::pieces`].
+/// A walk through part of a [`Blob`]; see [`Blob::chunks`].
 #[derive(Debug)]
-pub struct Pieces<'a> {
+pub struct Chunks<'a> {
     blob: &'a Blob,
     next: u64,
     left: u64,
     buf: Vec<u8>,
 }
 
-impl Pieces<'_> {
-    /// The next piece, or `None` at the end. (Not an `Iterator`: all pieces share one buffer.)
-    pub fn next_piece(&mut self) -> Result<Option<&[u8]>, ReadError> {
+impl Chunks<'_> {
+    /// The next chunk, or `None` at the end. (Not an `Iterator`: all chunks share one buffer.)
+    pub fn next_chunk(&mut self) -> Result<Option<&[u8]>, ReadError> {
         if self.left == 0 {
             return Ok(None);
         }
-        let len = self.left.min(PIECE_SIZE as u64);
-        // At most PIECE_SIZE, so the cast keeps the value; only the last piece is shorter.
+        let len = self.left.min(CHUNK_SIZE as u64);
+        // At most CHUNK_SIZE, so the cast keeps the value; only the last chunk is shorter.
         self.buf.resize(len as usize, 0);
         self.blob.read(&mut self.buf, self.next)?;
         self.next = self.next.saturating_add(len);
@@ -273,29 +274,29 @@ impl Pieces<'_> {
     }
 }
 
-fn piece_hash(piece: &[u8]) -> [u8; 32] {
+fn chunk_hash(chunk: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     // SHA-256 has 32 bytes.
-    hash.copy_from_slice(digest::digest(&SHA256, piece).as_ref());
+    hash.copy_from_slice(digest::digest(&SHA256, chunk).as_ref());
     hash
 }
 
-/// Fills `buf` from `offset` on, a range inside the file, by way of whole pieces whose hashes are compared. Bytes that are other than
-/// they were are [`io::ErrorKind::InvalidData`].
-fn read_verified(file: &File, len: u64, pieces: &[[u8; 32]], buf: &mut [u8], offset: u64) -> io::Result<()> {
-    const PIECE: u64 = PIECE_SIZE as u64;
+/// Fills `buf` from `offset` on, a range inside the file. Reads whole chunks and compares their hashes; a
+/// difference is [`io::ErrorKind::InvalidData`].
+fn read_verified(file: &File, len: u64, chunks: &[[u8; 32]], buf: &mut [u8], offset: u64) -> io::Result<()> {
+    const CHUNK: u64 = CHUNK_SIZE as u64;
     let mut around = Vec::new();
     let (mut at, mut left) = (offset, buf);
     while !left.is_empty() {
-        let start = at - at % PIECE;
-        // At most a piece, so the casts keep the values.
-        let whole = PIECE.min(len - start) as usize;
+        let start = at - at % CHUNK;
+        // At most a chunk, so the casts keep the values.
+        let whole = CHUNK.min(len - start) as usize;
         let skip = (at - start) as usize;
         let count = left.len().min(whole - skip);
         let (part, rest) = left.split_at_mut(count);
         let compare = |bytes: &[u8]| {
-            let known = pieces.get((start / PIECE) as usize);
-            if known == Some(&piece_hash(bytes)) { Ok(()) } else { Err(io::ErrorKind::InvalidData) }
+            let expected = chunks.get((start / CHUNK) as usize);
+            if expected == Some(&chunk_hash(bytes)) { Ok(()) } else { Err(io::ErrorKind::InvalidData) }
         };
         if count == whole {
             file.read_exact_at(part, start)?;
@@ -332,22 +333,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_cover_a_range_exactly() {
-        let bytes: Vec<u8> = (0..3 * PIECE_SIZE + 17).map(|i| (i % 251) as u8).collect();
+    fn chunks_cover_a_range_exactly() {
+        let bytes: Vec<u8> = (0..3 * CHUNK_SIZE + 17).map(|i| (i % 251) as u8).collect();
         let blob = Blob::from_bytes("x", bytes.clone());
         let mut seen = Vec::new();
-        let mut pieces = blob.pieces(5, bytes.len() as u64 - 5);
-        while let Some(piece) = pieces.next_piece().unwrap() {
-            assert!(piece.len() <= PIECE_SIZE);
-            seen.extend_from_slice(piece);
+        let mut chunks = blob.chunks(5, bytes.len() as u64 - 5);
+        while let Some(chunk) = chunks.next_chunk().unwrap() {
+            assert!(chunk.len() <= CHUNK_SIZE);
+            seen.extend_from_slice(chunk);
         }
         assert_eq!(seen, bytes[5..]);
         assert!(matches!(
-            blob.pieces(10, u64::MAX).next_piece().map(|_| ()),
-            Ok(()) // the first piece is inside ...
+            blob.chunks(10, u64::MAX).next_chunk().map(|_| ()),
+            Ok(()) // the first chunk is inside ...
         ));
         assert!(matches!(
-            blob.pieces(bytes.len() as u64 - 1, 2).next_piece(),
+            blob.chunks(bytes.len() as u64 - 1, 2).next_chunk(),
             Err(ReadError::PastEnd { len: 2, .. }) // ... the end is not
         ));
         assert!(matches!(blob.read(&mut [0; 2], u64::MAX), Err(ReadError::PastEnd { .. })));
@@ -355,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_verified_file_gives_the_bytes_that_were_hashed_or_none() {
-        let bytes: Vec<u8> = (0..3 * PIECE_SIZE + 17).map(|i| (i % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * CHUNK_SIZE + 17).map(|i| (i % 251) as u8).collect();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), &bytes).unwrap();
         let (len, hash) = (bytes.len() as u64, Blob::from_bytes("x", bytes.clone()).sha384().unwrap());
@@ -363,9 +364,9 @@ mod tests {
         for (offset, count) in [
             (0, bytes.len()),
             (5, 10),
-            (PIECE_SIZE - 1, 2),
-            (PIECE_SIZE, PIECE_SIZE),
-            (7, 2 * PIECE_SIZE),
+            (CHUNK_SIZE - 1, 2),
+            (CHUNK_SIZE, CHUNK_SIZE),
+            (7, 2 * CHUNK_SIZE),
             (len as usize, 0),
         ] {
             let mut buf = vec![0; count];
@@ -376,14 +377,14 @@ mod tests {
         assert!(matches!(blob.read(&mut [0; 2], len - 1), Err(ReadError::PastEnd { .. })));
         // One byte changes in place, with the same length.
         let mut changed = bytes.clone();
-        changed[PIECE_SIZE + 9] ^= 1;
+        changed[CHUNK_SIZE + 9] ^= 1;
         std::fs::write(file.path(), &changed).unwrap();
         blob.read(&mut [0; 16], 0).unwrap();
-        assert!(matches!(blob.read(&mut [0; 1], PIECE_SIZE as u64), Err(ReadError::Changed { .. })));
+        assert!(matches!(blob.read(&mut [0; 1], CHUNK_SIZE as u64), Err(ReadError::Changed { .. })));
         assert!(blob.sha384().is_err());
         assert!(matches!(Blob::open_verified(file.path(), len, &hash), Err(VerifyError::Hash { .. })));
         assert!(matches!(Blob::open_verified(file.path(), 1, &hash), Err(VerifyError::Length { .. })));
-        file.as_file().set_len(PIECE_SIZE as u64).unwrap();
+        file.as_file().set_len(CHUNK_SIZE as u64).unwrap();
         assert!(matches!(blob.read(&mut [0; 1], len - 1), Err(ReadError::Shrank { .. })));
     }
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The launch digest of a plan.
 //!
-//! The security processor hashes every launched page into a chain ([`cvmm_snp::page_info`]), first the imports of the plan,
-//! then one VMSA per vCPU. [`measure`] does the same from the plan, so the digest is known before there is a guest; an
-//! [`Observer`] sees each step. The digest depends on firmware, kernel or UKI, vCPU count, processor signature and
-//! SEV_FEATURES; not on the policy, the CPUID page, the secrets or host data, and on the memory layout only in
-//! the `uki` profile, which measures a memory map.
+//! The security processor hashes every launched page into a chain ([`cvmm_snp::page_info`]), first the
+//! imports of the plan, then one VMSA per vCPU. [`measure`] does the same from the plan, so the digest is
+//! known before there is a guest; an [`Observer`] sees each step. The digest depends on firmware, kernel or
+//! UKI, vCPU count, processor signature and SEV_FEATURES; not on the policy, the CPUID page, the secrets or
+//! host data, and on the memory layout only in the `uki` profile, which measures a memory map.
 //!
-//! The chain is serial but cheap (two compressions a page); the pages are what takes time. They are read and hashed in windows,
-//! by several threads where there are many, and a page of one repeated byte is hashed once: four fifths of an OVMF image
-//! are 0xff. Memory does not grow with the size of the images.
+//! The chain is serial but cheap (two compressions a page); the pages are what takes time. They are read and
+//! hashed in windows, by several threads where there are many, and a page of one repeated byte is hashed
+//! once: four fifths of an OVMF image are 0xff. Memory does not grow with the size of the images.
 
 mod pages;
 #[cfg(test)]
@@ -40,28 +40,29 @@ pub enum MeasureError {
         /// Why their content could not be read, with file and offset.
         error: ReadError,
     },
-    /// No SNP guest can be launched by this plan, so it has no launch digest.
+    /// The plan cannot launch an SNP guest, so it has no launch digest.
     #[error(transparent)]
     Snp(#[from] SnpError),
 }
 
-/// Sees the steps of a measurement, in order.
+/// Observes the steps of a measurement, in order.
 pub trait Observer {
     /// Measured content of one page of the import that comes next.
     fn page(&mut self, _gpa: u64, _contents: Digest) {}
 
-    /// An import is done; `running` is the digest after its last page. `contents` is the SHA-384 of the hashes of its pages, so
-    /// that content can be compared wherever it is; `None` for pages without, and for an image that was not read.
+    /// An import is done; `running` is the digest after its last page. `contents` is the SHA-384 of the
+    /// hashes of its pages, so that content can be compared independently of its address; `None` for pages
+    /// without content, and for an image that was not read.
     fn import(&mut self, _import: &PageImport, _running: Digest, _contents: Option<Digest>) {}
 
     /// The VMSA of vCPU `index` is done.
     fn vmsa(&mut self, _index: usize, _vmsa: &Vmsa, _running: Digest) {}
 }
 
-/// Sees nothing.
+/// Observes nothing.
 impl Observer for () {}
 
-/// The chain.
+/// The running digest.
 #[derive(Clone, Copy, Debug)]
 struct Chain(Digest);
 
@@ -71,8 +72,9 @@ impl Chain {
     }
 }
 
-/// The digest after the firmware image, which is always launched first: the same for every guest with this firmware,
-/// so it can be computed once, or beside other work, or be known (`sev-snp-measure --mode snp:ovmf-hash` prints it).
+/// The digest after the firmware image, which is always launched first: the same for every guest with this
+/// firmware, so it can be computed once, or beside other work, or be known (`sev-snp-measure --mode
+/// snp:ovmf-hash` prints it).
 #[derive(Clone, Debug)]
 pub struct FirmwareDigest {
     image: Blob,
@@ -91,7 +93,8 @@ impl FirmwareDigest {
         Ok(Self { image, gpa, running: chain.0 })
     }
 
-    /// Takes `running` for the digest of `firmware` without reading its content. Its tables are still used.
+    /// Uses `running` as the digest of `firmware` without reading its content. The tables of the image are
+    /// still used.
     pub fn known(firmware: &Firmware, running: Digest) -> Self {
         Self { image: firmware.image().clone(), gpa: firmware.gpa(), running }
     }
@@ -113,8 +116,8 @@ impl FirmwareDigest {
 
 /// The launch digest of `plan` with vCPUs of `model`.
 ///
-/// With a `firmware` digest the image is not read again (and [`Observer::page`] not called for it), provided it is that of the
-/// plan's first import.
+/// With a `firmware` digest the image is not read again (and [`Observer::page`] not called for it), provided
+/// it is that of the plan's first import.
 pub fn measure(
     plan: &LaunchPlan,
     model: VcpuModel,
@@ -136,7 +139,7 @@ pub fn measure(
     }
     let mut last = None;
     for (index, start) in plan.vcpus().iter().enumerate() {
-        // All application processors start alike.
+        // All application processors start in the same state.
         let (_, vmsa, contents) = match last.take() {
             Some(same @ (of, _, _)) if of == *start => same,
             _ => {
@@ -175,7 +178,7 @@ fn extend(
     };
     match source {
         Source::Blob { blob, offset, len: used } => pages::hash(blob, *offset, *used, &mut page)?,
-        // No plan has normal pages without content, but their meaning is clear: zeros.
+        // No plan has normal pages without content; if one had, they would be zero.
         Source::None => {
             let zero = sha384(&[0; PAGE_SIZE as usize]);
             (0..len / PAGE_SIZE).for_each(|_| page(zero));
@@ -184,8 +187,8 @@ fn extend(
     Ok(Some(sha384_value(all.finish())))
 }
 
-/// [`LaunchPlan::build`] with the digest of the firmware computed at the same time: for the `hashes` profile both take about as
-/// long.
+/// [`LaunchPlan::build`] with the digest of the firmware computed at the same time: for the `hashes` profile
+/// both take about as long.
 pub fn build(
     firmware: &Firmware,
     profile: &Profile,
@@ -193,7 +196,7 @@ pub fn build(
     vcpus: u32,
 ) -> Result<(LaunchPlan, Option<FirmwareDigest>), PlanError> {
     std::thread::scope(|scope| {
-        // Without a second thread, or when it fails, `measure` reads the image and meets the same error.
+        // Without a second thread, or if it fails, `measure` reads the image and reports the error.
         let beside = matches!(profile, Profile::Hashes { .. }).then(|| {
             std::thread::Builder::new().spawn_scoped(scope, || FirmwareDigest::compute(firmware)).ok()
         });

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An OVMF image and what it says about itself.
+//! An OVMF image and its metadata.
 //!
-//! The image is mapped so that it ends at 4 GiB; the processor starts 16 bytes before that. Near the end lies a table
-//! of GUIDed entries that names, for confidential guests, where APs start, which pages must exist at launch
-//! ([`sev`]), where the kernel-hash table belongs, and where parameters for the firmware can be left ([`igvm`]).
-//! Builds without any of that boot ordinary guests, so each entry is optional here; a boot profile that needs one
-//! says so when the plan is built. The image is not held in memory: only table and metadata are read.
-//! All of it is checked: an image is a file of unknown origin until its measurement has been compared.
+//! The image is mapped so that it ends at 4 GiB; the processor starts 16 bytes before that. Near the end lies
+//! a table of GUIDed entries that names, for confidential guests, where APs start, which pages must exist at
+//! launch ([`sev`]), where the kernel-hash table belongs, and where parameters for the firmware can be left
+//! ([`igvm`]). Builds without any of that boot ordinary guests, so each entry is optional here; a boot
+//! profile that needs one says so when the plan is built. The image is not held in memory: only table and
+//! metadata are read. All of it is checked: an image is untrusted until its measurement has been compared.
 
 mod error;
 pub mod igvm;
@@ -40,7 +40,7 @@ pub const SECRET_AREA_GUID: Guid = Guid::from_u128(0x4c2eb361_7d9b_4cc3_8081_127
 /// Kernel-hash table area: u32 address, u32 length.
 pub const KERNEL_HASHES_GUID: Guid = Guid::from_u128(0x7255371f_3a3b_4b04_927b_1da6efa8d454);
 
-/// A range inside one page where the launcher leaves something for the firmware.
+/// A range inside one page in which the launcher passes data to the firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Area {
     /// Guest physical address, of any alignment.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A first stage in a launch plan: measured pages of ours in place of the firmware image's padding.
+//! A first stage in a launch plan: measured pages that replace padding of the firmware image.
 //!
-//! No page is added: the stage lies where the image has nothing but FFh, which is checked, and those pages are measured anyway. What changes
-//! besides is the state in which the bootstrap processor starts. With the `uki` profile the unified kernel image is not launched: its
-//! hash stands in the stage's parameters, and the stage fetches and verifies it. What the stage does: [`cvmm_first_stage`].
+//! No page is added: the stage is placed where the image has only FFh bytes, which is checked, and those
+//! pages are measured anyway. The initial state of the bootstrap processor changes too. With the `uki`
+//! profile the unified kernel image is not launched: its hash is in the stage's parameters, and the stage
+//! fetches and verifies it. What the stage does: [`cvmm_first_stage`].
 
 use aws_lc_rs::digest::{Context, SHA384};
 use cvmm_first_stage::layout::{
@@ -21,14 +22,15 @@ use crate::hash::sha384_value;
 use crate::memory::MemoryLayout;
 use crate::plan::{PageImport, PageKind, PlanError, Profile, Source};
 
-/// What the stage is told.
+/// Options of the first stage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FirstStage {
-    /// The key of the gate without whose ticket it does not go on: a P-384 point, uncompressed. Without one it only loads a UKI.
+    /// Verdict key of the gate whose ticket the stage requires: a P-384 point, uncompressed. Without a key
+    /// the stage only loads a UKI.
     pub verdict_key: Option<[u8; POINT]>,
 }
 
-/// SHA-384 of the stage's program, with the page that leaves it: what two builds can be compared by.
+/// SHA-384 of the stage's program and of its exit page: identifies a build.
 #[must_use]
 pub fn program_digest() -> Digest {
     let mut hash = Context::new(&SHA384);
@@ -112,7 +114,7 @@ impl FirstStage {
             params.verdict_key = key;
             flags |= ADMIT;
         }
-        // Secrets go where a launch secret would; that has to be memory the launch has made.
+        // Secrets go where a launch secret would go, provided that the launch creates that memory.
         if let Some(area) = firmware.secret_area().filter(|area| {
             let covers = |s: &Section| {
                 s.gpa <= area.gpa && area.gpa + area.len <= s.gpa + s.len && s.kind != SectionKind::Secrets
@@ -129,7 +131,7 @@ impl FirstStage {
             params.uki_sha256 = image.blob().sha256().map_err(PlanError::StageUki)?;
         }
         params.flags = U32::new(flags);
-        // Nothing the stage would refuse gets into a plan.
+        // A plan never contains parameters that the stage would refuse.
         params.check().map_err(|_| lacks("pages where the first stage can use them"))?;
         Ok(params)
     }
@@ -137,9 +139,9 @@ impl FirstStage {
 
 /// Whether `len` bytes of the image are all FFh.
 fn check_padding(image: &Blob, offset: u64, len: u64) -> Result<bool, PlanError> {
-    let mut pieces = image.pieces(offset, len);
-    while let Some(piece) = pieces.next_piece().map_err(PlanError::StageUki)? {
-        if piece.iter().any(|byte| *byte != 0xff) {
+    let mut chunks = image.chunks(offset, len);
+    while let Some(chunk) = chunks.next_chunk().map_err(PlanError::StageUki)? {
+        if chunk.iter().any(|byte| *byte != 0xff) {
             return Ok(false);
         }
     }

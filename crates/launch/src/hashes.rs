@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel-hash table: what binds a kernel from fw_cfg to the launch digest.
 //!
-//! The page is measured; OVMF reads kernel, initrd and command line from fw_cfg and refuses what does not match. The
-//! table is a list of `{GUID, u16 length, SHA-256}` with a header of the same shape, padded to 176 bytes, and stands at
-//! the offset in its page that the firmware's table names; the rest of the page is zero. Digests built this way
-//! equal those of QEMU with `kernel-hashes=on` and of `sev-snp-measure`, which fixes every detail: all three entries
-//! are always there (OVMF accepts a blob whose entry is missing), the command line is hashed with its NUL, a missing
-//! initrd as the empty string, and the kernel as the whole file. Source: edk2 OvmfPkg/AmdSev/BlobVerifierLibSevHashes.
+//! The page is measured; OVMF reads kernel, initrd and command line from fw_cfg and refuses what does not
+//! match. The table is a list of `{GUID, u16 length, SHA-256}` with a header of the same shape, padded to 176
+//! bytes, and stands at the offset in its page that the firmware's table names; the rest of the page is zero.
+//! Digests built this way equal those of QEMU with `kernel-hashes=on` and of `sev-snp-measure`, which fixes
+//! every detail: all three entries are always there (OVMF accepts a blob whose entry is missing), the command
+//! line is hashed with its NUL, a missing initrd as the empty string, and the kernel as the whole file.
+//! Source: edk2 OvmfPkg/AmdSev/BlobVerifierLibSevHashes.
 
 use std::thread::Builder;
 
@@ -22,7 +23,7 @@ use crate::page::PAGE_SIZE;
 /// Length of the padded table in bytes.
 pub const TABLE_LEN: usize = 176;
 
-/// Bytes whose hashing takes longer than starting a thread, by an order of magnitude.
+/// From this length on, hashing takes ten times longer than starting a thread.
 const WORTH_A_THREAD: u64 = 1 << 20;
 
 const TABLE: Guid = Guid::from_u128(0x9438d606_4f22_4cc9_b479_a793d411fd21);
@@ -57,9 +58,9 @@ pub enum HashError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The command line contains a NUL.
-    #[error("the kernel command line has a NUL at byte {0}; the guest would see only what is before it")]
+    #[error("the kernel command line has a NUL at byte {0}; the guest would see only the text before it")]
     Nul(usize),
-    /// The firmware has no room for the table where it wants it.
+    /// The area that the firmware reserves is too small for the table.
     #[error("the firmware's kernel-hash area at {gpa:#x} has {room} bytes; the table needs 176")]
     Room {
         /// Guest physical address of the area.
@@ -69,7 +70,7 @@ pub enum HashError {
     },
 }
 
-/// SHA-256 of what a guest may read from fw_cfg.
+/// SHA-256 of the files that a guest may read from fw_cfg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelHashes {
     /// Command line with its NUL.
@@ -81,7 +82,7 @@ pub struct KernelHashes {
 }
 
 impl KernelHashes {
-    /// Hashes the three; reads each file once.
+    /// Computes the hashes; reads each file once.
     pub fn compute(kernel: &Blob, initrd: Option<&Blob>, cmdline: &str) -> Result<Self, HashError> {
         if let Some(at) = cmdline.find('\0') {
             return Err(HashError::Nul(at));
@@ -89,7 +90,8 @@ impl KernelHashes {
         let mut context = Context::new(&SHA256);
         context.update(cmdline.as_bytes());
         context.update(&[0]);
-        // An initrd is often as large as its kernel: hashing both at once halves the wait on a machine that is not busy.
+        // An initrd is often as large as its kernel: hashing both in parallel halves the time on an idle
+        // machine.
         let beside = initrd.filter(|initrd| initrd.len().min(kernel.len()) >= WORTH_A_THREAD);
         let (kernel, initrd) = std::thread::scope(|scope| {
             let thread =
@@ -97,7 +99,7 @@ impl KernelHashes {
             let kernel = kernel.sha256()?;
             let initrd = match (thread.map(|thread| thread.join()), initrd) {
                 (Some(Ok(hash)), _) => hash?,
-                // No thread, or one that did not end well: here and now.
+                // There was no thread, or it failed: hash on this one.
                 (_, Some(initrd)) => initrd.sha256()?,
                 (_, None) => finish(Context::new(&SHA256)),
             };

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Making and checking ID blocks.
+//! Creating and checking ID blocks.
 //!
-//! An ID block binds a launch: the firmware refuses LAUNCH_FINISH when digest or policy are not those in the block. It has to
-//! be signed, and there are two ways to that.
+//! An ID block binds a launch: the firmware refuses LAUNCH_FINISH when digest or policy differ from those in
+//! the block. It has to be signed, and there are two ways to do that.
 //!
-//! **With a key** ([`Identity::signed`]): the owner's ID key signs the block, optionally an author key signs the ID key, and
-//! reports show the digests of both. Whoever has the key can bless another launch.
+//! **With a key** ([`Identity::signed`]): the owner's ID key signs the block, optionally an author key signs
+//! the ID key, and reports show the digests of both. The holder of the key can approve other launches.
 //!
-//! **Without a key** ([`Identity::keyless`]): for any signature chosen beforehand and any message there is a public key under
-//! which the signature is valid, and it can be computed. Its private key is known to nobody, provided that the signature's
-//! R was not made from a known nonce; R and S here are hashes of a sentence. The key digest in reports is then a
-//! function of the block alone: a second name of digest, policy and ids, with no secret that could leak.
+//! **Without a key** ([`Identity::keyless`]): for any signature chosen beforehand and any message there is a
+//! public key under which the signature is valid, and it can be computed. The corresponding private key is
+//! unknown, provided that R was not made from a known nonce; R and S here are hashes of a sentence. The key
+//! digest in reports is then a function of the block alone: another identifier of digest, policy and ids,
+//! without a secret that could leak.
 
 mod ecdsa;
 mod error;
@@ -46,49 +47,50 @@ impl Identity {
         Ok(Self { block, auth })
     }
 
-    /// Finds the public key under which the signature nobody made is valid for `block`.
+    /// Computes the public key under which the fixed keyless signature is valid for `block`.
     pub fn keyless(block: IdBlock) -> Result<Self, IdError> {
         let key = ecdsa::recover(&sha384(block.as_bytes()))?;
         Ok(Self { block, auth: IdAuth::new(key, EcSignature::p384(&ecdsa::KEYLESS_R, &ecdsa::KEYLESS_S)) })
     }
 
-    /// Takes and checks both from bytes: lengths, versions, reserved fields and signatures. Whether the block is for a certain
-    /// launch is [`Identity::check_launch`].
+    /// Parses both and checks lengths, versions, reserved fields and signatures. Whether the block fits a
+    /// given launch is checked by [`Identity::check_launch`].
     pub fn from_bytes(block: &[u8], auth: &[u8]) -> Result<Self, IdError> {
         let length = |what, len, expected| IdError::Length { what, len, expected };
         let identity = Self {
             block: IdBlock::read_from_bytes(block)
-                .map_err(|_| length("id block", block.len(), size_of::<IdBlock>()))?,
+                .map_err(|_| length("ID block", block.len(), size_of::<IdBlock>()))?,
             auth: IdAuth::read_from_bytes(auth)
-                .map_err(|_| length("id authentication", auth.len(), size_of::<IdAuth>()))?,
+                .map_err(|_| length("ID authentication", auth.len(), size_of::<IdAuth>()))?,
         };
         identity.verify()?;
         Ok(identity)
     }
 
-    /// What the firmware will check of the pair itself, and that no byte is there that it might not check.
+    /// Checks what the firmware will check of the pair, and that reserved bytes, which it may not check, are
+    /// zero.
     pub fn verify(&self) -> Result<(), IdError> {
         let Self { block, auth } = self;
         field("block", "version", block.version, ID_BLOCK_VERSION)?;
         field("authentication", "id_key_algo", auth.id_key_algo, ALGORITHM_P384)?;
         let reserved = [&auth.reserved1[..], &auth.reserved2, &auth.reserved3];
         if reserved.iter().any(|bytes| bytes.iter().any(|byte| *byte != 0)) {
-            return Err(IdError::Reserved("id authentication"));
+            return Err(IdError::Reserved("ID authentication"));
         }
-        ecdsa::verify(&auth.id_key, &auth.id_block_sig, block.as_bytes(), "of the id key over the id block")?;
+        ecdsa::verify(&auth.id_key, &auth.id_block_sig, block.as_bytes(), "of the ID key over the ID block")?;
         if auth.has_author_key() {
             field("authentication", "author_key_algo", auth.author_key_algo, ALGORITHM_P384)?;
             let key = auth.id_key.as_bytes();
-            ecdsa::verify(&auth.author_key, &auth.id_key_sig, key, "of the author key over the id key")
+            ecdsa::verify(&auth.author_key, &auth.id_key_sig, key, "of the author key over the ID key")
         } else if auth.author_key != EcPublicKey::new_zeroed() || auth.id_key_sig != EcSignature::new_zeroed()
         {
-            Err(IdError::Reserved("author key, which no algorithm is given for"))
+            Err(IdError::Reserved("author key, for which there is no algorithm"))
         } else {
             Ok(())
         }
     }
 
-    /// Whether the firmware will accept the block for a launch.
+    /// Checks that the firmware will accept the block for a launch.
     pub fn check_launch(&self, digest: Digest, policy: GuestPolicy) -> Result<(), IdError> {
         if self.block.launch_digest != digest {
             return Err(IdError::LaunchDigest { found: self.block.launch_digest, expected: digest });

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a kernel file is.
+//! Kernel files: formats and checks.
 //!
-//! OVMF starts only EFI programs, so a kernel is one of two things: a **bzImage** with an EFI stub (Linux boot
-//! protocol 2.12 or later, which says whether it is a 64-bit kernel), or a **unified kernel image**: an EFI stub that
-//! carries kernel, initrd and command line in sections. Both are PE32+ files; only their headers and an image's command
-//! line are read here. Truncated files are found by comparing the headers with the length: a kernel that ends early would
-//! otherwise start and die somewhere in its decompressor. Images that no loader starts are refused by the rules in `uki`.
-//! Sources: Linux Documentation/arch/x86/boot.rst, the PE format specification, the UAPI group's UKI specification.
+//! OVMF starts only EFI programs, so a kernel is one of two things: a **bzImage** with an EFI stub (Linux
+//! boot protocol 2.12 or later, which says whether it is a 64-bit kernel), or a **unified kernel image**: an
+//! EFI stub that carries kernel, initrd and command line in sections. Both are PE32+ files; only their
+//! headers and an image's command line are read here. Truncated files are found by comparing the headers with
+//! the length: a kernel that ends early would otherwise start and die somewhere in its decompressor. Images
+//! that no loader starts are refused by the rules in `uki`. Sources: Linux Documentation/arch/x86/boot.rst,
+//! the PE format specification, the UAPI group's UKI specification.
 
 mod error;
 mod format;
@@ -28,7 +29,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Finds out what `blob` is.
+    /// Recognises the format of `blob` and checks its headers.
     pub fn recognise(blob: Blob) -> Result<Self, KernelError> {
         match recognise(&Part::whole(&blob)) {
             Ok((format, image_size)) => Ok(Self { blob, format, image_size }),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a guest starts from.
+//! Launch plans, their digests and ID blocks.
 //!
-//! A [`plan::LaunchPlan`] is the ordered list of pages that exist before the first instruction, and the state of
-//! each vCPU. It is built once from a firmware image and a boot profile, and consumed by whoever places the pages
-//! (and, for SEV-SNP, by the digest calculator too), so that what is measured and what is launched cannot differ.
-//! [`digest`] and [`vmsa`] say what the security processor will make of a plan, before there is a guest. This crate talks to no
+//! A [`plan::LaunchPlan`] is the ordered list of pages that exist before the first instruction, and the state
+//! of each vCPU. It is built once from a firmware image and a boot profile. The launcher and, for SEV-SNP,
+//! the digest calculator consume the same plan, so that what is measured and what is launched cannot differ.
+//! [`digest`] and [`vmsa`] predict what the security processor will measure. This crate does not talk to a
 //! hypervisor.
 
 pub mod blob;

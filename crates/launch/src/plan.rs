@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The launch plan: every page that exists before the first instruction, in order.
 //!
-//! The order is the one in which an SNP guest is measured, so it is part of the guest's identity: the firmware image
-//! first, then the sections its metadata name in file order, last what a boot profile adds. That is QEMU's order too,
-//! so the `hashes` profile gives the digest QEMU and `sev-snp-measure` give. A guest without SNP gets the same plan; the
-//! pages the security processor would fill are simply zero. A plan is only made by [`LaunchPlan::build`],
-//! which checks it, and never changes: every import is made of whole pages inside RAM or the firmware's window, and no
-//! two share a page. The same inputs always give the same plan.
+//! The order is the one in which an SNP guest is measured, so it is part of the guest's identity: the
+//! firmware image first, then the sections its metadata name in file order, last what a boot profile adds.
+//! That is QEMU's order too, so the `hashes` profile gives the same digest as QEMU and `sev-snp-measure`. A
+//! guest without SNP gets the same plan; the pages the security processor would fill are simply zero. A plan
+//! is only made by [`LaunchPlan::build`], which checks it, and never changes: every import is made of whole
+//! pages inside RAM or the firmware's window, and no two share a page. The same inputs always give the same
+//! plan.
 
 mod build;
 mod error;
@@ -43,7 +44,7 @@ pub enum PageKind {
 }
 
 impl PageKind {
-    /// Name for people and for machine-readable listings.
+    /// Name in messages and listings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Normal => "normal",
@@ -109,7 +110,7 @@ pub struct PageImport {
     pub kind: PageKind,
     /// Content.
     pub source: Source,
-    /// What this is, for people: `"firmware"`, `"kernel hashes"`, `"uki"` ...
+    /// Description for messages: `"firmware"`, `"kernel hashes"`, `"uki"` ...
     pub tag: &'static str,
 }
 
@@ -118,18 +119,18 @@ pub struct PageImport {
 pub enum VcpuStart {
     /// The architectural reset state with another code segment base and instruction pointer.
     Reset {
-        /// First instruction: the base of CS plus IP. An ordinary guest's application processors never use theirs, they
-        /// wait for a SIPI.
+        /// First instruction: the base of CS plus IP. An ordinary guest's application processors never use
+        /// theirs, they wait for a SIPI.
         eip: u32,
     },
     /// 64-bit mode, at the first stage ([`crate::first_stage`]).
     FirstStage,
 }
 
-/// How the guest gets its operating system.
+/// How the guest's operating system is loaded.
 #[derive(Clone, Debug)]
 pub enum Profile {
-    /// From a disk, by the firmware's own boot manager.
+    /// From a disk, by the boot manager of the firmware.
     Disk,
     /// A kernel from fw_cfg that must match hashes in a measured page.
     Hashes {
@@ -140,8 +141,8 @@ pub enum Profile {
         /// Command line, without a NUL.
         cmdline: String,
     },
-    /// Like [`Profile::Hashes`] for whoever knows the files only by their hashes: a verifier predicts with it, nothing can be
-    /// served.
+    /// Like [`Profile::Hashes`], with the hashes of the files only: enough to predict a digest, not to start
+    /// a guest.
     HashesOnly(KernelHashes),
     /// A unified kernel image placed in RAM.
     Uki {
@@ -189,18 +190,19 @@ impl LaunchPlan {
         self.vcpus.first() == Some(&VcpuStart::FirstStage)
     }
 
-    /// An error unless the plan is one for an SNP guest: its firmware may have been built for ordinary guests only. The launch
-    /// digest of such a plan cannot be computed.
+    /// An error unless the plan can launch an SNP guest: the firmware may have been built for ordinary guests
+    /// only. Such a plan has no launch digest.
     pub fn check_snp(&self) -> Result<(), SnpError> {
         self.snp.clone()
     }
 
-    /// The unified kernel image that the first stage asks for, piece by piece. It is no import: the stage copies and verifies it.
+    /// The unified kernel image that the first stage requests chunk by chunk. It is not an import: the stage
+    /// copies and verifies it.
     pub fn staged_uki(&self) -> Option<&Kernel> {
         self.staged.as_ref()
     }
 
-    /// The plan as a table for people, one row per import in launch order.
+    /// The plan as a table, one row per import in launch order.
     pub fn explain(&self) -> impl Iterator<Item = Row<'_>> {
         self.imports.iter().map(|import| Row {
             gpa: import.gpa,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Plans launched page by page through the software PSP: it has to come to the predicted digest, accept our ID blocks and refuse
-//! what they are not for, and show in its report what was predicted of it.
+//! Plans launched page by page through the software PSP: it has to come to the predicted digest, accept our
+//! ID blocks and refuse what they are not for, and show in its report what was predicted of it.
 
 use cvmm_psp::{Config, Host, HostFault, PAGE, Psp, RmpEntry, Status, command};
 use cvmm_snp::cpu::CpuSignature;

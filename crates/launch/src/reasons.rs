@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The codes of reasons why something is not launched (docs/reference/reasons.md).
+//! The reason codes of this crate (docs/reference/reasons.md).
 
-/// Every code. Never reused for something else.
+/// All codes. A code is never reused for another reason.
 pub const CODES: &[&str] = &[
     "firmware.read",
     "firmware.format",

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Small kernel files and firmware images that pass every check, for tests: of this crate, of programs that launch guests, and of fuzz targets.
+//! Small kernel files and firmware images that pass every check, for tests and fuzz targets of this and other
+//! crates.
 
 pub mod firmware;
 
@@ -30,8 +31,8 @@ impl File {
         self.put(at, &(value as u32).to_le_bytes());
     }
 
-    /// PE32+ headers at `pe` of an EFI application for x86-64 with `sections`: name, address, bytes in memory, file offset, bytes in
-    /// the file.
+    /// PE32+ headers at `pe` of an EFI application for x86-64 with `sections`: name, address, bytes in
+    /// memory, file offset, bytes in the file.
     fn put_pe(&mut self, pe: usize, sections: &[([u8; 8], [usize; 4])]) {
         self.put(0, b"MZ");
         self.put_u32(0x3c, pe);
@@ -51,7 +52,7 @@ impl File {
     }
 }
 
-/// A section's name as its header has it.
+/// A section's name as in its header.
 fn name(text: &str) -> [u8; 8] {
     let mut name = [0; 8];
     for (to, from) in name.iter_mut().zip(text.bytes()) {
@@ -60,7 +61,8 @@ fn name(text: &str) -> [u8; 8] {
     name
 }
 
-/// A unified kernel image with a stub of 16 bytes (`.text`) and `sections`, each a name and its content, laid out as ukify does.
+/// A unified kernel image with a stub of 16 bytes (`.text`) and `sections`, each a name and its content, laid
+/// out as ukify does.
 #[must_use]
 pub fn uki(sections: &[(&str, &[u8])]) -> Vec<u8> {
     let stub: (&str, &[u8]) = (".text", &[0xc3; 16]);
@@ -92,8 +94,9 @@ pub fn uki_of(len: usize) -> Vec<u8> {
     uki(&[(".linux", &bzimage(len - 0x400))])
 }
 
-/// A bzImage of boot protocol 2.15 with an EFI stub, of `len` bytes, at least 1536. Its section covers the second half of the
-/// file. Digests that other programs computed of it are in the tests, so its bytes must not change.
+/// A bzImage of boot protocol 2.15 with an EFI stub, of `len` bytes, at least 1536. Its section covers the
+/// second half of the file. Digests that other programs computed of it are in the tests, so its bytes must
+/// not change.
 #[must_use]
 pub fn bzimage(len: usize) -> Vec<u8> {
     let mut file = File(vec![0x90; len]);

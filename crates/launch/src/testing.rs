@@ -7,7 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 pub use crate::samples::firmware::*;
 
-/// The real AmdSev image: `CVMM_TEST_FIRMWARE`, or the copy beside the repository. `None`, with a word, without.
+/// The real AmdSev image: `CVMM_TEST_FIRMWARE`, or the copy beside the repository. Without one, prints
+/// "skipped" and returns `None`.
 pub fn real_firmware() -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/firmware/OVMF.amdsev.fd");
     let path = std::env::var_os("CVMM_TEST_FIRMWARE").map_or_else(|| PathBuf::from(beside), PathBuf::from);
@@ -18,8 +19,8 @@ pub fn real_firmware() -> Option<PathBuf> {
     Some(path)
 }
 
-/// The image with this SHA-256 below the folders of `CVMM_TEST_OVMF` (separated by colons) or in the cache `scripts/fetch`
-/// fills. `None`, with a word, without.
+/// The image with this SHA-256 below the folders of `CVMM_TEST_OVMF` (separated by colons) or in the cache
+/// `scripts/fetch` fills. Without one, prints "skipped" and returns `None`.
 pub fn oracle_firmware(sha256: &str) -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     let cache = || {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Handing a unified kernel image to OVMF in memory.
+//! Passing a unified kernel image to OVMF in memory.
 //!
-//! OVMF looks in its HOB area for a list of GUID HOBs that describe data an IGVM loader has left in RAM; one of type
-//! "kernel" makes it start that image, and fw_cfg kernels and shims are then ignored. A second page, the parameter
-//! area, can hold a memory map and the vCPU count; OVMF prefers both to what fw_cfg says. No IGVM file is
-//! involved: the plan writes both pages and the image, and all three can be measured.
-//! Sources: edk2 OvmfPkg/Include/IndustryStandard/IgvmData.h and PlatformInitLib/Igvm.c; machine runs with the
-//! unmodified AmdSev build.
+//! OVMF looks in its HOB area for a list of GUID HOBs that describe data that an IGVM loader has placed in
+//! RAM; one of type "kernel" makes it start that image, and fw_cfg kernels and shims are then ignored. A
+//! second page, the parameter area, can hold a memory map and the vCPU count; OVMF prefers both to what
+//! fw_cfg says. No IGVM file is involved: the plan writes both pages and the image, and all three can be
+//! measured. Sources: edk2 OvmfPkg/Include/IndustryStandard/IgvmData.h and PlatformInitLib/Igvm.c; machine
+//! runs with the unmodified AmdSev build.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes, Unaligned};
@@ -16,12 +16,12 @@ use crate::guid::Guid;
 use crate::memory::MemoryLayout;
 use crate::page::PAGE_SIZE;
 
-/// Where an image goes unless told otherwise.
+/// Default address of an image.
 pub const DEFAULT_GPA: u64 = 0x0200_0000;
 /// First address OVMF does not use before it has read the HOBs: its decompressed volumes end here.
-pub const LOWEST_GPA: u64 = 0x0178_0000;
+pub const MIN_GPA: u64 = 0x0178_0000;
 
-/// Low RAM the guest needs besides three times the image, less the 32 MiB below [`DEFAULT_GPA`].
+/// Low RAM the guest needs in addition to three times the image, less the 32 MiB below [`DEFAULT_GPA`].
 const HEADROOM: u64 = 96 << 20;
 
 const IGVM_DATA_HOB: Guid = Guid::from_u128(0x3dd177ff_b632_4e25_bef3_065063d55fc4);
@@ -40,7 +40,7 @@ struct HobHeader {
     reserved: U32,
 }
 
-/// One piece of data in memory (edk2 IgvmData.h).
+/// One chunk of data in memory (edk2 IgvmData.h).
 #[derive(IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
 struct DataHob {
@@ -75,11 +75,13 @@ struct MapEntry {
 
 const _: () = assert!(size_of::<MapEntry>() == 24);
 
-/// Low RAM that an image of `len` bytes in the file and `loaded` bytes in memory needs at `gpa`, in bytes, a multiple of 1 MiB.
+/// Low RAM that an image of `len` bytes in the file and `loaded` bytes in memory needs at `gpa`: in bytes, a
+/// multiple of 1 MiB.
 ///
-/// OVMF, the EFI stub and the kernel all work in low RAM: the image as placed, the copy `LoadImage` makes and the unpacked
-/// kernel and initrd come to about three times its size, beside some 100 MiB for firmware and early kernel. Measured:
-/// a 12.6 MiB image hangs with 128 MiB and boots with 192; for larger ones the factor is an estimate.
+/// OVMF, the EFI stub and the kernel all work in low RAM: the image as placed, the copy `LoadImage` makes and
+/// the unpacked kernel and initrd come to about three times its size, beside some 100 MiB for firmware and
+/// early kernel. Measured: a 12.6 MiB image hangs with 128 MiB and boots with 192; for larger ones the factor
+/// is an estimate.
 pub fn needed_low(gpa: u64, len: u64, loaded: u64) -> u64 {
     let bytes = len.saturating_mul(2).saturating_add(len.max(loaded));
     let bytes = bytes.saturating_add(gpa).saturating_add(HEADROOM);
@@ -110,7 +112,8 @@ pub fn hob_list(gpa: u64, len: u64) -> Vec<u8> {
 
 /// The page of parameters for `area`; `None` if its memory map has too few entries.
 ///
-/// OVMF takes the size of low RAM from the one entry that starts at 0, and reads entries until one has no pages.
+/// OVMF takes the size of low RAM from the one entry that starts at 0, and reads entries until one has no
+/// pages.
 pub fn parameter_page(area: &ParameterArea, memory: &MemoryLayout, vcpus: u32) -> Option<Vec<u8>> {
     let mut page = vec![0; PAGE_SIZE as usize];
     let (map_start, map_len) = area.memory_map;
@@ -126,7 +129,7 @@ pub fn parameter_page(area: &ParameterArea, memory: &MemoryLayout, vcpus: u32) -
         };
         entry.write_to(entries.next()?).ok()?;
     }
-    // The reader knows no number of entries: one without pages must follow.
+    // The reader does not know the number of entries: one without pages must follow.
     entries.next()?;
     let count = page.get_mut(area.vcpu_count..area.vcpu_count.checked_add(4)?)?;
     count.copy_from_slice(&vcpus.to_le_bytes());

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The measured state of a vCPU.
 //!
-//! KVM makes the VMSA itself from the registers the launcher has set, so this is a prediction: it holds only if the launcher
-//! sets the same registers and KVM adds what it always adds (EFER.SVME, CR4.MCE, SNP_ACTIVE). The values are those QEMU
-//! starts its vCPUs with, which differ from KVM's own reset values in segment types and RDX; digests are
-//! therefore QEMU's and `sev-snp-measure`'s too. Values not set here are zero. Source: `sev_es_sync_vmsa` of Linux
-//! and the VMSAs `sev-snp-measure --dump-vmsa` writes.
+//! KVM makes the VMSA itself from the registers the launcher has set, so this is a prediction: it holds only
+//! if the launcher sets the same registers and KVM adds what it always adds (EFER.SVME, CR4.MCE, SNP_ACTIVE).
+//! The values are those QEMU starts its vCPUs with, which differ from KVM's own reset values in segment types
+//! and RDX; digests are therefore QEMU's and `sev-snp-measure`'s too. Values not set here are zero. Source:
+//! `sev_es_sync_vmsa` of Linux and the VMSAs `sev-snp-measure --dump-vmsa` writes.
 
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::features::SevFeatures;
@@ -14,7 +14,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::plan::VcpuStart;
 
-/// What all vCPUs of a guest have in common.
+/// Properties that all vCPUs of a guest share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VcpuModel {
     /// CPUID leaf 1, EAX: in RDX at reset.
@@ -31,7 +31,8 @@ pub fn initial(start: VcpuStart, model: VcpuModel) -> Vmsa {
     }
 }
 
-/// The registers in which the VMSA of a first stage differs from a reset's: what a launcher sets, before KVM adds to it.
+/// The registers in which the VMSA of a first stage differs from a reset's: what a launcher sets, before KVM
+/// adds to it.
 pub mod stage_registers {
     /// PG, ET, PE.
     pub const CR0: u64 = 0x8000_0011;
@@ -102,8 +103,8 @@ mod tests {
 
     use super::*;
 
-    /// SHA-256 of the files `sev-snp-measure --dump-vmsa` writes:
-    /// sev-snp-measure --mode snp --vcpus 2 --vcpu-type EPYC-Milan --guest-features 0x21 --ovmf OVMF.amdsev.fd --dump-vmsa
+    /// SHA-256 of the files `sev-snp-measure --dump-vmsa` writes: sev-snp-measure --mode snp --vcpus 2
+    /// --vcpu-type EPYC-Milan --guest-features 0x21 --ovmf OVMF.amdsev.fd --dump-vmsa
     #[test]
     fn pages_equal_those_another_tool_writes() {
         let features = SevFeatures::default().with(SevFeatures::DEBUG_SWAP);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Log macros for messages that a guest, a client or a file can cause.
 //!
-//! [`error!`], [`warn!`], [`info!`] and [`debug!`] take what `tracing`'s macros take. Each place in the code that uses one has a
-//! [`LogLimit`] of its own: [`BURST`] lines at once, then one per [`INTERVAL`]. The first line after a pause says in the field
-//! `suppressed` how many were left out. Levels that the log's filter leaves out cost nothing and use nothing up.
+//! [`error!`], [`warn!`], [`info!`] and [`debug!`] accept the same arguments as `tracing`'s macros. Each call
+//! site has its own [`LogLimit`]: [`BURST`] lines at once, then one per [`INTERVAL`]. The first line after a
+//! pause has the number of omitted lines in the field `suppressed`. Levels that the log filter disables are
+//! free and do not count.
 //!
-//! Code that a guest can reach uses these macros only. `.clippy.toml` lists `tracing`'s own macros under `disallowed-macros`, which
-//! crates for such code deny; in `vmm`, where only some modules are, `tests/log_lines.rs` looks for them.
+//! Code that a guest can reach uses only these macros. `.clippy.toml` lists `tracing`'s own macros under
+//! `disallowed-macros`, which crates for such code deny; in `vmm`, where only some modules are,
+//! `tests/log_lines.rs` looks for them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -15,9 +17,9 @@ use std::time::{Duration, Instant};
 #[doc(hidden)]
 pub use tracing;
 
-/// Lines of one place in the code that may follow each other without a pause.
+/// Lines of one call site that may follow each other without a pause.
 pub const BURST: u32 = 4;
-/// After a burst, a place gets one line per interval.
+/// After a burst, a call site may log one line per interval.
 pub const INTERVAL: Duration = Duration::from_secs(60);
 
 /// The limit of one message: a token bucket of [`BURST`] tokens that gains one per [`INTERVAL`].
@@ -34,23 +36,23 @@ struct Bucket {
     counted: Duration,
 }
 
-/// A line that may be logged.
+/// Permission to log a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pass {
-    /// Lines that were left out since the last one, if there were any.
+    /// Lines omitted since the last one, if any.
     pub suppressed: Option<u64>,
 }
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl LogLimit {
-    /// Nothing logged yet.
+    /// A limit with a full bucket.
     pub const fn new() -> Self {
         let bucket = Bucket { tokens: BURST, counted: Duration::ZERO };
         Self { bucket: Mutex::new(bucket), suppressed: AtomicU64::new(0) }
     }
 
-    /// Whether the message may be logged now; if not, it is counted.
+    /// Permission to log the message now; without it, the message is counted as omitted.
     pub fn pass(&self) -> Option<Pass> {
         self.pass_at(START.elapsed())
     }
@@ -90,7 +92,7 @@ impl Default for LogLimit {
     }
 }
 
-/// `tracing::event!` with a limit for this place in the code.
+/// `tracing::event!` with a limit for this call site.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! limited {
@@ -104,25 +106,25 @@ macro_rules! limited {
     };
 }
 
-/// `tracing::error!`, limited.
+/// Rate-limited `tracing::error!`.
 #[macro_export]
 macro_rules! error {
     ($($event:tt)+) => { $crate::limited!($crate::tracing::Level::ERROR, $($event)+) };
 }
 
-/// `tracing::warn!`, limited.
+/// Rate-limited `tracing::warn!`.
 #[macro_export]
 macro_rules! warn {
     ($($event:tt)+) => { $crate::limited!($crate::tracing::Level::WARN, $($event)+) };
 }
 
-/// `tracing::info!`, limited.
+/// Rate-limited `tracing::info!`.
 #[macro_export]
 macro_rules! info {
     ($($event:tt)+) => { $crate::limited!($crate::tracing::Level::INFO, $($event)+) };
 }
 
-/// `tracing::debug!`, limited.
+/// Rate-limited `tracing::debug!`.
 #[macro_export]
 macro_rules! debug {
     ($($event:tt)+) => { $crate::limited!($crate::tracing::Level::DEBUG, $($event)+) };
@@ -208,7 +210,8 @@ mod tests {
         let first = limit.pass_at(start + INTERVAL);
         assert_eq!(first, Some(Pass { suppressed: Some(2 * 10_000 - u64::from(BURST)) }));
         assert_eq!(passes(&limit, start + INTERVAL), 0);
-        // A flood of a day at a steady rate: one line a minute, and nothing that was left out is left uncounted.
+        // A flood of a day at a steady rate: one line a minute, and nothing that was left out is left
+        // uncounted.
         let (mut lines, mut suppressed) = (0_u64, 0_u64);
         for second in 1..=86_400 {
             if let Some(pass) = limit.pass_at(start + INTERVAL + Duration::from_secs(second)) {
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_that_nobody_hears_use_nothing_up() {
+    fn disabled_levels_do_not_count() {
         fn log() {
             warn!("heard or not");
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `man` and `completions`: what each of our programs prints about itself, made from its grammar.
+//! The commands `man` and `completions`, generated from the grammar of a program.
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +11,10 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-/// Which manual page.
+/// Arguments of `man`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ManArgs {
-    /// The command to print the page of, such as: config check. Default: the program's own page
+    /// Command whose page to print, such as: config check. Default: the page of the program
     #[arg(value_name = "COMMAND")]
     pub command: Vec<String>,
     /// Write the pages of all commands into this folder, as NAME.1; files that exist are not overwritten
@@ -22,14 +22,14 @@ pub struct ManArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Which completion script.
+/// Arguments of `completions`.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct CompletionArgs {
     /// The shell
     pub shell: Shell,
 }
 
-/// Why there is no page.
+/// A page that cannot be printed or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ManualError {
     /// The program has no such command.
@@ -40,18 +40,18 @@ pub enum ManualError {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A page cannot be made.
-    #[error("cannot make the page: {0}")]
+    /// A page cannot be generated.
+    #[error("cannot generate the page: {0}")]
     Render(#[from] io::Error),
 }
 
-/// What `man` prints: a page, or the names of the files that were written.
+/// Returns the output of `man`: a page, or the names of the files that were written.
 ///
 /// # Errors
-/// There is no such command, or a file cannot be written.
+/// If the command does not exist, or a file cannot be written.
 pub fn man(mut command: Command, args: &ManArgs) -> Result<Vec<u8>, ManualError> {
     command.build();
     if let Some(folder) = &args.out {
@@ -79,7 +79,7 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// All commands, each under the name of its page.
+/// The pages of all commands, with their names.
 fn pages(command: &Command, name: &str, found: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
     found.push((name.to_owned(), page(command)?));
     for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Files that commands write where a user says.
+//! Output files of commands.
 //!
-//! A typing error in `--output` must not cost a file: an existing file is replaced only if it is empty, if it is recognised as a result
-//! of the same command, or if the user says `--force`. A file that has the content already is left as it is. Terminals, pipes and devices are written to as they are.
+//! A typing error in `--output` must not destroy a file: an existing file is replaced only if it is empty, if
+//! it is recognised as a result of the same command, or with `--force`. A file that already has the content
+//! is not touched. Terminals, pipes and devices are written to directly.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +12,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Most bytes of an existing file that are read to recognise it.
+/// Longest existing file that is read to recognise it, in bytes.
 pub const MAX_RECOGNISED: u64 = 16 << 20;
 
 /// What to do with a file that exists.
@@ -21,7 +22,7 @@ pub enum Existing<'a> {
     Refuse,
     /// Replace it if this function recognises its content as made by the same command; refuse it otherwise.
     ReplaceOwn(&'a dyn Fn(&[u8]) -> bool),
-    /// Replace it: the user has said so.
+    /// Replace it: the user gave `--force`.
     Replace,
 }
 
@@ -43,21 +44,21 @@ impl Existing<'_> {
     }
 }
 
-/// Why a file was not written.
+/// An output file that was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// It exists and was made by something else.
+    /// The file exists and was not written by this command.
     #[error("{} exists and was not written by this command: remove it, or choose another file", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot be written, or an existing one cannot be read.
+    /// The file cannot be written, or an existing one cannot be read.
     #[error("cannot write {}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: io::Error,
     },
 }
@@ -80,8 +81,8 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32, existing: Existing<'_>) -> Re
     file.write_all(bytes).map_err(failed)
 }
 
-/// Whether [`write()`] would be allowed to write to `path`, before work is done whose result would be lost. Creates the file, empty, if it
-/// does not exist.
+/// Checks that [`write()`] may write to `path`, before work whose result would be lost otherwise. Creates an
+/// empty file if it does not exist.
 ///
 /// # Errors
 /// As [`write()`].
@@ -89,7 +90,7 @@ pub fn reserve(path: &Path, mode: u32, existing: Existing<'_>) -> Result<(), Out
     open(path, mode, existing).map(drop)
 }
 
-/// The file, to be written from its start; its content is still there.
+/// Opens the file for writing from its start, without truncating it.
 fn open(path: &Path, mode: u32, existing: Existing<'_>) -> Result<File, OutputError> {
     let failed = |source| OutputError::Io { path: path.to_owned(), source };
     match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
@@ -105,7 +106,7 @@ fn open(path: &Path, mode: u32, existing: Existing<'_>) -> Result<File, OutputEr
 
 fn allowed(path: &Path, existing: Existing<'_>) -> io::Result<bool> {
     let about = match fs::metadata(path) {
-        // A link to nothing: what it names is not ours to make.
+        // A dangling link: do not create its target.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         about => about?,
     };

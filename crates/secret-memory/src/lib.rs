@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where keys are kept: memory that is neither swapped out nor dumped, in a process that leaves no core file.
+//! Memory for keys that is neither swapped out nor dumped, in a process that leaves no core file.
 //!
-//! - [`deny_dumps`] is the first call of every program: no core file, whatever the limits or `core_pattern` say, and no debugger of
-//!   the same user. It covers all of the process, libraries included.
-//! - [`Secret`] and [`SecretBytes`] hold bytes in pages that are locked (`mlock`), left out of dumps that root takes
-//!   (`MADV_DONTDUMP`), and overwritten when they are dropped. Up to [`SLOT`] bytes share a page; more have pages of their own.
+//! - [`deny_dumps`] is the first call of every program: no core file, whatever the limits or `core_pattern`
+//!   say, and no debugger of the same user. It covers all of the process, libraries included.
+//! - [`Secret`] and [`SecretBytes`] hold bytes in pages that are locked (`mlock`), left out of dumps that
+//!   root takes (`MADV_DONTDUMP`), and overwritten when they are dropped. Secrets of up to [`SLOT`] bytes
+//!   share pages; longer ones have their own.
 //!
-//! Not covered by the locked pages: what a cryptographic library copies into its own memory (key schedules, parsed private keys), and
-//! what passes through the stack. Where the host may swap, keep the whole process out of it (`MemorySwapMax=0` in its unit).
+//! Not covered by the locked pages: what a cryptographic library copies into its own memory (key schedules,
+//! parsed private keys), and what passes through the stack. Where the host may swap, keep the whole process
+//! out of it (`MemorySwapMax=0` in its unit).
 //!
-//! A limit that forbids locking is reported once, as a warning; [`check_lock`] is for programs that would rather not go on.
+//! If a limit forbids locking, one warning is logged; [`check_lock`] is for programs that prefer to stop.
 
 mod pages;
 mod process;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Locked pages, and the slots that small secrets share.
+//! Locked pages, and slots in them for small secrets.
 
 #![expect(unsafe_code, reason = "maps, locks and hands out memory of its own")]
 
@@ -14,18 +14,18 @@ use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
 use zeroize::Zeroize;
 
-/// The most bytes of a secret that shares its page with others.
+/// Longest secret that shares its page with others, in bytes.
 pub const SLOT: usize = 64;
 
-/// Slots of one page that are used: a bit each.
+/// Slots of a page: one bit each.
 const MAX_SLOTS: usize = u64::BITS as usize;
 
-/// Bytes that this process has locked here.
+/// Bytes that this crate has locked in this process.
 static LOCKED: AtomicU64 = AtomicU64::new(0);
 static WARNED: AtomicBool = AtomicBool::new(false);
 static SHARED: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
 
-/// Why keys are not locked in memory.
+/// Keys could not be locked in memory.
 #[derive(Debug, Error)]
 #[error(
     "memory.lock: cannot lock {len} bytes of keys in memory, so they could be swapped out: {source}; RLIMIT_MEMLOCK is {limit} and {locked} \
@@ -38,16 +38,16 @@ pub struct LockError {
     source: std::io::Error,
 }
 
-/// Whether secrets are locked: tries it with one page.
+/// Checks that secrets can be locked, by locking one page.
 ///
 /// # Errors
-/// They are not.
+/// If a page cannot be locked.
 pub fn check_lock() -> Result<(), LockError> {
     let (_, refused) = Pages::map(page_size());
     refused.map_or(Ok(()), Err)
 }
 
-/// A mapping of its own.
+/// A private mapping.
 pub(crate) struct Pages {
     at: NonNull<u8>,
     len: usize,
@@ -60,7 +60,8 @@ unsafe impl Send for Pages {}
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// Maps zeros for `len` bytes; without memory the process ends, as for any allocation. Says why they are not locked.
+    /// Maps `len` zero bytes; out of memory ends the process, as for any allocation. Returns an error if they
+    /// are not locked.
     fn map(len: usize) -> (Self, Option<LockError>) {
         let len = len.max(1).next_multiple_of(page_size());
         // SAFETY: a new private mapping at an address that the kernel chooses; nothing else is touched.
@@ -71,8 +72,8 @@ impl Pages {
             handle_alloc_error(Layout::from_size_align(len, 1).unwrap_or(Layout::new::<u8>()))
         };
         let mut pages = Self { at, len, locked: false };
-        // SAFETY: the range is the mapping that was just made. The advice changes no content. It cannot fail for such a mapping on a
-        // kernel that knows it (3.4), and the process is not dumpable besides.
+        // SAFETY: the range is the mapping that was just made. The advice changes no content. It cannot fail
+        // for such a mapping on a kernel that supports it (3.4), and the process is not dumpable anyway.
         let _ = unsafe { madvise(at.as_ptr().cast(), len, Advice::LinuxDontDump) };
         // SAFETY: as above; locking changes no content.
         match unsafe { mlock(at.as_ptr().cast(), len) } {
@@ -90,7 +91,7 @@ impl Pages {
         }
     }
 
-    /// The same; warns the first time that they are not locked.
+    /// Like [`Self::map`]; logs the first failure to lock.
     fn new(len: usize) -> Self {
         let (pages, refused) = Self::map(len);
         if let Some(refused) = refused
@@ -114,14 +115,14 @@ impl Drop for Pages {
     }
 }
 
-/// A page of slots. It stays for the next secrets.
+/// A page of slots. It is kept for later secrets.
 struct Shared {
     pages: Pages,
     used: u64,
 }
 
 fn shared() -> MutexGuard<'static, Vec<Shared>> {
-    // The list is whole between any two statements.
+    // No statement leaves the list inconsistent.
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -129,7 +130,7 @@ fn shared() -> MutexGuard<'static, Vec<Shared>> {
 pub(crate) struct Room {
     at: NonNull<u8>,
     len: usize,
-    /// Without pages of its own it is a slot.
+    /// `None` for a slot of a shared page.
     own: Option<Pages>,
 }
 
@@ -161,7 +162,8 @@ impl Room {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes of a mapping that lives as long as `self`, initialised (zeros at first); no other reference exists.
+        // SAFETY: `len` bytes of a mapping that lives as long as `self`, initialised (zeros at first); no
+        // other reference exists.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
     }
 
@@ -170,7 +172,7 @@ impl Room {
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
     }
 
-    /// Fewer bytes.
+    /// Shortens it to `len` bytes.
     pub(crate) fn truncate(&mut self, len: usize) {
         if len < self.len {
             self.bytes_mut()[len..].zeroize();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Secrets of a length that is known, and of any.
+//! Secrets of fixed and of variable length.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -7,20 +7,20 @@ use std::ops::{Deref, DerefMut};
 
 use crate::pages::Room;
 
-/// Bytes that are locked in memory, overwritten when dropped, and not shown by `Debug`.
+/// Bytes that are locked in memory, zeroized when dropped and redacted in `Debug` output.
 pub struct SecretBytes(Room);
 
 impl SecretBytes {
-    /// So many zeros, to be filled in place.
+    /// `len` zeros, to be filled in place.
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         Self(Room::new(len))
     }
 
-    /// What `reader` has, read into place: up to `max` bytes of it.
+    /// Reads up to `max` bytes from `reader`, directly into locked memory.
     ///
     /// # Errors
-    /// Those of the reader.
+    /// Errors of the reader.
     pub fn read(mut reader: impl Read, max: usize) -> io::Result<Self> {
         let mut secret = Self::zeroed(max);
         let mut len = 0;
@@ -43,7 +43,7 @@ impl SecretBytes {
 }
 
 impl From<&[u8]> for SecretBytes {
-    /// A copy; the caller's bytes are left as they are.
+    /// Copies the bytes; the caller's copy is not wiped.
     fn from(bytes: &[u8]) -> Self {
         let mut secret = Self::zeroed(bytes.len());
         secret.copy_from_slice(bytes);
@@ -77,7 +77,7 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
-/// A key of `N` bytes; otherwise as [`SecretBytes`].
+/// A secret of `N` bytes; see [`SecretBytes`].
 #[derive(Clone)]
 pub struct Secret<const N: usize>(SecretBytes);
 
@@ -88,7 +88,7 @@ impl<const N: usize> Secret<N> {
         Self(SecretBytes::zeroed(N))
     }
 
-    /// The secret with these bytes, if there are `N`; the caller's are left as they are.
+    /// The secret with these bytes, if there are `N`; the caller's copy is not wiped.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         (bytes.len() == N).then(|| Self(SecretBytes::from(bytes)))

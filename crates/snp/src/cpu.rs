@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Processor signatures: CPUID leaf 1, EAX.
 //!
-//! A processor starts with its signature in RDX, so it is part of the measured state of every vCPU: a guest that was
-//! predicted for one processor model has another digest on the next. Source: AMD document 25481, "CPUID Fn0000_0001_EAX
-//! Family, Model, Stepping Identifiers"; the models are those of QEMU and `sev-snp-measure`.
+//! A processor starts with its signature in RDX, so it is part of the measured state of every vCPU: a guest
+//! that was predicted for one processor model has another digest on the next. Source: AMD document 25481,
+//! "CPUID Fn0000_0001_EAX Family, Model, Stepping Identifiers"; the models are those of QEMU and
+//! `sev-snp-measure`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,11 +13,11 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CpuSignature(pub u32);
 
-/// A name or number that is no processor signature.
+/// A name or number that is not a processor signature.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CpuError {
     /// No model has this name.
-    #[error("unknown vcpu type \"{0}\"; known are {names}", names = names())]
+    #[error("unknown vCPU type \"{0}\"; known are {names}", names = names())]
     Name(String),
     /// A part does not fit its field.
     #[error(
@@ -85,7 +86,7 @@ impl CpuSignature {
     }
 }
 
-/// From a QEMU model name.
+/// Parses a QEMU model name.
 impl FromStr for CpuSignature {
     type Err = CpuError;
 

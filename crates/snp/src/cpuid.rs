@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The CPUID page: values the firmware has checked, for a guest that does not believe its hypervisor.
+//! The CPUID page: values the firmware has checked, for a guest that does not trust its hypervisor.
 //!
-//! The launcher fills it, the firmware compares each entry with what the processor allows. A refused page comes back
-//! corrected, which must be shown as a difference and never simply loaded: the digest does not cover the values. Source:
-//! firmware ABI 8.17.2.6, "CPUID Page" and "CPUID_FUNCTION Structure"; Linux arch/x86/include/asm/sev.h.
+//! The launcher fills it, the firmware compares each entry with what the processor allows. A refused page
+//! comes back corrected, which must be shown as a difference and never simply loaded: the digest does not
+//! cover the values. Source: firmware ABI 8.17.2.6, "CPUID Page" and "CPUID_FUNCTION Structure"; Linux
+//! arch/x86/include/asm/sev.h.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -11,7 +12,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use crate::PAGE_SIZE;
 use crate::layout::layout;
 
-/// Entries a page has room for by its definition.
+/// Capacity of the page, in entries.
 pub const MAX_ENTRIES: usize = 64;
 
 /// One leaf of CPUID.
@@ -64,7 +65,7 @@ layout!(CpuidPage, PAGE_SIZE, { count: 0, reserved1: 4, reserved2: 8, functions:
 
 /// More entries than a page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} cpuid entries: a cpuid page holds at most 64; leave some leaves out")]
+#[error("{0} CPUID entries: a CPUID page holds at most 64; leave some leaves out")]
 pub struct TooManyEntries(pub usize);
 
 impl CpuidPage {

@@ -11,9 +11,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 #[repr(transparent)]
 pub struct Digest(pub [u8; Self::LEN]);
 
-/// Text that is no digest.
+/// Text that is not a valid digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is no SHA-384 value: 96 hexadecimal digits are needed")]
+#[error("\"{0}\" is not a SHA-384 value: expected 96 hexadecimal digits")]
 pub struct DigestError(String);
 
 impl Digest {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SEV_FEATURES: what the processor does differently for one vCPU.
 //!
-//! The field stands in the VMSA and is measured. KVM sets SNP_ACTIVE by itself; the others are asked for at INIT2.
-//! Source: APM volume 2, "SEV_FEATURES" (VMSA offset 0x3b0); the numbers are those of SEV_STATUS less two.
+//! The field stands in the VMSA and is measured. KVM sets SNP_ACTIVE by itself; the others are asked for at
+//! INIT2. Source: APM volume 2, "SEV_FEATURES" (VMSA offset 0x3b0); the numbers are those of SEV_STATUS less
+//! two.
 
 use std::fmt;
 

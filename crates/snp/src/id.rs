@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! ID block and ID authentication: the guest owner's signed statement of what may be launched.
 //!
-//! The host hands both to LAUNCH_FINISH. The firmware checks the signature over the block, compares digest and policy with
-//! what was launched, and refuses the guest if one of them differs. Reports then show SHA-384 of the two public-key
-//! structures. Source: firmware ABI 8.18, "ID Block Structure" and "ID Authentication Information Structure", and chapter
-//! 10 for keys and signatures.
+//! The host hands both to LAUNCH_FINISH. The firmware checks the signature over the block, compares digest
+//! and policy with what was launched, and refuses the guest if one of them differs. Reports then show SHA-384
+//! of the two public-key structures. Source: firmware ABI 8.18, "ID Block Structure" and "ID Authentication
+//! Information Structure", and chapter 10 for keys and signatures.
 //!
 //! Numbers of keys and signatures are little-endian in fields of 72 bytes, of which P-384 uses 48.
 
@@ -34,7 +34,7 @@ pub struct Number([u8; 72]);
 layout!(Number, 72, {});
 
 impl Number {
-    /// From the big-endian form everybody else uses.
+    /// Converts from the usual big-endian form.
     pub fn from_be(bytes: &[u8; NUMBER_LEN]) -> Self {
         let mut number = [0; 72];
         for (to, from) in number.iter_mut().zip(bytes.iter().rev()) {
@@ -43,7 +43,7 @@ impl Number {
         Self(number)
     }
 
-    /// To the big-endian form; `None` if the number is longer than P-384's.
+    /// Converts to the big-endian form; `None` if the number is longer than P-384's.
     pub fn to_be(&self) -> Option<[u8; NUMBER_LEN]> {
         let (low, high) = self.0.split_at(NUMBER_LEN);
         if high.iter().any(|byte| *byte != 0) {
@@ -127,7 +127,7 @@ impl fmt::Debug for EcSignature {
     }
 }
 
-/// What the guest owner states.
+/// The guest owner's statement of what may be launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct IdBlock {
@@ -163,7 +163,7 @@ impl IdBlock {
     }
 }
 
-/// Who states it.
+/// The keys and signatures that authenticate an ID block.
 #[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct IdAuth {
@@ -193,7 +193,7 @@ layout!(IdAuth, 4096, {
 });
 
 impl IdAuth {
-    /// Without an author key.
+    /// An authentication without an author key.
     pub fn new(id_key: EcPublicKey, id_block_sig: EcSignature) -> Self {
         let mut auth = Self::new_zeroed();
         auth.id_key_algo = U32::new(ALGORITHM_P384);

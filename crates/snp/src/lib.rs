@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The data structures of AMD SEV-SNP.
 //!
-//! Everything here is a layout or a number that somebody else defined: the SNP firmware ABI (AMD document 56860), the
-//! processor (APM volume 2, document 24593) or the kernel. Layouts are `zerocopy` types without padding, so that a value
-//! *is* its bytes, and each has its size and the offsets of its fields asserted at compile time. Nothing here does
-//! I/O, talks to a hypervisor or hashes anything.
+//! Everything here is a layout or a number that is defined elsewhere: the SNP firmware ABI (AMD document
+//! 56860), the processor (APM volume 2, document 24593) or the kernel. Layouts are `zerocopy` types without
+//! padding, so that a value *is* its bytes, and each has its size and the offsets of its fields asserted at
+//! compile time. Nothing here does I/O, talks to a hypervisor or hashes anything.
 //!
-//! Tables of the ABI document are named by their title, because their numbers change with each revision. The document
-//! itself was not at hand: the layouts were cross-checked between the Linux kernel, QEMU, `sev-snp-measure` and the
-//! `sev` crate. All integers are little-endian. Values that must stay secret do not show in `Debug` output.
+//! Tables of the ABI document are named by their title, because their numbers change with each revision. The
+//! document itself was not at hand: the layouts were cross-checked between the Linux kernel, QEMU,
+//! `sev-snp-measure` and the `sev` crate. All integers are little-endian. Values that must stay secret do not
+//! show in `Debug` output.
 
 mod layout;
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PAGE_INFO: what the firmware hashes for each launched page.
 //!
-//! `LD' = SHA-384(PAGE_INFO)`, where PAGE_INFO contains the digest so far: a chain over all pages in launch order. Only
-//! NORMAL and VMSA pages have their content in it; SECRETS and CPUID pages count by kind and address alone, so the digest
-//! says nothing about CPUID values. Source: firmware ABI 8.17.2, "Layout of the PAGE_INFO Structure".
+//! `LD' = SHA-384(PAGE_INFO)`, where PAGE_INFO contains the digest so far: a chain over all pages in launch
+//! order. Only NORMAL and VMSA pages have their content in it; SECRETS and CPUID pages count by kind and
+//! address alone, so the digest says nothing about CPUID values. Source: firmware ABI 8.17.2, "Layout of the
+//! PAGE_INFO Structure".
 
 use std::fmt;
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The guest policy: what a guest demands of the platform.
+//! The guest policy: what a guest requires of the platform.
 //!
-//! LAUNCH_START fails on a platform that does not satisfy it; the ID block repeats it, and every report shows it. It is
-//! not part of the launch digest. Source: firmware ABI 4.3, "Guest Policy Structure"; Linux include/linux/psp-sev.h.
+//! LAUNCH_START fails on a platform that does not satisfy it; the ID block repeats it, and every report shows
+//! it. It is not part of the launch digest. Source: firmware ABI 4.3, "Guest Policy Structure"; Linux
+//! include/linux/psp-sev.h.
 
 use std::fmt;
 
@@ -13,16 +14,16 @@ pub struct GuestPolicy(pub u64);
 /// A policy no guest can be launched with, whatever the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// The bit that is always one.
+    /// Bit 17 is not set.
     #[error("guest policy {0:#x}: bit 17 is reserved and must be one")]
     Bit17(u64),
-    /// Bits without a meaning.
+    /// Reserved bits are set.
     #[error("guest policy {0:#x}: bits 26 to 63 are reserved and must be zero")]
     Reserved(u64),
 }
 
 impl GuestPolicy {
-    /// Simultaneous multithreading may be on in the host. Linux 6.12 demands it.
+    /// Simultaneous multithreading may be on in the host. Linux 6.12 requires it.
     pub const SMT: u64 = 1 << 16;
     /// Must be one.
     pub const RESERVED_ONE: u64 = 1 << 17;
@@ -50,8 +51,8 @@ impl GuestPolicy {
         self.0 & bits == bits
     }
 
-    /// Least ABI version as (major, minor).
-    pub fn least_abi(self) -> (u8, u8) {
+    /// Minimum ABI version as (major, minor).
+    pub fn min_abi(self) -> (u8, u8) {
         ((self.0 >> 8) as u8, self.0 as u8)
     }
 
@@ -65,7 +66,7 @@ impl GuestPolicy {
     }
 }
 
-/// Multithreading allowed, nothing else demanded: what QEMU and `sev-snp-measure` use too.
+/// Multithreading allowed, nothing else required: what QEMU and `sev-snp-measure` use too.
 impl Default for GuestPolicy {
     fn default() -> Self {
         Self(Self::SMT | Self::RESERVED_ONE)
@@ -85,7 +86,7 @@ impl fmt::Display for GuestPolicy {
             (Self::CIPHERTEXT_HIDING, "ciphertext hiding"),
             (Self::PAGE_SWAP_DISABLED, "no page swap"),
         ];
-        let (major, minor) = self.least_abi();
+        let (major, minor) = self.min_abi();
         write!(f, "{:#x} (abi {major}.{minor} or later", self.0)?;
         for (_, word) in words.iter().filter(|(bit, _)| self.has(*bit)) {
             write!(f, ", {word}")?;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The attestation report: what the firmware signs about a guest.
 //!
-//! Only the layout is here; which versions have which fields, and what must hold before any of it is believed, belongs
-//! to the verifier. A report a guest asked for names its VMPL (0 to 3); one the host asked for has
-//! [`VMPL_HOST`] and must never be taken for the other. Source: firmware ABI 7.3, "ATTESTATION_REPORT Structure".
+//! Only the layout is here; which versions have which fields, and what must hold before any of it is trusted,
+//! belongs to the verifier. A report a guest asked for names its VMPL (0 to 3); one the host asked for has
+//! [`VMPL_HOST`] and must never be taken for the other. Source: firmware ABI 7.3, "ATTESTATION_REPORT
+//! Structure".
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The secrets page: keys the firmware gives the guest.
 //!
-//! The firmware writes it at launch; the host never sees it. It is here for guest-side code (the first stage takes a
-//! message key from it and must count its messages in the OS area) and for tests. Source: firmware ABI 8.17.2.5, "Secrets
-//! Page Format"; Linux arch/x86/include/asm/sev.h, `snp_secrets_page`.
+//! The firmware writes it at launch; the host never sees it. It is here for guest-side code (the first stage
+//! takes a message key from it and must count its messages in the OS area) and for tests. Source: firmware
+//! ABI 8.17.2.5, "Secrets Page Format"; Linux arch/x86/include/asm/sev.h, `snp_secrets_page`.
 
 use std::fmt;
 
@@ -31,7 +31,8 @@ impl fmt::Debug for Vmpck {
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct OsArea {
-    /// Messages sent with each key so far. Whoever uses a key must go on from here: the firmware refuses other numbers.
+    /// Messages sent with each key so far. Users of a key must continue from here: the firmware refuses other
+    /// numbers.
     pub msg_seqno: [U32; 4],
     /// Physical address of the AP jump table.
     pub ap_jump_table_pa: U64,

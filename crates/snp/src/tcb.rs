@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TCB_VERSION: security version numbers of the firmware parts.
 //!
-//! Eight bytes whose meaning depends on the processor family: the one of Turin (family 0x1a) has another order and one
-//! part more. Versions are compared part by part, never as integers: 1.9 is not above 2.0 in each part. Source: firmware
-//! ABI 2.2, "Structure of the TCB_VERSION".
+//! Eight bytes whose meaning depends on the processor family: the one of Turin (family 0x1a) has another
+//! order and one additional part. Versions are compared part by part, never as integers: 1.9 is not above 2.0
+//! in each part. Source: firmware ABI 2.2, "Structure of the TCB_VERSION".
 
 use std::fmt;
 
@@ -79,14 +79,15 @@ impl TcbVersion {
 }
 
 impl TcbParts {
-    /// Whether every part is at least that of `least`. A part only one of them has makes them incomparable: false.
-    pub fn is_at_least(&self, least: &Self) -> bool {
-        self.fmc.is_some() == least.fmc.is_some()
-            && self.fmc >= least.fmc
-            && self.bootloader >= least.bootloader
-            && self.tee >= least.tee
-            && self.snp >= least.snp
-            && self.microcode >= least.microcode
+    /// Whether every part is at least that of `minimum`. If only one of them has some part, they are
+    /// incomparable: false.
+    pub fn is_at_least(&self, minimum: &Self) -> bool {
+        self.fmc.is_some() == minimum.fmc.is_some()
+            && self.fmc >= minimum.fmc
+            && self.bootloader >= minimum.bootloader
+            && self.tee >= minimum.tee
+            && self.snp >= minimum.snp
+            && self.microcode >= minimum.microcode
     }
 }
 

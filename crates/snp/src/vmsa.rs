@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The VMSA: state of a vCPU that the processor keeps encrypted.
 //!
-//! At launch each vCPU's VMSA is measured as one page, so every field counts. [`Vmsa::fields`] gives them by name, for
-//! listings and for saying in words what differs between two. Source: APM volume 2, table B-4, "VMSA Layout, State Save
-//! Area for SEV-ES"; names as in Linux arch/x86/include/asm/svm.h, `sev_es_save_area`.
+//! At launch each vCPU's VMSA is measured as one page, so every field counts. [`Vmsa::fields`] gives them by
+//! name, for listings and for describing how two VMSAs differ. Source: APM volume 2, table B-4, "VMSA Layout,
+//! State Save Area for SEV-ES"; names as in Linux arch/x86/include/asm/svm.h, `sev_es_save_area`.
 
 #![expect(
     missing_debug_implementations,
@@ -328,7 +328,7 @@ impl Vmsa {
     }
 }
 
-/// Only what is not zero: the whole page is no help to anybody.
+/// Lists the fields that are not zero; most of the page is.
 impl fmt::Debug for Vmsa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Vmsa");

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `TPMS_ATTEST` (part 2, 10.12.8, table 126): what a TPM signs of itself.
+//! `TPMS_ATTEST` (part 2, 10.12.8, table 126): the structure of attestations that a TPM signs.
 
 use crate::constants::{GENERATED, st};
 use crate::pcr::{Selections, read_selections, write_selections};
 use crate::public::MAX_NAME;
 use crate::wire::{Reader, WireError, Writer};
 
-/// The longest qualifyingData: a TPMT_HA.
+/// Longest qualifyingData in bytes: a TPMT_HA.
 const MAX_DATA: usize = 66;
-/// The longest TPMS_ATTEST taken.
+/// Longest TPMS_ATTEST that is parsed, in bytes.
 pub const MAX_ATTEST: usize = 1024;
 
 /// An attestation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attest {
-    /// [`GENERATED`], or a TPM did not make this.
+    /// [`GENERATED`] if a TPM made the structure.
     pub magic: u32,
     /// Name of the key that signed, qualified by its parents'.
     pub qualified_signer: Vec<u8>,
-    /// What the one who asked gave: its nonce.
+    /// qualifyingData of the caller: its nonce.
     pub extra_data: Vec<u8>,
     /// `TPMS_CLOCK_INFO` (table 110).
     pub clock: ClockInfo,
-    /// The TPM's version, in a form of its maker's.
+    /// The TPM's firmware version, in a vendor-specific form.
     pub firmware_version: u64,
     /// What is attested.
     pub attested: Attested,
@@ -31,13 +31,13 @@ pub struct Attest {
 /// A TPM's time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockInfo {
-    /// Milliseconds with power.
+    /// Milliseconds for which the TPM was powered.
     pub clock: u64,
     /// TPM resets.
     pub reset_count: u32,
-    /// TPM restarts and resumes since.
+    /// TPM restarts and resumes since the last reset.
     pub restart_count: u32,
-    /// `false`: time may have been gone through before.
+    /// False if the clock may repeat earlier values.
     pub safe: bool,
 }
 
@@ -46,29 +46,29 @@ pub struct ClockInfo {
 pub enum Attested {
     /// `TPMS_QUOTE_INFO` (table 120).
     Quote {
-        /// Which PCRs.
+        /// The quoted PCRs.
         selections: Selections,
         /// Digest of their values, by the hash of the signature.
         digest: Vec<u8>,
     },
-    /// Something else, and what it says.
+    /// Another type of attestation.
     Other {
         /// `TPMI_ST_ATTEST`.
         kind: u16,
-        /// Not understood here.
+        /// The body, not parsed.
         bytes: Vec<u8>,
     },
 }
 
 impl Attest {
-    /// A TPMS_ATTEST that is all of `bytes`. Magic and type are the caller's to judge.
+    /// Parses a TPMS_ATTEST that is all of `bytes`. The caller checks magic and type.
     pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
         if bytes.len() > MAX_ATTEST {
             return Err(WireError::TooLong {
                 what: "TPMS_ATTEST",
                 offset: 0,
                 found: bytes.len(),
-                most: MAX_ATTEST,
+                max: MAX_ATTEST,
             });
         }
         let mut reader = Reader::new(bytes);
@@ -95,13 +95,13 @@ impl Attest {
         Ok(Self { magic, qualified_signer, extra_data, clock, firmware_version, attested })
     }
 
-    /// Whether a TPM made it, if a restricted key signed it.
+    /// Whether a TPM made it, provided that a restricted key signed it.
     #[must_use]
     pub fn is_generated(&self) -> bool {
         self.magic == GENERATED
     }
 
-    /// Its bytes.
+    /// The encoded structure.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut writer = Writer::new();

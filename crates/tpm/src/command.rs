@@ -9,16 +9,16 @@ use crate::pcr::{Selections, write_selections};
 use crate::public::{Public, Scheme};
 use crate::wire::Writer;
 
-/// The longest command that any TPM here takes.
+/// Longest command in bytes.
 pub const MAX_COMMAND: usize = 4096;
 
-/// Why a command cannot be made.
+/// A command that cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CommandError {
-    /// Too long.
+    /// The command is too long.
     #[error("command {code:#x} would have more than {MAX_COMMAND} bytes")]
     TooLong {
-        /// Its code.
+        /// The command code.
         code: u32,
     },
 }
@@ -36,7 +36,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// With this [code](crate::constants::cc).
+    /// A command with this [code](crate::constants::cc).
     #[must_use]
     pub fn new(code: u32) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Command {
         }
     }
 
-    /// A handle.
+    /// Adds a handle.
     #[must_use]
     pub fn handle(mut self, handle: u32) -> Self {
         self.handles.push(handle);
@@ -61,7 +61,8 @@ impl Command {
         self.auth(rh::PW, 0, password)
     }
 
-    /// Authorises the next handle that needs it with a policy session that has no key and needs no value, and goes on.
+    /// Authorises the next handle that needs it with a policy session that has no key, needs no value and
+    /// stays open.
     #[must_use]
     pub fn policy(self, handle: u32) -> Self {
         self.auth(handle, session::CONTINUE, &[])
@@ -80,7 +81,7 @@ impl Command {
         self
     }
 
-    /// A parameter of 8 bits.
+    /// Adds a parameter of 8 bits.
     #[must_use]
     pub fn u8(self, value: u8) -> Self {
         self.with(|writer| {
@@ -88,7 +89,7 @@ impl Command {
         })
     }
 
-    /// Of 16.
+    /// Adds a parameter of 16 bits.
     #[must_use]
     pub fn u16(self, value: u16) -> Self {
         self.with(|writer| {
@@ -96,7 +97,7 @@ impl Command {
         })
     }
 
-    /// Of 32.
+    /// Adds a parameter of 32 bits.
     #[must_use]
     pub fn u32(self, value: u32) -> Self {
         self.with(|writer| {
@@ -104,7 +105,7 @@ impl Command {
         })
     }
 
-    /// Bytes without a length.
+    /// Adds bytes without a length.
     #[must_use]
     pub fn raw(self, bytes: &[u8]) -> Self {
         self.with(|writer| {
@@ -112,7 +113,7 @@ impl Command {
         })
     }
 
-    /// A TPM2B.
+    /// Adds a TPM2B.
     #[must_use]
     pub fn sized(self, bytes: &[u8]) -> Self {
         self.with(|writer| {
@@ -120,7 +121,7 @@ impl Command {
         })
     }
 
-    /// A TPM2B of what `fill` writes.
+    /// Adds a TPM2B with what `fill` writes.
     #[must_use]
     pub fn nested(self, fill: impl FnOnce(&mut Writer)) -> Self {
         self.with(|writer| {
@@ -128,26 +129,26 @@ impl Command {
         })
     }
 
-    /// A TPM2B_PUBLIC.
+    /// Adds a TPM2B_PUBLIC.
     #[must_use]
     pub fn public(self, public: &Public) -> Self {
         self.nested(|writer| public.write(writer))
     }
 
-    /// A TPML_PCR_SELECTION.
+    /// Adds a TPML_PCR_SELECTION.
     #[must_use]
     pub fn pcrs(self, selections: &Selections) -> Self {
         self.with(|writer| write_selections(writer, selections))
     }
 
-    /// Whatever else.
+    /// Adds parameters that have no method here.
     #[must_use]
     pub fn with(mut self, fill: impl FnOnce(&mut Writer)) -> Self {
         fill(&mut self.parameters);
         self
     }
 
-    /// The bytes.
+    /// The encoded command.
     pub fn build(self) -> Result<Zeroizing<Vec<u8>>, CommandError> {
         let handles: Vec<u8> = self.handles.iter().flat_map(|handle| handle.to_be_bytes()).collect();
         let sessions = !self.auths.is_empty();
@@ -158,7 +159,8 @@ impl Command {
             return Err(too_long);
         }
         let len = |len: usize| u32::try_from(len).map(u32::to_be_bytes).map_err(|_| too_long.clone());
-        // All at once: what is moved when a vector grows stays behind, and there may be a password in it.
+        // Allocate once: a vector that grows leaves its old content in freed memory, and it may contain a
+        // password.
         let mut bytes = Zeroizing::new(Vec::with_capacity(size));
         bytes.extend_from_slice(&(if sessions { st::SESSIONS } else { st::NO_SESSIONS }).to_be_bytes());
         bytes.extend_from_slice(&len(size)?);
@@ -173,7 +175,8 @@ impl Command {
     }
 }
 
-/// TPM2_CreatePrimary (part 3, 24.1) in a hierarchy whose authorisation is empty. Answers a handle and a TPM2B_PUBLIC, then more.
+/// TPM2_CreatePrimary (part 3, 24.1) in a hierarchy whose authorisation is empty. The response begins with a
+/// handle and a TPM2B_PUBLIC.
 #[must_use]
 pub fn create_primary(hierarchy: u32, template: &Public) -> Command {
     use crate::constants::cc;
@@ -189,8 +192,8 @@ pub fn create_primary(hierarchy: u32, template: &Public) -> Command {
         .u32(0)
 }
 
-/// TPM2_Quote (part 3, 18.4) by a key whose authorisation is empty and whose scheme is its own. Answers a TPM2B_ATTEST and a
-/// TPMT_SIGNATURE.
+/// TPM2_Quote (part 3, 18.4) by a key with an empty authorisation and a scheme. The response has a
+/// TPM2B_ATTEST and a TPMT_SIGNATURE.
 #[must_use]
 pub fn quote(key: u32, qualifying_data: &[u8], selections: &Selections) -> Command {
     use crate::constants::cc;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Numbers of the specification, by its names. The tables are of part 2.
+//! Constants of the specification, by its names. Table numbers refer to part 2.
 
 /// `TPM_ALG_ID` (table 9, and the TCG Algorithm Registry, table 3).
 pub mod alg {
@@ -85,26 +85,28 @@ pub mod cc {
     pub const CREATE_LOADED: u32 = 0x191;
 }
 
-/// `TPM_RC` (tables 15 to 17), as far as something here asks for one.
+/// `TPM_RC` (tables 15 to 17), those that are used here.
 pub mod rc {
     #![allow(missing_docs)] // the specification's names
     pub const SUCCESS: u32 = 0;
-    /// TPM2_Startup came before, or not yet.
+    /// TPM2_Startup was sent already, or not yet.
     pub const INITIALIZE: u32 = 0x100;
     /// The TPM is in failure mode.
     pub const FAILURE: u32 = 0x101;
-    /// The size field disagrees with what arrived, or is too much.
+    /// The size field does not match the length of the command, or is too large.
     pub const COMMAND_SIZE: u32 = 0x142;
-    /// In format one: the parameter, handle or session is in other bits, which [`base`](super::rc_base) takes away.
+    /// In format one: the parameter, handle or session is in other bits, which [`base`](super::rc_base) takes
+    /// away.
     pub const VALUE: u32 = 0x84;
     pub const HANDLE: u32 = 0x8b;
     pub const INTEGRITY: u32 = 0x9f;
-    /// Could not start now; submit again.
+    /// The TPM could not start the command; submit it again.
     pub const RETRY: u32 = 0x922;
     pub const NV_DEFINED: u32 = 0x14c;
 }
 
-/// A response code without what it says about which parameter, handle or session (part 2, 6.6.2): comparable with those of [`rc`].
+/// A response code without the number of the parameter, handle or session (part 2, 6.6.2): comparable with
+/// those of [`rc`].
 #[must_use]
 pub fn rc_base(code: u32) -> u32 {
     if code & 0x80 != 0 { code & 0xbf } else { code }
@@ -197,13 +199,15 @@ pub mod nv {
     pub const PLATFORMCREATE: u32 = 1 << 30;
 }
 
-/// `TPM_GENERATED_VALUE` (table 8): what a TPM puts before whatever it signs of itself, and a restricted key signs of nobody else.
+/// `TPM_GENERATED_VALUE` (table 8): marks structures that the TPM itself made. A restricted key signs no data
+/// from outside that begins with it.
 pub const GENERATED: u32 = 0xff54_4347;
 
 /// PCRs of the PC Client platform.
 pub const PCRS: u8 = 24;
 
-/// Where cvmm has what; EK handles and indexes are those of the TCG EK Credential Profile 2.5 and swtpm.
+/// Handles and NV indices of a TPM's identity. Those of EKs are the ones of the TCG EK Credential Profile 2.5
+/// and swtpm.
 pub mod place {
     /// Persistent handle of the attestation key.
     pub const AK: u32 = 0x8181_0000;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TPM2_MakeCredential without a TPM (part 1, 24; annexes B.10.4 and C.6.4): a secret that only the TPM with a certain endorsement
-//! key opens, and only if it also has a key with a certain name.
+//! TPM2_MakeCredential without a TPM (part 1, 24; annexes B.10.4 and C.6.4): encrypts a secret for the TPM
+//! that holds both a given endorsement key and an object with a given name.
 
 use aws_lc_rs::agreement::{self, ECDH_P384, EphemeralPrivateKey, UnparsedPublicKey};
 use aws_lc_rs::cipher::{AES_128, AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
@@ -20,26 +20,26 @@ use crate::public::{Key, Name, Public};
 use crate::signature::rsa_exponent;
 use crate::wire::Writer;
 
-/// Why no credential is made.
+/// A credential that cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CredentialError {
-    /// Not a key for it.
-    #[error("the endorsement key is no RSA-2048 or P-384 storage key")]
+    /// The endorsement key has an unsupported type.
+    #[error("the endorsement key is not an RSA-2048 or P-384 storage key")]
     Key,
-    /// Longer than the name's hash of the key.
-    #[error("the secret has {0} bytes, and a credential for this key holds {1} at most")]
+    /// The secret is longer than a digest of the key's name algorithm.
+    #[error("the secret has {0} bytes; a credential for this key holds at most {1}")]
     Secret(usize, usize),
-    /// The library did not.
+    /// The cryptographic library failed.
     #[error("the credential could not be encrypted for this key: {0}")]
     Crypto(&'static str),
 }
 
-/// What TPM2_ActivateCredential takes.
+/// The parameters of TPM2_ActivateCredential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
-    /// What a `TPM2B_ID_OBJECT` (part 2, table 210) has in it: integrity and encrypted identity.
+    /// Content of a `TPM2B_ID_OBJECT` (part 2, table 210): integrity and encrypted identity.
     pub blob: Vec<u8>,
-    /// What a `TPM2B_ENCRYPTED_SECRET` (table 207) has in it: the seed.
+    /// Content of a `TPM2B_ENCRYPTED_SECRET` (table 207): the seed.
     pub secret: Vec<u8>,
 }
 
@@ -68,7 +68,7 @@ pub fn make_credential(ek: &Public, name: &Name, secret: &[u8]) -> Result<Creden
     Ok(Credential { blob: blob.into_bytes(), secret: encrypted_seed })
 }
 
-/// A seed, and how the owner of `ek` learns it.
+/// A seed, and the seed encrypted for the owner of `ek`.
 fn make_seed(ek: &Public) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>), CredentialError> {
     let hash = ek.name_alg;
     match &ek.key {
@@ -104,7 +104,7 @@ fn make_seed(ek: &Public) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>), CredentialErr
             let seed = agreement::agree_ephemeral(
                 ours,
                 UnparsedPublicKey::new(&ECDH_P384, &theirs),
-                CredentialError::Crypto("the key is no point of P-384"),
+                CredentialError::Crypto("the key is not a point on P-384"),
                 |z| Ok(kdfe(hash, z, b"IDENTITY", x, their_x)),
             )?;
             let mut encrypted = Writer::new();
@@ -142,7 +142,7 @@ fn kdfa(hash: HashAlg, key: &[u8], label: &[u8], u: &[u8], v: &[u8], bits: usize
     out
 }
 
-/// KDFe (part 1, 11.4.10.3): SP 800-56A, of as many bits as the hash has: one round.
+/// KDFe (part 1, 11.4.10.3): SP 800-56A, one round, so as many bits as the hash has.
 fn kdfe(hash: HashAlg, z: &[u8], label: &[u8], u: &[u8], v: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(hash.digest(&[&1_u32.to_be_bytes(), z, label, &[0], u, v]))
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The firmware's event log: what was extended into which PCR, and the PCRs that must come of it.
+//! The firmware's event log: what was extended into which PCR, and the PCR values that result.
 //!
-//! The format is the crypto-agile one of the TCG PC Client Platform Firmware Profile (revision 1.06, section 10), little-endian. Nobody
-//! signs a log: it explains PCRs that a quote has, and one that does not lead to them explains nothing.
+//! The format is the crypto-agile one of the TCG PC Client Platform Firmware Profile (revision 1.06, section
+//! 10), little-endian. A log is not signed: it is only evidence if it replays to quoted PCR values.
 
 mod describe;
 
@@ -15,13 +15,13 @@ pub use describe::{about, describe, kind_name};
 use crate::constants::PCRS;
 use crate::hash::{HashAlg, MAX_DIGEST};
 
-/// The longest log in bytes. Those of OVMF have 20 to 40 KiB.
+/// Longest log in bytes. Those of OVMF have 20 to 40 KiB.
 pub const MAX_LOG: usize = 128 << 10;
-/// The most events.
+/// Most events in a log.
 pub const MAX_EVENTS: usize = 4096;
-/// The most algorithms.
+/// Most algorithms in the header.
 const MAX_ALGORITHMS: usize = 8;
-/// PCRs that a dynamic launch resets: ones, until then.
+/// PCRs that a dynamic launch resets: all ones until then.
 const DYNAMIC: std::ops::RangeInclusive<u8> = 17..=22;
 
 /// EV_NO_ACTION: nothing was extended (10.4.1).
@@ -31,45 +31,46 @@ const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
 /// TCG_EfiStartupLocalityEvent.Signature (10.4.5.3).
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
 
-/// Why a log is none. Offsets count from its first byte.
+/// An invalid event log. Offsets count from its first byte.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LogError {
-    /// More than is taken.
-    #[error("the event log has {0} bytes, at most {MAX_LOG} are taken")]
+    /// The log is too long.
+    #[error("the event log has {0} bytes; the maximum is {MAX_LOG}")]
     TooLong(usize),
-    /// It ends within something.
+    /// The log ends inside a field.
     #[error("the event log ends within {what} at byte {offset}")]
     Short {
-        /// What.
+        /// The field.
         what: &'static str,
-        /// Where it begins.
+        /// Offset of its first byte.
         offset: usize,
     },
-    /// Not crypto-agile.
+    /// The log is not crypto-agile.
     #[error("the event log does not begin with a \"Spec ID Event03\" event (byte {0})")]
     Header(usize),
-    /// Its header contradicts itself or the specification.
-    #[error("the event log's header has an impossible {what} at byte {offset}")]
+    /// The header contradicts itself or the specification.
+    #[error("the event log's header has an invalid {what} at byte {offset}")]
     Algorithms {
-        /// What.
+        /// The field.
         what: &'static str,
-        /// Where.
+        /// Its offset.
         offset: usize,
     },
-    /// An event's digests are not of the header's algorithms, each once.
-    #[error("event {event} at byte {offset} of the event log has an impossible {what}")]
+    /// An event does not have exactly one digest for each of the header's algorithms, or another field of it
+    /// is invalid.
+    #[error("event {event} at byte {offset} of the event log has an invalid {what}")]
     Event {
-        /// Which one, from 0; the header does not count.
+        /// Index of the event, from 0; the header does not count.
         event: usize,
-        /// Where it begins.
+        /// Offset of its first byte.
         offset: usize,
         /// What is wrong.
         what: &'static str,
     },
-    /// More events than are taken.
+    /// There are too many events.
     #[error("the event log has more than {MAX_EVENTS} events (byte {0})")]
     TooMany(usize),
-    /// No digests of a bank.
+    /// There are no digests for the bank.
     #[error("the event log has no digests of bank {}", .0.name())]
     Bank(HashAlg),
 }
@@ -77,26 +78,26 @@ pub enum LogError {
 /// An event: `TCG_PCR_EVENT2` (10.2.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Where it begins in the log.
+    /// Offset of the event in the log.
     pub offset: usize,
-    /// Which PCR.
+    /// The PCR.
     pub pcr: u32,
-    /// Its type; [`kind_name`] says which.
+    /// Event type; see [`kind_name`].
     pub kind: u32,
-    /// What was extended, by bank. Banks that are not known here are left out.
+    /// The extended digests, by bank. Banks with an unsupported hash are left out.
     pub digests: BTreeMap<HashAlg, Vec<u8>>,
-    /// What it says about itself.
+    /// Event data, as the firmware described it.
     pub data: Vec<u8>,
 }
 
 /// A log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventLog {
-    /// TPM_ALG_IDs in its header.
+    /// TPM_ALG_IDs of the header.
     pub algorithms: Vec<u16>,
-    /// In their order, without the header.
+    /// The events in order, without the header.
     pub events: Vec<Event>,
-    /// Locality of TPM2_Startup, which is what PCR 0 begins with.
+    /// Locality of TPM2_Startup, which is the initial value of PCR 0.
     pub startup_locality: u8,
 }
 
@@ -132,7 +133,7 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
 
-    /// A length of 32 bits and that much.
+    /// Reads a 32-bit length and as many bytes.
     fn sized(&mut self, what: &'static str) -> Result<&'a [u8], LogError> {
         let offset = self.at;
         let len = usize::try_from(self.u32(what)?).map_err(|_| LogError::Short { what, offset })?;
@@ -165,7 +166,8 @@ impl EventLog {
                     let ([given @ (0 | 3 | 4)], 0) = (rest, event.pcr) else {
                         return Err(wrong("startup locality"));
                     };
-                    // Once, and before what begins with it is extended.
+                    // Allowed once, and only before the first extension of PCR 0, whose initial value it
+                    // sets.
                     let late = log.events.iter().any(|event| event.pcr == 0 && event.kind != NO_ACTION);
                     if late || locality.replace(*given).is_some() {
                         return Err(wrong("place for the startup locality"));
@@ -180,7 +182,7 @@ impl EventLog {
         Ok(log)
     }
 
-    /// Whether there are digests of a bank.
+    /// Whether the log has digests for a bank.
     #[must_use]
     pub fn has(&self, bank: HashAlg) -> bool {
         self.algorithms.contains(&bank.id())
@@ -199,7 +201,7 @@ impl EventLog {
         }
         for event in self.events.iter().filter(|event| event.kind != NO_ACTION) {
             let pcr = usize::try_from(event.pcr).ok().and_then(|pcr| pcrs.get_mut(pcr));
-            // Reading has made sure of both.
+            // `parse` has checked both.
             if let (Some(pcr), Some(digest)) = (pcr, event.digests.get(&bank)) {
                 *pcr = bank.digest(&[pcr, digest]);
             }
@@ -214,12 +216,12 @@ impl EventLog {
     }
 }
 
-/// The first event: `TCG_PCClientPCREvent` (10.2.1) with a `TCG_EfiSpecIDEvent` (10.4.5.1) in it. Algorithms and lengths of their
-/// digests.
+/// Reads the first event: a `TCG_PCClientPCREvent` (10.2.1) with a `TCG_EfiSpecIDEvent` (10.4.5.1) in it.
+/// Returns the algorithms and the lengths of their digests.
 fn header(reader: &mut Reader<'_>) -> Result<Vec<(u16, usize)>, LogError> {
     let what = "its header";
     let (pcr, kind) = (reader.u32(what)?, reader.u32(what)?);
-    // A SHA-1 digest: what software from before TPM 2.0 reads over.
+    // A SHA-1 digest, for parsers from before TPM 2.0.
     reader.take(what, 20)?;
     let at = reader.at.saturating_add(4);
     let bytes = reader.sized(what)?;
@@ -239,7 +241,7 @@ fn header(reader: &mut Reader<'_>) -> Result<Vec<(u16, usize)>, LogError> {
         let offset = reader.at;
         let (id, size) = (reader.u16(what)?, usize::from(reader.u16(what)?));
         if sizes.iter().any(|(known, _)| *known == id) {
-            return Err(LogError::Algorithms { what: "algorithmId: it is there twice", offset });
+            return Err(LogError::Algorithms { what: "algorithmId: duplicate", offset });
         }
         let fits = HashAlg::from_id(id).is_none_or(|hash| hash.digest_len() == size);
         if !fits || !(1..=MAX_DIGEST).contains(&size) {

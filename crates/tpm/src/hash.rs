@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `TPMI_ALG_HASH`: the hashes that are understood here.
+//! `TPMI_ALG_HASH`: the supported hashes.
 
 use aws_lc_rs::digest::{self, Algorithm, Context};
 use aws_lc_rs::hmac;
@@ -7,10 +7,10 @@ use aws_lc_rs::hmac;
 use crate::constants::alg;
 use crate::wire::{Reader, WireError};
 
-/// A hash.
+/// A hash algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HashAlg {
-    /// TPM_ALG_SHA1: in event logs, never for anything that has to hold.
+    /// TPM_ALG_SHA1: only in event logs, never for a security decision.
     Sha1,
     /// TPM_ALG_SHA256.
     Sha256,
@@ -24,16 +24,16 @@ pub enum HashAlg {
 pub(crate) const MAX_DIGEST: usize = 64;
 
 impl HashAlg {
-    /// All of them.
+    /// All supported hashes.
     pub const ALL: [Self; 4] = [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512];
 
-    /// By its TPM_ALG_ID.
+    /// Looks up a TPM_ALG_ID.
     #[must_use]
     pub fn from_id(id: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|hash| hash.id() == id)
     }
 
-    /// By its name: `sha256`.
+    /// Looks up a name: `sha256`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|hash| hash.name() == name)
@@ -50,7 +50,7 @@ impl HashAlg {
         }
     }
 
-    /// As Linux and tpm2-tools write it: `sha256`.
+    /// The name that Linux and tpm2-tools use: `sha256`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,13 +67,13 @@ impl HashAlg {
         self.algorithm().output_len()
     }
 
-    /// Whether signatures and names may rest on it.
+    /// Whether signatures and names may use it.
     #[must_use]
     pub fn is_strong(self) -> bool {
         self != Self::Sha1
     }
 
-    /// The digest of `parts`, one after the other.
+    /// The digest of the concatenated `parts`.
     #[must_use]
     pub fn digest(self, parts: &[&[u8]]) -> Vec<u8> {
         let mut context = Context::new(self.algorithm());
@@ -108,7 +108,7 @@ impl HashAlg {
         Self::from_id(id).ok_or(WireError::Unsupported { what, offset, found: id.into() })
     }
 
-    /// Likewise, one that something may rest on.
+    /// Reads the TPM_ALG_ID of a [strong](Self::is_strong) hash.
     pub(crate) fn read_strong(reader: &mut Reader<'_>, what: &'static str) -> Result<Self, WireError> {
         let offset = reader.offset();
         let hash = Self::read(reader, what)?;

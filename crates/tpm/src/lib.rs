@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The wire of a TPM 2.0, without a TPM: what is sent to one and what it says.
+//! The wire format of a TPM 2.0: commands, responses and what a TPM signs. No TPM and no I/O.
 //!
-//! Structures and constants have the names of the TPM 2.0 Library specification (revision 1.59; "part 2, 12.2.4" is a section of
-//! its second part, and tables are of that part). Nothing here reads a file or a device: [`Command`] makes bytes, [`Response`] reads
-//! them, and whoever has the TPM carries them.
+//! Structures and constants have the names of the TPM 2.0 Library specification (revision 1.59; "part 2,
+//! 12.2.4" is a section of its second part, and table numbers refer to that part). [`Command`] makes bytes
+//! and [`Response`] parses them; the caller transports them.
 //!
-//! Everything that is parsed may come from a guest, a file or a network: lengths have limits, nothing panics, and an error says at
-//! which byte the structure stopped making sense.
+//! Everything that is parsed may come from a guest, a file or a network: lengths have limits, nothing panics,
+//! and an error names the byte at which the structure is invalid.
 
 pub mod attest;
 pub mod command;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PCRs: which (`TPML_PCR_SELECTION`, part 2, table 115), and their values.
+//! Selections of PCRs (`TPML_PCR_SELECTION`, part 2, table 115) and PCR values.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use crate::constants::PCRS;
 use crate::hash::HashAlg;
 use crate::wire::{Reader, WireError, Writer};
 
-/// The most banks in a selection (HASH_COUNT of any TPM there is).
+/// Most banks in a selection (HASH_COUNT of existing TPMs).
 const MAX_BANKS: usize = 16;
-/// The most digests in a TPML_DIGEST (part 2, table 111).
+/// Most digests in a TPML_DIGEST (part 2, table 111).
 const MAX_DIGESTS: usize = 8;
 
 /// A `TPMS_PCR_SELECTION` (table 93).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selection {
-    /// Whose bank.
+    /// The bank.
     pub hash: HashAlg,
     /// Bit n is PCR n.
     pub bits: u32,
@@ -25,14 +25,14 @@ pub struct Selection {
 pub type Selections = Vec<Selection>;
 
 impl Selection {
-    /// Of these PCRs.
+    /// A selection of these PCRs.
     #[must_use]
     pub fn of(hash: HashAlg, pcrs: &[u8]) -> Self {
         let bits = pcrs.iter().filter(|pcr| **pcr < PCRS).fold(0, |bits, pcr| bits | 1 << pcr);
         Self { hash, bits }
     }
 
-    /// Which PCRs, ascending.
+    /// The selected PCRs, ascending.
     pub fn pcrs(self) -> impl Iterator<Item = u8> {
         (0..32).filter(move |pcr| self.bits & (1 << pcr) != 0)
     }
@@ -47,7 +47,7 @@ pub fn read_selections(reader: &mut Reader<'_>) -> Result<Selections, WireError>
         let offset = reader.offset();
         let size = reader.u8("sizeofSelect")?;
         if !(1..=4).contains(&size) {
-            return Err(WireError::TooLong { what: "sizeofSelect", offset, found: size.into(), most: 4 });
+            return Err(WireError::TooLong { what: "sizeofSelect", offset, found: size.into(), max: 4 });
         }
         let mut bits = [0; 4];
         let map = reader.take("pcrSelect", size.into())?;
@@ -71,14 +71,14 @@ pub fn write_selections(writer: &mut Writer, selections: &Selections) {
 pub struct PcrValues(pub BTreeMap<(HashAlg, u8), Vec<u8>>);
 
 impl PcrValues {
-    /// Of one.
+    /// The value of one PCR.
     #[must_use]
     pub fn get(&self, hash: HashAlg, pcr: u8) -> Option<&[u8]> {
         self.0.get(&(hash, pcr)).map(Vec::as_slice)
     }
 
-    /// What TPM2_Quote has as pcrDigest (part 1, 32.4.1): the digest of the selected values, one after the other. `None`: one is not
-    /// here.
+    /// The pcrDigest of TPM2_Quote (part 1, 32.4.1): the digest of the selected values, concatenated. `None`
+    /// if a selected value is missing.
     #[must_use]
     pub fn digest(&self, hash: HashAlg, selections: &Selections) -> Option<Vec<u8>> {
         let values: Option<Vec<&[u8]>> = selections
@@ -89,8 +89,8 @@ impl PcrValues {
     }
 }
 
-/// Reads what TPM2_PCR_Read answers (part 3, 22.4): a counter, which PCRs, and their values; puts these to `values`. A TPM gives a
-/// few at a time: what it gave is what the answer says.
+/// Reads a response of TPM2_PCR_Read (part 3, 22.4) and adds its values to `values`. A TPM returns a few PCRs
+/// at a time: the selections in the response say which.
 pub fn read_values(reader: &mut Reader<'_>, values: &mut PcrValues) -> Result<Selections, WireError> {
     reader.u32("pcrUpdateCounter")?;
     let selections = read_selections(reader)?;
@@ -99,7 +99,7 @@ pub fn read_values(reader: &mut Reader<'_>, values: &mut PcrValues) -> Result<Se
     let which: Vec<_> =
         selections.iter().flat_map(|selection| selection.pcrs().map(|pcr| (selection.hash, pcr))).collect();
     if which.len() != count {
-        return Err(WireError::TooLong { what: "pcrValues.count", offset, found: count, most: which.len() });
+        return Err(WireError::TooLong { what: "pcrValues.count", offset, found: count, max: which.len() });
     }
     for (hash, pcr) in which {
         let offset = reader.offset();

@@ -5,13 +5,13 @@ use crate::constants::{alg, curve};
 use crate::hash::HashAlg;
 use crate::wire::{Reader, WireError, Writer};
 
-/// The longest RSA modulus taken: 4096 bits.
+/// Longest supported RSA modulus in bytes: 4096 bits.
 const MAX_MODULUS: usize = 512;
-/// The longest coordinate: P-521.
+/// Longest coordinate in bytes: P-521.
 const MAX_COORDINATE: usize = 66;
-/// The longest policy: a SHA-512 digest.
+/// Longest policy in bytes: a SHA-512 digest.
 const MAX_POLICY: usize = 64;
-/// The longest TPMT_PUBLIC that [`Public::parse`] can take, with room to spare.
+/// Upper limit for a TPMT_PUBLIC that [`Public::parse`] accepts, in bytes.
 pub const MAX_PUBLIC: usize = 1024;
 
 /// A public area.
@@ -32,22 +32,22 @@ pub struct Public {
 pub enum Key {
     /// `TPMS_RSA_PARMS` (table 192).
     Rsa {
-        /// For children; `None` of a key that is no parent.
+        /// Cipher for child keys; `None` unless the key is a parent.
         symmetric: Option<Symmetric>,
-        /// `TPM_ALG_NULL`: as the command says.
+        /// `TPM_ALG_NULL`: the command chooses the scheme.
         scheme: Scheme,
-        /// Of the modulus.
+        /// Bits of the modulus.
         bits: u16,
-        /// 0 is 65537.
+        /// Public exponent; 0 is 65537.
         exponent: u32,
-        /// `TPM2B_PUBLIC_KEY_RSA`; in a template what makes one key different from another.
+        /// `TPM2B_PUBLIC_KEY_RSA`; in a template it distinguishes keys.
         modulus: Vec<u8>,
     },
     /// `TPMS_ECC_PARMS` (table 193).
     Ecc {
-        /// For children; `None` of a key that is no parent.
+        /// Cipher for child keys; `None` unless the key is a parent.
         symmetric: Option<Symmetric>,
-        /// `TPM_ALG_NULL`: as the command says.
+        /// `TPM_ALG_NULL`: the command chooses the scheme.
         scheme: Scheme,
         /// `TPM_ECC_CURVE`: [`crate::constants::curve`].
         curve: u16,
@@ -61,7 +61,7 @@ pub enum Key {
 /// `TPMT_SYM_DEF_OBJECT` (table 139): AES in CFB mode, which is all that a parent may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symmetric {
-    /// Of the key: 128 or 256.
+    /// Bits of the key: 128 or 256.
     pub bits: u16,
 }
 
@@ -88,11 +88,11 @@ pub enum Scheme {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Vec<u8>);
 
-/// Bytes of the longest name.
+/// Longest name in bytes.
 pub const MAX_NAME: usize = 2 + crate::hash::MAX_DIGEST;
 
 impl Name {
-    /// Of `bytes`, if they have the length that their algorithm gives.
+    /// The name with these `bytes`, if their length fits their algorithm.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (id, digest) = bytes.split_first_chunk::<2>()?;
@@ -100,7 +100,7 @@ impl Name {
         (digest.len() == hash.digest_len()).then(|| Self(bytes.to_vec()))
     }
 
-    /// Of hexadecimal digits.
+    /// Parses hexadecimal digits.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
         if text.len() > 2 * MAX_NAME {
@@ -116,7 +116,7 @@ impl Name {
     }
 }
 
-/// In hexadecimal.
+/// Writes hexadecimal digits.
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -212,7 +212,7 @@ impl Public {
         Ok(Self { name_alg, attributes, auth_policy, key })
     }
 
-    /// A TPMT_PUBLIC that is all of `bytes`.
+    /// Parses a TPMT_PUBLIC that is all of `bytes`.
     pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
         let public = Self::read(&mut reader)?;
@@ -229,7 +229,7 @@ impl Public {
         Ok(public)
     }
 
-    /// Writes a TPMT_PUBLIC. What was read comes out as it went in.
+    /// Writes a TPMT_PUBLIC, with the same bytes that were read.
     pub fn write(&self, writer: &mut Writer) {
         writer.u16(match self.key {
             Key::Rsa { .. } => alg::RSA,
@@ -258,14 +258,15 @@ impl Public {
         writer.into_bytes()
     }
 
-    /// Its name.
+    /// The name of the object.
     #[must_use]
     pub fn name(&self) -> Name {
         let digest = self.name_alg.digest(&[&self.to_bytes()]);
         Name([&self.name_alg.id().to_be_bytes()[..], &digest].concat())
     }
 
-    /// Whether this is a key made by `template`: the same but for the key itself, which has the length it has to have.
+    /// Whether this key was made from `template`: all fields but the key itself are equal, and the key has
+    /// the right length.
     #[must_use]
     pub fn is_of(&self, template: &Self) -> bool {
         let mut like = self.clone();

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a quote to what it proves.
+//! Verification of quotes.
 //!
-//! A quote is by a key that only signs what its TPM made; it answers one question; it covers the PCR values that came along; and the
-//! event log, if there is one, leads to these values. Whose TPM it is, and whether the values are good ones, is for others to say.
+//! A quote is valid if a restricted key signed it, its qualifyingData is the expected one, it covers the PCR
+//! values that came with it, and the event log, if there is one, replays to these values. Whose TPM it is,
+//! and whether the values are acceptable, is not decided here.
 
 use thiserror::Error;
 
@@ -15,12 +16,13 @@ use crate::public::{Name, Public};
 use crate::signature::{Signature, SignatureError};
 use crate::wire::WireError;
 
-/// PCRs that only firmware extends: a log tells all of it.
-const OF_FIRMWARE: std::ops::RangeInclusive<u8> = 0..=7;
-/// PCRs of boot loaders, which tell what they extend if they tell anything. From 10 on the operating system goes on by itself.
-const OF_LOADERS: std::ops::RangeInclusive<u8> = 8..=9;
+/// PCRs that only firmware extends: a log explains them completely.
+const FIRMWARE_PCRS: std::ops::RangeInclusive<u8> = 0..=7;
+/// PCRs of boot loaders: a log with events for one explains it completely. From 10 on the operating system
+/// extends without this log.
+const LOADER_PCRS: std::ops::RangeInclusive<u8> = 8..=9;
 
-/// What a guest shows, and what it was asked.
+/// Evidence from a guest's TPM, and the question that it answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence<'a> {
     /// The attestation key.
@@ -46,81 +48,81 @@ pub struct QuoteClaims {
     pub pcrs: PcrValues,
     /// The TPM's time.
     pub clock: ClockInfo,
-    /// Its firmware.
+    /// The TPM's firmware version.
     pub firmware_version: u64,
-    /// The log, if it was shown, and what of the PCRs it explains.
+    /// The event log, if there was one, and the PCRs that it explains.
     pub log: Option<LogClaims>,
 }
 
-/// What a log explains.
+/// An event log and the PCRs that it explains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogClaims {
     /// The log.
     pub log: EventLog,
-    /// Banks and PCRs that it leads to.
+    /// Banks and PCRs whose values the log replays to.
     pub explained: Vec<(HashAlg, u8)>,
 }
 
-/// Why a quote proves nothing. [`code`](Self::code) is for programs.
+/// A quote that is refused. [`code`](Self::code) is stable, for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum QuoteError {
-    /// No TPMS_ATTEST.
+    /// The quote is not a TPMS_ATTEST.
     #[error("the quote is malformed: {0}")]
     Attest(WireError),
-    /// No TPMT_SIGNATURE.
+    /// The signature is not a TPMT_SIGNATURE.
     #[error("the quote's signature is malformed: {0}")]
     Signature(WireError),
-    /// A key that would sign anything.
+    /// The key is not restricted: it would sign anything.
     #[error(
-        "the attestation key's attributes are {0:#x}: it is no restricted signing key that stays in its TPM"
+        "the attestation key's attributes are {0:#x}: it is not a restricted signing key that is fixed to its TPM"
     )]
     Key(u32),
-    /// Not by the key.
-    #[error("the quote is not the attestation key's: {0}")]
+    /// The signature does not verify.
+    #[error("the attestation key did not sign the quote: {0}")]
     Wrong(SignatureError),
-    /// Not made by a TPM.
-    #[error("the quote's magic is {0:#x}, not TPM_GENERATED: no TPM made it")]
+    /// The structure was not made by a TPM.
+    #[error("the quote's magic is {0:#x} instead of TPM_GENERATED: it was not made by a TPM")]
     Magic(u32),
-    /// Something else a TPM signed.
-    #[error("the TPM has signed a structure of type {0:#x}, which is no quote")]
+    /// The TPM signed another structure.
+    #[error("the TPM signed a structure of type {0:#x}, which is not a quote")]
     Type(u16),
-    /// Another question's.
-    #[error("the quote's qualifyingData does not answer this question: it is of another nonce or key")]
+    /// The quote answers a different question.
+    #[error("the quote's qualifyingData does not match: it was made for a different nonce or key")]
     Nonce,
-    /// Too few PCRs.
-    #[error("the quote covers PCRs 0 to 7 of no bank with SHA-256 or better: quote them all")]
+    /// The quote covers too few PCRs.
+    #[error("the quote does not cover PCRs 0 to 7 of any bank with SHA-256 or stronger: quote all of them")]
     Selection,
-    /// A value is missing.
+    /// A quoted value was not sent.
     #[error("the value of PCR {pcr} of bank {} is quoted but was not sent", .bank.name())]
     Missing {
-        /// Its bank.
+        /// The bank.
         bank: HashAlg,
-        /// Which.
+        /// The PCR.
         pcr: u8,
     },
-    /// A value that nobody signed.
+    /// A value was sent that the quote does not cover.
     #[error("a value of PCR {pcr} of bank {} was sent that is not quoted, or has another length", .bank.name())]
     Unquoted {
-        /// Its bank.
+        /// The bank.
         bank: HashAlg,
-        /// Which.
+        /// The PCR.
         pcr: u8,
     },
-    /// Other values.
-    #[error("the quote's pcrDigest is not that of the PCR values that were sent")]
+    /// The values do not match the quote.
+    #[error("the quote's pcrDigest does not match the PCR values that were sent")]
     Pcrs,
-    /// No log.
+    /// The event log is invalid.
     #[error(transparent)]
     Log(LogError),
-    /// It explains no bank.
-    #[error("the event log has no digests of a quoted bank with SHA-256 or better")]
+    /// The event log explains no strong bank.
+    #[error("the event log has no digests for a quoted bank with SHA-256 or stronger")]
     Bank,
-    /// It tells of another boot.
-    #[error("the event log leads to another value of PCR {pcr} of bank {} than is quoted: it is not of this boot, or not whole", .bank.name())]
+    /// The event log does not replay to the quoted value.
+    #[error("the event log replays to a different value of PCR {pcr} of bank {} than is quoted: it belongs to a different boot, or is incomplete", .bank.name())]
     Replay {
         /// The bank.
         bank: HashAlg,
-        /// Which PCR.
+        /// The PCR.
         pcr: u8,
     },
 }
@@ -173,7 +175,7 @@ pub fn verify(evidence: &Evidence<'_>) -> Result<QuoteClaims, QuoteError> {
         Attested::Quote { selections, digest } => (selections, digest),
         Attested::Other { kind, .. } => return Err(QuoteError::Type(kind)),
     };
-    // Both are public.
+    // Both are public: no constant-time comparison.
     if attest.extra_data != qualifying_data {
         return Err(QuoteError::Nonce);
     }
@@ -191,14 +193,14 @@ pub fn verify(evidence: &Evidence<'_>) -> Result<QuoteClaims, QuoteError> {
     })
 }
 
-/// The values are those of the selected PCRs, all and no others.
+/// Checks that the values are those of the selected PCRs, all of them and no others.
 fn check_values(selections: &Selections, pcrs: &PcrValues) -> Result<(), QuoteError> {
     let covered = |bank, pcr| {
         selections
             .iter()
             .any(|selection| selection.hash == bank && selection.pcrs().any(|other| other == pcr))
     };
-    let whole = |bank: HashAlg| bank.is_strong() && OF_FIRMWARE.into_iter().all(|pcr| covered(bank, pcr));
+    let whole = |bank: HashAlg| bank.is_strong() && FIRMWARE_PCRS.into_iter().all(|pcr| covered(bank, pcr));
     if !HashAlg::ALL.into_iter().any(whole) {
         return Err(QuoteError::Selection);
     }
@@ -217,15 +219,15 @@ fn check_values(selections: &Selections, pcrs: &PcrValues) -> Result<(), QuoteEr
     Ok(())
 }
 
-/// What of the quoted PCRs the log leads to: all that it must.
+/// The quoted PCRs that the log explains; an error if the log replays to a different value.
 fn explain(bytes: &[u8], selections: &Selections, pcrs: &PcrValues) -> Result<LogClaims, QuoteError> {
     let log = EventLog::parse(bytes).map_err(QuoteError::Log)?;
     let mut explained = Vec::new();
     for selection in selections.iter().filter(|selection| log.has(selection.hash)) {
         let bank = selection.hash;
         for (pcr, value) in (0..PCRS).zip(log.replay(bank).map_err(QuoteError::Log)?) {
-            let told = OF_FIRMWARE.contains(&pcr) || OF_LOADERS.contains(&pcr) && log.touches(pcr);
-            let Some(quoted) = pcrs.get(bank, pcr).filter(|_| told) else { continue };
+            let covered = FIRMWARE_PCRS.contains(&pcr) || LOADER_PCRS.contains(&pcr) && log.touches(pcr);
+            let Some(quoted) = pcrs.get(bank, pcr).filter(|_| covered) else { continue };
             if quoted != value {
                 return Err(QuoteError::Replay { bank, pcr });
             }

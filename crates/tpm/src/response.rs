@@ -6,22 +6,22 @@ use thiserror::Error;
 use crate::constants::{rc, rc_base, st};
 use crate::wire::{Reader, WireError};
 
-/// The longest response that is read.
+/// Longest response in bytes.
 pub const MAX_RESPONSE: usize = 4096;
 
-/// Why there are no parameters.
+/// A response without parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ResponseError {
-    /// The TPM did not do it.
+    /// The TPM returned an error.
     #[error("the TPM refused with {}", describe(*.0))]
     Refused(u32),
-    /// It is no response.
+    /// The bytes are not a valid response.
     #[error("the TPM's response is malformed: {0}")]
     Malformed(#[from] WireError),
 }
 
 impl ResponseError {
-    /// The TPM's code without what it says about which parameter; `None` if it is another error.
+    /// The TPM's response code without the number of the parameter; `None` for other errors.
     #[must_use]
     pub fn code(&self) -> Option<u32> {
         match self {
@@ -31,14 +31,14 @@ impl ResponseError {
     }
 }
 
-/// What a TPM answered to a command that it did.
+/// The response to a successful command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response<'a> {
     /// Handles, as many as the command gives.
     pub handles: Vec<u32>,
     /// The parameters.
     pub parameters: &'a [u8],
-    /// Where they begin.
+    /// Offset of the parameters in the response.
     offset: usize,
 }
 
@@ -61,7 +61,8 @@ impl<'a> Response<'a> {
             st::SESSIONS => {
                 let len = reader.count("parameterSize", MAX_RESPONSE)?;
                 let offset = reader.offset();
-                // What follows are the sessions' answers; of a password or a policy without a key there is nothing to check.
+                // The response sessions follow. For a password or a policy without a key they contain nothing
+                // to check.
                 Ok(Self { handles, parameters: reader.take("parameters", len)?, offset })
             }
             _ => Err(WireError::Unsupported { what: "tag", offset: 0, found: tag.into() }.into()),
@@ -75,7 +76,7 @@ impl<'a> Response<'a> {
     }
 }
 
-/// A response code in words, as far as they are known here.
+/// The name of a response code, if it is known here, and its number.
 #[must_use]
 pub fn describe(code: u32) -> String {
     let name = match rc_base(code) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `TPMT_SIGNATURE` (part 2, 11.3.4, table 189), and whether it is a key's.
+//! `TPMT_SIGNATURE` (part 2, 11.3.4, table 189) and its verification.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
@@ -13,9 +13,9 @@ use crate::hash::HashAlg;
 use crate::public::{Key, Public, Scheme, coordinate_len, padded};
 use crate::wire::{Reader, WireError, Writer};
 
-/// The longest RSA signature: of a key of 4096 bits.
+/// Longest RSA signature in bytes: a key of 4096 bits.
 const MAX_RSA: usize = 512;
-/// The longest half of an ECDSA signature: P-521.
+/// Longest half of an ECDSA signature in bytes: P-521.
 const MAX_ECC: usize = 66;
 
 /// A signature.
@@ -23,7 +23,7 @@ const MAX_ECC: usize = 66;
 pub enum Signature {
     /// `TPMS_SIGNATURE_ECDSA` (table 187).
     Ecdsa {
-        /// Of what was signed.
+        /// Hash of the message.
         hash: HashAlg,
         /// signatureR.
         r: Vec<u8>,
@@ -32,36 +32,36 @@ pub enum Signature {
     },
     /// `TPMS_SIGNATURE_RSASSA` (table 186).
     RsaSsa {
-        /// Of what was signed.
+        /// Hash of the message.
         hash: HashAlg,
         /// sig.
         signature: Vec<u8>,
     },
     /// `TPMS_SIGNATURE_RSAPSS`.
     RsaPss {
-        /// Of what was signed.
+        /// Hash of the message.
         hash: HashAlg,
         /// sig.
         signature: Vec<u8>,
     },
 }
 
-/// Why a signature is not a key's.
+/// A signature that does not verify.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SignatureError {
-    /// The key signs otherwise.
-    #[error("the signature is {found}, and the key signs with {wanted:?} only")]
+    /// The key uses a different scheme.
+    #[error("the signature scheme is {found}, but the key signs with {wanted:?} only")]
     Scheme {
-        /// Of the signature.
+        /// Scheme of the signature.
         found: &'static str,
-        /// Of the key.
+        /// Scheme of the key.
         wanted: Scheme,
     },
-    /// Not done here.
+    /// The combination is not supported.
     #[error("signatures by a key of this size with {0:?} are not supported")]
     Unsupported(HashAlg),
-    /// It is not.
-    #[error("the signature is not this key's over these bytes")]
+    /// The signature is wrong.
+    #[error("the signature does not verify with this key")]
     Wrong,
 }
 
@@ -85,7 +85,7 @@ impl Signature {
         })
     }
 
-    /// A TPMT_SIGNATURE that is all of `bytes`.
+    /// Parses a TPMT_SIGNATURE that is all of `bytes`.
     pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
         let signature = Self::read(&mut reader)?;
@@ -93,7 +93,7 @@ impl Signature {
         Ok(signature)
     }
 
-    /// Its bytes.
+    /// The encoded signature.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut writer = Writer::new();
@@ -121,7 +121,7 @@ impl Signature {
         }
     }
 
-    /// Whether it is `public`'s over `message`, made as this key makes signatures.
+    /// Verifies the signature of `message` with `public`, in the scheme of that key.
     pub fn verify(&self, public: &Public, message: &[u8]) -> Result<(), SignatureError> {
         let (found, scheme) = self.scheme();
         let (Key::Rsa { scheme: wanted, .. } | Key::Ecc { scheme: wanted, .. }) = public.key;
@@ -167,7 +167,7 @@ impl Signature {
     }
 }
 
-/// An exponent as TPMS_RSA_PARMS has it, in the bytes that it needs.
+/// The exponent of TPMS_RSA_PARMS as big-endian bytes without leading zeros.
 pub(crate) fn rsa_exponent(exponent: u32) -> Vec<u8> {
     let exponent = if exponent == 0 { 65_537 } else { exponent };
     exponent.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect()

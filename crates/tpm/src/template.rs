@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The keys that make up a vTPM's identity: two endorsement keys as the TCG has them, and cvmm's attestation key.
+//! The keys of a vTPM's identity: two endorsement keys by the TCG's profile, and cvmm's attestation key.
 
 use crate::constants::{curve, object};
 use crate::hash::HashAlg;
@@ -37,7 +37,8 @@ pub fn ek_rsa() -> Public {
     }
 }
 
-/// Template H-3: P-384, used with the endorsement hierarchy's authorisation of the key, which is empty, or with PolicyB.
+/// Template H-3: P-384, used with the endorsement hierarchy's authorisation of the key, which is empty, or
+/// with PolicyB.
 #[must_use]
 pub fn ek_ecc() -> Public {
     Public {
@@ -58,7 +59,7 @@ pub fn ek_ecc() -> Public {
     }
 }
 
-/// The attestation key: P-384, and what it signs the TPM made.
+/// The attestation key: P-384, restricted, so that it signs only what the TPM made.
 #[must_use]
 pub fn ak() -> Public {
     Public {

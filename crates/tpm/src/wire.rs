@@ -3,10 +3,10 @@
 
 use thiserror::Error;
 
-/// Why bytes are not what they should be. Offsets count from the first byte that the reader was given.
+/// Bytes that cannot be parsed. Offsets count from the first byte that the reader was given.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WireError {
-    /// They end too early.
+    /// The bytes end too early.
     #[error("{what} at byte {offset} needs {wanted} bytes, and {left} are left")]
     Short {
         /// Which field.
@@ -19,7 +19,7 @@ pub enum WireError {
         left: usize,
     },
     /// A length or count is above its limit.
-    #[error("{what} at byte {offset} is {found}, and at most {most} is taken")]
+    #[error("{what} at byte {offset} is {found}; the maximum is {max}")]
     TooLong {
         /// Which field.
         what: &'static str,
@@ -28,7 +28,7 @@ pub enum WireError {
         /// What it says.
         found: usize,
         /// The limit.
-        most: usize,
+        max: usize,
     },
     /// A value that is not known here.
     #[error("{what} at byte {offset} is {found:#x}, which is not supported")]
@@ -40,19 +40,19 @@ pub enum WireError {
         /// The value.
         found: u32,
     },
-    /// Something comes after the end.
+    /// Bytes follow the end.
     #[error("{what} ends at byte {offset}, and {left} bytes follow")]
     Trailing {
         /// Which structure.
         what: &'static str,
         /// Where it ends.
         offset: usize,
-        /// How much is left.
+        /// Bytes that follow.
         left: usize,
     },
 }
 
-/// Reads from the front.
+/// Reads big-endian values from the front of a slice.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -60,43 +60,43 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Of all of `bytes`.
+    /// A reader of all of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
-    /// Of `bytes`, which begin at `offset` of something larger; errors count from there.
+    /// A reader of `bytes`, which begin at `offset` of something larger; offsets in errors count from there.
     #[must_use]
     pub fn within(bytes: &'a [u8], offset: usize) -> Self {
         Self { bytes, at: offset }
     }
 
-    /// How much was read.
+    /// The offset of the next byte.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.at
     }
 
-    /// How much is left.
+    /// Bytes that follow.
     #[must_use]
     pub fn left(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether nothing is left.
+    /// Whether all bytes were read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// What is left.
+    /// The bytes that were not read yet.
     #[must_use]
     pub fn rest(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// `len` bytes.
+    /// Reads `len` bytes.
     pub fn take(&mut self, what: &'static str, len: usize) -> Result<&'a [u8], WireError> {
         let (front, rest) = self.bytes.split_at_checked(len).ok_or(WireError::Short {
             what,
@@ -109,54 +109,54 @@ impl<'a> Reader<'a> {
         Ok(front)
     }
 
-    /// `N` bytes.
+    /// Reads `N` bytes.
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], WireError> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(what, N)?);
         Ok(out)
     }
 
-    /// A byte.
+    /// Reads a byte.
     pub fn u8(&mut self, what: &'static str) -> Result<u8, WireError> {
         Ok(u8::from_be_bytes(self.array(what)?))
     }
 
-    /// 16 bits.
+    /// Reads 16 bits.
     pub fn u16(&mut self, what: &'static str) -> Result<u16, WireError> {
         Ok(u16::from_be_bytes(self.array(what)?))
     }
 
-    /// 32 bits.
+    /// Reads 32 bits.
     pub fn u32(&mut self, what: &'static str) -> Result<u32, WireError> {
         Ok(u32::from_be_bytes(self.array(what)?))
     }
 
-    /// 64 bits.
+    /// Reads 64 bits.
     pub fn u64(&mut self, what: &'static str) -> Result<u64, WireError> {
         Ok(u64::from_be_bytes(self.array(what)?))
     }
 
-    /// A `TPM2B` of at most `most` bytes.
-    pub fn sized(&mut self, what: &'static str, most: usize) -> Result<&'a [u8], WireError> {
+    /// Reads a `TPM2B` of at most `max` bytes.
+    pub fn sized(&mut self, what: &'static str, max: usize) -> Result<&'a [u8], WireError> {
         let offset = self.at;
         let found = usize::from(self.u16(what)?);
-        if found > most {
-            return Err(WireError::TooLong { what, offset, found, most });
+        if found > max {
+            return Err(WireError::TooLong { what, offset, found, max });
         }
         self.take(what, found)
     }
 
-    /// A count (`UINT32`) of at most `most`, in front of a list.
-    pub fn count(&mut self, what: &'static str, most: usize) -> Result<usize, WireError> {
+    /// Reads the count (`UINT32`) of a list, at most `max`.
+    pub fn count(&mut self, what: &'static str, max: usize) -> Result<usize, WireError> {
         let offset = self.at;
         let found = usize::try_from(self.u32(what)?).unwrap_or(usize::MAX);
-        if found > most {
-            return Err(WireError::TooLong { what, offset, found, most });
+        if found > max {
+            return Err(WireError::TooLong { what, offset, found, max });
         }
         Ok(found)
     }
 
-    /// Nothing may follow.
+    /// An error if bytes are left.
     pub fn finish(&self, what: &'static str) -> Result<(), WireError> {
         if self.is_empty() {
             return Ok(());
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Writes to the end.
+/// Builds a byte string of big-endian values.
 #[derive(Clone, Debug, Default)]
 pub struct Writer {
     bytes: Vec<u8>,
@@ -173,39 +173,39 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Of nothing.
+    /// An empty writer.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A byte.
+    /// Writes a byte.
     pub fn u8(&mut self, value: u8) -> &mut Self {
         self.raw(&[value])
     }
 
-    /// 16 bits.
+    /// Writes 16 bits.
     pub fn u16(&mut self, value: u16) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
-    /// 32 bits.
+    /// Writes 32 bits.
     pub fn u32(&mut self, value: u32) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
-    /// 64 bits.
+    /// Writes 64 bits.
     pub fn u64(&mut self, value: u64) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
-    /// Bytes without a length.
+    /// Writes bytes without a length.
     pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes.extend_from_slice(bytes);
         self
     }
 
-    /// A `TPM2B`. One longer than 65535 bytes cannot be written: see [`is_overlong`](Self::is_overlong).
+    /// Writes a `TPM2B`. One longer than 65535 bytes is left out: see [`is_overlong`](Self::is_overlong).
     pub fn sized(&mut self, bytes: &[u8]) -> &mut Self {
         match u16::try_from(bytes.len()) {
             Ok(len) => self.u16(len).raw(bytes),
@@ -216,7 +216,7 @@ impl Writer {
         }
     }
 
-    /// A `TPM2B` of what `fill` writes.
+    /// Writes a `TPM2B` with what `fill` writes.
     pub fn nested(&mut self, fill: impl FnOnce(&mut Writer)) -> &mut Self {
         let mut inner = Writer::new();
         fill(&mut inner);
@@ -224,19 +224,20 @@ impl Writer {
         self.sized(&inner.bytes)
     }
 
-    /// Whether something did not fit into its `TPM2B` and was left out. No structure of a TPM 2.0 is that long.
+    /// Whether something did not fit into its `TPM2B` and was left out. No structure of a TPM 2.0 is that
+    /// long.
     #[must_use]
     pub fn is_overlong(&self) -> bool {
         self.overlong
     }
 
-    /// What was written so far.
+    /// The bytes written so far.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What was written.
+    /// The written bytes.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
@@ -264,10 +265,7 @@ mod tests {
             reader.clone().finish("all"),
             Err(WireError::Trailing { what: "all", offset: 21, left: 4 })
         );
-        assert_eq!(
-            reader.sized("f", 1),
-            Err(WireError::TooLong { what: "f", offset: 21, found: 2, most: 1 })
-        );
+        assert_eq!(reader.sized("f", 1), Err(WireError::TooLong { what: "f", offset: 21, found: 2, max: 1 }));
         let mut reader = Reader::new(&bytes[..20]);
         reader.take("front", 15).unwrap();
         let error = reader.sized("e", 64).unwrap_err();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this crate makes of a TPM's answers, and what a TPM makes of what this crate makes. The TPM is libtpms.
+//! What this crate makes of a TPM's answers, and what a TPM makes of what this crate makes. The TPM is
+//! libtpms.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 

@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     directive("rerun-if-changed=build.rs");
 
-    // Paths of this machine must not get into the bytes.
+    // Keep paths of the build machine out of the bytes.
     let home = env::var_os("CARGO_HOME").map_or_else(default_home, PathBuf::from);
     let flags = [
         "-Crelocation-model=pic".to_owned(),
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .map(|argument| format!("-Clink-arg={argument}")),
         )
         .arg(format!("-Clink-arg=-Wl,-T,{}", image.join("link.ld").display()));
-    // Settings for the rest of the build are none of this one's: flags, profiles, wrappers (clippy's is one).
+    // Do not inherit settings of the outer build: flags, profiles, wrappers such as clippy's.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         let ours = text.starts_with("CARGO") || text.starts_with("RUSTC") || text.starts_with("RUSTFLAGS");
@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let result = cargo.output()?;
     if !result.status.success() {
         return Err(
-            format!("the first stage does not build:\n{}", String::from_utf8_lossy(&result.stderr)).into()
+            format!("cannot build the first stage:\n{}", String::from_utf8_lossy(&result.stderr)).into()
         );
     }
     let elf = fs::read(target.join(TARGET).join("release/first-stage"))?;

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where things are in the guest's physical memory.
+//! The layout of the first stage in the guest's physical memory.
 //!
-//! The stage lies in the firmware's padding below 4 GiB, with the page that leaves it in the top 64 KiB, because the way back to the
-//! reset vector is a 16-bit jump. Its window is ordinary RAM that is shared with the host while the stage runs.
+//! The stage is in the firmware's padding below 4 GiB, and its exit page in the top 64 KiB, because the way
+//! back to the reset vector is a 16-bit jump. Its window is ordinary RAM that is shared with the host while
+//! the stage runs.
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 
 /// The stage: page tables, parameters, program, data, stack.
 pub const STAGE: u64 = 0xffd4_0000;
-/// Bytes of it.
+/// Its length in bytes.
 pub const STAGE_LEN: u64 = 0x5_0000;
 /// Its page tables: one page of the fourth level, then one of the third.
 pub const TABLES: u64 = STAGE;
@@ -17,12 +18,12 @@ pub const TABLES: u64 = STAGE;
 pub const PARAMS: u64 = STAGE + 0x2000;
 /// Its program.
 pub const PROGRAM: u64 = STAGE + 0x4000;
-/// The most a program with its read-only data may have: 128 KiB.
+/// Maximum length of the program with its read-only data: 128 KiB.
 pub const PROGRAM_MAX: u64 = 0x2_0000;
 /// End of its stack, which grows down.
 pub const STACK_END: u64 = STAGE + STAGE_LEN;
 
-/// The page with the way to the reset vector.
+/// The exit page, which jumps to the reset vector.
 pub const EXIT: u64 = 0xffff_8000;
 
 /// The window: RAM that the stage shares with the host.
@@ -33,25 +34,26 @@ pub const GHCB: u64 = WINDOW;
 pub const REQUEST: u64 = WINDOW + 0x1000;
 /// The page with its response.
 pub const RESPONSE: u64 = WINDOW + 0x2000;
-/// What the guest says: 8 KiB.
+/// Messages of the guest: 8 KiB.
 pub const OUTBOX: u64 = WINDOW + 0x3000;
-/// Bytes of it.
+/// Its length in bytes.
 pub const OUTBOX_LEN: u64 = 0x2000;
-/// What the VMM answers: 16 KiB.
+/// Responses of the VMM: 16 KiB.
 pub const INBOX: u64 = WINDOW + 0x5000;
-/// Bytes of it.
+/// Its length in bytes.
 pub const INBOX_LEN: u64 = 0x4000;
-/// Pieces of the unified kernel image.
+/// Buffer for chunks of the unified kernel image.
 pub const PIECE: u64 = WINDOW + 0x1_0000;
-/// Bytes of a piece.
+/// Bytes of a chunk.
 pub const PIECE_LEN: u64 = 0x4_0000;
 /// Bytes of the whole window.
 pub const WINDOW_LEN: u64 = 0x5_0000;
 
-/// The port whose writes say that there is a message in the outbox.
+/// The port that the stage writes to when there is a message in the outbox.
 pub const DOORBELL: u16 = 0x5e0;
 
-/// The bit of a page table entry that makes a page private: bit 51 on all processors with SEV-SNP so far. The VMM refuses others.
+/// The bit of a page table entry that makes a page private: bit 51 on all processors with SEV-SNP so far. The
+/// VMM refuses to run on others.
 pub const C_BIT: u32 = 51;
 /// Where the window is mapped shared, above the private mapping of the lowest 4 GiB.
 pub const SHARED_ALIAS: u64 = 1 << 32;
@@ -62,8 +64,9 @@ const _: () = {
     assert!(OUTBOX + OUTBOX_LEN == INBOX && INBOX + INBOX_LEN <= PIECE);
 };
 
-/// The page tables: the lowest 4 GiB by pages of 1 GiB, private at their own address and shared at [`SHARED_ALIAS`]. All entries are
-/// present, writable, accessed and dirty, so that the processor changes nothing in measured pages.
+/// The page tables: the lowest 4 GiB by pages of 1 GiB, private at their own address and shared at
+/// [`SHARED_ALIAS`]. All entries are present, writable, accessed and dirty, so that the processor changes
+/// nothing in measured pages.
 #[must_use]
 pub fn page_tables() -> [u8; 2 * PAGE as usize] {
     const TABLE: u64 = 0x63;

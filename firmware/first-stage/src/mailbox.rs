@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Messages between stage and VMM, in shared memory.
+//! Messages between the stage and the VMM, in shared memory.
 //!
-//! The stage writes one into the outbox and then to the doorbell; the VMM answers in the inbox before it lets the guest go on. Either
-//! side copies once and parses its copy. The VMM does not look into what stage and gate say to each other.
+//! The stage writes a message into the outbox and then to the doorbell; the VMM answers in the inbox before
+//! it resumes the guest. Each side copies once and parses its copy. The VMM does not interpret what the stage
+//! and the gate exchange.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -13,22 +14,22 @@ use crate::layout::{INBOX_LEN, OUTBOX_LEN};
 pub const MAGIC: u32 = u32::from_le_bytes(*b"CVMB");
 /// Bytes of a header.
 pub const HEADER: usize = size_of::<Header>();
-/// The longest message to the VMM.
+/// Longest message to the VMM, in bytes.
 pub const MAX_OUT: usize = OUTBOX_LEN as usize - HEADER;
-/// The longest message to the stage.
+/// Longest message to the stage, in bytes.
 pub const MAX_IN: usize = INBOX_LEN as usize - HEADER;
-/// Bytes of a VM's name, at most.
+/// Longest name of a VM, in bytes.
 pub const MAX_VM_ID: usize = 64;
 /// Bytes of a report.
 pub const REPORT: usize = 1184;
 
-/// Before each message, in both directions.
+/// Header of each message, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Header {
     /// [`MAGIC`].
     pub magic: U32,
-    /// Counts the stage's messages from 1; an answer has its question's.
+    /// Number of the stage's message, from 1; a response has the number of its request.
     pub sequence: U32,
     /// [`Kind`].
     pub kind: U32,
@@ -36,30 +37,30 @@ pub struct Header {
     pub len: U32,
 }
 
-/// What a message is.
+/// Type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
-    /// To the VMM: what shall I answer? Empty.
+    /// To the VMM: request for a challenge. Empty.
     Hello = 1,
-    /// The answer: [`Challenge`].
+    /// Response to `Hello`: [`Challenge`].
     Challenge = 2,
     /// To the VMM: [`Evidence`].
     Evidence = 3,
-    /// The answer: a ticket.
+    /// Response to `Evidence`: a ticket.
     Ticket = 4,
-    /// To the VMM: put a piece of the UKI into the window. [`Fill`].
+    /// To the VMM: put a chunk of the UKI into the window. [`Fill`].
     Fill = 5,
-    /// The answer: it is there. [`Fill`], the same.
+    /// Response to `Fill`: the same [`Fill`].
     Filled = 6,
     /// To the VMM: the stage is done.
     Done = 7,
-    /// The answer to it, empty.
+    /// Response to `Done`. Empty.
     Goodbye = 8,
 }
 
 impl Kind {
-    /// The one with this number.
+    /// Converts from the number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
         use Kind::{Challenge, Done, Evidence, Fill, Filled, Goodbye, Hello, Ticket};
@@ -68,7 +69,7 @@ impl Kind {
             .find(|kind| *kind as u32 == number)
     }
 
-    /// What answers it.
+    /// The type of the response, if this is a request.
     #[must_use]
     pub fn answer(self) -> Option<Self> {
         match self {
@@ -81,7 +82,7 @@ impl Kind {
     }
 }
 
-/// What the report has to be about.
+/// The values that the report must cover.
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Challenge {
@@ -105,29 +106,29 @@ impl Challenge {
     }
 }
 
-/// What the gate gets.
+/// The evidence for the gate.
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Evidence {
-    /// As the security processor signed it.
+    /// The report that the security processor signed.
     pub report: [u8; REPORT],
     /// The stage's X25519 key.
     pub key: [u8; 32],
 }
 
-/// A piece of the UKI.
+/// A chunk of the UKI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Fill {
-    /// First byte.
+    /// Offset of the first byte.
     pub offset: U64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: U64,
 }
 
 const _: () = assert!(HEADER == 16 && size_of::<Challenge>() == 148 && size_of::<Evidence>() == 1216);
 
-/// Checks the header of an answer; the number of bytes that follow.
+/// Checks the header of a response; returns the length of its body.
 #[must_use]
 pub fn answer(header: &Header, sequence: u32, kind: Kind) -> Option<usize> {
     let len = usize::try_from(header.len.get()).ok()?;

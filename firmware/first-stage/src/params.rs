@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The measured page: what the stage is told by whoever computed the launch digest.
+//! The measured page: parameters of the stage, which are part of the launch digest.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -8,13 +8,13 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 pub const MAGIC: [u8; 8] = *b"CVMMGATE";
 /// The version of this page.
 pub const VERSION: u32 = 1;
-/// Go on only with the gate's ticket.
+/// Continue only with a ticket from the gate.
 pub const ADMIT: u32 = 1;
 /// Copy and verify a unified kernel image.
 pub const UKI: u32 = 2;
 /// Bytes of a P-384 point, uncompressed.
 pub const POINT: usize = 97;
-/// The most a UKI may have; more is not a UKI.
+/// Maximum length of a UKI in bytes.
 pub const MAX_UKI: u64 = 1 << 30;
 
 /// The page. What is zero does not apply.
@@ -33,13 +33,13 @@ pub struct Params {
     pub cpuid: U64,
     /// Physical address of the firmware's launch-secret area.
     pub secret_area: U64,
-    /// Bytes of it.
+    /// Its length in bytes.
     pub secret_area_len: U64,
     /// Physical address where the UKI goes.
     pub uki: U64,
-    /// Bytes of it.
+    /// Its length in bytes.
     pub uki_len: U64,
-    /// SHA-256 of it. (Processors have instructions for this one.)
+    /// Its SHA-256. (Processors have instructions for this hash.)
     pub uki_sha256: [u8; 32],
     /// The gate's verdict key: a P-384 point, uncompressed.
     pub verdict_key: [u8; POINT],
@@ -53,12 +53,12 @@ const _: () = {
     assert!(core::mem::offset_of!(Params, verdict_key) == 96);
 };
 
-/// The page is not one this stage understands.
+/// The page is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
 impl Params {
-    /// A page with nothing to do.
+    /// A page without flags.
     #[must_use]
     pub fn new() -> Self {
         let mut page = Self::new_zeroed();
@@ -72,7 +72,7 @@ impl Params {
         self.flags.get() & flag != 0
     }
 
-    /// Checks that the page can be followed.
+    /// Checks that the parameters are valid.
     pub fn check(&self) -> Result<(), Malformed> {
         let page = |address: U64| {
             address.get() != 0 && address.get().is_multiple_of(4096) && address.get() < 1 << 32
@@ -82,7 +82,7 @@ impl Params {
             || (page(self.uki)
                 && (1..=MAX_UKI).contains(&self.uki_len.get())
                 && end.is_some_and(|end| end <= 1 << 31));
-        // Not a sum, which a length near 2^64 would make small again.
+        // Not a sum, which would overflow for a length near 2^64.
         let area = self.secret_area_len.get() <= 4096 - self.secret_area.get() % 4096
             && self.secret_area.get() < 1 << 32;
         let good = self.magic == MAGIC

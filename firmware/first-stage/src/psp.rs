@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guest messages: a request for a report, and its response (firmware ABI, "Guest Messages"; MSG_REPORT_REQ, MSG_REPORT_RSP).
+//! Guest messages: a request for a report, and its response (firmware ABI, "Guest Messages"; MSG_REPORT_REQ,
+//! MSG_REPORT_RSP).
 //!
-//! A page: 96 bytes of header, then the payload under AES-256-GCM with a key of the secrets page. The nonce is the sequence number, bytes
-//! 30h to 5Fh of the header are authenticated. A number is used once: a request that failed is never encrypted again.
+//! A message is a page: 96 bytes of header, then the payload, encrypted with AES-256-GCM and a key of the
+//! secrets page. The nonce is the sequence number; bytes 30h to 5Fh of the header are authenticated. A
+//! sequence number is used once: a request that failed is never encrypted again.
 
 use aes_gcm::aead::AeadInPlace;
 use aes_gcm::{Aes256Gcm, KeyInit, Tag};
@@ -26,7 +28,7 @@ const RESPONSE_LEN: usize = 32 + REPORT;
 /// A response that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadResponse {
-    /// Not encrypted by the security processor with this key for this number.
+    /// The security processor did not encrypt it with this key and sequence number.
     Forged,
     /// The security processor refused, with this status.
     Refused(u32),
@@ -40,7 +42,7 @@ fn nonce(sequence: u64) -> [u8; 12] {
 
 /// A request for a report over `data` at VMPL 0, with message key 0 and this number.
 ///
-/// `None` cannot happen: AES-GCM takes messages this short.
+/// `None` cannot happen: AES-GCM accepts messages of this length.
 #[must_use]
 pub fn request(key: &[u8; 32], sequence: u64, data: &[u8; 64]) -> Option<Message> {
     let mut page = [0; PAGE];
@@ -61,7 +63,7 @@ pub fn request(key: &[u8; 32], sequence: u64, data: &[u8; 64]) -> Option<Message
     Some(page)
 }
 
-/// The report in a response to the request before `sequence`.
+/// The report in the response to the request with the number before `sequence`.
 pub fn response(key: &[u8; 32], sequence: u64, page: &mut Message) -> Result<[u8; REPORT], BadResponse> {
     let (head, body) = page.split_at_mut(HEADER);
     let number = u64::from_le_bytes(*head[SEQUENCE..].first_chunk().ok_or(BadResponse::Forged)?);

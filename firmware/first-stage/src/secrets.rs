@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Secrets: how they come in a ticket, and how they stand in the firmware's launch-secret area.
+//! The table of secrets, in a ticket and in the firmware's launch-secret area.
 //!
-//! Both are the table of EFI secrets (Linux, Documentation/security/secrets/coco.rst): a GUID and a length (its own 20 bytes included)
-//! before each secret, and the same before all of them. OVMF hands the area to the kernel, which shows each secret as a file
-//! `coco/GUID` in securityfs. GUIDs are in the byte order of EFI.
+//! Both are the table of EFI secrets (Linux, Documentation/security/secrets/coco.rst): a GUID and a length
+//! (its own 20 bytes included) before each secret, and the same before all of them. OVMF passes the area to
+//! the kernel, which exposes each secret as a file `coco/GUID` in securityfs. GUIDs are in the byte order of
+//! EFI.
 
 /// 1e74f542-71dd-4d66-963e-ef4287ff173b: the table itself.
 pub const TABLE: [u8; 16] =
@@ -15,7 +16,8 @@ pub const HEADER: usize = 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Checks a table: lengths that end where they should, no GUID of zeros or of the table, none twice. The number of secrets.
+/// Checks a table: consistent lengths, no GUID of zeros or of the table itself, no duplicates. Returns the
+/// number of secrets.
 pub fn check(table: &[u8]) -> Result<usize, Malformed> {
     let (guid, mut rest) = entry(table)?;
     if guid != TABLE || rest.len() + HEADER != table.len() {
@@ -44,7 +46,7 @@ fn entry(bytes: &[u8]) -> Result<([u8; 16], &[u8]), Malformed> {
     Ok((guid, content))
 }
 
-/// Whether the entries of `bytes`, which are good ones, have `wanted` among them.
+/// Whether the valid entries of `bytes` include `wanted`.
 fn has(mut bytes: &[u8], wanted: &[u8; 16]) -> bool {
     while let Ok((guid, content)) = entry(bytes) {
         if guid == *wanted {
@@ -55,7 +57,7 @@ fn has(mut bytes: &[u8], wanted: &[u8; 16]) -> bool {
     false
 }
 
-/// Writes a table of `secrets` to `out`; the bytes used, or `None` if it is too short.
+/// Writes a table of `secrets` to `out`; returns its length, or `None` if `out` is too short.
 pub fn write(secrets: &[([u8; 16], &[u8])], out: &mut [u8]) -> Option<usize> {
     let total = secrets
         .iter()

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The gate's ticket for a first stage.
 //!
-//! A fixed form instead of the JSON that VMMs get: it is parsed by the first thing that runs in a guest. The gate signs it with the key of
-//! its verdicts over a label of its own, so neither kind of ticket can be taken for the other. It is bound to the stage's key, which
-//! exists for one start of one guest, and to the very report: a ticket that was recorded is worth nothing.
+//! It has a fixed binary format instead of the JSON that VMMs get, because the first program in a guest
+//! parses it. The gate signs it with its verdict key over a unique label, so one kind of ticket cannot be
+//! mistaken for the other. It is bound to the stage's key, which exists for one start of one guest, and to
+//! its report: a recorded ticket is useless.
 
 use hpke::aead::{AeadTag, AesGcm256};
 use hpke::kdf::HkdfSha256;
@@ -19,9 +20,9 @@ use crate::stop::Stop;
 
 /// "CVMMTKT1"
 pub const MAGIC: [u8; 8] = *b"CVMMTKT1";
-/// The version of this form.
+/// Version of the format.
 pub const VERSION: u32 = 1;
-/// What is signed begins with it.
+/// Label at the start of the signed data.
 pub const LABEL: &[u8] = b"cvmm first-stage ticket v1\0";
 /// HPKE's info.
 pub const INFO: &[u8] = b"cvmm first-stage secrets v1";
@@ -29,14 +30,14 @@ pub const INFO: &[u8] = b"cvmm first-stage secrets v1";
 pub const SIGNATURE: usize = 96;
 /// Bytes of an AEAD tag.
 pub const TAG: usize = 16;
-/// The longest secrets, sealed.
+/// Longest sealed secrets, in bytes.
 pub const MAX_SEALED: usize = 4096;
-/// The longest ticket.
+/// Longest ticket, in bytes.
 pub const MAX_TICKET: usize = size_of::<Head>() + MAX_SEALED + SIGNATURE;
-/// A generous upper bound of how fast a processor's time stamp counter runs, in Hz.
-const MOST_TSC_HZ: u64 = 6_000_000_000;
+/// Generous upper bound for the frequency of a processor's time stamp counter, in Hz.
+const MAX_TSC_HZ: u64 = 6_000_000_000;
 
-/// The first part. What follows: the sealed secrets, the signature.
+/// The first part. The sealed secrets and the signature follow.
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Head {
@@ -44,7 +45,7 @@ pub struct Head {
     pub magic: [u8; 8],
     /// [`VERSION`].
     pub version: U32,
-    /// Seconds from the evidence to the end of its use.
+    /// Seconds for which it is valid, counted from the evidence.
     pub lifetime: U32,
     /// The gate's nonce.
     pub nonce: [u8; 32],
@@ -54,9 +55,9 @@ pub struct Head {
     pub report: [u8; 48],
     /// SHA-384 of the VM's name.
     pub vm_id: [u8; 48],
-    /// SHA-384 of the policy that judged.
+    /// SHA-384 of the policy that admitted the guest.
     pub policy: [u8; 48],
-    /// How many tickets the VM has had.
+    /// Number of tickets that were issued for the VM.
     pub epoch: U64,
     /// HPKE's encapsulated key; zeros without secrets.
     pub enc: [u8; 32],
@@ -68,7 +69,7 @@ pub struct Head {
 
 const _: () = assert!(size_of::<Head>() == 272);
 
-/// What the stage knows and a ticket has to be about.
+/// The values that a ticket must match.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
     /// The gate's nonce.
@@ -83,7 +84,7 @@ pub struct Expected<'a> {
     pub ticks: u64,
 }
 
-/// A ticket that is this stage's, with what it holds.
+/// A verified ticket of this stage.
 #[derive(Debug)]
 pub struct Ticket<'a> {
     head: &'a Head,
@@ -97,7 +98,7 @@ pub fn sha384(bytes: &[u8]) -> [u8; 48] {
     Sha384::digest(bytes).into()
 }
 
-/// What is signed, as pieces: the label, the head, the sealed secrets.
+/// Verifies the signature over the label, the head and the sealed secrets.
 fn verify(
     key: &VerifyingKey,
     signed: &[u8],
@@ -114,7 +115,8 @@ fn verify(
 /// Verifies a ticket with the gate's key (an uncompressed point) against what is expected.
 ///
 /// # Errors
-/// Says which of its parts is for something else. The signature is checked first: nothing unsigned is compared.
+/// The [`Stop`] says which part does not match. The signature is checked first: unsigned data is never
+/// compared.
 pub fn open<'a>(bytes: &'a mut [u8], gate: &[u8], expected: &Expected<'_>) -> Result<Ticket<'a>, Stop> {
     let gate = VerifyingKey::from_sec1_bytes(gate).map_err(|_| Stop::Params)?;
     if bytes.len() > MAX_TICKET {
@@ -138,7 +140,7 @@ pub fn open<'a>(bytes: &'a mut [u8], gate: &[u8], expected: &Expected<'_>) -> Re
         (head.key == *expected.key, Stop::TicketKey),
         (head.report == sha384(expected.report), Stop::TicketReport),
         (head.vm_id == sha384(expected.vm_id), Stop::TicketVm),
-        (expected.ticks / MOST_TSC_HZ <= u64::from(head.lifetime.get()), Stop::TicketLate),
+        (expected.ticks / MAX_TSC_HZ <= u64::from(head.lifetime.get()), Stop::TicketLate),
     ] {
         if !good {
             return Err(stop);
@@ -148,7 +150,7 @@ pub fn open<'a>(bytes: &'a mut [u8], gate: &[u8], expected: &Expected<'_>) -> Re
 }
 
 impl<'a> Ticket<'a> {
-    /// Opens the secrets with the stage's private key, where they are. Empty without.
+    /// Decrypts the secrets in place with the stage's private key. Empty if there are none.
     pub fn secrets(self, private: &PrivateKey) -> Result<&'a mut [u8], Stop> {
         let Self { head, head_bytes, sealed } = self;
         if sealed.is_empty() {
@@ -170,13 +172,13 @@ impl<'a> Ticket<'a> {
     }
 }
 
-/// What is authenticated with the secrets: the head up to the encapsulated key.
+/// The data that is authenticated with the secrets: the head up to the encapsulated key.
 #[must_use]
 pub fn head_bytes_aad(head: &[u8]) -> &[u8] {
     &head[..core::mem::offset_of!(Head, enc)]
 }
 
-/// The stage's key: made for one start. Wiped when dropped (by the X25519 library).
+/// The stage's key, generated for one start. Zeroized when dropped (by the X25519 library).
 pub struct PrivateKey(<X25519HkdfSha256 as hpke::Kem>::PrivateKey);
 
 impl core::fmt::Debug for PrivateKey {
@@ -186,7 +188,7 @@ impl core::fmt::Debug for PrivateKey {
 }
 
 impl PrivateKey {
-    /// From 32 bytes that nobody else has (RFC 9180, 7.1.3, DeriveKeyPair); with the public half.
+    /// Derives the key from 32 secret bytes (RFC 9180, 7.1.3, DeriveKeyPair); returns the public half too.
     #[must_use]
     pub fn derive(secret: &[u8; 32]) -> (Self, [u8; 32]) {
         let (private, public) = X25519HkdfSha256::derive_keypair(secret);

@@ -118,9 +118,9 @@ impl Subject {
             if import.gpa != start + image.len() as u64 {
                 continue;
             }
-            let mut pieces = blob.pieces(*offset, *len);
-            while let Some(piece) = pieces.next_piece().map_err(InputError::from)? {
-                image.extend_from_slice(piece);
+            let mut chunks = blob.chunks(*offset, *len);
+            while let Some(chunk) = chunks.next_chunk().map_err(InputError::from)? {
+                image.extend_from_slice(chunk);
             }
         }
         Ok(image)

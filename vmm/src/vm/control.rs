@@ -90,7 +90,9 @@ fn termination(set: u8, reason: u8) -> String {
         (1, 6) => "linux found a fault in its secrets page",
         (1, 7..=9) => "linux found a fault in what an svsm left",
         (cvmm_first_stage::stop::REASON_SET, code) => match Stop::from_code(code) {
-            Some(stop) => return format!("the first stage found that {} [{}]", stop.words(), stop.slug()),
+            Some(stop) => {
+                return format!("the first stage found that {} [{}]", stop.description(), stop.slug());
+            }
             None => "reason unknown to cvmm",
         },
         _ => "reason unknown to cvmm",

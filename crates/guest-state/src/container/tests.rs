@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Contents in memory: what is kept, what is refused, and crashes at every write of a disk that loses and tears them.
+//! Contents in memory: what is kept, what is refused, and crashes at every write of a disk that loses and
+//! tears them.
 
 use std::io;
 
@@ -129,7 +130,8 @@ fn a_file_that_says_it_is_not_encrypted_is_refused() {
     let container = open(&whole).unwrap();
     let (header, files) = (container.header.clone(), container.files.clone());
     let table = header.file_table.get() as usize * BLOCK;
-    // The whole of it, as a writer of plain files would have made it: contents in the clear, and nothing to authenticate.
+    // The whole of it, as a writer of plain files would have made it: contents in the clear, and nothing to
+    // authenticate.
     let mut plain = whole.clone();
     let mut entries = files.clone();
     entries[EXTENDED_TABLE] = FileEntry::new_zeroed();
@@ -283,8 +285,8 @@ fn a_new_key_takes_the_place_of_the_old_one() {
     }
 }
 
-/// A disk with a cache. What is written is read back at once, and survives a power cut only after a sync; before one, any sector may
-/// have been written, not have been written, or end in the middle.
+/// A disk with a cache. What is written is read back at once, and survives a power cut only after a sync;
+/// before one, any sector may have been written, not have been written, or end in the middle.
 #[derive(Clone)]
 struct Disk {
     cache: Vec<u8>,
@@ -429,8 +431,8 @@ fn cases() -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// One operation fails, and later the power is cut, before, in or after the writes that follow. What was acknowledged last is
-    /// there, or one of the changes that were begun since.
+    /// One operation fails, and later the power is cut, before, in or after the writes that follow. What was
+    /// acknowledged last is there, or one of the changes that were begun since.
     #[test]
     fn nothing_acknowledged_is_lost(steps in steps(), fails in 0_u32..30, dead in 0_u32..60, seed in any::<u64>()) {
         let mut container = Container::open(Disk::new(sample(), fails, dead, seed), &[key(1)], true).unwrap();

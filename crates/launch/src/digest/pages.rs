@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Hashing the pages of an image.
 //!
-//! A window of pages is cut into runs; each thread takes a run, reads it in pieces and hashes page by page, and the
-//! window's hashes are handed on in order. So any number of threads gives the same result, and what is held is one
-//! window of hashes and one piece per thread.
+//! A window of pages is cut into runs; each thread takes a run, reads it in chunks and hashes page by page,
+//! and the window's hashes are handed on in order. So any number of threads gives the same result, and what
+//! is held is one window of hashes and one chunk per thread.
 
 use std::iter::Enumerate;
 use std::slice::ChunksMut;
@@ -12,7 +12,7 @@ use std::thread;
 
 use cvmm_snp::digest::Digest;
 
-use crate::blob::{Blob, PIECE_SIZE, ReadError};
+use crate::blob::{Blob, CHUNK_SIZE, ReadError};
 use crate::hash::sha384;
 use crate::page::PAGE_SIZE;
 
@@ -21,8 +21,8 @@ const PAGE: usize = PAGE_SIZE as usize;
 const WINDOW: usize = 1024;
 /// Pages one thread takes at a time: 256 KiB. Fewer are not worth a thread.
 const RUN: usize = 64;
-/// More threads than this wait for the chain instead of hashing.
-const THREADS: usize = 8;
+/// Most threads: more would wait for the chain instead of hashing.
+const MAX_THREADS: usize = 8;
 
 /// The last page of one repeated byte, and its hash.
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct Uniform(Option<(u8, Digest)>);
 
 impl Uniform {
     fn hash(&mut self, page: &[u8]) -> Digest {
-        // Equal to itself shifted by one: all bytes are the same.
+        // A page that equals itself shifted by one consists of one repeated byte.
         let byte = match page {
             [byte, rest @ ..] if page.get(..rest.len()) == Some(rest) => *byte,
             _ => return sha384(page),
@@ -42,9 +42,10 @@ impl Uniform {
     }
 }
 
-/// Hands the hash of each page of the `len` bytes of `blob` from `offset` on to `sink`, the last one filled up with zeros.
+/// Passes the hash of each page of the `len` bytes of `blob` from `offset` on to `sink`; the last page is
+/// padded with zeros.
 pub fn hash(blob: &Blob, offset: u64, len: u64, sink: &mut dyn FnMut(Digest)) -> Result<(), ReadError> {
-    let threads = thread::available_parallelism().map_or(1, |count| count.get().min(THREADS));
+    let threads = thread::available_parallelism().map_or(1, |count| count.get().min(MAX_THREADS));
     hash_with(threads, blob, offset, len, sink)
 }
 
@@ -78,7 +79,7 @@ fn hash_with(
             let mut uniforms = known.iter_mut();
             let own = uniforms.next();
             for uniform in uniforms.take(window.div_ceil(RUN * PAGE).saturating_sub(1)) {
-                // Whatever no thread could be started for stays in the queue.
+                // If no thread can be started, its share stays in the queue.
                 let _ = thread::Builder::new().spawn_scoped(scope, move || work(uniform));
             }
             own.into_iter().for_each(work);
@@ -92,10 +93,10 @@ fn hash_with(
     Ok(())
 }
 
-/// The runs of a window that nobody has taken yet.
+/// The runs of a window that no thread has taken yet.
 struct Queue<'a> {
     runs: Mutex<Enumerate<ChunksMut<'a, Digest>>>,
-    /// The failure nearest to the start of the file, whichever thread was faster.
+    /// The failure nearest to the start of the file, so that the result does not depend on timing.
     failed: Mutex<Option<(usize, ReadError)>>,
 }
 
@@ -120,11 +121,11 @@ fn hash_run(
     uniform: &mut Uniform,
     hashes: &mut [Digest],
 ) -> Result<(), ReadError> {
-    const { assert!(PIECE_SIZE.is_multiple_of(PAGE)) };
+    const { assert!(CHUNK_SIZE.is_multiple_of(PAGE)) };
     let mut hashes = hashes.iter_mut();
-    let mut pieces = blob.pieces(offset, len);
-    while let Some(piece) = pieces.next_piece()? {
-        for (page, hash) in piece.chunks(PAGE).zip(&mut hashes) {
+    let mut chunks = blob.chunks(offset, len);
+    while let Some(chunk) = chunks.next_chunk()? {
+        for (page, hash) in chunk.chunks(PAGE).zip(&mut hashes) {
             *hash = if page.len() == PAGE {
                 uniform.hash(page)
             } else {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Digests against those of `sev-snp-measure` 0.0.13, which nobody here wrote, and of the software PSP, which shares no code
-//! with this crate.
+//! Digests against those of `sev-snp-measure` 0.0.13, which nobody here wrote, and of the software PSP, which
+//! shares no code with this crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -198,7 +198,8 @@ fn hex<const N: usize>(text: &str) -> [u8; N] {
 
 fn profile(kernel: Option<(bool, &str)>) -> Profile {
     let Some((initrd, append)) = kernel else { return Profile::Disk };
-    // The files of the oracle by their hashes: vmlinuz-6.12.95+deb12-cloud-amd64 and printf 'cvmm-oracle-initrd-v1\n'.
+    // The files of the oracle by their hashes: vmlinuz-6.12.95+deb12-cloud-amd64 and printf
+    // 'cvmm-oracle-initrd-v1\n'.
     let none = Blob::from_bytes("none", Vec::new());
     let text = KernelHashes::compute(&none, None, append).unwrap();
     Profile::HashesOnly(KernelHashes {
@@ -227,7 +228,8 @@ fn check(firmware: &Firmware, known: &FirmwareDigest, cases: &[Case]) {
     }
 }
 
-/// All digests without the images: everything but their bytes is in their tables, and the digest after the bytes is known.
+/// All digests without the images: everything but their bytes is in their tables, and the digest after the
+/// bytes is known.
 #[test]
 fn digests_are_the_oracles_from_the_hash_of_the_firmware() {
     let stock = Image { sections: Some(STOCK_SECTIONS.to_vec()), ..Image::amdsev() };
@@ -292,7 +294,8 @@ fn digest_of(image: &Image, profile: &Profile, vcpus: u32, model: VcpuModel) -> 
     measure(&plan, model, None, &mut ()).unwrap()
 }
 
-/// Writes the inputs of the next test for the oracle: CVMM_ORACLE_OUT=FOLDER cargo test -p cvmm-launch -- --ignored oracle_inputs
+/// Writes the inputs of the next test for the oracle: CVMM_ORACLE_OUT=FOLDER cargo test -p cvmm-launch --
+/// --ignored oracle_inputs
 #[test]
 #[ignore = "writes files, to make golden values anew"]
 fn oracle_inputs() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can be wrong with a firmware image.
+//! Errors of firmware images.
 
 use super::section::SectionKind;
 use crate::blob::ReadError;
@@ -11,14 +11,14 @@ use crate::guid::Guid;
 pub struct FirmwareError {
     /// File name of the image.
     pub name: String,
-    /// What is wrong with it.
+    /// The defect.
     pub problem: FirmwareProblem,
 }
 
-/// What is wrong with a firmware image. Offsets are bytes from the start of the file unless said otherwise.
+/// A defect of a firmware image. Offsets are bytes from the start of the file unless noted otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum FirmwareProblem {
-    /// The size is no multiple of 4 KiB or out of range.
+    /// The size is not a multiple of 4 KiB or out of range.
     #[error(
         "is {0} bytes long; an image is a multiple of 4 KiB, at least 4 KiB and at most 16 MiB (is the file empty or truncated?)"
     )]
@@ -26,29 +26,29 @@ pub enum FirmwareProblem {
     /// The file could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The end of the image is not that of an OVMF build.
+    /// The image does not end like an OVMF build.
     #[error(
-        "has no OVMF GUID table: {found} at offset {offset:#x} instead of {expected}; the file is truncated, is a variable store, or is no OVMF build"
+        "has no OVMF GUID table: {found} at offset {offset:#x} instead of {expected}; the file is truncated, a variable store, or not an OVMF build"
     )]
     NoTable {
         /// Where the table's own GUID belongs.
         offset: u64,
-        /// What stands there.
+        /// The GUID that was found there.
         found: Guid,
         /// The table's GUID.
         expected: Guid,
     },
-    /// The GUID table's own length is impossible.
-    #[error("the GUID table says it is {len} bytes long; it must have at least 18 and at most {max}")]
+    /// The GUID table's own length is invalid.
+    #[error("the GUID table has a length of {len} bytes; it must be at least 18 and at most {max}")]
     TableLength {
         /// Its length field.
         len: u16,
         /// Bytes there are before the table's end.
         max: u64,
     },
-    /// An entry of the GUID table has an impossible length.
+    /// An entry of the GUID table has an invalid length.
     #[error(
-        "the GUID table entry that ends at offset {end:#x} says it is {len} bytes long; it must have at least 18 and at most {max}"
+        "the GUID table entry that ends at offset {end:#x} has a length of {len} bytes; it must be at least 18 and at most {max}"
     )]
     EntryLength {
         /// Offset of the first byte after the entry.
@@ -58,7 +58,7 @@ pub enum FirmwareProblem {
         /// Bytes left in the table.
         max: u64,
     },
-    /// A GUID appears twice in the table.
+    /// A GUID is in the table twice.
     #[error("the GUID table has {0} twice")]
     DuplicateGuid(Guid),
     /// The data of a known GUID has the wrong size.
@@ -87,7 +87,7 @@ pub enum FirmwareProblem {
     },
     /// A metadata block does not start inside the image.
     #[error(
-        "the {what} metadata is said to start {from_end:#x} bytes before the end of the image, which is no place for it"
+        "the {what} metadata would start {from_end:#x} bytes before the end of the image: outside the image, or too close to its end"
     )]
     MetadataOffset {
         /// Which metadata.
@@ -115,7 +115,7 @@ pub enum FirmwareProblem {
     },
     /// A metadata block's length and entry count disagree, or it leaves the image.
     #[error(
-        "the {what} metadata says {count} sections in {len} bytes; {count} sections take 16 + 12 * {count} bytes, at most 256 are allowed and all must be inside the image"
+        "the {what} metadata has {count} sections in {len} bytes; {count} sections take 16 + 12 * {count} bytes, at most 256 are allowed and all must be inside the image"
     )]
     MetadataLength {
         /// Which metadata.
@@ -173,9 +173,9 @@ pub enum FirmwareProblem {
         /// First shared address.
         gpa: u64,
     },
-    /// A section that is one page by its nature is longer, or there is a second one.
+    /// A section that must be a single page is longer, or there is a second one.
     #[error(
-        "SEV section {index} is a second {kind} section or {len:#x} bytes long; there may be one, of one page"
+        "SEV section {index} is a second {kind} section or {len:#x} bytes long; at most one is allowed, of one page"
     )]
     SectionNotOnePage {
         /// Position in the file, from 0.
@@ -185,7 +185,7 @@ pub enum FirmwareProblem {
         /// Its length in bytes.
         len: u64,
     },
-    /// The IGVM metadata describe a parameter area that cannot be filled in.
+    /// The IGVM metadata describes a parameter area that cannot be filled in.
     #[error("the IGVM metadata section of kind {kind:#x} ({start:#x}, {len:#x} bytes) {why}")]
     Igvm {
         /// Kind of the section.
@@ -194,7 +194,7 @@ pub enum FirmwareProblem {
         start: u32,
         /// Its length in bytes.
         len: u32,
-        /// What is wrong.
+        /// The defect.
         why: &'static str,
     },
 }

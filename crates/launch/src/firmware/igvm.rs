@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! IGVM metadata: where OVMF looks for parameters and data an IGVM loader would have left in memory.
+//! IGVM metadata: where OVMF looks for parameters and data that an IGVM loader would have placed in memory.
 //!
-//! The table entry holds the distance of a block `"IGVM"` from the end of the image. Its records: kind 0x100 is the
-//! parameter area and 0x200 the HOB area (both an address and a length); 0x101 (memory map) and 0x102 (vCPU count) are
-//! offsets *inside* the parameter area. No IGVM file is needed to use them, the launcher may fill both areas itself.
-//! Records of other kinds name places for things cvmm does not provide; unlike SEV sections they need not be
-//! filled, so they are passed over. Source: edk2 OvmfPkg/ResetVector/X64/IgvmMetadata.asm, and a real image.
+//! The table entry holds the distance of a block `"IGVM"` from the end of the image. Its records: kind 0x100
+//! is the parameter area and 0x200 the HOB area (both an address and a length); 0x101 (memory map) and 0x102
+//! (vCPU count) are offsets *inside* the parameter area. No IGVM file is needed to use them, the launcher may
+//! fill both areas itself. Records of other kinds name places for data that cvmm does not provide; unlike SEV
+//! sections they need not be filled, so they are skipped. Source: edk2
+//! OvmfPkg/ResetVector/X64/IgvmMetadata.asm, and a real image.
 
 use super::error::FirmwareProblem;
 use super::metadata::{self, Raw};
@@ -22,7 +23,7 @@ const KIND_MEMORY_MAP: u32 = 0x101;
 const KIND_VCPU_COUNT: u32 = 0x102;
 const KIND_HOBS: u32 = 0x200;
 
-/// The page the parameters go to.
+/// The area for parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParameterArea {
     /// Guest physical address, page aligned.
@@ -35,7 +36,7 @@ pub struct ParameterArea {
     pub vcpu_count: usize,
 }
 
-/// The page the HOBs go to.
+/// The area for HOBs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HobArea {
     /// Guest physical address, page aligned.
@@ -60,7 +61,7 @@ pub(super) fn read(image: &Blob, from_end: u32, firmware: u64) -> Result<IgvmAre
         let mut all = raws.iter().filter(|raw| raw.kind == kind && raw.len != 0);
         let first = all.next();
         match all.next() {
-            Some(second) => Err(problem(second, "is there twice")),
+            Some(second) => Err(problem(second, "appears twice")),
             None => Ok(first.copied()),
         }
     };
@@ -97,11 +98,11 @@ pub(super) fn read(image: &Blob, from_end: u32, firmware: u64) -> Result<IgvmAre
 const ENTRY_LEN: u32 = 24;
 
 /// The launcher writes only the first page of an area, so what it writes must be there.
-fn inside_first_page(raw: &Raw, least: u32) -> Result<(), FirmwareProblem> {
+fn inside_first_page(raw: &Raw, min_len: u32) -> Result<(), FirmwareProblem> {
     if u64::from(raw.start) + u64::from(raw.len) > PAGE_SIZE {
         return Err(problem(raw, "is not inside the first page of the parameter area"));
     }
-    if raw.len < least {
+    if raw.len < min_len {
         return Err(problem(raw, "is too short"));
     }
     Ok(())

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The block both kinds of OVMF metadata have in common.
+//! The block format that both kinds of OVMF metadata share.
 //!
-//! A table entry gives the distance of the block from the end of the image. The block is a header `{signature, u32
-//! length, u32 version, u32 count}` and `count` records of three u32. Source: edk2 OvmfPkg/ResetVector/X64/
-//! OvmfSevMetadata.asm and IgvmMetadata.asm, and the bytes of real images.
+//! A table entry gives the distance of the block from the end of the image. The block is a header
+//! `{signature, u32 length, u32 version, u32 count}` and `count` records of three u32. Source: edk2
+//! OvmfPkg/ResetVector/X64/ OvmfSevMetadata.asm and IgvmMetadata.asm, and the bytes of real images.
 
 use cvmm_snp::is_page_multiple;
 use zerocopy::little_endian::U32;
@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::error::FirmwareProblem;
 use crate::blob::Blob;
 
-/// More sections than any firmware has; keeps what a hostile image can make us hold small.
+/// Most sections: more than any firmware has. Bounds what a hostile image can make us hold.
 const MAX_SECTIONS: u32 = 256;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -34,7 +34,7 @@ struct Record {
     kind: U32,
 }
 
-/// One record, not yet judged.
+/// One record, not checked yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Raw {
     /// Position in the block, from 0.
@@ -48,7 +48,8 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// Checks that the record is made of whole pages below the firmware. An empty one claims nothing and passes.
+    /// Checks that the record consists of whole pages below the firmware. An empty one covers no memory and
+    /// passes.
     pub fn check_pages(&self, what: &'static str, firmware: u64) -> Result<(), FirmwareProblem> {
         let Self { index, start: gpa, len, .. } = *self;
         if len == 0 {

@@ -3,11 +3,11 @@
 
 use std::fmt;
 
-/// What a section is for; the numbers are those of the metadata.
+/// Purpose of a section; the numbers are those of the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum SectionKind {
-    /// Memory the first stages of the firmware use before they can accept pages: launched as zero.
+    /// Memory that the firmware uses before it can accept pages: launched as zero.
     SecMem = 1,
     /// The secrets page.
     Secrets = 2,
@@ -46,6 +46,6 @@ pub struct Section {
     pub gpa: u64,
     /// Length in bytes, a multiple of the page size; may be zero.
     pub len: u64,
-    /// What it is for.
+    /// Its purpose.
     pub kind: SectionKind,
 }

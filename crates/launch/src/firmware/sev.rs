@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SEV metadata: the pages an SNP guest needs besides the firmware itself.
 //!
-//! The order of the sections in the file is the order in which they are launched and measured, so it is kept. A section
-//! of length zero claims nothing; it stays in the list, and plans pass over it. A section of unknown kind makes the
-//! image unusable: leaving it out would give a guest that does not start, and guessing would give one that is
-//! measured wrongly.
+//! The order of the sections in the file is the order in which they are launched and measured, so it is kept.
+//! A section of length zero covers no memory; it stays in the list, and plans skip it. A section of unknown
+//! kind makes the image unusable: leaving it out would give a guest that does not start, and guessing would
+//! give one that is measured wrongly.
 
 use super::error::FirmwareProblem;
 use super::metadata::{self, Raw};
@@ -22,7 +22,7 @@ pub(super) fn read(image: &Blob, from_end: u32, firmware: u64) -> Result<Vec<Sec
     let raws = metadata::read(image, from_end, *b"ASEV", WHAT)?;
     let mut sections: Vec<Section> = Vec::with_capacity(raws.len());
     for raw in &raws {
-        let section = judge(raw, firmware)?;
+        let section = parse(raw, firmware)?;
         let single = matches!(
             section.kind,
             SectionKind::Secrets | SectionKind::Cpuid | SectionKind::KernelHashes | SectionKind::SvsmCaa
@@ -38,7 +38,7 @@ pub(super) fn read(image: &Blob, from_end: u32, firmware: u64) -> Result<Vec<Sec
     Ok(sections)
 }
 
-fn judge(raw: &Raw, firmware: u64) -> Result<Section, FirmwareProblem> {
+fn parse(raw: &Raw, firmware: u64) -> Result<Section, FirmwareProblem> {
     let kind = SectionKind::from_number(raw.kind)
         .ok_or(FirmwareProblem::SectionKind { index: raw.index, kind: raw.kind })?;
     raw.check_pages(WHAT, firmware)?;

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an SNP guest needs of a firmware image.
 //!
-//! Before its first instruction an SNP guest has no memory but the pages that were launched: the firmware needs its own data
-//! pages, the CPUID page and the secrets page, and names them in its SEV metadata. An image without them starts ordinary guests; as an
-//! SNP guest it would be measured, launched, and stop with a triple fault.
+//! Before its first instruction an SNP guest has no memory but the pages that were launched: the firmware
+//! needs its own data pages, the CPUID page and the secrets page, and names them in its SEV metadata. An
+//! image without them starts ordinary guests; as an SNP guest it would be measured, launched, and stop with a
+//! triple fault.
 
 use super::{Firmware, RESET_BLOCK_GUID, SectionKind, sev};
 
 /// A firmware image that cannot start an SNP guest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "firmware {name} cannot start an SNP guest: it has no {problem}; use OVMF.amdsev.fd of Debian's ovmf-amdsev (2026.08 has \
+    "firmware {name} cannot start an SNP guest: it has no {problem};  use OVMF.amdsev.fd of Debian's ovmf-amdsev (2026.08 has \
      all that is needed), or isolation = \"none\""
 )]
 pub struct SnpError {
@@ -23,14 +24,16 @@ pub struct SnpError {
 /// What a firmware image lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnpProblem {
-    /// No metadata at all.
+    /// No SEV metadata.
     #[error("SEV metadata (GUID {})", sev::GUID)]
     Metadata,
     /// Metadata without a section of this kind.
     #[error("\"{0}\" section (kind {kind:#x}) in its SEV metadata (GUID {guid})", kind = *.0 as u32, guid = sev::GUID)]
     Section(SectionKind),
-    /// Nothing that says where the other vCPUs start.
-    #[error("SEV-ES reset block (GUID {RESET_BLOCK_GUID}), which says where vCPUs after the first start")]
+    /// No reset block, which tells where the other vCPUs start.
+    #[error(
+        "SEV-ES reset block (GUID {RESET_BLOCK_GUID}), which says where the vCPUs after the first one start"
+    )]
     ResetBlock,
 }
 

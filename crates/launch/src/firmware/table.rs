@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The GUIDed table at the end of an OVMF image.
 //!
-//! It ends 32 bytes before the end of the image and is read backwards: each entry is `data | u16 length | GUID`, where
-//! the length counts all three. The last entry is the footer: its GUID marks the table and its length is that of
-//! the whole table. Source: edk2 OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm, read from real images.
+//! It ends 32 bytes before the end of the image and is read backwards: each entry is `data | u16 length |
+//! GUID`, where the length counts all three. The last entry is the footer: its GUID marks the table and its
+//! length is that of the whole table. Source: edk2 OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm, read from
+//! real images.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -15,7 +16,7 @@ use super::error::FirmwareProblem;
 use crate::blob::Blob;
 use crate::guid::Guid;
 
-/// Marks the table.
+/// GUID of the footer, which marks the table.
 pub(super) const FOOTER: Guid = Guid::from_u128(0x96b582de_1fb2_45f7_baea_a366c55a082d);
 /// Distance of the table's end from the end of the image, in bytes.
 pub(super) const END_GAP: u64 = 32;
@@ -28,7 +29,7 @@ pub(super) const TRAILER: usize = size_of::<Trailer>();
 struct Trailer {
     /// Length of data and trailer in bytes.
     len: U16,
-    /// What the data mean.
+    /// Identifies the data.
     guid: Guid,
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! ECDSA on P-384 with SHA-384: signing, verifying, and finding the key for a signature.
+//! ECDSA on P-384 with SHA-384: signing, verifying, and key recovery.
 //!
-//! Keys are handled by aws-lc alone. The recovery needs arithmetic on points, which aws-lc keeps to itself; it is done
-//! with the `p384` crate on public numbers only.
+//! Private keys are handled by aws-lc alone. Key recovery needs point arithmetic, which aws-lc does not
+//! expose; it is done with the `p384` crate on public numbers only.
 
 use std::fmt;
 
@@ -22,8 +22,9 @@ use zeroize::Zeroizing;
 
 use super::error::IdError;
 
-/// R of the signature nobody made: SHA-384 of "cvmm id block without a key: r 0". It is the X coordinate of a point whose
-/// discrete logarithm, the nonce, is therefore unknown; with a known nonce anybody could compute the private key.
+/// R of the keyless signature: SHA-384 of "cvmm id block without a key: r 0". It is the X coordinate of a
+/// point whose discrete logarithm, the nonce, is therefore unknown; from a known nonce the private key could
+/// be computed.
 pub const KEYLESS_R: [u8; NUMBER_LEN] = [
     0x0f, 0x24, 0xda, 0xd7, 0xe7, 0x55, 0x6f, 0x48, 0x3e, 0xed, 0xa6, 0xab, 0xe2, 0x17, 0x70, 0x9f, 0x2c,
     0x9b, 0x67, 0x9e, 0x63, 0xc1, 0xc7, 0x0e, 0x6f, 0xf8, 0xd1, 0x10, 0x7c, 0xd5, 0xe5, 0x73, 0x17, 0x63,
@@ -36,10 +37,10 @@ pub const KEYLESS_S: [u8; NUMBER_LEN] = [
     0x51, 0xeb, 0x45, 0x07, 0xe9, 0x69, 0x79, 0x53, 0x69, 0x7b, 0x24, 0x09, 0x4b, 0x2d,
 ];
 
-/// A file that is no usable private key.
+/// A file that is not a usable private key.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// PEM without a private key.
+    /// The PEM file has no private key.
     #[error(
         "has no private key: a PEM block \"PRIVATE KEY\" (PKCS#8) or \"EC PRIVATE KEY\" is needed; make one with `openssl \
          genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384`"
@@ -49,10 +50,10 @@ pub enum KeyError {
     #[error("is an encrypted private key; decrypt it with `openssl pkcs8`")]
     Encrypted,
     /// The PEM block is damaged.
-    #[error("is no valid PEM file")]
+    #[error("is not a valid PEM file")]
     Pem,
-    /// The content is no private key of the curve.
-    #[error("is no private key of the curve P-384, the only one SNP takes")]
+    /// The content is not a private key on P-384.
+    #[error("is not a private key on the curve P-384, the only one that SNP supports")]
     Curve,
 }
 
@@ -63,7 +64,7 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// From PEM or DER, PKCS#8 or SEC 1 (what `openssl genpkey` and `openssl ecparam -genkey` write).
+    /// Parses PEM or DER, PKCS#8 or SEC 1 (what `openssl genpkey` and `openssl ecparam -genkey` write).
     pub fn parse(file: &[u8]) -> Result<Self, KeyError> {
         let der = der(file)?;
         let pair = EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_FIXED_SIGNING, &der)
@@ -78,7 +79,7 @@ impl SigningKey {
     }
 }
 
-/// What signs ID blocks: a [`SigningKey`], or a key that is kept elsewhere.
+/// A signer of ID blocks: a [`SigningKey`], or a key in a token.
 pub trait IdSigner {
     /// The public half.
     fn public(&self) -> EcPublicKey;
@@ -92,13 +93,13 @@ impl IdSigner for SigningKey {
     }
 
     fn sign(&self, message: &[u8]) -> Result<EcSignature, IdError> {
-        let failed = || IdError::Sign("the system has no random numbers".to_owned());
+        let failed = || IdError::Sign("random number generator failed".to_owned());
         let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| failed())?;
         signature_of(signature.as_ref()).ok_or_else(failed)
     }
 }
 
-/// A signature as the firmware has it, from R and S in big-endian order, 48 bytes each.
+/// Converts R and S (big-endian, 48 bytes each) to the firmware's format.
 pub fn signature_of(bytes: &[u8]) -> Option<EcSignature> {
     let (r, s) = halves(bytes)?;
     Some(EcSignature::p384(r, s))
@@ -126,7 +127,7 @@ fn der(file: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     }
     for label in ["PRIVATE KEY", "EC PRIVATE KEY"] {
         let Some(start) = find(&format!("-----BEGIN {label}-----"), 0) else { continue };
-        // Only the block itself: OpenSSL writes the curve's parameters before it.
+        // Take the block only: OpenSSL writes the curve's parameters before it.
         let marker = format!("-----END {label}-----");
         let end = find(&marker, start).ok_or(KeyError::Pem)? + marker.len();
         let block = file.get(start..end).ok_or(KeyError::Pem)?;
@@ -156,8 +157,8 @@ pub fn verify(
     key.verify(message, &[r, s].concat()).map_err(|_| wrong)
 }
 
-/// The public key under which (R, S) of the keyless signature is valid for a message with this hash: (S·P - hash·G) / R,
-/// where P is the point with X coordinate R and even Y (SEC 1, 4.1.6).
+/// The public key under which (R, S) of the keyless signature is valid for a message with this hash: (S·P -
+/// hash·G) / R, where P is the point with X coordinate R and even Y (SEC 1, 4.1.6).
 pub fn recover(hash: &Digest) -> Result<EcPublicKey, IdError> {
     let scalar = |bytes: &[u8; NUMBER_LEN]| <Scalar as Reduce<U384>>::reduce_bytes(bytes.into());
     let point = Option::<AffinePoint>::from(AffinePoint::decompress((&KEYLESS_R).into(), Choice::from(0)));
@@ -165,11 +166,11 @@ pub fn recover(hash: &Digest) -> Result<EcPublicKey, IdError> {
     let (Some(point), Some(inverse)) = (point, inverse) else { return Err(IdError::Recovery) };
     let signed = ProjectivePoint::from(point) * scalar(&KEYLESS_S);
     let key = (signed - ProjectivePoint::GENERATOR * scalar(&hash.0)) * inverse;
-    // The point at infinity has no such form.
+    // The point at infinity has no uncompressed form.
     from_point(key.to_affine().to_encoded_point(false).as_bytes()).ok_or(IdError::Recovery)
 }
 
-/// A public key as the firmware has it, from the uncompressed form: 4, X, Y.
+/// Converts an uncompressed point (4, X, Y) to the firmware's format.
 pub fn from_point(bytes: &[u8]) -> Option<EcPublicKey> {
     let (&4, numbers) = bytes.split_first()? else { return None };
     let (x, y) = halves(numbers)?;

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why an ID block is not made, or not accepted.
+//! Errors of ID blocks.
 
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 
-/// An ID block or ID authentication that is not made, or not accepted.
+/// An ID block or ID authentication that cannot be made, or is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// The wrong number of bytes.
+    /// The length is wrong.
     #[error("the {what} is {len} bytes long instead of {expected}")]
     Length {
-        /// Which of the two.
+        /// ID block or ID authentication.
         what: &'static str,
-        /// Bytes there are.
+        /// Its length.
         len: usize,
-        /// Bytes there must be.
+        /// The required length.
         expected: usize,
     },
-    /// A field has a value nothing is defined for.
-    #[error("the field {field} of the id {part} is {found:#x} instead of {expected:#x}")]
+    /// A field has an undefined value.
+    #[error("field {field} of the ID {part} is {found:#x} instead of {expected:#x}")]
     Field {
         /// `block` or `authentication`.
         part: &'static str,
@@ -29,22 +29,22 @@ pub enum IdError {
         /// The value it must have.
         expected: u32,
     },
-    /// Bytes that must be zero are not: one key would have two digests.
+    /// Reserved bytes are not zero: one key would have two digests.
     #[error("reserved bytes of the {0} are not zero")]
     Reserved(&'static str),
-    /// A signature that is wrong, or of a key that is no point of the curve.
+    /// A signature does not verify, or its key is not a point on the curve.
     #[error("the signature {0} is wrong")]
     Signature(&'static str),
-    /// The block is for another launch.
-    #[error("the id block is for the launch digest {found}, this launch has {expected}")]
+    /// The launch digest differs.
+    #[error("launch digest mismatch: the ID block has {found}, this launch has {expected}")]
     LaunchDigest {
         /// Digest in the block.
         found: Digest,
         /// Digest of the launch.
         expected: Digest,
     },
-    /// The block is for another policy.
-    #[error("the id block is for the guest policy {found}, this launch has {expected}")]
+    /// The guest policy differs.
+    #[error("guest policy mismatch: the ID block has {found}, this launch has {expected}")]
     Policy {
         /// Policy in the block.
         found: GuestPolicy,
@@ -52,9 +52,9 @@ pub enum IdError {
         expected: GuestPolicy,
     },
     /// The key could not sign.
-    #[error("the id block could not be signed: {0}")]
+    #[error("the ID block could not be signed: {0}")]
     Sign(String),
-    /// No public key fits; the chance for it is that of guessing a key.
-    #[error("no public key fits this id block; change an id in it")]
+    /// There is no public key for this signature; this is as unlikely as guessing a key.
+    #[error("there is no public key for this ID block; change an ID in it")]
     Recovery,
 }

@@ -6,9 +6,9 @@ use zerocopy::little_endian::U64;
 
 use super::*;
 
-/// Made by `snp-create-id-block` of sev-snp-measure 0.0.13 with the two test keys, for the digest of the AmdSev image with
-/// one EPYC-Milan vCPU. The first key is `openssl ecparam -name secp384r1 -genkey`, with its parameters before it; the
-/// second `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384`.
+/// Made by `snp-create-id-block` of sev-snp-measure 0.0.13 with the two test keys, for the digest of the
+/// AmdSev image with one EPYC-Milan vCPU. The first key is `openssl ecparam -name secp384r1 -genkey`, with
+/// its parameters before it; the second `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384`.
 const GOLDEN_BLOCK: &[u8] = include_bytes!("golden/id-block.bin");
 const GOLDEN_AUTH: &[u8] = include_bytes!("golden/id-auth.bin");
 const ID_KEY: &[u8] = include_bytes!("golden/test-id-key.pem");
@@ -111,27 +111,27 @@ fn damage_is_named() {
     };
     assert_eq!(
         check(&|block, _| block.version = U32::new(2)),
-        "the field version of the id block is 0x2 instead of 0x1"
+        "field version of the ID block is 0x2 instead of 0x1"
     );
     assert!(check(&|_, auth| auth.id_key_algo = U32::ZERO).contains("id_key_algo"));
     assert!(check(&|_, auth| auth.author_key_algo = U32::new(3)).contains("author_key_algo"));
-    assert!(check(&|_, auth| auth.reserved2[59] = 1).contains("reserved bytes of the id authentication"));
+    assert!(check(&|_, auth| auth.reserved2[59] = 1).contains("reserved bytes of the ID authentication"));
     assert!(check(&|_, auth| auth.id_key.reserved[0] = 1).contains("reserved bytes of the key"));
     assert!(check(&|_, auth| auth.author_key_algo = U32::ZERO).contains("author key"));
-    let over_block = "the signature of the id key over the id block is wrong";
+    let over_block = "the signature of the ID key over the ID block is wrong";
     assert_eq!(check(&|block, _| block.guest_svn = U32::new(1)), over_block);
     assert_eq!(check(&|_, auth| auth.id_key.curve = U32::new(CURVE_P384 + 1)), over_block);
     assert_eq!(check(&|_, auth| auth.id_key = EcPublicKey::p384(&[1; 48], &[1; 48])), over_block);
     assert_eq!(check(&|_, auth| auth.id_block_sig = EcSignature::p384(&[0; 48], &[0; 48])), over_block);
-    let over_key = "the signature of the author key over the id key is wrong";
+    let over_key = "the signature of the author key over the ID key is wrong";
     assert_eq!(check(&|_, auth| auth.id_key_sig = auth.id_block_sig), over_key);
     assert!(matches!(
         Identity::from_bytes(&GOLDEN_BLOCK[1..], GOLDEN_AUTH),
-        Err(IdError::Length { what: "id block", len: 95, expected: 96 })
+        Err(IdError::Length { what: "ID block", len: 95, expected: 96 })
     ));
     assert!(matches!(
         Identity::from_bytes(GOLDEN_BLOCK, &[0; 4097]),
-        Err(IdError::Length { what: "id authentication", .. })
+        Err(IdError::Length { what: "ID authentication", .. })
     ));
 }
 

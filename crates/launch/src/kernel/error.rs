@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why a kernel file cannot be booted.
+//! Errors of kernel files.
 
 use crate::blob::ReadError;
 
@@ -9,26 +9,26 @@ use crate::blob::ReadError;
 pub struct KernelError {
     /// File name.
     pub name: String,
-    /// What is wrong with it.
+    /// The defect.
     pub problem: KernelProblem,
 }
 
-/// What is wrong with a kernel file.
+/// A defect of a kernel file.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelProblem {
     /// The file could not be read, or its headers point past its end.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Shorter than any kernel.
+    /// The file is shorter than any kernel.
     #[error("is {0} bytes long, too short for a kernel; is the file empty or truncated?")]
     Short(u64),
-    /// Neither format.
+    /// The file has neither format.
     #[error("is {0}; expected a Linux bzImage (for Debian: /boot/vmlinuz-*) or a unified kernel image")]
     Unknown(&'static str),
     /// The boot protocol is too old.
     #[error("has Linux boot protocol {}.{}; 2.12 or later is needed (Linux 3.8 or later)", .0 >> 8, .0 & 0xff)]
     Protocol(u16),
-    /// A 32-bit kernel.
+    /// The kernel is a 32-bit one.
     #[error("is a 32-bit kernel; a 64-bit one is needed")]
     Not64Bit,
     /// The kernel has no EFI stub.
@@ -37,21 +37,21 @@ pub enum KernelProblem {
     /// Not a PE32+ file for x86-64, or not an EFI application.
     #[error("is not an EFI program for x86-64: {0}")]
     Pe(&'static str),
-    /// The headers say the file is longer.
-    #[error("is truncated: its headers say at least {needed} bytes, it has {len}")]
+    /// The file is shorter than its headers say.
+    #[error("is truncated: by its headers it has at least {needed} bytes, but it has {len}")]
     Truncated {
-        /// Length by the headers.
+        /// Minimum length by the headers.
         needed: u64,
         /// Length of the file.
         len: u64,
     },
-    /// An EFI program without a kernel in it.
+    /// An EFI program that contains no kernel.
     #[error(
         "is an EFI program without a .linux section in its base or in profile @0, so not a unified kernel image that \
          cvmm can start; build one with ukify"
     )]
     NoLinuxSection,
-    /// A header field of a unified kernel image.
+    /// A header field of a unified kernel image is invalid.
     #[error(
         "cannot be loaded: its header field {field} at file offset {offset:#x} is {value:#x}, and {rule}; build it again \
          with ukify"
@@ -63,10 +63,10 @@ pub enum KernelProblem {
         offset: u64,
         /// Its value.
         value: u64,
-        /// What it has to be.
+        /// The rule for its value.
         rule: &'static str,
     },
-    /// A section of a unified kernel image.
+    /// A section of a unified kernel image is invalid.
     #[error(
         "cannot be started: its section {section} (header at file offset {offset:#x}) {problem}; build it again with ukify"
     )]
@@ -75,7 +75,7 @@ pub enum KernelProblem {
         section: String,
         /// File offset of its header.
         offset: u64,
-        /// What is wrong with it.
+        /// The defect.
         problem: SectionProblem,
     },
     /// A bzImage where a unified kernel image is needed.
@@ -85,7 +85,7 @@ pub enum KernelProblem {
     NotUki,
 }
 
-/// What is wrong with one section of a unified kernel image.
+/// A defect of one section of a unified kernel image.
 #[derive(Debug, thiserror::Error)]
 pub enum SectionProblem {
     /// Two sections share memory.
@@ -96,8 +96,8 @@ pub enum SectionProblem {
         /// First shared address, relative to the image's start.
         address: u64,
     },
-    /// The section leaves the memory that is reserved for the image.
-    #[error("takes the memory from {address:#x} to {end:#x}, and the image ends at {image:#x} (SizeOfImage)")]
+    /// The section extends past the memory that is reserved for the image.
+    #[error("occupies memory from {address:#x} to {end:#x}, but the image ends at {image:#x} (SizeOfImage)")]
     OutsideImage {
         /// First address, relative to the image's start.
         address: u64,
@@ -142,13 +142,13 @@ pub enum SectionProblem {
         /// Alignment of content in the file.
         alignment: u64,
     },
-    /// The stub takes the length in memory, and that is zero.
+    /// The section has content but no memory, so that the stub ignores it.
     #[error("has {len} bytes in the file and none in memory (VirtualSize 0), so that the stub ignores it")]
     NoMemory {
         /// Bytes in the file.
         len: u64,
     },
-    /// The stub uses only the first one.
+    /// The section appears twice, and the stub uses only the first one.
     #[error(
         "appears twice in the same profile: the stub uses only the one with the header at file offset {first:#x}"
     )]
@@ -156,16 +156,16 @@ pub enum SectionProblem {
         /// File offset of the header of the first one.
         first: u64,
     },
-    /// What the section holds is not a kernel.
+    /// The content of the section is not a kernel.
     #[error("does not hold a kernel that the stub can start: it {0}")]
     Kernel(Box<KernelProblem>),
-    /// The command line ends before its text does.
-    #[error("has a NUL byte at file offset {offset:#x} with text behind it, which the kernel would not see")]
+    /// The command line has text after a NUL byte.
+    #[error("has a NUL byte at file offset {offset:#x} followed by text, which the kernel would not see")]
     Nul {
         /// File offset of the byte.
         offset: u64,
     },
-    /// The kernel would cut the command line.
+    /// The kernel would truncate the command line.
     #[error("holds a command line of {len} bytes; its kernel takes at most {max}")]
     CmdlineLength {
         /// Its length in bytes.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Telling kernel files apart by their first bytes.
+//! Recognising kernel files by their first bytes.
 
 use super::error::KernelProblem;
 use super::pe::{Headers, Part};
 
-/// Bytes of a file that are looked at to see what it is: up to the end of `cmdline_size` in the setup header.
+/// Bytes of a file that are needed to recognise it: up to the end of `cmdline_size` in the setup header.
 const HEAD: usize = 0x23c;
 /// First boot protocol with `xloadflags`.
-const PROTOCOL_MIN: u16 = 0x20c;
+const MIN_PROTOCOL: u16 = 0x20c;
 
 /// Format of a kernel file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +23,14 @@ pub enum Format {
     Uki,
 }
 
-/// What `file` is by its first bytes: a bzImage, or `None` for another EFI program.
+/// The format of `file` by its first bytes: a bzImage, or `None` for another EFI program.
 pub(super) fn recognise(file: &Part<'_>) -> Result<Option<Format>, KernelProblem> {
     if file.len() < HEAD as u64 {
         return Err(KernelProblem::Short(file.len()));
     }
     let mut head = [0; HEAD];
     file.read(&mut head, 0)?;
-    // The boot-sector mark and "HdrS" are in every bzImage; a unified kernel image has neither.
+    // Every bzImage has the boot-sector mark and "HdrS"; a unified kernel image has neither.
     if head[0x1fe..0x200] == [0x55, 0xaa] && &head[0x202..0x206] == b"HdrS" {
         return bzimage(file, &head).map(Some);
     }
@@ -50,7 +50,7 @@ fn bzimage(file: &Part<'_>, head: &[u8; HEAD]) -> Result<Format, KernelProblem> 
     let u16_at = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
     let u32_at = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let protocol = u16_at(0x206);
-    if protocol < PROTOCOL_MIN {
+    if protocol < MIN_PROTOCOL {
         return Err(KernelProblem::Protocol(protocol));
     }
     if u16_at(0x236) & 1 == 0 {

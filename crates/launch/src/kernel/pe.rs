@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The PE32+ headers of an EFI program for x86-64.
 //!
-//! Layout (PE format specification): at 0x3c the offset of `"PE\0\0"`; then the COFF header, the optional header of the
-//! length the COFF header gives, and one 40-byte header per section. What is checked here holds for every kernel file; the
-//! stricter rules for unified kernel images are in [`super::uki`].
+//! Layout (PE format specification): at 0x3c the offset of `"PE\0\0"`; then the COFF header, the optional
+//! header of the length the COFF header gives, and one 40-byte header per section. The checks here apply to
+//! every kernel file; the stricter rules for unified kernel images are in [`super::uki`].
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -14,7 +14,7 @@ use crate::blob::{Blob, ReadError};
 const MACHINE_X86_64: u16 = 0x8664;
 const MAGIC_PE32_PLUS: u16 = 0x20b;
 const SUBSYSTEM_EFI_APPLICATION: u16 = 10;
-/// More sections than any kernel image has (a unified image with many device trees has dozens).
+/// Most sections: more than any kernel image has (a unified image with many device trees has dozens).
 const MAX_SECTIONS: u16 = 512;
 
 /// A range of a blob that is parsed as a file.
@@ -30,7 +30,7 @@ impl<'a> Part<'a> {
         Self { blob, start: 0, len: blob.len() }
     }
 
-    /// `len` bytes from `start`, which the caller has found to lie inside this part.
+    /// `len` bytes from `start`; the caller has checked that they lie inside this part.
     pub fn inner(&self, start: u64, len: u64) -> Self {
         Self { blob: self.blob, start: self.start.saturating_add(start), len }
     }
@@ -145,7 +145,7 @@ impl Headers {
         let offset = u64::from(offset.get());
         let coff: Coff = file.read_struct(offset)?;
         if coff.signature != *b"PE\0\0" {
-            return Err(KernelProblem::Pe("no PE header where the MZ header says it is"));
+            return Err(KernelProblem::Pe("there is no PE header where the MZ header says it is"));
         }
         if coff.machine.get() != MACHINE_X86_64 {
             return Err(KernelProblem::Pe("it is for another processor"));

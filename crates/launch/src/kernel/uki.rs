@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether a unified kernel image is one that a loader starts.
+//! Checks that a loader can start a unified kernel image.
 //!
-//! Two programs read an image's headers after cvmm has measured it: the firmware's PE loader, which copies each section to its
-//! address, and the stub in the image, which looks for sections by name in what was copied. An image that either of them
-//! refuses, or that the two read differently from what a person sees in the file, is refused here, with the section and its offset.
+//! Two programs read an image's headers after cvmm has measured it: the firmware's PE loader, which copies
+//! each section to its address, and the stub in the image, which looks for sections by name in what was
+//! copied. An image that either of them refuses, or that one of them reads differently from what the file
+//! shows, is refused here, with the section and its offset.
 //!
-//! Invalid for every loader: sections outside the file or the image, inside the headers, misaligned or over each other; an entry
-//! point outside all sections; a section that the stub uses and that appears twice in one profile; content without memory; a
-//! kernel that the stub cannot start; a command line with text behind a NUL byte, or longer than the kernel reads. Valid, and
-//! not supported here: an image whose only kernel is in a profile other than `@0`, because nothing selects another one.
-//! Sources: edk2 MdePkg BasePeCoffLib, systemd src/boot/pe.c, the UAPI group's specification of unified kernel images.
+//! Invalid for every loader: sections outside the file or the image, inside the headers, misaligned or over
+//! each other; an entry point outside all sections; a section that the stub uses and that appears twice in
+//! one profile; content without memory; a kernel that the stub cannot start; a command line with text behind
+//! a NUL byte, or longer than the kernel reads. Valid, and not supported here: an image whose only kernel is
+//! in a profile other than `@0`, because nothing selects another one. Sources: edk2 MdePkg BasePeCoffLib,
+//! systemd src/boot/pe.c, the UAPI group's specification of unified kernel images.
 
 use super::error::{KernelProblem, SectionProblem};
 use super::format::{self, Format};
 use super::pe::{Headers, Part, Section};
 
-/// Sections that the stub looks for by name. All but [`REPEATABLE`] may appear once before the first profile and once in each.
+/// Sections that the stub looks for by name. All but [`REPEATABLE`] may appear once before the first profile
+/// and once in each.
 const KNOWN: [&[u8; 8]; 12] = [
     b".linux\0\0",
     b".osrel\0\0",
@@ -36,12 +39,12 @@ const LINUX: &[u8; 8] = KNOWN[0];
 const CMDLINE: &[u8; 8] = KNOWN[2];
 const PROFILE: &[u8; 8] = KNOWN[11];
 
-/// The longest command line that is read. Linux takes 2048 bytes on x86.
+/// Longest command line that is read, in bytes. Linux accepts 2048 bytes on x86.
 const MAX_CMDLINE: u64 = 64 << 10;
 
 impl Section {
-    /// First and last address but one that the section takes in memory. A loader copies the whole content of a section whose
-    /// VirtualSize is zero.
+    /// First address of the section in memory, and first address after it. A loader copies the whole content
+    /// of a section whose VirtualSize is zero.
     fn memory(&self) -> (u64, u64) {
         let len = if self.virtual_size == 0 { self.raw_size } else { self.virtual_size };
         // Both are 32-bit numbers in the file.
@@ -53,14 +56,14 @@ impl Section {
         file.inner(self.raw_offset, self.raw_size.min(self.virtual_size))
     }
 
-    /// Its name without padding, safe to print.
-    fn shown(&self) -> String {
+    /// The name without padding, escaped for printing.
+    fn escaped_name(&self) -> String {
         let len = self.name.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         self.name.get(..len).unwrap_or_default().escape_ascii().to_string()
     }
 
     fn wrong(&self, problem: SectionProblem) -> KernelProblem {
-        KernelProblem::Section { section: self.shown(), offset: self.header, problem }
+        KernelProblem::Section { section: self.escaped_name(), offset: self.header, problem }
     }
 }
 
@@ -78,7 +81,7 @@ pub(super) fn check(file: &Part<'_>, headers: &Headers) -> Result<u64, KernelPro
     placed.sort_by_key(|section| section.address);
     for (lower, upper) in placed.iter().zip(placed.iter().skip(1)) {
         if lower.memory().1 > upper.address {
-            let problem = SectionProblem::Overlap { other: lower.shown(), address: upper.address };
+            let problem = SectionProblem::Overlap { other: lower.escaped_name(), address: upper.address };
             return Err(upper.wrong(problem));
         }
     }
@@ -86,7 +89,7 @@ pub(super) fn check(file: &Part<'_>, headers: &Headers) -> Result<u64, KernelPro
     if placed.iter().find(inside).is_none() {
         // AddressOfEntryPoint is the 17th byte of the optional header.
         let (field, offset) = ("AddressOfEntryPoint", headers.optional + 16);
-        let rule = "it has to be the address of a byte in a section";
+        let rule = "it must be the address of a byte in a section";
         return Err(KernelProblem::Header { field, offset, value: headers.entry, rule });
     }
     check_profiles(file, &headers.sections)?;
@@ -102,24 +105,18 @@ fn check_headers(file: &Part<'_>, headers: &Headers) -> Result<(), KernelProblem
             32,
             section_alignment,
             section_alignment.is_power_of_two(),
-            "it has to be a power of two",
+            "it must be a power of two",
         ),
-        (
-            "FileAlignment",
-            36,
-            file_alignment,
-            file_alignment.is_power_of_two(),
-            "it has to be a power of two",
-        ),
-        ("SizeOfHeaders", 60, headers_size, headers_size >= table_end, "it has to include the section table"),
+        ("FileAlignment", 36, file_alignment, file_alignment.is_power_of_two(), "it must be a power of two"),
+        ("SizeOfHeaders", 60, headers_size, headers_size >= table_end, "it must include the section table"),
         (
             "SizeOfHeaders",
             60,
             headers_size,
             headers_size <= file.len(),
-            "it has to be at most the file's length",
+            "it must be at most the file's length",
         ),
-        ("SizeOfImage", 56, image_size, image_size > headers_size, "it has to be more than SizeOfHeaders"),
+        ("SizeOfImage", 56, image_size, image_size > headers_size, "it must be more than SizeOfHeaders"),
     ];
     for (field, at, value, met, rule) in rules {
         if !met {
@@ -179,7 +176,7 @@ fn check_profiles(file: &Part<'_>, sections: &[Section]) -> Result<(), KernelPro
             groups.push(Group::default());
             continue;
         }
-        // There is one from the start on.
+        // `groups` is never empty.
         let Some(group) = groups.last_mut() else { continue };
         if KNOWN.contains(&&section.name) {
             if let Some((_, first)) = group.seen.iter().find(|(name, _)| *name == section.name) {
@@ -210,7 +207,7 @@ fn check_profiles(file: &Part<'_>, sections: &[Section]) -> Result<(), KernelPro
     Ok(())
 }
 
-/// What the stub starts: a kernel with an EFI stub of its own, or another EFI program for x86-64.
+/// Checks what the stub starts: a kernel with an EFI stub, or another EFI program for x86-64.
 fn kernel(file: &Part<'_>) -> Result<CmdlineMax, KernelProblem> {
     match format::recognise(file)? {
         Some(Format::BzImage { cmdline_max, .. }) => Ok(Some(cmdline_max.into())),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From firmware, boot profile, memory and vCPU count to a checked plan.
+//! Building a plan from firmware, boot profile, memory and vCPU count.
 
 use cvmm_snp::is_page_multiple;
 
@@ -15,7 +15,7 @@ use crate::memory::MemoryLayout;
 use crate::page::PAGE_SIZE;
 use crate::uki;
 
-/// The firmware takes a vCPU count above this for damage.
+/// The firmware treats a larger vCPU count as corrupt data.
 const MAX_VCPUS: u32 = 0xffff;
 
 /// A page of content that replaces part of a section's zeros.
@@ -28,7 +28,7 @@ struct Overlay {
 }
 
 impl LaunchPlan {
-    /// Makes the plan for `firmware` with `profile` on a machine with `memory` and `vcpus` virtual CPUs.
+    /// Builds the plan for `firmware` with `profile` on a machine with `memory` and `vcpus` virtual CPUs.
     pub fn build(
         firmware: &Firmware,
         profile: &Profile,
@@ -77,7 +77,7 @@ impl LaunchPlan {
         for section in firmware.sections().unwrap_or_default() {
             add_section(&mut imports, section, &overlays);
         }
-        // A page that was to replace part of a section and did not would be lost without a word.
+        // An overlay that matched no section would be lost silently.
         for overlay in &overlays {
             let placed = |import: &PageImport| {
                 import.gpa == overlay.gpa && matches!(import.source, Source::Blob { .. })
@@ -100,8 +100,8 @@ impl LaunchPlan {
     }
 }
 
-/// The bootstrap processor starts at the reset vector, the others where the firmware's reset block says. A build without
-/// one supports no guest that would need it.
+/// The bootstrap processor starts at the reset vector, the others where the firmware's reset block says. A
+/// build without a reset block does not support guests that would need it.
 fn starts(firmware: &Firmware, vcpus: u32, staged: bool) -> Vec<VcpuStart> {
     let reset = VcpuStart::Reset { eip: firmware.reset_vector() };
     let bsp = if staged { VcpuStart::FirstStage } else { reset };
@@ -110,7 +110,7 @@ fn starts(firmware: &Firmware, vcpus: u32, staged: bool) -> Vec<VcpuStart> {
 }
 
 fn whole(tag: &'static str, blob: &Blob, gpa: u64) -> PageImport {
-    // Saturation only happens for a blob no file system can hold, and fails the checks that follow.
+    // Only a blob larger than any file saturates, and it fails the checks that follow.
     let len = blob.len().checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
     let source = Source::Blob { blob: blob.clone(), offset: 0, len: blob.len() };
     PageImport { gpa, len, kind: PageKind::Normal, source, tag }
@@ -151,7 +151,7 @@ fn lacks(firmware: &Firmware, profile: &Profile, what: &'static str, guid: Guid)
     PlanError::FirmwareLacks { firmware, profile: profile.name(), what, guid }
 }
 
-/// Where the firmware wants the hash table.
+/// The area that the firmware reserves for the hash table.
 fn hash_area(firmware: &Firmware, profile: &Profile) -> Result<Area, PlanError> {
     let sections = firmware.sections().ok_or_else(|| lacks(firmware, profile, "SEV metadata", sev::GUID))?;
     firmware
@@ -178,8 +178,8 @@ fn hash_overlay(area: Area, hashes: &KernelHashes) -> Result<Vec<Overlay>, PlanE
 
 fn check_uki(image: &Kernel, gpa: u64, memory: &MemoryLayout) -> Result<(), PlanError> {
     image.require_uki()?;
-    if !is_page_multiple(gpa) || gpa < uki::LOWEST_GPA {
-        return Err(PlanError::UkiAddress { gpa, lowest: uki::LOWEST_GPA });
+    if !is_page_multiple(gpa) || gpa < uki::MIN_GPA {
+        return Err(PlanError::UkiAddress { gpa, lowest: uki::MIN_GPA });
     }
     let len = image.blob().len();
     let needed = uki::needed_low(gpa, len, image.image_size());
@@ -214,7 +214,7 @@ fn uki_overlays(
     ])
 }
 
-/// The invariants of a plan, whatever made it.
+/// Checks the invariants of a plan.
 fn check(imports: &[PageImport], firmware: &Firmware, memory: &MemoryLayout) -> Result<(), PlanError> {
     for import in imports {
         let PageImport { gpa, len, ref source, tag, .. } = *import;

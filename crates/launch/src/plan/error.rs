@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why a plan cannot be made.
+//! Errors of launch plans.
 
 use crate::blob::ReadError;
 use crate::firmware::{SectionKind, SnpError};
@@ -11,16 +11,16 @@ use crate::memory::MemoryError;
 /// A plan that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The sizes of RAM.
+    /// The sizes of RAM are invalid.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The number of virtual CPUs.
-    #[error("{0} vcpus: at least 1 and at most 65535 are allowed")]
+    /// The number of virtual CPUs is out of range.
+    #[error("{0} vCPUs: at least 1 and at most 65535 are allowed")]
     Vcpus(u32),
     /// The kernel is not what the profile needs.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// The kernel hashes.
+    /// The kernel hashes cannot be computed.
     #[error(transparent)]
     Hashes(#[from] HashError),
     /// The kernel would cut the command line.
@@ -45,7 +45,7 @@ pub enum PlanError {
         profile: &'static str,
         /// What is missing.
         what: &'static str,
-        /// The entry of the firmware's table it would be in.
+        /// GUID of the missing table entry.
         guid: Guid,
     },
     /// The guest is to be an SNP guest, and the firmware cannot start one.
@@ -66,14 +66,14 @@ pub enum PlanError {
         section: SectionKind,
     },
     /// The firmware's parameter area has too few entries for this memory.
-    #[error("firmware {firmware}: its IGVM parameter area has no room for the memory map")]
+    #[error("firmware {firmware}: its IGVM parameter area is too small for the memory map")]
     MemoryMapRoom {
         /// File name of the firmware.
         firmware: String,
     },
     /// The first stage cannot be put into this firmware.
     #[error(
-        "firmware {firmware} cannot be used with a first stage: it has not {what}; use OVMF.amdsev.fd of Debian's \
+        "firmware {firmware} cannot be used with a first stage: it lacks {what}; use OVMF.amdsev.fd of Debian's \
          ovmf-amdsev, or boot.first_stage = false"
     )]
     StageFirmware {
@@ -83,7 +83,7 @@ pub enum PlanError {
         what: &'static str,
     },
     /// Low RAM is too small for the first stage.
-    #[error("the first stage needs low memory up to {needed:#x}, it ends at {low:#x}")]
+    #[error("the first stage needs low memory up to {needed:#x}, but it ends at {low:#x}")]
     StageMemory {
         /// Where its window ends.
         needed: u64,
@@ -93,19 +93,19 @@ pub enum PlanError {
     /// A file could not be read for the first stage.
     #[error(transparent)]
     StageUki(ReadError),
-    /// The unified kernel image is placed badly.
+    /// The unified kernel image cannot be placed at this address.
     #[error(
         "the unified kernel image cannot be placed at {gpa:#x}: the address must be a multiple of 4 KiB and at least {lowest:#x}, where the firmware's own memory ends"
     )]
     UkiAddress {
-        /// Where it should go.
+        /// The requested address.
         gpa: u64,
         /// Lowest allowed address.
         lowest: u64,
     },
     /// Low RAM is too small for the unified kernel image.
     #[error(
-        "{name} is {len} bytes long and needs {} MiB of low memory, there are {} MiB; raise the low memory or make the \
+        "{name} is {len} bytes long and needs {} MiB of low memory, but there are {} MiB; raise low_memory or make the \
          image smaller",
         .needed >> 20, .low >> 20
     )]
@@ -119,7 +119,7 @@ pub enum PlanError {
         /// Low RAM there is, in bytes.
         low: u64,
     },
-    /// Pages outside RAM.
+    /// Pages are outside RAM.
     #[error(
         "the {tag} pages at {gpa:#x} ({len:#x} bytes) are outside guest memory: low memory ends at {low:#x}"
     )]
@@ -143,7 +143,7 @@ pub enum PlanError {
         /// First shared address.
         gpa: u64,
     },
-    /// An import breaks the rules of [`super::PageImport`]; a defect of cvmm, found before it does harm.
+    /// An import breaks the rules of [`super::PageImport`]: a bug in cvmm.
     #[error("internal error: the {tag} import at {gpa:#x} ({len:#x} bytes) is malformed; please report this")]
     Malformed {
         /// What the pages are.

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::{LaunchPlan, Source};
-use crate::blob::{PIECE_SIZE, ReadError};
+use crate::blob::{CHUNK_SIZE, ReadError};
 use crate::page::PAGE_SIZE;
 
 /// Memory that pages are written to.
@@ -12,8 +12,9 @@ pub trait PageSink {
     /// Writes `bytes` at the guest physical address `gpa`. A call never crosses from one import into another.
     fn write(&mut self, gpa: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Lets `read` produce the `len` bytes at `gpa`; `len` is at most [`PIECE_SIZE`]. A sink that can lend its memory
-    /// saves a copy by implementing this: images are most of what the VMM does before the first instruction.
+    /// Calls `read` to produce the `len` bytes at `gpa`; `len` is at most [`CHUNK_SIZE`]. A sink that can
+    /// lend its memory saves a copy by implementing this: copying images takes most of the time before the
+    /// first instruction.
     fn fill(
         &mut self,
         gpa: u64,
@@ -32,7 +33,7 @@ pub enum FillError {
     /// The content could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The memory did not take it.
+    /// The memory could not be written.
     #[error(transparent)]
     Write(#[from] io::Error),
 }
@@ -45,22 +46,22 @@ pub enum PlaceError {
     Read {
         /// What the pages are.
         tag: &'static str,
-        /// Why, with file and offset.
+        /// The error, with file and offset.
         error: ReadError,
     },
-    /// The memory did not take it.
+    /// The memory could not be written.
     #[error("cannot write the {tag} pages at {gpa:#x}: {error}")]
     Write {
         /// What the pages are.
         tag: &'static str,
         /// Where the write started.
         gpa: u64,
-        /// The sink's reason.
+        /// The error of the sink.
         error: io::Error,
     },
 }
 
-/// Copies the content of all imports to `sink` in bounded pieces; returns the number of bytes written.
+/// Copies the content of all imports to `sink` in bounded chunks; returns the number of bytes written.
 ///
 /// Only content is written, and zeros up to the end of its last page: the memory must be zero before.
 pub fn place(plan: &LaunchPlan, sink: &mut impl PageSink) -> Result<u64, PlaceError> {
@@ -70,15 +71,15 @@ pub fn place(plan: &LaunchPlan, sink: &mut impl PageSink) -> Result<u64, PlaceEr
         let Source::Blob { blob, offset, len } = &import.source else { continue };
         let mut at = 0;
         while at < *len {
-            // At most PIECE_SIZE, so the cast keeps the value.
-            let piece = (len - at).min(PIECE_SIZE as u64) as usize;
+            // At most CHUNK_SIZE, so the cast keeps the value.
+            let chunk = (len - at).min(CHUNK_SIZE as u64) as usize;
             // The plan was checked: neither imports nor their sources wrap.
             let gpa = import.gpa + at;
-            sink.fill(gpa, piece, &mut |buf| blob.read(buf, offset + at)).map_err(|error| match error {
+            sink.fill(gpa, chunk, &mut |buf| blob.read(buf, offset + at)).map_err(|error| match error {
                 FillError::Read(error) => PlaceError::Read { tag, error },
                 FillError::Write(error) => PlaceError::Write { tag, gpa, error },
             })?;
-            at += piece as u64;
+            at += chunk as u64;
         }
         let zeros = [0; PAGE_SIZE as usize];
         // Less than a page by the rules of Source.

@@ -244,7 +244,7 @@ fn command_lines_fit_the_kernel() {
 #[test]
 fn placing_goes_in_pieces_and_names_a_file_that_shrank() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let len = 3 * crate::blob::PIECE_SIZE + 100;
+    let len = 3 * crate::blob::CHUNK_SIZE + 100;
     std::fs::write(file.path(), uki_of(len)).unwrap();
     let image = Kernel::recognise(Blob::open(file.path()).unwrap()).unwrap();
     let profile = Profile::Uki { image, gpa: uki_rules::DEFAULT_GPA };
@@ -252,9 +252,9 @@ fn placing_goes_in_pieces_and_names_a_file_that_shrank() {
     let mut memory = Memory::default();
     place(&plan, &mut memory).unwrap();
     assert_eq!(memory.read(uki_rules::DEFAULT_GPA, len as u64), uki_of(len));
-    assert_eq!(memory.largest, crate::blob::PIECE_SIZE);
+    assert_eq!(memory.largest, crate::blob::CHUNK_SIZE);
 
-    file.as_file().set_len(crate::blob::PIECE_SIZE as u64 + 1).unwrap();
+    file.as_file().set_len(crate::blob::CHUNK_SIZE as u64 + 1).unwrap();
     let error = place(&plan, &mut Memory::default()).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, PlaceError::Read { tag: "uki", .. }));
@@ -279,8 +279,8 @@ fn pages() -> impl Strategy<Value = (u32, u32, u32)> {
 }
 
 proptest! {
-    /// Whatever the sections are: either there is an error, or no two imports overlap, all of them are in memory, each
-    /// section is covered exactly, and the plan is the same the second time.
+    /// Whatever the sections are: either there is an error, or no two imports overlap, all of them are in
+    /// memory, each section is covered exactly, and the plan is the same the second time.
     #[test]
     fn plans_have_no_overlaps(
         sections in prop::collection::vec(pages(), 0..7),

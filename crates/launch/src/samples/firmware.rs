@@ -35,7 +35,7 @@ pub struct Image {
     pub sections: Option<Vec<Record>>,
     /// IGVM metadata.
     pub igvm: Option<Vec<Record>>,
-    /// Table entries that are no metadata, from the lowest address up.
+    /// Table entries other than metadata, from the lowest address up.
     pub entries: Vec<(Guid, Vec<u8>)>,
 }
 
@@ -55,7 +55,7 @@ impl Image {
         }
     }
 
-    /// A build that knows nothing of confidential guests.
+    /// A build without support for confidential guests.
     #[must_use]
     pub fn plain() -> Self {
         Self { size: 4096, sections: None, igvm: None, entries: Vec::new() }
@@ -96,7 +96,7 @@ impl Image {
     }
 }
 
-/// Two 32-bit numbers, as entries of the table have them.
+/// Two 32-bit numbers, as in entries of the table.
 #[must_use]
 pub fn pair(a: u32, b: u32) -> Vec<u8> {
     [a.to_le_bytes(), b.to_le_bytes()].concat()

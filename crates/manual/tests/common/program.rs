@@ -9,7 +9,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Checks `man`, `man COMMAND`, `man --out` and `completions` of the program at `path`, which has these commands among others.
+/// Checks `man`, `man COMMAND`, `man --out` and `completions` of the program at `path`, which has these
+/// commands among others.
 pub fn prints_its_manual(path: &str, name: &str, commands: &[&str]) {
     let run = |arguments: &[&str]| Command::new(path).args(arguments).output().unwrap();
     let done = |arguments: &[&str]| {

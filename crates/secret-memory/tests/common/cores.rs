@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Core files: programs that are killed where one could be written. The tests of our programs include this file.
+//! Core files: programs that are killed where one could be written. The tests of our programs include this
+//! file.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests; a skipped one says so
 
 use std::fs;
@@ -25,7 +26,8 @@ pub fn cores(dir: &Path) -> Vec<String> {
     names.filter(|name| name.contains("core")).collect()
 }
 
-/// Whether this machine writes core files to the working folder at all; without that a missing one says nothing. Says so when not.
+/// Whether this machine writes core files to the working folder at all; without that a missing one says
+/// nothing. Says so when not.
 pub fn writes_cores() -> bool {
     let dir = tempfile::tempdir().unwrap();
     let status = with_cores(dir.path(), "sh").args(["-c", "kill -ABRT $$"]).status().unwrap();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Events in words, for people. Nothing is decided by these: what an event says about itself is not what was measured.
+//! Descriptions of events for display. Nothing is decided by them: an event's description is not measured.
 
 use super::Event;
 
-/// The most characters of an event's own words.
-const MOST: usize = 96;
+/// Longest description that is copied from an event, in characters.
+const MAX_TEXT: usize = 96;
 
 /// The name of an event type (PC Client Platform Firmware Profile, 10.4.1).
 #[must_use]
@@ -53,25 +53,25 @@ pub fn kind_name(kind: u32) -> Option<&'static str> {
     })
 }
 
-/// An event in a line: its type, and what it says about itself.
+/// One line about an event: its type and its description.
 #[must_use]
 pub fn describe(event: &Event) -> String {
     let kind = kind_name(event.kind).map_or_else(|| format!("type {:#x}", event.kind), str::to_owned);
     format!("{kind} {}", about(event))
 }
 
-/// What an event says about itself, as printable ASCII: its text or its variable's name, otherwise its length.
+/// An event's description as printable ASCII: its text or the name of its variable, otherwise its length.
 #[must_use]
 pub fn about(event: &Event) -> String {
-    let said = match event.kind {
-        // Names of variables are in UTF-16.
+    let text = match event.kind {
+        // Variable names are UTF-16.
         0x8000_0001 | 0x8000_0002 | 0x8000_000c | 0x8000_00e0 => variable(&event.data),
         // Events of the operating system's loader.
         6 => tagged(&event.data),
         _ => words(&event.data),
     };
-    match said {
-        Some(said) if !said.is_empty() => format!("\"{}\"", said.escape_default()),
+    match text {
+        Some(text) if !text.is_empty() => format!("\"{}\"", text.escape_default()),
         _ => format!("({} bytes)", event.data.len()),
     }
 }
@@ -83,18 +83,18 @@ fn variable(data: &[u8]) -> Option<String> {
     utf16(rest.get(8..)?.get(..len.checked_mul(2)?)?)
 }
 
-/// TCG_PCClientTaggedEvent: an identifier, a length, and what is told.
+/// TCG_PCClientTaggedEvent: an identifier, a length and the text.
 fn tagged(data: &[u8]) -> Option<String> {
     let (_, rest) = data.split_first_chunk::<4>()?;
     let (len, rest) = rest.split_first_chunk::<4>()?;
     words(rest.get(..usize::try_from(u32::from_le_bytes(*len)).ok()?)?)
 }
 
-/// Text, if it looks like some.
+/// `bytes` as text, if it is printable.
 fn words(data: &[u8]) -> Option<String> {
     let trimmed = data.strip_suffix(&[0]).unwrap_or(data);
     if !trimmed.is_empty() && trimmed.iter().all(|byte| (0x20..0x7f).contains(byte)) {
-        return Some(trimmed.iter().take(MOST).map(|byte| char::from(*byte)).collect());
+        return Some(trimmed.iter().take(MAX_TEXT).map(|byte| char::from(*byte)).collect());
     }
     utf16(data)
 }
@@ -107,7 +107,7 @@ fn utf16(data: &[u8]) -> Option<String> {
         [low, high] => u16::from_le_bytes([*low, *high]),
         _ => 0,
     });
-    let text: String = char::decode_utf16(units.take_while(|unit| *unit != 0).take(MOST))
+    let text: String = char::decode_utf16(units.take_while(|unit| *unit != 0).take(MAX_TEXT))
         .map(|letter| letter.ok().filter(|letter| (' '..'\u{7f}').contains(letter)))
         .collect::<Option<_>>()?;
     (!text.is_empty()).then_some(text)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Instructions that Rust has no words for.
+//! Instructions without a Rust equivalent.
 
 use core::arch::asm;
 
@@ -13,7 +13,7 @@ const PAGE_STATE: u64 = 0x014;
 const PAGE_STATE_DONE: u64 = 0x015;
 const TERMINATE: u64 = 0x100;
 
-/// What a page shall be.
+/// State of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Private = 1,
@@ -21,7 +21,8 @@ pub enum State {
 }
 
 fn write_ghcb_msr(value: u64) {
-    // SAFETY: the MSR belongs to the guest; it names a page or carries a request, and changes no memory of this program's.
+    // SAFETY: the MSR belongs to the guest; it names a page or carries a request, and changes no memory of
+    // this program.
     unsafe {
         asm!("wrmsr", in("ecx") GHCB_MSR, in("eax") value as u32, in("edx") (value >> 32) as u32,
             options(nostack, preserves_flags));
@@ -50,11 +51,11 @@ fn msr_call(request: u64) -> u64 {
     read_ghcb_msr()
 }
 
-/// Ends the guest. If the host resumes it all the same, it asks again, for ever.
+/// Ends the guest. If the host resumes it nevertheless, the request is repeated.
 pub fn terminate(stop: Stop) -> ! {
     loop {
         msr_call(TERMINATE | u64::from(REASON_SET) << 12 | u64::from(stop as u8) << 16);
-        // SAFETY: interrupts are off, so that this waits for nothing that comes.
+        // SAFETY: halts with interrupts off; no memory is touched.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
 }
@@ -68,7 +69,7 @@ pub fn register_ghcb(address: u64) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Makes the GHCB the one that the next [`vmgexit`] is about.
+/// Selects the GHCB for the next [`vmgexit`].
 pub fn use_ghcb(address: u64) {
     write_ghcb_msr(address);
 }
@@ -87,7 +88,7 @@ pub fn validate(address: u64) -> Result<(), Stop> {
         asm!(".byte 0xf2, 0x0f, 0x01, 0xff", "setc {unchanged}", unchanged = out(reg_byte) unchanged,
             inlateout("rax") address => status, in("ecx") 0, in("edx") 1, options(nostack));
     }
-    // Unchanged: it was validated before, so it is another page than the one the host was asked for.
+    // Unchanged: the page was validated before, so it is not the page that the host was asked for.
     if status != 0 || unchanged != 0 { Err(Stop::Validate) } else { Ok(()) }
 }
 
@@ -106,7 +107,7 @@ fn random_word() -> Option<u64> {
     unsafe {
         asm!("rdrand {word}", "setc {good}", word = out(reg) word, good = out(reg_byte) good, options(nomem, nostack));
     }
-    // Some processors have answered all ones for ever.
+    // Some processors have returned only all-ones values.
     (good != 0 && word != 0 && word != u64::MAX).then_some(word)
 }
 

@@ -6,7 +6,7 @@
     .code64
 stage_entry:
     lgdt gdt_pointer(%rip)
-    /* Selectors are loaded from a table that exists now. */
+    /* Load selectors from the new table. */
     mov $0x10, %eax
     mov %eax, %ds
     mov %eax, %es
@@ -67,7 +67,7 @@ exception:
     push %rbx
     push %rax
     mov %rsp, %rdi
-    /* Rust code uses SSE registers; who was interrupted may have something in them. */
+    /* Rust code uses SSE registers, and so may the interrupted code. */
     mov %rsp, %rbp
     sub $512, %rsp
     and $-64, %rsp
@@ -106,7 +106,7 @@ gdt_pointer:
 
 /*
  * The way out, in a page of the top 64 KiB. Entered in 64-bit mode with EDX = CPUID.1.EAX (the reset value of EDX),
- * RDI = first byte and RCX = bytes of what has to be wiped: stage with stack, data, parameters and page tables.
+ * RDI = first byte and RCX = bytes to be wiped: stage with stack, data, parameters and page tables.
  */
     .section .exit, "ax"
     .global stage_exit
@@ -118,13 +118,13 @@ stage_exit:
     mov %edi, %ebx
     mov %ecx, %esi
     mov %edx, %ebp
-    /* Nothing may be left in the vector and floating point registers. */
+    /* Clear the vector and floating point registers. */
     .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
     pxor %xmm\n, %xmm\n
     .endr
     fninit
     ldmxcsr exit_mxcsr(%rip)
-    /* The GHCB is the firmware's to name. */
+    /* The firmware chooses its own GHCB. */
     mov $0xc0010130, %ecx
     xor %eax, %eax
     xor %edx, %edx
@@ -179,7 +179,7 @@ exit_real:
     mov %cr0, %eax
     and $0xfffffffc, %eax
     mov %eax, %cr0
-    /* The base of CS stays what the descriptor said: ffff0000h, as after a reset. */
+    /* The base of CS keeps the value of its descriptor: ffff0000h, as after a reset. */
     lgdtl %cs:(exit_idt_pointer - exit_base + 0x8000)
     /* Leaves the flags of a reset; what follows changes none. */
     mov $1, %al

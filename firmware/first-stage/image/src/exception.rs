@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Exceptions. The only one that has an answer is #VC for CPUID: the libraries ask which instructions there are, and the answer is in the
-//! CPUID page, which the security processor has checked. Everything else ends the guest.
+//! Exceptions. The only one that is handled is #VC for CPUID: the libraries query instruction set extensions,
+//! and the values are in the CPUID page, which the security processor has checked. Everything else ends the
+//! guest.
 
 use core::arch::asm;
 use core::ptr::addr_of_mut;
@@ -13,16 +14,16 @@ use crate::{cpu, memory};
 const VC: u64 = 29;
 /// SVM_EXIT_CPUID.
 const CPUID: u64 = 0x72;
-/// The code of a page that is the guest's by its number and that it has not validated.
+/// The exit code of an access to an assigned page that the guest has not validated.
 const NOT_VALIDATED: u64 = 0x404;
 /// Bytes of a CPUID instruction.
 const CPUID_LEN: u64 = 2;
-/// Of an entry of the CPUID page (firmware ABI, "CPUID_FUNCTION Structure").
+/// Size of an entry of the CPUID page (firmware ABI, "CPUID_FUNCTION Structure").
 const ENTRY: usize = 48;
 const FIRST: usize = 16;
-const MOST: usize = 64;
+const MAX_ENTRIES: usize = 64;
 
-/// What `exception` in entry.s pushes, lowest address first.
+/// The frame that `exception` in entry.s pushes, lowest address first.
 #[repr(C)]
 struct Frame {
     rax: u64,
@@ -45,14 +46,15 @@ unsafe extern "C" {
     static stubs: u8;
 }
 
-/// Lets exceptions come to `stage_exception`. `page` is the CPUID page.
+/// Routes exceptions to `stage_exception`. `page` is the CPUID page.
 pub fn install(page: u64) {
     #[repr(C, packed)]
     struct Pointer {
         limit: u16,
         base: u64,
     }
-    // SAFETY: there is one processor and no exception yet; the table has 32 gates, as there are stubs, 16 bytes apart.
+    // SAFETY: there is one processor and no exception yet; the table has 32 gates, as there are stubs, 16
+    // bytes apart.
     unsafe {
         CPUID_PAGE = page;
         let first = &raw const stubs as u64;
@@ -80,17 +82,17 @@ extern "C" fn stage_exception(frame: &mut Frame) {
     let (leaf, subleaf) = (frame.rax as u32, frame.rcx as u32);
     // SAFETY: set once before the first exception.
     let page = unsafe { CPUID_PAGE };
-    // SAFETY: a measured page that nobody writes.
+    // SAFETY: a measured page that is never written.
     let page = unsafe { memory::private(page, PAGE as usize) };
     let [eax, ebx, ecx, edx] = lookup(page, leaf, subleaf);
     (frame.rax, frame.rbx, frame.rcx, frame.rdx) = (eax.into(), ebx.into(), ecx.into(), edx.into());
     frame.rip += CPUID_LEN;
 }
 
-/// The values of a leaf. Leaves that are not there are zero, as Linux has it: no feature.
+/// The values of a leaf. Missing leaves are zero, as in Linux: no feature.
 fn lookup(page: &[u8], leaf: u32, subleaf: u32) -> [u32; 4] {
     let word = |at: usize| u32::from_le_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]]);
-    let count = (word(0) as usize).min(MOST);
+    let count = (word(0) as usize).min(MAX_ENTRIES);
     let indexed = matches!(leaf, 4 | 7 | 0xb | 0xd);
     let found = (0..count)
         .map(|index| FIRST + ENTRY * index)
@@ -98,7 +100,7 @@ fn lookup(page: &[u8], leaf: u32, subleaf: u32) -> [u32; 4] {
     let Some(at) = found else { return [0; 4] };
     let [eax, ebx, mut ecx, edx] = [word(at + 24), word(at + 28), word(at + 32), word(at + 36)];
     if leaf == 1 {
-        // XSAVE, OSXSAVE, AVX: this program does not switch them on.
+        // XSAVE, OSXSAVE, AVX: this program does not enable them.
         ecx &= !(1 << 26 | 1 << 27 | 1 << 28);
     }
     [eax, ebx, ecx, edx]

@@ -45,13 +45,13 @@ fn exit(code: u64, info_1: u64, info_2: u64, rax: Option<u64>) -> u64 {
     u64::from_le_bytes(answer)
 }
 
-/// Writes 32 bits to a port. Whether anybody took them does not show.
+/// Writes 32 bits to a port. It is unknown whether a device accepted them.
 pub fn port_write(port: u16, value: u32) {
     exit(PORT, u64::from(port) << 16 | OUT_32, 0, Some(value.into()));
 }
 
-/// Has the security processor answer the message in the request page, in the response page.
+/// Sends the message in the request page to the security processor, which answers in the response page.
 pub fn guest_request() -> Result<(), Stop> {
-    // 0: both host and security processor are content.
+    // 0: success of both host and security processor.
     if exit(GUEST_REQUEST, REQUEST, RESPONSE, None) == 0 { Ok(()) } else { Err(Stop::Request) }
 }

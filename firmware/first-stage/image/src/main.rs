@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The first program of an SNP guest. What it does is described in the library it is made of (`cvmm_first_stage`), how it comes to run and
-//! where it lies in `layout` there. It runs alone, on the bootstrap processor, with interrupts off, and ends by a jump to the firmware's
-//! reset vector or by ending the guest.
+//! The first program of an SNP guest. The library `cvmm_first_stage` describes its protocol, and `layout`
+//! there its place in memory. It runs alone, on the bootstrap processor, with interrupts off, and ends with a
+//! jump to the firmware's reset vector or by ending the guest.
 
 #![no_std]
 #![no_main]
@@ -36,7 +36,7 @@ global_asm!(include_str!("entry.s"), options(att_syntax));
 const VMPCK0: usize = 0x20;
 const MESSAGES_0: usize = 0xa0;
 
-/// Where `stage_entry` calls.
+/// Called by `stage_entry`.
 #[unsafe(no_mangle)]
 extern "C" fn stage_main() -> ! {
     match run() {
@@ -46,7 +46,7 @@ extern "C" fn stage_main() -> ! {
 }
 
 fn run() -> Result<u32, Stop> {
-    // SAFETY: a measured page that nobody writes.
+    // SAFETY: a measured page that is never written.
     let params = unsafe { memory::private(PARAMS, PAGE as usize) };
     let params = Params::ref_from_bytes(params).map_err(|_| Stop::Params)?;
     params.check().map_err(|_| Stop::Params)?;
@@ -67,13 +67,14 @@ fn run() -> Result<u32, Stop> {
     mailbox.ask(Kind::Done, &[], &mut [])?;
     memory::clear(WINDOW, WINDOW_LEN as usize);
     for page in (WINDOW..WINDOW + WINDOW_LEN).step_by(PAGE as usize) {
-        // Left without validation, as the firmware expects its memory.
+        // Not validated: the firmware expects its memory in this state.
         cpu::page_state(page, State::Private)?;
     }
     Ok(signature)
 }
 
-/// Shows the gate a report and waits for its ticket; puts the secrets in it where the firmware looks for them.
+/// Sends a report to the gate and waits for its ticket; puts the secrets of the ticket where the firmware
+/// looks for them.
 #[inline(never)]
 fn admit(params: &Params, mailbox: &mut Mailbox) -> Result<(), Stop> {
     let challenge = mailbox.challenge()?;
@@ -101,8 +102,8 @@ fn admit(params: &Params, mailbox: &mut Mailbox) -> Result<(), Stop> {
     done
 }
 
-/// A key that has never existed before: from the processor's random numbers and from a secret of the security processor's for this guest,
-/// so that a host which controlled one of them would still lack the other.
+/// Generates a fresh key from the processor's random numbers and from a secret that the security processor
+/// has for this guest, so that a host that controlled one of them would still lack the other.
 fn key(secrets_page: &[u8]) -> Result<(PrivateKey, [u8; 32]), Stop> {
     let mut random = Zeroizing::new([0; 64]);
     cpu::random(&mut *random)?;
@@ -119,12 +120,13 @@ fn key(secrets_page: &[u8]) -> Result<(PrivateKey, [u8; 32]), Stop> {
     Ok(PrivateKey::derive(&seed))
 }
 
-/// A report over `data`. Its two messages are counted, for whoever uses the same message key later.
+/// Requests a report over `data`. The two messages are counted in the secrets page for later users of the
+/// message key.
 #[inline(never)]
 fn report(secrets_page: &mut [u8], data: &[u8; 64]) -> Result<[u8; 1184], Stop> {
     let key = Zeroizing::new(*secrets_page[VMPCK0..].first_chunk::<32>().ok_or(Stop::Secrets)?);
     let count = secrets_page[MESSAGES_0..].first_chunk::<4>().ok_or(Stop::Secrets)?;
-    // No key is all zeros, and nobody has sent a message before.
+    // A key is never all zeros, and no message was sent before.
     if key.iter().all(|byte| *byte == 0) || *count != [0; 4] {
         return Err(Stop::Secrets);
     }
@@ -150,7 +152,7 @@ fn place(params: &Params, table: &[u8]) -> Result<(), Stop> {
     if table.len() > len {
         return Err(Stop::SecretsForm);
     }
-    // SAFETY: an area that was launched for this purpose, and is read by nobody before the firmware runs.
+    // SAFETY: an area that was launched for this purpose, and is not read before the firmware runs.
     let area = unsafe { memory::private(params.secret_area.get(), len) };
     area.fill(0);
     area[..table.len()].copy_from_slice(table);
@@ -170,7 +172,7 @@ fn load(params: &Params, mailbox: &mut Mailbox) -> Result<(), Stop> {
         for page in (start + at..start + at + room).step_by(PAGE as usize) {
             cpu::validate(page)?;
         }
-        // SAFETY: just validated; nothing else is there, and the window is elsewhere.
+        // SAFETY: just validated; nothing else is there, and it does not overlap the window.
         let copy = unsafe { memory::private(start + at, room as usize) };
         let (content, rest) = copy.split_at_mut(piece as usize);
         memory::read(PIECE, content);
@@ -192,10 +194,10 @@ fn leave(signature: u32) -> ! {
     }
 }
 
-/// Nothing here allocates. A library links the crate `alloc`, which wants somebody to say where memory comes from: from nowhere.
+/// This program does not allocate, but a library links the crate `alloc`, which requires an allocator.
 struct NoMemory;
 
-// SAFETY: null is the answer for memory that is not to be had; nothing was given that could be taken back.
+// SAFETY: null is the result of a failed allocation, and there are no allocations to free.
 unsafe impl core::alloc::GlobalAlloc for NoMemory {
     unsafe fn alloc(&self, _: core::alloc::Layout) -> *mut u8 {
         core::ptr::null_mut()

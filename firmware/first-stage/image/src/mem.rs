@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What compilers call for copies, fills and comparisons. A C library has them; there is none here.
+//! Functions that compilers call for copies, fills and comparisons, because there is no C library.
 
 use core::arch::asm;
 

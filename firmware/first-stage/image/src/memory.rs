@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Memory that is nobody's variable: shared pages by volatile accesses, and pages of the guest's by their address.
+//! Memory outside Rust variables: shared pages by volatile accesses, and private pages by address.
 
 use cvmm_first_stage::layout::{SHARED_ALIAS, WINDOW, WINDOW_LEN};
 
-/// Where shared memory at `address` is mapped; the whole range has to be in the window.
+/// The mapping of shared memory at `address`; the whole range must be in the window.
 fn shared(address: u64, len: usize) -> *mut u8 {
     let inside = address >= WINDOW && address - WINDOW + len as u64 <= WINDOW_LEN;
     assert!(inside);
@@ -16,7 +16,8 @@ pub fn read(address: u64, bytes: &mut [u8]) {
     let mut at = 0;
     while at < bytes.len() {
         let left = bytes.len() - at;
-        // SAFETY: inside the window, which is mapped and only ever accessed like this. An unaligned access is a volatile one of bytes.
+        // SAFETY: inside the window, which is mapped and only ever accessed like this. An unaligned access is
+        // a volatile one of bytes.
         unsafe {
             if left >= 8 && (from.add(at) as usize).is_multiple_of(8) {
                 let word = from.add(at).cast::<u64>().read_volatile();

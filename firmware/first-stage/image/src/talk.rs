@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The mailbox, as the stage uses it: a question, the doorbell, an answer that is copied once.
+//! The stage's side of the mailbox: request, doorbell, and a response that is copied once.
 
 use cvmm_first_stage::layout::{DOORBELL, INBOX, OUTBOX};
 use cvmm_first_stage::mailbox::{Challenge, Fill, HEADER, Header, Kind, MAGIC, answer};
@@ -9,9 +9,9 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::{ghcb, memory};
 
-/// How often the doorbell is rung for one question. The VMM has answered when the first returns; a host that only resumes the guest gets
-/// no further than this.
-const MOST_RINGS: u32 = 16;
+/// How often the doorbell is rung for one request. An honest VMM has answered when the first one returns; a
+/// host that only resumes the guest without a response reaches this limit.
+const MAX_RINGS: u32 = 16;
 
 pub struct Mailbox {
     sequence: u32,
@@ -22,11 +22,11 @@ impl Mailbox {
         Self { sequence: 0 }
     }
 
-    /// Asks; the answer's bytes go to `room`, and their number is returned.
+    /// Sends a request; copies the body of the response to `room` and returns its length.
     pub fn ask(&mut self, kind: Kind, body: &[u8], room: &mut [u8]) -> Result<usize, Stop> {
         self.sequence += 1;
         let expected = kind.answer().ok_or(Stop::Mailbox)?;
-        // What was there is no answer to this.
+        // Clear the previous response.
         memory::clear(INBOX, HEADER);
         memory::write(OUTBOX + HEADER as u64, body);
         let header = Header {
@@ -36,7 +36,7 @@ impl Mailbox {
             len: U32::new(body.len() as u32),
         };
         memory::write(OUTBOX, header.as_bytes());
-        for _ in 0..MOST_RINGS {
+        for _ in 0..MAX_RINGS {
             ghcb::port_write(DOORBELL, self.sequence);
             let mut header = Header::new_zeroed();
             memory::read(INBOX, header.as_mut_bytes());
