@@ -5,7 +5,7 @@ use super::error::KernelProblem;
 use super::pe::{Headers, Part};
 
 /// Bytes of a file that are needed to recognise it: up to the end of `cmdline_size` in the setup header.
-const HEAD: usize = 0x23c;
+pub(super) const HEAD: usize = 0x23c;
 /// First boot protocol with `xloadflags`.
 const MIN_PROTOCOL: u16 = 0x20c;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use proptest::prelude::*;
 
+use super::format::HEAD;
 use super::*;
 use crate::samples::{bzimage, header, uki, uki_of};
 

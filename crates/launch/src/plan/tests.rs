@@ -205,10 +205,10 @@ fn uki_placement_is_checked() {
         let profile = Profile::Uki { image: kernel(uki_of(4096)), gpa };
         LaunchPlan::build(&firmware(&Image::amdsev()), &profile, &MemoryLayout { low, high: 0 }, 1)
     };
-    for gpa in [0, 0x177_f000, uki_rules::LOWEST_GPA + 1] {
+    for gpa in [0, 0x177_f000, uki_rules::MIN_GPA + 1] {
         assert!(matches!(at(gpa, 256 * MIB), Err(PlanError::UkiAddress { .. })), "{gpa:#x}");
     }
-    assert!(at(uki_rules::LOWEST_GPA, 256 * MIB).is_ok());
+    assert!(at(uki_rules::MIN_GPA, 256 * MIB).is_ok());
     let error = at(uki_rules::DEFAULT_GPA, 128 * MIB).unwrap_err();
     assert!(matches!(error, PlanError::UkiMemory { needed, .. } if needed == 129 * MIB));
     assert!(error.to_string().contains("129 MiB"), "{error}");
