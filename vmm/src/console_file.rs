@@ -3,12 +3,13 @@
 //!
 //! `PATH` takes the output up to `max_size` bytes. Then its content is copied to `PATH.1`, which held what was older, and `PATH`
 //! begins again from its start. Both files are opened when the console is, and keep their inodes: `tail -F PATH` goes on, and no
-//! folder is needed later. `PATH.1` begins with a line that says that it is ours, so that no other file is ever overwritten.
+//! folder is needed later. `PATH.1` begins with a line that says that it is ours, from the moment it is made. A `PATH` with content and
+//! no such file beside it was written by another program, and is refused: the first rotation would truncate it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// First line of the file with older output.
@@ -37,16 +38,16 @@ pub fn older_path(path: &Path) -> PathBuf {
 /// # Errors
 /// The path, and why.
 pub fn check(path: &Path) -> Result<(), (PathBuf, io::Error)> {
-    let older = older_path(path);
-    for path in [path, &older] {
-        match open_existing(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Ok(file) if path == older => check_mark(&file).map_err(|error| (path.to_owned(), error))?,
-            Ok(_) => {}
-            Err(error) => return Err((path.to_owned(), error)),
-        }
-    }
-    Ok(())
+    let older_path = older_path(path);
+    let existing = |path: &Path| match open_existing(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(file) => Ok(Some(file)),
+        Err(error) => Err((path.to_owned(), error)),
+    };
+    let current = existing(path)?;
+    let older = existing(&older_path)?;
+    let marked = older.map_or(Ok(false), |file| is_marked(&file)).map_err(|error| (older_path, error))?;
+    current.map_or(Ok(()), |file| check_ours(&file, marked)).map_err(|error| (path.to_owned(), error))
 }
 
 impl ConsoleFile {
@@ -60,10 +61,16 @@ impl ConsoleFile {
             move |error| (path, error)
         };
         let older_path = older_path(path);
-        // Check the existing file first, before a new one is created beside it.
-        let older = open(&older_path).map_err(of(&older_path))?;
-        check_mark(&older).map_err(of(&older_path))?;
-        Ok(Self { current: open(path).map_err(of(path))?, older, max_size })
+        // Existing files first: nothing is made beside a file that is refused.
+        check(path)?;
+        let mut older = open(&older_path).map_err(of(&older_path))?;
+        let marked = is_marked(&older).map_err(of(&older_path))?;
+        let current = open(path).map_err(of(path))?;
+        check_ours(&current, marked).map_err(of(path))?;
+        if !marked {
+            older.write_all(MARK).map_err(of(&older_path))?;
+        }
+        Ok(Self { current, older, max_size })
     }
 
     /// Moves the output to the other file.
@@ -137,24 +144,36 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Refuses a file that has content and is not from here.
-fn check_mark(file: &File) -> io::Result<()> {
+/// Whether the file with older output has its first line; an empty one has not. Other content is an error.
+fn is_marked(file: &File) -> io::Result<bool> {
     if file.metadata()?.len() == 0 {
-        return Ok(());
+        return Ok(false);
     }
     let mut start = [0; MARK.len()];
     match file.read_exact_at(&mut start, 0) {
-        Ok(()) if start == MARK => Ok(()),
+        Ok(()) if start == MARK => Ok(true),
         Ok(()) | Err(_) => Err(io::Error::other(
             "older console output would go there, but cvmm did not write this file; move it away",
         )),
     }
 }
 
+/// Refuses a current file that another program wrote, or that has a second name.
+fn check_ours(file: &File, marked: bool) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    if metadata.nlink() > 1 {
+        Err(io::Error::other("it has another name too (a hard link); name a file of its own"))
+    } else if metadata.len() > 0 && !marked {
+        Err(io::Error::other("it has content that cvmm did not write; move it away, or name another file"))
+    } else {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -226,9 +245,11 @@ mod tests {
         let fifo = std::process::Command::new("mkfifo").arg(at("fifo")).status().unwrap();
         assert!(fifo.success());
         fs::create_dir(at("folder")).unwrap();
-        fs::write(at("log.1"), "somebody's").unwrap();
+        fs::write(at("log.1"), "another program's").unwrap();
         fs::write(at("linked"), "").unwrap();
+        fs::write(at("notes"), "not a console's").unwrap();
         symlink(at("victim"), at("linked.1")).unwrap();
+        fs::hard_link(at("victim"), at("hard")).unwrap();
         for (name, culprit, words) in [
             ("link", "link", "symbolic link"),
             ("dangling", "dangling", "symbolic link"),
@@ -236,6 +257,9 @@ mod tests {
             ("folder", "folder", "not a regular file"),
             ("log", "log.1", "cvmm did not write this file"),
             ("linked", "linked.1", "symbolic link"),
+            ("victim", "victim", "another name"),
+            ("hard", "hard", "another name"),
+            ("notes", "notes", "content that cvmm did not write"),
         ] {
             for found in [check(&at(name)), ConsoleFile::open(&at(name), MAX).map(drop)] {
                 let (path, error) = found.unwrap_err();
@@ -246,9 +270,9 @@ mod tests {
         assert!(ConsoleFile::open(Path::new("/dev/null"), MAX).is_err());
         assert_eq!(
             (content(&at("victim")), content(&at("log.1"))),
-            (b"precious".to_vec(), b"somebody's".to_vec())
+            (b"precious".to_vec(), b"another program's".to_vec())
         );
-        assert!(!at("absent").exists() && !at("log").exists());
+        assert!(["absent", "log", "notes.1", "hard.1"].iter().all(|name| !at(name).exists()));
         check(&at("new")).unwrap();
         assert!(!at("new").exists());
     }
