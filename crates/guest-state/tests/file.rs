@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! State files on a real disk: processes that are killed, disks that are full, two that want one file, and a
-//! reader that nobody of cvmm's wrote in Rust. The test program starts itself again for what has to be a
-//! process of its own.
+//! State files on a real disk: processes that are killed, disks that are full, two that want one file, and an
+//! independent reader in Python. The test program starts itself again for cases that need a separate process.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
@@ -245,7 +244,7 @@ fn a_full_disk_stops_new_files_only() {
 }
 
 #[test]
-fn somebody_elses_reader_reads_it() {
+fn an_independent_reader_reads_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.vmgs");
     let mut store = Store::create(&path, &key(), &vm(), 0).unwrap();

@@ -142,7 +142,7 @@ impl Firmware {
         self.kernel_hashes
     }
 
-    /// Pages to launch besides the image, in file order; `None` if the build has no SEV metadata.
+    /// Pages to launch in addition to the image, in file order; `None` if the build has no SEV metadata.
     pub fn sections(&self) -> Option<&[Section]> {
         self.sections.as_deref()
     }

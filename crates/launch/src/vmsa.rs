@@ -106,7 +106,7 @@ mod tests {
     /// SHA-256 of the files `sev-snp-measure --dump-vmsa` writes: sev-snp-measure --mode snp --vcpus 2
     /// --vcpu-type EPYC-Milan --guest-features 0x21 --ovmf OVMF.amdsev.fd --dump-vmsa
     #[test]
-    fn pages_equal_those_another_tool_writes() {
+    fn pages_equal_those_of_sev_snp_measure() {
         let features = SevFeatures::default().with(SevFeatures::DEBUG_SWAP);
         let model = VcpuModel { signature: CpuSignature(0xa0_0f11), features };
         for (eip, expected) in [

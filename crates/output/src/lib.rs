@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_content_is_no_loss() {
+    fn the_same_content_is_not_written_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "content").unwrap();

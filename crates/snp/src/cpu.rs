@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_processor_is_refused() {
+    fn unknown_processors_are_refused() {
         let error = "EPYC-Venice".parse::<CpuSignature>().unwrap_err().to_string();
         assert!(error.contains("EPYC-Venice") && error.contains("EPYC-Turin"), "{error}");
         assert!(CpuSignature::from_parts(271, 0, 0).is_err());

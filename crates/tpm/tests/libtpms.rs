@@ -28,7 +28,7 @@ fn keys_are_read_as_they_are_and_have_the_names_the_tpm_gives_them() {
     ] {
         let (handle, public) = tpm.create(hierarchy, &template);
         assert!(public.is_of(&template));
-        assert!(!template.is_of(&template), "a template is no key");
+        assert!(!template.is_of(&template), "a template is not a key");
         let (_, answer) = tpm.run(Command::new(cc::READ_PUBLIC).handle(handle), 0);
         let mut reader = Reader::new(&answer);
         let again = Public::read_sized(&mut reader).unwrap();
@@ -79,7 +79,7 @@ fn a_credential_is_opened_by_the_tpm_it_is_for_and_for_the_key_it_names() {
             let credential = make_credential(&ek_public, &ak_public.name(), &secret).unwrap();
             assert_eq!(activate(&mut tpm, ak, ek, rsa, &credential).unwrap(), secret);
         }
-        // Of another key, or changed on the way: nothing comes out.
+        // For a different key, or changed on the way: activation fails.
         let other = make_credential(&ek_public, &ek_public.name(), b"secret").unwrap();
         let error = activate(&mut tpm, ak, ek, rsa, &other).unwrap_err();
         assert_eq!(error.code(), Some(rc::INTEGRITY), "{error}");
@@ -101,7 +101,7 @@ fn a_credential_is_opened_by_the_tpm_it_is_for_and_for_the_key_it_names() {
 }
 
 #[test]
-fn what_the_tpm_makes_with_make_credential_is_no_different() {
+fn make_credential_of_the_tpm_gives_an_equivalent_result() {
     // TPM2_MakeCredential's lengths, and it opens.
     let mut tpm = Tpm::new();
     let (ak, ak_public) = tpm.create(rh::PLATFORM, &template::ak());

@@ -101,7 +101,7 @@ fn files_that_are_not_ours_are_refused() {
     // Another VM's, under the same key.
     let other = Container::format(vec![0; SMALL], &key(1), &vm("db"), 5).unwrap();
     assert_eq!(code(other.check(&expected(5..=5, 0))), "state.vm");
-    // A block of another file: each file has its own keys.
+    // A block from a different file: each file has its own keys.
     let other = other.into_medium();
     for block in 2..16 {
         let mut mixed = whole.clone();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Digests against those of `sev-snp-measure` 0.0.13, which nobody here wrote, and of the software PSP, which
-//! shares no code with this crate.
+//! Digests against those of `sev-snp-measure` 0.0.13, an independent implementation, and of the software PSP,
+//! which shares no code with this crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -297,7 +297,7 @@ fn digest_of(image: &Image, profile: &Profile, vcpus: u32, model: VcpuModel) -> 
 /// Writes the inputs of the next test for the oracle: CVMM_ORACLE_OUT=FOLDER cargo test -p cvmm-launch --
 /// --ignored oracle_inputs
 #[test]
-#[ignore = "writes files, to make golden values anew"]
+#[ignore = "writes files, to regenerate golden values"]
 fn oracle_inputs() {
     let out = std::path::PathBuf::from(std::env::var_os("CVMM_ORACLE_OUT").unwrap());
     for (name, bytes) in [
@@ -527,7 +527,7 @@ fn an_observer_sees_every_step_in_order() {
 }
 
 #[test]
-fn a_digest_of_another_image_is_not_used() {
+fn a_digest_of_a_different_image_is_not_used() {
     let known = FirmwareDigest::known(&Firmware::parse(Image::amdsev().blob()).unwrap(), Digest([7; 48]));
     let firmware = Firmware::parse(Image::amdsev().blob()).unwrap();
     let plan = LaunchPlan::build(&firmware, &Profile::Disk, &MEMORY, 1).unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SEV metadata: the pages an SNP guest needs besides the firmware itself.
+//! SEV metadata: the pages an SNP guest needs in addition to the firmware itself.
 //!
 //! The order of the sections in the file is the order in which they are launched and measured, so it is kept.
 //! A section of length zero covers no memory; it stays in the list, and plans skip it. A section of unknown

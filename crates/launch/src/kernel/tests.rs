@@ -51,7 +51,7 @@ fn a_setup_header_that_promises_more_is_refused() {
 }
 
 #[test]
-fn what_is_no_kernel_is_named() {
+fn other_files_are_named() {
     let unknown = |start: &[u8]| match patched(vec![0x55; 4096], 0, start) {
         Err(KernelProblem::Unknown(what)) => what,
         other => panic!("{other:?}"),

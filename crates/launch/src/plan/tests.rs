@@ -168,7 +168,7 @@ fn firmware_that_lacks_something_is_told_what() {
 
 #[test]
 fn firmware_that_contradicts_itself_is_refused() {
-    // The hash page is in a section of another kind.
+    // The hash page is in a section of the wrong kind.
     let mut sections = SECTIONS.to_vec();
     sections[6].0 = 0x85_0000;
     let moved = build(&Image { sections: Some(sections), ..Image::amdsev() }, &hashes_profile(""));

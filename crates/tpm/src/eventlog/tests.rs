@@ -73,7 +73,7 @@ fn pcr_0_begins_with_the_locality_of_the_start() {
     let parsed = EventLog::parse(&log).unwrap();
     assert_eq!(parsed.startup_locality, 3);
     assert_eq!(parsed.replay(HashAlg::Sha256).unwrap()[0], HashAlg::Sha256.digest(&[&from, &[1; 32]]));
-    // Twice, too late, of another PCR, a locality that starts nothing.
+    // Duplicate, too late, for a different PCR, an invalid startup locality.
     let mut twice = log.clone();
     add(&mut twice, 0, NO_ACTION, digests, &locality(3));
     let mut late = start(&[(alg::SHA256, 32)]);
