@@ -18,9 +18,9 @@ use cvmm::gate::channel::Channel;
 use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Listeners};
 use cvmm_gate_client::client;
-use cvmm_gate_client::protocol::run::{Checkpoint, Prepare};
-use cvmm_gate_client::protocol::{Admit, Attest, GuestChannel, GuestEvidence, PROTOCOL, Request, Response};
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::messages::lease::{Checkpoint, Prepare};
+use cvmm_gate_protocol::messages::{Admit, Attest, GuestChannel, GuestEvidence, PROTOCOL, Request, Response};
+use cvmm_gate_protocol::ticket::VerdictKey;
 use serving::Server;
 
 /// A gate, and how many of its messages a test has seen.

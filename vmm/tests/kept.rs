@@ -24,8 +24,8 @@ use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Listeners};
 use cvmm_gate::vm_keys::{Standing, StoreKey, VmKeys};
 use cvmm_gate_client::client::{self, ClientError, Proposal};
-use cvmm_gate_client::manifest::{Manifest, TpmIdentity, Vtpm};
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::manifest::{Manifest, TpmIdentity, Vtpm};
+use cvmm_gate_protocol::ticket::VerdictKey;
 use cvmm_tpm::command::Command;
 use cvmm_tpm::constants::{cc, place, su};
 use serving::Server;
@@ -299,7 +299,7 @@ fn a_run_survives_its_gate_and_not_its_successor() {
     until("the gate is told of what happened meanwhile", || world.standing("vm").counter == changes.count());
     assert_eq!(code(world.start("vm", "vm.vmgs")).0, "key.in-use");
     // Who has another key does not get it.
-    let wrong = client::run::Key::from(&[7; 32]);
+    let wrong = client::lease::Key::from(&[7; 32]);
     assert_eq!(stolen.gate.resume("vm", epoch, &wrong).unwrap_err().code(), "key.proof");
     assert_eq!(stolen.gate.resume("vm", epoch, &stolen.key).unwrap_err().code(), "key.in-use");
     assert_eq!(control.ending(), None);

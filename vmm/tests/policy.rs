@@ -16,7 +16,7 @@ use cvmm_gate::config::Config as GateConfig;
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate::keys::Signer;
 use cvmm_gate::{artifacts, policies, setup};
-use cvmm_gate_client::protocol::{Admit, Evidence, PROTOCOL, Request, Response};
+use cvmm_gate_protocol::messages::{Admit, Evidence, PROTOCOL, Request, Response};
 use cvmm_launch::samples::firmware::Image;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;

@@ -10,10 +10,10 @@ use std::borrow::Cow;
 use rustls_pki_types::pem::{Error as PemError, SectionKind, SliceIter};
 use thiserror::Error;
 
-use crate::printable;
 use crate::vek::Vek;
 use crate::verify::Hint;
 use crate::x509::{Certificate, RevocationList};
+use cvmm_reason::printable;
 
 /// Certificates and lists in one file.
 pub const MAX_ITEMS: usize = 16;

@@ -7,12 +7,12 @@
 use cvmm_snp::tcb::TcbParts;
 
 use crate::claims::{Product, SigningKey};
-use crate::duration::Span;
 use crate::refusal::Refusal;
 use crate::roots::Trust;
 use crate::vek::Vek;
 use crate::verify::issuer;
 use crate::x509::{Certificate, Key, RevocationList};
+use cvmm_reason::duration::Span;
 
 /// A file that one of the trusted made.
 #[derive(Clone, Debug, PartialEq, Eq)]

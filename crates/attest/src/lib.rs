@@ -5,18 +5,15 @@
 //! judges claims, never raw bytes. Everything here is pure: no socket, no file, no clock. The time, the trust anchors, the
 //! certificates and the revocation lists are arguments, so that a verdict can be repeated later from what was logged.
 //!
-//! Whatever is not understood is refused, and each refusal has a [`reason::Reason`]: a stable code, and what to do about it.
+//! Whatever is not understood is refused, and each refusal has a [`cvmm_reason::Reason`]: a stable code, and what to do about it.
 
 pub mod claims;
 mod der;
-pub mod duration;
 pub mod encoding;
 pub mod inspect;
 pub mod kds;
 mod plain;
 pub mod policy;
-pub mod printable;
-pub mod reason;
 pub mod refusal;
 pub mod roots;
 pub mod table;

@@ -5,8 +5,8 @@ use cvmm_snp::tcb::TcbParts;
 use thiserror::Error;
 
 use crate::claims::{Product, SigningKey};
-use crate::duration::Span;
-use crate::reason::Reason;
+use cvmm_reason::Reason;
+use cvmm_reason::duration::Span;
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident $({ $($field:ident: $type:ty),* })? = $code:literal, $text:literal;)*) => {

@@ -19,11 +19,11 @@ use cvmm_snp::tcb::{TcbParts, TcbVersion};
 use zerocopy::FromBytes;
 
 use crate::claims::{Claims, FirmwareVersion, Product, Requester, Revocation, SigningKey};
-use crate::duration::Span;
 use crate::refusal::Refusal;
 use crate::roots::{Authority, Trust};
 use crate::vek::Vek;
 use crate::x509::RevocationList;
+use cvmm_reason::duration::Span;
 
 /// Bytes of a report.
 pub const REPORT_LEN: usize = size_of::<Report>();

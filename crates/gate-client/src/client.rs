@@ -2,29 +2,31 @@
 //! Asking the gate: one connection, two questions, a ticket or a reason.
 
 pub mod channel;
-pub mod run;
+pub mod lease;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_attest::reason::Reason;
+use cvmm_reason::Reason;
 use cvmm_snp::digest::Digest;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::binding;
 use crate::frame::{self, FrameError};
-use crate::protocol::{Admit, Approval, Denied, Evidence, NONCE_LEN, PROTOCOL, PolicyId, Request, Response};
-use crate::ticket::{Expected, TicketError, VerdictKey, VerifiedTicket};
 use crate::transport::{ConnectError, Connection, Endpoint};
+use cvmm_gate_protocol::binding;
+use cvmm_gate_protocol::messages::{
+    Admit, Approval, Denied, Evidence, NONCE_LEN, PROTOCOL, PolicyId, Request, Response,
+};
+use cvmm_gate_protocol::ticket::{Expected, TicketError, VerdictKey, VerifiedTicket};
 
 /// Bytes of an ID block.
 const ID_BLOCK: usize = 96;
 /// Bytes of its authentication.
 const ID_AUTH: usize = 4096;
 
-/// The codes of a [`ClientError`] beside those of [`frame::CODES`], [`crate::ticket::CODES`] and the gate's own reasons.
+/// The codes of a [`ClientError`] beside those of [`frame::CODES`], [`cvmm_gate_protocol::ticket::CODES`] and the gate's own reasons.
 pub const CODES: &[&str] = &["gate.unreachable", "gate.answer", "gate.denied"];
 
 /// Why there is no ticket.
@@ -445,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_code_has_one_meaning() {
-        let all = [CODES, frame::CODES, crate::ticket::CODES].concat();
+        let all = [CODES, frame::CODES, cvmm_gate_protocol::ticket::CODES].concat();
         let unique: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(unique.len(), all.len());
     }

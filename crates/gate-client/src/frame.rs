@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::protocol::MAX_FRAME;
 use crate::tls;
+use cvmm_gate_protocol::messages::MAX_FRAME;
 
 /// Why a frame did not arrive or leave.
 #[derive(Debug, Error)]

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use cvmm_gate_client::client;
 use cvmm_gate_client::frame;
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 use large::Large;
 
 /// Of the load that the aim is about.

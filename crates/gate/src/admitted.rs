@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use cvmm_attest::policy::is_name;
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::protocol::PolicyId;
+use cvmm_gate_protocol::messages::PolicyId;
+use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::files;

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use cvmm_attest::claims::{Product, SigningKey};
 use cvmm_attest::encoding::{self, EncodingError};
-use cvmm_attest::reason::Reason;
 use cvmm_attest::verify::Hint;
+use cvmm_reason::Reason;
 use cvmm_snp::tcb::TcbParts;
 
 use crate::files;

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use cvmm_attest::claims::{Product, SigningKey};
 use cvmm_attest::encoding;
 use cvmm_attest::inspect::{Inspected, KeyCertificate, List, inspect};
-use cvmm_attest::reason::Reason;
 use cvmm_attest::roots::Trust;
+use cvmm_reason::Reason;
 use cvmm_snp::tcb::TcbParts;
 use serde::Serialize;
 

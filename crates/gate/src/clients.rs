@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cvmm_attest::reason::Reason;
+use cvmm_reason::Reason;
 use serde::Deserialize;
 
 /// Bytes of a client's name: a URI in a certificate can be long, a line of the log is not.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cvmm_attest::reason::Reason;
+use cvmm_reason::Reason;
 
 use crate::files::{self, FileError};
 

@@ -32,15 +32,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use cvmm_attest::claims::{Claims, Requester};
 use cvmm_attest::policy::{CrlRule, EvidenceClass, Expected};
-use cvmm_attest::reason::Reason;
 use cvmm_attest::roots::{Trust, TrustError};
 use cvmm_attest::table;
 use cvmm_attest::verify::{CrlUse, Evidence as Report, Options, hint, product_of, verify};
-use cvmm_gate_client::protocol::{
+use cvmm_gate_protocol::messages::{
     Approval, Denied, MAX_FRAME, MAX_SHORT_FRAME, NONCE_LEN, PROTOCOL, Request, Response, Ticket,
 };
-use cvmm_gate_client::ticket::{Appraisal, Binding, PROFILE, Submods, Token, Vector, VerifierId};
+use cvmm_gate_protocol::ticket::{Appraisal, Binding, PROFILE, Submods, Token, Vector, VerifierId};
 use cvmm_launch::id_block::Identity;
+use cvmm_reason::Reason;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
 use cvmm_snp::policy::GuestPolicy;
@@ -667,7 +667,7 @@ fn load_policies(config: &Config) -> Result<Policies, EngineError> {
     let mut signers = Vec::new();
     for path in &config.policy_keys {
         let text = String::from_utf8(files::read(path, 4096)?).unwrap_or_default();
-        let key = cvmm_gate_client::ticket::VerdictKey::from_pem(&text);
+        let key = cvmm_gate_protocol::ticket::VerdictKey::from_pem(&text);
         signers.push(key.map_err(|_| EngineError::PublicKey(path.clone()))?);
     }
     let policies = policies::load(&config.policies, &signers, &config.state.join("versions"))?;

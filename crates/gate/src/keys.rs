@@ -14,7 +14,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
 };
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 use cvmm_launch::id_block::{IdError, IdSigner, KeyError, SigningKey, public_key_of, signature_of};
 use cvmm_secret_memory::SecretBytes;
 use cvmm_snp::id::{EcPublicKey, EcSignature};

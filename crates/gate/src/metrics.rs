@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::protocol::Response;
+use cvmm_gate_protocol::messages::Response;
+use cvmm_reason::Reason;
 
 use crate::clock::unix_time;
 use crate::sandbox::Confinement;
@@ -236,7 +236,7 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use cvmm_gate_client::protocol::{Denied, Ticket};
+    use cvmm_gate_protocol::messages::{Denied, Ticket};
 
     use super::*;
 

@@ -16,9 +16,9 @@ use aws_lc_rs::digest::{SHA384, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cvmm_attest::policy::{GateVersion, MAX_FILE, Policy, PolicyError};
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::protocol::PolicyId;
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::messages::PolicyId;
+use cvmm_gate_protocol::ticket::VerdictKey;
+use cvmm_reason::Reason;
 use cvmm_snp::digest::Digest;
 use thiserror::Error;
 

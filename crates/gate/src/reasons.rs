@@ -108,10 +108,10 @@ mod tests {
         let others = [
             cvmm_attest::policy::CODES,
             cvmm_attest::refusal::Refusal::CODES,
-            cvmm_gate_client::bundle::CODES,
+            cvmm_gate_protocol::bundle::CODES,
             cvmm_gate_client::client::CODES,
             cvmm_gate_client::frame::CODES,
-            cvmm_gate_client::ticket::CODES,
+            cvmm_gate_protocol::ticket::CODES,
             cvmm_launch::reasons::CODES,
             cvmm_tpm::quote::CODES,
         ];

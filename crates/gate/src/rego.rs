@@ -23,7 +23,7 @@ mod tests;
 
 use std::time::Duration;
 
-use cvmm_attest::reason::Reason;
+use cvmm_reason::Reason;
 #[cfg(feature = "rego")]
 pub use run::Rego;
 

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use cvmm_attest::policy::release::guid;
 use cvmm_attest::policy::{Release, is_name};
-use cvmm_attest::reason::Reason;
 use cvmm_first_stage::secrets;
+use cvmm_reason::Reason;
 use thiserror::Error;
 use zeroize::Zeroizing;
 

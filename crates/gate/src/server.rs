@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::protocol::{Denied, Response};
+use cvmm_gate_protocol::messages::{Denied, Response};
+use cvmm_reason::Reason;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};

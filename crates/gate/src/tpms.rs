@@ -8,8 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cvmm_attest::policy::is_name;
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::protocol::run::Certified;
+use cvmm_gate_protocol::messages::lease::Certified;
+use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::files;

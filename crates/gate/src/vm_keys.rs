@@ -29,7 +29,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::policy::is_name;
-use cvmm_attest::reason::Reason;
+use cvmm_reason::Reason;
 use cvmm_secret_memory::{Secret, SecretBytes};
 use serde::{Deserialize, Serialize};
 

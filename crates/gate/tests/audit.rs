@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use cvmm_gate::audit::{MAX_LINE, Verified, verify};
 use cvmm_gate_client::frame;
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 use program::Program;
 use serde_json::Value;
 

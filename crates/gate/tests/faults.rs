@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use cvmm_gate::audit;
 use cvmm_gate_client::frame;
-use cvmm_gate_client::protocol::{Attest, PROTOCOL, Request, Response};
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::messages::{Attest, PROTOCOL, Request, Response};
+use cvmm_gate_protocol::ticket::VerdictKey;
 use program::Program;
 use serde_json::Value;
 

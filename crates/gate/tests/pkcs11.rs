@@ -21,7 +21,7 @@ use aws_lc_rs::signature::{
 };
 use common::launched;
 use cvmm_gate_client::client::{self, ClientError};
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 use cvmm_launch::id_block::Identity;
 
 const PIN: &str = "pin-of-the-token-5271";

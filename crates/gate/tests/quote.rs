@@ -16,8 +16,8 @@ use std::fs;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_gate_client::binding::{self, Purpose, Quoted};
-use cvmm_gate_client::protocol::{GuestEvidence, Quote, Request, Response};
+use cvmm_gate_protocol::binding::{self, Purpose, Quoted};
+use cvmm_gate_protocol::messages::{GuestEvidence, Quote, Request, Response};
 use cvmm_tpm::attest::{Attest, Attested};
 use cvmm_tpm::{HashAlg, Public};
 use guest::Guest;

@@ -20,8 +20,8 @@ use common::{SECRETS, firmware};
 use cvmm_first_stage::report_data;
 use cvmm_first_stage::ticket::{self, Expected, PrivateKey};
 use cvmm_gate::keys::Signer;
-use cvmm_gate_client::binding::{self, Purpose};
-use cvmm_gate_client::protocol::{Approval, Request, Response};
+use cvmm_gate_protocol::binding::{self, Purpose};
+use cvmm_gate_protocol::messages::{Approval, Request, Response};
 use guest::Guest;
 use world::{World, bytes, claims, code, host_data};
 

@@ -21,12 +21,12 @@ use cvmm_gate::artifacts::Artifacts;
 use cvmm_gate::clients::{Client, Clients, Table};
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate::keys::Signer;
-use cvmm_gate_client::binding::{self, Purpose};
-use cvmm_gate_client::manifest::{Manifest, Vtpm};
-use cvmm_gate_client::protocol::run::{
+use cvmm_gate_protocol::binding::{self, Purpose};
+use cvmm_gate_protocol::manifest::{Manifest, Vtpm};
+use cvmm_gate_protocol::messages::lease::{
     Activated, Checkpoint, Identify, Prepare, Prepared, Resume, SecretText,
 };
-use cvmm_gate_client::protocol::{
+use cvmm_gate_protocol::messages::{
     Admit, Approval, Attest, Evidence, GuestChannel, GuestEvidence, PROTOCOL, Request, Response,
 };
 use cvmm_snp::digest::Digest;

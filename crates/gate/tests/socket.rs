@@ -24,10 +24,10 @@ use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Control, Listeners};
 use cvmm_gate_client::client::{self, ClientError};
 use cvmm_gate_client::frame::{self, FrameError};
-use cvmm_gate_client::protocol::{
+use cvmm_gate_protocol::messages::{
     Admit, Attest, Evidence, GuestEvidence, MAX_FRAME, MAX_SHORT_FRAME, PROTOCOL, Quote, Request, Response,
 };
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 use serving::Server;
 
 /// A gate that serves on threads of this process until it is dropped.

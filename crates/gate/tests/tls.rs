@@ -23,11 +23,11 @@ use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Control, Listeners};
 use cvmm_gate_client::client::channel::GuestConnection;
 use cvmm_gate_client::client::{self, ClientError, Proposal};
-use cvmm_gate_client::manifest::{Manifest, Vtpm};
-use cvmm_gate_client::protocol::Request;
-use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_gate_client::tls::{Files, Tls};
 use cvmm_gate_client::transport::Endpoint;
+use cvmm_gate_protocol::manifest::{Manifest, Vtpm};
+use cvmm_gate_protocol::messages::Request;
+use cvmm_gate_protocol::ticket::VerdictKey;
 use pki::{Holder, Names, issue};
 use serving::Server;
 

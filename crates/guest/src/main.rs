@@ -20,8 +20,11 @@ use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{CommandFactory, Parser, Subcommand};
-use cvmm_gate_client::protocol::{Attest, Challenge, GuestEvidence, NONCE_LEN, PROTOCOL, Request, Response};
-use cvmm_gate_client::{bundle, frame};
+use cvmm_gate_client::frame;
+use cvmm_gate_protocol::bundle;
+use cvmm_gate_protocol::messages::{
+    Attest, Challenge, GuestEvidence, NONCE_LEN, PROTOCOL, Request, Response,
+};
 use cvmm_manual::{CompletionArgs, ManArgs};
 use cvmm_output::Existing;
 

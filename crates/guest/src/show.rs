@@ -6,9 +6,9 @@ use std::io::Write as _;
 use anyhow::{Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_gate_client::binding::{self, Purpose, Quoted, quote_data, report_data};
-use cvmm_gate_client::bundle::{Bundle, TpmEvidence};
-use cvmm_gate_client::protocol::{NONCE_LEN, Quote};
+use cvmm_gate_protocol::binding::{self, Purpose, Quoted, quote_data, report_data};
+use cvmm_gate_protocol::bundle::{Bundle, TpmEvidence};
+use cvmm_gate_protocol::messages::{NONCE_LEN, Quote};
 use cvmm_tpm::constants::place;
 
 use crate::tpm::{self, Device, Tpm};

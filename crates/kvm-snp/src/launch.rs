@@ -9,7 +9,7 @@ mod error;
 
 use std::sync::Arc;
 
-use cvmm_gate_client::ticket::VerifiedTicket;
+use cvmm_gate_protocol::ticket::VerifiedTicket;
 use cvmm_launch::id_block::Identity;
 use cvmm_launch::plan::{LaunchPlan, PageImport, PageKind, Source};
 use cvmm_snp::cpuid::CpuidPage;
@@ -329,7 +329,7 @@ impl Finished {
     /// Not before LAUNCH_FINISH (E0599), and not twice (E0382):
     ///
     /// ```compile_fail,E0599
-    /// # use cvmm_gate_client::ticket::VerifiedTicket;
+    /// # use cvmm_gate_protocol::ticket::VerifiedTicket;
     /// # use cvmm_kvm_snp::launch::{AdmitError, Admitted, Measured};
     /// fn skip_the_firmware(measured: Measured, ticket: VerifiedTicket) -> Result<Admitted, AdmitError> {
     ///     measured.admit(ticket)
@@ -337,7 +337,7 @@ impl Finished {
     /// ```
     ///
     /// ```compile_fail,E0382
-    /// # use cvmm_gate_client::ticket::VerifiedTicket;
+    /// # use cvmm_gate_protocol::ticket::VerifiedTicket;
     /// # use cvmm_kvm_snp::launch::Finished;
     /// fn two_guests(one: Finished, other: Finished, ticket: VerifiedTicket) {
     ///     let _ = (one.admit(ticket), other.admit(ticket));
@@ -347,7 +347,7 @@ impl Finished {
     /// The same function with its ticket:
     ///
     /// ```
-    /// # use cvmm_gate_client::ticket::VerifiedTicket;
+    /// # use cvmm_gate_protocol::ticket::VerifiedTicket;
     /// # use cvmm_kvm_snp::launch::{AdmitError, Admitted, Finished};
     /// fn with_a_ticket(finished: Finished, ticket: VerifiedTicket) -> Result<Admitted, AdmitError> {
     ///     finished.admit(ticket)

@@ -12,7 +12,7 @@ use cvmm_fuzz::Input;
 use cvmm_gate::audit::rotate::From;
 use cvmm_gate::audit::{Audit, MAX_LINE, verify};
 use cvmm_gate::keys::{Signer, generate};
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
 

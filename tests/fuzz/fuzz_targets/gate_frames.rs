@@ -16,10 +16,10 @@ use cvmm_fuzz::Input;
 use cvmm_gate::clients::Client;
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate_client::frame::{self, Timed};
-use cvmm_gate_client::protocol::{
+use cvmm_gate_protocol::messages::{
     Admit, Approval, Attest, Evidence, GuestChannel, GuestEvidence, MAX_FRAME, PROTOCOL, Request, Response,
 };
-use cvmm_gate_client::ticket::{Token, VerdictKey};
+use cvmm_gate_protocol::ticket::{Token, VerdictKey};
 use libfuzzer_sys::fuzz_target;
 
 /// Inputs for one gate: its log grows with each.

@@ -15,12 +15,12 @@ use base64::engine::general_purpose::STANDARD;
 use cvmm_fuzz::Input;
 use cvmm_gate::clients::{Client, Clients, Table};
 use cvmm_gate::engine::{Engine, Session};
-use cvmm_gate_client::binding;
-use cvmm_gate_client::manifest::{Manifest, Vtpm};
-use cvmm_gate_client::protocol::run::{
+use cvmm_gate_protocol::binding;
+use cvmm_gate_protocol::manifest::{Manifest, Vtpm};
+use cvmm_gate_protocol::messages::lease::{
     Activated, Checkpoint, Identify, Prepare, Prepared, Resume, SecretText,
 };
-use cvmm_gate_client::protocol::{
+use cvmm_gate_protocol::messages::{
     Admit, Attest, Evidence, GuestChannel, GuestEvidence, PROTOCOL, Request, Response,
 };
 use libfuzzer_sys::fuzz_target;

@@ -2,7 +2,7 @@
 //! Whose attestation key it is: a quote by a key that nobody vouches for proves nothing.
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1, UnparsedPublicKey};
-use cvmm_gate_client::manifest::Manifest;
+use cvmm_gate_protocol::manifest::Manifest;
 use cvmm_tpm::{Name, Public};
 use serde::Serialize;
 use x509_cert::Certificate;

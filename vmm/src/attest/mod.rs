@@ -15,11 +15,11 @@ use cvmm_attest::claims::{Claims, Product, Requester, Revocation};
 use cvmm_attest::encoding::{self, EncodingError};
 use cvmm_attest::kds::{self, Download, Subject};
 use cvmm_attest::policy::{CrlRule, Expected, Policy};
-use cvmm_attest::reason::Reason;
 use cvmm_attest::refusal::Refusal;
 use cvmm_attest::roots::Trust;
 use cvmm_attest::table;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, Unverified, hint, product_of, read_unverified, verify};
+use cvmm_reason::Reason;
 use serde::Serialize;
 
 pub use bundle::{LaunchParts, Parts, TpmParts, bundle};

@@ -4,10 +4,10 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cvmm_attest::policy::Policy;
-use cvmm_attest::printable;
 use cvmm_attest::roots::Trust;
-use cvmm_gate_client::bundle::is_bundle;
+use cvmm_gate_protocol::bundle::is_bundle;
 use cvmm_output::Existing;
+use cvmm_reason::printable;
 use serde::Serialize;
 
 use super::Session;

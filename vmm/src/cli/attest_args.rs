@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use cvmm_gate_client::protocol::NONCE_LEN;
+use cvmm_gate_protocol::messages::NONCE_LEN;
 use cvmm_tpm::Name;
 
 use super::output::OutputArgs;

@@ -28,9 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::FromArgMatches;
-use cvmm_attest::printable;
 use cvmm_manual::{ManArgs, ManualError};
 use cvmm_output::Existing;
+use cvmm_reason::printable;
 
 use crate::config::{self, Checks, Config, ConfigError};
 use crate::exit_code::{ExitReport, ExitStatus};

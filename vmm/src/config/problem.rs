@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use cvmm_attest::printable;
+use cvmm_reason::printable;
 use serde::Serialize;
 
 /// How much of a line is shown around the caret.

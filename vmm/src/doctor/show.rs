@@ -68,7 +68,7 @@ fn wrap(table: &mut String, head: &str, text: &str) {
     let (mut column, mut fresh) = (head.len(), true);
     table.push_str(head);
     // Evidence quotes what others wrote; nothing in it steers the terminal.
-    let text = cvmm_attest::printable::lines(text);
+    let text = cvmm_reason::printable::lines(text);
     for word in text.split_whitespace() {
         let length = word.chars().count();
         if !fresh && column + 1 + length > WIDTH {

@@ -15,14 +15,14 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cvmm_attest::reason::Reason;
 use cvmm_gate_client::client::ClientError;
 use cvmm_gate_client::client::channel::GuestConnection;
-use cvmm_gate_client::protocol::{
+use cvmm_gate_client::transport::Endpoint;
+use cvmm_gate_protocol::messages::{
     Denied, GUEST_A_SECOND, GUEST_BURST, GuestChannel, MAX_FRAME, PROTOCOL, Request, Response,
 };
-use cvmm_gate_client::rate::Rate;
-use cvmm_gate_client::transport::Endpoint;
+use cvmm_gate_protocol::rate::Rate;
+use cvmm_reason::Reason;
 
 use crate::config::Gate;
 use crate::machine::input_pipe;
@@ -202,8 +202,8 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::sync::Arc;
 
-    use cvmm_gate_client::protocol::run::Noted;
-    use cvmm_gate_client::protocol::{Challenge, Opened, Ticket};
+    use cvmm_gate_protocol::messages::lease::Noted;
+    use cvmm_gate_protocol::messages::{Challenge, Opened, Ticket};
 
     use super::pki::{Names, issue};
     use super::*;

@@ -10,9 +10,9 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use cvmm_gate_client::client::run::{Key, Run};
+use cvmm_gate_client::client::lease::{Key, Run};
 use cvmm_gate_client::client::{ClientError, Gate};
-use cvmm_gate_client::protocol::run::HEARTBEAT;
+use cvmm_gate_protocol::messages::lease::HEARTBEAT;
 
 use crate::vm::control::{Control, Ending};
 use crate::vtpm::Changes;

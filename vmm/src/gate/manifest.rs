@@ -7,7 +7,7 @@
 //! - *validated*: held against a rule of this host before anything is launched, and of no interest to the guest's owner;
 //! - *harmless*: changes nothing that a guest's owner or the host could lose by.
 
-use cvmm_gate_client::manifest::{
+use cvmm_gate_protocol::manifest::{
     Boot, Disk, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest, Vtpm,
 };
 use cvmm_launch::blob::{Blob, ReadError};

@@ -15,13 +15,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cvmm_gate_client::client::run::{Key, Prepared};
+use cvmm_gate_client::client::lease::{Key, Prepared};
 use cvmm_gate_client::client::{Approved, ClientError, Gate, Launched, Proposal};
 use cvmm_gate_client::frame::FrameError;
-use cvmm_gate_client::manifest::{Manifest, TpmIdentity};
-use cvmm_gate_client::ticket::VerdictKey;
 use cvmm_gate_client::tls::{Files, Tls, TlsFileError};
 use cvmm_gate_client::transport::{ConnectError, Endpoint};
+use cvmm_gate_protocol::manifest::{Manifest, TpmIdentity};
+use cvmm_gate_protocol::ticket::VerdictKey;
 use cvmm_kvm_snp::SevCallError;
 use cvmm_kvm_snp::launch::{AdmitError, Admitted, Finished};
 use cvmm_kvm_snp::probe::SEV_PATH;

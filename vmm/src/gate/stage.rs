@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cvmm_first_stage::mailbox::{Challenge, Evidence, MAX_VM_ID};
 use cvmm_gate_client::client::{Approved, Launched};
-use cvmm_gate_client::ticket::VerifiedTicket;
+use cvmm_gate_protocol::ticket::VerifiedTicket;
 use cvmm_kvm_snp::probe::SEV_PATH;
 use zerocopy::FromZeros;
 use zerocopy::little_endian::U32;

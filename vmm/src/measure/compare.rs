@@ -5,7 +5,7 @@
 //! ranges and pages that are different because of it, then the VMSA fields. Ranges are matched by address. Names of
 //! files are no difference; their content is.
 
-use cvmm_attest::printable;
+use cvmm_reason::printable;
 
 use super::listing::{Contents, Import, Listing, VmsaRun};
 

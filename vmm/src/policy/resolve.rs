@@ -87,7 +87,7 @@ pub fn resolve(text: &str, folder: &Path) -> Result<String, ResolveError> {
     let digests =
         digests.as_array_mut().ok_or_else(|| syntax("guest.measurements is no array".to_owned()))?;
     for (what, digest) in measured {
-        let comment = cvmm_attest::printable::line(&what);
+        let comment = cvmm_reason::printable::line(&what);
         digests.push_formatted(
             Value::from(digest.to_string()).decorated(format!("\n    # {comment}\n    "), ""),
         );

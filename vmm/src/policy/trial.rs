@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cvmm_attest::policy::{CrlRule, Expected, Policy};
-use cvmm_attest::reason::Reason;
 use cvmm_attest::roots::Trust;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, verify};
+use cvmm_reason::Reason;
 use serde::Serialize;
 
 use super::{PolicyFileError, read_start};

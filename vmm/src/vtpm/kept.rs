@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cvmm_gate_client::client::run::{Certificates, Identified, Key, Prepared, PublicAreas, Run};
-use cvmm_gate_client::manifest::TpmIdentity;
+use cvmm_gate_client::client::lease::{Certificates, Identified, Key, Prepared, PublicAreas, Run};
+use cvmm_gate_protocol::manifest::TpmIdentity;
 use cvmm_guest_state::{Expected, StateError, StateKey, Store, VmId};
 use cvmm_tpm::command::Command;
 use cvmm_tpm::constants::{cc, su};
@@ -100,7 +100,7 @@ pub fn start(config: &config::Vtpm, path: &Path, vm_id: &str, prepared: Prepared
         Identified::Known(run, certificates) => (run, certificates),
         Identified::Unknown(challenged) => {
             let open =
-                |engine: &mut dyn TpmEngine, ek, challenge: &cvmm_gate_client::client::run::Challenge| {
+                |engine: &mut dyn TpmEngine, ek, challenge: &cvmm_gate_client::client::lease::Challenge| {
                     provision::activate(engine, ek, &challenge.blob, &challenge.secret)
                 };
             let rsa = open(engine.as_mut(), Ek::Rsa, &challenged.ek_rsa)?;

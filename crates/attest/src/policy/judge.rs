@@ -7,8 +7,8 @@ use cvmm_snp::tcb::TcbParts;
 
 use super::{CrlRule, EvidenceClass, Policy};
 use crate::claims::{Claims, FirmwareVersion, Product, Requester, Revocation};
-use crate::duration::Span;
-use crate::reason::Reason;
+use cvmm_reason::Reason;
+use cvmm_reason::duration::Span;
 
 /// What is to be launched.
 #[derive(Clone, Debug)]

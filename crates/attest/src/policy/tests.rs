@@ -4,7 +4,7 @@ use cvmm_snp::tcb::TcbParts;
 
 use super::*;
 use crate::claims::{Claims, Requester, Revocation};
-use crate::reason::Reason;
+use cvmm_reason::Reason;
 
 const NOW: i64 = 1_795_435_200;
 

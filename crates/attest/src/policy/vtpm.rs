@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::Reasons;
 use super::{Policy, PolicyError, file, value};
-use crate::reason::Reason;
+use cvmm_reason::Reason;
 
 /// Values that one PCR may have, at most.
 const MAX_VALUES: usize = 64;

@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::{ClientError, ask};
-use crate::protocol::{GuestChannel, Request, Response};
 use crate::transport::{Connection, Endpoint};
+use cvmm_gate_protocol::messages::{GuestChannel, Request, Response};
 
 /// A connection on which the gate takes a guest's questions, and no others.
 #[derive(Debug)]

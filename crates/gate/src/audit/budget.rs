@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use cvmm_attest::reason::Reason;
+use cvmm_reason::Reason;
 use serde_json::{Value, json};
 
 /// Bytes a second of one client, and how many at once.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 use serde_json::Value;
 
 use super::{AuditError, SIGN_EVERY, hash};

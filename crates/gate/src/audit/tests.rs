@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 
 use super::rotate::From as RotateFrom;
 use super::*;

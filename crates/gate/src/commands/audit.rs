@@ -10,7 +10,7 @@ use cvmm_gate::audit::rotate::{Rotated, rotate};
 use cvmm_gate::audit::{Verified, verify};
 use cvmm_gate::config::Config;
 use cvmm_gate::owner;
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 use serde_json::json;
 
 use super::{Ended, print, print_json};

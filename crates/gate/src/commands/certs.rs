@@ -254,7 +254,7 @@ fn table(stored: &[Stored]) -> String {
 
 /// A name without what moves a terminal's cursor.
 fn shown(path: &Path) -> String {
-    cvmm_attest::printable::line(&path.display().to_string()).into_owned()
+    cvmm_reason::printable::line(&path.display().to_string()).into_owned()
 }
 
 fn urls(arguments: Urls) -> Result<Ended> {

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::policy::{EvidenceClass, Expected};
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::binding::{self, Purpose};
-use cvmm_gate_client::protocol::{
+use cvmm_gate_protocol::binding::{self, Purpose};
+use cvmm_gate_protocol::messages::{
     Attest, Challenge, GuestChannel, GuestEvidence, NONCE_LEN, Opened, Response,
 };
-use cvmm_gate_client::rate::Rate;
+use cvmm_gate_protocol::rate::Rate;
+use cvmm_reason::Reason;
 
 use super::quote::Shown;
 use super::{

@@ -3,7 +3,7 @@
 
 use cvmm_attest::claims::{FirmwareVersion, Product};
 use cvmm_attest::policy::{EvidenceClass, PlatformFacts};
-use cvmm_attest::reason::Reason;
+use cvmm_reason::Reason;
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::tcb::TcbVersion;
 

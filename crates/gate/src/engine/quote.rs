@@ -3,10 +3,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::binding;
-use cvmm_gate_client::protocol::quote::to_values;
-use cvmm_gate_client::protocol::{NONCE_LEN, Quote};
+use cvmm_gate_protocol::binding;
+use cvmm_gate_protocol::messages::quote::to_values;
+use cvmm_gate_protocol::messages::{NONCE_LEN, Quote};
+use cvmm_reason::Reason;
 use cvmm_tpm::Public;
 use cvmm_tpm::pcr::PcrValues;
 use cvmm_tpm::quote::{Evidence, QuoteClaims, verify};

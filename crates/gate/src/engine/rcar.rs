@@ -9,7 +9,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cvmm_gate_client::rate::Rate;
+use cvmm_gate_protocol::rate::Rate;
 use serde::de::DeserializeOwned;
 
 use super::*;

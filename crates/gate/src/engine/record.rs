@@ -7,8 +7,8 @@ use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::protocol::{PolicyId, Response};
+use cvmm_gate_protocol::messages::{PolicyId, Response};
+use cvmm_reason::Reason;
 use serde_json::{Value, json};
 
 use super::{Engine, EngineError, UNWRITTEN, one, rcar};

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::binding;
-use cvmm_gate_client::manifest::{Manifest, TpmIdentity};
-use cvmm_gate_client::protocol::Response;
-use cvmm_gate_client::protocol::run::{
+use cvmm_gate_protocol::binding;
+use cvmm_gate_protocol::manifest::{Manifest, TpmIdentity};
+use cvmm_gate_protocol::messages::Response;
+use cvmm_gate_protocol::messages::lease::{
     Activate, Activated, Certified, Checkpoint, Credential, HEARTBEAT, Identify, Noted, Prepare, Prepared,
     Resume, SecretText,
 };
+use cvmm_reason::Reason;
 use cvmm_tpm::credential::{self, make_credential};
 use cvmm_tpm::public::{Key, Public};
 use cvmm_tpm::template;

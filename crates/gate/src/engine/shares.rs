@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::rate::Rate;
+use cvmm_gate_protocol::rate::Rate;
+use cvmm_reason::Reason;
 
 use crate::clients::Client;
 

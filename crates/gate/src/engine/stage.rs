@@ -3,9 +3,9 @@
 
 use cvmm_attest::claims::{Claims, Requester};
 use cvmm_attest::policy::Expected;
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::binding;
-use cvmm_gate_client::protocol::Evidence;
+use cvmm_gate_protocol::binding;
+use cvmm_gate_protocol::messages::Evidence;
+use cvmm_reason::Reason;
 use cvmm_snp::digest::Digest;
 
 use super::{Engine, Launch, decode, none_or, one};

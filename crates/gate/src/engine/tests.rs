@@ -3,10 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use cvmm_gate_client::binding;
-use cvmm_gate_client::manifest::{Boot, FORMAT, FileDigest, Launch as LaunchManifest, Machine, Manifest};
-use cvmm_gate_client::protocol::{Admit, Evidence};
-use cvmm_gate_client::ticket::{Expected as TicketExpected, VerifiedTicket};
+use cvmm_gate_protocol::binding;
+use cvmm_gate_protocol::manifest::{Boot, FORMAT, FileDigest, Launch as LaunchManifest, Machine, Manifest};
+use cvmm_gate_protocol::messages::{Admit, Evidence};
+use cvmm_gate_protocol::ticket::{Expected as TicketExpected, VerifiedTicket};
 
 use cvmm_launch::samples::firmware::Image;
 
@@ -22,7 +22,7 @@ fn firmware() -> Vec<u8> {
 /// 32 zero bytes.
 const NONCE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
-fn verdict_key(config: &Config) -> cvmm_gate_client::ticket::VerdictKey {
+fn verdict_key(config: &Config) -> cvmm_gate_protocol::ticket::VerdictKey {
     Signer::load(&config.keys.join("verdict.pem")).unwrap().public().unwrap()
 }
 

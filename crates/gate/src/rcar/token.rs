@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The token: an EAR in the dialect that Trustee writes and reads (version 0.5 of the `ear` crate), signed with ES256, which is what
-//! its tools verify. The gate's own tickets have the names of draft-04 (`cvmm_gate_client::ticket`).
+//! its tools verify. The gate's own tickets have the names of draft-04 (`cvmm_gate_protocol::ticket`).
 
 use std::fmt;
 use std::path::Path;
@@ -11,8 +11,8 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cvmm_attest::claims::Claims;
-use cvmm_gate_client::protocol::PolicyId;
-use cvmm_gate_client::ticket::VerifierId;
+use cvmm_gate_protocol::messages::PolicyId;
+use cvmm_gate_protocol::ticket::VerifierId;
 use cvmm_launch::id_block::KeyError;
 use cvmm_snp::policy::GuestPolicy;
 use serde::Serialize;

@@ -5,7 +5,7 @@
 
 use cvmm_attest::claims::{Claims, Requester, Revocation};
 use cvmm_attest::policy::PlatformFacts;
-use cvmm_gate_client::manifest::{Boot, Manifest};
+use cvmm_gate_protocol::manifest::{Boot, Manifest};
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::TcbParts;
 use serde_json::{Map, Value, json};

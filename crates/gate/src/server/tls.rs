@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use cvmm_attest::reason::Reason;
-use cvmm_gate_client::protocol::{Denied, Response};
+use cvmm_gate_protocol::messages::{Denied, Response};
+use cvmm_reason::Reason;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;

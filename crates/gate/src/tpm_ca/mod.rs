@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cvmm_gate_client::client::run::Certificates;
+use cvmm_gate_client::client::lease::Certificates;
 use der::asn1::{BitString, GeneralizedTime};
 use der::{DateTime, DecodePem, Encode, EncodePem, Sequence};
 use thiserror::Error;

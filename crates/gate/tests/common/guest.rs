@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use cvmm_gate_client::manifest;
+use cvmm_gate_protocol::manifest;
 use cvmm_launch::blob::Blob;
 use cvmm_launch::firmware::Firmware;
 use cvmm_launch::first_stage::FirstStage;

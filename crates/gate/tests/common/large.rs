@@ -10,7 +10,7 @@ use std::path::Path;
 use aws_lc_rs::digest::{Context, SHA384};
 use cvmm_gate::artifacts;
 use cvmm_gate_client::client::Proposal;
-use cvmm_gate_client::manifest::{Boot, FileDigest, Launch, Manifest};
+use cvmm_gate_protocol::manifest::{Boot, FileDigest, Launch, Manifest};
 use cvmm_launch::firmware::{igvm, sev};
 use cvmm_launch::guid::Guid;
 use cvmm_launch::samples;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use cvmm_gate_client::client::{self, ClientError};
 use cvmm_gate_client::frame;
-use cvmm_gate_client::ticket::VerdictKey;
+use cvmm_gate_protocol::ticket::VerdictKey;
 
 use super::common;
 

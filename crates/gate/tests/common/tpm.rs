@@ -5,7 +5,7 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use cvmm_gate_client::protocol::Quote;
+use cvmm_gate_protocol::messages::Quote;
 use cvmm_tpm::attest::{Attest, Attested, ClockInfo};
 use cvmm_tpm::constants::{GENERATED, cc, rh, su};
 use cvmm_tpm::pcr::{PcrValues, Selection, Selections, read_values};

@@ -11,8 +11,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use cvmm_gate::clients::Client;
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate::keys::Signer;
-use cvmm_gate_client::binding::{self, Purpose};
-use cvmm_gate_client::protocol::{
+use cvmm_gate_protocol::binding::{self, Purpose};
+use cvmm_gate_protocol::messages::{
     Admit, Approval, Attest, Challenge, Evidence, GuestEvidence, PROTOCOL, Request, Response,
 };
 use cvmm_psp::{Authority, Pki, Product};

@@ -83,7 +83,7 @@ impl Imported {
         let mut text = String::from("# Imported by cvmm policy import. All keys: docs/guide/policy.md.\n");
         for note in &self.notes {
             // Writing to a String does not fail.
-            let _ = writeln!(text, "# {}", cvmm_attest::printable::line(note));
+            let _ = writeln!(text, "# {}", cvmm_reason::printable::line(note));
         }
         let body = self.policy.to_toml().map_err(|error| ImportError::one("policy", error.to_string()))?;
         Ok(text + &body)

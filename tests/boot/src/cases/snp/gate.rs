@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cvmm_gate_client::binding::{self, Purpose};
+use cvmm_gate_protocol::binding::{self, Purpose};
 
 use super::super::{Case, Host, on};
 use super::{last_words, next_one_works, terminates};

@@ -7,12 +7,12 @@
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use cvmm_attest::duration::Span;
+use cvmm_reason::duration::Span;
 use cvmm_snp::digest::Digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::protocol::{NONCE_LEN, PolicyId};
+use crate::messages::{NONCE_LEN, PolicyId};
 
 /// The longest token in bytes.
 pub const MAX_TOKEN: usize = 16 << 10;
@@ -387,21 +387,21 @@ pub struct Expected {
 /// Its fields are nobody's to fill in (E0451), and what admitted one launch cannot admit another (E0382, E0277):
 ///
 /// ```compile_fail,E0451
-/// # use cvmm_gate_client::ticket::VerifiedTicket;
+/// # use cvmm_gate_protocol::ticket::VerifiedTicket;
 /// fn forge() -> VerifiedTicket {
 ///     VerifiedTicket { launch_digest: todo!(), host_data: todo!(), class: todo!() }
 /// }
 /// ```
 ///
 /// ```compile_fail,E0382
-/// # use cvmm_gate_client::ticket::VerifiedTicket;
+/// # use cvmm_gate_protocol::ticket::VerifiedTicket;
 /// fn twice(ticket: VerifiedTicket) -> [VerifiedTicket; 2] {
 ///     [ticket, ticket]
 /// }
 /// ```
 ///
 /// ```compile_fail,E0277
-/// # use cvmm_gate_client::ticket::VerifiedTicket;
+/// # use cvmm_gate_protocol::ticket::VerifiedTicket;
 /// fn copy(ticket: &VerifiedTicket) -> VerifiedTicket {
 ///     VerifiedTicket::clone(ticket)
 /// }
@@ -410,7 +410,7 @@ pub struct Expected {
 /// Nor is there a way around the signature by serde, as there is for a [`Token`] (E0277):
 ///
 /// ```compile_fail,E0277
-/// # use cvmm_gate_client::ticket::VerifiedTicket;
+/// # use cvmm_gate_protocol::ticket::VerifiedTicket;
 /// fn read(json: &str) -> VerifiedTicket {
 ///     serde_json::from_str(json).unwrap()
 /// }
@@ -419,7 +419,7 @@ pub struct Expected {
 /// The one way that compiles:
 ///
 /// ```
-/// # use cvmm_gate_client::ticket::{Expected, TicketError, VerdictKey, VerifiedTicket};
+/// # use cvmm_gate_protocol::ticket::{Expected, TicketError, VerdictKey, VerifiedTicket};
 /// fn verify(jwt: &str, gate: &VerdictKey, launch: &Expected) -> Result<VerifiedTicket, TicketError> {
 ///     VerifiedTicket::verify(jwt, gate, launch, 1_800_000_000)
 /// }

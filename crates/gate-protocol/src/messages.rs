@@ -4,14 +4,14 @@
 //!
 //! Binary values are standard base64 with padding; digests are hexadecimal.
 
+pub mod lease;
 pub mod quote;
-pub mod run;
 
-use cvmm_attest::reason::Reason;
+use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 
+use self::lease::{Activate, Activated, Certified, Checkpoint, Identify, Noted, Prepare, Prepared, Resume};
 pub use self::quote::{Pcr, Quote};
-use self::run::{Activate, Activated, Certified, Checkpoint, Identify, Noted, Prepare, Prepared, Resume};
 
 /// The version of the protocol, in the first message.
 pub const PROTOCOL: u32 = 1;

@@ -9,14 +9,14 @@ use base64::engine::general_purpose::STANDARD;
 use cvmm_secret_memory::{Secret, SecretBytes};
 
 use super::{ClientError, Gate, Proposal};
-use crate::binding;
 use crate::frame::FrameError;
-use crate::protocol::run::{
+use crate::transport::Connection;
+use cvmm_gate_protocol::binding;
+use cvmm_gate_protocol::messages::lease::{
     Activate, Activated, Certified, Checkpoint, Credential, Identify, Prepare, Prepared as Grant, Resume,
     SecretText,
 };
-use crate::protocol::{PROTOCOL, Request, Response};
-use crate::transport::Connection;
+use cvmm_gate_protocol::messages::{PROTOCOL, Request, Response};
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;

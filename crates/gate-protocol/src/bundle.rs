@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::protocol::Quote;
+use crate::messages::Quote;
 
 /// What [`Bundle::format`] says.
 pub const FORMAT: &str = "cvmm-attestation-bundle";

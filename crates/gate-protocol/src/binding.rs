@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{Context, SHA256, SHA384, digest};
 use aws_lc_rs::hmac;
 use cvmm_snp::digest::Digest;
 
-use crate::protocol::NONCE_LEN;
+use crate::messages::NONCE_LEN;
 
 /// Why a guest asks for a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

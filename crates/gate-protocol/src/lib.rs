@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The protocol between `cvmm`, its guests and the gate.
+//!
+//! ```text
+//! VMM                                        gate
+//!   Admit {manifest, policy, digest} ------->  recomputes the digest, appraises what is known before the launch
+//!   <------ Approval {nonce, id block, host data}
+//!   launches; the security processor checks the ID block
+//!   Evidence {what was launched, report} ---->  verifies and appraises it
+//!   <------ Ticket {signed verdict}, or Denied {reasons} at any point
+//! ```
+//!
+//! A session is a connection. EOF, a timeout or a message that is not understood ends it without a ticket, and without a ticket
+//! nothing runs.
+//!
+//! Everything here is pure: bytes in, values out. Sockets, TLS and clocks are in `cvmm-gate-client` and in the gate.
+
+#![forbid(unsafe_code)]
+
+pub mod binding;
+pub mod bundle;
+pub mod manifest;
+pub mod messages;
+pub mod rate;
+pub mod ticket;
