@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Frames on a stream, with a deadline for the whole of each: a peer that sends a byte a second does not hold anybody up.
+//! Frames on a stream, each with a deadline for the whole of it.
 
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::io;
+use std::time::Instant;
 
+use cvmm_gate_protocol::frame::{self, FrameIoError, TooLong};
+use cvmm_gate_protocol::messages::MAX_FRAME;
 use thiserror::Error;
 
+pub use crate::deadline::Timed;
+use crate::deadline::Until;
 use crate::tls;
-use cvmm_gate_protocol::messages::MAX_FRAME;
 
 /// Why a frame did not arrive or leave.
 #[derive(Debug, Error)]
@@ -19,9 +21,9 @@ pub enum FrameError {
     /// The peer closed the connection.
     #[error("the connection was closed")]
     Closed,
-    /// A length that is not allowed.
-    #[error("a frame of {0} bytes, at most {MAX_FRAME} are allowed")]
-    TooLong(usize),
+    /// The frame exceeds [`MAX_FRAME`].
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     /// TLS.
     #[error("TLS failed: {0}")]
     Tls(String),
@@ -53,89 +55,40 @@ impl From<io::Error> for FrameError {
         }
         match error.kind() {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::Timeout,
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                Self::Closed
-            }
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::WriteZero
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset => Self::Closed,
             _ => Self::Io(error),
         }
     }
 }
 
-/// A stream whose waits can be limited.
-pub trait Timed: Read + Write {
-    /// Limits the next wait for bytes.
-    fn limit_read(&mut self, left: Duration) -> io::Result<()>;
-    /// Limits the next wait for room.
-    fn limit_write(&mut self, left: Duration) -> io::Result<()>;
-}
-
-impl Timed for UnixStream {
-    fn limit_read(&mut self, left: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(left))
-    }
-
-    fn limit_write(&mut self, left: Duration) -> io::Result<()> {
-        self.set_write_timeout(Some(left))
+impl From<FrameIoError> for FrameError {
+    fn from(error: FrameIoError) -> Self {
+        match error {
+            FrameIoError::TooLong(error) => error.into(),
+            FrameIoError::Io(error) => error.into(),
+        }
     }
 }
 
 /// Reads a frame that has to be complete at `deadline`.
 pub fn read(stream: &mut impl Timed, deadline: Instant) -> Result<Vec<u8>, FrameError> {
-    let mut len = [0; 4];
-    fill(stream, &mut len, deadline)?;
-    let len = u32::from_le_bytes(len) as usize;
-    if len > MAX_FRAME {
-        return Err(FrameError::TooLong(len));
-    }
-    let mut frame = vec![0; len];
-    fill(stream, &mut frame, deadline)?;
-    Ok(frame)
+    Ok(frame::read(&mut Until { stream, deadline }, MAX_FRAME)?)
 }
 
-/// Writes a frame, which has to be taken by `deadline`.
-pub fn write(stream: &mut impl Timed, frame: &[u8], deadline: Instant) -> Result<(), FrameError> {
-    if frame.len() > MAX_FRAME {
-        return Err(FrameError::TooLong(frame.len()));
-    }
-    let mut bytes = (frame.len() as u32).to_le_bytes().to_vec(); // at most MAX_FRAME
-    bytes.extend_from_slice(frame);
-    let mut rest = bytes.as_slice();
-    while !rest.is_empty() {
-        stream.limit_write(left(deadline)?)?;
-        match stream.write(rest) {
-            Ok(0) => return Err(FrameError::Closed),
-            Ok(taken) => rest = rest.get(taken..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    // TLS may have it all and have sent a part.
-    stream.limit_write(left(deadline)?)?;
-    Ok(stream.flush()?)
-}
-
-fn fill(stream: &mut impl Timed, bytes: &mut [u8], deadline: Instant) -> Result<(), FrameError> {
-    let mut have = 0;
-    while let Some(rest) = bytes.get_mut(have..).filter(|rest| !rest.is_empty()) {
-        stream.limit_read(left(deadline)?)?;
-        match stream.read(rest) {
-            Ok(0) => return Err(FrameError::Closed),
-            Ok(read) => have += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Never zero, which the socket would take for "no limit".
-pub(crate) fn left(deadline: Instant) -> Result<Duration, FrameError> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(FrameError::Timeout) } else { Ok(left) }
+/// Writes a frame, which the peer has to take by `deadline`.
+pub fn write(stream: &mut impl Timed, body: &[u8], deadline: Instant) -> Result<(), FrameError> {
+    Ok(frame::write(&mut Until { stream, deadline }, body, MAX_FRAME)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
     use super::*;
 
     fn soon() -> Instant {
@@ -166,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_at_a_time_is_no_way_around_the_deadline() {
+    fn a_byte_at_a_time_does_not_extend_the_deadline() {
         let (mut a, mut b) = UnixStream::pair().unwrap();
         let writer = std::thread::spawn(move || {
             for byte in [100_u8, 0, 0, 0].into_iter().chain(std::iter::repeat_n(1, 96)) {

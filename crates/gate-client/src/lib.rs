@@ -5,6 +5,7 @@
 //! every step, and the sessions a VMM holds on them: a launch, a lease of a VM's persistent state, and a guest's channel.
 
 pub mod client;
+mod deadline;
 pub mod frame;
 pub mod tls;
 pub mod transport;

@@ -20,7 +20,7 @@ use rustls::{
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::frame::{FrameError, Timed, left};
+use crate::deadline::{Timed, left};
 
 /// Bytes of a PEM file, at most: a chain of certificates.
 const MAX_FILE: u64 = 64 << 10;
@@ -121,9 +121,9 @@ impl Tls {
     }
 
     /// Makes `stream` a TLS stream by `deadline`.
-    pub(crate) fn handshake(&self, stream: TcpStream, deadline: Instant) -> Result<TlsStream, FrameError> {
-        let connection = ClientConnection::new(Arc::clone(&self.config), self.name.clone())
-            .map_err(|error| FrameError::Tls(error.to_string()))?;
+    pub(crate) fn handshake(&self, stream: TcpStream, deadline: Instant) -> io::Result<TlsStream> {
+        let connection =
+            ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(io::Error::other)?;
         let mut stream = TlsStream(StreamOwned::new(connection, Bounded { stream, deadline }));
         let StreamOwned { conn, sock } = &mut stream.0;
         while conn.is_handshaking() {
@@ -257,12 +257,6 @@ struct Bounded {
     deadline: Instant,
 }
 
-impl Bounded {
-    fn left(&self) -> io::Result<Duration> {
-        left(self.deadline).map_err(|_| io::ErrorKind::TimedOut.into())
-    }
-}
-
 /// To rustls, "would block" is a socket that does not block.
 fn in_time<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| match error.kind() {
@@ -273,14 +267,14 @@ fn in_time<T>(result: io::Result<T>) -> io::Result<T> {
 
 impl Read for Bounded {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.set_read_timeout(Some(left(self.deadline)?))?;
         in_time(self.stream.read(into))
     }
 }
 
 impl Write for Bounded {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.set_write_timeout(Some(left(self.deadline)?))?;
         in_time(self.stream.write(from))
     }
 

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 
-use crate::frame::{FrameError, Timed, left};
+use crate::deadline::{Timed, left, timed_out};
+use crate::frame::FrameError;
 use crate::tls::{Tls, TlsStream};
 
 /// Lookups of names at a time: one that hangs goes on after its deadline, in a thread of its own.
@@ -81,7 +82,7 @@ impl Endpoint {
                 let stream = connect_tcp(tls.host(), tls.port(), deadline).map_err(unreachable)?;
                 tls.handshake(stream, deadline)
                     .map(|stream| Connection::Tls(Box::new(stream)))
-                    .map_err(|source| ConnectError::Handshake { at: self.to_string(), source })
+                    .map_err(|error| ConnectError::Handshake { at: self.to_string(), source: error.into() })
             }
         }
     }
@@ -156,9 +157,9 @@ impl Timed for Connection {
 /// (unix(7) does not say so, connect(2) and socket(7) do).
 fn connect_unix(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_write_timeout(Some(remaining(deadline)?))?;
+    socket.set_write_timeout(Some(left(deadline)?))?;
     socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => late(),
+        io::ErrorKind::WouldBlock => timed_out(),
         _ => error,
     })?;
     Ok(UnixStream::from(OwnedFd::from(socket)))
@@ -170,10 +171,7 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream
     for (tried, address) in addresses.iter().enumerate() {
         // An address where nobody answers leaves time for the next.
         let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        match TcpStream::connect_timeout(
-            address,
-            (remaining(deadline)? / share).max(Duration::from_millis(1)),
-        ) {
+        match TcpStream::connect_timeout(address, (left(deadline)? / share).max(Duration::from_millis(1))) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);
@@ -208,15 +206,7 @@ fn lookup(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr
         let found = (host.as_str(), port).to_socket_addrs().map(|addresses| addresses.take(16).collect());
         let _ = sender.send(found); // nobody waits any more if it was too late
     })?;
-    receiver.recv_timeout(remaining(deadline)?).map_err(|_| late())?
-}
-
-fn remaining(deadline: Instant) -> io::Result<Duration> {
-    left(deadline).map_err(|_| late())
-}
-
-fn late() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+    receiver.recv_timeout(left(deadline)?).map_err(|_| timed_out())?
 }
 
 #[cfg(test)]

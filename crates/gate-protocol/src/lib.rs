@@ -19,6 +19,7 @@
 
 pub mod binding;
 pub mod bundle;
+pub mod frame;
 pub mod manifest;
 pub mod messages;
 pub mod rate;

@@ -230,7 +230,7 @@ fn client(clients: &Clients, stream: &UnixStream) -> Option<Arc<Client>> {
 fn turn_away(stream: &UnixStream, code: &'static str, message: &str) {
     cvmm_log_limit::warn!(code, "a connection was turned away");
     let denied = Response::Denied(Denied { reasons: vec![Reason::new(code, message)] });
-    if let Ok(frame) = session::frame(&denied) {
+    if let Ok(frame) = session::encode(&denied) {
         let _ = stream.try_write(&frame);
     }
 }

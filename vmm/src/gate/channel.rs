@@ -10,7 +10,7 @@
 //! that sends nonsense keeps only its own thread busy, `PENALTY` at a time.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use cvmm_gate_client::client::ClientError;
 use cvmm_gate_client::client::channel::GuestConnection;
 use cvmm_gate_client::transport::Endpoint;
+use cvmm_gate_protocol::frame::{self, FrameIoError};
 use cvmm_gate_protocol::messages::{
     Denied, GUEST_A_SECOND, GUEST_BURST, GuestChannel, MAX_FRAME, PROTOCOL, Request, Response,
 };
@@ -76,12 +77,14 @@ impl Channel {
     fn serve(mut self) {
         let mut session = None;
         let mut rate = Rate::new(GUEST_BURST, GUEST_A_SECOND, Instant::now());
-        while let Ok(frame) = read_frame(&mut self.from_guest) {
-            let Some(frame) = frame else {
-                cvmm_log_limit::warn!(
-                    "the guest sent a frame that is too long to its gate channel, which is closed"
-                );
-                return;
+        loop {
+            let frame = match frame::read(&mut self.from_guest, MAX_FRAME) {
+                Ok(frame) => frame,
+                Err(FrameIoError::TooLong(error)) => {
+                    cvmm_log_limit::warn!(%error, "closing the guest's gate channel");
+                    return;
+                }
+                Err(FrameIoError::Io(_)) => return,
             };
             let answer = self.answer(&mut session, &mut rate, &frame);
             if let Err(error) = self.write(&answer) {
@@ -148,9 +151,8 @@ impl Channel {
     /// Hands `answer` to the guest, which may be slow to make room.
     fn write(&mut self, answer: &Response) -> io::Result<()> {
         // Strings, numbers and structs of them are always JSON.
-        let frame = serde_json::to_vec(answer).unwrap_or_default();
-        let mut bytes = (frame.len() as u32).to_le_bytes().to_vec(); // at most MAX_FRAME
-        bytes.extend_from_slice(&frame);
+        let body = serde_json::to_vec(answer).unwrap_or_default();
+        let bytes = frame::encode(&body, MAX_FRAME).map_err(io::Error::other)?;
         let deadline = Instant::now() + PATIENCE;
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
@@ -165,19 +167,6 @@ impl Channel {
         }
         Ok(())
     }
-}
-
-/// A frame; `None` if its length is not allowed.
-fn read_frame(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut len = [0; 4];
-    from.read_exact(&mut len)?;
-    let len = u32::from_le_bytes(len) as usize;
-    if len > MAX_FRAME {
-        return Ok(None);
-    }
-    let mut frame = vec![0; len];
-    from.read_exact(&mut frame)?;
-    Ok(Some(frame))
 }
 
 /// A refusal of the VMM's own, for what the gate does not hear of. A guest that goes on like that does so slowly.
@@ -198,6 +187,7 @@ mod pki;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
     use std::sync::Arc;
@@ -236,7 +226,7 @@ mod tests {
     impl Guest {
         fn ask(&mut self, frame: &str) -> Response {
             write_frame(&mut self.to_vmm, frame.as_bytes()).unwrap();
-            serde_json::from_slice(&read_frame(&mut self.from_vmm).unwrap().unwrap()).unwrap()
+            serde_json::from_slice(&frame::read(&mut self.from_vmm, MAX_FRAME).unwrap()).unwrap()
         }
 
         fn code(&mut self, frame: &str) -> String {
@@ -266,7 +256,7 @@ mod tests {
         for answers in sessions {
             let mut stream = accept();
             for answer in answers {
-                let Ok(Some(frame)) = read_frame(&mut stream) else { break };
+                let Ok(frame) = frame::read(&mut stream, MAX_FRAME) else { break };
                 asked.push(serde_json::from_slice(&frame).unwrap());
                 write_frame(&mut stream, &serde_json::to_vec(answer).unwrap()).unwrap();
                 stream.flush().unwrap();
@@ -436,6 +426,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut guest = channel(folder.path().join("none"), Duration::from_millis(100));
         guest.to_vmm.write_all(&u32::MAX.to_le_bytes()).unwrap();
-        assert!(read_frame(&mut guest.from_vmm).is_err(), "the channel still answers");
+        assert!(frame::read(&mut guest.from_vmm, MAX_FRAME).is_err(), "the channel still answers");
     }
 }

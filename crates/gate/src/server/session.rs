@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cvmm_gate_protocol::messages::Response;
+use cvmm_gate_protocol::frame::{self, HEADER_LEN};
+use cvmm_gate_protocol::messages::{MAX_FRAME, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
@@ -69,18 +70,16 @@ async fn read(
     let begin = until.unwrap_or_else(|| Instant::now() + wait);
     let first = timeout_at(begin.into(), stream.read_u8()).await.map_err(late)??;
     timeout(wait, async {
-        let mut len = [first, 0, 0, 0];
-        stream.read_exact(&mut len[1..]).await?;
-        let len = u32::from_le_bytes(len) as usize;
-        if len > longest {
-            return Err(io::Error::other("the frame is too long"));
-        }
-        // What is not sent is not allocated: a length costs its sender as much as it costs us.
-        let mut frame = Vec::new();
-        if stream.take(len as u64).read_to_end(&mut frame).await? < len {
+        let mut header = [0; HEADER_LEN];
+        header[0] = first;
+        stream.read_exact(&mut header[1..]).await?;
+        let len = frame::body_len(header, longest).map_err(io::Error::other)?;
+        // Allocated as it arrives: a header alone does not make the gate reserve memory.
+        let mut body = Vec::new();
+        if stream.take(len as u64).read_to_end(&mut body).await? < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(frame)
+        Ok(body)
     })
     .await
     .map_err(late)?
@@ -92,8 +91,7 @@ pub(super) async fn write(
     response: &Response,
     wait: Duration,
 ) -> io::Result<()> {
-    // It may have keys in it.
-    let bytes = Zeroizing::new(frame(response)?);
+    let bytes = encode(response)?;
     let write = async {
         stream.write_all(&bytes).await?;
         // TLS may have taken what it has not sent.
@@ -102,9 +100,9 @@ pub(super) async fn write(
     timeout(wait, write).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-/// The bytes of a response.
-pub(super) fn frame(response: &Response) -> io::Result<Vec<u8>> {
+/// The frame of a response.
+pub(super) fn encode(response: &Response) -> io::Result<Zeroizing<Vec<u8>>> {
+    // It may have keys in it.
     let body = Zeroizing::new(serde_json::to_vec(response)?);
-    let len = u32::try_from(body.len()).map_err(io::Error::other)?;
-    Ok([&len.to_le_bytes(), body.as_slice()].concat())
+    frame::encode(&body, MAX_FRAME).map_err(io::Error::other)
 }

@@ -2,7 +2,6 @@
 //! No guest runs unless the gate admits it: the right one does, every other one and every failure of the gate is told and ends there.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread;
@@ -10,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cvmm_gate_protocol::binding::{self, Purpose};
+use cvmm_gate_protocol::frame;
+use cvmm_gate_protocol::messages::MAX_FRAME;
 
 use super::super::{Case, Host, on};
 use super::{last_words, next_one_works, terminates};
@@ -217,16 +218,11 @@ fn replay(ctx: &Ctx) -> Result<()> {
 }
 
 pub(super) fn read_frame(stream: &mut UnixStream) -> Result<Vec<u8>> {
-    let mut len = [0; 4];
-    stream.read_exact(&mut len)?;
-    let mut frame = vec![0; u32::from_le_bytes(len) as usize];
-    stream.read_exact(&mut frame)?;
-    Ok(frame)
+    Ok(frame::read(stream, MAX_FRAME)?)
 }
 
-pub(super) fn write_frame(stream: &mut UnixStream, frame: &[u8]) -> Result<()> {
-    stream.write_all(&(frame.len() as u32).to_le_bytes())?;
-    Ok(stream.write_all(frame)?)
+pub(super) fn write_frame(stream: &mut UnixStream, body: &[u8]) -> Result<()> {
+    Ok(frame::write(stream, body, MAX_FRAME)?)
 }
 
 /// The gate's name for the latest admitted launch of VM `test`.
