@@ -2,63 +2,28 @@
 //! TLS 1.3 to the gate: its certificate has to be of the given authority and for the given name, and ours is shown to it.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cvmm_attest::encoding;
+use cvmm_tls_files::{TlsFileError, certificates, private_key, roots};
 use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::aws_lc_rs,
-};
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig, ClientConnection, StreamOwned, crypto::aws_lc_rs};
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::deadline::{Timed, left};
 
-/// Bytes of a PEM file, at most: a chain of certificates.
-const MAX_FILE: u64 = 64 << 10;
-
-/// Why the files of a connection cannot be used.
+/// Why TLS cannot be set up.
 #[derive(Debug, Error)]
-pub enum TlsFileError {
-    /// It cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// The host's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// Others may read it.
-    #[error(
-        "{path} has mode {mode:o} and owner {owner}: a private key has to be its user's alone (chmod 600, chown)"
-    )]
-    Exposed {
-        /// Which.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-        /// Its owner.
-        owner: u32,
-    },
-    /// Its content.
-    #[error("{path} {problem}")]
-    Content {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// It is no name that a certificate can have.
-    #[error("{0:?} is neither a host's name nor an address")]
+pub enum TlsSetupError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] TlsFileError),
+    /// A name that no certificate can have.
+    #[error("{0:?} is neither a host name nor an address")]
     Name(String),
 }
 
@@ -97,8 +62,8 @@ pub struct Files<'a> {
 
 impl Tls {
     /// The gate called `host` (a name or an address), with certificates from `files`.
-    pub fn new(host: &str, port: u16, files: Files<'_>) -> Result<Self, TlsFileError> {
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsFileError::Name(host.to_owned()))?;
+    pub fn new(host: &str, port: u16, files: Files<'_>) -> Result<Self, TlsSetupError> {
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsSetupError::Name(host.to_owned()))?;
         let roots = roots(files.ca)?;
         let content = |problem: String| TlsFileError::Content { path: files.key.to_owned(), problem };
         let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -140,62 +105,6 @@ fn unfit(error: &rustls::Error) -> String {
         rustls::Error::InconsistentKeys(_) => "is not the key of the certificate".to_owned(),
         other => format!("or its certificate cannot be used: {other}"),
     }
-}
-
-/// The certificates in a PEM file as authorities.
-pub fn roots(path: &Path) -> Result<RootCertStore, TlsFileError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| TlsFileError::Content {
-            path: path.to_owned(),
-            problem: format!("has a certificate that is no authority's: {error}"),
-        })?;
-    }
-    Ok(roots)
-}
-
-/// The certificates in a PEM file, at least one.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    let content =
-        |problem: &str| TlsFileError::Content { path: path.to_owned(), problem: problem.to_owned() };
-    let (bytes, _) = read(path)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&encoding::text(&bytes))
-        .collect::<Result<_, _>>()
-        .map_err(|_| content("is no valid PEM file"))?;
-    if certificates.is_empty() {
-        return Err(content("has no certificate"));
-    }
-    Ok(certificates)
-}
-
-/// The private key in a PEM file that only this process's user may read.
-pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsFileError> {
-    let (bytes, metadata) = read(path)?;
-    let own = std::fs::metadata("/proc/self")
-        .map_err(|source| TlsFileError::Read { path: path.to_owned(), source })?
-        .uid();
-    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
-    if mode & 0o077 != 0 || owner != own {
-        return Err(TlsFileError::Exposed { path: path.to_owned(), mode, owner });
-    }
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| TlsFileError::Content {
-        path: path.to_owned(),
-        problem: "has no private key that is not encrypted".to_owned(),
-    })
-}
-
-/// Whether its owner and mode are those of the file that was read: another may be there a moment later.
-fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, std::fs::Metadata), TlsFileError> {
-    let failed = |source| TlsFileError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    // As much as there can be, so that no copy of a key is left where a smaller buffer was.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE as usize + 1));
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(failed(io::Error::other(format!("it has more than {MAX_FILE} bytes"))));
-    }
-    Ok((bytes, metadata))
 }
 
 /// A TLS stream whose waits are limited.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cvmm_attest::roots::Trust;
-use cvmm_gate_client::tls::certificates;
+use cvmm_tls_files::certificates;
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_cert::Certificate;

@@ -7,7 +7,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use cvmm_secret_memory::SecretBytes;
+use cvmm_secret_memory::private_file::{self, PrivateFileError};
 use thiserror::Error;
+
+/// The longest private file in bytes.
+pub const MAX_PRIVATE: usize = 4096;
 
 /// A file that could not be used.
 #[derive(Debug, Error)]
@@ -31,6 +36,11 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
         return Err(failed(io::Error::other(format!("it has more than {most} bytes"))));
     }
     Ok(bytes)
+}
+
+/// Reads a key, PIN or secret of at most [`MAX_PRIVATE`] bytes, which only the gate's user may access.
+pub fn read_private(path: &Path) -> Result<SecretBytes, PrivateFileError> {
+    private_file::read(path, MAX_PRIVATE)
 }
 
 /// Like [`read`]; `None` if there is no such file.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use aws_lc_rs::signature::{
 };
 use cvmm_gate_protocol::ticket::VerdictKey;
 use cvmm_launch::id_block::{IdError, IdSigner, KeyError, SigningKey, public_key_of, signature_of};
-use cvmm_secret_memory::SecretBytes;
+use cvmm_secret_memory::private_file::PrivateFileError;
 use cvmm_snp::id::{EcPublicKey, EcSignature};
 use thiserror::Error;
 use zerocopy::FromZeros as _;
@@ -26,27 +26,15 @@ use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::pkcs11::{self, TokenError, TokenKey};
 
-/// A key file's bytes, at most.
-const MAX_KEY: usize = 4096;
-
 /// Why a key cannot be used.
 #[derive(Debug, Error)]
 pub enum KeysError {
     /// The file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Others may read it.
-    #[error(
-        "{path} has mode {mode:o} and owner {owner}: a private key has to be its user's alone (chmod 600, chown)"
-    )]
-    Exposed {
-        /// Which.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-        /// Its owner.
-        owner: u32,
-    },
+    /// A private file that cannot be read, or that others can.
+    #[error(transparent)]
+    Private(#[from] PrivateFileError),
     /// Not a key.
     #[error("{path} {problem}")]
     Content {
@@ -92,7 +80,7 @@ impl fmt::Debug for Signer {
 impl Signer {
     /// Reads a private key that only this process's user may read.
     pub fn load(path: &Path) -> Result<Self, KeysError> {
-        let file = private(path)?;
+        let file = files::read_private(path)?;
         // The launch crate knows the forms of PEM there are; it is asked whether this is one.
         SigningKey::parse(&file).map_err(|problem| KeysError::Content { path: path.to_owned(), problem })?;
         let (_, der) = pem_rfc7468::decode_vec(&file)
@@ -231,25 +219,6 @@ pub fn private_folder(path: &Path) -> Result<(), FileError> {
     })
 }
 
-/// Reads a file that only this process's user may read.
-pub(crate) fn private(path: &Path) -> Result<SecretBytes, KeysError> {
-    let failed = |source| FileError { what: "read", path: path.to_owned(), source };
-    let file = fs::File::open(path).map_err(failed)?;
-    // Of the file that is read: another may have its name a moment later.
-    let metadata = file.metadata().map_err(failed)?;
-    // One more than there may be, to see that there are too many.
-    let bytes = SecretBytes::read(file, MAX_KEY + 1).map_err(failed)?;
-    if bytes.len() > MAX_KEY {
-        return Err(failed(std::io::Error::other(format!("it has more than {MAX_KEY} bytes"))).into());
-    }
-    let own = rustix::process::geteuid().as_raw();
-    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
-    if mode & 0o077 != 0 || owner != own {
-        return Err(KeysError::Exposed { path: path.to_owned(), mode, owner });
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -275,11 +244,14 @@ mod tests {
         assert_eq!(fs::read_to_string(public_path(&other)).unwrap(), "ssh-ed25519 AAAA");
         assert!(!other.exists(), "half a key was made");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(Keys::load(folder.path()), Err(KeysError::Exposed { mode: 0o640, .. })));
+        assert!(matches!(
+            Keys::load(folder.path()),
+            Err(KeysError::Private(PrivateFileError::Exposed { mode: 0o640, .. }))
+        ));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "nonsense").unwrap();
         assert!(matches!(Keys::load(folder.path()), Err(KeysError::Content { .. })));
         fs::remove_file(&path).unwrap();
-        assert!(matches!(Keys::load(folder.path()), Err(KeysError::File(_))));
+        assert!(matches!(Keys::load(folder.path()), Err(KeysError::Private(PrivateFileError::Read { .. }))));
     }
 }

@@ -26,7 +26,8 @@ use cvmm_secret_memory::SecretBytes;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::keys::{KeysError, private};
+use crate::files::read_private;
+use crate::keys::KeysError;
 
 /// Threads that sign, and so sessions with the token.
 const SESSIONS: usize = 4;
@@ -318,7 +319,7 @@ impl Token {
         if settings.token.is_some() == settings.slot.is_some() {
             return Err(TokenError::Settings("it has either token or slot").into());
         }
-        let pin = private(&settings.pin_file)?;
+        let pin = read_private(&settings.pin_file)?;
         let pin = pin.strip_suffix(b"\n").unwrap_or(&pin);
         let pin = pin.strip_suffix(b"\r").unwrap_or(pin);
         if pin.is_empty() {

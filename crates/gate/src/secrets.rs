@@ -17,7 +17,7 @@ use cvmm_reason::Reason;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::keys::private;
+use crate::files::read_private;
 
 /// Secrets of one VM, at most.
 const MOST: usize = 32;
@@ -96,7 +96,7 @@ impl Secrets {
                     path.display()
                 )));
             }
-            found.push((guid, private(&path).map_err(|error| wrong(error.to_string()))?));
+            found.push((guid, read_private(&path).map_err(|error| wrong(error.to_string()))?));
         }
         if found.is_empty() {
             return Ok(none);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cvmm_attest::encoding;
-use cvmm_gate_client::tls::{TlsFileError, certificates, private_key, roots};
+use cvmm_tls_files::{TlsFileError, certificates, private_key, roots};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};

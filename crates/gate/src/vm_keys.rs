@@ -34,7 +34,7 @@ use cvmm_secret_memory::{Secret, SecretBytes};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
-use crate::keys::{self, KeysError};
+use crate::keys::KeysError;
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;
@@ -212,7 +212,7 @@ impl StoreKey {
 
     /// Reads one.
     pub fn load(path: &Path) -> Result<Self, KeysError> {
-        let bytes = keys::private(path)?;
+        let bytes = files::read_private(path)?;
         Secret::from_slice(&bytes).map(Self).ok_or_else(|| KeysError::StoreKey(path.to_owned()))
     }
 

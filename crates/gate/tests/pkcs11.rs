@@ -280,7 +280,7 @@ fn a_gate_without_its_keys_does_not_start() {
     world.pin(PIN);
     for mode in [0o640, 0o604] {
         fs::set_permissions(world.gate.path("pin"), fs::Permissions::from_mode(mode)).unwrap();
-        assert!(world.refused().contains("a private key has to be its user's alone"));
+        assert!(world.refused().contains("must belong to the user of this process"));
     }
     world.pin(PIN);
     world.good(&["check"]);

@@ -239,7 +239,7 @@ fn others_are_refused_and_told_why() {
 }
 
 fn pem_der(path: &Path) -> rustls::pki_types::CertificateDer<'static> {
-    cvmm_gate_client::tls::certificates(path).unwrap().remove(0)
+    cvmm_tls_files::certificates(path).unwrap().remove(0)
 }
 
 #[test]

@@ -2,12 +2,10 @@
 //! The key of a state file.
 
 use std::fmt;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cvmm_secret_memory::{Secret, SecretBytes};
+use cvmm_secret_memory::Secret;
+use cvmm_secret_memory::private_file::{self, PrivateFileError};
 use thiserror::Error;
 
 use crate::crypto;
@@ -27,27 +25,9 @@ impl fmt::Debug for StateKey {
 /// A key file that cannot be used.
 #[derive(Debug, Error)]
 pub enum KeyFileError {
-    /// The file cannot be read.
-    #[error("cannot read key file {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The error of the system call.
-        #[source]
-        source: io::Error,
-    },
-    /// Other users may read the file.
-    #[error(
-        "key file {path} has mode {mode:o} and owner {owner}: it must be readable only by the user of this process (chmod 600, chown)"
-    )]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-        /// Its owner.
-        owner: u32,
-    },
+    /// The file cannot be read, or other users can read it.
+    #[error("key file: {0}")]
+    File(#[from] PrivateFileError),
     /// The file has the wrong length.
     #[error("key file {0} is not 32 bytes long: it must be the raw key")]
     Length(PathBuf),
@@ -73,6 +53,13 @@ impl KeyFormat {
         match self {
             Self::Raw => KEY_LEN,
             Self::Hex => 2 * KEY_LEN + 16,
+        }
+    }
+
+    fn mismatch(self, path: &Path) -> KeyFileError {
+        match self {
+            Self::Raw => KeyFileError::Length(path.to_owned()),
+            Self::Hex => KeyFileError::Hex(path.to_owned()),
         }
     }
 
@@ -118,22 +105,11 @@ impl StateKey {
 
     /// Reads a file that only the user of this process may read.
     pub fn from_file_as(path: &Path, format: KeyFormat) -> Result<Self, KeyFileError> {
-        let failed = |source| KeyFileError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(failed(io::Error::other("not a regular file")));
-        }
-        let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
-        if mode & 0o077 != 0 || owner != rustix::process::geteuid().as_raw() {
-            return Err(KeyFileError::Exposed { path: path.to_owned(), mode, owner });
-        }
-        // One byte more than allowed, to detect a file that is too long.
-        let bytes = SecretBytes::read(file, format.max_len() + 1).map_err(failed)?;
-        format.read(&bytes).ok_or_else(|| match format {
-            KeyFormat::Raw => KeyFileError::Length(path.to_owned()),
-            KeyFormat::Hex => KeyFileError::Hex(path.to_owned()),
-        })
+        let bytes = match private_file::read(path, format.max_len()) {
+            Err(PrivateFileError::TooLong { .. }) => return Err(format.mismatch(path)),
+            read => read?,
+        };
+        format.read(&bytes).ok_or_else(|| format.mismatch(path))
     }
 
     /// The bytes.
@@ -154,10 +130,13 @@ mod tests {
     fn a_key_file_is_private_and_has_one_length() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        assert!(matches!(StateKey::from_file(&path), Err(KeyFileError::Read { .. })));
+        assert!(matches!(StateKey::from_file(&path), Err(KeyFileError::File(PrivateFileError::Read { .. }))));
         fs::write(&path, [5; 32]).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(StateKey::from_file(&path), Err(KeyFileError::Exposed { mode: 0o644, .. })));
+        assert!(matches!(
+            StateKey::from_file(&path),
+            Err(KeyFileError::File(PrivateFileError::Exposed { mode: 0o644, .. }))
+        ));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let key = StateKey::from_file(&path).unwrap();
         assert_eq!(key.expose(), &[5; 32]);
@@ -186,6 +165,9 @@ mod tests {
             let error = StateKey::from_file_as(&path, KeyFormat::Hex).unwrap_err();
             assert!(matches!(error, KeyFileError::Hex(_)), "{text:?}: {error}");
         }
-        assert!(matches!(StateKey::from_file(folder.path()), Err(KeyFileError::Read { .. })));
+        assert!(matches!(
+            StateKey::from_file(folder.path()),
+            Err(KeyFileError::File(PrivateFileError::Read { .. }))
+        ));
     }
 }

@@ -6,6 +6,7 @@
 //! - [`Secret`] and [`SecretBytes`] hold bytes in pages that are locked (`mlock`), left out of dumps that
 //!   root takes (`MADV_DONTDUMP`), and overwritten when they are dropped. Secrets of up to [`SLOT`] bytes
 //!   share pages; longer ones have their own.
+//! - [`private_file`] reads files with keys, which only this user may access, into such memory.
 //!
 //! Not covered by the locked pages: what a cryptographic library copies into its own memory (key schedules,
 //! parsed private keys), and what passes through the stack. Where the host may swap, keep the whole process
@@ -14,6 +15,7 @@
 //! If a limit forbids locking, one warning is logged; [`check_lock`] is for programs that prefer to stop.
 
 mod pages;
+pub mod private_file;
 mod process;
 mod secret;
 

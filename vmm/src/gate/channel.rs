@@ -311,7 +311,7 @@ mod tests {
         let client = issue("host", &Names::Dns(&["host"]), Some(&authority), (2024, 2049));
         let (client_certificate, client_key) = client.write(folder.path(), "client");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let roots = Arc::new(cvmm_gate_client::tls::roots(&ca).unwrap());
+        let roots = Arc::new(cvmm_tls_files::roots(&ca).unwrap());
         let verifier =
             rustls::server::WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
         let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -319,8 +319,8 @@ mod tests {
             .unwrap()
             .with_client_cert_verifier(verifier.build().unwrap())
             .with_single_cert(
-                cvmm_gate_client::tls::certificates(&certificate).unwrap(),
-                cvmm_gate_client::tls::private_key(&key).unwrap(),
+                cvmm_tls_files::certificates(&certificate).unwrap(),
+                cvmm_tls_files::private_key(&key).unwrap(),
             )
             .unwrap();
         let config = Arc::new(config);

@@ -18,7 +18,7 @@ use std::time::Duration;
 use cvmm_gate_client::client::lease::{Key, Prepared};
 use cvmm_gate_client::client::{Approved, ClientError, Gate, Launched, Proposal};
 use cvmm_gate_client::frame::FrameError;
-use cvmm_gate_client::tls::{Files, Tls, TlsFileError};
+use cvmm_gate_client::tls::{Files, Tls, TlsSetupError};
 use cvmm_gate_client::transport::{ConnectError, Endpoint};
 use cvmm_gate_protocol::manifest::{Manifest, TpmIdentity};
 use cvmm_gate_protocol::ticket::VerdictKey;
@@ -55,7 +55,7 @@ pub enum GateError {
     },
     /// The files of a TLS connection.
     #[error("[gate] cannot be used: {0}")]
-    Tls(#[from] TlsFileError),
+    Tls(#[from] TlsSetupError),
     /// The manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -121,7 +121,7 @@ impl GateError {
 }
 
 /// Where the gate listens, with the files of a TLS connection read.
-pub fn endpoint(settings: &GateEndpoint) -> Result<Endpoint, TlsFileError> {
+pub fn endpoint(settings: &GateEndpoint) -> Result<Endpoint, TlsSetupError> {
     Ok(match settings {
         GateEndpoint::Unix { socket } => Endpoint::Unix(socket.clone()),
         GateEndpoint::Tls { host, port, ca, client_certificate, client_key } => Endpoint::Tls(Tls::new(

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use cvmm_gate_client::tls::TlsFileError;
+use cvmm_gate_client::tls::TlsSetupError;
 use cvmm_guest_state::StateError;
 use cvmm_guest_state::info::Info;
 use cvmm_kvm_snp::probe::SnpHost;
@@ -106,12 +106,10 @@ fn of_gate(gate: &Gate, error: &GateError) -> Finding {
 }
 
 /// The key of the file that an error is about.
-fn tls_key(endpoint: &GateEndpoint, error: &TlsFileError) -> &'static str {
-    let (TlsFileError::Read { path, .. }
-    | TlsFileError::Exposed { path, .. }
-    | TlsFileError::Content { path, .. }) = error
-    else {
-        return "gate.url";
+fn tls_key(endpoint: &GateEndpoint, error: &TlsSetupError) -> &'static str {
+    let path = match error {
+        TlsSetupError::File(error) => error.path(),
+        TlsSetupError::Name(_) => return "gate.url",
     };
     match endpoint {
         GateEndpoint::Tls { ca, .. } if ca == path => "gate.ca",

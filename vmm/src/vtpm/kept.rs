@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cvmm_gate_client::client::lease::{Certificates, Identified, Key, Prepared, PublicAreas, Run};
+use cvmm_gate_client::client::lease::{Identified, Key, Prepared, PublicAreas, Run};
 use cvmm_gate_protocol::manifest::TpmIdentity;
+use cvmm_gate_protocol::messages::lease::TpmCertificates;
 use cvmm_guest_state::{Expected, StateError, StateKey, Store, VmId};
 use cvmm_tpm::command::Command;
 use cvmm_tpm::constants::{cc, su};
@@ -108,7 +109,7 @@ pub fn start(config: &config::Vtpm, path: &Path, vm_id: &str, prepared: Prepared
             challenged.answer(&rsa, &ecc).map_err(GateError::from)?
         }
     };
-    let Certificates { ek_rsa, ek_ecc, ak, platform } = certificates;
+    let TpmCertificates { ek_rsa, ek_ecc, ak, platform } = certificates;
     let certificates = provision::Certificates { ek_rsa, ek_ecc, ak, platform };
     let written = provision::install(engine.as_mut(), &certificates)?;
     engine.shut_down();

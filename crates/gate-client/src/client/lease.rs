@@ -14,14 +14,12 @@ use crate::transport::Connection;
 use cvmm_gate_protocol::binding;
 use cvmm_gate_protocol::messages::lease::{
     Activate, Activated, Certified, Checkpoint, Credential, Identify, Prepare, Prepared as Grant, Resume,
-    SecretText,
+    SecretText, TpmCertificates,
 };
 use cvmm_gate_protocol::messages::{PROTOCOL, Request, Response};
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;
-/// A certificate has fewer.
-const MAX_CERTIFICATE: usize = 4096;
 
 /// A key of a state file.
 pub type Key = Secret<KEY_LEN>;
@@ -62,7 +60,7 @@ pub struct Challenge {
 #[derive(Debug)]
 pub enum Identified {
     /// It knows it.
-    Known(Run, Certificates),
+    Known(Run, TpmCertificates),
     /// It does not.
     Unknown(Challenged),
 }
@@ -75,31 +73,6 @@ pub struct Challenged {
     pub ek_rsa: Challenge,
     /// For the elliptic curve endorsement key.
     pub ek_ecc: Challenge,
-}
-
-/// A TPM's certificates in DER.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificates {
-    /// Of the RSA endorsement key.
-    pub ek_rsa: Vec<u8>,
-    /// Of the elliptic curve endorsement key.
-    pub ek_ecc: Vec<u8>,
-    /// Of the attestation key.
-    pub ak: Vec<u8>,
-    /// Of the platform.
-    pub platform: Vec<u8>,
-}
-
-impl From<&Certificates> for Certified {
-    fn from(certificates: &Certificates) -> Self {
-        let Certificates { ek_rsa, ek_ecc, ak, platform } = certificates;
-        Self {
-            ek_rsa: STANDARD.encode(ek_rsa),
-            ek_ecc: STANDARD.encode(ek_ecc),
-            ak: STANDARD.encode(ak),
-            platform: STANDARD.encode(platform),
-        }
-    }
 }
 
 /// A run that goes on. Dropping it ends the run at the gate, without a last word.
@@ -231,7 +204,7 @@ impl Prepared {
 
 impl Challenged {
     /// Hands in what the endorsement keys opened.
-    pub fn answer(self, ek_rsa: &[u8], ek_ecc: &[u8]) -> Result<(Run, Certificates), ClientError> {
+    pub fn answer(self, ek_rsa: &[u8], ek_ecc: &[u8]) -> Result<(Run, TpmCertificates), ClientError> {
         const QUESTION: &str = "activated";
         let mut run = self.run;
         let secret = |bytes| SecretText(STANDARD.encode(bytes));
@@ -287,16 +260,6 @@ fn challenge(question: &'static str, credential: &Credential) -> Result<Challeng
     })
 }
 
-fn certificates(question: &'static str, certified: &Certified) -> Result<Certificates, ClientError> {
-    let Certified { ek_rsa, ek_ecc, ak, platform } = certified;
-    let decode = |what, text| match decode(question, what, text)? {
-        der if der.len() <= MAX_CERTIFICATE => Ok(der),
-        _ => Err(malformed(question, what)),
-    };
-    Ok(Certificates {
-        ek_rsa: decode("ek_rsa", ek_rsa)?,
-        ek_ecc: decode("ek_ecc", ek_ecc)?,
-        ak: decode("ak", ak)?,
-        platform: decode("platform", platform)?,
-    })
+fn certificates(question: &'static str, certified: &Certified) -> Result<TpmCertificates, ClientError> {
+    certified.decode().map_err(|what| malformed(question, what))
 }

@@ -20,6 +20,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -129,6 +131,54 @@ pub struct Certified {
     pub ak: String,
     /// Of the platform: an attribute certificate.
     pub platform: String,
+}
+
+/// The longest certificate in bytes.
+const MAX_CERTIFICATE: usize = 4096;
+
+/// A TPM's certificates in DER.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TpmCertificates {
+    /// Of the RSA endorsement key.
+    pub ek_rsa: Vec<u8>,
+    /// Of the elliptic curve endorsement key.
+    pub ek_ecc: Vec<u8>,
+    /// Of the attestation key.
+    pub ak: Vec<u8>,
+    /// Of the platform.
+    pub platform: Vec<u8>,
+}
+
+impl From<&TpmCertificates> for Certified {
+    fn from(certificates: &TpmCertificates) -> Self {
+        let TpmCertificates { ek_rsa, ek_ecc, ak, platform } = certificates;
+        Self {
+            ek_rsa: STANDARD.encode(ek_rsa),
+            ek_ecc: STANDARD.encode(ek_ecc),
+            ak: STANDARD.encode(ak),
+            platform: STANDARD.encode(platform),
+        }
+    }
+}
+
+impl Certified {
+    /// The certificates.
+    ///
+    /// # Errors
+    /// The name of the field that is not base64 or longer than 4096 bytes.
+    pub fn decode(&self) -> Result<TpmCertificates, &'static str> {
+        let Self { ek_rsa, ek_ecc, ak, platform } = self;
+        let decode = |what, text| match STANDARD.decode(text) {
+            Ok(der) if der.len() <= MAX_CERTIFICATE => Ok(der),
+            _ => Err(what),
+        };
+        Ok(TpmCertificates {
+            ek_rsa: decode("ek_rsa", ek_rsa)?,
+            ek_ecc: decode("ek_ecc", ek_ecc)?,
+            ak: decode("ak", ak)?,
+            platform: decode("platform", platform)?,
+        })
+    }
 }
 
 /// The file has seen so many changes, durably.

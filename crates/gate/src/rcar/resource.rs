@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Resources: files `REPO/TYPE/TAG` in a folder, each its user's alone as a private key is.
+//! Resources: files `REPO/TYPE/TAG` in a folder, which only the gate's user may read, as private keys.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use cvmm_attest::policy::is_name;
+use cvmm_secret_memory::private_file::{self, PrivateFileError};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -21,10 +20,10 @@ pub enum ResourceError {
     None,
     /// It cannot be read.
     #[error("the resource cannot be read: {0}")]
-    Read(std::io::Error),
-    /// Others may read it.
+    Read(io::Error),
+    /// Others may read it. The message does not name the file: a guest reads it.
     #[error(
-        "the resource's file has mode {mode:o} and owner {owner}: it has to be the gate's user's alone (chmod 600, chown)"
+        "the resource's file has mode {mode:o} and owner {owner}; only the gate's user may have access (chmod 600, chown)"
     )]
     Exposed {
         /// Its permissions.
@@ -59,24 +58,23 @@ impl Name {
 
 /// Reads a resource in `folder`.
 pub fn read(folder: &Path, name: &Name) -> Result<Zeroizing<Vec<u8>>, ResourceError> {
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => ResourceError::None,
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ResourceError::None,
         _ => ResourceError::Read(error),
     };
-    let file = File::open(folder.join(&name.path)).map_err(failed)?;
+    let file = private_file::open(&folder.join(&name.path)).map_err(|error| match error {
+        PrivateFileError::Read { source, .. } => failed(source),
+        PrivateFileError::Exposed { mode, owner, .. } => ResourceError::Exposed { mode, owner },
+        PrivateFileError::TooLong { .. } => ResourceError::TooLong,
+    })?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(ResourceError::None);
     }
-    let own = rustix::process::geteuid().as_raw();
-    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
-    if mode & 0o077 != 0 || owner != own {
-        return Err(ResourceError::Exposed { mode, owner });
-    }
     if metadata.len() > MAX {
         return Err(ResourceError::TooLong);
     }
-    // Room for all of it at once: no copy is left behind where it was too small.
+    // Allocated at once: a vector that grows would leave copies behind.
     let mut content = Zeroizing::new(Vec::with_capacity(MAX as usize + 1));
     file.take(MAX + 1).read_to_end(&mut content).map_err(failed)?;
     if content.len() as u64 > MAX {
@@ -87,7 +85,7 @@ pub fn read(folder: &Path, name: &Name) -> Result<Zeroizing<Vec<u8>>, ResourceEr
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -104,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_if_it_is_its_user_s_alone() {
+    fn a_file_is_read_only_if_other_users_cannot() {
         let folder = tempfile::tempdir().unwrap();
         let name = Name::parse("a/b/c").unwrap();
         let attempt = || read(folder.path(), &name);

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::wire::{RuntimeData, TeePubKey};
 use crate::files;
-use crate::keys::{KeysError, private};
+use crate::keys::KeysError;
 
 /// The profile.
 pub const PROFILE: &str = "tag:github.com,2024:confidential-containers/Trustee";
@@ -43,7 +43,7 @@ impl fmt::Debug for TokenKey {
 impl TokenKey {
     /// Reads a private key that only this process's user may read.
     pub fn load(path: &Path) -> Result<Self, KeysError> {
-        let file = private(path)?;
+        let file = files::read_private(path)?;
         let content = |problem| KeysError::Content { path: path.to_owned(), problem };
         let (_, der) = pem_rfc7468::decode_vec(&file).map_err(|_| content(KeyError::Pem))?;
         let der = Zeroizing::new(der);

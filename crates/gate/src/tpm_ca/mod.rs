@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cvmm_gate_client::client::lease::Certificates;
+use cvmm_gate_protocol::messages::lease::TpmCertificates;
 use der::asn1::{BitString, GeneralizedTime};
 use der::{DateTime, DecodePem, Encode, EncodePem, Sequence};
 use thiserror::Error;
@@ -139,7 +139,7 @@ impl TpmCa {
     }
 
     /// Certifies the TPM of a VM.
-    pub fn certify(&self, vm_id: &str, keys: &TpmKeys<'_>, now: i64) -> Result<Certificates, CaError> {
+    pub fn certify(&self, vm_id: &str, keys: &TpmKeys<'_>, now: i64) -> Result<TpmCertificates, CaError> {
         let ek_rsa = self.endorsement(&keys.ek_rsa, KeyUsages::KeyEncipherment, now)?;
         let ek_ecc = self.endorsement(&keys.ek_ecc, KeyUsages::KeyAgreement, now)?;
         let ak = self.issue(
@@ -153,7 +153,7 @@ impl TpmCa {
             now,
         )?;
         let platform = platform::certificate(self, &ek_rsa, vm_id, now)?;
-        Ok(Certificates { ek_rsa: ek_rsa.to_der()?, ek_ecc: ek_ecc.to_der()?, ak: ak.to_der()?, platform })
+        Ok(TpmCertificates { ek_rsa: ek_rsa.to_der()?, ek_ecc: ek_ecc.to_der()?, ak: ak.to_der()?, platform })
     }
 
     /// As the TCG's EK credential profile wants it (3.2): no subject, the TPM in the alternative name.

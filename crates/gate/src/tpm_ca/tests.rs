@@ -16,7 +16,7 @@ fn ca() -> (tempfile::TempDir, TpmCa) {
 }
 
 /// A TPM's keys that verify as keys, two points of P-384 and a modulus of 2048 bits, certified; the same ones in the same folder.
-fn certify(folder: &tempfile::TempDir, ca: &TpmCa) -> Certificates {
+fn certify(folder: &tempfile::TempDir, ca: &TpmCa) -> TpmCertificates {
     let key = |name: &str| {
         let path = folder.path().join(name);
         if !path.exists() {

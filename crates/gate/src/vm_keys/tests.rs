@@ -280,7 +280,7 @@ fn the_store_key_is_private() {
     let path = gate.folder.path().join("store.key");
     assert!(matches!(StoreKey::generate(&path), Err(KeysError::Exists(_))));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(StoreKey::load(&path), Err(KeysError::Exposed { .. })));
+    assert!(matches!(StoreKey::load(&path), Err(KeysError::Private(_))));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&path, [0; 31]).unwrap();
     assert!(matches!(StoreKey::load(&path), Err(KeysError::StoreKey(_))));
