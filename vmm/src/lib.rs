@@ -10,7 +10,6 @@ pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod console_file;
-pub mod doctor;
 pub mod exit_code;
 pub mod gate;
 pub mod logging;

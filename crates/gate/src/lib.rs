@@ -22,7 +22,6 @@ pub mod engine;
 pub mod expiry;
 pub mod files;
 pub mod heap;
-pub mod host;
 pub mod keys;
 pub mod leave;
 pub mod lock;

@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether this host can launch SNP guests, and what its kernel knows.
 
-use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use cvmm_sev_host::{SevDevice, SevHostError};
 use kvm_ioctls::{Cap, Kvm};
 use thiserror::Error;
 
 use crate::sys;
-
-/// The security processor's device.
-pub const SEV_PATH: &str = "/dev/sev";
 
 /// Why this host cannot launch an SNP guest.
 #[derive(Debug, Error)]
@@ -28,16 +24,8 @@ pub enum HostError {
     #[error("the host kernel's KVM lacks {0}, which sev-snp guests need: a kernel of 6.11 or later has it")]
     MissingCapability(&'static str),
     /// The device node.
-    #[error(
-        "cannot open {path}: {source}; it needs the ccp driver and read permission (a launch writes nothing to it)"
-    )]
-    SevDevice {
-        /// Its path.
-        path: PathBuf,
-        /// The host's answer.
-        #[source]
-        source: io::Error,
-    },
+    #[error("{0}; it needs the ccp driver and read permission (a launch writes nothing to it)")]
+    SevDevice(#[from] SevHostError),
 }
 
 /// What KVM answers when it is asked about SNP, without a judgement and without the security processor.
@@ -109,7 +97,7 @@ pub fn try_create(kvm: &Kvm) -> Result<(), kvm_ioctls::Error> {
 /// The host's SNP: opened and probed once per process.
 #[derive(Debug)]
 pub struct SnpHost {
-    sev: File,
+    sev: SevDevice,
     vmsa_features: u64,
     policy_bits: Option<u64>,
 }
@@ -117,7 +105,7 @@ pub struct SnpHost {
 impl SnpHost {
     /// Opens the security processor and asks KVM.
     pub fn open(kvm: &Kvm) -> Result<Self, HostError> {
-        Self::open_at(kvm, Path::new(SEV_PATH))
+        Self::open_at(kvm, Path::new(cvmm_sev_host::PATH))
     }
 
     fn open_at(kvm: &Kvm, path: &Path) -> Result<Self, HostError> {
@@ -133,9 +121,7 @@ impl SnpHost {
         has(Cap::ExitHypercall, 1 << sys::HC_MAP_GPA_RANGE, "KVM_CAP_EXIT_HYPERCALL")?;
         has(Cap::UserMemory2, 0, "KVM_CAP_USER_MEMORY2")?;
         has(Cap::MemoryFaultInfo, 0, "KVM_CAP_MEMORY_FAULT_INFO")?;
-        // Reading is enough for a launch, so that a writable descriptor never gets into the VMM.
-        let sev =
-            File::open(path).map_err(|source| HostError::SevDevice { path: path.to_owned(), source })?;
+        let sev = SevDevice::open_at(path)?;
         let attribute = |attribute| sys::system_attribute(kvm, sys::GROUP_SEV, attribute);
         Ok(Self {
             sev,

@@ -4,6 +4,8 @@
 //! Such a text may hold sequences that move a terminal's cursor, change what was printed before, or reverse the direction of
 //! writing. Every program of cvmm passes what it prints through these functions.
 
+#![forbid(unsafe_code)]
+
 use std::borrow::Cow;
 
 /// Whether a terminal would do something other than show this character.

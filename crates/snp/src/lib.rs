@@ -19,6 +19,7 @@ pub mod digest;
 pub mod features;
 pub mod id;
 pub mod page_info;
+pub mod platform;
 pub mod policy;
 pub mod report;
 pub mod secrets;

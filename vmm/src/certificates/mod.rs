@@ -18,6 +18,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cvmm_devices::memory::DeviceMemory;
+use cvmm_sev_host::SevHostError;
 use cvmm_snp::cpu::CpuSignature;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
@@ -31,8 +32,8 @@ const PAGE: u64 = 4096;
 #[derive(Debug, Error)]
 pub enum CertificateError {
     /// The security processor.
-    #[error("cannot ask /dev/sev: {0}")]
-    Platform(#[source] io::Error),
+    #[error("cannot read TCB and chip identifier from the security processor: {0}")]
+    Platform(#[from] SevHostError),
     /// The folder.
     #[error(transparent)]
     Store(#[from] StoreError),

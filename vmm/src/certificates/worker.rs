@@ -3,18 +3,16 @@
 //! can a file. What it found is good for [`FRESH`]; then the next request has it look again, so that a guest cannot make it ask more
 //! often, and after an update of the firmware a guest gets the new certificates.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use cvmm_kvm_snp::probe::SEV_PATH;
+use cvmm_sev_host::SevDevice;
 use cvmm_snp::cpu::CpuSignature;
 
 use super::store::Store;
 use super::{CertificateError, table};
-use crate::doctor::sev;
 
 /// How long a vCPU waits for the thread.
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
@@ -144,14 +142,14 @@ impl Platform {
 
     /// The table for the TCB that the platform reports now.
     pub(super) fn table(&mut self) -> Result<Arc<[u8]>, CertificateError> {
-        let device = File::open(SEV_PATH).map_err(CertificateError::Platform)?;
-        let platform = sev::status(&device).map_err(CertificateError::Platform)?;
-        let tcb = platform.reported_tcb;
+        let device = SevDevice::open()?;
+        let status = device.platform_status()?;
+        let tcb = status.reported_tcb;
         if let Some((_, table)) = self.made.as_ref().filter(|(of, _)| *of == tcb.0) {
             return Ok(Arc::clone(table));
         }
-        let chip = sev::chip_id(&device).map_err(CertificateError::Platform)?;
-        let table: Arc<[u8]> = table::build(&self.store.chain(&chip, tcb, platform.vlek)?).into();
+        let chip = device.chip_id()?;
+        let table: Arc<[u8]> = table::build(&self.store.chain(&chip, tcb, status.has_vlek())?).into();
         self.made = Some((tcb.0, Arc::clone(&table)));
         Ok(table)
     }
@@ -162,13 +160,15 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
+    use cvmm_sev_host::{PATH, SevHostError};
+
     use super::*;
 
     /// A vCPU's patience, and what a busy test machine adds.
     const SOON: Duration = Duration::from_secs(5);
 
     fn failure() -> CertificateError {
-        CertificateError::Platform(io::Error::from_raw_os_error(libc::EBUSY))
+        SevHostError::Open { path: PATH.into(), source: io::Error::from_raw_os_error(libc::EBUSY) }.into()
     }
 
     /// Asks like a guest that is told to ask again.

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use super::Session;
 use crate::config::{Checks, Config, ConfigError, Isolation};
-use crate::doctor;
 use crate::exit_code::ExitStatus;
 use crate::run::check;
 
@@ -81,7 +80,7 @@ fn look(file: &Path, scope: Scope) -> (ExitStatus, Result<Config, ConfigError>) 
     };
     let mut findings = if scope == Scope::Text { Vec::new() } else { check::files(&config) };
     if scope == Scope::Host {
-        findings.extend(check::host(&config, || doctor::examine(Path::new("/"))));
+        findings.extend(check::host(&config, || cvmm_doctor::examine(Path::new("/"))));
     }
     match findings.first() {
         None => (ExitStatus::Success, Ok(config)),

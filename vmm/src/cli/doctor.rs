@@ -4,13 +4,12 @@
 use std::path::Path;
 
 use super::Session;
-use crate::doctor;
 use crate::exit_code::ExitStatus;
 
 impl Session<'_> {
     /// Prints the checklist. That it could be printed does not make the host a good one: a fatal item decides the code.
     pub(super) fn doctor(&mut self, json: bool) -> ExitStatus {
-        let report = doctor::examine(Path::new("/"));
+        let report = cvmm_doctor::examine(Path::new("/"));
         let text = if json {
             match serde_json::to_string_pretty(&report) {
                 Ok(text) => text + "\n",

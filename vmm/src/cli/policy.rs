@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm policy`.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,6 +9,7 @@ use cvmm_attest::policy::{Policy, is_name};
 use cvmm_attest::roots::Trust;
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_output::Existing;
+use cvmm_sev_host::SevDevice;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
 
@@ -16,7 +17,6 @@ use super::output::OutputArgs;
 use super::policy_args::{ImportArgs, InitArgs, PolicyCommand, TestArgs};
 use super::{Sentence, Session};
 use crate::config::{Checks, Config};
-use crate::doctor::sev;
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::measure::Subject;
 use crate::policy::{self, Changes, Platform, PolicyFileError, ResolveError, Update, import};
@@ -158,9 +158,9 @@ impl Session<'_> {
             return self.policy_update(args, path, digest, policy::profile_of(&config));
         }
         let reported = || {
-            let status = File::open(cvmm_kvm_snp::probe::SEV_PATH).and_then(|device| sev::status(&device));
-            status.map(|platform| platform.reported_tcb).map_err(|error| {
-                format!("this host does not tell its TCB ({error}); give the least one with --tcb")
+            let status = SevDevice::open().and_then(|device| device.platform_status());
+            status.map(|status| status.reported_tcb).map_err(|error| {
+                format!("cannot read this host's TCB: {error}; pass the minimum TCB with --tcb")
             })
         };
         let platform = match Platform::new(signature, args.tcb.as_ref(), reported) {

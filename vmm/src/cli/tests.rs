@@ -339,7 +339,7 @@ fn check_looks_at_this_host() {
         let text = VM.replace("\"none\"", isolation);
         Config::parse("vm.toml", &text, Path::new("/base"), Checks::OFFLINE).unwrap()
     };
-    let report = || crate::doctor::examine(Path::new("/"));
+    let report = || cvmm_doctor::examine(Path::new("/"));
     // Whatever this host is, what the doctor says of it is said here.
     let findings = crate::run::check::host(&config("\"snp\""), report);
     let fatal = report().fatal;

@@ -24,18 +24,18 @@ use cvmm_gate_protocol::manifest::{Manifest, TpmIdentity};
 use cvmm_gate_protocol::ticket::VerdictKey;
 use cvmm_kvm_snp::SevCallError;
 use cvmm_kvm_snp::launch::{AdmitError, Admitted, Finished};
-use cvmm_kvm_snp::probe::SEV_PATH;
 use cvmm_launch::digest::{self, MeasureError};
 use cvmm_launch::id_block::{IdError, Identity};
 use cvmm_launch::vmsa::VcpuModel;
+use cvmm_sev_host::{SevDevice, SevHostError};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use thiserror::Error;
+use zerocopy::IntoBytes;
 
 use self::hold::Claim;
 use self::manifest::ManifestError;
 use crate::config::{self, Config, GateEndpoint};
-use crate::doctor::sev;
 use crate::exit_code::ExitStatus;
 use crate::machine::Inputs;
 
@@ -73,8 +73,8 @@ pub enum GateError {
     #[error("the gate's id block is of no use: {0} [gate.id-block]")]
     Identity(#[from] IdError),
     /// The host's own security processor.
-    #[error("cannot ask the security processor for its status: {0}")]
-    Platform(#[source] io::Error),
+    #[error("cannot read the security processor's status: {0}")]
+    Platform(#[from] SevHostError),
     /// The host's own report.
     #[error("the security processor gave no report of the guest: {0}")]
     Report(#[source] SevCallError),
@@ -259,8 +259,7 @@ impl Approval {
 
     /// Shows the gate what was launched, and lets the guest run if it says so.
     pub fn admit(self, finished: Finished) -> Result<Admitted, GateError> {
-        let device = File::open(SEV_PATH).map_err(GateError::Platform)?;
-        let platform_status = sev::status_bytes(&device).map_err(GateError::Platform)?.to_vec();
+        let platform_status = SevDevice::open()?.platform_status()?.as_bytes().to_vec();
         let report = finished.host_report().map_err(GateError::Report)?.map(|report| report.to_vec());
         let ticket =
             self.approved.evidence(Launched { platform_status, report, key: None, certificates: None })?;

@@ -4,18 +4,16 @@
 //! The stage decides for itself whether the ticket is good. The VMM verifies its own, which the gate gives at the same time: only that
 //! one makes the rest of the guest run.
 
-use std::fs::File;
 use std::time::Duration;
 
 use cvmm_first_stage::mailbox::{Challenge, Evidence, MAX_VM_ID};
 use cvmm_gate_client::client::{Approved, Launched};
 use cvmm_gate_protocol::ticket::VerifiedTicket;
-use cvmm_kvm_snp::probe::SEV_PATH;
-use zerocopy::FromZeros;
+use cvmm_sev_host::SevDevice;
 use zerocopy::little_endian::U32;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Approval, GateError};
-use crate::doctor::sev;
 
 /// The session, from an approved launch.
 #[derive(Debug)]
@@ -51,8 +49,7 @@ impl Session {
     /// Hands the gate the stage's evidence; the stage's ticket. A session has one answer.
     pub fn evidence(&mut self, evidence: &Evidence) -> Result<Vec<u8>, GateError> {
         let approved = self.approved.take().ok_or(GateError::StageTwice)?;
-        let device = File::open(SEV_PATH).map_err(GateError::Platform)?;
-        let platform_status = sev::status_bytes(&device).map_err(GateError::Platform)?.to_vec();
+        let platform_status = SevDevice::open()?.platform_status()?.as_bytes().to_vec();
         let launched = Launched {
             platform_status,
             report: Some(evidence.report.to_vec()),

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use cvmm_doctor::{Report, Status};
 use cvmm_gate_client::tls::TlsSetupError;
 use cvmm_guest_state::StateError;
 use cvmm_guest_state::info::Info;
@@ -15,7 +16,6 @@ use cvmm_launch::plan::PlanError;
 
 use super::RunError;
 use crate::config::{Boot, Config, Gate, GateEndpoint, Isolation, Problem};
-use crate::doctor::{Report, Status};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::gate::{Asker, GateError};
 use crate::machine::{InputError, Inputs};

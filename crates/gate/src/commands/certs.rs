@@ -13,8 +13,9 @@ use cvmm_gate::certs::{self, Stored};
 use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::Config;
 use cvmm_gate::engine::trust;
-use cvmm_gate::{files, host, owner};
-use cvmm_snp::tcb::{TcbParts, TcbVersion};
+use cvmm_gate::{files, owner};
+use cvmm_sev_host::{SevDevice, cpu_signature};
+use cvmm_snp::tcb::TcbParts;
 
 use super::{Ended, print, print_json};
 
@@ -305,15 +306,14 @@ fn subject(arguments: Urls) -> Result<Subject> {
     if tcb.is_some() {
         bail!("of which product? --product")
     }
-    let host = host::Host::ask().context(
-        "cannot ask the security processor (/dev/sev); say --report, or --product, --chip and --tcb",
-    )?;
-    let own = host::product().context("cannot read /proc/cpuinfo")?;
-    let product = product.or(own).context("this processor is none that is known; say --product")?;
-    let reported: [u8; 8] = host.status.last_chunk().copied().unwrap_or_default();
-    let tcb = TcbVersion(reported).parts(product.layout());
+    let (status, chip) = SevDevice::open()
+        .and_then(|device| Ok((device.platform_status()?, device.chip_id()?)))
+        .context("cannot read TCB and chip identifier from /dev/sev; pass --report, or --product, --chip and --tcb")?;
+    let product = product.or_else(|| cpu_signature().and_then(Product::from_signature));
+    let product = product.context("unknown processor; pass --product")?;
+    let tcb = status.reported_tcb.parts(product.layout());
     let tcb = tcb.context("the platform's REPORTED_TCB has reserved bytes that are not zero")?;
-    Ok(Subject { product, kind, chip: host.chip.to_vec(), tcb })
+    Ok(Subject { product, kind, chip: chip.to_vec(), tcb })
 }
 
 #[cfg(test)]

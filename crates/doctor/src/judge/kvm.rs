@@ -4,10 +4,10 @@
 use cvmm_snp::features::SevFeatures;
 
 use super::{is_yes, not_ok, ok, unknown};
-use crate::doctor::facts::{Facts, KVM, PARAMETERS};
-use crate::doctor::kvm::KvmFacts;
-use crate::doctor::reading::Why;
-use crate::doctor::{Item, Status};
+use crate::facts::{Facts, KVM, PARAMETERS};
+use crate::kvm::KvmFacts;
+use crate::reading::Why;
+use crate::{Item, Status};
 
 const NO_KVM: &str = "see kvm.device";
 

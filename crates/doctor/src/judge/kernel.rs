@@ -2,10 +2,10 @@
 //! The kernel: its release, build options, command line, messages and IOMMU.
 
 use super::{not_ok, ok, unknown};
-use crate::doctor::facts::{Facts, IOMMU_GROUPS, LOG};
-use crate::doctor::parse;
-use crate::doctor::reading::Why;
-use crate::doctor::{Item, Status};
+use crate::facts::{Facts, IOMMU_GROUPS, LOG};
+use crate::parse;
+use crate::reading::Why;
+use crate::{Item, Status};
 
 const OTHER_KERNEL: &str = "boot a kernel of 6.11 or later with CONFIG_KVM_AMD_SEV (distributions' generic kernels have it, Debian's cloud kernels do not)";
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm doctor`: can this host launch SEV-SNP guests, and if not, what is missing.
+//! `cvmm doctor` as a library: whether this host can launch SEV-SNP guests, and if not, what is missing.
 //!
 //! Reading and judging are apart. [`Facts::gather`] reads processor, kernel, KVM and security processor and notes for
 //! everything it could not read why. [`judge::items`] is a pure function from facts to a list of items, each with a
@@ -15,8 +15,8 @@ mod facts;
 pub mod judge;
 mod kvm;
 mod parse;
+mod platform;
 mod reading;
-pub(crate) mod sev;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -26,8 +26,7 @@ use std::path::Path;
 use serde::Serialize;
 
 pub use facts::Facts;
-
-use sev::Platform;
+pub use platform::Platform;
 
 /// Version of the JSON's form.
 pub const SCHEMA: u32 = 1;

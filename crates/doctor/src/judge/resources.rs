@@ -2,8 +2,8 @@
 //! What runs out: ASIDs, memory, open files.
 
 use super::{AsidUse, not_ok, ok, unknown};
-use crate::doctor::facts::{CGROUPS, Facts};
-use crate::doctor::{Item, Status};
+use crate::facts::{CGROUPS, Facts};
+use crate::{Item, Status};
 
 const MIB: u64 = 1 << 20;
 /// Less memory than this hardly holds one guest.

@@ -6,6 +6,7 @@ use std::io;
 
 use cvmm_kvm_snp::probe::Support;
 use cvmm_snp::cpu::CpuSignature;
+use cvmm_snp::platform::PlatformStatus;
 
 use super::cpuid::{Cpuid, SevLeaf};
 use super::facts::{Asids, CcpDevice, Rmp};
@@ -73,7 +74,7 @@ fn good() -> Facts {
             create: Ok(()),
         }),
         sev_device: Ok(()),
-        platform: Ok(Platform::decode(status)),
+        platform: Ok(PlatformStatus::from(status).into()),
         asids: Asids { capacity: Ok(99), used: Ok(3), limit: Ok(None) },
         memory: Ok(BTreeMap::from([("MemAvailable".to_owned(), 8 << 30), ("HugePages_Total".to_owned(), 0)])),
         memory_limit: Ok(None),

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit};
+
 use super::cpuid::Cpuid;
 use super::kvm::{self, KvmFacts};
 use super::parse;
+use super::platform::{self, Platform};
 use super::reading::{Host, Reading, Unread, Why};
-use super::sev::{self, Platform};
 
 /// Parameters of kvm_amd that are read, all under [`PARAMETERS`].
 pub const KVM_PARAMETERS: [&str; 5] = ["sev", "sev_es", "sev_snp", "npt", "ciphertext_hiding_asids"];
@@ -120,7 +122,7 @@ impl Facts {
     pub fn gather(root: &Path) -> Self {
         let host = Host(root);
         let online = host.parsed(&format!("{CPUS}/online"), parse::cpu_list);
-        let (sev_device, platform) = sev::read(host, cvmm_kvm_snp::probe::SEV_PATH);
+        let (sev_device, platform) = platform::read(host, cvmm_sev_host::PATH);
         let release = host.line("/proc/sys/kernel/osrelease");
         let cgroup = host.parsed("/proc/self/cgroup", parse::cgroup);
         let limit = |file: &str, parse: &dyn Fn(&str) -> Result<Option<u64>, String>| {
@@ -260,14 +262,8 @@ fn kernel_config(host: Host<'_>, release: &str) -> Reading<(String, BTreeSet<Str
 }
 
 fn open_files() -> Reading<(u64, u64)> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    #[expect(unsafe_code, reason = "a call of the C library")]
-    // SAFETY: the call fills in the structure it is given.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    if result == 0 {
-        return Ok((limit.rlim_cur, limit.rlim_max));
-    }
-    Err(Unread::new("RLIMIT_NOFILE", &std::io::Error::last_os_error()))
+    let limit = getrlimit(Resource::Nofile);
+    Ok((limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! What the processor says of itself. Sources: AMD document 24594 (APM volume 3), appendix E, leaf 8000_001F; the
 //! hypervisor bit and leaf 4000_0000 are a convention of all hypervisors.
 
-use std::arch::x86_64::CpuidResult;
+use std::arch::x86_64::{__cpuid, CpuidResult};
 
 use cvmm_snp::cpu::CpuSignature;
 
@@ -54,7 +54,7 @@ impl SevLeaf {
 impl Cpuid {
     /// Of the processor this runs on.
     pub fn read() -> Self {
-        Self::from_leaves(leaf)
+        Self::from_leaves(__cpuid)
     }
 
     fn from_leaves(leaf: impl Fn(u32) -> CpuidResult) -> Self {
@@ -70,13 +70,6 @@ impl Cpuid {
         let vendor = text([base.ebx, base.edx, base.ecx]);
         Self { vendor, signature: CpuSignature(one.eax), hypervisor, sev }
     }
-}
-
-#[expect(unsafe_code, reason = "needed by the oldest supported compiler")]
-#[allow(unused_unsafe, reason = "newer compilers know that the instruction is harmless")]
-fn leaf(number: u32) -> CpuidResult {
-    // SAFETY: every 64-bit x86 processor has the instruction, and it touches no memory.
-    unsafe { std::arch::x86_64::__cpuid(number) }
 }
 
 /// Twelve characters in three registers.

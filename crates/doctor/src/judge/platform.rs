@@ -4,10 +4,10 @@
 use cvmm_snp::tcb::{TcbLayout, TcbVersion};
 
 use super::{not_ok, ok, unknown};
-use crate::doctor::facts::{CCP_DEVICES, Facts, LOG};
-use crate::doctor::reading::Why;
-use crate::doctor::sev::Platform;
-use crate::doctor::{Item, Status};
+use crate::facts::{CCP_DEVICES, Facts, LOG};
+use crate::platform::Platform;
+use crate::reading::Why;
+use crate::{Item, Status};
 
 /// Least version of the firmware's interface that Linux launches with.
 const LEAST_API: (u8, u8) = (1, 51);

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::{not_ok, ok, unknown};
-use crate::doctor::cpuid::SevLeaf;
-use crate::doctor::facts::{CPUS, Facts};
-use crate::doctor::reading::{Reading, Why};
-use crate::doctor::{Item, Status};
+use crate::cpuid::SevLeaf;
+use crate::facts::{CPUS, Facts};
+use crate::reading::{Reading, Why};
+use crate::{Item, Status};
 
 /// SYSCFG: memory encryption, and SNP, which the kernel switches on only if it can use it.
 const MEM_ENCRYPT: u64 = 1 << 23;
