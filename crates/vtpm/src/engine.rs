@@ -9,11 +9,10 @@
 use std::ops::Deref;
 
 use cvmm_tpm::constants::st;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::command::{self, rc};
 use crate::store::{StateKind, StoreError};
-use crate::sys;
 
 /// Why an engine does not do its work. None of these is the guest's to see other than as
 /// `TPM_RC_FAILURE`; an error that a command earns by itself is a [`Response`].
@@ -72,7 +71,8 @@ pub struct Response(Vec<u8>);
 
 impl Drop for Response {
     fn drop(&mut self) {
-        sys::wipe(&mut self.0);
+        // The bytes only: `Vec::zeroize` also writes the spare capacity.
+        self.0.as_mut_slice().zeroize();
     }
 }
 

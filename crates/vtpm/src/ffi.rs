@@ -17,11 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::engine::{BufferSize, EngineError, HashStep};
 use crate::store::{MAX_STATE, StateKind, StateStore, StoreError};
-use crate::sys;
 
 /// `TPM_RESULT` (libtpms/tpm_error.h).
 type TpmResult = u32;
@@ -395,7 +394,7 @@ impl Library {
         // SAFETY: libtpms wrote `size` bytes there, no more than it allocated, and is not running now.
         let response = unsafe { std::slice::from_raw_parts_mut(self.buffer, size as usize) };
         let taken = take(response);
-        sys::wipe(response); // it may be what was unsealed
+        response.zeroize(); // it may be what was unsealed
         Ok(taken)
     }
 
@@ -414,7 +413,7 @@ impl Library {
             unsafe {
                 let given = std::slice::from_raw_parts_mut(buffer, size as usize);
                 bytes.extend_from_slice(given);
-                sys::wipe(given);
+                given.zeroize();
                 libc::free(buffer.cast());
             }
         }

@@ -12,14 +12,12 @@
 #![deny(clippy::disallowed_macros)]
 
 pub mod command;
-pub mod daemon;
 pub mod engine;
 mod ffi;
 mod library;
 pub mod process;
 pub mod provision;
 pub mod store;
-pub mod swtpm;
 mod sys;
 pub mod vmgs;
 pub mod worker;

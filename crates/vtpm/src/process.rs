@@ -31,6 +31,7 @@ use crate::store::{StateKind, StateStore, StoreError};
 
 /// The first argument that makes a program the child.
 pub const CHILD_ARGUMENT: &str = "vtpm-engine";
+#[cfg(feature = "test-engine")]
 const ABORT_OPTION: &str = "--test-abort-on=";
 
 /// Requests for the state within one command; libtpms makes a few.
@@ -43,7 +44,8 @@ pub struct ProcessOptions {
     pub program: PathBuf,
     /// How long a command may take. An RSA-3072 key takes a second, in an emulated host many.
     pub timeout: Duration,
-    /// For tests: the child aborts when it gets a command with this code, as libtpms does when an assertion fails.
+    /// The child aborts when it gets a command with this code, as libtpms does when an assertion fails.
+    #[cfg(feature = "test-engine")]
     pub abort_on: Option<u32>,
 }
 
@@ -52,6 +54,7 @@ impl Default for ProcessOptions {
         ProcessOptions {
             program: PathBuf::from("/proc/self/exe"),
             timeout: Duration::from_secs(120),
+            #[cfg(feature = "test-engine")]
             abort_on: None,
         }
     }
@@ -125,6 +128,7 @@ impl ProcessEngine {
         ours.set_write_timeout(Some(self.options.timeout)).map_err(system("set a timeout"))?;
         let mut command = Command::new(&self.options.program);
         command.arg(CHILD_ARGUMENT).env_clear().current_dir("/");
+        #[cfg(feature = "test-engine")]
         if let Some(code) = self.options.abort_on {
             command.arg(format!("{ABORT_OPTION}{code:x}"));
         }

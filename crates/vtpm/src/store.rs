@@ -9,7 +9,7 @@
 //! What a VM uses is the VMGS container of `cvmm-guest-state`.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -170,11 +170,13 @@ impl FileStore {
             .open(dir.join(".lock"))
             .map_err(|e| io("create a lock in", e))?;
         // Of the open file, so that a second one in this process is refused as well.
-        if !crate::sys::try_flock(&lock).map_err(|e| io("lock", e))? {
-            return Err(StoreError::Refused(format!(
-                "the state in {} is in use by another TPM",
-                dir.display()
-            )));
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let reason = format!("the state in {} is in use by another TPM", dir.display());
+                return Err(StoreError::Refused(reason));
+            }
+            Err(TryLockError::Error(source)) => return Err(io("lock", source)),
         }
         Ok(FileStore { dir: dir.to_owned(), handle, _lock: lock })
     }

@@ -381,3 +381,48 @@ fn the_childs_jail_is_shut() {
         "{limits}"
     );
 }
+
+#[test]
+fn what_goes_on_elsewhere_is_not_shut_down() {
+    let _one = alone();
+    let mut store = MemoryStore::new();
+    let tpm = Tpm::new(in_process(store.clone())).unwrap();
+    let run = |command: &[u8]| assert_eq!(tpm.execute(0, command).unwrap().code(), 0);
+    let patience = Duration::from_secs(5);
+    let mut permanent = || store.load(StateKind::Permanent).unwrap().unwrap();
+    tpm.power_cycle().unwrap();
+    run(&startup(0));
+    run(&nv_define(0x0150_0001, 4, 0));
+    run(&nv_write(0x0150_0001, b"1234"));
+    // Each of these ends is to leave the permanent state as it was.
+    tpm.suspend().unwrap();
+    let before = permanent();
+    assert!(tpm.shut_down(patience));
+    assert_eq!(permanent(), before, "suspended");
+    tpm.power_cycle().unwrap(); // resumed: there was no TPM2_Startup
+    run(&nv_read(0x0150_0001, 4));
+    tpm.state(StateKind::Volatile).unwrap();
+    let before = permanent();
+    assert!(tpm.shut_down(patience));
+    assert_eq!(permanent(), before, "its state was taken");
+    tpm.power_cycle().unwrap();
+    run(&startup(0));
+    run(&shutdown(0));
+    let before = permanent();
+    assert!(tpm.shut_down(patience));
+    assert_eq!(permanent(), before, "the guest has said so");
+    // And this one is not.
+    tpm.power_cycle().unwrap();
+    run(&startup(0));
+    run(&nv_read(0x0150_0001, 4));
+    let before = permanent();
+    assert!(tpm.shut_down(patience));
+    assert_ne!(permanent(), before);
+    drop(tpm);
+    let mut engine = in_process(store.clone());
+    engine.power_on().unwrap();
+    engine.shut_down(); // never started: nothing to end
+    assert!(!engine.is_on());
+    engine.power_on().unwrap();
+    ok(&mut *engine, &startup(0));
+}

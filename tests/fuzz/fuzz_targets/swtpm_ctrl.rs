@@ -10,8 +10,8 @@ use cvmm_fuzz::machine::lock;
 use cvmm_vtpm::command::{HEADER, Header, rc};
 use cvmm_vtpm::engine::{BufferSize, HashStep};
 use cvmm_vtpm::store::MAX_STATE;
-use cvmm_vtpm::swtpm::{Control, MAX_REQUEST, Parsed, Rules, Service, Startup, Then, command_length};
 use cvmm_vtpm::{EngineError, Response, StateKind, Statistics, Tpm, TpmEngine};
+use cvmm_vtpm_server::swtpm::{Control, MAX_REQUEST, Parsed, Rules, Service, Startup, Then, command_length};
 use libfuzzer_sys::fuzz_target;
 use zeroize::Zeroizing;
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 use super::wire::{Channel, Op, broken, put_kind, put_statistics, split_kind, split_u32};
-use super::{ABORT_OPTION, CHILD_ARGUMENT, jail};
+use super::{CHILD_ARGUMENT, jail};
 use crate::command::Header;
 use crate::engine::{EngineError, HashStep, TpmEngine};
 use crate::library::LibraryEngine;
@@ -32,12 +32,12 @@ pub fn child_main_if_asked() {
     }
     // The caller's `main` may have done so already. A signal that is for the whole service or terminal is the parent's to act on: it
     // still needs this process to end the TPM in order. When the parent is gone, the socket says so.
-    if cvmm_secret_memory::deny_dumps().is_err() || sys::ignore_stop_signals().is_err() {
+    if cvmm_secret_memory::deny_dumps().is_err() || sys::block_stop_signals().is_err() {
         exit(EXIT_JAIL);
     }
     let mut abort_on = None;
     for argument in arguments {
-        match argument.strip_prefix(ABORT_OPTION).and_then(|code| u32::from_str_radix(code, 16).ok()) {
+        match abort_option(&argument) {
             Some(code) => abort_on = Some(code),
             None => exit(EXIT_PROTOCOL),
         }
@@ -46,6 +46,18 @@ pub fn child_main_if_asked() {
         Ok(()) => 0,
         Err(code) => code,
     })
+}
+
+/// The command on which a test wants this process to abort.
+#[cfg(feature = "test-engine")]
+fn abort_option(argument: &str) -> Option<u32> {
+    u32::from_str_radix(argument.strip_prefix(super::ABORT_OPTION)?, 16).ok()
+}
+
+/// Outside of tests the child takes no options.
+#[cfg(not(feature = "test-engine"))]
+fn abort_option(_: &str) -> Option<u32> {
+    None
 }
 
 /// The store, which is with the parent.

@@ -173,7 +173,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 
 pub fn options() -> ProcessOptions {
     ProcessOptions {
-        program: PathBuf::from(option_env!("CARGO_BIN_EXE_cvmm-vtpm").unwrap_or("/proc/self/exe")),
+        program: PathBuf::from(option_env!("CARGO_BIN_EXE_vtpm-test-engine").unwrap_or("/proc/self/exe")),
         timeout: Duration::from_secs(60),
         abort_on: None,
     }

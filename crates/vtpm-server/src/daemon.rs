@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `cvmm-vtpm` needs as a service: going to the background, signals that ask it to end, and a descriptor that it is given.
-#![allow(unsafe_code)]
+//! What `cvmm-vtpm` needs as a service: the background, stop signals, and a descriptor that it inherits.
+#![expect(unsafe_code, reason = "fork, sigwait and a descriptor known by its number only")]
 
 use std::fs::File;
 use std::io::{Error, Read, Result, Write};
@@ -8,33 +8,30 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::process::exit;
 
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::setsid;
 use vmm_sys_util::signal::{block_signal, create_sigset};
 
-use crate::sys::STOP_SIGNALS;
-
-/// In the background, with the parent still waiting.
+/// The child of [`fork`], for which the parent still waits.
 #[derive(Debug)]
 pub struct Background(UnixStream);
 
 impl Background {
-    /// All is well: the parent may end with success. Dropped without this, it ends with failure.
+    /// Lets the parent exit with success. If this is dropped instead, the parent exits with failure.
     pub fn ready(mut self) {
         let _ = self.0.write_all(&[1]);
     }
 }
 
-/// Forks; returns in the child, in a session of its own. The parent ends when the child says that it is ready, or is gone.
-/// Must be called before any thread is started.
+/// Forks and returns in the child, which has a session of its own. The parent exits when the child reports that
+/// it is ready, or is gone. Must be called before any thread is started.
 pub fn fork() -> Result<Background> {
     let (mut parent, child) = UnixStream::pair()?;
     // SAFETY: the process has one thread, so no lock can be held by another in the child.
     match unsafe { libc::fork() } {
         -1 => Err(Error::last_os_error()),
         0 => {
-            // SAFETY: no memory is touched.
-            if unsafe { libc::setsid() } == -1 {
-                return Err(Error::last_os_error());
-            }
+            setsid()?;
             Ok(Background(child))
         }
         _ => {
@@ -48,20 +45,22 @@ pub fn fork() -> Result<Background> {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP, which no thread takes but the one that waits for them.
+const STOP_SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// SIGTERM, SIGINT and SIGHUP, blocked so that only [`StopSignals::wait`] takes them.
 #[derive(Debug)]
 pub struct StopSignals(());
 
 impl StopSignals {
     /// Blocks them in this thread and all that it starts later.
-    pub fn block() -> Result<StopSignals> {
+    pub fn block() -> Result<Self> {
         for signal in STOP_SIGNALS {
             block_signal(signal).map_err(|error| Error::other(format!("block signal {signal}: {error}")))?;
         }
-        Ok(StopSignals(()))
+        Ok(Self(()))
     }
 
-    /// Waits for one of them; its number.
+    /// Waits for one of them and returns its number.
     pub fn wait(&self) -> Result<i32> {
         let set = create_sigset(&STOP_SIGNALS).map_err(|error| Error::from_raw_os_error(error.errno()))?;
         let mut signal = 0;
@@ -73,12 +72,13 @@ impl StopSignals {
     }
 }
 
-/// A duplicate of a descriptor that this process was started with.
+/// Duplicates a descriptor that this process was started with. Must be called before any thread is started.
 pub fn inherited(fd: i32) -> Result<File> {
-    // SAFETY: takes plain numbers.
-    if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
-        return Err(Error::from_raw_os_error(libc::EBADF));
+    if fd < 0 {
+        return Err(Errno::BADF.into());
     }
-    // SAFETY: it is open, as was just seen, and nothing in this process closes it meanwhile: it is called before any thread is there.
-    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().map(File::from)
+    // SAFETY: the number is only handed to the kernel, which refuses one that is not open; nothing closes it in
+    // the course of the call, since there is one thread.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(fcntl_dupfd_cloexec(fd, 0)?.into())
 }

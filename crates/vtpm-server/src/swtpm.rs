@@ -8,12 +8,11 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use cvmm_vtpm::command::{HEADER, Header, rc};
+use cvmm_vtpm::engine::{EngineError, HashStep, Response, TpmEngine};
+use cvmm_vtpm::store::{MAX_STATE, StateKind};
+use cvmm_vtpm::worker::{MAX_PATIENCE, Tpm};
 use zeroize::Zeroizing;
-
-use crate::command::{Header, rc};
-use crate::engine::{EngineError, HashStep, Response, TpmEngine};
-use crate::store::{MAX_STATE, StateKind};
-use crate::worker::{MAX_PATIENCE, Tpm};
 
 /// Results.
 mod result {
@@ -399,5 +398,5 @@ fn result_of(outcome: &Result<(), EngineError>) -> u32 {
 pub fn command_length(bytes: &[u8]) -> Option<Result<usize, u32>> {
     let header = Header::parse(bytes)?;
     let size = header.size as usize;
-    Some(if (crate::command::HEADER..=Response::MAX).contains(&size) { Ok(size) } else { Err(header.size) })
+    Some(if (HEADER..=Response::MAX).contains(&size) { Ok(size) } else { Err(header.size) })
 }

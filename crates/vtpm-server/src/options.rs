@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use cvmm_guest_state::{KeyFormat, VmId};
-use cvmm_vtpm::swtpm::{Rules, Startup};
+use cvmm_vtpm_server::swtpm::{Rules, Startup};
 
 /// As clap reads them.
 #[derive(clap::Args)]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The program `cvmm-vtpm`, started for a test, and its sockets.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unused_imports)] // each test file uses its part
+
+mod commands;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,6 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
+
+pub use commands::*;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_cvmm-vtpm");
 

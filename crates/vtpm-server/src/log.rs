@@ -40,10 +40,8 @@ impl<'a> MakeWriter<'a> for Lines {
 
 fn open(to: &LogTo) -> anyhow::Result<File> {
     match to {
-        LogTo::Stderr => cvmm_vtpm::daemon::inherited(2).context("there is no standard error for the log"),
-        LogTo::Fd(fd) => {
-            cvmm_vtpm::daemon::inherited(*fd).with_context(|| format!("--log: fd={fd} is not open"))
-        }
+        LogTo::Stderr => crate::daemon::inherited(2).context("there is no standard error for the log"),
+        LogTo::Fd(fd) => crate::daemon::inherited(*fd).with_context(|| format!("--log: fd={fd} is not open")),
         LogTo::File { path, truncate } => {
             let mut options = OpenOptions::new();
             if *truncate {

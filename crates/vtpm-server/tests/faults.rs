@@ -4,17 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests
 
 mod common;
-#[path = "common/server.rs"]
-mod server;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{get_random, nv_read, nv_write, startup};
+use common::*;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use server::*;
 
 const INDICES: [u32; 2] = [0x0150_0001, 0x0150_0002];
 const SIZE: usize = 300;

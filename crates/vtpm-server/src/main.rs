@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_macros)]
 
 mod capabilities;
+mod daemon;
 mod log;
 mod options;
 mod server;

@@ -4,18 +4,15 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 mod common;
-#[path = "common/server.rs"]
-mod server;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use common::{get_random, nv_define, nv_read, nv_write, pcr_extend, pcr_read, startup};
+use common::*;
 use cvmm_guest_state::{StateKey, Store, VmId};
-use cvmm_vtpm::swtpm::{Control, Parsed};
-use server::*;
+use cvmm_vtpm_server::swtpm::{Control, Parsed};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 fn blob(ctrl: &UnixStream, kind: u8) -> Vec<u8> {
@@ -126,7 +123,7 @@ fn the_state_is_in_an_encrypted_file_and_nowhere_else() {
         let mut second = std::process::Command::new(PROGRAM);
         second
             .args(["socket", "--tpm2", "--tpmstate", &uri, "--key", &hex])
-            .args(server::sockets(sockets.path()));
+            .args(common::sockets(sockets.path()));
         let output = second.output().unwrap();
         assert!(String::from_utf8(output.stderr).unwrap().contains("state.locked: "));
 

@@ -3,17 +3,12 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 mod common;
-#[path = "common/server.rs"]
-mod server;
 
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use common::{alone, get_capability, nv_define, nv_read, nv_write, ok, shutdown, startup};
-use cvmm_vtpm::store::MemoryStore;
-use cvmm_vtpm::{StateKind, StateStore, Tpm};
+use common::*;
 use rustix::process::{Pid, Signal, kill_process};
-use server::*;
 
 /// Under dictionary-attack protection, as its attributes lack TPMA_NV_NO_DA.
 const INDEX: u32 = 0x0150_0001;
@@ -124,49 +119,4 @@ fn a_reset_is_an_orderly_end() {
         }
         assert_eq!(failures(&data), 0);
     }
-}
-
-#[test]
-fn what_goes_on_elsewhere_is_not_shut_down() {
-    let _one = alone();
-    let mut store = MemoryStore::new();
-    let tpm = Tpm::new(common::in_process(store.clone())).unwrap();
-    let run = |command: &[u8]| assert_eq!(tpm.execute(0, command).unwrap().code(), 0);
-    let patience = Duration::from_secs(5);
-    let mut permanent = || store.load(StateKind::Permanent).unwrap().unwrap();
-    tpm.power_cycle().unwrap();
-    run(&startup(0));
-    run(&nv_define(INDEX, 4, 0));
-    run(&nv_write(INDEX, b"1234"));
-    // Each of these ends is to leave the permanent state as it was.
-    tpm.suspend().unwrap();
-    let before = permanent();
-    assert!(tpm.shut_down(patience));
-    assert_eq!(permanent(), before, "suspended");
-    tpm.power_cycle().unwrap(); // resumed: there was no TPM2_Startup
-    run(&nv_read(INDEX, 4));
-    tpm.state(StateKind::Volatile).unwrap();
-    let before = permanent();
-    assert!(tpm.shut_down(patience));
-    assert_eq!(permanent(), before, "its state was taken");
-    tpm.power_cycle().unwrap();
-    run(&startup(0));
-    run(&shutdown(0));
-    let before = permanent();
-    assert!(tpm.shut_down(patience));
-    assert_eq!(permanent(), before, "the guest has said so");
-    // And this one is not.
-    tpm.power_cycle().unwrap();
-    run(&startup(0));
-    run(&nv_read(INDEX, 4));
-    let before = permanent();
-    assert!(tpm.shut_down(patience));
-    assert_ne!(permanent(), before);
-    drop(tpm);
-    let mut engine = common::in_process(store.clone());
-    engine.power_on().unwrap();
-    engine.shut_down(); // never started: nothing to end
-    assert!(!engine.is_on());
-    engine.power_on().unwrap();
-    ok(&mut *engine, &startup(0));
 }

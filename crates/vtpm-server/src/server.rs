@@ -13,13 +13,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use cvmm_output::Existing;
 use cvmm_vtpm::command::rc;
-use cvmm_vtpm::daemon::StopSignals;
-use cvmm_vtpm::swtpm::{self, Control, Parsed, Service, Then};
 use cvmm_vtpm::{LibraryEngine, ProcessEngine, ProcessOptions, Response, Tpm, TpmEngine};
+use cvmm_vtpm_server::swtpm::{self, Control, Parsed, Service, Then};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 use zeroize::Zeroizing;
 
-use super::options::{Listen, Sandbox, Settings, Socket};
+use crate::daemon::{self, StopSignals};
+use crate::options::{Listen, Sandbox, Settings, Socket};
 
 /// How long the rest of a request that has begun may take. Its sender is the next to be served only when it is done.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -238,7 +238,7 @@ pub fn run(options: &Socket) -> Result<()> {
     let ctrl = settings.ctrl.as_ref().map(Listener::open).transpose()?;
     // The parent stays until the TPM can be talked to. There are no threads yet.
     let background = match settings.daemon {
-        true => Some(cvmm_vtpm::daemon::fork().context("cannot go to the background")?),
+        true => Some(daemon::fork().context("cannot go to the background")?),
         false => None,
     };
     super::log::start(&settings.log)?;

@@ -5,17 +5,14 @@
 mod common;
 #[path = "../../secret-memory/tests/common/cores.rs"]
 mod cores;
-#[path = "common/server.rs"]
-mod server;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 
-use common::{nv_define, nv_read, nv_write};
+use common::*;
 use cores::{cores, has_no_core_limit_left, with_cores, writes_cores};
 use rustix::process::{Pid, Signal, kill_process};
-use server::*;
 
 const INDEX: u32 = 0x0150_0001;
 const TENANT: &[u8] = b"TENANT-SECRET-0123456789abcdef";
