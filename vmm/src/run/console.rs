@@ -3,13 +3,15 @@
 //!
 //! It is opened once and outlives the machine, so that a guest reset does not cut the operator off.
 
-#![expect(unsafe_code, reason = "openpty and termios have no safe interface in std")]
-
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use thiserror::Error;
 
 use super::output::{ConsoleSink, OnText};
@@ -114,7 +116,7 @@ impl ConsoleInput {
         let mut bytes = [0; 64];
         let result = match &mut self.source {
             // Not through std's buffer: what it holds back would not wake the event loop.
-            Source::Stdin => read_fd(libc::STDIN_FILENO, &mut bytes),
+            Source::Stdin => rustix::io::read(io::stdin(), &mut bytes).map_err(io::Error::from),
             Source::Pty(pty) => pty.master.read(&mut bytes),
         };
         match result {
@@ -155,51 +157,27 @@ impl AsRawFd for ConsoleInput {
     }
 }
 
-fn read_fd(fd: RawFd, bytes: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the pointer and length describe a live buffer.
-    let len = unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), bytes.len()) };
-    usize::try_from(len).map_err(|_| io::Error::last_os_error())
-}
-
 #[derive(Debug)]
 struct Pty {
     master: File,
-    /// Held open so that the master does not report a hang-up while nobody has opened the other end.
+    /// Held open so that the master does not report a hang-up while the other end is not open.
     _slave: OwnedFd,
     path: PathBuf,
 }
 
 impl Pty {
     fn open() -> io::Result<Self> {
-        let (mut master, mut slave) = (-1, -1);
-        // SAFETY: both pointers are to live integers; the other arguments may be null.
-        let result = unsafe {
-            libc::openpty(&mut master, &mut slave, std::ptr::null_mut(), std::ptr::null(), std::ptr::null())
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: openpty made both descriptors and gave them to us alone.
-        let (master, slave) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
-        for fd in [master.as_raw_fd(), slave.as_raw_fd()] {
-            // SAFETY: the descriptor is open.
-            if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        // SAFETY: an all-zero termios is a valid value and the kernel fills it before it is used.
-        unsafe {
-            let mut settings: libc::termios = std::mem::zeroed();
-            if libc::tcgetattr(slave.as_raw_fd(), &mut settings) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            libc::cfmakeraw(&mut settings);
-            if libc::tcsetattr(slave.as_raw_fd(), libc::TCSANOW, &settings) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", slave.as_raw_fd()))?;
-        Ok(Self { master, _slave: slave, path })
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let name = ptsname(&master, Vec::new())?;
+        let slave = ioctl_tiocgptpeer(&master, flags)?;
+        let mut settings = tcgetattr(&slave)?;
+        settings.make_raw();
+        tcsetattr(&slave, OptionalActions::Now, &settings)?;
+        let path = PathBuf::from(OsStr::from_bytes(name.as_bytes()));
+        Ok(Self { master: master.into(), _slave: slave, path })
     }
 }
 

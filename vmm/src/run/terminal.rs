@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The operator's terminal in raw mode while the guest has it, and back again in every case.
+//! The operator's terminal, in raw mode while the guest uses it.
 //!
 //! Raw mode is left when the guard is dropped and, because a release build aborts on panic without unwinding,
 //! by a panic hook too. The stop signals are read as events and end in the normal path.
 
-#![expect(unsafe_code, reason = "termios has no safe interface in std")]
-
 use std::io::{self, IsTerminal};
-use std::os::fd::AsRawFd;
 use std::sync::{Mutex, Once, PoisonError};
 
-static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
+use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
+
+static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 static HOOK: Once = Once::new();
 
 /// Standard input is in raw mode while this lives.
@@ -24,13 +23,8 @@ impl RawMode {
         if !stdin.is_terminal() {
             return Ok(None);
         }
-        // SAFETY: an all-zero termios is a valid value, and the kernel fills it.
-        let mut settings: libc::termios = unsafe { std::mem::zeroed() };
-        // SAFETY: the descriptor is open and the pointer is to a live value.
-        if unsafe { libc::tcgetattr(stdin.as_raw_fd(), &mut settings) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+        let settings = tcgetattr(&stdin)?;
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings.clone());
         HOOK.call_once(|| {
             let next = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
@@ -39,14 +33,10 @@ impl RawMode {
             }));
         });
         let mut raw = settings;
-        // SAFETY: both pointers are to live values.
-        unsafe { libc::cfmakeraw(&mut raw) };
+        raw.make_raw();
         // Output processing stays on: messages of the VMM end in a bare newline.
-        raw.c_oflag |= libc::OPOST;
-        // SAFETY: as above.
-        if unsafe { libc::tcsetattr(stdin.as_raw_fd(), libc::TCSANOW, &raw) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        raw.output_modes |= OutputModes::OPOST;
+        tcsetattr(&stdin, OptionalActions::Now, &raw)?;
         Ok(Some(Self(())))
     }
 }
@@ -60,7 +50,6 @@ impl Drop for RawMode {
 fn restore() {
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(settings) = saved {
-        // SAFETY: the descriptor is standard input and the pointer is to a live value.
-        let _ = unsafe { libc::tcsetattr(io::stdin().as_raw_fd(), libc::TCSANOW, &settings) };
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &settings);
     }
 }

@@ -9,6 +9,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+
 use super::queue::{Chain, QueueError, Segment, VirtQueue, write_segments};
 use super::worker::{Handler, Sources, Stop, Worker, drain_event};
 use super::{ActivateError, Activation, VirtioDevice};
@@ -116,21 +119,12 @@ fn fill(memory: &DeviceMemory, segments: &[Segment], piece: &mut [u8]) -> Result
 }
 
 /// Fills `bytes` from the kernel's generator.
-#[expect(unsafe_code)]
-fn random(bytes: &mut [u8]) -> io::Result<()> {
-    let mut done = 0;
-    while done < bytes.len() {
-        let rest = &mut bytes[done..];
-        // SAFETY: `rest` is a live, writable buffer of `rest.len()` bytes; the kernel writes at most that many.
-        let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
-        match usize::try_from(count) {
-            Ok(count) => done += count,
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
+fn random(mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match getrandom(&mut *bytes, GetRandomFlags::empty()) {
+            Ok(count) => bytes = bytes.get_mut(count..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, StatxFlags, ioctl_blksszget, statx};
 use thiserror::Error;
 
 use super::CacheMode;
@@ -382,34 +383,19 @@ fn lock(file: &File, write: bool) -> io::Result<bool> {
 }
 
 /// Logical block size of a block device (BLKSSZGET).
-#[expect(unsafe_code)]
 fn logical_block_size(file: &File) -> io::Result<u64> {
-    /// `_IO(0x12, 104)` of linux/fs.h.
-    const BLKSSZGET: libc::c_ulong = 0x1268;
-    let mut size: libc::c_int = 0;
-    // SAFETY: BLKSSZGET writes one int through the pointer, which is valid for that.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKSSZGET, &mut size) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    match u64::try_from(size) {
-        Ok(size) if size.is_power_of_two() => Ok(size),
-        _ => Err(io::Error::other(format!("block size {size} is no power of two"))),
+    match ioctl_blksszget(file)? {
+        size if size.is_power_of_two() => Ok(size.into()),
+        size => Err(io::Error::other(format!("block size {size} is not a power of two"))),
     }
 }
 
-/// What direct I/O asks of offsets and of buffers (statx, Linux 6.1). `None` if the kernel does not say.
-#[expect(unsafe_code)]
+/// The alignment that direct I/O requires of offsets and of buffers (statx, Linux 6.1). `None` if the kernel does
+/// not report it.
 fn direct_alignment(file: &File) -> Option<(u64, u64)> {
-    // SAFETY: statx is a plain structure for which all zeros is a valid value.
-    let mut info: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open, the path is an empty C string, which AT_EMPTY_PATH takes to mean the
-    // descriptor itself, and `info` is valid for writing a statx structure.
-    let result = unsafe {
-        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut info)
-    };
+    let info = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     let (offset, memory) = (info.stx_dio_offset_align, info.stx_dio_mem_align);
-    let known = result == 0 && info.stx_mask & libc::STATX_DIOALIGN != 0;
+    let known = StatxFlags::from_bits_retain(info.stx_mask).contains(StatxFlags::DIOALIGN);
     (known && offset.is_power_of_two() && memory.is_power_of_two()).then(|| (offset.into(), memory.into()))
 }
 

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use rustix::fs::{FallocateFlags, fallocate};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Finished;
@@ -146,9 +147,8 @@ fn call(file: &File, step: Step) -> io::Result<u64> {
         }
         Step::Sync => return file.sync_data().map(|()| 0),
         Step::Allocate { mode, offset, len } => {
-            // SAFETY: fallocate takes no pointers.
-            let result = unsafe { libc::fallocate(fd, mode, offset as libc::off_t, len as libc::off_t) };
-            result as isize
+            fallocate(file, FallocateFlags::from_bits_retain(mode as u32), offset, len)?;
+            return Ok(0);
         }
     };
     u64::try_from(result).map_err(|_| io::Error::last_os_error())
