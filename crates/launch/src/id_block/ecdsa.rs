@@ -12,12 +12,8 @@ use aws_lc_rs::signature::{
 };
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::{CURVE_P384, EcPublicKey, EcSignature, NUMBER_LEN};
-use p384::elliptic_curve::bigint::U384;
-use p384::elliptic_curve::ops::Reduce;
-use p384::elliptic_curve::point::DecompressPoint as _;
-use p384::elliptic_curve::sec1::ToEncodedPoint as _;
-use p384::elliptic_curve::subtle::Choice;
-use p384::{AffinePoint, ProjectivePoint, Scalar};
+use ecdsa::RecoveryId;
+use p384::ecdsa::{Signature, VerifyingKey};
 use zeroize::Zeroizing;
 
 use super::error::IdError;
@@ -160,14 +156,13 @@ pub fn verify(
 /// The public key under which (R, S) of the keyless signature is valid for a message with this hash: (S·P -
 /// hash·G) / R, where P is the point with X coordinate R and even Y (SEC 1, 4.1.6).
 pub fn recover(hash: &Digest) -> Result<EcPublicKey, IdError> {
-    let scalar = |bytes: &[u8; NUMBER_LEN]| <Scalar as Reduce<U384>>::reduce_bytes(bytes.into());
-    let point = Option::<AffinePoint>::from(AffinePoint::decompress((&KEYLESS_R).into(), Choice::from(0)));
-    let inverse = Option::<Scalar>::from(scalar(&KEYLESS_R).invert());
-    let (Some(point), Some(inverse)) = (point, inverse) else { return Err(IdError::Recovery) };
-    let signed = ProjectivePoint::from(point) * scalar(&KEYLESS_S);
-    let key = (signed - ProjectivePoint::GENERATOR * scalar(&hash.0)) * inverse;
-    // The point at infinity has no uncompressed form.
-    from_point(key.to_affine().to_encoded_point(false).as_bytes()).ok_or(IdError::Recovery)
+    // Both numbers are below the order of the group, and X is R itself: nothing was reduced.
+    let even_y = RecoveryId::new(false, false);
+    Signature::from_scalars(KEYLESS_R, KEYLESS_S)
+        .and_then(|signature| VerifyingKey::recover_from_prehash(&hash.0, &signature, even_y))
+        .ok()
+        .and_then(|key| from_point(key.to_encoded_point(false).as_bytes()))
+        .ok_or(IdError::Recovery)
 }
 
 /// Converts an uncompressed point (4, X, Y) to the firmware's format.
