@@ -183,10 +183,10 @@ fn all_that_a_guest_shows_is_judged_from_one_file() {
     assert_eq!(code, 0, "{text}");
     assert!(text.starts_with("believed\n"), "{text}");
     for words in [
-        "vouched for by     the launch's manifest",
+        "vouched for by     the manifest of the launch",
         "event log          8 events",
         "PCR  4 sha384      ",
-        ", as the event log says",
+        ", matches the event log",
     ] {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
@@ -260,7 +260,7 @@ fn all_that_a_guest_shows_is_judged_from_one_file() {
 }
 
 #[test]
-fn a_quote_counts_only_if_somebody_vouches_for_its_key() {
+fn a_quote_counts_only_if_something_vouches_for_its_key() {
     let lab = forged(None, |_| {});
     lab.bundle();
     let same = |_: &mut Value| {};

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use cvmm::timeline::{Recording, draw};
+use cvmm::timeline::{Recording, draw, trace};
 use libfuzzer_sys::fuzz_target;
 
 /// Most bytes a picture of one recording may have: 64 phases and a few counters.
@@ -14,6 +14,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(recording) = Recording::parse(Path::new("t.json"), data) else { return };
     let one = draw(&[("a".into(), recording.clone())]);
     check(&one);
+    assert!(trace(&[("a".into(), recording.clone())]).ends_with("}\n"));
     let vm = recording.vm.clone();
     check(&draw(&[(vm, recording.clone()), ("<&\">".into(), recording)]));
 });

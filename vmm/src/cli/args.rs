@@ -57,7 +57,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Draw timelines written by `run --timeline`
+    /// Draw or convert timelines written by `run --timeline`
     Timeline(TimelineArgs),
     /// Print a shell completion script
     Completions(CompletionArgs),
@@ -128,21 +128,24 @@ pub(super) enum ConfigCommand {
     },
 }
 
-/// Draw timelines written by `run --timeline`
+/// Draw or convert timelines written by `run --timeline`
 ///
-/// One file becomes a waterfall, several become a comparison.
+/// Draws an SVG: of one file a waterfall, of several a comparison.
 #[derive(Args, Debug)]
 pub(super) struct TimelineArgs {
     /// The files
     #[arg(required = true, value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
-    /// Write the drawing to a file instead of standard output
-    #[arg(long, short, value_name = "OUT.SVG")]
+    /// Write the result to a file instead of standard output
+    #[arg(long, short, value_name = "OUT")]
     pub(super) output: Option<PathBuf>,
-    /// Overwrite an existing file that is not such a drawing
+    /// Overwrite an existing file that this command did not write
     #[arg(long, requires = "output")]
     pub(super) force: bool,
     /// Print a table for each file instead of drawing
     #[arg(long, conflicts_with = "output")]
     pub(super) text: bool,
+    /// Write Trace Event JSON, which ui.perfetto.dev and chrome://tracing open, instead of drawing
+    #[arg(long, conflicts_with = "text")]
+    pub(super) trace: bool,
 }

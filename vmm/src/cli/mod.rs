@@ -37,7 +37,7 @@ use crate::exit_code::{ExitReport, ExitStatus};
 use crate::logging::{self, LogFormat};
 use crate::run::RunOptions;
 use crate::run::boot_watch::BootTimeout;
-use crate::timeline::{Phase, Recording, Timeline, draw, is_drawing, table};
+use crate::timeline::{Phase, Recording, Timeline, draw, is_drawing, is_trace, table, trace};
 use config_check::Scope;
 
 use args::{Cli, Command, ConfigCommand, RunArgs, TimelineArgs};
@@ -212,9 +212,10 @@ impl Session<'_> {
             let tables: Vec<_> = recordings.iter().map(|(_, recording)| table(recording)).collect();
             return self.print(tables.join("\n").as_bytes());
         }
-        let svg = draw(&recordings);
-        let Some(path) = &args.output else { return self.print(svg.as_bytes()) };
-        self.write(Some(path), &svg, Existing::ReplaceOwn(&is_drawing).or_forced(args.force))
+        let text = if args.trace { trace(&recordings) } else { draw(&recordings) };
+        let Some(path) = &args.output else { return self.print(text.as_bytes()) };
+        let is_own = |content: &[u8]| if args.trace { is_trace(content) } else { is_drawing(content) };
+        self.write(Some(path), &text, Existing::ReplaceOwn(&is_own).or_forced(args.force))
     }
 
     fn manual(&mut self, args: &ManArgs) -> ExitStatus {

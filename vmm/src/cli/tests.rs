@@ -180,6 +180,17 @@ fn a_timeline_replaces_a_timeline_and_nothing_else() {
             assert_eq!(is, content);
         }
     }
+    // A trace replaces a trace, and a drawing stays.
+    let trace = folder.path().join("t.trace.json");
+    for _ in 0..2 {
+        let words = ["timeline", "--trace", json, "--output", trace.to_str().unwrap()];
+        assert_eq!(idle(&words).0, ExitStatus::Success);
+    }
+    let (status, printed, _) = idle(&["timeline", "--trace", json]);
+    assert_eq!((status, printed), (ExitStatus::Success, fs::read_to_string(&trace).unwrap()));
+    let (status, _, err) = idle(&["timeline", "--trace", json, "--output", svg.to_str().unwrap()]);
+    assert_eq!(status, ExitStatus::File, "{err}");
+    assert!(fs::read_to_string(&svg).unwrap().starts_with("<svg "));
 }
 
 /// Each option that names a file or folder to be written. A new one needs a test that it overwrites nothing of the user's: those of

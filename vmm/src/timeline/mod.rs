@@ -3,15 +3,17 @@
 //!
 //! A [`Timeline`] is made first thing in `main` and shared by reference; any thread calls [`Timeline::mark`], and the first mark of a
 //! phase counts. A mark is one atomic exchange and cheap enough for a vCPU's exit path. At the end it becomes a
-//! [`Recording`], a JSON file, and `cvmm timeline` draws one or several of these as SVG.
+//! [`Recording`], a JSON file. `cvmm timeline` turns one or several of these into an SVG drawing, a table or Trace Event JSON.
 //!
 //! Times are nanoseconds of the monotonic clock since the process entered `main`. What the kernel and the dynamic linker do
 //! before is not in them: `/proc` tells the start of a process only to 10 ms, more than it would add. `start_unix_ns` lets
 //! whoever started the process compute it.
 
+mod activity;
 mod record;
 mod svg;
 mod text;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +23,8 @@ pub use record::{Mark, Recording, TimelineError};
 pub use svg::draw;
 pub(crate) use svg::is_drawing;
 pub use text::table;
+pub(crate) use trace::is_trace;
+pub use trace::trace;
 
 /// A point in a VM's life: the moment something is done or first seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

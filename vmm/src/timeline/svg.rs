@@ -2,20 +2,20 @@
 //! Draws timelines as SVG.
 //!
 //! One recording becomes a waterfall: a row per activity, its bar at its place in time. Several become a comparison: one stacked bar
-//! each on a common scale, and a table of the same activities side by side. An activity lies between two marks and has
-//! the later one's name; when marks in between are missing, it carries the names of all that it spans. All text comes from files and is
-//! escaped; colours never carry meaning alone.
+//! each on a common scale, and a table of the same activities side by side. All text comes from files and is escaped; colours never
+//! carry meaning alone.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::activity::{Activity, activities, milliseconds};
 use super::{Phase, Recording};
 
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 24.0;
-/// Room for names left of the bars.
+/// Width of the names left of the bars.
 const NAMES: f64 = 190.0;
-/// Room for numbers right of the longest bar.
+/// Width of the numbers right of the longest bar.
 const NUMBERS: f64 = 90.0;
 const ROW: f64 = 28.0;
 const BAR: f64 = 16.0;
@@ -30,18 +30,8 @@ const COLOURS: [&str; 13] = [
     "#2563eb", "#111827", "#7c3aed", "#475569",
 ];
 
-/// What went on between two marks.
-pub(super) struct Activity {
-    pub(super) name: String,
-    colour: &'static str,
-    pub(super) start: u64,
-    pub(super) end: u64,
-}
-
-impl Activity {
-    fn length(&self) -> u64 {
-        self.end.saturating_sub(self.start)
-    }
+fn colour(phase: Option<Phase>) -> &'static str {
+    COLOURS[phase.map_or(0, |phase| phase as usize)]
 }
 
 /// Draws the recordings, which [`Recording::read`] has checked; `label` names each in a comparison.
@@ -58,36 +48,10 @@ pub fn draw(recordings: &[(String, Recording)]) -> String {
     canvas.finish()
 }
 
-pub(super) fn activities(recording: &Recording) -> Vec<Activity> {
-    let of_pair = |pair: &[super::Mark]| {
-        let [from, to] = pair else { return None };
-        let (before, phase) = (Phase::from_name(&from.name), Phase::from_name(&to.name));
-        let name = match (before, phase) {
-            // The VM ended here: it did not do what would have come after.
-            (Some(before), Some(Phase::PowerOff | Phase::Exit))
-                if before < Phase::PowerOff && recording.ended_in.is_some() =>
-            {
-                let place = recording.ended_in.as_deref().unwrap_or_default();
-                format!("{} (ended)", place.replace(|c: char| c.is_control(), " "))
-            }
-            (Some(before), Some(phase)) if before < phase => {
-                let spanned = &Phase::ALL[before as usize + 1..=phase as usize];
-                let there = spanned.iter().filter(|part| **part == phase || !part.is_optional());
-                there.map(|phase| phase.activity()).collect::<Vec<_>>().join(" + ")
-            }
-            (_, Some(phase)) => phase.activity().to_owned(),
-            (_, None) => to.name.clone(),
-        };
-        let colour = phase.map_or(COLOURS[0], |phase| COLOURS[phase as usize]);
-        Some(Activity { name, colour, start: from.ns, end: to.ns })
-    };
-    recording.phases.windows(2).filter_map(of_pair).collect()
-}
-
-/// Stands in each drawing.
+/// Identifies a drawing made by this module.
 const MARK: &str = "<!-- cvmm timeline -->";
 
-/// Whether this is a drawing that was made here.
+/// Whether this is a drawing made by [`draw`].
 pub(crate) fn is_drawing(content: &[u8]) -> bool {
     content.starts_with(b"<svg ")
         && content.windows(MARK.len()).take(1024).any(|part| part == MARK.as_bytes())
@@ -139,14 +103,13 @@ impl Canvas {
 
     /// The same numbers as text: a narrow bar cannot be labelled.
     fn table(&mut self, rows: &[(&String, &Recording, Vec<Activity>)]) {
-        let mut names: Vec<(&str, &str)> = Vec::new();
+        let mut names: Vec<(&str, Option<Phase>)> = Vec::new();
         for activity in rows.iter().flat_map(|(_, _, row)| row) {
             if !names.iter().any(|(name, _)| *name == activity.name) {
-                names.push((&activity.name, activity.colour));
+                names.push((&activity.name, activity.phase));
             }
         }
-        // In the order of life: the colours are in it.
-        names.sort_by_key(|(_, colour)| COLOURS.iter().position(|known| known == colour));
+        names.sort_by_key(|(_, phase)| *phase);
         self.y += 40.0;
         let column = ((WIDTH - 2.0 * MARGIN - NAMES) / rows.len().max(1) as f64).min(150.0);
         let right = |index: usize| MARGIN + NAMES + column * (index + 1) as f64;
@@ -155,7 +118,8 @@ impl Canvas {
             self.text(right(index), "end", "head", &shorten_to(label, fits));
         }
         self.y += ROW * 0.8;
-        for (name, colour) in names {
+        for (name, phase) in names {
+            let colour = colour(phase);
             let _ = write!(
                 self.body,
                 r#"<rect x="{MARGIN}" y="{:.1}" width="12" height="12" fill="{colour}"/>"#,
@@ -176,7 +140,7 @@ impl Canvas {
         let total = exits.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
         self.y += 40.0;
         self.text(MARGIN, "start", "head", &format!("{total} exits"));
-        for (kind, count) in most(exits) {
+        for (kind, count) in top_exits(exits) {
             self.y += ROW * 0.8;
             self.text(MARGIN + NAMES - 10.0, "end", "name", &shorten(kind));
             self.text(MARGIN + NAMES, "start", "number", &count.to_string());
@@ -214,7 +178,7 @@ impl Canvas {
             self.body,
             r#"<rect x="{x:.1}" y="{:.1}" width="{width:.1}" height="{BAR}" fill="{}"><title>{}: {}</title></rect>"#,
             self.y,
-            activity.colour,
+            colour(activity.phase),
             escape(&activity.name),
             milliseconds(activity.length())
         );
@@ -258,8 +222,8 @@ impl Canvas {
     }
 }
 
-/// The kinds with the most exits, most first.
-fn most(exits: &BTreeMap<String, u64>) -> Vec<(&String, u64)> {
+/// The most frequent kinds of exit, in descending order.
+fn top_exits(exits: &BTreeMap<String, u64>) -> Vec<(&String, u64)> {
     let mut kinds: Vec<_> = exits.iter().map(|(kind, count)| (kind, *count)).collect();
     kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     kinds.truncate(TOP_EXITS);
@@ -279,26 +243,15 @@ fn round_step(longest: u64) -> u64 {
     }
 }
 
-pub(super) fn milliseconds(ns: u64) -> String {
-    let value = ns as f64 / 1e6;
-    match ns {
-        0 => "0 ms".to_owned(),
-        1..100_000 => format!("{value:.3} ms"),
-        100_000..10_000_000 => format!("{value:.2} ms"),
-        10_000_000..100_000_000 => format!("{value:.1} ms"),
-        _ => format!("{value:.0} ms"),
-    }
-}
-
 fn shorten(text: &str) -> String {
     shorten_to(text, NAME_CHARS)
 }
 
-fn shorten_to(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
+fn shorten_to(text: &str, max: usize) -> String {
+    if text.chars().count() <= max {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(most.saturating_sub(1)).collect();
+    let kept: String = text.chars().take(max.saturating_sub(1)).collect();
     kept + "…"
 }
 

@@ -140,7 +140,82 @@ fn several_recordings_share_a_scale_and_a_table() {
     assert_eq!(svg.matches("<rect x=").count(), 2 * 10 + 10);
 }
 
+/// Checks a trace by the rules of the Trace Event Format; the names of its complete events by process.
+fn check_trace(text: &str) -> BTreeMap<u64, Vec<String>> {
+    let trace: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert!(["ms", "ns"].contains(&trace["displayTimeUnit"].as_str().unwrap()));
+    let mut complete = BTreeMap::<u64, Vec<String>>::new();
+    let mut ends = BTreeMap::<(u64, u64), f64>::new();
+    for event in trace["traceEvents"].as_array().unwrap() {
+        let name = event["name"].as_str().unwrap();
+        let thread = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
+        let ts = event["ts"].as_f64();
+        assert!(ts.is_none_or(|ts| ts.is_finite() && ts >= 0.0), "{event}");
+        match event["ph"].as_str().unwrap() {
+            "X" => {
+                let (ts, dur) = (ts.unwrap(), event["dur"].as_f64().unwrap());
+                assert!(dur >= 0.0 && event["cat"].is_string(), "{event}");
+                // Complete events of one thread must nest; these follow each other. A double has 15 digits.
+                let end = ends.entry(thread).or_default();
+                assert!(ts >= *end - 1e-3 - *end * 1e-14, "{event} starts before {end}");
+                *end = ts + dur;
+                complete.entry(thread.0).or_default().push(name.to_owned());
+            }
+            "i" => {
+                assert!(ts.is_some() && ["g", "p", "t"].contains(&event["s"].as_str().unwrap()), "{event}")
+            }
+            "M" => {
+                let argument = &event["args"];
+                match name {
+                    "process_name" | "thread_name" => assert!(argument["name"].is_string(), "{event}"),
+                    "process_labels" => assert!(argument["labels"].is_string(), "{event}"),
+                    "process_sort_index" => assert!(argument["sort_index"].is_u64(), "{event}"),
+                    _ => panic!("unknown metadata: {event}"),
+                }
+            }
+            _ => panic!("unknown phase: {event}"),
+        }
+    }
+    complete
+}
+
+#[test]
+fn a_trace_has_the_events_of_its_format() {
+    let mut ended = boot(500);
+    ended.exits = Some(BTreeMap::from([("io.0x3f8".to_owned(), 7)]));
+    (ended.ended_in, ended.exit_code) = (Some("kernel".to_owned()), Some(10));
+    let text = trace(&[("cvmm".to_owned(), ended), ("qemu".to_owned(), boot(1500))]);
+    let complete = check_trace(&text);
+    assert_eq!(complete.keys().copied().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(complete[&1].len(), 10);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let events = json["traceEvents"].as_array().unwrap();
+    let find = |pid: u64, name: &str| {
+        events.iter().find(|event| event["pid"] == pid && event["name"] == name).unwrap().clone()
+    };
+    // 17 ms to 500 ms, in microseconds.
+    let firmware = events.iter().find(|event| event["ph"] == "X" && event["name"] == "firmware").unwrap();
+    assert_eq!((firmware["ts"].as_f64(), firmware["dur"].as_f64()), (Some(17e3), Some(483e3)));
+    assert_eq!(find(2, "process_name")["args"]["name"], "qemu");
+    assert_eq!(find(1, "process_labels")["args"]["labels"], "ended in: kernel, exit code 10");
+    assert_eq!(find(1, "exits")["args"]["io.0x3f8"], 7);
+    assert!(is_trace(text.as_bytes()) && !is_trace(b"{\"traceEvents\": []}") && !is_trace(b""));
+    // A single recording has its VM's name. Times keep their nanoseconds.
+    let one = trace(&[("file".to_owned(), recording(&[("process_start", 0), ("config", 1_234_567)]))]);
+    assert!(one.contains("\"name\": \"vm\"") && one.contains("\"dur\": 1234.567"), "{one}");
+    check_trace(&one);
+}
+
 proptest! {
+    #[test]
+    fn a_trace_is_valid_whatever_the_file_holds(name in any::<String>(), a in 0..u64::MAX, b in 0..u64::MAX) {
+        let mut odd = recording(&[("process_start", 0), (&name, a.min(b)), ("exit", a.max(b))]);
+        odd.vm.clone_from(&name);
+        odd.ended_in = Some(name.clone());
+        odd.exits = Some(BTreeMap::from([(name.clone(), u64::MAX)]));
+        prop_assert_eq!(check_trace(&trace(&[(name.clone(), odd.clone()), (name, odd)])).len(), 2);
+    }
+
     #[test]
     fn no_text_leaves_its_element(name in "\\PC{0,40}|[<>&\"'\\x00-\\x1f]{1,20}", label in "[<>&\"'a-z\\x00-\\x1f]{1,40}") {
         let mut bad = boot(1);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A recording as a table for the terminal: when each activity began, how long it took, and a bar.
+//! A recording as a table for the terminal: start, duration and bar of each activity.
 
 use std::fmt::Write;
 
 use super::Recording;
-use super::svg::{activities, milliseconds};
+use super::activity::{activities, milliseconds};
 
 /// Characters of the longest bar.
 const BAR: u64 = 40;
@@ -21,7 +21,7 @@ pub fn table(recording: &Recording) -> String {
         let start = columns(row.start);
         let bar = columns(row.end).saturating_sub(start).max(1);
         let from = milliseconds(row.start);
-        let took = milliseconds(row.end.saturating_sub(row.start));
+        let took = milliseconds(row.length());
         // Writing to a String does not fail.
         let _ = writeln!(text, "{:<18}{from:>12}{took:>12}  {:start$}{}", row.name, "", "█".repeat(bar));
     }
