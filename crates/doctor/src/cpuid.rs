@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the processor says of itself. Sources: AMD document 24594 (APM volume 3), appendix E, leaf 8000_001F; the
+//! CPUID. Sources: AMD document 24594 (APM volume 3), appendix E, leaf 8000_001F; the
 //! hypervisor bit and leaf 4000_0000 are a convention of all hypervisors.
 
 use std::arch::x86_64::{__cpuid, CpuidResult};
@@ -8,14 +8,14 @@ use cvmm_snp::cpu::CpuSignature;
 
 const HYPERVISOR: u32 = 1 << 31;
 
-/// Answers of the CPUID instruction.
+/// The CPUID leaves that matter for SNP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpuid {
     /// Leaf 0.
     pub vendor: String,
     /// Leaf 1, EAX.
     pub signature: CpuSignature,
-    /// The hypervisor's name if there is one.
+    /// The hypervisor's name, if there is a hypervisor.
     pub hypervisor: Option<String>,
     /// Leaf 8000_001F; `None` if the processor has no such leaf.
     pub sev: Option<SevLeaf>,
@@ -30,7 +30,7 @@ pub struct SevLeaf {
     pub sizes: u32,
     /// Number of ASIDs of encrypted guests.
     pub asids: u32,
-    /// Lowest ASID of SEV guests that are neither SEV-ES nor SNP; those below are for SEV-ES and SNP.
+    /// Lowest ASID for SEV guests without SEV-ES and SNP; ASIDs below it are for SEV-ES and SNP guests.
     pub min_sev_asid: u32,
 }
 
@@ -41,7 +41,7 @@ impl SevLeaf {
     /// RMPREAD instruction.
     pub const RMPREAD: u32 = 1 << 21;
 
-    /// Number of ASIDs that SNP guests can have.
+    /// Number of ASIDs for SNP guests.
     pub fn snp_asids(self) -> u32 {
         self.min_sev_asid.saturating_sub(1)
     }
@@ -52,7 +52,7 @@ impl SevLeaf {
 }
 
 impl Cpuid {
-    /// Of the processor this runs on.
+    /// Reads the leaves of the current processor.
     pub fn read() -> Self {
         Self::from_leaves(__cpuid)
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Everything that is judged, as it was read.
+//! The facts, as they were read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -48,20 +48,20 @@ pub struct Rmp {
 pub struct CcpDevice {
     /// Its address.
     pub address: String,
-    /// Who built the board, or the emulator.
+    /// The vendor of the board, or of the emulator.
     pub subsystem_vendor: Reading<String>,
-    /// Whether transparent SME is on, if this is a security processor that tells.
+    /// Whether transparent SME is on, if this is a security processor that reports it.
     pub tsme: Reading<String>,
 }
 
-/// Use and limits of ASIDs.
+/// ASID usage and limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asids {
-    /// All that SEV-ES and SNP guests can have.
+    /// Number of ASIDs for SEV-ES and SNP guests.
     pub capacity: Reading<u64>,
     /// Those in use.
     pub used: Reading<u64>,
-    /// Least limit of the cgroups this process is in, with its file; `None` without one.
+    /// The lowest limit of this process's cgroups, with its file; `None` if there is no limit.
     pub limit: Reading<Option<(String, u64)>>,
 }
 
@@ -70,13 +70,13 @@ pub struct Asids {
 pub struct Facts {
     /// The processor's identification.
     pub cpuid: Cpuid,
-    /// Makers of machine and firmware setup, by DMI file.
+    /// Vendors of machine and firmware, by DMI file.
     pub dmi: Vec<(&'static str, Reading<String>)>,
     /// Devices of the ccp driver.
     pub ccp: Reading<Vec<CcpDevice>>,
-    /// Processors there are.
+    /// Processors that are present.
     pub present: Reading<BTreeSet<u32>>,
-    /// Processors that run.
+    /// Processors that are online.
     pub online: Reading<BTreeSet<u32>>,
     /// Whether two threads share a core.
     pub smt: Reading<String>,
@@ -84,17 +84,17 @@ pub struct Facts {
     pub syscfg: Reading<BTreeMap<u32, u64>>,
     /// HWCR by processor.
     pub hwcr: Reading<BTreeMap<u32, u64>>,
-    /// The RMP's place.
+    /// The registers of the RMP.
     pub rmp: Reading<Rmp>,
-    /// What the kernel keeps from root.
+    /// The lockdown modes.
     pub lockdown: Reading<String>,
     /// Kernel release.
     pub release: Reading<String>,
-    /// Options the kernel was built with, and the file that says so.
+    /// The file with the kernel configuration, and the options set in it.
     pub config: Reading<(String, BTreeSet<String>)>,
     /// Kernel command line.
     pub cmdline: Reading<String>,
-    /// The kernel's messages.
+    /// The kernel's messages about SNP.
     pub log: Reading<Vec<String>>,
     /// Domain types by IOMMU group.
     pub iommu_groups: Reading<BTreeMap<String, Reading<String>>>,
@@ -104,13 +104,13 @@ pub struct Facts {
     pub kvm: Reading<KvmFacts>,
     /// Whether a launch could open the security processor.
     pub sev_device: Reading<()>,
-    /// The security processor's account.
+    /// The platform status.
     pub platform: Reading<Platform>,
     /// ASIDs.
     pub asids: Asids,
     /// Memory by /proc/meminfo.
     pub memory: Reading<BTreeMap<String, u64>>,
-    /// Least memory limit of the cgroups this process is in, in bytes, with its file.
+    /// The lowest memory limit of this process's cgroups, in bytes, with its file.
     pub memory_limit: Reading<Option<(String, u64)>>,
     /// Open files: soft and hard limit.
     pub open_files: Reading<(u64, u64)>,
@@ -126,7 +126,7 @@ impl Facts {
         let release = host.line("/proc/sys/kernel/osrelease");
         let cgroup = host.parsed("/proc/self/cgroup", parse::cgroup);
         let limit = |file: &str, parse: &dyn Fn(&str) -> Result<Option<u64>, String>| {
-            least_limit(host, cgroup.clone()?, file, parse)
+            lowest_limit(host, cgroup.clone()?, file, parse)
         };
         Self {
             cpuid: Cpuid::read(),
@@ -147,7 +147,7 @@ impl Facts {
             log: host.kernel_log(LOG).map(|log| {
                 parse::kernel_messages(&log)
                     .into_iter()
-                    .filter(|line| tells(line))
+                    .filter(|line| is_relevant(line))
                     .map(str::to_owned)
                     .collect()
             }),
@@ -173,8 +173,8 @@ impl Facts {
     }
 }
 
-/// Words of messages that have to do with SNP.
-fn tells(line: &str) -> bool {
+/// Whether a kernel message concerns SNP.
+fn is_relevant(line: &str) -> bool {
     ["SEV", "SNP", "AMD-Vi", "kvm_amd", "ccp "].iter().any(|word| line.contains(word))
 }
 
@@ -182,30 +182,30 @@ fn misc(host: Host<'_>, file: &str) -> Reading<u64> {
     host.parsed(&format!("{CGROUPS}/{file}"), |text| parse::misc_value(text, "sev_es"))
 }
 
-/// The least of the limits in a cgroup and those around it. The root has none.
-fn least_limit(
+/// The lowest limit of a cgroup and its ancestors. The root has none.
+fn lowest_limit(
     host: Host<'_>,
     mut cgroup: Vec<String>,
     file: &str,
     parse: &dyn Fn(&str) -> Result<Option<u64>, String>,
 ) -> Reading<Option<(String, u64)>> {
-    // The root's file exists wherever the hierarchy is mounted at all.
+    // This file of the root exists if the hierarchy is mounted.
     host.text(&format!("{CGROUPS}/cgroup.procs"))?;
-    let mut least: Option<(String, u64)> = None;
+    let mut lowest: Option<(String, u64)> = None;
     while !cgroup.is_empty() {
         let path = format!("{CGROUPS}/{}/{file}", cgroup.join("/"));
         match host.parsed(&path, parse) {
-            Ok(Some(limit)) if least.as_ref().is_none_or(|(_, other)| limit < *other) => {
-                least = Some((path, limit));
+            Ok(Some(limit)) if lowest.as_ref().is_none_or(|(_, other)| limit < *other) => {
+                lowest = Some((path, limit));
             }
             Ok(_) => {}
-            // The controller is not enabled for this cgroup: it limits nothing.
+            // The controller is not enabled for this cgroup.
             Err(Unread { why: Why::Absent, .. }) => {}
             Err(unread) => return Err(unread),
         }
         cgroup.pop();
     }
-    Ok(least)
+    Ok(lowest)
 }
 
 fn per_cpu(host: Host<'_>, online: &Reading<BTreeSet<u32>>, msr: u64) -> Reading<BTreeMap<u32, u64>> {
@@ -237,7 +237,7 @@ fn ccp_devices(host: Host<'_>) -> Reading<Vec<CcpDevice>> {
 }
 
 fn kernel_config(host: Host<'_>, release: &str) -> Reading<(String, BTreeSet<String>)> {
-    // What the running kernel says of itself, where it was built with that; then the files that came with it.
+    // First the running kernel itself, if it was built with that; then the files that came with it.
     let compressed = "/proc/config.gz";
     match host.gunzipped(compressed) {
         Err(Unread { why: Why::Absent, .. }) => {}
@@ -348,7 +348,7 @@ mod tests {
         fs::write(folder.path().join("proc/config.gz"), gzip.finish().unwrap()).unwrap();
         let (file, options) = Facts::gather(folder.path()).config.unwrap();
         assert_eq!((file.as_str(), options.contains("KVM_AMD_SEV")), ("/proc/config.gz", true));
-        // A bomb is cut, and is no configuration.
+        // A decompression bomb is cut, and is not a configuration.
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         std::io::Write::write_all(&mut gzip, &vec![0; 64 << 20]).unwrap();
         fs::write(folder.path().join("proc/config.gz"), gzip.finish().unwrap()).unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What KVM says when it is asked, and whether it makes an SNP VM.
+//! KVM's capabilities, and whether it creates an SNP VM.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -11,22 +11,22 @@ use kvm_ioctls::Kvm;
 
 use super::reading::{Host, Reading, Unread};
 
-/// KVM's answers.
+/// KVM's capabilities, and the result of a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvmFacts {
     /// Capabilities and attributes.
     pub support: Support,
-    /// Whether a VM of type SNP could be made, or the kernel's refusal.
+    /// Whether a VM of type SNP could be created, or the kernel's error.
     pub create: Result<(), String>,
 }
 
 pub fn read(host: Host<'_>, path: &str) -> Reading<KvmFacts> {
     let failed = |error: &io::Error| Unread::new(path, error);
     let place = host.locate(path);
-    // Read and write, as a run opens it; what is no KVM device is told from it by its API version.
+    // For reading and writing, as a run opens it. The API version tells KVM from other files.
     File::options().read(true).write(true).open(&place).map_err(|error| failed(&error))?;
     let place = CString::new(place.as_os_str().as_bytes())
-        .map_err(|_| Unread::malformed(path, "its path has a zero byte"))?;
+        .map_err(|_| Unread::malformed(path, "its path contains a NUL byte"))?;
     let kvm = Kvm::new_with_path(place).map_err(|error| failed(&error.into()))?;
     let version = kvm.get_api_version();
     if version != i32::try_from(kvm_bindings::KVM_API_VERSION).unwrap_or(i32::MAX) {
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_no_kvm() {
+    fn a_file_is_not_kvm() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host(folder.path());
         assert_eq!(read(host, "/kvm").unwrap_err().why, Why::Absent);

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm doctor` as a library: whether this host can launch SEV-SNP guests, and if not, what is missing.
 //!
-//! Reading and judging are apart. [`Facts::gather`] reads processor, kernel, KVM and security processor and notes for
-//! everything it could not read why. [`judge::items`] is a pure function from facts to a list of items, each with a
-//! status, the evidence for it and what to do. What could not be read is `unknown`, never `ok`.
+//! Gathering and assessment are separate. [`Facts::gather`] reads processor, kernel, KVM and security processor, and
+//! records the reason for everything that it cannot read. [`assess::items`] is a pure function from facts to a list of
+//! items, each with a status, its evidence and a fix. What could not be read is `unknown`, never `ok`.
 //!
-//! The item's ids, the statuses and the form of the JSON are an interface for host agents: an id never changes its
-//! meaning, and [`SCHEMA`] grows with an incompatible change. docs/guide/doctor.md lists them.
+//! Item ids, statuses and the JSON form are an interface for host agents: an id never changes its meaning, and an
+//! incompatible change increments [`SCHEMA`]. docs/guide/doctor.md lists them.
 //!
-//! Nothing is changed on the host; the only thing made is a VM without memory and vCPUs, which is closed at once.
+//! Nothing on the host changes. The only object created is a VM without memory and vCPUs, which is closed at once.
 
+pub mod assess;
 mod cpuid;
 mod facts;
-pub mod judge;
 mod kvm;
 mod parse;
 mod platform;
@@ -28,10 +28,10 @@ use serde::Serialize;
 pub use facts::Facts;
 pub use platform::Platform;
 
-/// Version of the JSON's form.
+/// Version of the JSON form.
 pub const SCHEMA: u32 = 1;
 
-/// What an item says about launching SNP guests.
+/// What an item means for launching SNP guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -39,69 +39,69 @@ pub enum Status {
     Ok,
     /// No SNP guest can be launched.
     Fatal,
-    /// Launching works; whether it is good enough is for the operator's or the tenant's policy to say.
+    /// Launching works; the operator's or a tenant's policy may require otherwise.
     Policy,
-    /// Launching works, but something will hurt.
+    /// Launching works, with a drawback.
     Warning,
-    /// Could not be found out.
+    /// Not determined.
     Unknown,
 }
 
 /// One line of the checklist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// Stable name.
+    /// Stable identifier.
     pub id: &'static str,
-    /// The judgement.
+    /// The result.
     pub status: Status,
-    /// What was read, and where.
+    /// What was read, and from where.
     pub evidence: String,
-    /// What to do; `None` if the item is in order.
+    /// What to do; `None` if the status is [`Status::Ok`].
     pub fix: Option<String>,
 }
 
-/// ASIDs of SEV-ES and SNP guests, which share them, as the misc cgroup controller counts them.
+/// ASIDs of SEV-ES and SNP guests, which share one range, as the misc cgroup controller counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct AsidUse {
-    /// All of them.
+    /// Total.
     pub capacity: u64,
-    /// Taken by VMs.
+    /// Used by VMs.
     pub used: u64,
-    /// Left for launches.
+    /// Available for launches.
     pub free: u64,
 }
 
-/// Everything `cvmm doctor` has to say.
+/// The result of `cvmm doctor`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
     /// Version of cvmm.
     pub version: &'static str,
-    /// Whether this "host" is a machine in software, where SNP protects nothing.
+    /// Whether the host is emulated, so that SNP protects nothing.
     pub emulated: bool,
-    /// How many items are fatal; SNP guests can be launched if there is none.
+    /// Number of fatal items; SNP guests can be launched if it is 0.
     pub fatal: usize,
-    /// The security processor's own account, if it gave one.
+    /// The platform status, if it could be read.
     pub platform: Option<Platform>,
-    /// Use of ASIDs, if the host tells.
+    /// ASID usage, if the host reports it.
     pub asids: Option<AsidUse>,
     /// The checklist.
     pub items: Vec<Item>,
 }
 
 impl Report {
-    /// Judges facts.
+    /// Assesses facts.
     #[must_use]
     pub fn of(facts: &Facts) -> Self {
-        let items = judge::items(facts);
+        let items = assess::items(facts);
         Self {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
-            emulated: judge::is_emulated(facts),
+            emulated: assess::is_emulated(facts),
             fatal: items.iter().filter(|item| item.status == Status::Fatal).count(),
             platform: facts.platform.as_ref().ok().copied(),
-            asids: judge::asid_use(facts),
+            asids: assess::asid_use(facts),
             items,
         }
     }
@@ -113,8 +113,8 @@ impl Report {
     }
 }
 
-/// Examines the host whose file system begins at `root`. Processor and resource limits are always this machine's and this
-/// process's.
+/// Examines the host whose root file system is at `root`. The processor and the resource limits are always those of this
+/// machine and this process.
 #[must_use]
 pub fn examine(root: &Path) -> Report {
     Report::of(&Facts::gather(root))

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Parsers of what the kernel prints into files. Errors are half sentences; the file's name is put before them.
+//! Parsers of the kernel's text files. Callers prefix errors with the name of the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
-/// Highest processor number that is believed; Linux allows 8192 processors.
+/// Highest valid processor number; Linux supports 8192 processors.
 const MAX_CPU: u32 = 8191;
 
 /// A list of processors: `0-3,8`. Source: Linux Documentation/admin-guide/cputopology.rst.
@@ -14,15 +14,15 @@ pub fn cpu_list(text: &str) -> Result<BTreeSet<u32>, String> {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         match (first.parse::<u32>(), last.parse::<u32>()) {
             (Ok(first), Ok(last)) if first <= last && last <= MAX_CPU => cpus.extend(first..=last),
-            _ => return Err(format!("\"{}\" is no range of processors", shown(range))),
+            _ => return Err(format!("\"{}\" is not a range of processors", shown(range))),
         }
     }
     if cpus.is_empty() { Err("no processor in the list".to_owned()) } else { Ok(cpus) }
 }
 
-/// A number and nothing else.
+/// A single number.
 pub fn number<T: FromStr>(text: &str) -> Result<T, String> {
-    text.trim().parse().map_err(|_| format!("\"{}\" is no number", shown(text)))
+    text.trim().parse().map_err(|_| format!("\"{}\" is not a number", shown(text)))
 }
 
 /// A line `KEY VALUE` of a misc cgroup file; `max` is no limit. Source: Documentation/admin-guide/cgroup-v2.rst, "Misc".
@@ -34,16 +34,16 @@ pub fn misc_value(text: &str, key: &str) -> Result<u64, String> {
     match value {
         Some("max") => Ok(u64::MAX),
         Some(value) => number(value),
-        None => Err(format!("it has no {key}")),
+        None => Err(format!("no {key} in it")),
     }
 }
 
-/// This process's cgroup in the unified hierarchy, as path components; empty for the root.
+/// The path of this process's cgroup in the unified hierarchy; empty for the root.
 pub fn cgroup(text: &str) -> Result<Vec<String>, String> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or("no unified hierarchy")?;
     let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     if parts.iter().any(|part| part == "..") {
-        return Err("the cgroup is outside of what can be seen here".to_owned());
+        return Err("the cgroup is outside this cgroup namespace".to_owned());
     }
     Ok(parts)
 }
@@ -53,7 +53,7 @@ pub fn limit(text: &str) -> Result<Option<u64>, String> {
     if text.trim() == "max" { Ok(None) } else { number(text).map(Some) }
 }
 
-/// Numbers of /proc/meminfo by name; kilobytes where it says so are made bytes.
+/// The numbers of /proc/meminfo by name; kB are converted to bytes.
 pub fn meminfo(text: &str) -> BTreeMap<String, u64> {
     let line = |line: &str| {
         let (name, rest) = line.split_once(':')?;
@@ -71,7 +71,7 @@ pub fn release(text: &str) -> Result<(u32, u32), String> {
     let (major, rest) = text.split_once('.').unwrap_or((text, ""));
     match (major.parse(), digits(rest)) {
         (Ok(major), Ok(minor)) => Ok((major, minor)),
-        _ => Err(format!("\"{}\" is no kernel release", shown(text))),
+        _ => Err(format!("\"{}\" is not a kernel release", shown(text))),
     }
 }
 
@@ -83,16 +83,16 @@ pub fn kernel_config(text: &str) -> Result<BTreeSet<String>, String> {
         .filter(|(_, value)| matches!(*value, "y" | "m"))
         .map(|(name, _)| name.to_owned())
         .collect();
-    // A file cut short or of another kind would look like a kernel with nothing in it.
+    // A truncated or unrelated file would look like a kernel without any option.
     if options.contains("X86_64") {
         Ok(options)
     } else {
-        Err("no configuration of an x86-64 kernel".to_owned())
+        Err("not the configuration of an x86-64 kernel".to_owned())
     }
 }
 
-/// Messages of the kernel itself in what /dev/kmsg hands out, `PRIORITY,SEQUENCE,TIME,FLAGS;TEXT` each. What programs wrote
-/// into it has another facility than 0 and is left out, so that nobody can talk the doctor into a diagnosis. Source:
+/// The kernel's own messages in /dev/kmsg, `PRIORITY,SEQUENCE,TIME,FLAGS;TEXT` each. Messages that programs wrote into
+/// it have a facility other than 0 and are skipped, so that they cannot forge a diagnosis. Source:
 /// Documentation/ABI/testing/dev-kmsg.
 pub fn kernel_messages(log: &str) -> Vec<&str> {
     let message = |line| {
@@ -100,19 +100,19 @@ pub fn kernel_messages(log: &str) -> Vec<&str> {
         let priority: u32 = head.split(',').next()?.parse().ok()?;
         (priority >> 3 == 0).then_some(text)
     };
-    // Lines that begin with a space belong to the record before them and name its device.
+    // A line that begins with a space continues the record before it and names its device.
     log.lines().filter(|line| !line.starts_with(' ')).filter_map(message).collect()
 }
 
-/// What a kernel command line makes of the settings SNP depends on. Later words win, as in the kernel. Source:
+/// The settings of a kernel command line that SNP depends on. Later words win, as in the kernel. Source:
 /// Documentation/admin-guide/kernel-parameters.txt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandLine {
     /// The word that switches the IOMMU off.
     pub iommu_off: Option<String>,
-    /// The word that leaves devices untranslated.
+    /// The word that disables translation of device accesses.
     pub passthrough: Option<String>,
-    /// The word for page tables of version 2.
+    /// The word that selects version 2 page tables.
     pub v2_tables: Option<String>,
     /// The word that encrypts the host's own memory.
     pub host_encryption: Option<String>,
@@ -121,7 +121,7 @@ pub struct CommandLine {
 pub fn command_line(text: &str) -> CommandLine {
     let mut found = CommandLine::default();
     for word in text.split_whitespace() {
-        // What follows is for init.
+        // The rest is for init.
         if word == "--" {
             break;
         }
@@ -145,7 +145,7 @@ pub fn command_line(text: &str) -> CommandLine {
     found
 }
 
-/// Foreign text made fit for a message.
+/// Shortens foreign text for a message.
 fn shown(text: &str) -> String {
     text.trim().chars().take(40).collect()
 }
@@ -164,7 +164,7 @@ mod tests {
         }
         assert_eq!(misc_value("sev 410\nsev_es 99\n", "sev_es"), Ok(99));
         assert_eq!(misc_value("sev max\nsev_es max\n", "sev_es"), Ok(u64::MAX));
-        assert_eq!(misc_value("sev 410\n", "sev_es").unwrap_err(), "it has no sev_es");
+        assert_eq!(misc_value("sev 410\n", "sev_es").unwrap_err(), "no sev_es in it");
         assert!(misc_value("sev_es x", "sev_es").is_err());
         assert_eq!(cgroup("1:cpu:/x\n0::/a/b\n").unwrap(), ["a", "b"]);
         assert_eq!(cgroup("0::/\n").unwrap(), [""; 0]);
@@ -197,8 +197,8 @@ mod tests {
         assert_eq!(line.passthrough.as_deref(), Some("iommu=pt,force"));
         assert_eq!(line.v2_tables.as_deref(), Some("amd_iommu=fullflush,pgtbl_v2"));
         assert_eq!(line.host_encryption.as_deref(), Some("mem_encrypt=on"));
-        let mended = "iommu.passthrough=1 iommu=nopt amd_iommu=pgtbl_v2 amd_iommu=pgtbl_v1 -- iommu=off";
-        assert_eq!(command_line(mended), CommandLine::default());
+        let fixed = "iommu.passthrough=1 iommu=nopt amd_iommu=pgtbl_v2 amd_iommu=pgtbl_v1 -- iommu=off";
+        assert_eq!(command_line(fixed), CommandLine::default());
     }
 
     proptest! {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bounded reads below a root folder, and the reasons why there may be nothing.
+//! Bounded reads below a root directory, and the reasons why a read failed.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -9,38 +9,38 @@ use std::path::{Path, PathBuf};
 
 /// Largest file that is read, in bytes; kernel configurations are the largest with some 300 KiB.
 const MAX_TEXT: u64 = 4 << 20;
-/// Most of the kernel's log that is read, in bytes.
+/// Largest part of the kernel log that is read, in bytes.
 const MAX_LOG: usize = 16 << 20;
-/// Most entries of a folder that are read.
+/// Largest number of directory entries that are read.
 const MAX_ENTRIES: usize = 65_536;
 
-/// Something read, or why not.
+/// A value, or the reason why it could not be read.
 pub type Reading<T> = Result<T, Unread>;
 
 /// Why something could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
-    /// The file, as it is called on the host, or the interface.
+    /// The file by its path on the host, or the interface.
     pub what: String,
     /// The reason.
     pub why: Why,
 }
 
-/// The kinds of reasons that call for different remedies.
+/// The reasons that need different fixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// There is none.
+    /// It does not exist.
     Absent,
-    /// This user may not.
+    /// Permission denied.
     Denied,
-    /// The host's answer.
+    /// The operating system's error.
     Failed {
-        /// Its errno; 0 if there was none.
+        /// The errno; 0 if there was none.
         errno: i32,
-        /// The same for people, with more if there is more.
+        /// The message, with details if there are any.
         text: String,
     },
-    /// It says something that makes no sense.
+    /// The content is not valid.
     Malformed(String),
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Unread {
             Why::Absent => write!(f, "{what} does not exist"),
             Why::Denied => write!(f, "no permission to read {what}"),
             Why::Failed { text, .. } => write!(f, "cannot read {what}: {text}"),
-            Why::Malformed(text) => write!(f, "{what} is not understood: {text}"),
+            Why::Malformed(text) => write!(f, "{what} is malformed: {text}"),
         }
     }
 }
@@ -59,7 +59,7 @@ impl fmt::Display for Unread {
 impl Unread {
     pub fn new(what: impl Into<String>, error: &io::Error) -> Self {
         let why = match error.kind() {
-            // A device node without its driver is as good as none.
+            // A device node without its driver counts as absent.
             _ if matches!(error.raw_os_error(), Some(libc::ENXIO)) => Why::Absent,
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Why::Absent,
             io::ErrorKind::PermissionDenied => Why::Denied,
@@ -77,21 +77,21 @@ impl Unread {
     }
 }
 
-/// A host's file system. Paths are given as they are called there, with the leading slash.
+/// The file system of a host. Paths are absolute paths on the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Host<'root>(pub &'root Path);
 
 impl Host<'_> {
-    /// Where a file of the host is for this process.
+    /// The path by which this process reaches a file of the host.
     pub fn locate(&self, path: &str) -> PathBuf {
         self.0.join(path.trim_start_matches('/'))
     }
 
-    /// A text file; bytes that are no UTF-8 are replaced.
+    /// Reads a text file; invalid UTF-8 is replaced.
     pub fn text(&self, path: &str) -> Reading<String> {
         let read = || -> io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
-            // A pipe somebody put in a file's place does not make this wait.
+            // Does not block if the file is a pipe.
             let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(self.locate(path))?;
             file.take(MAX_TEXT).read_to_end(&mut bytes)?;
             Ok(bytes)
@@ -102,22 +102,22 @@ impl Host<'_> {
         }
     }
 
-    /// A text file of one line, without white space around it.
+    /// Reads the first line of a text file, without surrounding white space.
     pub fn line(&self, path: &str) -> Reading<String> {
         self.text(path).map(|text| text.lines().next().unwrap_or_default().trim().to_owned())
     }
 
-    /// A text file and what its parser makes of it.
+    /// Reads and parses a text file.
     pub fn parsed<T>(&self, path: &str, parse: impl Fn(&str) -> Result<T, String>) -> Reading<T> {
         parse(&self.text(path)?).map_err(|reason| Unread::malformed(path, reason))
     }
 
-    /// A text file that is compressed with gzip.
+    /// Reads a text file that is compressed with gzip.
     pub fn gunzipped(&self, path: &str) -> Reading<String> {
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(self.locate(path));
         let file = file.map_err(|error| Unread::new(path, &error))?;
         let mut bytes = Vec::new();
-        // Both are limited: a few bytes can stand for very many.
+        // Both sizes are limited: few compressed bytes can expand to very many.
         flate2::read::GzDecoder::new(file.take(MAX_TEXT))
             .take(MAX_TEXT)
             .read_to_end(&mut bytes)
@@ -125,7 +125,7 @@ impl Host<'_> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Names in a folder, sorted.
+    /// Lists the names in a directory, sorted.
     pub fn names(&self, path: &str) -> Reading<Vec<String>> {
         let entries = fs::read_dir(self.locate(path)).map_err(|error| Unread::new(path, &error))?;
         let mut names: Vec<_> = entries
@@ -136,7 +136,7 @@ impl Host<'_> {
         Ok(names)
     }
 
-    /// Eight bytes at an offset: how the msr driver is read.
+    /// Reads eight bytes at an offset: the interface of the msr driver.
     pub fn word_at(&self, path: &str, offset: u64) -> Reading<u64> {
         let mut word = [0; 8];
         File::open(self.locate(path))
@@ -145,7 +145,7 @@ impl Host<'_> {
         Ok(u64::from_le_bytes(word))
     }
 
-    /// The kernel's log, record by record as its device hands it out, up to the last one there is now.
+    /// Reads the kernel log record by record, up to the last one that exists now.
     pub fn kernel_log(&self, path: &str) -> Reading<String> {
         let mut log = Vec::new();
         let mut record = vec![0; 64 << 10];
@@ -159,7 +159,7 @@ impl Host<'_> {
                 Ok(0) => break,
                 Ok(length) => log.extend(record.iter().take(length)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The record was overwritten meanwhile; the next read goes on with the oldest one there is.
+                // The record has been overwritten; the next read continues with the oldest record.
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Unread::new(path, &error)),

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The checklist as a table for people: one line an item, what to do under it, and the conclusion last.
+//! The checklist as a table: a line per item with its fix below it, and the conclusion at the end.
 
 use std::fmt::Write;
 
 use super::{Report, Status};
 
-/// Width up to which evidence is laid out, in columns; longer words stay whole.
+/// Column at which evidence is wrapped; longer words are not broken.
 const WIDTH: usize = 110;
 
 impl Status {
-    /// As the table shows it: what needs attention is told by capitals, not by colour.
+    /// The word in the table. Capitals, not colours, mark what needs attention.
     fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -22,13 +22,13 @@ impl Status {
 }
 
 impl Report {
-    /// One line about a processor that cannot do it at all: most of the list follows from that.
+    /// A line for a machine without a suitable processor, since most other items follow from that.
     fn wrong_machine(&self) -> Option<String> {
         let fatal = |id| self.item(id).filter(|item| item.status == Status::Fatal);
         let item = fatal("cpu.vendor").or_else(|| fatal("cpu.model"))?;
         let evidence = item.evidence.replace(|c: char| c.is_control(), " ");
         Some(format!(
-            "This machine has no AMD EPYC processor of the third generation or later ({evidence}): it cannot run SNP guests."
+            "SNP guests need an AMD EPYC processor of the third generation or later; this machine has none: {evidence}."
         ))
     }
 
@@ -46,15 +46,15 @@ impl Report {
         }
         let count = |status| self.items.iter().filter(|item| item.status == status).count();
         let conclusion = match self.fatal {
-            0 => "SNP guests can be launched here".to_owned(),
-            1 => "no SNP guest can be launched here: 1 fatal item".to_owned(),
-            fatal => format!("no SNP guest can be launched here: {fatal} fatal items"),
+            0 => "this host can launch SNP guests".to_owned(),
+            1 => "this host cannot launch SNP guests: 1 fatal item".to_owned(),
+            fatal => format!("this host cannot launch SNP guests: {fatal} fatal items"),
         };
-        let emulated = if self.emulated { "; EMULATED: nothing is protected" } else { "" };
+        let emulated = if self.emulated { "; EMULATED: SNP protects nothing" } else { "" };
         // Writing to a String does not fail.
         let _ = writeln!(
             table,
-            "\n{conclusion} (warnings: {}, for a policy to decide: {}, unknown: {}){emulated}",
+            "\n{conclusion} (warnings: {}, subject to policy: {}, unknown: {}){emulated}",
             count(Status::Warning),
             count(Status::Policy),
             count(Status::Unknown),
@@ -63,11 +63,11 @@ impl Report {
     }
 }
 
-/// Writes words after a head, broken into lines that begin under the first word.
+/// Writes a head and text after it, wrapped so that all lines of the text are aligned.
 fn wrap(table: &mut String, head: &str, text: &str) {
     let (mut column, mut fresh) = (head.len(), true);
     table.push_str(head);
-    // Evidence quotes what others wrote; nothing in it steers the terminal.
+    // Evidence quotes foreign text, which must not control the terminal.
     let text = cvmm_reason::printable::lines(text);
     for word in text.split_whitespace() {
         let length = word.chars().count();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Every item, judged on a good host with one thing changed.
+//! Every item, on a good host with one change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,7 +14,7 @@ use super::kvm::KvmFacts;
 use super::reading::{Reading, Unread, Why};
 use super::*;
 
-/// A host on which nothing is left to wish for.
+/// A host on which every item is ok.
 fn good() -> Facts {
     let mut status = [0; 32];
     status[..5].copy_from_slice(&[1, 55, 1, 1, 21]);
@@ -82,7 +82,7 @@ fn good() -> Facts {
     }
 }
 
-/// The good host with a change: the item's status and evidence. Other items stay in order unless they look at the same fact.
+/// Status and evidence of an item on the good host with a change.
 fn changed(id: &str, change: impl FnOnce(&mut Facts)) -> (Status, String) {
     let mut facts = good();
     change(&mut facts);
@@ -110,9 +110,11 @@ fn a_good_host_has_nothing_but_ok() {
     let others: Vec<_> = report.items.iter().filter(|item| item.status != Status::Ok).collect();
     assert!(others.is_empty() && report.fatal == 0 && !report.emulated, "{others:?}");
     assert_eq!(report.asids, Some(AsidUse { capacity: 99, used: 3, free: 96 }));
-    assert!(report.table().ends_with(
-        "\nSNP guests can be launched here (warnings: 0, for a policy to decide: 0, unknown: 0)\n"
-    ));
+    assert!(
+        report
+            .table()
+            .ends_with("\nthis host can launch SNP guests (warnings: 0, subject to policy: 0, unknown: 0)\n")
+    );
 }
 
 #[test]
@@ -141,7 +143,7 @@ fn the_json_has_its_form() {
 }
 
 #[test]
-fn nothing_readable_is_nothing_ok() {
+fn what_cannot_be_read_is_never_ok() {
     fn all<T>(reading: &mut Reading<T>, why: &Why) {
         *reading = Err(Unread { what: "/x".to_owned(), why: why.clone() });
     }
@@ -174,7 +176,7 @@ fn nothing_readable_is_nothing_ok() {
         all(&mut facts.open_files, &why);
         let report = Report::of(&facts);
         for item in &report.items {
-            // CPUID cannot be refused; a device that this process cannot open, a launch by it cannot open either.
+            // CPUID always works; a launch cannot open a device that this process cannot open.
             let expected = match item.id {
                 "cpu.vendor" | "cpu.hypervisor" | "cpu.model" | "cpu.sev" | "cpu.asids" => Status::Ok,
                 "kvm.device" | "sev.device" => Status::Fatal,
@@ -188,7 +190,7 @@ fn nothing_readable_is_nothing_ok() {
 }
 
 #[test]
-fn the_processor_is_judged() {
+fn the_processor_is_assessed() {
     use Status::{Fatal, Policy, Unknown, Warning};
     assert_eq!(status("cpu.vendor", |f| f.cpuid.vendor = "GenuineIntel".to_owned()), Fatal);
     assert_eq!(status("cpu.hypervisor", |f| f.cpuid.hypervisor = Some("KVMKVMKVM".to_owned())), Fatal);
@@ -204,55 +206,56 @@ fn the_processor_is_judged() {
     assert_eq!(status("cpu.model", turin), Status::Ok);
     assert_eq!(status("cpu.sev", |f| f.cpuid.sev = None), Fatal);
     assert_eq!(status("cpu.asids", |f| f.cpuid.sev = None), Fatal);
-    let (judged, evidence) = changed("cpu.sev", |f| f.cpuid.sev.as_mut().unwrap().features = 0xb);
-    assert!(judged == Fatal && evidence.ends_with("without SNP"), "{evidence}");
+    let (assessed, evidence) = changed("cpu.sev", |f| f.cpuid.sev.as_mut().unwrap().features = 0xb);
+    assert!(assessed == Fatal && evidence.ends_with("without SNP"), "{evidence}");
     assert_eq!(status("cpu.asids", |f| f.cpuid.sev.as_mut().unwrap().min_sev_asid = 1), Fatal);
     assert_eq!(status("cpu.asids", |f| f.cpuid.sev.as_mut().unwrap().min_sev_asid = 0), Fatal);
     let hiding = |f: &mut Facts| {
         f.parameters.insert("ciphertext_hiding_asids", Ok("20".to_owned()));
     };
     assert!(changed("cpu.asids", hiding).1.starts_with("20 for SNP guests"));
-    let (judged, evidence) = changed("cpu.online", |f| f.online = Ok(BTreeSet::from([0])));
-    assert!(judged == Warning && evidence.contains("1 of 2 are offline: 1"), "{evidence}");
+    let (assessed, evidence) = changed("cpu.online", |f| f.online = Ok(BTreeSet::from([0])));
+    assert!(assessed == Warning && evidence.contains("1 of 2 are offline: 1"), "{evidence}");
     assert_eq!(status("cpu.smt", |f| f.smt = Ok("1".to_owned())), Policy);
     assert_eq!(status("cpu.smt", |f| f.smt = Ok("perhaps".to_owned())), Unknown);
 }
 
 #[test]
-fn a_machine_that_is_no_epyc_is_told_so_first() {
+fn a_machine_without_epyc_is_reported_first() {
     let first = |facts: &Facts| Report::of(facts).table().lines().next().unwrap().to_owned();
-    let wrong = "This machine has no AMD EPYC processor of the third generation or later";
+    let wrong =
+        "SNP guests need an AMD EPYC processor of the third generation or later; this machine has none";
     let mut intel = good();
     intel.cpuid.vendor = "GenuineIntel".to_owned();
     intel.cpuid.signature = CpuSignature::from_parts(6, 0x6a, 6).unwrap();
     intel.cpuid.sev = None;
-    assert_eq!(first(&intel), format!("{wrong} (GenuineIntel (CPUID 0)): it cannot run SNP guests."));
+    assert_eq!(first(&intel), format!("{wrong}: GenuineIntel (CPUID 0)."));
     // The second generation, which has SEV-ES only.
     let mut rome = good();
     rome.cpuid.signature = CpuSignature::from_parts(0x17, 0x31, 0).unwrap();
     let said = first(&rome);
     assert!(said.starts_with(wrong) && said.contains("family 0x17, model 0x31"), "{said}");
-    // What a hypervisor says is not taken for a part of the table.
+    // A hypervisor's name cannot forge a line of the table.
     intel.cpuid.vendor = "x\u{1b}[2J\ny".to_owned();
-    assert!(first(&intel).ends_with("it cannot run SNP guests.") && !first(&intel).contains('\u{1b}'));
-    // A machine that lacks something else is not told so.
+    assert!(first(&intel).ends_with("(CPUID 0).") && !first(&intel).contains('\u{1b}'));
+    // Other defects do not produce the line.
     let mut off = good();
     off.cpuid.sev = None;
     for facts in [good(), off] {
-        assert!(!Report::of(&facts).table().contains("This machine has no AMD EPYC"));
+        assert!(!Report::of(&facts).table().contains(wrong));
     }
 }
 
 #[test]
 fn one_wrong_processor_is_enough() {
-    let (judged, evidence) = changed("msr.syscfg", |f| {
+    let (assessed, evidence) = changed("msr.syscfg", |f| {
         f.syscfg.as_mut().unwrap().insert(1, 1 << 23);
     });
     assert_eq!(
-        (judged, evidence.as_str()),
+        (assessed, evidence.as_str()),
         (Status::Fatal, "SYSCFG of processor 1 is 0x800000, without 0x1000000")
     );
-    // Who has to mend it depends on which bit is missing.
+    // The fix depends on which bit is missing.
     let mut facts = good();
     facts.syscfg = Ok(BTreeMap::from([(0, 1 << 23)]));
     let fix = |facts: &Facts| Report::of(facts).item("msr.syscfg").unwrap().fix.clone().unwrap();
@@ -271,15 +274,15 @@ fn one_wrong_processor_is_enough() {
         assert_eq!(status("msr.rmp", |f| f.rmp = Ok(rmp)), Status::Fatal);
     }
     assert_eq!(status("msr.rmp", |f| f.rmp = Ok(Rmp { base: 1, end: 0, segmented: true })), Status::Ok);
-    // Without the driver there is a remedy, under lockdown there is none.
+    // Without the driver there is a fix, under lockdown there is none.
     facts.syscfg = denied();
     assert!(fix(&facts).contains("modprobe msr"));
     facts.lockdown = Ok("none [integrity] confidentiality".to_owned());
-    assert!(fix(&facts).contains("locked down"));
+    assert!(fix(&facts).contains("lockdown"));
 }
 
 #[test]
-fn the_kernel_is_judged_by_what_it_can() {
+fn the_kernel_is_assessed_by_its_capabilities() {
     use Status::{Fatal, Unknown, Warning};
     let old = |f: &mut Facts| f.release = Ok("6.1.0-40-amd64".to_owned());
     let without_snp = |f: &mut Facts| f.kvm.as_mut().unwrap().support.vm_types = 1;
@@ -295,8 +298,8 @@ fn the_kernel_is_judged_by_what_it_can() {
     let less = |f: &mut Facts| {
         f.config.as_mut().unwrap().1.remove("KVM_PRIVATE_MEM");
     };
-    let (judged, evidence) = changed("kernel.config", less);
-    assert!(judged == Fatal && evidence.ends_with("lacks KVM_GUEST_MEMFD"), "{evidence}");
+    let (assessed, evidence) = changed("kernel.config", less);
+    assert!(assessed == Fatal && evidence.ends_with("lacks KVM_GUEST_MEMFD"), "{evidence}");
     let renamed = |f: &mut Facts| {
         less(f);
         f.config.as_mut().unwrap().1.insert("KVM_GUEST_MEMFD".to_owned());
@@ -317,17 +320,17 @@ fn the_log_is_quoted_where_it_is_bad() {
         changed("kernel.log", |f| f.log = Ok(lines))
     };
     assert_eq!(log(&[]).0, Status::Unknown);
-    let (judged, evidence) = log(&[
+    let (assessed, evidence) = log(&[
         "SEV-SNP: Memory for the RMP table has not been reserved by BIOS",
         "kvm_amd: SEV-SNP enabled (ASIDs 1 - 99)",
     ]);
-    assert!(judged == Status::Warning && evidence.contains("not been reserved by BIOS"), "{evidence}");
+    assert!(assessed == Status::Warning && evidence.contains("not been reserved by BIOS"), "{evidence}");
     assert_eq!(log(&["kvm_amd: SEV-SNP unusable (ASIDs 1 - 0)"]).0, Status::Warning);
     assert_eq!(log(&["ccp 0000:00:05.0: sev enabled"]).0, Status::Unknown);
 }
 
 #[test]
-fn an_iommu_must_translate() {
+fn the_iommu_must_translate() {
     let groups = |types: &[&str]| {
         let groups =
             types.iter().enumerate().map(|(number, kind)| (number.to_string(), Ok((*kind).to_owned())));
@@ -341,7 +344,7 @@ fn an_iommu_must_translate() {
 }
 
 #[test]
-fn kvm_is_judged() {
+fn kvm_is_assessed() {
     use Status::{Fatal, Policy, Unknown};
     let parameter = |name: &'static str, value: Reading<String>| {
         status("kvm.parameters", |f| drop(f.parameters.insert(name, value)))
@@ -366,8 +369,11 @@ fn kvm_is_judged() {
         (support(|s| s.memory_attributes = 1), "MEMORY_ATTRIBUTES"),
         (support(|s| s.guest_memfd = false), "GUEST_MEMFD"),
     ] {
-        let (judged, evidence) = changed("kvm.capabilities", lack);
-        assert!(judged == Fatal && evidence.starts_with(&format!("KVM lacks KVM_CAP_{name}")), "{evidence}");
+        let (assessed, evidence) = changed("kvm.capabilities", lack);
+        assert!(
+            assessed == Fatal && evidence.starts_with(&format!("KVM lacks KVM_CAP_{name}")),
+            "{evidence}"
+        );
         assert!(!evidence.contains(", "), "{evidence}");
     }
     let refused = |f: &mut Facts| f.kvm.as_mut().unwrap().create = Err("Invalid argument".to_owned());
@@ -380,7 +386,7 @@ fn kvm_is_judged() {
 }
 
 #[test]
-fn the_security_processor_is_judged() {
+fn the_security_processor_is_assessed() {
     use Status::{Fatal, Policy, Unknown};
     for unread in [absent(), denied()] {
         assert_eq!(status("sev.device", |f| f.sev_device = unread), Fatal);
@@ -397,7 +403,7 @@ fn the_security_processor_is_judged() {
     assert_eq!(status("sev.platform", platform(|p| p.rmp_initialized = false)), Fatal);
     assert_eq!(status("sev.api", platform(|p| p.api_minor = 50)), Fatal);
     assert_eq!(status("sev.api", platform(|p| (p.api_major, p.api_minor) = (2, 0))), Status::Ok);
-    // Without a status the log may tell, but only that the version is too low: another reason is left otherwise.
+    // Without a status the log can only show that the version is too low; otherwise the reason is a different one.
     let logged = |line: &str| {
         let lines = vec!["ccp 0000:22:00.1: SEV API:1.60 build:3".to_owned(), line.to_owned()];
         status("sev.api", |f| (f.platform, f.log) = (absent(), Ok(lines)))
@@ -405,9 +411,9 @@ fn the_security_processor_is_judged() {
     assert_eq!(logged("ccp 0000:22:00.1: SEV API:1.50 build:21"), Fatal);
     assert_eq!(logged("ccp 0000:22:00.1: SEV API:x"), Unknown);
     assert_eq!(logged("usb 1-1: Product: API:1.2"), Unknown);
-    let (judged, evidence) = changed("sev.tcb", platform(|p| p.current_tcb.0[7] = 219));
+    let (assessed, evidence) = changed("sev.tcb", platform(|p| p.current_tcb.0[7] = 219));
     assert!(
-        judged == Policy && evidence.contains("microcode 219") && evidence.contains("microcode 0"),
+        assessed == Policy && evidence.contains("microcode 219") && evidence.contains("microcode 0"),
         "{evidence}"
     );
     assert_eq!(status("sev.masking", platform(|p| p.chip_id_masked = true)), Policy);
@@ -419,14 +425,17 @@ fn the_security_processor_is_judged() {
 }
 
 #[test]
-fn what_runs_out_is_a_warning() {
+fn an_exhausted_resource_is_a_warning() {
     use Status::{Unknown, Warning};
-    let (judged, evidence) = changed("asids.free", |f| f.asids.used = Ok(99));
-    assert!(judged == Warning && evidence.starts_with("0 of 99 free"), "{evidence}");
-    // More used than there are is odd, but no reason to wrap.
+    let (assessed, evidence) = changed("asids.free", |f| f.asids.used = Ok(99));
+    assert!(assessed == Warning && evidence.starts_with("0 of 99 free"), "{evidence}");
+    // More used than available is odd, but must not wrap.
     assert_eq!(status("asids.free", |f| f.asids.used = Ok(u64::MAX)), Warning);
-    let (judged, evidence) = changed("asids.free", |f| f.asids.used = absent());
-    assert!(judged == Unknown && evidence.ends_with("the security processor has 0 SNP guests"), "{evidence}");
+    let (assessed, evidence) = changed("asids.free", |f| f.asids.used = absent());
+    assert!(
+        assessed == Unknown && evidence.ends_with("the security processor manages 0 SNP guests"),
+        "{evidence}"
+    );
     assert_eq!(status("asids.limit", |f| f.asids.limit = Ok(Some(("/m".to_owned(), 1)))), Warning);
     let memory = |name: &str, value| {
         let memory = Ok(BTreeMap::from([(name.to_owned(), value)]));
@@ -440,7 +449,7 @@ fn what_runs_out_is_a_warning() {
 }
 
 #[test]
-fn a_machine_in_software_is_recognised_by_each_of_its_signs() {
+fn each_sign_of_emulation_is_recognised() {
     let signs: [fn(&mut Facts); 3] = [
         |f| f.dmi[0].1 = Ok("QEMU".to_owned()),
         |f| f.ccp.as_mut().unwrap()[0].subsystem_vendor = Ok("0x1af4".to_owned()),
@@ -453,6 +462,6 @@ fn a_machine_in_software_is_recognised_by_each_of_its_signs() {
         let item = report.item("emulation").unwrap();
         assert!(report.emulated && item.status == Status::Warning, "{item:?}");
         assert!(item.evidence.contains("SNP protects nothing here"), "{item:?}");
-        assert!(report.table().ends_with("EMULATED: nothing is protected\n"));
+        assert!(report.table().ends_with("EMULATED: SNP protects nothing\n"));
     }
 }

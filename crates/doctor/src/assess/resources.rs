@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What runs out: ASIDs, memory, open files.
+//! Limited resources: ASIDs, memory, open files.
 
 use super::{AsidUse, not_ok, ok, unknown};
 use crate::facts::{CGROUPS, Facts};
 use crate::{Item, Status};
 
 const MIB: u64 = 1 << 20;
-/// Less memory than this hardly holds one guest.
-const LITTLE_MEMORY: u64 = 1 << 30;
-/// What cvmm may open for one VM with many disks and vCPUs.
-const FEW_FILES: u64 = 1024;
+/// Less memory than this is hardly enough for one guest.
+const MIN_MEMORY: u64 = 1 << 30;
+/// Enough for one VM with many disks and vCPUs.
+const MIN_FILES: u64 = 1024;
 
-/// Use of ASIDs if the host tells.
+/// ASID usage, if the host reports it.
 #[must_use]
 pub fn asid_use(facts: &Facts) -> Option<AsidUse> {
     match (&facts.asids.capacity, &facts.asids.used) {
@@ -24,9 +24,9 @@ pub fn asid_use(facts: &Facts) -> Option<AsidUse> {
 
 pub fn asids_free(facts: &Facts) -> Item {
     const ID: &str = "asids.free";
-    // The firmware counts SNP guests only, the cgroup controller SEV-ES guests, too.
+    // The firmware counts SNP guests only; the cgroup controller counts SEV-ES guests as well.
     let guests = match &facts.platform {
-        Ok(platform) => format!("; the security processor has {} SNP guests", platform.guests),
+        Ok(platform) => format!("; the security processor manages {} SNP guests", platform.guests),
         Err(_) => String::new(),
     };
     let (Ok(_), Ok(_)) = (&facts.asids.capacity, &facts.asids.used) else {
@@ -46,7 +46,7 @@ pub fn asids_free(facts: &Facts) -> Item {
         ID,
         Status::Warning,
         evidence,
-        "end a guest before the next is launched, or raise \"SEV-ES ASID Space Limit\" in the firmware setup",
+        "stop a guest before launching another, or raise \"SEV-ES ASID Space Limit\" in the firmware setup",
     )
 }
 
@@ -54,12 +54,12 @@ pub fn asids_limit(facts: &Facts) -> Item {
     const ID: &str = "asids.limit";
     match &facts.asids.limit {
         Err(unread) => unknown(ID, unread, "mount the unified cgroup hierarchy at /sys/fs/cgroup"),
-        Ok(None) => ok(ID, "no cgroup of this process limits them (misc.max sev_es)"),
+        Ok(None) => ok(ID, "no limit on this process's cgroups (misc.max sev_es)"),
         Ok(Some((path, limit))) => not_ok(
             ID,
             Status::Warning,
             format!("{path} allows {limit}"),
-            format!("raise sev_es in {path} if more guests shall run in this cgroup"),
+            format!("raise sev_es in {path} to run more guests in this cgroup"),
         ),
     }
 }
@@ -71,10 +71,10 @@ pub fn memory(facts: &Facts) -> Item {
         Err(unread) => return unknown(ID, unread, "mount /proc"),
     };
     let Some(available) = memory.get("MemAvailable") else {
-        return not_ok(ID, Status::Unknown, "/proc/meminfo has no MemAvailable", "look at it");
+        return not_ok(ID, Status::Unknown, "no MemAvailable in /proc/meminfo", "mount the host's /proc");
     };
     let evidence = format!("{} MiB (/proc/meminfo MemAvailable)", available / MIB);
-    if *available >= LITTLE_MEMORY {
+    if *available >= MIN_MEMORY {
         return ok(ID, evidence);
     }
     not_ok(ID, Status::Warning, evidence, "free memory: pages of SNP guests can be neither moved nor swapped")
@@ -84,12 +84,12 @@ pub fn memory_limit(facts: &Facts) -> Item {
     const ID: &str = "memory.cgroup";
     match &facts.memory_limit {
         Err(unread) => unknown(ID, unread, "mount the unified cgroup hierarchy at /sys/fs/cgroup"),
-        Ok(None) => ok(ID, "no cgroup of this process limits it (memory.max)"),
+        Ok(None) => ok(ID, "no limit on this process's cgroups (memory.max)"),
         Ok(Some((path, limit))) => not_ok(
             ID,
             Status::Warning,
             format!("{path} allows {} MiB", limit / MIB),
-            "private memory is charged there and cannot be swapped: leave room for all memory of the guest and 64 MiB more",
+            "guest memory is charged to this cgroup and cannot be swapped: allow the guest's memory size plus 64 MiB",
         ),
     }
 }
@@ -105,10 +105,8 @@ pub fn huge_pages(facts: &Facts) -> Item {
         Some(pages) => not_ok(
             ID,
             Status::Warning,
-            format!(
-                "{pages} are reserved (/proc/meminfo HugePages_Total), and private memory cannot use them"
-            ),
-            "release them if this host runs SNP guests only; transparent huge pages do not help private memory either",
+            format!("{pages} are reserved (/proc/meminfo HugePages_Total); private memory cannot use them"),
+            "release them if this host runs SNP guests only",
         ),
     }
 }
@@ -117,12 +115,14 @@ pub fn open_files(facts: &Facts) -> Item {
     const ID: &str = "limits.files";
     match &facts.open_files {
         Err(unread) => unknown(ID, unread, "run cvmm doctor again"),
-        Ok((soft, hard)) if *soft >= FEW_FILES => ok(ID, format!("{soft}, at most {hard} (RLIMIT_NOFILE)")),
+        Ok((soft, hard)) if *soft >= MIN_FILES => {
+            ok(ID, format!("soft limit {soft}, hard limit {hard} (RLIMIT_NOFILE)"))
+        }
         Ok((soft, hard)) => not_ok(
             ID,
             Status::Warning,
-            format!("{soft}, at most {hard} (RLIMIT_NOFILE)"),
-            format!("raise it to {FEW_FILES} (LimitNOFILE= of the service, ulimit -n)"),
+            format!("soft limit {soft}, hard limit {hard} (RLIMIT_NOFILE)"),
+            format!("raise the limit to {MIN_FILES} (LimitNOFILE= of the service, ulimit -n)"),
         ),
     }
 }

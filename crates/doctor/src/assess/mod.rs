@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From facts to items: what each fact means for launching SNP guests.
 //!
-//! Every function here is pure. An item that cannot be judged is `unknown` with the reason, and what to do about *that*.
+//! All functions are pure. An item that cannot be assessed is `unknown`, with the reason and a fix for that.
 
 mod cpu;
 mod kernel;
@@ -15,7 +15,7 @@ use super::{AsidUse, Item, Status};
 
 pub use resources::asid_use;
 
-/// The whole checklist, in the order in which things build on each other.
+/// The checklist, ordered by dependency.
 #[must_use]
 pub fn items(facts: &Facts) -> Vec<Item> {
     let checks: &[fn(&Facts) -> Item] = &[
@@ -69,7 +69,7 @@ fn not_ok(id: &'static str, status: Status, evidence: impl Into<String>, fix: im
     Item { id, status, evidence: evidence.into(), fix: Some(fix.into()) }
 }
 
-/// `fix` is for everything but a missing permission.
+/// `fix` applies unless the reason is a missing permission.
 fn unknown(id: &'static str, unread: &Unread, fix: &str) -> Item {
     let fix = match unread.why {
         Why::Denied => "run cvmm doctor as root",
@@ -78,19 +78,19 @@ fn unknown(id: &'static str, unread: &Unread, fix: &str) -> Item {
     not_ok(id, Status::Unknown, unread.to_string(), fix)
 }
 
-/// Yes or no as module parameters say it.
+/// Whether a module parameter is enabled.
 fn is_yes(value: &str) -> bool {
     matches!(value, "Y" | "y" | "1")
 }
 
-/// What machines in software call themselves in DMI. Not a complete list: one that hides is not found out this way, only
-/// by a report that verifies against the manufacturer's root.
-const SOFTWARE: [&str; 8] =
+/// Names of emulators and hypervisors in DMI. The list is not complete: an emulator that hides is only detected by a report
+/// that does not verify against AMD's root.
+const EMULATORS: [&str; 8] =
     ["QEMU", "SeaBIOS", "Bochs", "KVM", "VMware", "VirtualBox", "Xen", "Virtual Machine"];
-/// PCI subsystem vendor of devices that QEMU makes.
+/// PCI subsystem vendor of QEMU's devices.
 const QEMU_SUBSYSTEM: &str = "0x1af4";
 
-/// The signs that there is no hardware under this host, and whether one could look for them at all.
+/// The signs of emulation, and whether DMI could be read.
 fn signs(facts: &Facts) -> (Vec<String>, bool) {
     let mut signs = Vec::new();
     if let Some(name) = &facts.cpuid.hypervisor {
@@ -98,7 +98,7 @@ fn signs(facts: &Facts) -> (Vec<String>, bool) {
     }
     for (file, value) in &facts.dmi {
         if let Some(value) =
-            value.as_ref().ok().filter(|value| SOFTWARE.iter().any(|name| value.contains(name)))
+            value.as_ref().ok().filter(|value| EMULATORS.iter().any(|name| value.contains(name)))
         {
             signs.push(format!("{DMI}/{file} is \"{value}\""));
         }
@@ -114,7 +114,7 @@ fn signs(facts: &Facts) -> (Vec<String>, bool) {
     (signs, facts.dmi.iter().any(|(_, value)| value.is_ok()))
 }
 
-/// Whether this host is a machine in software.
+/// Whether this host is emulated.
 #[must_use]
 pub fn is_emulated(facts: &Facts) -> bool {
     !signs(facts).0.is_empty()
@@ -127,10 +127,10 @@ fn emulation(facts: &Facts) -> Item {
             ID,
             Status::Warning,
             format!("this host is emulated: SNP protects nothing here ({})", signs.join("; ")),
-            "use it for tests only; guests with secrets need hardware",
+            "use this host for tests only; guests with secrets need real hardware",
         ),
         (_, true) => {
-            ok(ID, format!("no sign of it in {DMI}, CPUID 1 and the security processor's PCI device"))
+            ok(ID, format!("no sign of emulation in {DMI}, CPUID 1 and the security processor's PCI device"))
         }
         (_, false) => {
             let unread = facts.dmi.iter().find_map(|(_, value)| value.as_ref().err());

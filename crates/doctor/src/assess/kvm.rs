@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! KVM: its module's parameters and what it answers.
+//! KVM: module parameters and capabilities.
 
 use cvmm_snp::features::SevFeatures;
 
@@ -37,8 +37,8 @@ pub fn parameters(facts: &Facts) -> Item {
         ID,
         Status::Fatal,
         format!("{} ({PARAMETERS})", off.join(" ")),
-        "load kvm_amd after ccp, without parameters that switch these off; what stays off, kvm_amd has switched off \
-         itself for a reason that another item tells",
+        "load kvm_amd after ccp and without parameters that disable these; if they stay off, see the other items for the \
+         reason",
     )
 }
 
@@ -50,36 +50,36 @@ pub fn device(facts: &Facts) -> Item {
             let fix = match unread.why {
                 Why::Denied => "add this user to the group that owns /dev/kvm (usually \"kvm\")",
                 Why::Absent => "load kvm_amd, and enable SVM in the firmware setup",
-                _ => "find out what the file is",
+                _ => "replace this file by the device node",
             };
             not_ok(ID, Status::Fatal, unread.to_string(), fix)
         }
     }
 }
 
-fn judged(facts: &Facts, id: &'static str, judge: impl FnOnce(&KvmFacts) -> Item) -> Item {
+fn assessed(facts: &Facts, id: &'static str, assess: impl FnOnce(&KvmFacts) -> Item) -> Item {
     match &facts.kvm {
-        Ok(kvm) => judge(kvm),
-        // Whatever the reason is, kvm.device has it, and what to do.
+        Ok(kvm) => assess(kvm),
+        // kvm.device has the reason and the fix.
         Err(unread) => not_ok(id, Status::Unknown, unread.to_string(), NO_KVM),
     }
 }
 
 pub fn vm_types(facts: &Facts) -> Item {
     const ID: &str = "kvm.vm_types";
-    judged(facts, ID, |kvm| {
+    assessed(facts, ID, |kvm| {
         let evidence = format!("KVM_CAP_VM_TYPES is {:#x}", kvm.support.vm_types);
         if kvm.support.has_snp() {
             return ok(ID, evidence);
         }
-        let fix = "see the fatal items above; after they are mended, reload kvm_amd or reboot";
+        let fix = "fix the fatal items above, then reload kvm_amd or reboot";
         not_ok(ID, Status::Fatal, format!("{evidence}, without type 4 (SNP)"), fix)
     })
 }
 
 pub fn capabilities(facts: &Facts) -> Item {
     const ID: &str = "kvm.capabilities";
-    judged(facts, ID, |kvm| {
+    assessed(facts, ID, |kvm| {
         let support = &kvm.support;
         let needed = [
             (support.has_map_gpa_range(), "KVM_CAP_EXIT_HYPERCALL with MAP_GPA_RANGE"),
@@ -90,7 +90,7 @@ pub fn capabilities(facts: &Facts) -> Item {
         ];
         let missing: Vec<_> = needed.iter().filter(|(has, _)| !has).map(|(_, name)| *name).collect();
         if missing.is_empty() {
-            return ok(ID, format!("all {} that a launch uses", needed.len()));
+            return ok(ID, format!("all {} capabilities that a launch uses", needed.len()));
         }
         let fix = "boot a kernel of 6.11 or later with CONFIG_KVM_AMD_SEV";
         not_ok(ID, Status::Fatal, format!("KVM lacks {}", missing.join(", ")), fix)
@@ -99,20 +99,20 @@ pub fn capabilities(facts: &Facts) -> Item {
 
 pub fn create(facts: &Facts) -> Item {
     const ID: &str = "kvm.create_vm";
-    judged(facts, ID, |kvm| match &kvm.create {
-        Ok(()) => ok(ID, "a VM of type 4 (SNP) was made, and closed"),
+    assessed(facts, ID, |kvm| match &kvm.create {
+        Ok(()) => ok(ID, "created and closed a VM of type 4 (SNP)"),
         Err(error) => not_ok(
             ID,
             Status::Fatal,
             format!("KVM_CREATE_VM with type 4 (SNP): {error}"),
-            "see kvm.vm_types; with that in order, memory or a limit of this process is the reason",
+            "see kvm.vm_types; if that is ok, check the memory and the limits of this process",
         ),
     })
 }
 
 pub fn vmsa_features(facts: &Facts) -> Item {
     const ID: &str = "kvm.vmsa_features";
-    judged(facts, ID, |kvm| match kvm.support.vmsa_features {
+    assessed(facts, ID, |kvm| match kvm.support.vmsa_features {
         Some(bits) => {
             let known = [(SevFeatures::DEBUG_SWAP, "DEBUG_SWAP"), (SevFeatures::SECURE_TSC, "SECURE_TSC")];
             let names: Vec<_> =
@@ -125,33 +125,35 @@ pub fn vmsa_features(facts: &Facts) -> Item {
             ID,
             Status::Policy,
             "/dev/kvm has no attribute 1/0: guests cannot have optional SEV_FEATURES",
-            "boot a later kernel if guests need DEBUG_SWAP or SECURE_TSC",
+            "boot a newer kernel if guests need DEBUG_SWAP or SECURE_TSC",
         ),
     })
 }
 
 pub fn policy_bits(facts: &Facts) -> Item {
     const ID: &str = "kvm.policy_bits";
-    judged(facts, ID, |kvm| match kvm.support.policy_bits {
+    assessed(facts, ID, |kvm| match kvm.support.policy_bits {
         Some(bits) => ok(ID, format!("guest policies may use {bits:#x} (/dev/kvm attribute 1/1)")),
         None => not_ok(
             ID,
             Status::Policy,
-            "/dev/kvm has no attribute 1/1: this kernel takes a fixed set of policy bits and does not tell which",
-            "boot a later kernel if guests' policies use more than SMT and DEBUG",
+            "/dev/kvm has no attribute 1/1: this kernel accepts a fixed set of policy bits and does not report it",
+            "boot a newer kernel if guest policies use bits other than SMT and DEBUG",
         ),
     })
 }
 
 pub fn certificates(facts: &Facts) -> Item {
     const ID: &str = "kvm.certificates";
-    judged(facts, ID, |kvm| match kvm.support.certificates {
-        Some(value) if value != 0 => ok(ID, "guests can be served certificates (/dev/kvm attribute 1/2)"),
+    assessed(facts, ID, |kvm| match kvm.support.certificates {
+        Some(value) if value != 0 => {
+            ok(ID, "the VMM can serve certificates to guests (/dev/kvm attribute 1/2)")
+        }
         _ => not_ok(
             ID,
             Status::Policy,
-            "KVM does not ask for certificates (/dev/kvm attribute 1/2): guests get reports without them",
-            "boot a later kernel, or give verifiers the certificates another way",
+            "KVM does not request certificates from the VMM (/dev/kvm attribute 1/2): guests get reports without them",
+            "boot a newer kernel, or provide verifiers with the certificates by other means",
         ),
     })
 }

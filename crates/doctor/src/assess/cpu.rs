@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The processor and what its firmware setup made of it.
+//! The processor and its firmware setup.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use crate::facts::{CPUS, Facts};
 use crate::reading::{Reading, Why};
 use crate::{Item, Status};
 
-/// SYSCFG: memory encryption, and SNP, which the kernel switches on only if it can use it.
+/// SYSCFG: memory encryption, and SNP, which the kernel enables only if it can use it.
 const MEM_ENCRYPT: u64 = 1 << 23;
 const SNP_EN: u64 = 1 << 24;
-/// HWCR: system management mode cannot be changed any more.
+/// HWCR: system management mode is locked.
 const SMM_LOCK: u64 = 1;
 
 const SETUP: &str =
@@ -28,7 +28,7 @@ pub fn vendor(facts: &Facts) -> Item {
         ID,
         Status::Fatal,
         evidence,
-        "SEV-SNP exists on AMD EPYC processors of the third generation or later only",
+        "use a machine with an AMD EPYC processor of the third generation or later",
     )
 }
 
@@ -40,9 +40,9 @@ pub fn hypervisor(facts: &Facts) -> Item {
             ID,
             Status::Fatal,
             format!(
-                "this host is a guest of \"{name}\" (CPUID 1 and 4000_0000), where Linux does not use SNP"
+                "this host is a guest of hypervisor \"{name}\" (CPUID 1 and 4000_0000), where Linux does not use SNP"
             ),
-            "run cvmm on the hardware itself",
+            "run cvmm on bare metal",
         ),
     }
 }
@@ -61,7 +61,7 @@ pub fn model(facts: &Facts) -> Item {
         0..0x19 => {
             not_ok(ID, Status::Fatal, evidence, "SNP needs a processor of family 0x19 (Milan) or later")
         }
-        // Where Linux knows the RMP's format; later processors read it by an instruction.
+        // Linux knows the RMP format of this family; later families have an instruction to read the RMP.
         0x19 => ok(ID, evidence),
         0x1a if reads_rmp => ok(ID, evidence),
         0x1a => not_ok(
@@ -73,8 +73,8 @@ pub fn model(facts: &Facts) -> Item {
         _ => not_ok(
             ID,
             Status::Warning,
-            format!("{evidence}: a family this cvmm does not know"),
-            "use a cvmm that knows it: TCB versions and launch digests depend on the family",
+            format!("{evidence}: unknown family"),
+            "use a newer cvmm: TCB versions and launch digests depend on the family",
         ),
     }
 }
@@ -102,7 +102,7 @@ pub fn features(facts: &Facts) -> Item {
 pub fn asids(facts: &Facts) -> Item {
     const ID: &str = "cpu.asids";
     let Some(sev) = facts.cpuid.sev else {
-        return not_ok(ID, Status::Fatal, "no CPUID leaf 8000_001F, so none", "see cpu.sev");
+        return not_ok(ID, Status::Fatal, "none: no CPUID leaf 8000_001F", "see cpu.sev");
     };
     let hiding = facts.parameters.get("ciphertext_hiding_asids").and_then(|value| value.as_ref().ok());
     let (highest, all) = (sev.snp_asids(), sev.asids);
@@ -120,7 +120,7 @@ pub fn asids(facts: &Facts) -> Item {
         ID,
         Status::Fatal,
         evidence,
-        "set \"SEV-ES ASID Space Limit\" in the firmware setup above 1: SNP guests have the ASIDs below it",
+        "set \"SEV-ES ASID Space Limit\" in the firmware setup above 1: SNP guests use the ASIDs below it",
     )
 }
 
@@ -144,7 +144,7 @@ pub fn online(facts: &Facts) -> Item {
             present.len(),
             if off.len() > 8 { ", …" } else { "" }
         ),
-        "boot with all processors online (no maxcpus=, no nr_cpus=): SNP cannot be initialised otherwise",
+        "boot with all processors online (without maxcpus= and nr_cpus=): SNP initialisation requires it",
     )
 }
 
@@ -156,26 +156,29 @@ pub fn smt(facts: &Facts) -> Item {
             ID,
             Status::Policy,
             format!("on ({CPUS}/smt/active): guests whose policy forbids SMT are refused"),
-            "boot with nosmt if tenants demand it",
+            "boot with nosmt if tenants require it",
         ),
-        Ok(other) => not_ok(ID, Status::Unknown, format!("{CPUS}/smt/active is \"{other}\""), "look at it"),
+        Ok(other) => not_ok(
+            ID,
+            Status::Unknown,
+            format!("{CPUS}/smt/active is \"{other}\", neither 0 nor 1"),
+            "report this as a bug",
+        ),
         Err(unread) => unknown(ID, unread, "mount /sys"),
     }
 }
 
-/// What to do about registers that cannot be read.
+/// The fix for registers that cannot be read.
 fn msr_fix(facts: &Facts) -> String {
     let locked = facts.lockdown.as_deref().unwrap_or("[none]");
     if locked.contains("[none]") {
         "load the msr module (modprobe msr) and run cvmm doctor as root".to_owned()
     } else {
-        format!(
-            "the kernel is locked down ({locked}) and may not show registers; the other items say what it made of them"
-        )
+        format!("kernel lockdown ({locked}) prevents reading registers; rely on the other items")
     }
 }
 
-/// Judges a register that all processors must have alike.
+/// Assesses a register that must be the same on all processors.
 fn on_every_cpu(
     facts: &Facts,
     id: &'static str,
@@ -201,7 +204,7 @@ fn on_every_cpu(
                 ok(
                     id,
                     format!(
-                        "{name} {value:#x}; checked on every processor online: {} (/dev/cpu/N/msr)",
+                        "{name} is {value:#x} on all {} online processors (/dev/cpu/N/msr)",
                         values.len()
                     ),
                 )
@@ -214,7 +217,7 @@ pub fn syscfg(facts: &Facts) -> Item {
     // The firmware sets the first bit, the kernel the second when it has an RMP and an IOMMU.
     let encrypts = facts.syscfg.iter().flatten().all(|(_, value)| value & MEM_ENCRYPT != 0);
     let fix = if encrypts {
-        "the kernel has not enabled SNP: see msr.rmp, kernel.cmdline, kernel.log and iommu.groups, then reboot"
+        "the kernel has not enabled SNP: fix msr.rmp, kernel.cmdline, kernel.log and iommu.groups, then reboot"
     } else {
         SETUP
     };

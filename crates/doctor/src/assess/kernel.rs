@@ -19,22 +19,28 @@ pub fn release(facts: &Facts) -> Item {
         Ok(version) => version,
         Err(reason) => return not_ok(ID, Status::Unknown, reason, OTHER_KERNEL),
     };
-    // What KVM can do decides; a number can only explain why it cannot.
+    // KVM's capability decides; the release only explains why it is missing.
     let works = facts.kvm.as_ref().is_ok_and(|kvm| kvm.support.has_snp());
     let old = (major, minor) < (6, 11);
     match (old, works) {
-        (true, false) => {
-            not_ok(ID, Status::Fatal, format!("{release}: upstream hosts SNP since 6.11"), OTHER_KERNEL)
-        }
+        (true, false) => not_ok(
+            ID,
+            Status::Fatal,
+            format!("{release}: upstream Linux supports SNP hosts since 6.11"),
+            OTHER_KERNEL,
+        ),
         (true, true) => not_ok(
             ID,
             Status::Warning,
-            format!("{release}: SNP came with 6.11, so this one has patches cvmm was not tested with"),
+            format!("{release} with backported SNP support, which cvmm is not tested with"),
             OTHER_KERNEL,
         ),
-        (false, false) if release.contains("-cloud") => {
-            not_ok(ID, Status::Fatal, format!("{release}: a kernel for guests"), OTHER_KERNEL)
-        }
+        (false, false) if release.contains("-cloud") => not_ok(
+            ID,
+            Status::Fatal,
+            format!("{release}: a cloud kernel, which is built for guests"),
+            OTHER_KERNEL,
+        ),
         _ => ok(ID, release.clone()),
     }
 }
@@ -44,12 +50,11 @@ pub fn config(facts: &Facts) -> Item {
     let (path, options) = match &facts.config {
         Ok(config) => config,
         Err(unread) => {
-            let fix =
-                "zcat /proc/config.gz >/boot/config-$(uname -r); the kvm items say what the kernel can do";
+            let fix = "copy the kernel's configuration to /boot/config-$(uname -r); the kvm items show what the kernel supports";
             return unknown(ID, unread, fix);
         }
     };
-    // With the name an option had in 6.12, if it has got another.
+    // With the name of an option in 6.12, if it was renamed since.
     let needed: [&[&str]; 5] = [
         &["KVM_AMD_SEV"],
         &["CRYPTO_DEV_SP_PSP"],
@@ -75,13 +80,17 @@ pub fn cmdline(facts: &Facts) -> Item {
         Err(unread) => return unknown(ID, unread, "mount /proc"),
     };
     let against = [
-        (line.iommu_off, Status::Fatal, "switches the IOMMU off, which SNP needs"),
-        (line.passthrough, Status::Fatal, "leaves devices untranslated, with which the kernel refuses SNP"),
-        (line.v2_tables, Status::Fatal, "chooses IOMMU page tables with which the kernel refuses SNP"),
+        (line.iommu_off, Status::Fatal, "disables the IOMMU, which SNP needs"),
+        (
+            line.passthrough,
+            Status::Fatal,
+            "disables translation of device accesses; the kernel then refuses SNP",
+        ),
+        (line.v2_tables, Status::Fatal, "selects version 2 IOMMU page tables; the kernel then refuses SNP"),
         (
             line.host_encryption,
             Status::Warning,
-            "encrypts the host's own memory, which is not tested together with SNP",
+            "enables SME for the host, which is not tested together with SNP",
         ),
     ];
     match against.into_iter().find_map(|(word, status, why)| Some((word?, status, why))) {
@@ -91,12 +100,12 @@ pub fn cmdline(facts: &Facts) -> Item {
             format!("\"{word}\" {why} (/proc/cmdline)"),
             format!("remove {word} from the kernel command line and reboot"),
         ),
-        None => ok(ID, "nothing in /proc/cmdline is against SNP"),
+        None => ok(ID, "no setting conflicts with SNP (/proc/cmdline)"),
     }
 }
 
-/// Messages after which SNP does not work, and what they ask for.
-const BAD: [(&str, &str); 6] = [
+/// Messages after which SNP does not work, and their fixes.
+const ERRORS: [(&str, &str); 6] = [
     (
         "Memory for the RMP table has not been reserved by BIOS",
         "reserve memory for the RMP (\"SNP Memory Coverage\") in the firmware setup",
@@ -105,16 +114,17 @@ const BAD: [(&str, &str); 6] = [
     ("IOMMU is configured with V2 page table mode", "remove amd_iommu=pgtbl_v2 from the kernel command line"),
     ("memory encryption not enabled by BIOS", "enable SMEE in the firmware setup"),
     ("kvm_amd: SEV-SNP unusable", "raise \"SEV-ES ASID Space Limit\" in the firmware setup"),
-    ("kvm_amd: SEV-SNP disabled", "see the fatal items; kvm_amd says nothing more"),
+    ("kvm_amd: SEV-SNP disabled", "fix the fatal items"),
 ];
 
 pub fn log(facts: &Facts) -> Item {
     const ID: &str = "kernel.log";
     let lines = match &facts.log {
         Ok(lines) => lines,
-        Err(unread) => return unknown(ID, unread, "run cvmm doctor where /dev/kmsg is"),
+        Err(unread) => return unknown(ID, unread, "run cvmm doctor where /dev/kmsg exists"),
     };
-    let bad = BAD.iter().find_map(|(text, fix)| Some((lines.iter().find(|line| line.contains(text))?, fix)));
+    let bad =
+        ERRORS.iter().find_map(|(text, fix)| Some((lines.iter().find(|line| line.contains(text))?, fix)));
     if let Some((line, fix)) = bad {
         return not_ok(ID, Status::Warning, format!("\"{}\" ({LOG})", shown(line)), *fix);
     }
@@ -123,25 +133,24 @@ pub fn log(facts: &Facts) -> Item {
         None => not_ok(
             ID,
             Status::Unknown,
-            format!("{LOG} has no line of kvm_amd about SNP; older ones may have been overwritten"),
-            "look for SEV in the log of the last boot",
+            format!("no message of kvm_amd about SNP in {LOG}; older messages may have been overwritten"),
+            "search the boot log for SEV (journalctl -k -b)",
         ),
     }
 }
 
-/// A line short enough for a table.
+/// Shortens a line for the table.
 fn shown(line: &str) -> String {
     line.chars().take(160).collect()
 }
 
 pub fn iommu(facts: &Facts) -> Item {
     const ID: &str = "iommu.groups";
-    const FIX: &str =
-        "enable the IOMMU in the firmware setup, and in a kernel with CONFIG_AMD_IOMMU without amd_iommu=off";
+    const FIX: &str = "enable the IOMMU in the firmware setup, and boot a kernel with CONFIG_AMD_IOMMU and without amd_iommu=off";
     let groups = match &facts.iommu_groups {
         Ok(groups) if !groups.is_empty() => groups,
         Ok(_) => {
-            return not_ok(ID, Status::Fatal, format!("{IOMMU_GROUPS} is empty: no IOMMU is in use"), FIX);
+            return not_ok(ID, Status::Fatal, format!("{IOMMU_GROUPS} is empty: no IOMMU is active"), FIX);
         }
         Err(unread) if unread.why == Why::Absent => {
             return not_ok(ID, Status::Fatal, unread.to_string(), FIX);
@@ -154,7 +163,7 @@ pub fn iommu(facts: &Facts) -> Item {
         .map(|(name, _)| name.as_str())
         .collect();
     if untranslated.is_empty() {
-        return ok(ID, format!("{} groups, none untranslated ({IOMMU_GROUPS})", groups.len()));
+        return ok(ID, format!("{} groups, all translated ({IOMMU_GROUPS})", groups.len()));
     }
     let status = if untranslated.len() == groups.len() { Status::Fatal } else { Status::Warning };
     let shown = untranslated.iter().take(8).copied().collect::<Vec<_>>().join(", ");
