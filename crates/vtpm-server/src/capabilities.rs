@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `--print-capabilities`: what libvirt and others ask swtpm before they use it. Only what this program has is listed, by swtpm's names.
+//! `--print-capabilities`: what libvirt and others query before they use swtpm. Lists what this program supports, by swtpm's
+//! names.
 
 use std::io::{ErrorKind, Write};
 
@@ -8,7 +9,7 @@ use cvmm_vtpm::store::MemoryStore;
 use cvmm_vtpm::{LibraryEngine, TpmEngine};
 use serde_json::{Value, json};
 
-/// swtpm's names, without those that depend on the library.
+/// swtpm's names of the features that do not depend on libtpms.
 const FEATURES: [&str; 5] = [
     "tpm-2.0",
     "flags-opt-startup",
@@ -17,14 +18,14 @@ const FEATURES: [&str; 5] = [
     "nvram-backend-dir",
 ];
 
-/// What TPMLIB_GetInfo is asked for: TPMLIB_INFO_TPMFEATURES. libtpms before 0.8 does not know it.
+/// TPMLIB_INFO_TPMFEATURES; unknown to libtpms before 0.8.
 const INFO_FEATURES: u32 = 4;
 
-/// The answer.
-fn answer() -> Result<Value> {
+/// The JSON document.
+fn capabilities() -> Result<Value> {
     let mut engine = LibraryEngine::new(Box::new(MemoryStore::new()))?;
     let info: Value =
-        serde_json::from_str(&engine.info(INFO_FEATURES)?).context("libtpms' information is not JSON")?;
+        serde_json::from_str(&engine.info(INFO_FEATURES)?).context("libtpms returned invalid JSON")?;
     let sizes = info.pointer("/TPMFeatures/RSAKeySizes").and_then(Value::as_array).into_iter().flatten();
     let sizes = sizes.filter_map(Value::as_u64).map(|bits| format!("rsa-keysize-{bits}"));
     let features: Vec<String> = FEATURES.map(str::to_owned).into_iter().chain(sizes).collect();
@@ -33,7 +34,7 @@ fn answer() -> Result<Value> {
 
 /// Prints it on one line.
 pub fn print() -> Result<()> {
-    match writeln!(std::io::stdout(), "{}", answer()?) {
+    match writeln!(std::io::stdout(), "{}", capabilities()?) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output")
         }

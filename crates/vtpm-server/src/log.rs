@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The log, where and as swtpm's `--log` wants it.
+//! The log, as configured by swtpm's `--log`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Result, Write};
@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::options::{Log, LogTo};
 
-/// A file whose lines begin with a text.
+/// A file whose lines begin with a prefix.
 #[derive(Clone)]
 struct Lines {
     file: Arc<File>,
@@ -18,7 +18,7 @@ struct Lines {
 }
 
 impl Write for Lines {
-    /// An event comes as one piece.
+    /// Each call writes one event.
     fn write(&mut self, event: &[u8]) -> Result<usize> {
         let line = [self.prefix.as_bytes(), event].concat();
         (&*self.file).write_all(&line)?;
@@ -40,7 +40,7 @@ impl<'a> MakeWriter<'a> for Lines {
 
 fn open(to: &LogTo) -> anyhow::Result<File> {
     match to {
-        LogTo::Stderr => crate::daemon::inherited(2).context("there is no standard error for the log"),
+        LogTo::Stderr => crate::daemon::inherited(2).context("standard error is not open for the log"),
         LogTo::Fd(fd) => crate::daemon::inherited(*fd).with_context(|| format!("--log: fd={fd} is not open")),
         LogTo::File { path, truncate } => {
             let mut options = OpenOptions::new();
@@ -50,12 +50,12 @@ fn open(to: &LogTo) -> anyhow::Result<File> {
                 options.append(true);
             }
             let file = options.create(true).open(path);
-            file.with_context(|| format!("cannot open the log {}", path.display()))
+            file.with_context(|| format!("cannot open the log file {}", path.display()))
         }
     }
 }
 
-/// Starts it.
+/// Starts logging.
 pub fn start(log: &Log) -> anyhow::Result<()> {
     let level = match log.level {
         0 => tracing::Level::ERROR,
@@ -64,7 +64,7 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
         _ => tracing::Level::DEBUG,
     };
     let lines = Lines { file: Arc::new(open(&log.to)?), prefix: log.prefix.as_str().into() };
-    // A log on a full disk loses lines. To say so on standard error, which may be on the same disk, would panic.
+    // On a full disk lines are lost. Reporting that on standard error, which may be on the same disk, would panic.
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm-vtpm`: cvmm's TPM behind swtpm's command line and socket protocol, for other VMMs and
-//! for test suites that know swtpm.
+//! `cvmm-vtpm`: cvmm's TPM behind swtpm's command line and socket protocol, for other VMMs and for test suites that use
+//! swtpm.
 //!
-//! Exit codes: 0 stopped by its client or by a signal (SIGTERM, SIGINT, SIGHUP), 1 an error, 2 bad usage.
+//! Exit codes: 0 stopped by its client or by a signal (SIGTERM, SIGINT, SIGHUP), 1 error, 2 usage error.
 #![deny(clippy::disallowed_macros)]
 
 mod capabilities;
@@ -40,12 +40,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Before anything is read that may be secret; in the TPM's own process too.
+    // Before any secret is read; in the TPM's process as well.
     if let Err(error) = cvmm_secret_memory::deny_dumps() {
         let _ = writeln!(io::stderr(), "error: {error}");
         return ExitCode::FAILURE;
     }
-    // Before anything else: this program is also what the TPM's own process runs.
+    // First of all, since this program is also the TPM's process.
     cvmm_vtpm::process::child_main_if_asked();
     let done = match Cli::parse().command {
         Command::Socket(socket) if socket.print_capabilities => capabilities::print(),
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The log may be a file, and is not set up before the options are read.
+            // The log may be a file, and does not exist until the options are parsed.
             let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }

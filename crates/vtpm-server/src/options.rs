@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! swtpm's options: most take a list `name=value,name,...`.
+//! swtpm's options. Most take a list `name=value,name,...`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ use cvmm_vtpm_server::swtpm::{Rules, Startup};
 /// As clap reads them.
 #[derive(clap::Args)]
 pub struct Socket {
-    /// A TPM 2.0; there is no other here.
+    /// Emulate a TPM 2.0, the only supported version.
     #[arg(long)]
     tpm2: bool,
-    /// dir=FOLDER, or backend-uri=dir://FOLDER: where the state is. With --key also backend-uri=file://PATH, the state file
+    /// Location of the state: dir=FOLDER or backend-uri=dir://FOLDER; with --key also backend-uri=file://PATH, the state file
     /// itself.
     #[arg(
         long,
@@ -23,20 +23,20 @@ pub struct Socket {
         required_unless_present = "print_capabilities"
     )]
     tpmstate: Option<String>,
-    /// Print what this program has of swtpm's features, as swtpm does (JSON), and end.
+    /// Print the supported features of swtpm in swtpm's format (JSON), and exit.
     #[arg(long)]
     pub print_capabilities: bool,
-    /// Commands: type=tcp,port=N[,bindaddr=A] or type=unixio,path=P[,mode=M].
+    /// Data socket: type=tcp,port=N[,bindaddr=A] or type=unixio,path=P[,mode=M].
     #[arg(long, value_name = "SPEC")]
     server: Option<String>,
     /// Short for --server type=tcp,port=N.
     #[arg(short, long)]
     port: Option<u16>,
-    /// Control: as --server.
+    /// Control socket, specified as for --server.
     #[arg(long, value_name = "SPEC")]
     ctrl: Option<String>,
-    /// not-need-init, startup-clear, startup-state, startup-none, disable-auto-shutdown (a TPM that is stopped or reset gets no
-    /// TPM2_Shutdown).
+    /// not-need-init, startup-clear, startup-state, startup-none, disable-auto-shutdown (send no TPM2_Shutdown when the TPM
+    /// is stopped or reset).
     #[arg(long, value_name = "LIST")]
     flags: Option<String>,
     /// reject-locality-4, allow-set-locality.
@@ -45,27 +45,28 @@ pub struct Socket {
     /// file=PATH or fd=N, level=N (0 errors .. 20 everything), prefix=TEXT before each line, truncate.
     #[arg(long, value_name = "LIST")]
     log: Option<String>,
-    /// file=PATH for the process id.
+    /// Write the process ID to a file: file=PATH.
     #[arg(long, value_name = "file=PATH")]
     pid: Option<String>,
-    /// action=none|log|kill. Accepted for swtpm's sake: the engine's process is always jailed with
-    /// --sandbox process, and nothing is with --sandbox thread.
+    /// action=none|log|kill. Accepted for compatibility with swtpm and ignored: --sandbox decides whether libtpms is
+    /// sandboxed.
     #[arg(long, value_name = "action=A")]
     seccomp: Option<String>,
-    /// file=PATH[,format=hex|binary][,mode=aes-256-gcm][,remove]: keep the state in an encrypted state file, the one that VMs have,
-    /// under this 256-bit key. mode=aes-256-cbc means the same: the length of the key is what it says.
+    /// Encrypt the state with a 256-bit key, in the same kind of state file that VMs have:
+    /// file=PATH[,format=hex|binary][,mode=aes-256-gcm][,remove]. mode=aes-256-cbc is accepted for compatibility and means
+    /// the same.
     #[arg(long, value_name = "LIST")]
     key: Option<String>,
-    /// Whose the encrypted state is: the name of a VM that is in it.
+    /// Name of the VM that the encrypted state belongs to.
     #[arg(long, value_name = "NAME", default_value = "cvmm-vtpm")]
     vm_id: VmId,
-    /// Go to the background.
+    /// Run in the background.
     #[arg(short, long)]
     daemon: bool,
-    /// End when the client closes its connection.
+    /// Exit when the client closes its connection.
     #[arg(short, long)]
     terminate: bool,
-    /// Where libtpms runs: in this process, or in a jailed child of it.
+    /// Where libtpms runs: in this process, or in a sandboxed child process.
     #[arg(long, value_enum, default_value = "thread")]
     pub sandbox: Sandbox,
 }
@@ -75,7 +76,7 @@ pub struct Socket {
 pub enum Sandbox {
     /// In this process.
     Thread,
-    /// In a process of its own.
+    /// In a sandboxed child process.
     Process,
 }
 
@@ -100,7 +101,7 @@ pub enum Place {
 pub struct KeyFile {
     pub path: PathBuf,
     pub format: KeyFormat,
-    /// Once it has been read.
+    /// Whether to remove the file once it has been read.
     pub remove: bool,
 }
 
@@ -111,7 +112,7 @@ pub enum LogTo {
     Stderr,
     /// A file, emptied first or not.
     File { path: PathBuf, truncate: bool },
-    /// A descriptor that the program was started with.
+    /// An inherited descriptor.
     Fd(i32),
 }
 
@@ -128,14 +129,14 @@ fn log(text: &str) -> Result<Log> {
     let map = list("log", text, &["file", "fd", "level", "prefix", "truncate"])?;
     let truncate = map.contains_key("truncate");
     let to = match (map.get("file"), map.get("fd")) {
-        (Some(_), Some(_)) => bail!("--log {text}: give one of file= and fd="),
+        (Some(_), Some(_)) => bail!("--log {text}: give only one of file= and fd="),
         (Some(&""), None) => bail!("--log {text}: file= names no file"),
         (Some(path), None) => LogTo::File { path: PathBuf::from(path), truncate },
         (None, Some(fd)) => LogTo::Fd(number("log", "fd", fd)?),
         (None, None) => LogTo::Stderr,
     };
     if truncate && !matches!(to, LogTo::File { .. }) {
-        bail!("--log {text}: truncate is for file=");
+        bail!("--log {text}: truncate needs file=");
     }
     Ok(Log {
         to,
@@ -161,7 +162,7 @@ pub struct Settings {
     pub sandbox: Sandbox,
 }
 
-/// `name=value,name` taken apart; only the names known are allowed.
+/// Splits `name=value,name`; only the known names are allowed.
 fn list<'a>(option: &str, text: &'a str, known: &[&str]) -> Result<BTreeMap<&'a str, &'a str>> {
     let mut map = BTreeMap::new();
     for item in text.split(',').filter(|item| !item.is_empty()) {
@@ -170,7 +171,7 @@ fn list<'a>(option: &str, text: &'a str, known: &[&str]) -> Result<BTreeMap<&'a 
             bail!("--{option} {text}: '{name}' is not one of {}", known.join(", "));
         }
         if map.insert(name, value).is_some() {
-            bail!("--{option} {text}: '{name}' twice");
+            bail!("--{option} {text}: '{name}' is given twice");
         }
     }
     Ok(map)
@@ -213,11 +214,11 @@ fn key_file(text: &str) -> Result<KeyFile> {
     let map = list("key", text, &names)?;
     if ["pwdfile", "pwdfd", "kdf"].iter().any(|name| map.contains_key(name)) {
         bail!(
-            "key-password: --key {text}: the key is not made from a password, whose strength nobody knows; give file= with 32 random bytes"
+            "key-password: --key {text}: keys are not derived from passwords, whose strength is unknown; give file= with 32 random bytes"
         );
     }
     if map.contains_key("fd") {
-        bail!("key-fd: --key {text}: a descriptor is not read; give file=");
+        bail!("key-fd: --key {text}: reading the key from a descriptor is not supported; give file=");
     }
     let Some(path) = map.get("file").filter(|path| !path.is_empty()) else {
         bail!("--key {text}: give file=PATH")
@@ -225,7 +226,7 @@ fn key_file(text: &str) -> Result<KeyFile> {
     match map.get("mode").copied() {
         None | Some("aes-256-gcm" | "aes-256-cbc") => {}
         Some(mode) => bail!(
-            "key-mode: --key: mode={mode}: the state is encrypted with AES-256-GCM and a 256-bit key; give mode=aes-256-gcm, or none"
+            "key-mode: --key: mode={mode}: the state is encrypted with AES-256-GCM; give mode=aes-256-gcm, or omit mode"
         ),
     }
     let format = match map.get("format").copied() {
@@ -263,17 +264,17 @@ impl Socket {
             ("file", Some(key)) => Place::Encrypted { path: place, key, vm_id: self.vm_id.clone() },
             ("file", None) => {
                 bail!(
-                    "key-missing: --tpmstate file://: a state in one file is encrypted; give --key file=PATH"
+                    "key-missing: --tpmstate file://: a state file is always encrypted; give --key file=PATH"
                 )
             }
-            (scheme, _) => bail!("--tpmstate: there is no backend '{scheme}'; give dir:// or file://"),
+            (scheme, _) => bail!("--tpmstate: unknown backend '{scheme}'; give dir:// or file://"),
         })
     }
 
-    /// Checks them all.
+    /// Checks all options.
     pub fn settings(&self) -> Result<Settings> {
         if !self.tpm2 {
-            bail!("give --tpm2: there is no TPM 1.2 here");
+            bail!("give --tpm2: TPM 1.2 is not supported");
         }
         let state = self.place()?;
         let mut terminate = self.terminate;
@@ -285,7 +286,7 @@ impl Socket {
         }
         if let Some(port) = self.port {
             if server.is_some() {
-                bail!("--port and --server: give one");
+                bail!("--port and --server: give only one");
             }
             server = Some(Listen::Tcp { address: "127.0.0.1".to_owned(), port });
         }
@@ -295,7 +296,7 @@ impl Socket {
             (ctrl, terminate_ctrl) = (Some(place), ends || self.terminate);
         }
         if server.is_none() && ctrl.is_none() {
-            bail!("give --server, --port or --ctrl: nobody could talk to this TPM");
+            bail!("give --server, --port or --ctrl: without a socket the TPM is not reachable");
         }
         let flags = self.flags.as_deref().unwrap_or_default();
         let flags = list(
@@ -304,7 +305,7 @@ impl Socket {
             &["not-need-init", "startup-clear", "startup-state", "startup-none", "disable-auto-shutdown"],
         )?;
         let startup = match (flags.contains_key("startup-clear"), flags.contains_key("startup-state")) {
-            (true, true) => bail!("--flags: one of startup-clear and startup-state"),
+            (true, true) => bail!("--flags: give only one of startup-clear and startup-state"),
             (true, false) => Startup::Clear,
             (false, true) => Startup::State,
             _ => Startup::None,
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_people_write_for_swtpm_are_understood() {
+    fn command_lines_for_swtpm_are_understood() {
         let got = settings(
             "--tpm2 --tpmstate dir=/s --server type=tcp,port=2321 --ctrl type=tcp,port=2322 --flags startup-clear",
         );
@@ -403,7 +404,7 @@ mod tests {
             ("fd=1,file=/l", "one of file= and fd="),
             ("fd=x", "not a number"),
             ("file=", "no file"),
-            ("fd=1,truncate", "truncate is for file="),
+            ("fd=1,truncate", "truncate needs file="),
             ("colour", "not one of"),
         ] {
             let error = format!("{:#}", of(text).unwrap_err());
@@ -440,17 +441,17 @@ mod tests {
     fn what_is_not_understood_is_refused() {
         for (text, reason) in [
             ("--tpmstate dir=/s --port 1", "--tpm2"),
-            ("--tpm2 --tpmstate dir=/s", "nobody could talk"),
+            ("--tpm2 --tpmstate dir=/s", "not reachable"),
             ("--tpm2 --tpmstate backend=x --port 1", "not one of dir"),
             ("--tpm2 --tpmstate backend-uri=x --port 1", "not dir://"),
-            ("--tpm2 --tpmstate backend-uri=nvme:///x --port 1", "no backend 'nvme'"),
+            ("--tpm2 --tpmstate backend-uri=nvme:///x --port 1", "unknown backend 'nvme'"),
             ("--tpm2 --tpmstate dir=/s,backend-uri=dir:///s --port 1", "give dir="),
             ("--tpm2 --tpmstate backend-uri=file:///s --port 1", "key-missing: "),
             ("--tpm2 --tpmstate dir=/s --port 70000", "70000"),
             ("--tpm2 --tpmstate dir=/s --server type=udp,port=1", "type=tcp"),
             ("--tpm2 --tpmstate dir=/s --server type=tcp,port=x", "not a number"),
             ("--tpm2 --tpmstate dir=/s --ctrl type=unixio,path=/p,mode=9", "octal"),
-            ("--tpm2 --tpmstate dir=/s --port 1 --server port=2", "give one"),
+            ("--tpm2 --tpmstate dir=/s --port 1 --server port=2", "give only one"),
             ("--tpm2 --tpmstate dir=/s --port 1 --flags startup-clear,startup-state", "one of"),
             ("--tpm2 --tpmstate dir=/s --port 1 --flags startup-clear,startup-clear", "twice"),
             ("--tpm2 --tpmstate dir=/s --port 1 --key pwdfile=/p", "key-password: "),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The sockets. One control and one data connection are served at a time; the next waits. Each
-//! has its thread, and what they share is the [`Service`].
+//! The sockets. One control and one data connection are served at a time; further ones wait. Each has a thread; they share
+//! the [`Service`].
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::daemon::{self, StopSignals};
 use crate::options::{Listen, Sandbox, Settings, Socket};
 
-/// How long the rest of a request that has begun may take. Its sender is the next to be served only when it is done.
+/// How long the rest of a request may take once it has begun. The next client is served only after that.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 enum Listener {
@@ -39,7 +39,7 @@ impl Listener {
                 ))
             }
             Listen::Unix { path, mode } => {
-                // Of a server that is gone. A live one loses its clients, as with swtpm.
+                // A socket left by an earlier server. A running server loses its clients, as with swtpm.
                 if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
                     std::fs::remove_file(path)
                         .with_context(|| format!("cannot replace {}", path.display()))?;
@@ -72,7 +72,7 @@ enum Connection {
 }
 
 impl Connection {
-    /// Reads what has come; a descriptor may come with it on a Unix socket.
+    /// Receives bytes, and on a Unix socket possibly a descriptor.
     fn receive(&self, buffer: &mut [u8]) -> std::io::Result<(usize, Option<OwnedFd>)> {
         loop {
             let result = match self {
@@ -96,7 +96,7 @@ impl Connection {
         }
     }
 
-    /// Waits for ever for a request to begin, but not for the rest of it.
+    /// Sets the timeout: none until a request begins, [`PATIENCE`] for the rest of it.
     fn patience(&self, begun: bool) -> std::io::Result<()> {
         let time = begun.then_some(PATIENCE);
         match self {
@@ -113,7 +113,7 @@ impl Connection {
     }
 }
 
-/// Grows `buffer` by what arrives; `false` at the end.
+/// Appends received bytes to `buffer`; `false` at the end of the connection.
 fn more(
     connection: &Connection,
     buffer: &mut Zeroizing<Vec<u8>>,
@@ -128,7 +128,7 @@ fn more(
     Ok(count != 0)
 }
 
-/// Answers requests until the connection ends; `true` if the program is to end.
+/// Serves requests until the connection ends; `true` if the program must end.
 fn serve_control(
     service: &Arc<Service>,
     connection: &Connection,
@@ -148,7 +148,7 @@ fn serve_control(
                 }
             }
         };
-        // What follows a request in one message is padding of its arguments, and dropped.
+        // The rest of the message is padding, and dropped.
         let answer = match (then, fd) {
             (Then::TakeDataFd, Some(fd)) => {
                 data.replace(service, fd);
@@ -172,12 +172,12 @@ fn serve_data(service: &Service, connection: &Connection) -> std::io::Result<()>
     loop {
         match swtpm::command_length(&buffer) {
             Some(Ok(length)) if buffer.len() >= length => {
-                let response = service.execute(&buffer[..length]); // as long as that, see the guard
+                let response = service.execute(&buffer[..length]); // in bounds, see the guard
                 connection.send(&response)?;
                 buffer.drain(..length);
             }
             Some(Err(size)) => {
-                cvmm_log_limit::warn!(size, "a command whose size is out of bounds: closing the connection");
+                cvmm_log_limit::warn!(size, "command size out of bounds: closing the connection");
                 return connection.send(&Response::code_only(rc::COMMAND_SIZE));
             }
             _ => {
@@ -190,7 +190,7 @@ fn serve_data(service: &Service, connection: &Connection) -> std::io::Result<()>
     }
 }
 
-/// The data connection that came over the control connection; a new one ends the old.
+/// The data connection received over the control connection; a new one replaces it.
 #[derive(Default)]
 struct DataConnection(Mutex<Option<Arc<Connection>>>);
 
@@ -204,12 +204,12 @@ impl DataConnection {
         let service = Arc::clone(service);
         let thread = std::thread::Builder::new().name("data".to_owned()).spawn(move || {
             if let Err(error) = serve_data(&service, &connection) {
-                cvmm_log_limit::warn!(%error, "data connection");
+                cvmm_log_limit::warn!(%error, "data connection failed");
             }
             connection.close();
         });
         if let Err(error) = thread {
-            cvmm_log_limit::error!(%error, "cannot start a thread for the data connection");
+            cvmm_log_limit::error!(%error, "cannot start the thread of the data connection");
         }
     }
 }
@@ -222,13 +222,13 @@ fn engine(settings: &Settings) -> Result<Box<dyn TpmEngine>> {
     })
 }
 
-/// Whether this is the content of a file that a server left behind: a process id.
+/// Whether this is the content of a PID file.
 fn is_pid(content: &[u8]) -> bool {
     content.len() <= 12 && content.trim_ascii().iter().all(u8::is_ascii_digit)
 }
 
-/// Serves until a client says `CMD_SHUTDOWN`, or closes its connection and `terminate` was given, or a signal says so. The TPM is then
-/// shut down in order.
+/// Serves until a client sends `CMD_SHUTDOWN`, or closes its connection and `terminate` was given, or a stop signal arrives.
+/// Then performs an orderly shutdown of the TPM.
 pub fn run(options: &Socket) -> Result<()> {
     let settings = options.settings()?;
     if let Some(path) = &settings.pid {
@@ -236,17 +236,17 @@ pub fn run(options: &Socket) -> Result<()> {
     }
     let server = settings.server.as_ref().map(Listener::open).transpose()?;
     let ctrl = settings.ctrl.as_ref().map(Listener::open).transpose()?;
-    // The parent stays until the TPM can be talked to. There are no threads yet.
+    // The parent waits until the TPM is ready. There are no threads yet.
     let background = match settings.daemon {
-        true => Some(daemon::fork().context("cannot go to the background")?),
+        true => Some(daemon::fork().context("cannot run in the background")?),
         false => None,
     };
     super::log::start(&settings.log)?;
     // Before the first thread: threads inherit the signal mask.
-    let signals = StopSignals::block().context("cannot watch for signals")?;
+    let signals = StopSignals::block().context("cannot block the stop signals")?;
     let service = Arc::new(Service::new(Tpm::new(engine(&settings)?)?, settings.startup, settings.rules));
     if settings.power_on {
-        service.init(false).context("the TPM does not come up")?;
+        service.init(false).context("cannot start the TPM")?;
     }
     if let Some(path) = &settings.pid {
         let line = format!("{}\n", std::process::id());
@@ -301,12 +301,12 @@ fn serve(
         threads += 1;
     }
     if threads == 0 {
-        bail!("nothing to serve");
+        bail!("no socket to serve");
     }
-    ended.recv().context("a thread is gone")?
+    ended.recv().context("a thread ended unexpectedly")?
 }
 
-/// One connection after the other, until one of them says so or, with `terminate`, ends.
+/// Serves one connection after the other until `serve` returns `true` or, with `terminate`, the first connection ends.
 fn each(
     listener: &Listener,
     terminate: bool,
@@ -321,7 +321,7 @@ fn each(
         match serve(&connection) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(error) => cvmm_log_limit::warn!(%error, "connection"),
+            Err(error) => cvmm_log_limit::warn!(%error, "connection failed"),
         }
         connection.close();
         if terminate {

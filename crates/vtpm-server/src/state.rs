@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the state is: opens it, or makes an empty one, of the kind that was asked for and no other.
+//! The state: opens it or creates an empty one, of exactly the kind that the options name.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub fn open(place: &Place) -> Result<Box<dyn StateStore>> {
         Place::Plain { dir } => {
             if dir.join(STATE_FILE).symlink_metadata().is_ok() {
                 bail!(
-                    "key-missing: there is an encrypted state in {}, which is not left aside for a plain one; give --key file=PATH",
+                    "key-missing: {} contains an encrypted state, which a plain one must not replace; give --key file=PATH",
                     dir.display()
                 );
             }
@@ -31,7 +31,7 @@ pub fn open(place: &Place) -> Result<Box<dyn StateStore>> {
 fn encrypted(path: &Path, key: &KeyFile, vm_id: &VmId) -> Result<VmgsStore> {
     if let Some(dir) = path.parent().filter(|dir| FileStore::is_in(dir)) {
         bail!(
-            "key-plain: there is a plain state in {}, and an encrypted one was asked for; take it away, or do not give --key",
+            "key-plain: {} contains a plain state, but --key requires an encrypted one; remove the state, or omit --key",
             dir.display()
         );
     }
@@ -42,7 +42,7 @@ fn encrypted(path: &Path, key: &KeyFile, vm_id: &VmId) -> Result<VmgsStore> {
     }
     let file = match path.symlink_metadata() {
         Ok(_) => {
-            // Nobody here keeps the epochs and counters that a gate would check.
+            // There is no gate that would check epoch and counter.
             let expected = Expected { vm_id: vm_id.clone(), epochs: 0..=u64::MAX, least_counter: 0 };
             Store::open(path, &[opened], &expected)
         }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! swtpm's control protocol: how a VMM or a TSS drives a TPM that is another program.
+//! swtpm's control protocol, by which a VMM or a TSS drives a TPM in another program.
 //!
-//! Big-endian. A request is a u32 command and its arguments, an answer begins with a u32 result (a
-//! TPM 1.2 code, 0 is success). Requests have no length of their own, so each is read up to what its
-//! command needs; some clients pad the arguments, so what is left of the same message
-//! is dropped. Commands to the TPM itself go over a second connection, without any framing.
+//! All integers are big-endian. A request is a u32 command and its arguments; a response begins with a u32 result (a TPM 1.2
+//! code, 0 is success). Requests have no length field, so each is read up to what its command needs; some clients pad the
+//! arguments, so the rest of the same message is dropped. Commands to the TPM itself go over a second connection, without
+//! framing.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -24,18 +24,18 @@ mod result {
     pub const BAD_LOCALITY: u32 = 61;
 }
 
-/// The most bytes of a `HASH_DATA`.
+/// Maximum size of a `HASH_DATA` in bytes.
 const MAX_HASH_DATA: usize = 4096;
 
-/// `PTM_CAP_*` of what [`Control`] has.
+/// The supported `PTM_CAP_*`.
 const CAPABILITIES: u32 = 0x7fff;
 
-/// swtpm's way to set the locality within the stream of commands.
+/// swtpm's command to set the locality, sent among the TPM commands.
 const CC_SET_LOCALITY: u32 = 0x2000_1000;
 
 /// A request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // the protocol's names
+#[expect(missing_docs, reason = "the protocol's names")]
 pub enum Control<'a> {
     GetCapability,
     Init {
@@ -68,20 +68,20 @@ pub enum Control<'a> {
         offset: u32,
     },
     Unknown(u32),
-    /// A length in it is out of bounds: nothing after it makes sense.
+    /// A length in the request is out of bounds, so no later request can be found.
     Invalid,
 }
 
-/// How far a request has arrived.
+/// The result of parsing a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
-    /// So many bytes are needed to know more.
+    /// At least this many bytes are needed.
     Needs(usize),
-    /// All of it.
+    /// The complete request.
     Whole(Control<'a>),
 }
 
-/// The most bytes of a request.
+/// Maximum size of a request in bytes.
 pub const MAX_REQUEST: usize = 16 + MAX_STATE;
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {
@@ -98,10 +98,10 @@ fn kind(number: u32) -> Option<StateKind> {
 }
 
 impl Control<'_> {
-    /// Reads a request from the start of what has arrived.
+    /// Parses a request at the start of the received bytes.
     pub fn parse(bytes: &[u8]) -> Parsed<'_> {
         let Some(command) = be32(bytes, 0) else { return Parsed::Needs(4) };
-        // With the command's own fixed part.
+        // The command and its fixed part.
         let needs = match command {
             2 | 7 | 0x11 => 8,
             5 | 0xb => 5,
@@ -162,23 +162,23 @@ impl Control<'_> {
     }
 }
 
-/// What is to be done about a request beside sending the answer.
+/// What to do after sending the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// The next request.
+    /// Serve the next request.
     Continue,
-    /// The file descriptor that came with it is the connection for commands.
+    /// Use the file descriptor that came with the request as the data connection.
     TakeDataFd,
-    /// The connection is out of step: close it.
+    /// Close the connection, which is out of sync.
     Close,
-    /// The program ends.
+    /// End the program.
     Exit,
 }
 
-/// `TPM2_Startup` that a server sends by itself.
+/// The `TPM2_Startup` that the server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Startup {
-    /// None: the client does.
+    /// None; the client sends it.
     None,
     /// `TPM_SU_CLEAR`.
     Clear,
@@ -186,7 +186,7 @@ pub enum Startup {
     State,
 }
 
-/// One TPM as swtpm serves it: what its connections share.
+/// A TPM with swtpm's behaviour, shared by its connections.
 #[derive(Debug)]
 pub struct Service {
     tpm: Tpm,
@@ -195,19 +195,19 @@ pub struct Service {
     rules: Rules,
 }
 
-/// What a server does beside serving, and what it refuses.
+/// Options of the service.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rules {
-    /// No commands at locality 4.
+    /// Refuse locality 4.
     pub reject_locality_4: bool,
-    /// The locality may be set within the stream of commands.
+    /// Accept [`CC_SET_LOCALITY`] on the data connection.
     pub set_locality_command: bool,
-    /// A TPM that is stopped or reset gets no `TPM2_Shutdown`: the client that stops it sends its own.
+    /// Send no `TPM2_Shutdown` when the TPM is stopped or reset: the client sends it.
     pub disable_auto_shutdown: bool,
 }
 
 impl Service {
-    /// Serves a TPM, which may be off.
+    /// Creates a service. The TPM may be off.
     pub fn new(tpm: Tpm, startup: Startup, rules: Rules) -> Service {
         Service { tpm, locality: AtomicU8::new(0), startup, rules }
     }
@@ -217,7 +217,7 @@ impl Service {
         &self.tpm
     }
 
-    /// `CMD_INIT`: power off, in order, and on, and the startup command if the server sends it.
+    /// `CMD_INIT`: an orderly power off, power on, and the startup command if the server sends it.
     pub fn init(&self, delete_volatile: bool) -> Result<(), EngineError> {
         self.locality.store(0, Ordering::Relaxed);
         if !self.rules.disable_auto_shutdown {
@@ -236,16 +236,16 @@ impl Service {
             };
             let command = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, kind];
             let code = engine.execute(0, &command)?.code();
-            // Resumed from a volatile state it is started already.
+            // A TPM that resumed from a volatile state is already started.
             if code == rc::SUCCESS || code == rc::INITIALIZE {
                 Ok(())
             } else {
-                Err(EngineError::Answer(format!("TPM2_Startup answered 0x{code:x}")))
+                Err(EngineError::Answer(format!("TPM2_Startup returned 0x{code:x}")))
             }
         })
     }
 
-    /// Executes a command from the data connection; always has an answer.
+    /// Executes a command of the data connection. There is always a response.
     pub fn execute(&self, command: &[u8]) -> Response {
         if self.rules.set_locality_command
             && Header::parse(command).is_some_and(|header| header.code == CC_SET_LOCALITY)
@@ -258,7 +258,7 @@ impl Service {
         let locality = self.locality.load(Ordering::Relaxed);
         match self.tpm.execute(locality, command) {
             Ok(response) => response,
-            Err(_) => Response::code_only(rc::RETRY), // too many at once
+            Err(_) => Response::code_only(rc::RETRY), // the queue is full
         }
     }
 
@@ -270,7 +270,7 @@ impl Service {
         good
     }
 
-    /// Does what a request asks; the answer, and what comes then.
+    /// Executes a request; returns the response and what to do next.
     pub fn control(&self, control: Control<'_>) -> (Zeroizing<Vec<u8>>, Then) {
         let code = |result: Result<(), EngineError>| words(&[result_of(&result)]);
         let on = |work: &mut dyn FnMut(&mut dyn TpmEngine) -> Result<(), EngineError>| {
@@ -301,7 +301,7 @@ impl Service {
             Control::HashStart => on(&mut |engine| engine.hash(HashStep::Start)),
             Control::HashData(data) => on(&mut |engine| engine.hash(HashStep::Data(data))),
             Control::HashEnd => on(&mut |engine| engine.hash(HashStep::End)),
-            // libtpms cannot stop what it does; the answer to the command says how it ended.
+            // libtpms cannot cancel a command; its response has the result.
             Control::Cancel => words(&[result::SUCCESS]),
             Control::StoreVolatile => code(self.tpm.suspend()),
             Control::ResetEstablished(locality) if locality > 4 => words(&[result::BAD_LOCALITY]),
@@ -317,11 +317,13 @@ impl Service {
                 words(&[result::BAD_PARAMETER])
             }
             Control::GetState { kind: Some(kind), offset } => match self.tpm.state(kind) {
-                Ok(blob) => piece(&[result::SUCCESS, 0], &blob, offset),
+                Ok(blob) => chunk(&[result::SUCCESS, 0], &blob, offset),
                 Err(error) => words(&[result_of(&Err(error)), 0, 0, 0]),
             },
             Control::SetState { encrypted: true, .. } => {
-                cvmm_log_limit::warn!("a state blob encrypted by swtpm; only plain ones can be taken");
+                cvmm_log_limit::warn!(
+                    "refusing a state blob that swtpm encrypted; only plain ones are supported"
+                );
                 words(&[result::BAD_PARAMETER])
             }
             Control::SetState { kind: Some(kind), blob, .. } => {
@@ -337,7 +339,7 @@ impl Service {
             }
             Control::GetInfo { flags, offset } => {
                 match self.tpm.with(|engine| engine.info((flags & 7) as u32)) {
-                    Ok(text) => piece(&[result::SUCCESS], &[text.as_bytes(), &[0]].concat(), offset),
+                    Ok(text) => chunk(&[result::SUCCESS], &[text.as_bytes(), &[0]].concat(), offset),
                     Err(error) => words(&[result_of(&Err(error)), 0, 0]),
                 }
             }
@@ -350,14 +352,14 @@ impl Service {
         (answer, Then::Continue)
     }
 
-    /// The server ends: what has the TPM is left in order. Waits for a running command, but not for one that is stuck.
+    /// Shuts the TPM down at the end of the server. Waits for a running command, but not for one that is stuck.
     pub fn end(&self) {
         if !self.rules.disable_auto_shutdown {
             self.tpm.shut_down(MAX_PATIENCE);
         }
     }
 
-    /// Takes the power away, in order. Does nothing to a TPM that is off.
+    /// Orderly power off. Does nothing if the TPM is off.
     pub fn stop(&self) {
         if !self.rules.disable_auto_shutdown && self.tpm.shut_down(MAX_PATIENCE) {
             return;
@@ -373,8 +375,8 @@ fn words(values: &[u32]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(values.iter().flat_map(|value| value.to_be_bytes()).collect())
 }
 
-/// What is left of `bytes` from an offset, behind its whole length and its own.
-fn piece(head: &[u32], bytes: &[u8], offset: u32) -> Zeroizing<Vec<u8>> {
+/// The part of `bytes` from an offset, preceded by the total length and its own.
+fn chunk(head: &[u32], bytes: &[u8], offset: u32) -> Zeroizing<Vec<u8>> {
     let mut answer = words(head);
     let rest = bytes.get(offset as usize..).unwrap_or_default();
     answer.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
@@ -392,9 +394,9 @@ fn result_of(outcome: &Result<(), EngineError>) -> u32 {
     }
 }
 
-/// How far a command on the data connection has arrived: `None` while its header is not there, then its
-/// length, which is never more than [`Response::MAX`] and never less than the header. `Err` where the
-/// size field is out of bounds, so that no next command can be found.
+/// The length of the command at the start of the data connection's bytes; `None` until its header is complete. It is
+/// between the length of a header and [`Response::MAX`]; a size field out of bounds is an `Err`, since no later command can
+/// be found.
 pub fn command_length(bytes: &[u8]) -> Option<Result<usize, u32>> {
     let header = Header::parse(bytes)?;
     let size = header.size as usize;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The header that every command and response has, the few codes used here, and which commands
-//! take how long.
+//! The header of commands and responses, the codes used here, and which commands are short.
 //!
 //! Big-endian: tag u16, size u32 (header included), then command code or response code u32
 //! (TPM 2.0 library, part 1, "Command/Response Structure").
@@ -10,23 +9,22 @@ pub use cvmm_tpm::constants::{cc, rc};
 /// Bytes of a header.
 pub const HEADER: usize = 10;
 
-/// What the CRB window holds, and so the buffer size that cvmm gives the engine
-/// (`TPM2_PT_MAX_COMMAND_SIZE`).
+/// Size of the CRB's buffer in bytes, and so the buffer size of the engine (`TPM2_PT_MAX_COMMAND_SIZE`).
 pub const CRB_BUFFER: u32 = 3968;
 
-/// The ten bytes at the start.
+/// The first ten bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// `TPM_ST_NO_SESSIONS` or `TPM_ST_SESSIONS`, if it is sound.
+    /// `TPM_ST_NO_SESSIONS` or `TPM_ST_SESSIONS`, if the header is valid.
     pub tag: u16,
-    /// Of the whole, header included, if it is sound.
+    /// Size of the command or response, header included, if the header is valid.
     pub size: u32,
     /// Command code or response code.
     pub code: u32,
 }
 
 impl Header {
-    /// Reads a header; says nothing about whether its size is right.
+    /// Reads a header. Does not check its fields.
     pub fn parse(bytes: &[u8]) -> Option<Header> {
         let (tag, rest) = bytes.split_first_chunk::<2>()?;
         let (size, rest) = rest.split_first_chunk::<4>()?;
@@ -39,8 +37,8 @@ impl Header {
     }
 }
 
-/// Is this a command that takes microseconds: no public-key operation, no self-test, no write
-/// of the state in the ordinary case? Such a command may run on a vCPU's thread. Unknown: no.
+/// Whether a command takes microseconds, so that it may run on a vCPU's thread: no public-key operation, no self-test,
+/// normally no write of the state. Unknown commands are long.
 pub fn is_short(command: &[u8]) -> bool {
     let Some(header) = Header::parse(command) else { return true }; // refused at once
     // Sessions may be salted or bound, but that cost was paid when they began.

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What executes TPM commands: the trait, its errors, and the bytes it answers with.
+//! The engine that executes TPM commands: the trait, its errors and its responses.
 //!
-//! The life of an engine: made, it is off; [`TpmEngine::power_on`] is `_TPM_Init` and reads the
-//! permanent state (none means that a new TPM is manufactured); commands run; `power_off`
-//! drops everything that a TPM loses with its power. An error of `execute` is final until the
-//! next `power_on`: front ends answer the guest with [`Response::failure`] and go on.
+//! A new engine is off. [`TpmEngine::power_on`] is `_TPM_Init`: it reads the permanent state, or manufactures a new TPM if
+//! there is none. `power_off` drops all volatile state. An error of `execute` is final until the next `power_on`: front
+//! ends answer the guest with [`Response::failure`] and go on.
 
 use std::ops::Deref;
 
@@ -14,58 +13,58 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::command::{self, rc};
 use crate::store::{StateKind, StoreError};
 
-/// Why an engine does not do its work. None of these is the guest's to see other than as
-/// `TPM_RC_FAILURE`; an error that a command earns by itself is a [`Response`].
+/// Why an engine failed. The guest sees all of these as `TPM_RC_FAILURE`; an error that a command causes is a
+/// [`Response`].
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// A command, or a call that needs power, before `power_on` or after `power_off`.
     #[error("engine-off: the TPM has no power; call power_on first")]
     Off,
-    /// State is set only before `power_on`.
+    /// A call that is only allowed without power.
     #[error("engine-on: the TPM has power; {what} needs it off")]
     On {
-        /// What was asked for.
+        /// The call.
         what: &'static str,
     },
     /// libtpms keeps the TPM in global variables.
     #[error(
-        "engine-in-use: this process has a TPM already, and libtpms allows one; use a process each (sandbox = \"process\")"
+        "engine-in-use: libtpms allows one TPM per process, and this process already has one; run each TPM in its own process (sandbox = \"process\")"
     )]
     InUse,
-    /// A function of libtpms failed.
+    /// A libtpms function failed.
     #[error("engine-library: libtpms' {function} failed with 0x{code:x}{hint}")]
     Library {
         /// The function.
         function: &'static str,
         /// Its `TPM_RESULT`.
         code: u32,
-        /// What it most likely means; empty or starting with `: `.
+        /// The likely cause; empty, or starting with `: `.
         hint: &'static str,
     },
-    /// The library gave out something that it must not.
+    /// The library returned an invalid result.
     #[error("engine-answer: {0}")]
     Answer(String),
     /// The state could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The child that runs the engine is gone or out of step.
+    /// The engine's process ended or violated the protocol.
     #[error("engine-died: the TPM's process {0}")]
     Died(String),
-    /// What the child's engine said; begins with its reason code.
+    /// An error of the engine in the child process; starts with its reason code.
     #[error("{0}")]
     Child(String),
-    /// The operating system refused what the engine needs.
+    /// A system call that the engine needs failed.
     #[error("engine-system: cannot {what}: {source}")]
     System {
-        /// What.
+        /// What failed.
         what: &'static str,
-        /// Why not.
+        /// The reason.
         source: std::io::Error,
     },
 }
 
-/// What a TPM answered: a whole response with its header. May hold what was unsealed, so it is
-/// wiped when dropped and not shown by `Debug`.
+/// A complete response with its header. It may contain unsealed data, so it is wiped when dropped and redacted in `Debug`
+/// output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response(Vec<u8>);
 
@@ -77,32 +76,30 @@ impl Drop for Response {
 }
 
 impl Response {
-    /// The most an engine may answer with.
+    /// Maximum length of a response in bytes.
     pub const MAX: usize = 4096;
 
-    /// Takes a response whose header is sound: 10..=[`Response::MAX`] bytes, and its size field says so.
+    /// Checks that a response has 10..=[`Response::MAX`] bytes and that its size field is right.
     pub fn new(bytes: Vec<u8>) -> Result<Response, EngineError> {
-        let response = Response(bytes); // wiped also when it is refused
+        let response = Response(bytes); // is wiped if it is invalid, too
         let length = response.len();
         if length > Response::MAX {
             return Err(EngineError::Answer(format!(
-                "a response of {length} bytes; the most is {}",
+                "a response of {length} bytes; the maximum is {}",
                 Response::MAX
             )));
         }
         match command::Header::parse(&response) {
             Some(header) if header.size as usize == length => Ok(response),
             Some(header) => Err(EngineError::Answer(format!(
-                "a response of {length} bytes whose size field says {}",
+                "a response of {length} bytes with the size field {}",
                 header.size
             ))),
-            None => {
-                Err(EngineError::Answer(format!("a response of {length} bytes; the header alone has 10")))
-            }
+            None => Err(EngineError::Answer(format!("a response of {length} bytes, shorter than a header"))),
         }
     }
 
-    /// A response that is only a code.
+    /// A response without parameters.
     pub fn code_only(code: u32) -> Response {
         let mut bytes = Vec::with_capacity(10);
         bytes.extend_from_slice(&st::NO_SESSIONS.to_be_bytes());
@@ -111,14 +108,14 @@ impl Response {
         Response(bytes)
     }
 
-    /// What a TPM in failure mode says: `TPM_RC_FAILURE`.
+    /// The response of a TPM in failure mode, `TPM_RC_FAILURE`.
     pub fn failure() -> Response {
         Response::code_only(rc::FAILURE)
     }
 
     /// The response code; 0 is success.
     pub fn code(&self) -> u32 {
-        // `new` and `code_only` saw to it that there is a header.
+        // `new` and `code_only` guarantee a header.
         command::Header::parse(&self.0).map_or(rc::FAILURE, |header| header.code)
     }
 }
@@ -136,18 +133,18 @@ impl std::fmt::Debug for Response {
     }
 }
 
-/// What an engine has done since it was made.
+/// Counters of an engine since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Commands executed, without resubmissions.
     pub commands: u64,
-    /// Those answered with another code than 0.
+    /// Commands with a response code other than 0.
     pub refused: u64,
-    /// Commands submitted again because the TPM said `TPM_RC_RETRY`.
+    /// Commands submitted again because the TPM returned `TPM_RC_RETRY`.
     pub resubmitted: u64,
     /// Writes of the permanent state that became durable.
     pub stores: u64,
-    /// Writes that did not, attempts that a retry made good included.
+    /// Writes that failed, including those that succeeded when retried.
     pub store_errors: u64,
     /// Bytes of state written.
     pub stored_bytes: u64,
@@ -164,7 +161,7 @@ pub struct BufferSize {
     pub max: u32,
 }
 
-/// Parts of a hash sequence at locality 4 (`_TPM_Hash_*`), which a D-RTM makes without a command.
+/// Steps of a hash sequence at locality 4 (`_TPM_Hash_*`), which a D-RTM performs without a command.
 #[derive(Clone, Copy, Debug)]
 pub enum HashStep<'a> {
     /// `_TPM_Hash_Start`.
@@ -178,83 +175,82 @@ pub enum HashStep<'a> {
 /// `TPM2_Shutdown(TPM_SU_CLEAR)`.
 const SHUTDOWN_CLEAR: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x45, 0, 0];
 
-/// A TPM 2.0. One call at a time (`&mut`); may move between threads from call to call.
+/// A TPM 2.0. Calls may come from different threads, one at a time.
 pub trait TpmEngine: Send {
-    /// `_TPM_Init`: loads the state, or manufactures a TPM where the store has none. The guest's
-    /// first command must then be `TPM2_Startup`.
+    /// `_TPM_Init`: loads the state, or manufactures a TPM if the store has none. The guest's first command must then be
+    /// `TPM2_Startup`.
     fn power_on(&mut self) -> Result<(), EngineError>;
 
-    /// Takes the power away. What has to survive is in the store already.
+    /// Removes power. Persistent state is already in the store.
     fn power_off(&mut self);
 
-    /// Is there power?
+    /// Whether the TPM has power.
     fn is_on(&self) -> bool;
 
-    /// Ends the session in order: `TPM2_Shutdown(CLEAR)`, then `power_off`. A TPM that loses its power without that counts a failed
-    /// authorisation at its next startup, if something under dictionary-attack protection was used since the last one (part 1,
-    /// "Dictionary Attack Protection"): a few such ends lock it. Errors are logged; the power goes in any case.
+    /// Orderly shutdown: `TPM2_Shutdown(CLEAR)`, then `power_off`. A TPM that loses power without it counts a failed
+    /// authorisation at its next startup if an object under dictionary-attack protection was used since the last one
+    /// (part 1, "Dictionary Attack Protection"); a few of these lock the TPM. Errors are logged; power is removed in any
+    /// case.
     fn shut_down(&mut self) {
         if self.is_on() {
             match self.execute(0, &SHUTDOWN_CLEAR).map(|response| response.code()) {
-                // Before TPM2_Startup there is no session to end.
+                // Before TPM2_Startup no shutdown is needed.
                 Ok(rc::SUCCESS | rc::INITIALIZE) => {}
                 Ok(code) => cvmm_log_limit::warn!(
-                    "TPM2_Shutdown answered 0x{code:x}: the TPM may count this stop as an attack"
+                    "TPM2_Shutdown returned 0x{code:x}: the TPM may count this stop as a failed authorisation"
                 ),
                 Err(error) => {
-                    cvmm_log_limit::warn!(%error, "TPM2_Shutdown failed: the TPM may count this stop as an attack")
+                    cvmm_log_limit::warn!(%error, "TPM2_Shutdown failed: the TPM may count this stop as a failed authorisation")
                 }
             }
         }
         self.power_off();
     }
 
-    /// `power_off` and `power_on`: what a reset of the machine does. Also the way out of an
-    /// engine error; the state is read again from the store.
+    /// `power_off` and `power_on`, as on a machine reset. Also recovers from an engine error: the state is read from the
+    /// store again.
     fn power_cycle(&mut self) -> Result<(), EngineError> {
         self.power_off();
         self.power_on()
     }
 
-    /// Executes one command at a locality (0..=4, or 32..=255) and answers when it is done and
-    /// what it changed is durable. A command that the TPM refuses, malformed ones included, is
-    /// an `Ok` with the code in it.
+    /// Executes one command at a locality (0..=4, or 32..=255). Returns when it is done and its changes are durable. A
+    /// command that the TPM refuses, such as a malformed one, returns `Ok` with the response code.
     fn execute(&mut self, locality: u8, command: &[u8]) -> Result<Response, EngineError>;
 
-    /// `TPM_ESTABLISHED`: was there a `_TPM_Hash_Start` since it was last reset?
+    /// `TPM_ESTABLISHED`: whether there was a `_TPM_Hash_Start` since it was last reset.
     fn established(&mut self) -> Result<bool, EngineError>;
 
-    /// Resets it; the TPM allows that at localities 3 and 4 only, and says so by its code.
+    /// Resets `TPM_ESTABLISHED`, which the TPM allows at localities 3 and 4 only. Returns the TPM's code.
     fn reset_established(&mut self, locality: u8) -> Result<u32, EngineError>;
 
-    /// A step of a hash sequence at locality 4.
+    /// Performs a step of a hash sequence at locality 4.
     fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError>;
 
-    /// A part of the state as it is now: of a TPM that is on, from itself; of one that is off, from
-    /// the store. Empty: there is none.
+    /// A part of the current state: from the TPM if it is on, from the store if it is off. Empty if there is none.
     fn state(&mut self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError>;
 
-    /// Replaces a part of the state in the store, durably, before `power_on`. Empty removes it.
+    /// Durably replaces a part of the state in the store, before `power_on`. An empty blob removes it.
     fn set_state(&mut self, kind: StateKind, blob: &[u8]) -> Result<(), EngineError>;
 
-    /// Puts the volatile state (PCRs, sessions, loaded keys) into the store: for suspend and migration. A
-    /// `power_on` that finds one there goes on from it instead of waiting for
-    /// `TPM2_Startup`, and removes it: to resume from it twice would roll PCRs back.
+    /// Writes the volatile state (PCRs, sessions, loaded keys) to the store, for suspend and migration. The next
+    /// `power_on` resumes from it instead of waiting for `TPM2_Startup`, and removes it: resuming from it twice would
+    /// roll PCRs back.
     fn suspend(&mut self) -> Result<(), EngineError>;
 
-    /// The command buffer's limits; with `Some`, sets it first (off only; clamped to the limits).
+    /// The command buffer's size and limits. `Some` first sets the size, clamped to the limits; the TPM must be off.
     fn buffer_size(&mut self, wanted: Option<u32>) -> Result<BufferSize, EngineError>;
 
-    /// libtpms' description of the TPM as JSON: 1 specification, 2 attributes, 4 features, or several
-    /// of them (`TPMLIB_INFO_*`).
+    /// libtpms' description of the TPM as JSON. `flags` is a combination of 1 specification, 2 attributes and 4 features
+    /// (`TPMLIB_INFO_*`).
     fn info(&mut self, flags: u32) -> Result<String, EngineError>;
 
-    /// Does a short command (see [`command::is_short`]) take microseconds here, so that it may run on
-    /// the thread of a vCPU?
+    /// Whether short commands (see [`command::is_short`]) take microseconds in this engine, so that they may run on a
+    /// vCPU's thread.
     fn is_prompt(&self) -> bool {
         true
     }
 
-    /// What was done so far.
+    /// The counters.
     fn statistics(&self) -> Statistics;
 }

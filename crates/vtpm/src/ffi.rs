@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The only place that calls libtpms (and one function of OpenSSL).
+//! The bindings to libtpms, and to one function of OpenSSL.
 //!
-//! libtpms keeps one TPM in global variables, has no locks and asks for its state through
-//! callbacks, which run inside the call that caused them, on the same thread. [`Library`] exists once
-//! per process and is used through `&mut`, so calls never overlap. The callbacks are leaves: they
-//! touch only [`HOST`] and the store behind it, never libtpms, so its longjmp on failure never
-//! crosses a Rust frame; and they catch what panics, so that nothing unwinds into C.
-#![allow(unsafe_code)]
+//! libtpms keeps one TPM in global variables, has no locks, and requests its state through callbacks, which run inside the
+//! call that caused them, on the same thread. [`Library`] exists once per process and is used through `&mut`, so calls
+//! never overlap. The callbacks are leaves: they touch only [`HOST`] and the store behind it, never libtpms, so its
+//! longjmp on failure never crosses a Rust frame; and they catch panics, so that nothing unwinds into C.
+#![expect(unsafe_code, reason = "calls a C library and is called by it")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fs::File;
@@ -26,7 +25,7 @@ use crate::store::{MAX_STATE, StateKind, StateStore, StoreError};
 type TpmResult = u32;
 const SUCCESS: TpmResult = 0;
 const FAIL: TpmResult = 9;
-/// From `tpm_nvram_loaddata`: there is none. Everything else but success is an error.
+/// Returned by `tpm_nvram_loaddata` if there is no state. All other codes except success are errors.
 const RETRY: TpmResult = 0x800;
 const VERSION_2: c_int = 1;
 const STATE_PERMANENT: c_int = 1;
@@ -72,15 +71,15 @@ unsafe extern "C" {
     fn OPENSSL_init_crypto(options: u64, settings: *const c_void) -> c_int;
 }
 
-/// What the callbacks work with.
+/// What the callbacks use.
 struct Host {
     store: Box<dyn StateStore>,
-    /// libtpms was given a volatile state, which nobody may be given again.
+    /// libtpms has loaded a volatile state, which must not be loaded again.
     resumed: bool,
-    /// The first error since it was last taken.
+    /// The first error since `take_error`.
     error: Option<StoreError>,
-    /// After an error nothing is written until the next power-on: what libtpms holds may be built
-    /// on what was not read or not written.
+    /// After an error nothing is written until the next power-on: the state in libtpms may depend on a failed read or
+    /// write.
     closed: bool,
 }
 
@@ -93,8 +92,8 @@ pub struct StoreCounts {
 
 static HOST: Mutex<Option<Host>> = Mutex::new(None);
 
-// What every command asks for is outside of the lock: most commands have nothing to do with the state. Whoever calls libtpms has
-// `&mut Library`, which orders all uses of these; a callback runs on the caller's thread.
+// What every command needs is outside the lock, since most commands do not touch the state. Calls of libtpms hold
+// `&mut Library`, which orders all uses of these; callbacks run on the caller's thread.
 static LOCALITY: AtomicU8 = AtomicU8::new(0);
 /// There is an error in [`HOST`].
 static ERROR: AtomicBool = AtomicBool::new(false);
@@ -107,7 +106,7 @@ fn host() -> MutexGuard<'static, Option<Host>> {
     HOST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a callback's work; a panic, or a call when there is no engine, is an error to libtpms.
+/// Runs the body of a callback. A panic, or a call without an engine, is an error for libtpms.
 fn callback(work: impl FnOnce(&mut Host) -> TpmResult) -> TpmResult {
     catch_unwind(AssertUnwindSafe(|| host().as_mut().map_or(FAIL, work))).unwrap_or(FAIL)
 }
@@ -121,13 +120,13 @@ fn kind_of(name: *const c_char) -> Option<StateKind> {
     StateKind::from_name(unsafe { CStr::from_ptr(name) }.to_bytes())
 }
 
-/// Waits before another attempt at the store: an error is the end of the TPM until the next
-/// reset, so a hiccup of the disk must not be one.
-const AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(50)];
+/// Delays before retrying the store: an error disables the TPM until the next reset, so a transient disk error must not
+/// become one.
+const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(50)];
 
 impl Host {
     fn failed(&mut self, error: StoreError) -> TpmResult {
-        cvmm_log_limit::error!(%error, "the TPM's state");
+        cvmm_log_limit::error!(%error, "cannot access the TPM's state");
         self.closed = true;
         self.error.get_or_insert(error);
         ERROR.store(true, Ordering::Relaxed);
@@ -149,7 +148,7 @@ impl Host {
         if bytes.len() > MAX_STATE {
             return Err(StoreError::Size { kind, size: bytes.len() as u64 });
         }
-        let mut waits = AGAIN.iter();
+        let mut waits = RETRY_DELAYS.iter();
         loop {
             match self.store.store(kind, bytes) {
                 Ok(()) => {
@@ -161,7 +160,7 @@ impl Host {
                     STORE_ERRORS.fetch_add(1, Ordering::Relaxed);
                     match waits.next() {
                         Some(wait) if error.is_transient() => {
-                            cvmm_log_limit::warn!(%error, "the TPM's state was not written; trying again");
+                            cvmm_log_limit::warn!(%error, "cannot write the TPM's state; retrying");
                             std::thread::sleep(*wait);
                         }
                         _ => return Err(error),
@@ -194,8 +193,8 @@ extern "C" fn nvram_load(
         if copy.is_null() {
             return FAIL;
         }
-        // SAFETY: `copy` has room for `bytes`, which is another allocation; `data` and `length` are
-        // out parameters of libtpms, valid for the time of the callback. MAX_STATE fits in u32.
+        // SAFETY: `copy` has at least the length of `bytes` and does not overlap it; `data` and `length` are out
+        // parameters of libtpms, valid during the callback. MAX_STATE fits in u32.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
             *data = copy;
@@ -213,7 +212,7 @@ extern "C" fn nvram_store(data: *const u8, length: u32, _number: u32, name: *con
         }
         let bytes = match length {
             0 => &[][..],
-            // SAFETY: libtpms passes `length` readable bytes that stay as they are during the callback.
+            // SAFETY: libtpms passes `length` readable bytes that do not change during the callback.
             _ => unsafe { std::slice::from_raw_parts(data, length as usize) },
         };
         match host.store(kind, bytes) {
@@ -255,18 +254,18 @@ extern "C" fn io_presence(presence: *mut u8, _number: u32) -> TpmResult {
 fn check(function: &'static str, code: TpmResult) -> Result<(), EngineError> {
     let hint = match code {
         SUCCESS => return Ok(()),
-        0x9a => ": the permanent state is cut short or damaged",
+        0x9a => ": the permanent state is truncated or corrupt",
         _ => "",
     };
     Err(EngineError::Library { function, code, hint })
 }
 
-/// libtpms, held by one owner in the process.
+/// Ownership of libtpms, of which a process has one.
 pub struct Library {
-    /// Of the response, allocated by libtpms and used again by it.
+    /// The response buffer, allocated and reused by libtpms.
     buffer: *mut u8,
     buffer_size: u32,
-    /// Where its messages go.
+    /// Receives its messages.
     null: Option<File>,
 }
 
@@ -279,22 +278,22 @@ impl Library {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(EngineError::InUse);
         }
-        // From here on Drop gives it back.
+        // From here on, Drop releases it.
         let mut library = Library { buffer: ptr::null_mut(), buffer_size: 0, null: None };
         *host() = Some(Host { store, resumed: false, error: None, closed: false });
         ERROR.store(false, Ordering::Relaxed);
         for count in [&STORES, &STORE_ERRORS, &STORED_BYTES] {
             count.store(0, Ordering::Relaxed);
         }
-        // No configuration file: it could load code into a VMM. No exit handler: other threads may
-        // still be in libcrypto when the process ends.
+        // No configuration file, since it could load code into a VMM. No exit handler, since other threads may still be
+        // in libcrypto when the process ends.
         const NO_LOAD_CONFIG: u64 = 0x80;
         const NO_ATEXIT: u64 = 0x80000;
         // SAFETY: may be called at any time from any thread; takes no settings here.
         if unsafe { OPENSSL_init_crypto(NO_LOAD_CONFIG | NO_ATEXIT, ptr::null()) } != 1 {
             return Err(EngineError::Library { function: "OPENSSL_init_crypto", code: 0, hint: "" });
         }
-        // When a command fails badly libtpms prints it, passwords and all, to standard error.
+        // On some failures libtpms prints the command, passwords included, to standard error.
         let null = std::fs::OpenOptions::new().write(true).open("/dev/null");
         let null = null.map_err(|source| EngineError::System { what: "open /dev/null", source })?;
         // SAFETY: only remembers the number, of a descriptor that stays open as long as the library is held.
@@ -310,7 +309,7 @@ impl Library {
             io_locality,
             io_presence,
         };
-        // SAFETY: nobody else is in libtpms (TAKEN). It copies the structure, whose size is in it.
+        // SAFETY: no other thread is in libtpms (TAKEN). It copies the structure, which contains its size.
         unsafe {
             check("TPMLIB_ChooseTPMVersion", TPMLIB_ChooseTPMVersion(VERSION_2))?;
             check("TPMLIB_RegisterCallbacks", TPMLIB_RegisterCallbacks(&mut callbacks))?;
@@ -322,7 +321,7 @@ impl Library {
         host().as_mut().map(work)
     }
 
-    /// The store's error since the last call, which says more than what libtpms made of it.
+    /// The store's error since the last call, which is more precise than the code of libtpms.
     fn take_error(&mut self) -> Result<(), EngineError> {
         if !ERROR.load(Ordering::Relaxed) {
             return Ok(());
@@ -349,7 +348,7 @@ impl Library {
         let code = unsafe { TPMLIB_MainInit() };
         let mut result = self.take_error().and_then(|()| check("TPMLIB_MainInit", code));
         if result.is_ok() && self.with_host(|host| host.resumed) == Some(true) {
-            // To resume from it twice would roll PCRs and sessions back.
+            // Resuming from it twice would roll PCRs and sessions back.
             result = self.replace_stored(StateKind::Volatile, &[]);
         }
         if result.is_err() {
@@ -363,7 +362,8 @@ impl Library {
         unsafe { TPMLIB_Terminate() };
     }
 
-    /// Executes `command`, which libtpms may overwrite (it decrypts parameters in place), and gives the response to `take`.
+    /// Executes `command`, which libtpms may overwrite (it decrypts parameters in place), and passes the response to
+    /// `take`.
     pub fn process<R>(
         &mut self,
         locality: u8,
@@ -394,7 +394,7 @@ impl Library {
         // SAFETY: libtpms wrote `size` bytes there, no more than it allocated, and is not running now.
         let response = unsafe { std::slice::from_raw_parts_mut(self.buffer, size as usize) };
         let taken = take(response);
-        response.zeroize(); // it may be what was unsealed
+        response.zeroize(); // may contain unsealed data
         Ok(taken)
     }
 
@@ -428,7 +428,7 @@ impl Library {
         self.with_host(|host| host.store.load(kind)).unwrap_or(Ok(None)).map_err(EngineError::Store)
     }
 
-    /// Replaces what the store has; an empty part is removed.
+    /// Replaces a part in the store; empty removes it.
     pub fn replace_stored(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), EngineError> {
         let work = |host: &mut Host| {
             if bytes.is_empty() { host.store.remove(kind) } else { host.store(kind, bytes) }
@@ -483,12 +483,12 @@ impl Drop for Library {
             libc::free(self.buffer.cast());
             TPMLIB_SetDebugFD(-1);
         }
-        *host() = None; // and the store with it
+        *host() = None; // drops the store
         TAKEN.store(false, Ordering::SeqCst);
     }
 }
 
-/// The version of libtpms that runs: major, minor, micro.
+/// The version of libtpms: major, minor, micro.
 pub fn version() -> (u32, u32, u32) {
     // SAFETY: returns a constant.
     let version = unsafe { TPMLIB_GetVersion() };

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engine: libtpms in this process.
+//! The engine with libtpms in this process.
 //!
-//! Makes up for what libtpms leaves to its user: a command reaches it only if it fits the
-//! buffer that the TPM announces; a `TPM_RC_RETRY`, which the first use of an object under
-//! dictionary-attack protection gets once per boot in versions before 0.10.1, is submitted again at
-//! once (a guest's driver would sleep 20 ms); a state that was not read or written ends the TPM
-//! until the next reset instead of being lost.
+//! It adds what libtpms leaves to its caller. A command reaches it only if it fits the buffer that the TPM announces.
+//! `TPM_RC_RETRY`, which versions before 0.10.1 return once per boot on the first use of an object under
+//! dictionary-attack protection, is retried at once (a guest's driver would sleep for 20 ms). A failed read or write of
+//! the state disables the TPM until the next reset, instead of losing the state.
 
 use zeroize::Zeroizing;
 
@@ -14,10 +13,10 @@ use crate::engine::{BufferSize, EngineError, HashStep, Response, Statistics, Tpm
 use crate::ffi::{self, Library};
 use crate::store::{MAX_STATE, StateKind, StateStore, StoreError};
 
-/// How often a command is submitted in all before the guest sees `TPM_RC_RETRY`.
-const ATTEMPTS: u32 = 8;
+/// How often a command is submitted before the guest sees `TPM_RC_RETRY`.
+const MAX_ATTEMPTS: u32 = 8;
 
-/// A TPM in this process. There is room for one: libtpms keeps it in global variables.
+/// A TPM in this process. There can be one only, since libtpms keeps it in global variables.
 pub struct LibraryEngine {
     library: Library,
     buffer: BufferSize,
@@ -33,7 +32,7 @@ impl std::fmt::Debug for LibraryEngine {
 }
 
 impl LibraryEngine {
-    /// Takes this process's libtpms; off. A second engine at the same time is refused.
+    /// Takes ownership of this process's libtpms; the TPM is off. A second engine at the same time is refused.
     pub fn new(store: Box<dyn StateStore>) -> Result<LibraryEngine, EngineError> {
         let mut library = Library::take(store)?;
         let buffer = library.buffer_size(0);
@@ -51,7 +50,7 @@ impl LibraryEngine {
         ffi::version()
     }
 
-    /// The same in one number, as a state file keeps it: 0x0902 for 0.9.2.
+    /// The version as the number that a state file stores: 0x0902 for 0.9.2.
     pub fn version_number() -> u32 {
         let (major, minor, micro) = ffi::version();
         major << 16 | minor << 8 | micro
@@ -62,7 +61,7 @@ impl LibraryEngine {
     }
 
     fn once(&mut self, locality: u8, command: &[u8]) -> Result<Response, EngineError> {
-        // libtpms decrypts parameters where they are, so it gets a copy each time.
+        // libtpms decrypts parameters in place, so it gets a copy each time.
         self.scratch.clear();
         self.scratch.extend_from_slice(command);
         let LibraryEngine { library, scratch, .. } = self;
@@ -98,7 +97,7 @@ impl TpmEngine for LibraryEngine {
             Response::code_only(rc::COMMAND_SIZE)
         } else {
             let mut response = self.once(locality, command)?;
-            for _ in 1..ATTEMPTS {
+            for _ in 1..MAX_ATTEMPTS {
                 if response.code() != rc::RETRY {
                     break;
                 }
@@ -149,7 +148,7 @@ impl TpmEngine for LibraryEngine {
     fn buffer_size(&mut self, wanted: Option<u32>) -> Result<BufferSize, EngineError> {
         let wanted = match wanted {
             Some(_) if self.on => return Err(EngineError::On { what: "setting the buffer size" }),
-            // To libtpms 0 is a question; what is too small it makes the least.
+            // For libtpms 0 is a query; it raises values below the minimum.
             Some(size) => size.max(1),
             None => 0,
         };
@@ -158,7 +157,8 @@ impl TpmEngine for LibraryEngine {
     }
 
     fn info(&mut self, flags: u32) -> Result<String, EngineError> {
-        ffi::info(&mut self.library, flags).ok_or_else(|| EngineError::Answer("no TPMLIB_GetInfo".to_owned()))
+        ffi::info(&mut self.library, flags)
+            .ok_or_else(|| EngineError::Answer("TPMLIB_GetInfo returned nothing".to_owned()))
     }
 
     fn statistics(&self) -> Statistics {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engine in a process of its own, because libtpms is C that a guest talks to and has had
-//! memory errors that a guest could reach: here such an error ends, or takes over, a process that has a socket
-//! and nothing else.
+//! The engine in a separate process.
 //!
-//! The child is this program again, started with [`CHILD_ARGUMENT`]; it closes what it inherited, shuts
-//! itself in (see `jail`) and runs the same [`LibraryEngine`](crate::LibraryEngine). The state stays with the parent: the child has
-//! neither files nor keys. When the child dies or breaks the protocol, calls fail with
-//! [`EngineError::Died`], the guest gets `TPM_RC_FAILURE`, and the next `power_on`
-//! starts a new child.
+//! libtpms is C code that processes guest input, and has had memory errors that a guest could trigger. Here such an error
+//! crashes, or takes over, a process that has nothing but a socket.
+//!
+//! The child is the same program, started with [`CHILD_ARGUMENT`]. It closes the descriptors that it inherited, enters its
+//! sandbox (see `jail`) and runs the same [`LibraryEngine`](crate::LibraryEngine). The state stays with the parent: the
+//! child has neither files nor keys. If the child dies or violates the protocol, calls fail with [`EngineError::Died`],
+//! the guest gets `TPM_RC_FAILURE`, and the next `power_on` starts a new child.
 
 mod child;
 mod jail;
@@ -29,20 +29,20 @@ use wire::{Channel, Op, put_kind, split_kind, split_statistics, split_u32};
 use crate::engine::{BufferSize, EngineError, HashStep, Response, Statistics, TpmEngine};
 use crate::store::{StateKind, StateStore, StoreError};
 
-/// The first argument that makes a program the child.
+/// The first argument of the child.
 pub const CHILD_ARGUMENT: &str = "vtpm-engine";
 #[cfg(feature = "test-engine")]
 const ABORT_OPTION: &str = "--test-abort-on=";
 
-/// Requests for the state within one command; libtpms makes a few.
+/// Maximum number of requests for the state within one command; libtpms makes a few.
 const MAX_STATE_REQUESTS: u32 = 64;
 
-/// How the child is made.
+/// How the child is started.
 #[derive(Clone, Debug)]
 pub struct ProcessOptions {
-    /// The program, whose `main` calls [`child_main_if_asked`].
+    /// The program. Its `main` calls [`child_main_if_asked`].
     pub program: PathBuf,
-    /// How long a command may take. An RSA-3072 key takes a second, in an emulated host many.
+    /// How long a command may take. An RSA-3072 key takes a second, on an emulated host many seconds.
     pub timeout: Duration,
     /// The child aborts when it gets a command with this code, as libtpms does when an assertion fails.
     #[cfg(feature = "test-engine")]
@@ -80,7 +80,7 @@ pub struct ProcessEngine {
     on: bool,
     buffer: Option<u32>,
     version: (u32, u32, u32),
-    /// Of children that are gone, and of the one that runs.
+    /// Counters of earlier children, and of the current one.
     before: Statistics,
     current: Statistics,
 }
@@ -95,7 +95,7 @@ impl std::fmt::Debug for ProcessEngine {
 }
 
 impl ProcessEngine {
-    /// Starts the child; the TPM is off.
+    /// Starts the child. The TPM is off.
     pub fn new(options: ProcessOptions, store: Box<dyn StateStore>) -> Result<ProcessEngine, EngineError> {
         let mut engine = ProcessEngine {
             options,
@@ -111,7 +111,7 @@ impl ProcessEngine {
         Ok(engine)
     }
 
-    /// The child's process id, while there is one.
+    /// The process ID of the child, if it is running.
     pub fn pid(&self) -> Option<u32> {
         self.running.as_ref().map(|running| running.process.id())
     }
@@ -134,7 +134,7 @@ impl ProcessEngine {
         }
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().map_err(system("start the TPM's process"))?;
-        drop(command); // it has the child's end, and then nobody would see that the child is gone
+        drop(command); // holds the child's end of the socket, which would hide the end of the child
         self.running = Some(Running { process, channel: Channel::new(ours) });
         let answer = self.running.as_mut().map(|running| running.channel.receive());
         match answer {
@@ -149,7 +149,7 @@ impl ProcessEngine {
                 };
                 self.version = (next(), next(), next());
             }
-            Some(Ok(Some((op, _)))) => return Err(self.died(format!("began with {op:?}"))),
+            Some(Ok(Some((op, _)))) => return Err(self.died(format!("sent {op:?} first"))),
             Some(Err(error)) => return Err(self.lost(error)),
             Some(Ok(None)) | None => return Err(self.lost(ErrorKind::UnexpectedEof.into())),
         }
@@ -159,7 +159,7 @@ impl ProcessEngine {
         Ok(())
     }
 
-    /// Ends the child, if it has not ended, and says why.
+    /// Kills the child if it is still running, and returns the error for `why`.
     fn died(&mut self, why: String) -> EngineError {
         self.on = false;
         self.running = None;
@@ -168,14 +168,14 @@ impl ProcessEngine {
         EngineError::Died(why)
     }
 
-    /// The connection broke: how did the child end?
+    /// Finds out why the connection broke.
     fn lost(&mut self, error: std::io::Error) -> EngineError {
         let why = match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                 format!("did not answer within {} s and was killed", self.options.timeout.as_secs())
             }
             ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
-                // It has closed its socket, so it is dying or does not deserve to live.
+                // The child has closed its socket: it is exiting, or must be killed.
                 let status = self.running.as_mut().and_then(|running| {
                     for _ in 0..100 {
                         if let Ok(Some(status)) = running.process.try_wait() {
@@ -190,25 +190,25 @@ impl ProcessEngine {
                     Some((Some(libc::SIGABRT), _)) => "aborted".to_owned(),
                     Some((Some(signal), _)) => format!("was killed by signal {signal}"),
                     Some((_, Some(child::EXIT_JAIL))) => {
-                        "could not shut itself in (seccomp, rlimits)".to_owned()
+                        "could not enter its sandbox (seccomp, rlimits)".to_owned()
                     }
                     Some((_, Some(child::EXIT_ENGINE))) => "could not start libtpms".to_owned(),
-                    Some((_, Some(child::EXIT_PROTOCOL))) => "did not understand its parent".to_owned(),
+                    Some((_, Some(child::EXIT_PROTOCOL))) => "received an invalid request".to_owned(),
                     Some((_, code)) => format!("ended with code {}", code.unwrap_or_default()),
                     None => "closed its socket".to_owned(),
                 }
             }
-            _ => format!("broke the protocol: {error}"),
+            _ => format!("violated the protocol: {error}"),
         };
         self.died(why)
     }
 
-    /// Asks the child and serves its requests for the state until it answers.
+    /// Sends a request and serves the child's requests for the state until it responds.
     fn request(&mut self, op: Op, parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, EngineError> {
         let mut refused = None;
         match self.exchange(op, parts, &mut refused) {
             Ok(Ok(bytes)) => Ok(bytes),
-            // The child passes on what it was told; the original is better.
+            // The child returns the text of the store's error; the original is more precise.
             Ok(Err(_)) if refused.is_some() => Err(refused.map_or(EngineError::Off, EngineError::Store)),
             Ok(Err(text)) => Err(EngineError::Child(text)),
             Err(error) => Err(self.lost(error)),
@@ -241,13 +241,13 @@ impl ProcessEngine {
                     self.store.store(kind, bytes).map(|()| None)
                 }
                 Op::Remove => self.store.remove(split_kind(&payload)?.0).map(|()| None),
-                other => return Err(wire::broken(format!("{other:?} out of turn"))),
+                other => return Err(wire::broken(format!("unexpected {other:?}"))),
             };
             match result {
                 Ok(Some(bytes)) => channel.send(Op::Loaded, &[&bytes])?,
                 Ok(None) if op == Op::Load => channel.send(Op::Nothing, &[])?,
                 Ok(None) => {
-                    *refused = None; // another attempt did it
+                    *refused = None; // the retry succeeded
                     channel.send(Op::Stored, &[])?;
                 }
                 Err(error) => {
@@ -264,14 +264,14 @@ impl ProcessEngine {
 
     fn powered(&self) -> Result<(), EngineError> {
         match (&self.running, self.on) {
-            (None, _) => Err(EngineError::Died("is gone; reset the machine to start another".to_owned())),
+            (None, _) => Err(EngineError::Died("ended; reset the machine to start a new one".to_owned())),
             (_, false) => Err(EngineError::Off),
             _ => Ok(()),
         }
     }
 }
 
-/// What comes from the child goes to a log.
+/// Makes text from the child safe for a log.
 fn printable(byte: u8) -> char {
     if byte.is_ascii_graphic() || byte == b' ' { char::from(byte) } else { '?' }
 }
@@ -291,7 +291,7 @@ impl TpmEngine for ProcessEngine {
 
     fn power_off(&mut self) {
         if std::mem::take(&mut self.on) && self.running.is_some() {
-            // If this fails, `lost` has ended the child.
+            // If this fails, `lost` has killed the child.
             let _ = self.request(Op::PowerOff, &[]);
         }
     }
@@ -302,10 +302,10 @@ impl TpmEngine for ProcessEngine {
 
     fn execute(&mut self, locality: u8, command: &[u8]) -> Result<Response, EngineError> {
         self.powered()?;
-        // Longer than any buffer: the child refuses it by its size, which is all that is sent.
+        // A command longer than any buffer is truncated; the child refuses it because of its size.
         let command = command.get(..Response::MAX + 1).unwrap_or(command);
         let bytes = self.request(Op::Execute, &[&[locality], command])?;
-        Response::new(bytes.to_vec()).map_err(|error| self.died(format!("broke the protocol: {error}")))
+        Response::new(bytes.to_vec()).map_err(|error| self.died(format!("violated the protocol: {error}")))
     }
 
     fn established(&mut self) -> Result<bool, EngineError> {
@@ -376,7 +376,7 @@ impl TpmEngine for ProcessEngine {
         Ok(bytes.iter().map(|byte| printable(*byte)).collect())
     }
 
-    // A child that was broken into may never answer.
+    // A compromised child may never respond.
     fn is_prompt(&self) -> bool {
         false
     }

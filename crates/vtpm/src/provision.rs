@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who a TPM is: its endorsement keys, its attestation key and their certificates.
+//! The identity of a TPM: its endorsement keys, its attestation key and their certificates.
 //!
-//! All of it is done before the firmware runs, when the platform hierarchy's authorisation is still empty and the guest is not
-//! there: an engine that has power and has had `TPM2_Startup(CLEAR)`. Afterwards power it off and on again, so that the firmware finds
-//! a TPM that nobody has started.
+//! Provisioning runs before the firmware, while the platform hierarchy's authorisation is still empty and the guest does
+//! not run. The engine is on and has executed `TPM2_Startup(CLEAR)`. Afterwards power it off and on, so that the firmware
+//! finds a TPM that is not started.
 //!
-//! - The endorsement keys are those of `swtpm_setup`, made once and persistent. A guest that has the owner's authorisation may remove
-//!   them or put others in their place; so their public areas are also kept in an NV index that only the platform can write
-//!   ([`RECORD`]). What is not as recorded is made anew from the seed, which gives the same key; where the guest has
-//!   set an authorisation that forbids it, the record is the answer. The VM starts all the same.
-//! - The attestation key is in the platform hierarchy, where the guest cannot get in the way. It is made from the seed at each start and
-//!   compared with the persistent one, which is replaced when it is another: it is never believed because it is there.
-//! - Certificates are written only if they are not there already.
+//! - The endorsement keys are those of `swtpm_setup`, created once and persistent. A guest with the owner's authorisation
+//!   may remove or replace them, so their public areas are also stored in an NV index that only the platform can write
+//!   ([`RECORD`]). A key that differs from the record is created again from the seed, which gives the same key; if the
+//!   guest has set an authorisation that prevents this, the record is used. The VM starts in either case.
+//! - The attestation key is in the platform hierarchy, which the guest cannot change. It is created from the seed at each
+//!   start and compared with the persistent key, which is replaced if it differs; it is never trusted just because it
+//!   exists.
+//! - Certificates are written only if they are missing or different.
 
 mod activate;
 mod keys;
@@ -28,43 +29,45 @@ pub use self::record::RECORD;
 use self::talk::Talk;
 use crate::engine::{EngineError, TpmEngine};
 
-/// Why a TPM has no identity.
+/// Why provisioning failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
-    /// The engine does not work.
+    /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The TPM did not do what it has to.
-    #[error("provision-refused: {command}: the TPM refused with {}", cvmm_tpm::response::describe(*.code))]
+    /// The TPM refused a command.
+    #[error("provision-refused: {command}: the TPM returned {}", cvmm_tpm::response::describe(*.code))]
     Refused {
         /// The command.
         command: &'static str,
         /// The response code.
         code: u32,
     },
-    /// Its answer makes no sense.
+    /// The TPM's response is invalid.
     #[error("provision-answer: {command}: {why}")]
     Answer {
         /// The command.
         command: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// A key that it made is not as asked for.
-    #[error("provision-key: the TPM made a {0} that is not of its template; this libtpms cannot be used")]
-    Key(&'static str),
-    /// The guest is in the way.
+    /// A key does not match its template.
     #[error(
-        "provision-auth: the {key} is needed, and the guest has set an authorisation of the endorsement hierarchy; remove it in the guest (tpm2_changeauth -c e) or clear the TPM there (tpm2_clear)"
+        "provision-key: the TPM created a {0} that does not match its template; this version of libtpms is not supported"
+    )]
+    Key(&'static str),
+    /// The guest has set an authorisation that prevents the use of a key.
+    #[error(
+        "provision-auth: the {key} is needed, but the guest has set an authorisation of the endorsement hierarchy; remove it in the guest (tpm2_changeauth -c e) or clear the TPM (tpm2_clear)"
     )]
     Auth {
-        /// Which.
+        /// The key.
         key: &'static str,
     },
     /// A certificate that cannot be stored.
     #[error("provision-size: the {name} has {len} bytes; an NV index holds 1 to {MAX_CERTIFICATE}")]
     Size {
-        /// Which.
+        /// The certificate.
         name: &'static str,
         /// Its length.
         len: usize,
@@ -81,7 +84,7 @@ pub enum Ek {
 }
 
 impl Ek {
-    /// What it is called.
+    /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -99,7 +102,7 @@ impl Ek {
         }
     }
 
-    /// What it is made of.
+    /// Its template.
     #[must_use]
     pub fn template(self) -> Public {
         match self {
@@ -109,7 +112,7 @@ impl Ek {
     }
 }
 
-/// Who a TPM is.
+/// The public keys of a TPM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The RSA-2048 endorsement key.
@@ -120,10 +123,10 @@ pub struct Identity {
     pub ak: Public,
 }
 
-/// Makes sure that the TPM has its keys, and says which they are.
+/// Creates the keys that are missing, and returns all public keys.
 pub fn provision(engine: &mut dyn TpmEngine) -> Result<Identity, ProvisionError> {
     let mut talk = Talk(engine);
-    // First, so that it has room in the NV before anything else.
+    // First, so that NV space is left for it.
     let ak = keys::attestation(&mut talk)?;
     let permanent = talk.permanent()?;
     let before = record::read(&mut talk)?;

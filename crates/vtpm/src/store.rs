@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where a TPM's state is kept.
+//! Storage of a TPM's state.
 //!
-//! libtpms hands over the whole permanent state, 1 to some 180 KiB, within the command that
-//! changed it and before there is an answer. So a [`StateStore`] returns only when the bytes are durable;
-//! a guest never sees an acknowledged write that a crash takes back.
+//! libtpms passes on the complete permanent state, 1 to some 180 KiB, within the command that changed it and before the
+//! response. A [`StateStore`] returns only when the bytes are durable, so a crash never loses a write that the guest has
+//! seen acknowledged.
 //!
-//! The stores here are for tests and development: they encrypt nothing and notice no rollback.
-//! What a VM uses is the VMGS container of `cvmm-guest-state`.
+//! The stores in this module are for tests and development: they do not encrypt, and do not detect rollback. VMs use the
+//! VMGS container of `cvmm-guest-state`.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -17,17 +17,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
-/// The most bytes of one part of a state. libtpms' own bound is about 180 KiB.
+/// Maximum size of one part of a state in bytes. The limit of libtpms is about 180 KiB.
 pub const MAX_STATE: usize = 1 << 20;
 
 /// The parts of a TPM's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StateKind {
-    /// Seeds, persistent keys, NV indices, counters: what the TPM is.
+    /// Seeds, persistent keys, NV indices, counters.
     Permanent,
-    /// PCRs, sessions, loaded keys: what it has in its RAM. Stored only to suspend.
+    /// PCRs, sessions, loaded keys. Stored only to suspend.
     Volatile,
-    /// What `TPM2_Shutdown(STATE)` saves, in TPM 2.0 within `Permanent`.
+    /// What `TPM2_Shutdown(STATE)` saves; in TPM 2.0 it is part of `Permanent`.
     SaveState,
 }
 
@@ -50,22 +50,22 @@ impl StateKind {
     }
 }
 
-/// Why state was not read or written.
+/// Why state could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Reading or writing failed; another attempt may do.
+    /// Reading or writing failed; a retry may succeed.
     #[error("state-io: cannot {what}: {source}")]
     Io {
-        /// What, with the path.
+        /// The operation, with the path.
         what: String,
-        /// Why not.
+        /// The reason.
         source: std::io::Error,
     },
-    /// The state is there but not to be used: damaged, of another VM, too old. Final.
+    /// The state exists but must not be used: it is corrupt, belongs to a different VM or is outdated. Final.
     #[error("state-refused: {0}")]
     Refused(String),
     /// More than [`MAX_STATE`].
-    #[error("state-size: {kind:?} state of {size} bytes; the most is {MAX_STATE}")]
+    #[error("state-size: {kind:?} state of {size} bytes; the maximum is {MAX_STATE}")]
     Size {
         /// Which part.
         kind: StateKind,
@@ -75,24 +75,23 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Can another attempt succeed?
+    /// Whether a retry may succeed.
     pub fn is_transient(&self) -> bool {
         matches!(self, StoreError::Io { .. })
     }
 }
 
-/// Keeps the parts of one TPM's state. Called from the engine within a command, so it must not
-/// call the engine.
+/// Stores the parts of one TPM's state. The engine calls it within a command, so it must not call the engine.
 pub trait StateStore: Send {
-    /// The last bytes stored; `None` where nothing ever was. Damaged is an error, never `None`:
-    /// `None` makes the engine manufacture a new TPM.
+    /// The bytes stored last, or `None` if nothing was ever stored. Corrupt state is an error, never `None`: on `None` the
+    /// engine manufactures a new TPM.
     fn load(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError>;
 
-    /// Replaces a part as a whole. Durable when it returns `Ok`; after an error, `load` gives the
-    /// old bytes or the new, whole.
+    /// Atomically replaces a part. It is durable when this returns `Ok`; after an error, `load` returns either the old or
+    /// the new bytes.
     fn store(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// Removes a part; no error if there is none. Durable when it returns.
+    /// Durably removes a part. It is not an error if there is none.
     fn remove(&mut self, kind: StateKind) -> Result<(), StoreError>;
 }
 
@@ -108,12 +107,12 @@ impl<S: StateStore + ?Sized> StateStore for Box<S> {
     }
 }
 
-/// State that lives as long as its clones: for tests.
+/// State in memory, shared by all clones; for tests.
 #[derive(Clone, Default)]
 pub struct MemoryStore(Arc<Mutex<BTreeMap<StateKind, Zeroizing<Vec<u8>>>>>);
 
 impl MemoryStore {
-    /// An empty one.
+    /// An empty store.
     pub fn new() -> MemoryStore {
         MemoryStore::default()
     }
@@ -144,8 +143,8 @@ impl StateStore for MemoryStore {
     }
 }
 
-/// State in plain files of one folder, `tpm2-NAME.plain`, each replaced by a rename after an
-/// fsync. Not encrypted: for development and for tests against other programs.
+/// State in plain files `tpm2-NAME.plain` in one directory, each replaced by a rename after an fsync. Not encrypted: for
+/// development and for tests against other programs.
 #[derive(Debug)]
 pub struct FileStore {
     dir: PathBuf,
@@ -158,7 +157,7 @@ fn file_name(kind: StateKind) -> String {
 }
 
 impl FileStore {
-    /// Opens the folder, which must exist, for one store: a second one at the same time is refused.
+    /// Opens an existing directory. A second store on it at the same time is refused.
     pub fn open(dir: &Path) -> Result<FileStore, StoreError> {
         let io = |what: &str, source| StoreError::Io { what: format!("{what} {}", dir.display()), source };
         let handle = File::open(dir).map_err(|e| io("open the state folder", e))?;
@@ -169,7 +168,7 @@ impl FileStore {
             .mode(0o600)
             .open(dir.join(".lock"))
             .map_err(|e| io("create a lock in", e))?;
-        // Of the open file, so that a second one in this process is refused as well.
+        // This lock belongs to the open file, so a second store in this process is refused as well.
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -181,7 +180,7 @@ impl FileStore {
         Ok(FileStore { dir: dir.to_owned(), handle, _lock: lock })
     }
 
-    /// Is there plain state in a folder? Somebody who wants his state encrypted must not go on without noticing that it was not.
+    /// Whether a directory contains plain state, so that a user who wants encryption does not overlook it.
     pub fn is_in(dir: &Path) -> bool {
         StateKind::ALL.into_iter().any(|kind| dir.join(file_name(kind)).symlink_metadata().is_ok())
     }
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn stores_keep_what_was_stored_last() {
+    fn a_store_returns_what_was_stored_last() {
         behaves(&mut MemoryStore::new());
         let dir = tempfile::tempdir().unwrap();
         assert!(!FileStore::is_in(dir.path()));
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_back() {
+    fn kinds_are_found_by_their_names() {
         for kind in StateKind::ALL {
             assert_eq!(StateKind::from_name(kind.name().as_bytes()), Some(kind));
         }

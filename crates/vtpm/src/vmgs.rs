@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The TPM's state in a VM's state file (`cvmm-guest-state`): encrypted, bound to the VM, and not to be rolled back.
+//! The TPM's state in a VM's state file (`cvmm-guest-state`): encrypted, bound to the VM, and protected against rollback.
 //!
-//! Who opens the file checks it against what the gate expects and writes the run's epoch, before the engine sees it.
+//! The caller that opens the file checks it against what the gate expects, and writes the run's epoch, before the engine
+//! sees it.
 
 use cvmm_guest_state::{Kind, StateError, Store};
 use zeroize::Zeroizing;
@@ -16,17 +17,17 @@ pub struct VmgsStore {
 }
 
 impl VmgsStore {
-    /// `engine` is the version of what writes, such as 0x0902 for libtpms 0.9.2; it is kept with the state.
+    /// `engine` is the version of the engine, such as 0x0902 for libtpms 0.9.2; it is stored with the state.
     pub fn new(file: Store, engine: u32) -> Self {
         Self { file, engine }
     }
 
-    /// The file: for its epoch, its counter, and what else is in it.
+    /// The file, for its epoch and counter.
     pub fn file(&self) -> &Store {
         &self.file
     }
 
-    /// The file, once the engine is done with it.
+    /// Returns the file.
     pub fn into_file(self) -> Store {
         self.file
     }
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_is_kept_in_the_file() {
+    fn the_state_is_stored_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.vmgs");
         let (key, vm_id) = (StateKey::random().unwrap(), VmId::new("vm").unwrap());
@@ -93,7 +94,7 @@ mod tests {
         assert_eq!(**store.load(StateKind::Permanent).unwrap().unwrap(), *b"permall");
         assert_eq!(**store.load(StateKind::SaveState).unwrap().unwrap(), *b"savestate");
         assert!(store.load(StateKind::Volatile).unwrap().is_none());
-        // Somebody writes into the file meanwhile: an error, never nothing.
+        // A write by another program corrupts the file: an error, never an empty state.
         let info = cvmm_guest_state::info::Info::read(&std::fs::File::open(&path).unwrap()).unwrap();
         let at = info.files.iter().find(|file| file.id == Kind::TpmPermanent.id()).unwrap().offset;
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One TPM for several threads, none of which may be kept waiting: vCPUs.
+//! A TPM that several threads share without waiting for it, such as vCPUs.
 //!
-//! A short command (see [`command::is_short`]) runs at once on the thread that submits it, if the
-//! engine is free: handing it to another thread costs ten times what the command does. All others
-//! go through a bounded queue to the TPM's own thread; the submitter waits as long as it likes
-//! (a CRB: about a millisecond, so that the guest's first poll finds the answer) and is told
-//! when it is done. Who would wait for ever anyway ([`Tpm::execute`]) saves both threads the way.
+//! A short command (see [`command::is_short`]) runs on the thread that submits it if the engine is free: passing it to
+//! another thread costs ten times as much as the command. All others go through a bounded queue to the TPM's own thread.
+//! The submitter waits as long as it wants (a CRB about a millisecond, so that the guest's first poll finds the response)
+//! and is notified when the command is done. Callers that would block indefinitely ([`Tpm::execute`]) run the command
+//! inline and avoid two context switches.
 //!
-//! An engine error is logged once; from then on every command is answered `TPM_RC_FAILURE`
-//! without asking the engine, until [`Tpm::power_cycle`]. A dead TPM never stops its VM.
+//! An engine error is logged once; from then on every command is answered with `TPM_RC_FAILURE` without calling the
+//! engine, until [`Tpm::power_cycle`]. A failed TPM never stops its VM.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,28 +23,28 @@ use crate::command::{self, cc, rc};
 use crate::engine::{EngineError, Response, Statistics, TpmEngine};
 use crate::store::StateKind;
 
-/// Commands that may wait. A front end has one outstanding; more are a mistake or an attack.
-const QUEUE: usize = 8;
+/// Capacity of the queue. A front end has one outstanding command; more are an error or an attack.
+const MAX_QUEUED: usize = 8;
 
-/// How long an orderly end waits for the running command: longer than any takes that is not stuck.
+/// How long an orderly shutdown waits for the running command: longer than any command takes unless it is stuck.
 pub const MAX_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why a command was not taken.
+/// Why a command was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// The queue is full.
-    #[error("tpm-busy: {QUEUE} commands are waiting already")]
+    #[error("tpm-busy: {MAX_QUEUED} commands are already waiting")]
     Busy,
     /// The TPM is being shut down.
     #[error("tpm-stopped: the TPM is shutting down")]
     Stopped,
 }
 
-/// Called when a response is there to be taken; on the TPM's thread, or on the submitter's before `submit` returns.
+/// Called when the response is ready, on the TPM's thread, or on the submitter's before `submit` returns.
 pub type Done = Box<dyn FnOnce() + Send>;
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks is whole between any two statements.
+    // The data behind these locks is consistent between any two statements.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -69,14 +69,15 @@ impl Slot {
     }
 }
 
-/// A command on its way.
+/// A submitted command.
 pub struct Pending(Arc<Slot>);
 
 impl Pending {
-    /// The response, if it is there within that time; zero asks without waiting. It is given out once.
+    /// Waits for the response; `None` if it is not ready in time. A zero timeout does not wait. The response is returned
+    /// once.
     pub fn wait(&mut self, timeout: Duration) -> Option<Response> {
         let mut state = lock(&self.0.state);
-        let mut deadline = None; // to ask for the time costs as much as a short command does besides
+        let mut deadline = None; // reading the clock costs as much as a short command
         loop {
             match &*state {
                 State::Waiting(_) => {}
@@ -98,14 +99,14 @@ impl Pending {
         }
     }
 
-    /// The response, however long it takes.
+    /// Waits for the response without a limit.
     pub fn wait_forever(mut self) -> Response {
         loop {
             if let Some(response) = self.wait(Duration::MAX) {
                 return response;
             }
             if matches!(*lock(&self.0.state), State::Taken) {
-                return Response::failure(); // it was taken before
+                return Response::failure(); // was returned before
             }
         }
     }
@@ -130,25 +131,25 @@ struct Job {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    /// Somebody is using the engine. The engine's own lock is only ever taken by whoever set this, so
-    /// that nobody waits for the engine while holding the queue.
+    /// The engine is in use. Its lock is only taken by the thread that set this, so no thread waits for the engine while
+    /// it holds the queue.
     busy: bool,
-    /// Calls of `with` that wait for it.
+    /// Calls of `with` that wait for the engine.
     waiting: usize,
     stop: bool,
 }
 
 struct Shared {
-    /// Its engine is prompt.
+    /// The engine is prompt.
     inline: bool,
     engine: Mutex<Box<dyn TpmEngine>>,
     queue: Mutex<Queue>,
     /// `jobs`, `busy` or `stop` changed.
     wake: Condvar,
     status: Mutex<Status>,
-    /// There is a failure in the status. Changed only by whoever has set `busy`.
+    /// The status contains a failure. Changed only by the thread that set `busy`.
     failed: AtomicBool,
-    /// No shutdown is due: nothing has happened since a `TPM2_Shutdown`, or since the volatile state was taken out.
+    /// No shutdown is needed: nothing has happened since a `TPM2_Shutdown`, or since the volatile state was read.
     at_rest: AtomicBool,
 }
 
@@ -158,14 +159,14 @@ struct Status {
     failure: Option<String>,
 }
 
-/// The engine, for whoever has set `busy`.
+/// The exclusive use of the engine by the thread that set `busy`.
 struct Turn<'a>(&'a Shared);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut queue = lock(&self.0.queue);
         queue.busy = false;
-        // To wake costs more than a short command, so only if somebody is there for it.
+        // Waking costs more than a short command, so only if a thread waits.
         let wake = queue.waiting > 0 || !queue.jobs.is_empty() || queue.stop;
         drop(queue);
         if wake {
@@ -181,7 +182,7 @@ impl Turn<'_> {
             return Response::failure();
         }
         let mut engine = lock(&shared.engine);
-        // A panic here would leave the others waiting for ever.
+        // A panic here would block the other threads forever.
         let result = catch_unwind(AssertUnwindSafe(|| engine.execute(locality, command)))
             .unwrap_or_else(|_| Err(EngineError::Answer("the engine panicked".to_owned())));
         let mut status = lock(&shared.status);
@@ -192,9 +193,9 @@ impl Turn<'_> {
         shared.at_rest.store(shut, Ordering::Release);
         match result {
             Ok(response) => response,
-            Err(EngineError::Off) => Response::failure(), // nothing is broken
+            Err(EngineError::Off) => Response::failure(), // not a failure of the engine
             Err(error) => {
-                cvmm_log_limit::error!(%error, "the TPM fails until the machine is reset");
+                cvmm_log_limit::error!(%error, "the TPM failed; it is disabled until the machine is reset");
                 status.failure = Some(error.to_string());
                 shared.failed.store(true, Ordering::Release);
                 Response::failure()
@@ -203,27 +204,29 @@ impl Turn<'_> {
     }
 }
 
+/// The result of trying to run a command on the caller's thread.
+enum Inline<'a> {
+    /// It was executed.
+    Done(Response),
+    /// It was not: the engine is in use or the command is long. The queue is still locked.
+    Busy(MutexGuard<'a, Queue>),
+}
+
 impl Shared {
-    /// Executes a command now, on this thread, if the engine is free and `all` is set or the command a short one; otherwise gives
-    /// out the queue.
-    fn at_once(
-        &self,
-        locality: u8,
-        command: &[u8],
-        all: bool,
-    ) -> Result<Result<Response, MutexGuard<'_, Queue>>, SubmitError> {
+    /// Executes a command on this thread if the engine is free, and the command is short or `long` allows any.
+    fn try_inline(&self, locality: u8, command: &[u8], long: bool) -> Result<Inline<'_>, SubmitError> {
         let mut queue = lock(&self.queue);
         if queue.stop {
             return Err(SubmitError::Stopped);
         }
-        let may = all || self.inline && command::is_short(command);
-        if !may || queue.busy || !queue.jobs.is_empty() {
-            return Ok(Err(queue));
+        let allowed = long || self.inline && command::is_short(command);
+        if !allowed || queue.busy || !queue.jobs.is_empty() {
+            return Ok(Inline::Busy(queue));
         }
         queue.busy = true;
         drop(queue);
         let turn = Turn(self);
-        Ok(Ok(turn.execute(locality, command)))
+        Ok(Inline::Done(turn.execute(locality, command)))
     }
 
     fn serve(&self) {
@@ -231,7 +234,7 @@ impl Shared {
             let mut queue = lock(&self.queue);
             let job = loop {
                 if queue.stop {
-                    // What waits will not be done; nobody must wait for it for ever.
+                    // Waiting commands are not executed, but their submitters must not block forever.
                     let left = std::mem::take(&mut queue.jobs);
                     drop(queue);
                     left.into_iter().for_each(|job| job.slot.complete(Response::failure()));
@@ -272,8 +275,8 @@ impl Drop for Owner {
     }
 }
 
-/// A TPM that threads share; clones are the same TPM. The last one to go waits for the running
-/// command and takes the engine down.
+/// A TPM that threads share; clones are handles of the same TPM. Dropping the last handle waits for the running command
+/// and drops the engine.
 #[derive(Clone)]
 pub struct Tpm(Arc<Owner>);
 
@@ -288,7 +291,7 @@ impl std::fmt::Debug for Tpm {
 }
 
 impl Tpm {
-    /// Takes an engine, on or off, and starts the TPM's thread.
+    /// Starts the TPM's thread. The engine may be on or off.
     pub fn new(engine: Box<dyn TpmEngine>) -> Result<Tpm, EngineError> {
         let status = Status { statistics: engine.statistics(), failure: None };
         let shared = Arc::new(Shared {
@@ -308,11 +311,11 @@ impl Tpm {
         Ok(Tpm(Arc::new(Owner { shared, thread: Some(thread) })))
     }
 
-    /// Submits a command at a locality. It may be done already when this returns; `done`, if any,
-    /// is called once its response can be taken. Commands run in the order in which they come.
+    /// Submits a command at a locality. It may already be done when this returns. `done` is called once the response is
+    /// ready. Commands run in the order of submission.
     pub fn submit(&self, locality: u8, command: &[u8], done: Option<Done>) -> Result<Pending, SubmitError> {
-        let mut queue = match self.0.shared.at_once(locality, command, false)? {
-            Ok(response) => {
+        let mut queue = match self.0.shared.try_inline(locality, command, false)? {
+            Inline::Done(response) => {
                 let slot = Slot { state: Mutex::new(State::Ready(response)), ready: Condvar::new() };
                 let pending = Pending(Arc::new(slot));
                 if let Some(done) = done {
@@ -320,12 +323,12 @@ impl Tpm {
                 }
                 return Ok(pending);
             }
-            Err(queue) => queue,
+            Inline::Busy(queue) => queue,
         };
-        if queue.jobs.len() >= QUEUE {
+        if queue.jobs.len() >= MAX_QUEUED {
             return Err(SubmitError::Busy);
         }
-        // No more than this is looked at; a longer one is refused by its size.
+        // A longer command is refused because of its size, so its rest is not needed.
         let kept = command.get(..Response::MAX + 1).unwrap_or(command);
         let command = Zeroizing::new(kept.to_vec());
         let slot = Arc::new(Slot { state: Mutex::new(State::Waiting(done)), ready: Condvar::new() });
@@ -335,23 +338,23 @@ impl Tpm {
         Ok(Pending(slot))
     }
 
-    /// Executes a command and waits for it, however long it takes: for those that have the time, and so do it themselves.
+    /// Executes a command and waits for it without a limit, on the caller's thread if possible.
     pub fn execute(&self, locality: u8, command: &[u8]) -> Result<Response, SubmitError> {
-        match self.0.shared.at_once(locality, command, true)? {
-            Ok(response) => Ok(response),
-            Err(queue) => {
+        match self.0.shared.try_inline(locality, command, true)? {
+            Inline::Done(response) => Ok(response),
+            Inline::Busy(queue) => {
                 drop(queue);
                 Ok(self.submit(locality, command, None)?.wait_forever())
             }
         }
     }
 
-    /// Ends the TPM in order ([`TpmEngine::shut_down`]) and takes its power away; without `TPM2_Shutdown` where it is at rest already:
-    /// the guest has sent one as its last command, the volatile state was taken out to go on elsewhere, or the engine has failed.
-    /// Waits for the running command, but no longer than `patience`; `false` if that was not enough, and then nothing is done.
+    /// Shuts the TPM down in an orderly way ([`TpmEngine::shut_down`]) and removes power. `TPM2_Shutdown` is skipped if it
+    /// is not needed: it was the guest's last command, the volatile state was read to resume elsewhere, or the engine has
+    /// failed. Waits up to `patience` for the running command; returns `false`, and does nothing, if that is not enough.
     pub fn shut_down(&self, patience: Duration) -> bool {
         let Some(turn) = self.turn(Some(patience)) else {
-            cvmm_log_limit::warn!("a command of the TPM still runs: it is stopped without TPM2_Shutdown");
+            cvmm_log_limit::warn!("a TPM command is still running: the TPM is stopped without TPM2_Shutdown");
             return false;
         };
         let shared = turn.0;
@@ -365,22 +368,23 @@ impl Tpm {
         true
     }
 
-    /// A reset of the machine: an orderly end, power off and on. Waits for the running command; those
-    /// that wait in the queue run after it, on the new TPM. Takes a failed engine back into service.
+    /// Machine reset: an orderly shutdown, power off and on. Waits for the running command; queued commands run after the
+    /// reset. Recovers a failed engine.
     pub fn power_cycle(&self) -> Result<(), EngineError> {
         self.shut_down(MAX_PATIENCE);
         self.with(|engine| engine.power_cycle())
     }
 
-    /// Puts the volatile state into the store ([`TpmEngine::suspend`]): what stops now goes on from there, so that an end that follows
-    /// is not to be made an orderly one.
+    /// Writes the volatile state to the store ([`TpmEngine::suspend`]). The TPM resumes from there, so that a shutdown that
+    /// follows omits `TPM2_Shutdown`.
     pub fn suspend(&self) -> Result<(), EngineError> {
         self.with(|engine| if engine.is_on() { engine.suspend() } else { Err(EngineError::Off) })?;
         self.0.shared.at_rest.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// A part of the state ([`TpmEngine::state`]). Who takes the volatile one from a TPM that is on goes on with it elsewhere.
+    /// A part of the state ([`TpmEngine::state`]). Reading the volatile state of a TPM that is on means that it resumes
+    /// elsewhere.
     pub fn state(&self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError> {
         let (state, on) = self.with(|engine| Ok((engine.state(kind)?, engine.is_on())))?;
         if on && kind == StateKind::Volatile {
@@ -389,7 +393,7 @@ impl Tpm {
         Ok(state)
     }
 
-    /// The engine, once it is no longer in use; `None` if that takes longer than `patience`.
+    /// Waits until the engine is free; `None` if that takes longer than `patience`.
     fn turn(&self, patience: Option<Duration>) -> Option<Turn<'_>> {
         let shared = &*self.0.shared;
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
@@ -411,13 +415,13 @@ impl Tpm {
         Some(Turn(shared))
     }
 
-    /// Does something with the engine itself, when the running command is done: `TPM_ESTABLISHED`,
-    /// power. If the engine has come up in it, a former failure is over.
+    /// Calls `work` with the engine once the running command is done. If the engine is on afterwards, an earlier failure is
+    /// cleared.
     pub fn with<R>(
         &self,
         work: impl FnOnce(&mut dyn TpmEngine) -> Result<R, EngineError>,
     ) -> Result<R, EngineError> {
-        // Without a limit there is always a turn.
+        // Without a limit this always succeeds.
         let turn = self.turn(None).ok_or(EngineError::Off)?;
         let shared = turn.0;
         let mut engine = lock(&shared.engine);
@@ -434,17 +438,17 @@ impl Tpm {
                 shared.failed.store(false, Ordering::Release);
             }
             Ok(_) => {}
-            Err(error) => cvmm_log_limit::warn!(%error, "the TPM's engine refused"),
+            Err(error) => cvmm_log_limit::warn!(%error, "the TPM engine refused an operation"),
         }
         result
     }
 
-    /// Why every command is answered `TPM_RC_FAILURE`, if it is.
+    /// Why every command is answered with `TPM_RC_FAILURE`, if it is.
     pub fn failure(&self) -> Option<String> {
         lock(&self.0.shared.status).failure.clone()
     }
 
-    /// What the engine has done; without waiting for it.
+    /// The engine's counters, without waiting for it.
     pub fn statistics(&self) -> Statistics {
         lock(&self.0.shared.status).statistics
     }
@@ -527,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_command_does_not_block_who_submits_and_a_short_one_waits_its_turn() {
+    fn a_long_command_does_not_block_the_submitter_and_a_short_one_waits_its_turn() {
         let (tpm, permit) = tpm();
         let called = Arc::new(AtomicUsize::new(0));
         let count = || -> Option<Done> {
@@ -564,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_bounded_and_what_waits_at_the_end_is_answered() {
+    fn the_queue_is_bounded_and_waiting_commands_are_answered_at_the_end() {
         let (tpm, permit) = tpm();
         let first = tpm.submit(0, &command(cc::CREATE_PRIMARY), None).unwrap();
         let mut waiting = Vec::new();
@@ -575,8 +579,8 @@ mod tests {
             }
         };
         assert_eq!(refused, SubmitError::Busy);
-        // The thread may have taken the first one meanwhile or not.
-        assert!(waiting.len() == QUEUE || waiting.len() == QUEUE - 1, "{}", waiting.len());
+        // The thread may or may not have taken the first command.
+        assert!(waiting.len() == MAX_QUEUED || waiting.len() == MAX_QUEUED - 1, "{}", waiting.len());
         let drops = std::thread::spawn(move || drop(tpm));
         while !drops.is_finished() {
             let _ = permit.send(());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The side that runs libtpms: reads requests from its standard input, which is a socket, until
-//! the parent closes it.
+//! The child that runs libtpms. It reads requests from its standard input, which is a socket, until the parent closes
+//! it.
 
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, AsRawFd};
@@ -18,20 +18,20 @@ use crate::library::LibraryEngine;
 use crate::store::{StateKind, StateStore, StoreError};
 use crate::sys;
 
-/// Exit codes, for the parent's message.
+/// Exit codes, from which the parent derives its message.
 pub const EXIT_PROTOCOL: i32 = 81;
 pub const EXIT_JAIL: i32 = 82;
 pub const EXIT_ENGINE: i32 = 83;
 
-/// To be called first in `main` of a program that uses [`super::ProcessEngine`]: runs the engine
-/// and never returns if this is the child, else does nothing.
+/// Runs the engine and never returns if this process is the child; otherwise does nothing. `main` of a program that uses
+/// [`super::ProcessEngine`] calls this first.
 pub fn child_main_if_asked() {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some(CHILD_ARGUMENT) {
         return;
     }
-    // The caller's `main` may have done so already. A signal that is for the whole service or terminal is the parent's to act on: it
-    // still needs this process to end the TPM in order. When the parent is gone, the socket says so.
+    // The caller's `main` may already deny dumps. Signals to the whole service or terminal are handled by the parent, which
+    // still needs this process for an orderly shutdown of the TPM. The socket reports the end of the parent.
     if cvmm_secret_memory::deny_dumps().is_err() || sys::block_stop_signals().is_err() {
         exit(EXIT_JAIL);
     }
@@ -48,24 +48,24 @@ pub fn child_main_if_asked() {
     })
 }
 
-/// The command on which a test wants this process to abort.
+/// The command on which a test makes this process abort.
 #[cfg(feature = "test-engine")]
 fn abort_option(argument: &str) -> Option<u32> {
     u32::from_str_radix(argument.strip_prefix(super::ABORT_OPTION)?, 16).ok()
 }
 
-/// Outside of tests the child takes no options.
+/// Without tests the child accepts no options.
 #[cfg(not(feature = "test-engine"))]
 fn abort_option(_: &str) -> Option<u32> {
     None
 }
 
-/// The store, which is with the parent.
+/// The store, which the parent has.
 #[derive(Clone)]
 struct Remote(Arc<Mutex<Channel>>);
 
 impl Remote {
-    fn ask(&self, op: Op, parts: &[&[u8]]) -> Result<(Op, Zeroizing<Vec<u8>>)> {
+    fn call(&self, op: Op, parts: &[&[u8]]) -> Result<(Op, Zeroizing<Vec<u8>>)> {
         let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         channel.send(op, parts)?;
         channel.receive()?.ok_or_else(|| broken("closed"))
@@ -80,7 +80,7 @@ impl Remote {
     }
 }
 
-/// The parent's refusal; without a sound one there is no parent to go on for.
+/// Decodes the parent's error. Exits if it is invalid, since this process cannot work without its parent.
 fn refusal(answer: Result<(Op, Zeroizing<Vec<u8>>)>) -> StoreError {
     match answer {
         Ok((Op::Refused, payload)) => match payload.split_first() {
@@ -97,7 +97,7 @@ fn refusal(answer: Result<(Op, Zeroizing<Vec<u8>>)>) -> StoreError {
 
 impl StateStore for Remote {
     fn load(&mut self, kind: StateKind) -> std::result::Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        match self.ask(Op::Load, &[&[put_kind(kind)]]) {
+        match self.call(Op::Load, &[&[put_kind(kind)]]) {
             Ok((Op::Loaded, bytes)) => Ok(Some(bytes)),
             Ok((Op::Nothing, _)) => Ok(None),
             other => Err(refusal(other)),
@@ -105,14 +105,14 @@ impl StateStore for Remote {
     }
 
     fn store(&mut self, kind: StateKind, bytes: &[u8]) -> std::result::Result<(), StoreError> {
-        match self.ask(Op::Store, &[&[put_kind(kind)], bytes]) {
+        match self.call(Op::Store, &[&[put_kind(kind)], bytes]) {
             Ok((Op::Stored, _)) => Ok(()),
             other => Err(refusal(other)),
         }
     }
 
     fn remove(&mut self, kind: StateKind) -> std::result::Result<(), StoreError> {
-        match self.ask(Op::Remove, &[&[put_kind(kind)]]) {
+        match self.call(Op::Remove, &[&[put_kind(kind)]]) {
             Ok((Op::Stored, _)) => Ok(()),
             other => Err(refusal(other)),
         }
@@ -149,10 +149,10 @@ fn run(abort_on: Option<u32>) -> std::result::Result<(), i32> {
 
 type Answer = std::result::Result<Zeroizing<Vec<u8>>, EngineError>;
 
-/// Does what is asked. The outer error is a parent that makes no sense.
+/// Executes a request. The outer error is an invalid request.
 fn work(engine: &mut LibraryEngine, op: Op, payload: &[u8]) -> Result<Answer> {
     let nothing = |()| Zeroizing::default();
-    let first = || payload.split_first().ok_or_else(|| broken("cut short"));
+    let first = || payload.split_first().ok_or_else(|| broken("truncated request"));
     Ok(match op {
         Op::PowerOn => engine.power_on().map(nothing),
         Op::PowerOff => {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the TPM's process may do: compute, get memory that it cannot execute, get random numbers,
-//! and use the socket it has. Any other system call kills it.
+//! The sandbox of the TPM's process. It may compute, allocate memory that is not executable, read random numbers and use
+//! its socket. Any other system call kills it.
 
 use std::collections::BTreeMap;
 
@@ -11,32 +11,32 @@ use seccompiler::{
 
 use crate::sys;
 
-/// Address space of the process, in bytes: libtpms needs some 30 MiB of it.
+/// Address space of the process in bytes; libtpms needs some 30 MiB.
 const ADDRESS_SPACE: u64 = 512 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
-    #[error("cannot set a limit: {0}")]
+    #[error("cannot set a resource limit: {0}")]
     Limit(#[from] std::io::Error),
-    #[error("cannot make the filter: {0}")]
+    #[error("cannot compile the seccomp filter: {0}")]
     Filter(#[from] seccompiler::BackendError),
-    #[error("cannot set the filter: {0}")]
+    #[error("cannot install the seccomp filter: {0}")]
     Set(#[from] seccompiler::Error),
 }
 
-/// Shuts this process in, for good.
+/// Enters the sandbox, irrevocably.
 pub fn enter() -> Result<(), JailError> {
     sys::limit_resources(ADDRESS_SPACE)?;
-    // apply_filter sets no_new_privs. Of two filters the stricter answer holds.
+    // apply_filter sets no_new_privs. If two filters disagree, the stricter action applies.
     seccompiler::apply_filter(&harmless()?)?;
     seccompiler::apply_filter(&filter()?)?;
     Ok(())
 }
 
-/// What libc's dprintf does first, when libtpms reports a failure to nowhere. It goes on without.
+/// System calls that libc's dprintf makes when libtpms reports a failure. It continues if they fail.
 const HARMLESS: [i64; 3] = [libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat];
 
-/// Refuses those with an error.
+/// Makes these fail with EBADF.
 fn harmless() -> Result<BpfProgram, seccompiler::BackendError> {
     let rules = HARMLESS.into_iter().map(|call| (call, Vec::new())).collect();
     let refuse = SeccompAction::Errno(libc::EBADF as u32);
@@ -45,7 +45,7 @@ fn harmless() -> Result<BpfProgram, seccompiler::BackendError> {
 
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let always: &[i64] = &[
-        // The socket, which is there already.
+        // The existing socket.
         libc::SYS_read,
         libc::SYS_write,
         libc::SYS_recvfrom,
@@ -56,7 +56,7 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_munmap,
         libc::SYS_mremap,
         libc::SYS_madvise,
-        // Locks of one thread, sleep between two attempts at the store, time, random numbers.
+        // Locks, sleep between retries of the store, time, random numbers.
         libc::SYS_futex,
         libc::SYS_nanosleep,
         libc::SYS_clock_nanosleep,
@@ -64,7 +64,7 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_gettimeofday,
         libc::SYS_getrandom,
         libc::SYS_restart_syscall,
-        // To die: by exit, or by abort with its signal.
+        // Exit and abort.
         libc::SYS_exit,
         libc::SYS_exit_group,
         libc::SYS_rt_sigaction,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What goes over the socket between the VMM and the TPM's process: frames of a little-endian u32
-//! length, an operation byte and a payload of that length less one.
+//! The protocol between the VMM and the TPM's process: frames of a little-endian u32 length, an operation byte and a
+//! payload of that length minus one.
 //!
-//! One side asks, the other answers; while the child works on a request it may itself ask for
-//! the state, which only the parent has. The parent takes the child for broken into: every
-//! length, operation and kind that comes from it is checked, and what it sends out of turn ends it.
+//! The parent sends requests, the child responds. While the child works on a request it may request the state, which only
+//! the parent has. The parent assumes that the child is compromised: it checks every length, operation and kind, and kills
+//! the child on an unexpected message.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::engine::Statistics;
 use crate::store::{MAX_STATE, StateKind};
 
-/// The longest payload: a whole state and what goes with it.
+/// Maximum length of a payload: a complete state and its prefix.
 pub const MAX_PAYLOAD: usize = MAX_STATE + 256;
 
 /// Operations.
@@ -35,13 +35,13 @@ pub enum Op {
     State,
     /// kind u8, blob
     SetState,
-    /// u32, 0 asks
+    /// u32, 0 queries
     BufferSize,
     /// u32
     Info,
     Suspend,
     // Child to parent.
-    /// major, minor, micro u32: the jail is shut and the engine waits.
+    /// major, minor, micro u32: the engine is sandboxed and ready.
     Ready = 32,
     /// statistics, result
     Done,
@@ -53,10 +53,10 @@ pub enum Op {
     Store,
     /// kind u8
     Remove,
-    // Parent to child: answers.
+    // Parent to child: responses.
     /// The bytes.
     Loaded = 64,
-    /// There are none.
+    /// There is no state.
     Nothing,
     /// Durable.
     Stored,
@@ -93,15 +93,15 @@ impl Op {
     }
 }
 
-/// Anything that is wrong about what the other side sends.
+/// The error for an invalid message of the other side.
 pub fn broken(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidData, text.into())
 }
 
-/// One end.
+/// One end of the connection.
 pub struct Channel {
     stream: UnixStream,
-    /// Received and not yet used: one read usually takes a whole frame.
+    /// Bytes received and not yet consumed: one read usually returns a whole frame.
     ahead: Zeroizing<Vec<u8>>,
     out: Zeroizing<Vec<u8>>,
 }
@@ -111,11 +111,11 @@ impl Channel {
         Channel { stream, ahead: Zeroizing::default(), out: Zeroizing::default() }
     }
 
-    /// Sends a frame whose payload is the parts one after the other.
+    /// Sends a frame with the concatenated parts as its payload.
     pub fn send(&mut self, op: Op, parts: &[&[u8]]) -> Result<()> {
         let payload: usize = parts.iter().map(|part| part.len()).sum();
         if payload > MAX_PAYLOAD {
-            return Err(Error::new(ErrorKind::InvalidInput, format!("a payload of {payload} bytes")));
+            return Err(Error::new(ErrorKind::InvalidInput, format!("payload too long: {payload} bytes")));
         }
         self.out.clear();
         self.out.extend_from_slice(&(payload as u32 + 1).to_le_bytes());
@@ -124,15 +124,15 @@ impl Channel {
         self.stream.write_all(&self.out)
     }
 
-    /// The next frame; `None` when the other side has closed between two.
+    /// Receives a frame; `None` if the other side closed the connection before one.
     pub fn receive(&mut self) -> Result<Option<(Op, Zeroizing<Vec<u8>>)>> {
         let Some(head) = self.take(5)? else { return Ok(None) };
-        let [a, b, c, d, op] = *head.as_slice() else { return Err(broken("a short header")) };
+        let [a, b, c, d, op] = *head.as_slice() else { return Err(broken("truncated header")) };
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
         if length == 0 || length > MAX_PAYLOAD + 1 {
-            return Err(broken(format!("a frame of {length} bytes")));
+            return Err(broken(format!("invalid frame length: {length} bytes")));
         }
-        let op = Op::parse(op).ok_or_else(|| broken(format!("operation {op}")))?;
+        let op = Op::parse(op).ok_or_else(|| broken(format!("unknown operation {op}")))?;
         match self.take(length - 1)? {
             Some(payload) => Ok(Some((op, payload))),
             None => Err(ErrorKind::UnexpectedEof.into()),
@@ -143,7 +143,7 @@ impl Channel {
     fn take(&mut self, count: usize) -> Result<Option<Zeroizing<Vec<u8>>>> {
         while self.ahead.len() < count {
             let had = self.ahead.len();
-            // Grows with what arrives, not with what a header promises.
+            // Grows with the bytes received, not with the length in a header.
             self.ahead.resize(had + (count - had).clamp(4096, 65536), 0);
             let got = loop {
                 match self.stream.read(self.ahead.get_mut(had..).unwrap_or_default()) {
@@ -175,10 +175,10 @@ pub fn put_statistics(statistics: &Statistics) -> [u8; STATISTICS] {
     bytes
 }
 
-/// The statistics at the start of a payload, and the rest.
+/// Splits the statistics off a payload.
 pub fn split_statistics(payload: &[u8]) -> Result<(Statistics, &[u8])> {
     let (bytes, rest) =
-        payload.split_first_chunk::<STATISTICS>().ok_or_else(|| broken("an answer without statistics"))?;
+        payload.split_first_chunk::<STATISTICS>().ok_or_else(|| broken("a response without statistics"))?;
     let mut values =
         bytes.chunks_exact(8).map(|chunk| chunk.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte)));
     let mut next = || values.next().unwrap_or_default();
@@ -201,15 +201,15 @@ pub fn put_kind(kind: StateKind) -> u8 {
     }
 }
 
-/// The kind at the start of a payload, and the rest.
+/// Splits a kind of state off a payload.
 pub fn split_kind(payload: &[u8]) -> Result<(StateKind, &[u8])> {
-    let (byte, rest) = payload.split_first().ok_or_else(|| broken("no kind of state"))?;
+    let (byte, rest) = payload.split_first().ok_or_else(|| broken("missing kind of state"))?;
     let kind = StateKind::ALL.into_iter().find(|kind| put_kind(*kind) == *byte);
-    Ok((kind.ok_or_else(|| broken(format!("kind of state {byte}")))?, rest))
+    Ok((kind.ok_or_else(|| broken(format!("unknown kind of state {byte}")))?, rest))
 }
 
 pub fn split_u32(payload: &[u8]) -> Result<(u32, &[u8])> {
-    let (bytes, rest) = payload.split_first_chunk::<4>().ok_or_else(|| broken("a number cut short"))?;
+    let (bytes, rest) = payload.split_first_chunk::<4>().ok_or_else(|| broken("truncated number"))?;
     Ok((u32::from_le_bytes(*bytes), rest))
 }
 
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_arrive_whole_and_in_order() {
+    fn frames_arrive_complete_and_in_order() {
         let (a, b) = UnixStream::pair().unwrap();
         let (mut a, mut b) = (Channel::new(a), Channel::new(b));
         let big = vec![7; MAX_PAYLOAD];
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_and_kinds_lead_back() {
+    fn statistics_and_kinds_are_decoded_as_encoded() {
         let statistics = Statistics {
             commands: 1,
             refused: 2,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TPM2_ActivateCredential: the proof that the attestation key and an endorsement key are in the same TPM.
+//! TPM2_ActivateCredential: proves that the attestation key and an endorsement key are in the same TPM.
 
 use cvmm_tpm::constants::{alg, cc, place, rh, se};
 use cvmm_tpm::{Command, HashAlg};
@@ -23,8 +23,8 @@ const POLICY_C_SHA384: [u8; 48] = [
     0x7c, 0x2d, 0x73, 0xe6, 0x30, 0x05, 0xee, 0xd2, 0xdc, 0x2b, 0x35, 0x93, 0xd1, 0x65,
 ];
 
-/// Opens a credential that somebody made for the attestation key's name and an endorsement key: what a `TPM2B_ID_OBJECT` and a
-/// `TPM2B_ENCRYPTED_SECRET` have in them. After [`provision`](super::provision()).
+/// Decrypts a credential for the attestation key's name and an endorsement key: the contents of a `TPM2B_ID_OBJECT` and a
+/// `TPM2B_ENCRYPTED_SECRET`. Call it after [`provision`](super::provision()).
 pub fn activate(
     engine: &mut dyn TpmEngine,
     ek: Ek,
@@ -60,7 +60,8 @@ fn with_key(
         Ok(Zeroizing::new(reader.sized("certInfo", 64)?.to_vec()))
     };
     if permanent.endorsement_auth() {
-        // The key's policy wants an authorisation that only the guest knows; the key's own is enough for one of the two.
+        // The key's policy requires an authorisation that only the guest knows. The ECC key also has its own
+        // authorisation, which is sufficient.
         return match ek {
             Ek::Rsa => Err(ProvisionError::Auth { key: ek.name() }),
             Ek::Ecc => {
@@ -86,7 +87,7 @@ fn start_policy(talk: &mut Talk<'_>, ek: Ek) -> Result<u32, ProvisionError> {
     let command = Command::new(cc::START_AUTH_SESSION)
         .handle(rh::NULL)
         .handle(rh::NULL)
-        // The nonce goes into HMACs, and this session has none.
+        // The nonce is used for HMACs, which this session does not use.
         .sized(&[0; 16])
         .sized(&[])
         .u8(se::POLICY)

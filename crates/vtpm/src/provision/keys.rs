@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The keys at their handles.
+//! Creation and placement of the keys.
 
 use cvmm_tpm::constants::{place, rh};
 use cvmm_tpm::{Public, template};
@@ -7,7 +7,7 @@ use cvmm_tpm::{Public, template};
 use super::talk::{Permanent, Talk};
 use super::{Ek, ProvisionError};
 
-/// The attestation key, made from the seed and persistent.
+/// Creates the attestation key from the seed and makes it persistent.
 pub fn attestation(talk: &mut Talk<'_>) -> Result<Public, ProvisionError> {
     let template = template::ak();
     let (handle, public) = talk.create_primary(rh::PLATFORM, &template)?;
@@ -21,7 +21,7 @@ fn place_attestation(talk: &mut Talk<'_>, handle: u32, public: &Public) -> Resul
     match talk.public(place::AK)? {
         Some(Some(there)) if there == *public => return Ok(()),
         Some(_) => {
-            cvmm_log_limit::warn!("another key is where the TPM's attestation key belongs: it is replaced");
+            cvmm_log_limit::warn!("replacing a different key at the handle of the TPM's attestation key");
             talk.evict(rh::PLATFORM, place::AK, place::AK)?;
         }
         None => {}
@@ -29,7 +29,7 @@ fn place_attestation(talk: &mut Talk<'_>, handle: u32, public: &Public) -> Resul
     talk.evict(rh::PLATFORM, handle, place::AK)
 }
 
-/// An endorsement key: the persistent one if it is the one on record, otherwise one made from the seed.
+/// Returns an endorsement key: the persistent one if it matches the record, otherwise one created from the seed.
 pub fn endorsement(
     talk: &mut Talk<'_>,
     ek: Ek,
@@ -42,20 +42,20 @@ pub fn endorsement(
     {
         return Ok(there.clone());
     }
-    // To make it takes the endorsement hierarchy's authorisation, to keep it the owner's. The seed is the same as ever: who changes
-    // that also clears these authorisations.
+    // Creating it requires the endorsement hierarchy's authorisation, making it persistent the owner's. The seed is
+    // unchanged, since changing it also clears these authorisations.
     if (permanent.endorsement_auth() || permanent.owner_auth())
         && let Some(recorded) = recorded
     {
         cvmm_log_limit::warn!(
-            "the guest has removed the TPM's {} and set an authorisation: it is not restored",
+            "the guest has removed the TPM's {} and set an authorisation: not restoring the key",
             ek.name()
         );
         return Ok(recorded.clone());
     }
     let template = ek.template();
     if permanent.endorsement_auth() {
-        // A TPM that was made elsewhere and is owned already.
+        // A TPM that was created elsewhere and already has an owner.
         return match there {
             Some(Some(there)) if there.is_of(&template) => Ok(there),
             _ => Err(ProvisionError::Auth { key: ek.name() }),
@@ -66,7 +66,7 @@ pub fn endorsement(
         Some(Some(there)) if there == public => Ok(()),
         _ if permanent.owner_auth() => {
             cvmm_log_limit::warn!(
-                "the guest has set the owner's authorisation: the {} is not made persistent",
+                "the guest has set the owner's authorisation: not making the {} persistent",
                 ek.name()
             );
             Ok(())
@@ -80,16 +80,16 @@ pub fn endorsement(
 
 fn place_endorsement(talk: &mut Talk<'_>, ek: Ek, handle: u32, occupied: bool) -> Result<(), ProvisionError> {
     if occupied {
-        cvmm_log_limit::warn!("another key is where the TPM's {} belongs: it is replaced", ek.name());
+        cvmm_log_limit::warn!("replacing a different key at the handle of the TPM's {}", ek.name());
         talk.evict(rh::PLATFORM, ek.handle(), ek.handle())?;
     }
     match talk.evict(rh::OWNER, handle, ek.handle()) {
-        // A guest that has filled the TPM is none the worse for it.
+        // The guest may have filled the NV memory; this does not affect it.
         Err(ProvisionError::Refused { command, code }) => {
             cvmm_log_limit::warn!(
                 command,
                 code = format_args!("{code:#x}"),
-                "the {} is not made persistent",
+                "cannot make the {} persistent",
                 ek.name()
             );
             Ok(())
@@ -98,7 +98,7 @@ fn place_endorsement(talk: &mut Talk<'_>, ek: Ek, handle: u32, occupied: bool) -
     }
 }
 
-/// A handle of an endorsement key for one use, and whether it has to be unloaded afterwards.
+/// Returns a handle of an endorsement key, and whether it must be flushed after use.
 pub fn load(
     talk: &mut Talk<'_>,
     ek: Ek,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! NV indices of the platform's: the certificates, with the attributes that swtpm_setup gives them.
+//! NV indices of the platform hierarchy: the certificates, with the attributes that swtpm_setup gives them.
 
 use cvmm_tpm::Command;
 use cvmm_tpm::constants::{alg, cc, nv, place, rh};
@@ -9,13 +9,13 @@ use super::ProvisionError;
 use super::talk::{Talk, absent};
 use crate::engine::TpmEngine;
 
-/// The most bytes of one index (`TPM_PT_NV_INDEX_MAX` of libtpms).
+/// Maximum size of an index in bytes (`TPM_PT_NV_INDEX_MAX` of libtpms).
 pub const MAX_CERTIFICATE: usize = 2048;
 
-/// The most bytes of one read or write (`TPM_PT_NV_BUFFER_MAX` of libtpms).
+/// Maximum size of a read or write in bytes (`TPM_PT_NV_BUFFER_MAX` of libtpms).
 const CHUNK: usize = 1024;
 
-/// Of an index as it is defined: the platform writes, everybody reads.
+/// Attributes of a new index: the platform writes, all can read.
 const ATTRIBUTES: u32 = nv::PPWRITE
     | nv::WRITEDEFINE
     | nv::PPREAD
@@ -24,7 +24,7 @@ const ATTRIBUTES: u32 = nv::PPWRITE
     | nv::NO_DA
     | nv::PLATFORMCREATE;
 
-/// DER certificates of a TPM's keys, by the gate.
+/// DER certificates of a TPM's keys, issued by the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificates {
     /// Of the RSA-2048 endorsement key.
@@ -33,12 +33,11 @@ pub struct Certificates {
     pub ek_ecc: Vec<u8>,
     /// Of the attestation key.
     pub ak: Vec<u8>,
-    /// Of the platform: which VM the TPM belongs to.
+    /// Platform certificate: the VM that the TPM belongs to.
     pub platform: Vec<u8>,
 }
 
-/// Where they are. Those of endorsement keys are locked: not even the platform's authorisation changes them without taking the
-/// index away.
+/// Their indices. Those of endorsement keys are locked: even the platform can only change them by removing the index.
 const PLACES: [(&str, u32, bool); 4] = [
     ("certificate of the RSA-2048 endorsement key", place::EK_RSA_CERTIFICATE, true),
     ("certificate of the P-384 endorsement key", place::EK_ECC_CERTIFICATE, true),
@@ -46,11 +45,11 @@ const PLACES: [(&str, u32, bool); 4] = [
     ("platform certificate", place::PLATFORM_CERTIFICATE, false),
 ];
 
-/// Writes the certificates that are not there as they should be, reads back what it wrote, and says how many it were.
+/// Writes the certificates that are missing or different, reads them back, and returns how many were written.
 pub fn install(engine: &mut dyn TpmEngine, certificates: &Certificates) -> Result<usize, ProvisionError> {
     let Certificates { ek_rsa, ek_ecc, ak, platform } = certificates;
     let all = [ek_rsa, ek_ecc, ak, platform];
-    // All or none as far as that can be known before.
+    // Check all before writing any.
     for ((name, ..), bytes) in PLACES.iter().zip(all) {
         if !(1..=MAX_CERTIFICATE).contains(&bytes.len()) {
             return Err(ProvisionError::Size { name, len: bytes.len() });
@@ -67,7 +66,7 @@ pub fn install(engine: &mut dyn TpmEngine, certificates: &Certificates) -> Resul
     Ok(written)
 }
 
-/// The certificates that are there; `None` unless all of them are.
+/// Reads the certificates; `None` unless all exist.
 pub fn installed(engine: &mut dyn TpmEngine) -> Result<Option<Certificates>, ProvisionError> {
     let mut talk = Talk(engine);
     let mut found = Vec::new();
@@ -115,7 +114,7 @@ fn area(talk: &mut Talk<'_>, index: u32) -> Result<Option<Area>, ProvisionError>
     absent(name, found)
 }
 
-/// What is in an index that the platform may read; `None` if there is none, or nothing was ever written.
+/// Reads an index that the platform may read; `None` if it does not exist or was never written.
 pub fn get(talk: &mut Talk<'_>, index: u32) -> Result<Option<Vec<u8>>, ProvisionError> {
     match area(talk, index)? {
         Some(area) if area.is(nv::WRITTEN) && area.is(nv::PPREAD) => read(talk, index, area.size).map(Some),
@@ -144,8 +143,8 @@ fn read(talk: &mut Talk<'_>, index: u32, size: usize) -> Result<Vec<u8>, Provisi
     Ok(bytes)
 }
 
-/// Puts bytes into an index of the platform's, whatever is there; false if they are there already. No more than
-/// [`MAX_CERTIFICATE`].
+/// Writes up to [`MAX_CERTIFICATE`] bytes to an index of the platform, replacing any other content; returns false if the
+/// content is already right.
 pub fn put(talk: &mut Talk<'_>, index: u32, bytes: &[u8], locked: bool) -> Result<bool, ProvisionError> {
     let found = area(talk, index)?;
     let ours = found.filter(|area| area.ours(bytes.len()));
@@ -182,7 +181,7 @@ pub fn put(talk: &mut Talk<'_>, index: u32, bytes: &[u8], locked: bool) -> Resul
         talk.order("TPM2_NV_WriteLock", command)?;
     }
     if read(talk, index, bytes.len())? != bytes {
-        let why = format!("index {index:#x} does not have what was written");
+        let why = format!("index {index:#x} does not contain what was written");
         return Err(ProvisionError::Answer { command: "TPM2_NV_Read", why });
     }
     Ok(true)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the endorsement keys are, where the guest cannot change it.
+//! The record of the endorsement keys, which the guest cannot change.
 //!
-//! An NV index of the platform's, which it alone writes and takes away: 8 bytes `CVMMTPM1`, then two `TPM2B_PUBLIC`. A guest that has
-//! the platform's authorisation, because its firmware leaves it empty, can put a false record there. It then has keys
-//! that the gate does not know, and is not admitted.
+//! An NV index that only the platform writes and removes: 8 bytes `CVMMTPM1`, then two `TPM2B_PUBLIC`. A guest that has
+//! the platform's authorisation, because its firmware leaves it empty, can write a false record. It then has keys that the
+//! gate does not know, and is not admitted.
 
 use cvmm_tpm::Public;
 use cvmm_tpm::wire::{Reader, Writer};
@@ -11,7 +11,7 @@ use cvmm_tpm::wire::{Reader, Writer};
 use super::talk::Talk;
 use super::{Ek, ProvisionError, nv};
 
-/// The index: of the range that the TCG leaves to the platform's manufacturer.
+/// The index, in the range that the TCG assigns to the platform manufacturer.
 pub const RECORD: u32 = 0x0141_0000;
 
 const MAGIC: &[u8; 8] = b"CVMMTPM1";
@@ -42,12 +42,12 @@ impl Record {
     }
 }
 
-/// The record, if there is one that can be understood.
+/// Reads the record; `None` if it is missing or invalid.
 pub fn read(talk: &mut Talk<'_>) -> Result<Option<Record>, ProvisionError> {
     Ok(nv::get(talk, RECORD)?.and_then(|bytes| Record::parse(&bytes)))
 }
 
-/// Replaces it.
+/// Writes the record.
 pub fn write(talk: &mut Talk<'_>, record: &Record) -> Result<(), ProvisionError> {
     nv::put(talk, RECORD, &record.to_bytes(), true).map(|_| ())
 }

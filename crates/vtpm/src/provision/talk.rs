@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Commands to the engine and what it says to them.
+//! Commands to the engine and their responses.
 
 use cvmm_tpm::constants::{cap, cc, rc, rc_base, su};
 use cvmm_tpm::response::{Response, ResponseError};
@@ -23,11 +23,11 @@ impl Permanent {
     }
 }
 
-/// The engine, spoken to at locality 0.
+/// The engine, used at locality 0.
 pub struct Talk<'a>(pub &'a mut dyn TpmEngine);
 
 impl Talk<'_> {
-    /// Sends a command whose answer has `handles` handles. The inner error is the TPM's code.
+    /// Sends a command whose response has `handles` handles. The inner error is the TPM's code.
     pub fn ask<T>(
         &mut self,
         name: &'static str,
@@ -47,7 +47,7 @@ impl Talk<'_> {
         taken.map(Ok).map_err(|error| answer(error.to_string()))
     }
 
-    /// The same, where a refusal is an error.
+    /// Like [`Self::ask`], but a response code other than success is an error.
     pub fn run<T>(
         &mut self,
         name: &'static str,
@@ -59,13 +59,13 @@ impl Talk<'_> {
             .map_err(|code| ProvisionError::Refused { command: name, code })
     }
 
-    /// The same for a command that answers with nothing of interest.
+    /// Like [`Self::run`], for a command whose response parameters are not needed.
     pub fn order(&mut self, name: &'static str, command: Command) -> Result<(), ProvisionError> {
         self.run(name, command, 0, |_, _| Ok(()))
     }
 
-    /// The public area of a loaded or persistent object. `None` if there is none; `Some(None)` if it is nothing like a key of
-    /// ours.
+    /// The public area of a loaded or persistent object. `None` if there is none; `Some(None)` if it is not a supported
+    /// type of key.
     pub fn public(&mut self, handle: u32) -> Result<Option<Option<Public>>, ProvisionError> {
         let name = "TPM2_ReadPublic";
         let found = self.ask(name, Command::new(cc::READ_PUBLIC).handle(handle), 0, |_, reader| {
@@ -74,7 +74,7 @@ impl Talk<'_> {
         absent(name, found)
     }
 
-    /// Makes a primary key: its handle and its public area.
+    /// Creates a primary key; returns its handle and its public area.
     pub fn create_primary(
         &mut self,
         hierarchy: u32,
@@ -85,7 +85,7 @@ impl Talk<'_> {
         })
     }
 
-    /// Makes a loaded object persistent, or removes a persistent one: `object` and `handle` are then the same.
+    /// Makes a loaded object persistent, or removes a persistent one if `object` and `handle` are the same.
     pub fn evict(&mut self, hierarchy: u32, object: u32, handle: u32) -> Result<(), ProvisionError> {
         let command =
             Command::new(cc::EVICT_CONTROL).handle(hierarchy).handle(object).password(&[]).u32(handle);
@@ -97,8 +97,8 @@ impl Talk<'_> {
         self.order("TPM2_FlushContext", Command::new(cc::FLUSH_CONTEXT).u32(handle))
     }
 
-    /// What comes is a power cut, and that is in order. Otherwise the TPM takes it for an attempt to guess an authorisation, if one
-    /// that is protected against guessing was used.
+    /// Prepares for power off. Without it the TPM counts a failed authorisation if an object under dictionary-attack
+    /// protection was used.
     pub fn shutdown(&mut self) -> Result<(), ProvisionError> {
         self.order("TPM2_Shutdown", Command::new(cc::SHUTDOWN).u16(su::CLEAR))
     }
@@ -119,7 +119,7 @@ impl Talk<'_> {
     }
 }
 
-/// Nothing at a handle is an answer too.
+/// Maps "no object at this handle" to `None`.
 pub fn absent<T>(name: &'static str, found: Result<T, u32>) -> Result<Option<T>, ProvisionError> {
     match found {
         Ok(found) => Ok(Some(found)),
