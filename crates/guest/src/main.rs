@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm-guest`: what a confidential guest does about its own attestation.
+//! `cvmm-guest`: attestation from inside a confidential guest.
 //!
-//! `attest` asks the gate for a challenge, the TPM for a quote over it if there is one, the security processor for a report over both
-//! (by the kernel's configfs-tsm), and the gate for its verdict, which it prints. It talks through a virtio console that the VMM connects
-//! to the gate (`gate.channel` in vm.toml). Host and VMM only carry the messages: the report is signed by the security processor, the
-//! verdict by the gate. With `--bundle` nobody is asked: all of it goes into a file, for whoever gave the nonce.
+//! `attest` requests a challenge from the gate, a quote over it from the TPM if there is one, a report over both from the
+//! security processor (by the kernel's configfs-tsm), and a verdict from the gate, which it prints. It uses a virtio console
+//! that the VMM connects to the gate (`gate.channel` in vm.toml). Host and VMM only forward messages: the security processor
+//! signs the report, the gate signs the verdict. `--bundle` writes the evidence to a file instead, for the verifier that
+//! gave the nonce.
 
+mod evidence;
 mod port;
-mod show;
 mod tpm;
 mod tsm;
 
@@ -28,10 +29,10 @@ use cvmm_gate_protocol::messages::{
 use cvmm_manual::{CompletionArgs, ManArgs};
 use cvmm_output::Existing;
 
+use crate::evidence::Evidence;
 use crate::port::Port;
-use crate::show::show;
 
-/// For inside a confidential guest.
+/// Attestation from inside a confidential guest
 #[derive(Debug, Parser)]
 #[command(name = "cvmm-guest", version)]
 struct Cli {
@@ -41,22 +42,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the gate a report of this guest, and a quote if it has a TPM of cvmm's; print its verdict (a JWT); exit code 0, 1, or 2 if the gate said no
+    /// Send a report of this guest to the gate, with a quote if it has a cvmm TPM, and print the verdict (a JWT); exit code 0, 1
+    /// on errors, or 2 if the gate refused
     Attest {
         /// This VM's name at the gate
         #[arg(long, value_name = "NAME")]
         vm_id: String,
-        /// The virtio console that is connected to the gate
+        /// Virtio console that is connected to the gate
         #[arg(long, value_name = "DEVICE", default_value = "/dev/hvc0")]
         port: PathBuf,
-        /// Seconds to wait for each answer
+        /// Seconds to wait for each response
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         timeout: u64,
-        /// Write the evidence into a file instead of asking the gate: cvmm attest verify judges it. An existing file is replaced only
-        /// if it is such a bundle
+        /// Write the evidence to a file for cvmm attest verify, instead of sending it to the gate. An existing file is replaced
+        /// only if it is such a bundle
         #[arg(long, value_name = "FILE", requires = "nonce", conflicts_with_all = ["port", "timeout"])]
         bundle: Option<PathBuf>,
-        /// The question that the bundle answers, 64 hexadecimal digits: from whoever judges it, and new each time
+        /// Nonce of the verifier, 64 hexadecimal digits, never used before
         #[arg(long, value_name = "HEX", requires = "bundle", value_parser = nonce)]
         nonce: Option<[u8; NONCE_LEN]>,
     },
@@ -67,7 +69,7 @@ enum Command {
 }
 
 fn nonce(text: &str) -> Result<[u8; NONCE_LEN], String> {
-    let wrong = || format!("{} hexadecimal digits are needed", 2 * NONCE_LEN);
+    let wrong = || format!("expected {} hexadecimal digits", 2 * NONCE_LEN);
     if text.len() != 2 * NONCE_LEN || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(wrong());
     }
@@ -80,34 +82,32 @@ fn nonce(text: &str) -> Result<[u8; NONCE_LEN], String> {
 }
 
 fn main() -> ExitCode {
-    // Before anything is read that may be secret.
+    // Before any secret is read.
     if let Err(error) = cvmm_secret_memory::deny_dumps() {
         let _ = writeln!(std::io::stderr(), "error: {error}");
         return ExitCode::FAILURE;
     }
     let done = match Cli::parse().command {
         Command::Attest { vm_id, port, timeout, bundle, nonce } => match bundle.zip(nonce) {
-            Some((path, nonce)) => write_bundle(&vm_id, &path, &nonce).map(|()| Verdict::Written),
+            Some((path, nonce)) => write_bundle(&vm_id, &path, &nonce).map(|()| Outcome::Written),
             None => attest(&vm_id, &port, Duration::from_secs(timeout)),
         },
-        Command::Completions(args) => Ok(Verdict::Printed(cvmm_manual::completions(Cli::command(), args))),
-        Command::Man(args) => {
-            cvmm_manual::man(Cli::command(), &args).map(Verdict::Printed).map_err(Into::into)
-        }
+        Command::Completions(args) => Ok(Outcome::Text(cvmm_manual::completions(Cli::command(), args))),
+        Command::Man(args) => cvmm_manual::man(Cli::command(), &args).map(Outcome::Text).map_err(Into::into),
     };
     match done {
-        Ok(Verdict::Written) => ExitCode::SUCCESS,
-        Ok(Verdict::Printed(text)) => {
+        Ok(Outcome::Written) => ExitCode::SUCCESS,
+        Ok(Outcome::Text(text)) => {
             // EPIPE is the reader's choice.
             let _ = std::io::stdout().write_all(&text);
             ExitCode::SUCCESS
         }
-        Ok(Verdict::Yes(jwt)) => {
-            // Whoever asked reads it from there; if he does not, it is not ours to mend.
+        Ok(Outcome::Ticket(jwt)) => {
+            // As above.
             let _ = writeln!(std::io::stdout(), "{jwt}");
             ExitCode::SUCCESS
         }
-        Ok(Verdict::No(reasons)) => {
+        Ok(Outcome::Denied(reasons)) => {
             let _ = writeln!(std::io::stderr(), "error: the gate refused: {reasons}");
             ExitCode::from(2)
         }
@@ -118,59 +118,65 @@ fn main() -> ExitCode {
     }
 }
 
-enum Verdict {
-    Yes(String),
-    No(String),
+/// The result of a command.
+enum Outcome {
+    /// The gate's ticket, a JWT.
+    Ticket(String),
+    /// The gate's reasons.
+    Denied(String),
+    /// A file was written.
     Written,
-    Printed(Vec<u8>),
+    /// Text for standard output.
+    Text(Vec<u8>),
 }
 
 fn write_bundle(vm_id: &str, path: &Path, nonce: &[u8; NONCE_LEN]) -> Result<()> {
-    let shown = show(vm_id, nonce)?;
-    let mut text = serde_json::to_string_pretty(&shown.bundle(vm_id)?)?;
+    let evidence = Evidence::collect(vm_id, nonce)?;
+    let mut text = serde_json::to_string_pretty(&evidence.bundle(vm_id)?)?;
     text.push('\n');
     Ok(cvmm_output::write(path, text.as_bytes(), 0o644, Existing::ReplaceOwn(&bundle::is_bundle))?)
 }
 
-fn attest(vm_id: &str, device: &Path, timeout: Duration) -> Result<Verdict> {
-    let mut port = Port::open(device).with_context(|| format!("cannot use {}", device.display()))?;
-    let ask = Request::Attest(Attest { protocol: PROTOCOL, vm_id: vm_id.to_owned() });
-    let challenge = match exchange(&mut port, &ask, timeout)? {
+fn attest(vm_id: &str, device: &Path, timeout: Duration) -> Result<Outcome> {
+    let mut port = Port::open(device).with_context(|| format!("cannot open {}", device.display()))?;
+    let request = Request::Attest(Attest { protocol: PROTOCOL, vm_id: vm_id.to_owned() });
+    let challenge = match exchange(&mut port, &request, timeout)? {
         Response::Challenge(challenge) => challenge,
-        other => return verdict(other),
+        other => return outcome(other),
     };
     let Challenge { session, nonce, deadline_ms: _ } = challenge;
     let nonce: [u8; NONCE_LEN] = STANDARD
         .decode(nonce)
         .ok()
         .and_then(|nonce| nonce.try_into().ok())
-        .context("the gate's nonce is malformed")?;
-    let shown = show(vm_id, &nonce)?;
+        .context("the gate sent a malformed nonce")?;
+    let evidence = Evidence::collect(vm_id, &nonce)?;
     let evidence = GuestEvidence {
         session,
-        report: STANDARD.encode(&shown.report),
-        certificates: shown.certificates.as_ref().map(|table| STANDARD.encode(table)),
+        report: STANDARD.encode(&evidence.report),
+        certificates: evidence.certificates.as_ref().map(|table| STANDARD.encode(table)),
         key: None,
-        quote: shown.quote(),
+        quote: evidence.quote(),
     };
-    verdict(exchange(&mut port, &Request::GuestEvidence(evidence), timeout)?)
+    outcome(exchange(&mut port, &Request::GuestEvidence(evidence), timeout)?)
 }
 
 fn exchange(port: &mut Port, request: &Request, timeout: Duration) -> Result<Response> {
     let deadline = Instant::now() + timeout;
-    frame::write(port, &serde_json::to_vec(request)?, deadline).context("the question did not leave")?;
-    let answer = frame::read(port, deadline).context("the gate did not answer")?;
-    serde_json::from_slice(&answer).context("the gate's answer is not understood")
+    frame::write(port, &serde_json::to_vec(request)?, deadline)
+        .context("cannot send the request to the gate")?;
+    let response = frame::read(port, deadline).context("no response from the gate")?;
+    serde_json::from_slice(&response).context("invalid response from the gate")
 }
 
-fn verdict(response: Response) -> Result<Verdict> {
+fn outcome(response: Response) -> Result<Outcome> {
     match response {
-        Response::Ticket(ticket) => Ok(Verdict::Yes(ticket.jwt)),
+        Response::Ticket(ticket) => Ok(Outcome::Ticket(ticket.jwt)),
         Response::Denied(denied) => {
             let reasons: Vec<_> = denied.reasons.iter().map(ToString::to_string).collect();
-            Ok(Verdict::No(reasons.join("; ")))
+            Ok(Outcome::Denied(reasons.join("; ")))
         }
-        _ => bail!("the gate answered another question"),
+        _ => bail!("unexpected response from the gate"),
     }
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this guest's TPM says, asked by its own commands: there is no library between.
+//! Quotes of this guest's TPM, by TPM commands without a TSS.
 //!
-//! The attestation key lies at a persistent handle where cvmm put it before the firmware ran; a TPM without one is somebody else's, and is
-//! left alone.
+//! cvmm creates the attestation key at a persistent handle before the firmware runs. A TPM without it does not belong to cvmm
+//! and is not used.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -17,23 +17,23 @@ use cvmm_tpm::response::{MAX_RESPONSE, ResponseError};
 use cvmm_tpm::wire::{Reader, WireError};
 use cvmm_tpm::{Attest, Command, Public, Response, Signature, command};
 
-/// The one behind the kernel's resource manager first: others may use the TPM too.
+/// The device with the kernel's resource manager comes first, since other programs may use the TPM.
 const DEVICES: [&str; 2] = ["/dev/tpmrm0", "/dev/tpm0"];
 const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 /// PCRs of firmware, boot loaders and operating system: 0 to 15.
 const QUOTED: u32 = 0xffff;
-/// TPM2_PCR_Read gives eight values at a time.
-const AT_A_TIME: u8 = 8;
-/// How often PCRs may change between being read and being quoted: IMA measures whenever a program is started.
-const TRIES: usize = 8;
-/// The longest certificate.
+/// TPM2_PCR_Read returns up to eight values.
+const PCRS_PER_READ: u8 = 8;
+/// How often to retry if PCRs change between read and quote: IMA measures every program that starts.
+const MAX_ATTEMPTS: usize = 8;
+/// Maximum size of a certificate in bytes.
 const MAX_CERTIFICATE: usize = 4096;
-/// What a TPM gives of an NV index at a time, at least.
-const NV_PIECE: u16 = 512;
+/// The bytes of an NV index that any TPM returns at once.
+const NV_CHUNK: u16 = 512;
 
 /// Carries commands to a TPM and responses back.
 pub trait Transport {
-    /// One command.
+    /// Executes a command.
     fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>>;
 }
 
@@ -42,13 +42,13 @@ pub trait Transport {
 pub struct Device(File);
 
 impl Device {
-    /// Opens it, if there is one.
+    /// Opens the device, if there is one.
     pub fn open() -> Result<Option<Self>> {
         for path in DEVICES {
             match OpenOptions::new().read(true).write(true).open(path) {
                 Ok(file) => return Ok(Some(Self(file))),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot use {path}")),
+                Err(error) => return Err(error).with_context(|| format!("cannot open {path}")),
             }
         }
         Ok(None)
@@ -57,24 +57,24 @@ impl Device {
 
 impl Transport for Device {
     fn execute(&mut self, command: &[u8]) -> Result<Vec<u8>> {
-        // The kernel takes a command, and gives a response, whole.
+        // The kernel accepts a command, and returns a response, in one call.
         let written = self.0.write(command).context("the TPM takes no command")?;
-        ensure!(written == command.len(), "the TPM took {written} bytes of a command");
+        ensure!(written == command.len(), "the TPM accepted only {written} bytes of a command");
         let mut response = vec![0; MAX_RESPONSE];
-        let len = self.0.read(&mut response).context("the TPM gives no answer")?;
+        let len = self.0.read(&mut response).context("cannot read the TPM's response")?;
         response.truncate(len);
         Ok(response)
     }
 }
 
-/// A quote and the values it is of.
+/// A quote and the quoted values.
 #[derive(Debug)]
-pub struct Quoted {
+pub struct Quote {
     /// TPMS_ATTEST.
     pub attest: Vec<u8>,
     /// TPMT_SIGNATURE.
     pub signature: Vec<u8>,
-    /// Of all quoted PCRs.
+    /// Values of the quoted PCRs.
     pub pcrs: PcrValues,
 }
 
@@ -93,23 +93,23 @@ impl<T: Transport> Tpm<T> {
         let ak = match answer.read(Public::read_sized) {
             Ok(ak) => ak,
             Err(error) if error.code() == Some(rc::HANDLE) => return Ok(None),
-            Err(error) => return Err(error).context("the attestation key cannot be read"),
+            Err(error) => return Err(error).context("cannot read the attestation key"),
         };
         Ok(Some(Self { transport, ak }))
     }
 
-    /// Quotes PCRs 0 to 15 of every bank that anything can rest on.
-    pub fn quote(&mut self, qualifying_data: &[u8]) -> Result<Quoted> {
+    /// Quotes PCRs 0 to 15 of every bank with a strong hash.
+    pub fn quote(&mut self, qualifying_data: &[u8]) -> Result<Quote> {
         let selections = self.banks()?;
         ensure!(!selections.is_empty(), "the TPM has no PCR bank with SHA-256 or better");
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let pcrs = self.values(&selections)?;
             let (attest, signature, digest) = self.sign(qualifying_data, &selections)?;
             if pcrs.digest(signature.hash(), &selections) == Some(digest) {
-                return Ok(Quoted { attest, signature: signature.to_bytes(), pcrs });
+                return Ok(Quote { attest, signature: signature.to_bytes(), pcrs });
             }
         }
-        bail!("PCRs changed whenever they were about to be quoted")
+        bail!("PCRs changed between read and quote, {MAX_ATTEMPTS} times")
     }
 
     fn banks(&mut self) -> Result<Selections> {
@@ -120,21 +120,21 @@ impl<T: Transport> Tpm<T> {
             reader.u32("capability")?;
             read_banks(reader)
         });
-        selections.context("the TPM does not say which PCR banks it has")
+        selections.context("cannot read the TPM's PCR banks")
     }
 
     fn values(&mut self, selections: &Selections) -> Result<PcrValues> {
         let mut values = PcrValues::default();
         for selection in selections {
-            for first in (0..PCRS).step_by(AT_A_TIME.into()) {
+            for first in (0..PCRS).step_by(PCRS_PER_READ.into()) {
                 let some: Vec<_> =
-                    selection.pcrs().filter(|pcr| (first..first + AT_A_TIME).contains(pcr)).collect();
+                    selection.pcrs().filter(|pcr| (first..first + PCRS_PER_READ).contains(pcr)).collect();
                 if some.is_empty() {
                     continue;
                 }
                 let wanted = vec![Selection::of(selection.hash, &some)];
                 let answer = run(&mut self.transport, Command::new(cc::PCR_READ).pcrs(&wanted))?;
-                answer.read(|reader| read_values(reader, &mut values)).context("PCRs cannot be read")?;
+                answer.read(|reader| read_values(reader, &mut values)).context("cannot read PCRs")?;
             }
         }
         Ok(values)
@@ -144,14 +144,14 @@ impl<T: Transport> Tpm<T> {
         let answer = run(&mut self.transport, command::quote(place::AK, data, selections))?;
         let (attest, signature) = answer
             .read(|reader| Ok((reader.sized("quoted", MAX_ATTEST)?.to_vec(), Signature::read(reader)?)))
-            .context("the TPM does not quote")?;
-        match Attest::parse(&attest).context("the TPM's quote is malformed")?.attested {
+            .context("the TPM refused to quote")?;
+        match Attest::parse(&attest).context("the TPM returned a malformed quote")?.attested {
             Attested::Quote { digest, .. } => Ok((attest, signature, digest)),
-            Attested::Other { .. } => bail!("the TPM signed something else than a quote"),
+            Attested::Other { .. } => bail!("the TPM signed a structure that is not a quote"),
         }
     }
 
-    /// What is at an NV index, which anybody may read; `None` if there is no such index.
+    /// Reads an NV index without authorisation; `None` if it does not exist.
     pub fn nv(&mut self, index: u32) -> Result<Option<Vec<u8>>> {
         let answer = run(&mut self.transport, Command::new(cc::NV_READ_PUBLIC).handle(index))?;
         let size = answer.read(|reader| {
@@ -165,38 +165,40 @@ impl<T: Transport> Tpm<T> {
         let size = match size {
             Ok(size) => size,
             Err(error) if error.code() == Some(rc::HANDLE) => return Ok(None),
-            Err(error) => return Err(error).context("an NV index cannot be read"),
+            Err(error) => return Err(error).context("cannot read an NV index"),
         };
-        ensure!(usize::from(size) <= MAX_CERTIFICATE, "NV index {index:#x} has {size} bytes");
+        ensure!(
+            usize::from(size) <= MAX_CERTIFICATE,
+            "NV index {index:#x} has {size} bytes, more than {MAX_CERTIFICATE}"
+        );
         let mut bytes = Vec::with_capacity(size.into());
         while let Some(left) =
             u16::try_from(bytes.len()).ok().and_then(|at| size.checked_sub(at)).filter(|left| *left > 0)
         {
-            let piece = left.min(NV_PIECE);
-            let command = Command::new(cc::NV_READ)
-                .handle(index)
-                .handle(index)
-                .password(&[])
-                .u16(piece)
-                .u16(size - left);
+            let len = left.min(NV_CHUNK);
+            let command =
+                Command::new(cc::NV_READ).handle(index).handle(index).password(&[]).u16(len).u16(size - left);
             let answer = run(&mut self.transport, command)?;
-            let part = answer.read(|reader| Ok(reader.sized("data", NV_PIECE.into())?.to_vec()));
-            let part = part.with_context(|| format!("NV index {index:#x} cannot be read"))?;
-            ensure!(part.len() == usize::from(piece), "NV index {index:#x} is shorter than it says");
+            let part = answer.read(|reader| Ok(reader.sized("data", NV_CHUNK.into())?.to_vec()));
+            let part = part.with_context(|| format!("cannot read NV index {index:#x}"))?;
+            ensure!(
+                part.len() == usize::from(len),
+                "NV index {index:#x} returned fewer bytes than requested"
+            );
             bytes.extend(part);
         }
         Ok(Some(bytes))
     }
 }
 
-/// Banks with PCRs that are active.
+/// Reads the active banks.
 fn read_banks(reader: &mut Reader<'_>) -> Result<Selections, WireError> {
     let all = read_selections(reader)?;
     let active = |selection: &Selection| selection.hash.is_strong() && selection.bits & QUOTED == QUOTED;
     Ok(all.into_iter().filter(active).map(|bank| Selection { bits: QUOTED, ..bank }).collect())
 }
 
-/// A response, as it came.
+/// The bytes of a response.
 struct Answer(Vec<u8>);
 
 impl Answer {
@@ -211,8 +213,8 @@ impl Answer {
 
 fn run(transport: &mut impl Transport, command: Command) -> Result<Answer> {
     let command = command.build()?;
-    // Once per boot the first use of some keys is answered so; the kernel does not try again by itself.
-    for _ in 0..TRIES {
+    // The first use of some keys after boot returns this once; the kernel does not retry.
+    for _ in 0..MAX_ATTEMPTS {
         let answer = Answer(transport.execute(&command)?);
         match Response::parse(&answer.0, 0) {
             Err(ResponseError::Refused(rc::RETRY)) => {}
@@ -222,7 +224,7 @@ fn run(transport: &mut impl Transport, command: Command) -> Result<Answer> {
     bail!("the TPM is busy")
 }
 
-/// The firmware's event log, if the kernel shows one.
+/// Reads the firmware's event log, if the kernel exports it.
 pub fn event_log() -> Result<Option<Vec<u8>>> {
     read_log(Path::new(EVENT_LOG))
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! With libtpms in the place of the kernel's device.
+//! Tests with libtpms in place of the kernel's device.
 
 use cvmm_tpm::constants::{alg, nv, rh, su};
 use cvmm_tpm::quote::{Evidence, verify};
@@ -9,7 +9,7 @@ use cvmm_vtpm::{LibraryEngine, TpmEngine as _};
 
 use super::*;
 
-/// libtpms, which extends a PCR just before it quotes as often as `restless` says.
+/// libtpms that extends a PCR just before a quote, `restless` times.
 struct Library {
     engine: LibraryEngine,
     restless: usize,
@@ -29,7 +29,7 @@ impl Library {
         Response::parse(&answer, handles).unwrap().handles
     }
 
-    /// Puts an attestation key where cvmm puts it, and a certificate.
+    /// Creates the attestation key and a certificate as cvmm does.
     fn provision(&mut self, certificate: &[u8]) {
         let key = self.done(command::create_primary(rh::PLATFORM, &template::ak()), 1)[0];
         let evict =
@@ -68,9 +68,9 @@ impl Transport for Library {
     }
 }
 
-/// One after the other: a process has one libtpms.
+/// One test, since a process has one libtpms.
 #[test]
-fn a_tpm_shows_what_the_gate_can_verify() {
+fn a_quote_can_be_verified() {
     let library = Library::new();
     assert!(Tpm::new(library).unwrap().is_none(), "it has no attestation key");
     let mut library = Library::new();
@@ -93,13 +93,13 @@ fn a_tpm_shows_what_the_gate_can_verify() {
         assert_eq!(claims.pcrs.0.len() % 16, 0);
         assert!(!claims.pcrs.0.is_empty());
     }
-    tpm.transport.restless = TRIES;
+    tpm.transport.restless = MAX_ATTEMPTS;
     assert!(tpm.quote(b"a question").unwrap_err().to_string().contains("PCRs changed"));
     assert_eq!(tpm.nv(place::AK_CERTIFICATE).unwrap().as_deref(), Some(certificate.as_slice()));
     assert_eq!(tpm.nv(place::EK_RSA_CERTIFICATE).unwrap(), None);
 }
 
-/// Answers whatever it is asked with the same bytes.
+/// Returns the same response to every command.
 #[derive(Debug)]
 struct Broken(Vec<u8>);
 
@@ -110,7 +110,7 @@ impl Transport for Broken {
 }
 
 #[test]
-fn answers_that_make_no_sense_are_errors() {
+fn invalid_responses_are_errors() {
     for answer in [vec![], vec![0; 9], vec![0x80, 1, 0, 0, 0, 10, 0, 0, 0, 0], vec![0xff; 4096]] {
         Tpm::new(Broken(answer)).unwrap_err();
     }
