@@ -29,7 +29,7 @@ pub enum ExitStatus {
     Unmeasured = 7,
     /// Nobody has admitted the guest.
     NotAdmitted = 8,
-    /// `policy test`, `attest report`, `attest verify`: evidence is not believed or not accepted.
+    /// `policy test`, `attest report`, `attest verify`: evidence is not verified or not accepted.
     NotMet = 9,
     /// A vCPU triple-faulted.
     TripleFault = 10,
@@ -112,7 +112,7 @@ impl ExitStatus {
             }
             Self::NotAdmitted => "nobody has admitted the SNP guest",
             Self::NotMet => {
-                "policy test, attest report, attest verify: evidence is not believed or not accepted"
+                "policy test, attest report, attest verify: evidence is not verified or not accepted"
             }
             Self::TripleFault => "guest triple fault",
             Self::KvmInternalError => "KVM internal error or failed guest entry",

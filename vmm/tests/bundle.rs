@@ -181,7 +181,7 @@ fn all_that_a_guest_shows_is_judged_from_one_file() {
     let bundle = lab.bundle();
     let (code, text) = lab.verify(&bundle, &["--events"]);
     assert_eq!(code, 0, "{text}");
-    assert!(text.starts_with("believed\n"), "{text}");
+    assert!(text.starts_with("verified\n"), "{text}");
     for words in [
         "vouched for by     the manifest of the launch",
         "event log          8 events",
@@ -256,7 +256,7 @@ fn all_that_a_guest_shows_is_judged_from_one_file() {
     assert_eq!(lab.codes(&[], pcrs), ["quote.pcrs"]);
     // Without AMD's or the test PKI's word there is nothing.
     let (code, text) = cvmm(&["verify", bundle.to_str().unwrap(), "--nonce", &hex(&NONCE)]);
-    assert!(code == 9 && text.starts_with("not believed"), "{text}");
+    assert!(code == 9 && text.starts_with("not verified"), "{text}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm attest bundle`: evidence in files becomes evidence in one.
+//! `cvmm attest bundle`: combines evidence from several files into one.
 
 use std::path::{Path, PathBuf};
 
@@ -26,24 +26,24 @@ const MAX_MANIFEST: u64 = 64 << 10;
 /// As the gate reads policies.
 const MAX_POLICY: u64 = cvmm_attest::policy::MAX_FILE as u64;
 
-/// What to make a bundle of.
+/// The parts of a bundle.
 #[derive(Clone, Debug, Default)]
 pub struct Parts {
-    /// A bundle to begin with, or else a name and a report.
+    /// A bundle to start with, instead of a name and a report.
     pub from: Option<PathBuf>,
     /// The VM's name.
     pub vm_id: Option<String>,
     /// The report.
     pub report: Option<PathBuf>,
-    /// Certificate of the key that signed it.
+    /// Certificate of the key that signed the report.
     pub vek: Option<PathBuf>,
-    /// The certificate table that came with it.
+    /// The certificate table that came with the report.
     pub table: Option<PathBuf>,
-    /// The key that it binds.
+    /// The public key that the report binds.
     pub key: Option<PathBuf>,
-    /// What the TPM says: all of these, or none.
+    /// The evidence of the TPM.
     pub tpm: Option<TpmParts>,
-    /// What the gate approved: all of it, or nothing.
+    /// The launch that the gate approved.
     pub launch: Option<LaunchParts>,
 }
 
@@ -68,7 +68,7 @@ pub struct TpmParts {
     pub ek_ecc_certificate: Option<PathBuf>,
 }
 
-/// What HOST_DATA is made of.
+/// The inputs of HOST_DATA.
 #[derive(Clone, Debug)]
 pub struct LaunchParts {
     /// The manifest's file.
@@ -79,7 +79,7 @@ pub struct LaunchParts {
     pub policy: PathBuf,
 }
 
-/// Makes a bundle. What is in it is well-formed; whether it is believed is for [`super::judge_bundle`] to say.
+/// Creates a bundle. The parts are checked to be well-formed; [`super::appraise_bundle`] verifies them.
 pub fn bundle(parts: &Parts) -> Result<Bundle, PolicyFileError> {
     let Parts { from, vm_id, report, vek, table, key, tpm, launch } = parts;
     let mut bundle = match (from, vm_id, report) {
@@ -89,9 +89,7 @@ pub fn bundle(parts: &Parts) -> Result<Bundle, PolicyFileError> {
         }
         (None, Some(vm_id), Some(report)) => Bundle::new(vm_id, STANDARD.encode(report_of(report)?)),
         _ => {
-            return Err(PolicyFileError::Other(
-                "a bundle, or a VM's name and a report are needed".to_owned(),
-            ));
+            return Err(PolicyFileError::Other("give a bundle, or a VM name and a report".to_owned()));
         }
     };
     if let Some(path) = vek {
@@ -132,7 +130,7 @@ fn tpm_evidence(parts: &TpmParts) -> Result<TpmEvidence, PolicyFileError> {
     Signature::parse(&signed).map_err(|error| wrong(signature, error))?;
     let values: Vec<Pcr> =
         serde_json::from_slice(&read(pcrs, MAX_PCRS)?).map_err(|error| wrong(pcrs, error))?;
-    let values = to_values(&values).ok_or_else(|| wrong(pcrs, "a PCR is malformed, or there twice"))?;
+    let values = to_values(&values).ok_or_else(|| wrong(pcrs, "a PCR is malformed or given twice"))?;
     let log = event_log.as_ref().map(|path| read(path, MAX_LOG as u64)).transpose()?;
     if let Some((path, log)) = event_log.as_ref().zip(log.as_deref()) {
         EventLog::parse(log).map_err(|error| wrong(path, error))?;
@@ -152,8 +150,7 @@ fn tpm_evidence(parts: &TpmParts) -> Result<TpmEvidence, PolicyFileError> {
 
 fn approved(parts: &LaunchParts) -> Result<Launch, PolicyFileError> {
     let LaunchParts { manifest, nonce, policy } = parts;
-    let text =
-        String::from_utf8(read(manifest, MAX_MANIFEST)?).map_err(|_| wrong(manifest, "it is not UTF-8"))?;
+    let text = String::from_utf8(read(manifest, MAX_MANIFEST)?).map_err(|_| wrong(manifest, "not UTF-8"))?;
     serde_json::from_str::<Manifest>(&text).map_err(|error| wrong(manifest, error))?;
     let policy_digest = Blob::from_bytes("policy", read(policy, MAX_POLICY)?)
         .sha384()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm attest`: evidence verified without a gate: a report by itself, or all that a guest shows, in one file.
+//! `cvmm attest`: verifies evidence without a gate: a report, or a bundle with all evidence of a guest.
 //!
-//! The same verifier and the same policy engine as the gate's. What is not given is not judged: without a policy the answer is only
-//! whether the report is believed, and a nonce is compared only if one is given.
+//! It uses the verifier and the policy engine of the gate. Options that are not given are not checked: without a policy the
+//! verdict only covers the report's signature, and report data is compared only if it is given.
 
 mod bundle;
 mod identity;
@@ -24,7 +24,7 @@ use serde::Serialize;
 
 pub use bundle::{LaunchParts, Parts, TpmParts, bundle};
 pub use identity::Voucher;
-pub use offline::{BundleDemands, BundleVerdict, TpmVerdict, judge_bundle};
+pub use offline::{BundleRequirements, BundleVerdict, TpmVerdict, appraise_bundle};
 
 use crate::exit_code::ExitStatus;
 use crate::policy::{PolicyFileError, read, undecided};
@@ -32,7 +32,7 @@ use crate::policy::{PolicyFileError, read, undecided};
 const MAX_REPORT: u64 = 4096;
 pub(crate) const MAX_CERTIFICATE: u64 = 64 << 10;
 pub(crate) const MAX_CRL: u64 = 1 << 20;
-/// Offset of the report in a message of the security processor (MSG_REPORT_RSP), which some tools save as it is.
+/// Offset of the report in the security processor's message (MSG_REPORT_RSP), which some tools save unchanged.
 const HEADER: usize = 0x20;
 const REPORT: usize = 1184;
 
@@ -49,54 +49,54 @@ pub struct Files {
     pub crl: Option<PathBuf>,
 }
 
-/// What to decide by.
+/// What evidence is appraised against.
 #[derive(Debug)]
-pub struct Demands<'a> {
-    /// Whose signatures count.
+pub struct Requirements<'a> {
+    /// The trusted roots.
     pub trust: &'a Trust,
-    /// In seconds of Unix time.
+    /// The time of the appraisal, in seconds of Unix time.
     pub now: i64,
-    /// Whether there has to be a fresh revocation list. A policy can only demand more.
+    /// Whether a current revocation list is required. A policy may require it as well.
     pub require_crl: bool,
-    /// Whether the chip may hide its identifier, unless a policy decides that.
+    /// Whether the chip identifier may be masked, if there is no policy.
     pub masked_chip: bool,
-    /// What has to be in the report besides its signature.
+    /// The policy that the report must satisfy.
     pub policy: Option<&'a Policy>,
-    /// What REPORT_DATA has to be.
+    /// The expected REPORT_DATA.
     pub report_data: Option<[u8; 64]>,
 }
 
-/// What a report says that nothing was there to verify by, and what to fetch for it.
+/// The content of a report that could not be verified for lack of a certificate, and what to download for it.
 #[derive(Clone, Debug, Serialize)]
 pub struct UnverifiedReport {
-    /// The products that it can be of; from version 3 there is one.
+    /// The products that it may come from; one from report version 3.
     pub products: Vec<Product>,
-    /// What the report says, which anyone can have written. Read as the first product's.
+    /// The unverified claims, read as those of the first product.
     pub claims: Unverified,
-    /// The certificate to fetch from AMD's key server, and the revocation list: of each product.
+    /// Certificate and revocation list to download from AMD's key server, for each product.
     pub downloads: Vec<Download>,
-    /// Why there is no address.
+    /// Why there is no download address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
 
-/// The answer.
+/// The result of an appraisal.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
-    /// Whether the report is signed by a key that AMD certified for it.
+    /// Whether the report is verified: its signature and its certificate chain are valid.
     pub believed: bool,
-    /// Whether it is believed and there is nothing against it.
+    /// Whether it is verified and meets all requirements.
     pub accepted: bool,
-    /// Why not.
+    /// The reasons if not.
     pub reasons: Vec<Reason>,
-    /// What a report that is believed says.
+    /// The claims of a verified report.
     pub claims: Option<Claims>,
-    /// Instead of a verdict, where there was no certificate: neither believed nor refused.
+    /// Set if there was no certificate, and so no verdict.
     pub unverified: Option<UnverifiedReport>,
 }
 
-/// Judges a report.
-pub fn judge(files: &Files, demands: &Demands<'_>) -> Result<Verdict, PolicyFileError> {
+/// Appraises a report.
+pub fn appraise(files: &Files, requirements: &Requirements<'_>) -> Result<Verdict, PolicyFileError> {
     let report = report_of(&files.report)?;
     let vek = match (&files.vek, &files.table) {
         (Some(path), _) => Some(vek_of(path, &report)?),
@@ -104,11 +104,11 @@ pub fn judge(files: &Files, demands: &Demands<'_>) -> Result<Verdict, PolicyFile
         (None, None) => None,
     };
     let crl = files.crl.as_deref().map(list).transpose()?;
-    let claims = match believe(&report, vek.as_deref(), crl.as_deref(), demands) {
+    let claims = match verify_report(&report, vek.as_deref(), crl.as_deref(), requirements) {
         Ok(claims) => claims,
         Err(reason) => return Ok(Verdict::without(reason, &report)),
     };
-    let Demands { now, policy, report_data, .. } = *demands;
+    let Requirements { now, policy, report_data, .. } = *requirements;
     let mut reasons = Vec::new();
     let expected =
         Expected { report_data: report_data.as_ref(), host_data: None, measurement: None, id_key: None };
@@ -122,36 +122,33 @@ pub fn judge(files: &Files, demands: &Demands<'_>) -> Result<Verdict, PolicyFile
     Ok(Verdict::of(claims, reasons))
 }
 
-/// What a report says, if it is AMD's word.
-fn believe(
+/// The claims of a report, if it is verified.
+fn verify_report(
     report: &[u8],
     vek: Option<&[u8]>,
     crl: Option<&[u8]>,
-    demands: &Demands<'_>,
+    requirements: &Requirements<'_>,
 ) -> Result<Claims, Reason> {
-    let Demands { trust, now, require_crl, masked_chip, policy, .. } = *demands;
-    let demanded = require_crl || policy.is_some_and(|policy| policy.crl == CrlRule::Require);
+    let Requirements { trust, now, require_crl, masked_chip, policy, .. } = *requirements;
+    let required = require_crl || policy.is_some_and(|policy| policy.crl == CrlRule::Require);
     let options = Options {
         now,
-        crl: if demanded { CrlUse::Require } else { CrlUse::IfPresent },
+        crl: if required { CrlUse::Require } else { CrlUse::IfPresent },
         masked_chip: policy.map_or(masked_chip, |policy| policy.allow_masked_chip_id),
     };
     let evidence = Evidence { report, vek, intermediate: None, crl };
     verify(&evidence, trust, &options).map_err(|refusal| refusal.reason())
 }
 
-/// What is against REPORT_DATA where there is no policy to say so.
-fn compare_report_data(claims: &Claims, wanted: Option<&[u8; 64]>) -> Option<Reason> {
-    let same = wanted.is_none_or(|wanted| *wanted == claims.report_data);
+/// Compares REPORT_DATA if there is no policy.
+fn compare_report_data(claims: &Claims, expected: Option<&[u8; 64]>) -> Option<Reason> {
+    let same = expected.is_none_or(|expected| *expected == claims.report_data);
     (!same).then(|| {
-        Reason::new(
-            "policy.report-data",
-            "REPORT_DATA is not the given one: the report answers another question",
-        )
+        Reason::new("policy.report-data", "REPORT_DATA mismatch: the report answers a different challenge")
     })
 }
 
-/// The report in a file, or in a whole message of the security processor.
+/// Reads a report from a file that contains it, or the security processor's complete message.
 fn report_of(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
     let mut report = read(path, MAX_REPORT)?;
     if report.len() == HEADER + REPORT {
@@ -159,19 +156,20 @@ fn report_of(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
     }
     if report.len() != REPORT {
         let len = report.len();
-        let what =
-            format!("it has {len} bytes, and a report has {REPORT}: is it text (base64, hexadecimal, JSON)?");
+        let what = format!(
+            "{len} bytes, but a report has {REPORT}; convert it if it is text (base64, hexadecimal, JSON)"
+        );
         return Err(unreadable(path, what));
     }
     Ok(report)
 }
 
-/// A file that cannot be read as what it is meant to be: no verdict follows from it.
+/// The error for a file with invalid content, on which there is no verdict.
 fn unreadable(path: &Path, problem: impl std::fmt::Display) -> PolicyFileError {
     PolicyFileError::Other(format!("{}: {problem}", path.display()))
 }
 
-/// The certificates in a file, DER or PEM, of which one can be a signing key's.
+/// Reads the certificates in a file, DER or PEM. If there are several, one must be that of a signing key.
 pub(crate) fn vek_chain(path: &Path) -> Result<Vec<Vec<u8>>, PolicyFileError> {
     let bytes = read(path, MAX_CERTIFICATE)?;
     let all = encoding::certificates(&bytes).map_err(|problem| unreadable(path, problem))?;
@@ -184,27 +182,27 @@ pub(crate) fn vek_chain(path: &Path) -> Result<Vec<Vec<u8>>, PolicyFileError> {
     Ok(all.into_iter().map(Cow::into_owned).collect())
 }
 
-/// The certificate in a file that is the one of the key that signed `report`.
+/// Reads the certificate of the key that signed `report` from a file.
 pub(crate) fn vek_of(path: &Path, report: &[u8]) -> Result<Vec<u8>, PolicyFileError> {
     let mut all = vek_chain(path)?;
     match hint(report) {
         Ok(hint) => encoding::pick(all, &hint).map_err(|problem| unreadable(path, problem)),
-        // The report is refused before any certificate is looked at.
+        // Verification fails before any certificate is used.
         Err(_) => Ok(all.swap_remove(0)),
     }
 }
 
-/// The only certificate in a file, DER or PEM.
+/// Reads the only certificate in a file, DER or PEM.
 pub(crate) fn certificate(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
     let bytes = read(path, MAX_CERTIFICATE)?;
     let mut all = encoding::certificates(&bytes).map_err(|problem| unreadable(path, problem))?;
     match (all.pop(), all.len()) {
         (Some(der), 0) => Ok(der.into_owned()),
-        (_, more) => Err(unreadable(path, format!("it has {} certificates, and one is needed", more + 1))),
+        (_, more) => Err(unreadable(path, format!("{} certificates, but one is expected", more + 1))),
     }
 }
 
-/// The revocation list in a file, DER or PEM.
+/// Reads the revocation list in a file, DER or PEM.
 pub(crate) fn list(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
     let bytes = read(path, MAX_CRL)?;
     let list = encoding::revocation_list(&bytes).map_err(|problem| unreadable(path, problem))?;
@@ -212,7 +210,7 @@ pub(crate) fn list(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
     Ok(list.into_owned())
 }
 
-/// The certificate in a table that the report's own kind of key wants; a report that cannot be read wants none.
+/// Reads the certificate for the report's kind of key from a table; `None` if the report is malformed.
 pub(crate) fn from_table(path: &Path, report: &[u8]) -> Result<Option<Vec<u8>>, PolicyFileError> {
     let bytes = read(path, table::MAX_TABLE as u64)?;
     let Ok(hint) = hint(report) else { return Ok(None) };
@@ -224,7 +222,7 @@ pub(crate) fn from_table(path: &Path, report: &[u8]) -> Result<Option<Vec<u8>>, 
 }
 
 impl UnverifiedReport {
-    /// What `report` says; a report without any product that it can be of says nothing.
+    /// Reads `report`; `None` if it does not match any product.
     fn read(report: &[u8]) -> Option<Self> {
         let subjects = Subject::of(&hint(report).ok()?);
         let products: Vec<_> = subjects.iter().map(|subject| subject.product).collect();
@@ -232,7 +230,7 @@ impl UnverifiedReport {
         let (mut fetched, mut problem) = (Vec::new(), None);
         for subject in &subjects {
             match kds::downloads(subject) {
-                // The authorities are built in.
+                // The chain is built in.
                 Ok(list) => fetched.extend(list.into_iter().filter(|download| download.what != "chain")),
                 Err(error) => problem = Some(error.to_string()),
             }
@@ -242,14 +240,14 @@ impl UnverifiedReport {
 
     fn lines(&self) -> Vec<String> {
         let products: Vec<_> = self.products.iter().map(ToString::to_string).collect();
-        let mut lines = vec!["what the report says of itself, which anyone can have written:".to_owned()];
+        let mut lines = vec!["unverified content of the report:".to_owned()];
         let mut claims = claim_lines(self.claims.display());
-        // Which of two products it is, only the certificate tells.
+        // Only the certificate shows which of two products it is.
         if let Some(row) = claims.iter_mut().find(|row| row.starts_with("signed by")) {
             *row = row.replacen(&products.first().cloned().unwrap_or_default(), &products.join(" or "), 1);
         }
         lines.extend(claims);
-        lines.push("to verify it, fetch its certificate and the revocation list, and pass them with --vek and --crl:".to_owned());
+        lines.push("to verify it, download its certificate and the revocation list, and pass them with --vek and --crl:".to_owned());
         for Download { url, file, note, .. } in &self.downloads {
             lines.extend(note.map(|note| format!("  # {note}")));
             lines.push(format!("  curl --fail --output {file} '{url}'"));
@@ -264,14 +262,14 @@ impl Verdict {
         Self { believed: true, accepted: reasons.is_empty(), reasons, claims: Some(claims), unverified: None }
     }
 
-    /// Of a report that is not believed for this reason: because it is refused, or because nothing was there to verify it by.
+    /// The verdict on a report that is not verified, because it was refused or because there is no certificate.
     fn without(reason: Reason, report: &[u8]) -> Self {
         let unverified =
             if reason.code == Refusal::NoVek.code() { UnverifiedReport::read(report) } else { None };
         Self { believed: false, accepted: false, reasons: vec![reason], claims: None, unverified }
     }
 
-    /// What a program ends with that gives this answer.
+    /// The exit status for this verdict.
     #[must_use]
     pub fn exit_status(&self) -> ExitStatus {
         match self {
@@ -283,7 +281,7 @@ impl Verdict {
 }
 
 impl Verdict {
-    /// For people.
+    /// The verdict as text.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let mut lines = self.head();
@@ -296,30 +294,30 @@ impl Verdict {
     fn head(&self) -> Vec<String> {
         let mut lines = vec![match (self.believed, self.accepted) {
             _ if self.unverified.is_some() => {
-                "not verified: there is no certificate to verify it by".to_owned()
+                "no verdict: there is no certificate to verify the report with".to_owned()
             }
-            (false, _) => "not believed".to_owned(),
-            (true, true) => "believed".to_owned(),
-            (true, false) => "believed, and not accepted".to_owned(),
+            (false, _) => "not verified".to_owned(),
+            (true, true) => "verified".to_owned(),
+            (true, false) => "verified, but not accepted".to_owned(),
         }];
         lines.extend(self.reasons.iter().map(|reason| format!("  {reason}")));
         lines
     }
 }
 
-/// What a report says, for people.
+/// The claims as text.
 fn claim_lines(claims: &Claims) -> Vec<String> {
     let mut lines = Vec::new();
     let optional = |bytes: Option<&[u8]>| bytes.map_or_else(|| "-".to_owned(), hex::encode);
     let mut row = |name: &str, value: String| lines.push(format!("{name:<19}{value}"));
     row("version", claims.report_version.to_string());
-    let cloud = claims.csp_id.as_ref().map(|csp| format!(", of {csp}")).unwrap_or_default();
+    let cloud = claims.csp_id.as_ref().map(|csp| format!(", for {csp}")).unwrap_or_default();
     row("signed by", format!("{} {:?}{cloud}", claims.product, claims.signing_key).to_lowercase());
     row(
-        "asked for by",
+        "requested by",
         match claims.requester {
             Requester::Guest(vmpl) => format!("the guest, VMPL {vmpl}"),
-            Requester::Host => "the host: it proves nothing to those who do not trust the host".to_owned(),
+            Requester::Host => "the host: proves nothing unless the host is trusted".to_owned(),
         },
     );
     row("guest policy", format!("{:#x}", claims.policy.0));
@@ -351,8 +349,8 @@ fn claim_lines(claims: &Claims) -> Vec<String> {
     row(
         "revocation list",
         match claims.revocation {
-            Revocation::NoList => "none was given".to_owned(),
-            Revocation::List { .. } => "nothing of the chain is in it".to_owned(),
+            Revocation::NoList => "none given".to_owned(),
+            Revocation::List { .. } => "no certificate of the chain is revoked".to_owned(),
         },
     );
     lines

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm attest verify`: a bundle judged without gate, network and host.
+//! `cvmm attest verify`: appraises a bundle without a gate, network or host.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -25,21 +25,21 @@ use cvmm_tpm::{Name, Public};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::identity::{Known, Voucher, vouchers};
-use super::{Demands, UnverifiedReport, Verdict, believe, claim_lines, compare_report_data};
+use super::identity::{IdentityContext, Voucher, vouchers};
+use super::{Requirements, UnverifiedReport, Verdict, claim_lines, compare_report_data, verify_report};
 use crate::policy::{PolicyFileError, read, undecided};
 
-/// Digits of a digest that a table shows.
+/// Bytes of a digest in the table.
 const DIGEST_PREFIX: usize = 8;
-/// The widest text about an event in a table.
+/// Maximum width of the description of an event in the table.
 const MAX_ABOUT: usize = 56;
 
-/// A row for each event: PCR, type, what it says about itself, and the start of the strongest digest.
+/// A row for each event: PCR, type, start of the strongest digest, and description.
 fn event_table(events: &[Event]) -> Vec<String> {
     let row = |pcr: &str, kind: &str, digest: &str, about: &str| {
         format!("  {pcr:>3}  {kind:<34}  {digest:<17}  {about}").trim_end().to_owned()
     };
-    let mut rows = vec![row("PCR", "event", "digest", "what the event says was measured")];
+    let mut rows = vec![row("PCR", "event", "digest", "description (unverified)")];
     for event in events {
         let kind = kind_name(event.kind).map_or_else(|| format!("type {:#x}", event.kind), str::to_owned);
         let digest = event.digests.last_key_value().map_or_else(String::new, |(_, digest)| {
@@ -56,56 +56,56 @@ fn event_table(events: &[Event]) -> Vec<String> {
     rows
 }
 
-/// What a bundle has to be.
+/// What a bundle is appraised against.
 #[derive(Debug)]
-pub struct BundleDemands<'a> {
-    /// As for a report; its REPORT_DATA follows from the nonce.
-    pub report: Demands<'a>,
-    /// The question.
+pub struct BundleRequirements<'a> {
+    /// The requirements for the report. REPORT_DATA is derived from the nonce.
+    pub report: Requirements<'a>,
+    /// The nonce of the challenge.
     pub nonce: [u8; NONCE_LEN],
-    /// Certificates of which one is the signing key's, instead of the bundle's; not empty.
+    /// Certificates, one of them for the signing key, instead of those in the bundle; not empty.
     pub vek: Option<Vec<Vec<u8>>>,
     /// The revocation list.
     pub crl: Option<Vec<u8>>,
-    /// The gate's authority of TPMs, in DER.
+    /// The certificate of the gate's TPM authority, in DER.
     pub tpm_ca: Option<Vec<u8>>,
-    /// The attestation key's name.
+    /// The expected name of the attestation key.
     pub ak_name: Option<Name>,
 }
 
-/// The answer.
+/// The result of appraising a bundle.
 #[derive(Clone, Debug, Serialize)]
 pub struct BundleVerdict {
-    /// About the report, and all reasons.
+    /// The verdict on the report, with all reasons.
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// The VM's name in the bundle: what REPORT_DATA binds, if it is accepted.
+    /// The VM's name in the bundle. REPORT_DATA binds it if the report is accepted.
     pub vm_id: Option<String>,
-    /// What the TPM says, if its quote is believed.
+    /// The TPM's claims, if its quote is verified.
     pub tpm: Option<TpmVerdict>,
 }
 
-/// A quote that is believed.
+/// A verified quote.
 #[derive(Clone, Debug)]
 pub struct TpmVerdict {
-    /// What it proves.
+    /// Its claims.
     pub claims: QuoteClaims,
-    /// Who vouches for the key.
+    /// What vouches for the key.
     pub vouched_by: Vec<Voucher>,
 }
 
-/// A bundle's parts, out of their base64.
-struct Opened {
+/// A bundle with its parts decoded.
+struct DecodedBundle {
     bundle: Bundle,
     report: Vec<u8>,
     certificates: Option<Vec<u8>>,
     vek: Option<Vec<u8>>,
     key: Vec<u8>,
-    tpm: Option<OpenedTpm>,
-    launch: Option<OpenedLaunch>,
+    tpm: Option<DecodedTpm>,
+    launch: Option<DecodedLaunch>,
 }
 
-struct OpenedTpm {
+struct DecodedTpm {
     ak: Public,
     ak_certificate: Option<Vec<u8>>,
     attest: Vec<u8>,
@@ -114,21 +114,21 @@ struct OpenedTpm {
     event_log: Option<Vec<u8>>,
 }
 
-struct OpenedLaunch {
+struct DecodedLaunch {
     manifest: Manifest,
     host_data: [u8; 32],
 }
 
-fn open(bytes: &[u8]) -> Result<Opened, String> {
+fn decode_bundle(bytes: &[u8]) -> Result<DecodedBundle, String> {
     let bundle = Bundle::parse(bytes).map_err(|error| error.to_string())?;
     let maybe = |what, text: Option<&String>| text.map(|text| decode(what, text)).transpose();
-    Ok(Opened {
+    Ok(DecodedBundle {
         report: decode("report", &bundle.report)?,
         certificates: maybe("certificates", bundle.certificates.as_ref())?,
         vek: maybe("vek", bundle.vek.as_ref())?,
         key: maybe("key", bundle.key.as_ref())?.unwrap_or_default(),
-        tpm: bundle.tpm.as_ref().map(open_tpm).transpose()?,
-        launch: bundle.launch.as_ref().map(open_launch).transpose()?,
+        tpm: bundle.tpm.as_ref().map(decode_tpm).transpose()?,
+        launch: bundle.launch.as_ref().map(decode_launch).transpose()?,
         bundle,
     })
 }
@@ -137,14 +137,14 @@ fn decode(what: &str, text: &str) -> Result<Vec<u8>, String> {
     STANDARD.decode(text).map_err(|_| format!("{what} is not base64"))
 }
 
-fn open_tpm(tpm: &TpmEvidence) -> Result<OpenedTpm, String> {
+fn decode_tpm(tpm: &TpmEvidence) -> Result<DecodedTpm, String> {
     let certificate = tpm.ak_certificate.as_deref();
-    Ok(OpenedTpm {
+    Ok(DecodedTpm {
         ak: Public::parse(&decode("tpm.ak", &tpm.ak)?).map_err(|error| format!("tpm.ak: {error}"))?,
         ak_certificate: certificate.map(|text| decode("tpm.ak_certificate", text)).transpose()?,
         attest: decode("tpm.quote.attest", &tpm.quote.attest)?,
         signature: decode("tpm.quote.signature", &tpm.quote.signature)?,
-        pcrs: to_values(&tpm.quote.pcrs).ok_or("tpm.quote.pcrs: one is malformed, or there twice")?,
+        pcrs: to_values(&tpm.quote.pcrs).ok_or("tpm.quote.pcrs: a PCR is malformed or given twice")?,
         event_log: tpm
             .quote
             .event_log
@@ -154,21 +154,24 @@ fn open_tpm(tpm: &TpmEvidence) -> Result<OpenedTpm, String> {
     })
 }
 
-fn open_launch(launch: &Launch) -> Result<OpenedLaunch, String> {
+fn decode_launch(launch: &Launch) -> Result<DecodedLaunch, String> {
     let nonce = decode("launch.nonce", &launch.nonce)?;
-    let nonce: [u8; NONCE_LEN] = nonce.try_into().map_err(|_| "launch.nonce has another length")?;
+    let nonce: [u8; NONCE_LEN] = nonce.try_into().map_err(|_| "launch.nonce has the wrong length")?;
     let policy: Digest =
-        launch.policy_sha384.parse().map_err(|_| "launch.policy_sha384 is no SHA-384 in hexadecimal")?;
+        launch.policy_sha384.parse().map_err(|_| "launch.policy_sha384 is not a SHA-384 in hexadecimal")?;
     let manifest =
         serde_json::from_str(&launch.manifest).map_err(|error| format!("launch.manifest: {error}"))?;
     let host_data = binding::host_data(launch.manifest.as_bytes(), &nonce, &policy);
-    Ok(OpenedLaunch { manifest, host_data })
+    Ok(DecodedLaunch { manifest, host_data })
 }
 
-/// Judges the bundle in `path`.
-pub fn judge_bundle(path: &Path, demands: &BundleDemands<'_>) -> Result<BundleVerdict, PolicyFileError> {
+/// Appraises the bundle in `path`.
+pub fn appraise_bundle(
+    path: &Path,
+    requirements: &BundleRequirements<'_>,
+) -> Result<BundleVerdict, PolicyFileError> {
     let bytes = read(path, MAX_BUNDLE as u64)?;
-    Ok(judge_bytes(&bytes, demands))
+    Ok(appraise_bytes(&bytes, requirements))
 }
 
 fn refused(reason: Reason, vm_id: Option<String>) -> BundleVerdict {
@@ -177,20 +180,22 @@ fn refused(reason: Reason, vm_id: Option<String>) -> BundleVerdict {
     BundleVerdict { verdict, vm_id, tpm: None }
 }
 
-pub(super) fn judge_bytes(bytes: &[u8], demands: &BundleDemands<'_>) -> BundleVerdict {
-    let opened = match open(bytes) {
-        Ok(opened) => opened,
-        Err(problem) => return refused(Reason::new("bundle.format", format!("the bundle: {problem}")), None),
+pub(super) fn appraise_bytes(bytes: &[u8], requirements: &BundleRequirements<'_>) -> BundleVerdict {
+    let decoded = match decode_bundle(bytes) {
+        Ok(decoded) => decoded,
+        Err(problem) => {
+            return refused(Reason::new("bundle.format", format!("malformed bundle: {problem}")), None);
+        }
     };
-    let vm_id = opened.bundle.vm_id.clone();
-    let vek = match (&demands.vek, &opened.vek, &opened.certificates) {
-        (Some(all), _, _) => match hint(&opened.report) {
+    let vm_id = decoded.bundle.vm_id.clone();
+    let vek = match (&requirements.vek, &decoded.vek, &decoded.certificates) {
+        (Some(all), _, _) => match hint(&decoded.report) {
             Ok(hint) => encoding::pick(all.clone(), &hint).ok(),
-            // Refused before any certificate is looked at.
+            // Verification fails before any certificate is used.
             Err(_) => None,
         },
         (None, Some(vek), _) => Some(vek.clone()),
-        (None, None, Some(table)) => match from_table(table, &opened.report) {
+        (None, None, Some(table)) => match from_table(table, &decoded.report) {
             Ok(vek) => vek,
             Err(problem) => {
                 return refused(
@@ -201,18 +206,23 @@ pub(super) fn judge_bytes(bytes: &[u8], demands: &BundleDemands<'_>) -> BundleVe
         },
         (None, None, None) => None,
     };
-    let claims = match believe(&opened.report, vek.as_deref(), demands.crl.as_deref(), &demands.report) {
+    let claims = match verify_report(
+        &decoded.report,
+        vek.as_deref(),
+        requirements.crl.as_deref(),
+        &requirements.report,
+    ) {
         Ok(claims) => claims,
         Err(reason) => {
-            let verdict = Verdict::without(reason, &opened.report);
+            let verdict = Verdict::without(reason, &decoded.report);
             return BundleVerdict { verdict, vm_id: Some(vm_id), tpm: None };
         }
     };
-    let mut reasons = about_report(&opened, &claims, demands);
-    let manifest = about_launch(&opened, &claims, &mut reasons);
-    let quote = match &opened.tpm {
+    let mut reasons = about_report(&decoded, &claims, requirements);
+    let manifest = about_launch(&decoded, &claims, &mut reasons);
+    let quote = match &decoded.tpm {
         None => None,
-        Some(tpm) => match quoted(tpm, &opened, manifest, demands) {
+        Some(tpm) => match quoted(tpm, &decoded, manifest, requirements) {
             Ok(tpm) => Some(tpm),
             Err(reason) => {
                 reasons.push(reason);
@@ -220,9 +230,9 @@ pub(super) fn judge_bytes(bytes: &[u8], demands: &BundleDemands<'_>) -> BundleVe
             }
         },
     };
-    if let Some(policy) = demands.report.policy {
-        // A quote that is not believed has its reason already.
-        if quote.is_some() || opened.tpm.is_none() {
+    if let Some(policy) = requirements.report.policy {
+        // A quote that is not verified already has its reason.
+        if quote.is_some() || decoded.tpm.is_none() {
             reasons.extend(policy.judge_quote(quote.as_ref().map(|quote| &quote.claims)));
         }
     }
@@ -236,20 +246,24 @@ fn from_table(bytes: &[u8], report: &[u8]) -> Result<Option<Vec<u8>>, String> {
     Ok(vek.map(Cow::into_owned))
 }
 
-/// What the report has to say: it answers this question, and meets the policy.
-fn about_report(opened: &Opened, claims: &Claims, demands: &BundleDemands<'_>) -> Vec<Reason> {
-    let (nonce, vm_id) = (&demands.nonce, &opened.bundle.vm_id);
-    let report_data = match &opened.tpm {
-        Some(OpenedTpm { ak, attest, signature, .. }) => {
+/// Checks that the report answers the challenge and satisfies the policy.
+fn about_report(
+    decoded: &DecodedBundle,
+    claims: &Claims,
+    requirements: &BundleRequirements<'_>,
+) -> Vec<Reason> {
+    let (nonce, vm_id) = (&requirements.nonce, &decoded.bundle.vm_id);
+    let report_data = match &decoded.tpm {
+        Some(DecodedTpm { ak, attest, signature, .. }) => {
             let name = ak.name();
             let quoted = Quoted { ak_name: name.as_bytes(), attest, signature };
-            binding::quoted_report_data(nonce, vm_id, &opened.key, &quoted)
+            binding::quoted_report_data(nonce, vm_id, &decoded.key, &quoted)
         }
-        None => binding::report_data(Purpose::Attest, nonce, vm_id, &opened.key),
+        None => binding::report_data(Purpose::Attest, nonce, vm_id, &decoded.key),
     };
-    let now = demands.report.now;
+    let now = requirements.report.now;
     let mut reasons = Vec::new();
-    match demands.report.policy {
+    match requirements.report.policy {
         Some(policy) => {
             let expected = Expected {
                 report_data: Some(&report_data),
@@ -263,28 +277,35 @@ fn about_report(opened: &Opened, claims: &Claims, demands: &BundleDemands<'_>) -
         }
         None => reasons.extend(compare_report_data(claims, Some(&report_data))),
     }
-    // Whatever the policy says of others: a bundle is a guest's.
+    // Independent of the policy: a bundle comes from a guest.
     let by_host = claims.requester == Requester::Host;
     if by_host && !reasons.iter().any(|reason| reason.code == "policy.evidence") {
-        reasons.push(Reason::new("policy.evidence", "the host asked for this report, not the guest"));
+        reasons.push(Reason::new("policy.evidence", "the host requested this report, not the guest"));
     }
     reasons
 }
 
-/// The manifest, if HOST_DATA is made of it and it is this VM's.
-fn about_launch<'a>(opened: &'a Opened, claims: &Claims, reasons: &mut Vec<Reason>) -> Option<&'a Manifest> {
-    let OpenedLaunch { manifest, host_data } = opened.launch.as_ref()?;
+/// The manifest, if HOST_DATA binds it and it belongs to this VM.
+fn about_launch<'a>(
+    decoded: &'a DecodedBundle,
+    claims: &Claims,
+    reasons: &mut Vec<Reason>,
+) -> Option<&'a Manifest> {
+    let DecodedLaunch { manifest, host_data } = decoded.launch.as_ref()?;
     if *host_data != claims.host_data {
         reasons.push(Reason::new(
             "bundle.launch",
-            "HOST_DATA is not made of the bundle's manifest, nonce and policy: they are of another launch",
+            "HOST_DATA mismatch: the manifest, nonce and policy in the bundle belong to a different launch",
         ));
         return None;
     }
-    if manifest.vm_id != opened.bundle.vm_id {
+    if manifest.vm_id != decoded.bundle.vm_id {
         reasons.push(Reason::new(
             "bundle.launch",
-            format!("the manifest is of VM {:?}, the bundle of {:?}", manifest.vm_id, opened.bundle.vm_id),
+            format!(
+                "VM mismatch: the manifest belongs to {:?}, the bundle to {:?}",
+                manifest.vm_id, decoded.bundle.vm_id
+            ),
         ));
         return None;
     }
@@ -292,28 +313,28 @@ fn about_launch<'a>(opened: &'a Opened, claims: &Claims, reasons: &mut Vec<Reaso
 }
 
 fn quoted(
-    tpm: &OpenedTpm,
-    opened: &Opened,
+    tpm: &DecodedTpm,
+    decoded: &DecodedBundle,
     manifest: Option<&Manifest>,
-    demands: &BundleDemands<'_>,
+    requirements: &BundleRequirements<'_>,
 ) -> Result<TpmVerdict, Reason> {
     let evidence = Evidence {
         ak: &tpm.ak,
         attest: &tpm.attest,
         signature: &tpm.signature,
-        qualifying_data: &quote_data(&demands.nonce, &opened.key),
+        qualifying_data: &quote_data(&requirements.nonce, &decoded.key),
         pcrs: &tpm.pcrs,
         event_log: tpm.event_log.as_deref(),
     };
     let claims = verify(&evidence).map_err(|error| Reason::new(error.code(), error.to_string()))?;
-    let known = Known {
-        vm_id: &opened.bundle.vm_id,
-        now: demands.report.now,
-        name: demands.ak_name.as_ref(),
+    let context = IdentityContext {
+        vm_id: &decoded.bundle.vm_id,
+        now: requirements.report.now,
+        name: requirements.ak_name.as_ref(),
         manifest,
-        certificates: demands.tpm_ca.as_deref().zip(tpm.ak_certificate.as_deref()),
+        certificates: requirements.tpm_ca.as_deref().zip(tpm.ak_certificate.as_deref()),
     };
-    let vouched_by = vouchers(&tpm.ak, &known).map_err(|what| Reason::new("bundle.identity", what))?;
+    let vouched_by = vouchers(&tpm.ak, &context).map_err(|what| Reason::new("bundle.identity", what))?;
     Ok(TpmVerdict { claims, vouched_by })
 }
 
@@ -371,7 +392,7 @@ impl Serialize for TpmVerdict {
 }
 
 impl BundleVerdict {
-    /// For people; with each event of the log, if `events`.
+    /// The verdict as text, with the events of the log if `events`.
     #[must_use]
     pub fn lines(&self, policy: Option<&Policy>, events: bool) -> Vec<String> {
         let mut lines = self.verdict.head();
@@ -388,7 +409,7 @@ impl BundleVerdict {
         lines.extend(self.verdict.unverified.as_ref().map(UnverifiedReport::lines).unwrap_or_default());
         let Some(tpm) = &self.tpm else {
             if self.verdict.believed {
-                lines.push(format!("{:<19}none that is believed", "quote of a TPM"));
+                lines.push(format!("{:<19}none verified", "TPM quote"));
             }
             return lines;
         };
@@ -397,14 +418,14 @@ impl BundleVerdict {
         row("attestation key", ak_name.to_string());
         let who: Vec<_> = tpm.vouched_by.iter().map(|voucher| voucher.name()).collect();
         row("vouched for by", who.join(", "));
-        let safe = if clock.safe { "" } else { ", may have gone back" };
+        let safe = if clock.safe { "" } else { ", may have been set back" };
         row(
-            "TPM's clock",
+            "TPM clock",
             format!("{} ms, reset {}, restart {}{safe}", clock.clock, clock.reset_count, clock.restart_count),
         );
         for ((bank, pcr), value) in &pcrs.0 {
             let explained = log.as_ref().is_some_and(|log| log.explained.contains(&(*bank, *pcr)));
-            let mark = if explained { ", as the event log says" } else { "" };
+            let mark = if explained { ", matches the event log" } else { "" };
             row(&format!("PCR {pcr:>2} {}", bank.name()), format!("{}{mark}", hex::encode(value)));
         }
         match log {

@@ -28,7 +28,7 @@ fn a_real_report_is_believed_and_shown() {
     let Some(folder) = vectors() else { return };
     let trust = Trust::amd().unwrap();
     let file = |name: &str| folder.join("tav-milan").join(name);
-    let mut demands = Demands {
+    let mut requirements = Requirements {
         trust: &trust,
         now: THEN,
         require_crl: false,
@@ -37,7 +37,7 @@ fn a_real_report_is_believed_and_shown() {
         report_data: None,
     };
     let mut files = Files { report: file("report.bin"), vek: Some(file("vek.der")), ..Files::default() };
-    let verdict = judge(&files, &demands).unwrap();
+    let verdict = appraise(&files, &requirements).unwrap();
     assert!(verdict.believed && verdict.accepted && verdict.reasons.is_empty());
     let raw = fs::read(file("report.bin")).unwrap();
     let lines = verdict.lines();
@@ -60,46 +60,46 @@ fn a_real_report_is_believed_and_shown() {
     let pem = pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, &vek).unwrap();
     files.report = made("message", &[&[0; HEADER], &raw[..]].concat());
     files.vek = Some(made("vek.pem", pem.as_bytes()));
-    assert!(judge(&files, &demands).unwrap().accepted);
+    assert!(appraise(&files, &requirements).unwrap().accepted);
     let guid =
         [0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd];
     let entry = [&guid[..], &48_u32.to_le_bytes(), &(vek.len() as u32).to_le_bytes(), &[0; 24]].concat();
     files.table = Some(made("table", &[entry, vek.clone()].concat()));
     files.vek = None;
-    assert!(judge(&files, &demands).unwrap().accepted);
+    assert!(appraise(&files, &requirements).unwrap().accepted);
 
     // Believed, and not what was asked for.
-    demands.report_data = Some([1; 64]);
-    let verdict = judge(&files, &demands).unwrap();
+    requirements.report_data = Some([1; 64]);
+    let verdict = appraise(&files, &requirements).unwrap();
     assert_eq!(
         (verdict.believed, verdict.accepted, codes(&verdict)),
         (true, false, vec!["policy.report-data"])
     );
     assert!(verdict.lines()[0].contains("not accepted"));
-    demands.report_data = Some(raw[0x50..0x90].try_into().unwrap());
-    assert!(judge(&files, &demands).unwrap().accepted);
+    requirements.report_data = Some(raw[0x50..0x90].try_into().unwrap());
+    assert!(appraise(&files, &requirements).unwrap().accepted);
 
     // Not believed.
-    demands.require_crl = true;
-    assert_eq!(codes(&judge(&files, &demands).unwrap()), ["crl.missing"]);
-    demands.require_crl = false;
+    requirements.require_crl = true;
+    assert_eq!(codes(&appraise(&files, &requirements).unwrap()), ["crl.missing"]);
+    requirements.require_crl = false;
     files.table = None;
-    assert_eq!(codes(&judge(&files, &demands).unwrap()), ["vek.missing"]);
+    assert_eq!(codes(&appraise(&files, &requirements).unwrap()), ["vek.missing"]);
     files.vek = Some(made("vek.der", &vek));
     let mut forged = raw.clone();
     forged[0x90] ^= 1;
     files.report = made("forged", &forged);
-    let verdict = judge(&files, &demands).unwrap();
+    let verdict = appraise(&files, &requirements).unwrap();
     assert_eq!((verdict.believed, codes(&verdict)), (false, vec!["report.signature"]));
     assert_eq!(serde_json::to_value(&verdict).unwrap()["claims"], serde_json::Value::Null);
 
     // Files that are something else.
     files.vek = Some(made("key.pem", pem.replace("CERTIFICATE", "PRIVATE KEY").as_bytes()));
-    assert!(judge(&files, &demands).unwrap_err().to_string().contains("PRIVATE KEY"));
+    assert!(appraise(&files, &requirements).unwrap_err().to_string().contains("PRIVATE KEY"));
     files.vek = Some(own.path().join("nothing"));
-    judge(&files, &demands).unwrap_err();
+    appraise(&files, &requirements).unwrap_err();
     files.vek = Some(made("huge", &vec![0; 1 << 20]));
-    judge(&files, &demands).unwrap_err();
+    appraise(&files, &requirements).unwrap_err();
 }
 
 /// A report, and its certificate in DER and in PEM, of a chip with the test PKI's authorities or AMD's.
@@ -109,8 +109,8 @@ fn real(folder: &Path) -> (PathBuf, Vec<u8>, String) {
     (folder.join("tav-milan/report.bin"), vek, pem)
 }
 
-fn demands(trust: &Trust) -> Demands<'_> {
-    Demands { trust, now: THEN, require_crl: false, masked_chip: false, policy: None, report_data: None }
+fn requirements(trust: &Trust) -> Requirements<'_> {
+    Requirements { trust, now: THEN, require_crl: false, masked_chip: false, policy: None, report_data: None }
 }
 
 #[test]
@@ -124,8 +124,9 @@ fn certificates_are_read_as_tools_write_them() {
         fs::write(&path, bytes).unwrap();
         path
     };
-    let judged =
-        |vek, table| judge(&Files { report: report.clone(), vek, table, crl: None }, &demands(&trust));
+    let judged = |vek, table| {
+        appraise(&Files { report: report.clone(), vek, table, crl: None }, &requirements(&trust))
+    };
     let other = fs::read(folder.join("tav-genoa/vek.der")).unwrap();
     let other = pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, &other).unwrap();
     let joined: String = pem.lines().filter(|line| !line.starts_with("---")).collect();
@@ -172,9 +173,9 @@ fn certificates_are_read_as_tools_write_them() {
     }
     // A report that is none, and a list that is none.
     let short = Files { report: made(&text[..1183]), ..Files::default() };
-    assert!(judge(&short, &demands(&trust)).unwrap_err().to_string().contains("1183 bytes"));
+    assert!(appraise(&short, &requirements(&trust)).unwrap_err().to_string().contains("1183 bytes"));
     let crl = Files { report: report.clone(), crl: Some(made(&vek)), ..Files::default() };
-    judge(&crl, &demands(&trust)).unwrap_err();
+    appraise(&crl, &requirements(&trust)).unwrap_err();
 }
 
 #[test]
@@ -188,7 +189,7 @@ fn without_a_certificate_a_report_is_neither_believed_nor_refused() {
     ] {
         let report = folder.join(vector).join("report.bin");
         let raw = fs::read(&report).unwrap();
-        let verdict = judge(&Files { report, ..Files::default() }, &demands(&trust)).unwrap();
+        let verdict = appraise(&Files { report, ..Files::default() }, &requirements(&trust)).unwrap();
         assert_eq!(
             (verdict.believed, verdict.accepted, codes(&verdict)),
             (false, false, vec!["vek.missing"])
@@ -210,9 +211,7 @@ fn without_a_certificate_a_report_is_neither_believed_nor_refused() {
         );
         let text = verdict.lines().join("\n");
         assert!(
-            text.starts_with("not verified")
-                && text.contains(url)
-                && text.contains("anyone can have written"),
+            text.starts_with("no verdict") && text.contains(url) && text.contains("unverified content"),
             "{text}"
         );
         assert!(text.contains(&hex::encode(&raw[0x90..0xc0])), "{text}");
@@ -223,19 +222,20 @@ fn without_a_certificate_a_report_is_neither_believed_nor_refused() {
     raw[0] = 9;
     fs::write(own.path().join("report"), raw).unwrap();
     let verdict =
-        judge(&Files { report: own.path().join("report"), ..Files::default() }, &demands(&trust)).unwrap();
+        appraise(&Files { report: own.path().join("report"), ..Files::default() }, &requirements(&trust))
+            .unwrap();
     assert_eq!((codes(&verdict), verdict.exit_status()), (vec!["report.version"], ExitStatus::NotMet));
 }
 
 #[test]
-fn a_policy_judges_what_is_believed() {
+fn a_policy_appraises_verified_claims() {
     let Some(folder) = vectors() else { return };
     let trust = Trust::amd().unwrap();
     let file = |name: &str| folder.join("tav-milan").join(name);
     let files = Files { report: file("report.bin"), vek: Some(file("vek.der")), ..Files::default() };
     let verdict = |text: &str| {
         let policy = Policy::parse(text).unwrap();
-        let demands = Demands {
+        let requirements = Requirements {
             trust: &trust,
             now: THEN,
             require_crl: false,
@@ -243,7 +243,7 @@ fn a_policy_judges_what_is_believed() {
             policy: Some(&policy),
             report_data: None,
         };
-        judge(&files, &demands).unwrap()
+        appraise(&files, &requirements).unwrap()
     };
     let policy = "id = \"p\"\nversion = 1\nunsafe_any_measurement = true\n[guest]\nmax_vmpl = 3\n[platform]\n\
         products = [\"milan\"]\ncrl = \"if-present\"\nallow_provisional = true\n[platform.min_tcb.milan]\n\

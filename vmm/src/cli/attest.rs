@@ -11,9 +11,9 @@ use cvmm_reason::printable;
 use serde::Serialize;
 
 use super::Session;
-use super::attest_args::{AttestCommand, BundleArgs, JudgeArgs, ReportArgs, VerifyArgs};
+use super::attest_args::{AppraisalArgs, AttestCommand, BundleArgs, ReportArgs, VerifyArgs};
 use super::policy::trust;
-use crate::attest::{self, BundleDemands, Demands, Files, LaunchParts, Parts, TpmParts};
+use crate::attest::{self, BundleRequirements, Files, LaunchParts, Parts, Requirements, TpmParts};
 use crate::exit_code::ExitStatus;
 
 impl Session<'_> {
@@ -26,20 +26,20 @@ impl Session<'_> {
     }
 
     fn attest_report(&mut self, args: &ReportArgs) -> Result<ExitStatus, ExitStatus> {
-        let judging = self.judging(&args.judging)?;
+        let appraisal = self.appraisal(&args.appraisal)?;
         let files = Files {
             report: args.report.clone(),
             vek: args.vek.clone(),
             table: args.certs.clone(),
-            crl: args.judging.crl.clone(),
+            crl: args.appraisal.crl.clone(),
         };
-        let demands = judging.demands(&args.judging, args.report_data);
-        let verdict = attest::judge(&files, &demands).map_err(|error| self.refuse(&error))?;
+        let requirements = appraisal.requirements(&args.appraisal, args.report_data);
+        let verdict = attest::appraise(&files, &requirements).map_err(|error| self.refuse(&error))?;
         Ok(self.verdict(args.json, &verdict, || verdict.lines(), verdict.exit_status()))
     }
 
     fn attest_bundle(&mut self, args: &BundleArgs) -> ExitStatus {
-        // The command line has them together or not at all.
+        // clap guarantees that they are given together.
         let tpm = args.ak.clone().map(|ak| TpmParts {
             ak,
             quote: args.quote.clone().unwrap_or_default(),
@@ -76,30 +76,31 @@ impl Session<'_> {
     }
 
     fn attest_verify(&mut self, args: &VerifyArgs) -> Result<ExitStatus, ExitStatus> {
-        let judging = self.judging(&args.judging)?;
+        let appraisal = self.appraisal(&args.appraisal)?;
         let vek = args.vek.as_deref().map(attest::vek_chain).transpose();
-        let crl = args.judging.crl.as_deref().map(attest::list).transpose();
+        let crl = args.appraisal.crl.as_deref().map(attest::list).transpose();
         let tpm_ca = args.tpm_ca.as_deref().map(attest::certificate).transpose();
-        let demands = BundleDemands {
+        let requirements = BundleRequirements {
             nonce: args.nonce,
             vek: vek.map_err(|error| self.refuse(&error))?,
             crl: crl.map_err(|error| self.refuse(&error))?,
             tpm_ca: tpm_ca.map_err(|error| self.refuse(&error))?,
             ak_name: args.ak_name.clone(),
-            report: judging.demands(&args.judging, None),
+            report: appraisal.requirements(&args.appraisal, None),
         };
-        let verdict = attest::judge_bundle(&args.bundle, &demands).map_err(|error| self.refuse(&error))?;
-        let lines = || verdict.lines(judging.policy.as_ref(), args.events);
+        let verdict =
+            attest::appraise_bundle(&args.bundle, &requirements).map_err(|error| self.refuse(&error))?;
+        let lines = || verdict.lines(appraisal.policy.as_ref(), args.events);
         Ok(self.verdict(args.json, &verdict, lines, verdict.verdict.exit_status()))
     }
 
-    fn judging(&mut self, args: &JudgeArgs) -> Result<Judging, ExitStatus> {
+    fn appraisal(&mut self, args: &AppraisalArgs) -> Result<Appraisal, ExitStatus> {
         let policy = args.policy.as_deref().map(|file| self.policy_file(file)).transpose()?;
         let trust = trust(args.test_roots.as_deref()).map_err(|sentence| self.wrong(sentence))?;
-        Ok(Judging { policy, trust })
+        Ok(Appraisal { policy, trust })
     }
 
-    /// Prints a verdict, for programs or for people.
+    /// Prints a verdict as JSON or text.
     fn verdict(
         &mut self,
         json: bool,
@@ -111,7 +112,7 @@ impl Session<'_> {
             // Strings, numbers and booleans are always JSON.
             serde_json::to_string_pretty(verdict).unwrap_or_default()
         } else {
-            // Each of them one line, whatever a report's strings have in them.
+            // One line each, whatever the strings of a report contain.
             lines().iter().map(|line| printable::line(line)).collect::<Vec<_>>().join("\n")
         };
         match self.print(format!("{text}\n").as_bytes()) {
@@ -121,15 +122,15 @@ impl Session<'_> {
     }
 }
 
-/// What evidence is judged by, out of its files.
-struct Judging {
+/// The inputs of an appraisal, read from their files.
+struct Appraisal {
     policy: Option<Policy>,
     trust: Trust,
 }
 
-impl Judging {
-    fn demands(&self, args: &JudgeArgs, report_data: Option<[u8; 64]>) -> Demands<'_> {
-        Demands {
+impl Appraisal {
+    fn requirements(&self, args: &AppraisalArgs, report_data: Option<[u8; 64]>) -> Requirements<'_> {
+        Requirements {
             trust: &self.trust,
             now: args.at.unwrap_or_else(now),
             require_crl: args.require_crl,

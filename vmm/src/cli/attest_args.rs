@@ -11,24 +11,24 @@ use super::output::OutputArgs;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AttestCommand {
-    /// Verify a report and print what it says; exit code 0, 9 if it is not believed or not accepted, or 40 without a certificate
+    /// Verify a report and print its claims; exit code 0, 9 if it is not verified or not accepted, or 40 without a certificate
     ///
-    /// Needs no gate, no network and no SNP host. AMD's authorities are built in.
+    /// Needs no gate, network or SNP host. AMD's root certificates are built in.
     Report(Box<ReportArgs>),
-    /// Put all that a guest shows into one file: report, certificates, quote, PCRs, event log, manifest
+    /// Combine the evidence of a guest into one file: report, certificates, quote, PCRs, event log, manifest
     ///
-    /// cvmm-guest attest --bundle writes such a file in the guest; this makes one of files, or adds to one.
+    /// cvmm-guest attest --bundle writes such a file in the guest; this command creates one from files, or adds to one.
     Bundle(Box<BundleArgs>),
-    /// Verify such a file; exit code 0, 9 if it is not believed or not accepted, or 40 without a certificate
+    /// Verify a bundle; exit code 0, 9 if it is not verified or not accepted, or 40 without a certificate
     ///
-    /// Needs no gate, no network and no host. A quote counts only if somebody vouches for the key that made it: the launch's manifest in
-    /// the file, --tpm-ca, or --ak-name.
+    /// Needs no gate, network or host. A quote counts only if something vouches for its key: the manifest of the launch in the
+    /// bundle, --tpm-ca, or --ak-name.
     Verify(Box<VerifyArgs>),
 }
 
 #[derive(Args, Debug)]
 pub(super) struct BundleArgs {
-    /// Begin with this bundle
+    /// Start with this bundle
     #[arg(long, value_name = "FILE", conflicts_with_all = ["vm_id", "report"], required_unless_present = "report")]
     pub(super) from: Option<PathBuf>,
     /// The VM's name at the gate
@@ -37,7 +37,7 @@ pub(super) struct BundleArgs {
     /// The report, 1184 bytes
     #[arg(long, value_name = "FILE", requires = "vm_id")]
     pub(super) report: Option<PathBuf>,
-    /// Certificate of the key that signed it (VCEK or VLEK), DER or PEM
+    /// Certificate of the key that signed the report (VCEK or VLEK), DER or PEM
     #[arg(long, value_name = "FILE")]
     pub(super) vek: Option<PathBuf>,
     /// The certificate table that came with the report
@@ -49,7 +49,7 @@ pub(super) struct BundleArgs {
     /// The TPM's attestation key (TPMT_PUBLIC)
     #[arg(long, value_name = "FILE", requires_all = ["quote", "signature", "pcrs"])]
     pub(super) ak: Option<PathBuf>,
-    /// Its quote (TPMS_ATTEST)
+    /// The TPM's quote (TPMS_ATTEST)
     #[arg(long, value_name = "FILE", requires = "ak")]
     pub(super) quote: Option<PathBuf>,
     /// The quote's signature (TPMT_SIGNATURE)
@@ -73,35 +73,35 @@ pub(super) struct BundleArgs {
     /// The manifest that the gate approved
     #[arg(long, value_name = "FILE", requires_all = ["launch_nonce", "launch_policy"])]
     pub(super) manifest: Option<PathBuf>,
-    /// The gate's nonce of that approval, 64 hexadecimal digits
+    /// The gate's nonce for that launch, 64 hexadecimal digits
     #[arg(long, value_name = "HEX", requires = "manifest", value_parser = nonce)]
     pub(super) launch_nonce: Option<[u8; NONCE_LEN]>,
-    /// The policy that approved it
+    /// The policy by which the gate approved it
     #[arg(long, value_name = "FILE", requires = "manifest")]
     pub(super) launch_policy: Option<PathBuf>,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
 
-/// By what evidence is judged, whatever it is of.
+/// What evidence is appraised against.
 #[derive(Args, Debug)]
-pub(super) struct JudgeArgs {
-    /// A policy of the gate that the evidence has to meet
+pub(super) struct AppraisalArgs {
+    /// A gate policy that the evidence must satisfy
     #[arg(long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
     /// Revocation list of the root, DER or PEM
     #[arg(long, value_name = "FILE")]
     pub(super) crl: Option<PathBuf>,
-    /// Refuse without a revocation list, or with one that is overdue
+    /// Require a current revocation list
     #[arg(long)]
     pub(super) require_crl: bool,
-    /// Believe a chip that hides its identifier; with --policy the policy says so
+    /// Accept a report with a masked chip identifier; with --policy, the policy decides
     #[arg(long)]
     pub(super) allow_masked_chip_id: bool,
-    /// The time to judge at, in seconds of Unix time. Default: now
+    /// Time of the appraisal, in seconds of Unix time. Default: now
     #[arg(long, value_name = "SECONDS")]
     pub(super) at: Option<i64>,
-    /// Believe a test PKI besides AMD's roots: folder of LINE_ark.der, LINE_ask.der, LINE_asvk.der
+    /// Trust a test PKI in addition to AMD's roots: folder with LINE_ark.der, LINE_ask.der, LINE_asvk.der
     #[arg(long, value_name = "FOLDER")]
     pub(super) test_roots: Option<PathBuf>,
 }
@@ -110,20 +110,20 @@ pub(super) struct JudgeArgs {
 pub(super) struct VerifyArgs {
     /// The bundle
     pub(super) bundle: PathBuf,
-    /// The question it has to answer, 64 hexadecimal digits: what cvmm-guest was given
+    /// The nonce that was given to cvmm-guest, 64 hexadecimal digits
     #[arg(long, value_name = "HEX", value_parser = nonce)]
     pub(super) nonce: [u8; NONCE_LEN],
-    /// The certificate of the gate's authority of TPMs (tpm-ca.crt), DER or PEM
+    /// Certificate of the gate's TPM authority (tpm-ca.crt), DER or PEM
     #[arg(long, value_name = "FILE")]
     pub(super) tpm_ca: Option<PathBuf>,
-    /// The name of the TPM's attestation key, hexadecimal
+    /// Expected name of the TPM's attestation key, hexadecimal
     #[arg(long, value_name = "HEX", value_parser = name)]
     pub(super) ak_name: Option<Name>,
-    /// Certificate of the key that signed the report, DER or PEM, instead of the bundle's
+    /// Certificate of the key that signed the report, DER or PEM, instead of the one in the bundle
     #[arg(long, value_name = "FILE")]
     pub(super) vek: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) judging: JudgeArgs,
+    pub(super) appraisal: AppraisalArgs,
     /// List the events of the event log
     #[arg(long)]
     pub(super) events: bool,
@@ -142,11 +142,11 @@ pub(super) struct ReportArgs {
     /// The certificate table that came with the report, instead of --vek
     #[arg(long, value_name = "FILE")]
     pub(super) certs: Option<PathBuf>,
-    /// What REPORT_DATA has to be: 128 hexadecimal digits
+    /// Expected REPORT_DATA, 128 hexadecimal digits
     #[arg(long, value_name = "DATA", value_parser = report_data)]
     pub(super) report_data: Option<[u8; 64]>,
     #[command(flatten)]
-    pub(super) judging: JudgeArgs,
+    pub(super) appraisal: AppraisalArgs,
     /// Print verdict, reasons and all claims as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -161,11 +161,11 @@ fn nonce(text: &str) -> Result<[u8; NONCE_LEN], String> {
 }
 
 fn name(text: &str) -> Result<Name, String> {
-    Name::from_hex(text).ok_or_else(|| "it is no name of a TPM's key, such as 000c and 96 digits".to_owned())
+    Name::from_hex(text).ok_or_else(|| "not the name of a TPM key, such as 000c and 96 digits".to_owned())
 }
 
 fn digits<const N: usize>(text: &str) -> Result<[u8; N], String> {
     let mut data = [0; N];
-    hex::decode_to_slice(text, &mut data).map_err(|_| format!("{} hexadecimal digits are needed", 2 * N))?;
+    hex::decode_to_slice(text, &mut data).map_err(|_| format!("expected {} hexadecimal digits", 2 * N))?;
     Ok(data)
 }

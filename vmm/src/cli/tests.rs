@@ -450,7 +450,7 @@ fn a_report_is_judged_by_its_exit_code() {
     fs::write(report, [3; 1184]).unwrap();
     let (status, out, err) = idle(&words);
     assert_eq!((status, err.as_str()), (ExitStatus::NotMet, ""));
-    assert!(out.starts_with("not believed\n  report.version: "), "{out}");
+    assert!(out.starts_with("not verified\n  report.version: "), "{out}");
     let (status, out, _) = idle(&["attest", "report", report, "--json"]);
     let verdict: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((status, &verdict["believed"]), (ExitStatus::NotMet, &false.into()));
