@@ -4,6 +4,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use cvmm_sev_host::SevDevice;
 use sev::firmware::host::{Config, Firmware, MaskId, SnpPlatformStatus, WrappedVlekHashstick};
 use sev::parser::ByteParser;
 use sev::{Generation, firmware::host::TcbVersion};
@@ -18,6 +19,7 @@ const BAD_MEASUREMENT: u32 = 0xb;
 pub const BOOT: &[Case] = &[
     Case { name: "dmesg", about: "the kernel took RMP, security processor and SNP into use", run: dmesg },
     Case { name: "platform-status", about: "/dev/sev: SNP_PLATFORM_STATUS", run: platform_status },
+    Case { name: "sev-host", about: "cvmm's client of /dev/sev agrees with the `sev` crate", run: sev_host },
 ];
 
 /// These change the host's configuration: last.
@@ -67,6 +69,26 @@ fn platform_status(_: &crate::Options) -> Result<String> {
     let (current, reported) = (parts(status.platform_tcb_version), parts(status.reported_tcb_version));
     ensure!(current == reported, "reported TCB {reported:?}, current {current:?}");
     Ok(format!("version {:?}, TCB {current:?}", status.version))
+}
+
+fn sev_host(_: &crate::Options) -> Result<String> {
+    let device = SevDevice::open()?;
+    let (ours, theirs) = (device.platform_status()?, status()?);
+    ensure!((ours.api_major, ours.api_minor) == theirs.version, "API version: {ours:?}, {theirs:?}");
+    ensure!(ours.state == theirs.state, "state: {ours:?}, {theirs:?}");
+    ensure!(ours.is_rmp_initialized() == theirs.is_rmp_init.is_rmp_init(), "RMP: {ours:?}, {theirs:?}");
+    ensure!(ours.build.get() == theirs.build_id, "build: {ours:?}, {theirs:?}");
+    ensure!(ours.guests.get() == theirs.guest_count, "guests: {ours:?}, {theirs:?}");
+    let generation = Generation::identify_host_generation()?;
+    for (ours, theirs) in
+        [(ours.current_tcb, theirs.platform_tcb_version), (ours.reported_tcb, theirs.reported_tcb_version)]
+    {
+        ensure!(TcbVersion::from_bytes_with(&ours.0, generation)? == theirs, "TCB: {ours:?}, {theirs:?}");
+    }
+    let (chip, identifier) = (device.chip_id()?, firmware()?.get_identifier());
+    let identifier = identifier.map_err(|error| anyhow!("GET_ID2: {error}"))?.0;
+    ensure!(chip[..] == identifier[..], "chip identifier: {chip:02x?}, {identifier:02x?}");
+    Ok(format!("build {}, {} guests", ours.build.get(), ours.guests.get()))
 }
 
 fn configure(tcb: TcbVersion) -> Result<(), sev::error::UserApiError> {
