@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Finds libtpms and OpenSSL's libcrypto and links them.
 //!
-//! Statically by default: a VMM is copied into places that have no libtpms (the emulated host, a
-//! minimal image), and then runs with the libraries it was tested with. A distribution that
-//! wants to update them on their own builds with `CVMM_TPM_LINK=dynamic`.
+//! Statically by default: a VMM is copied into places that have no libtpms (the emulated host, a minimal
+//! image), and then runs with the libraries it was tested with. A distribution that wants to update them on
+//! their own builds with `CVMM_TPM_LINK=dynamic`.
 
 use std::path::Path;
 use std::process::exit;

@@ -315,7 +315,8 @@ mod tests {
             ("/sys/bus/pci/drivers/ccp/0000:00:05.0/subsystem_vendor", "0x1af4\n"),
             ("/sys/bus/pci/drivers/ccp/bind", ""),
         ]);
-        // Registers of both processors. The msr driver has eight bytes at each number; in a file they overlap.
+        // Registers of both processors. The msr driver has eight bytes at each number; in a file they
+        // overlap.
         for cpu in ["0", "1"] {
             let path = folder.path().join("dev/cpu").join(cpu);
             fs::create_dir_all(&path).unwrap();

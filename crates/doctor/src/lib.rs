@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm doctor` as a library: whether this host can launch SEV-SNP guests, and if not, what is missing.
 //!
-//! Gathering and assessment are separate. [`Facts::gather`] reads processor, kernel, KVM and security processor, and
-//! records the reason for everything that it cannot read. [`assess::items`] is a pure function from facts to a list of
-//! items, each with a status, its evidence and a fix. What could not be read is `unknown`, never `ok`.
+//! Gathering and assessment are separate. [`Facts::gather`] reads processor, kernel, KVM and security
+//! processor, and records the reason for everything that it cannot read. [`assess::items`] is a pure function
+//! from facts to a list of items, each with a status, its evidence and a fix. What could not be read is
+//! `unknown`, never `ok`.
 //!
-//! Item ids, statuses and the JSON form are an interface for host agents: an id never changes its meaning, and an
-//! incompatible change increments [`SCHEMA`]. docs/guide/doctor.md lists them.
+//! Item ids, statuses and the JSON form are an interface for host agents: an id never changes its meaning,
+//! and an incompatible change increments [`SCHEMA`]. docs/guide/doctor.md lists them.
 //!
-//! Nothing on the host changes. The only object created is a VM without memory and vCPUs, which is closed at once.
+//! Nothing on the host changes. The only object created is a VM without memory and vCPUs, which is closed at
+//! once.
 
 pub mod assess;
 mod cpuid;
@@ -113,8 +115,8 @@ impl Report {
     }
 }
 
-/// Examines the host whose root file system is at `root`. The processor and the resource limits are always those of this
-/// machine and this process.
+/// Examines the host whose root file system is at `root`. The processor and the resource limits are always
+/// those of this machine and this process.
 #[must_use]
 pub fn examine(root: &Path) -> Report {
     Report::of(&Facts::gather(root))

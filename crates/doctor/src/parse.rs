@@ -25,7 +25,8 @@ pub fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| format!("\"{}\" is not a number", shown(text)))
 }
 
-/// A line `KEY VALUE` of a misc cgroup file; `max` is no limit. Source: Documentation/admin-guide/cgroup-v2.rst, "Misc".
+/// A line `KEY VALUE` of a misc cgroup file; `max` is no limit. Source:
+/// Documentation/admin-guide/cgroup-v2.rst, "Misc".
 pub fn misc_value(text: &str, key: &str) -> Result<u64, String> {
     let value = text.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
         [name, value] if name == key => Some(value),
@@ -91,8 +92,8 @@ pub fn kernel_config(text: &str) -> Result<BTreeSet<String>, String> {
     }
 }
 
-/// The kernel's own messages in /dev/kmsg, `PRIORITY,SEQUENCE,TIME,FLAGS;TEXT` each. Messages that programs wrote into
-/// it have a facility other than 0 and are skipped, so that they cannot forge a diagnosis. Source:
+/// The kernel's own messages in /dev/kmsg, `PRIORITY,SEQUENCE,TIME,FLAGS;TEXT` each. Messages that programs
+/// wrote into it have a facility other than 0 and are skipped, so that they cannot forge a diagnosis. Source:
 /// Documentation/ABI/testing/dev-kmsg.
 pub fn kernel_messages(log: &str) -> Vec<&str> {
     let message = |line| {

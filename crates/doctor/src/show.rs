@@ -28,7 +28,8 @@ impl Report {
         let item = fatal("cpu.vendor").or_else(|| fatal("cpu.model"))?;
         let evidence = item.evidence.replace(|c: char| c.is_control(), " ");
         Some(format!(
-            "SNP guests need an AMD EPYC processor of the third generation or later; this machine has none: {evidence}."
+            "SNP guests need an AMD EPYC processor of the third generation or later; this machine has none: \
+             {evidence}."
         ))
     }
 

@@ -403,7 +403,8 @@ fn the_security_processor_is_assessed() {
     assert_eq!(status("sev.platform", platform(|p| p.rmp_initialized = false)), Fatal);
     assert_eq!(status("sev.api", platform(|p| p.api_minor = 50)), Fatal);
     assert_eq!(status("sev.api", platform(|p| (p.api_major, p.api_minor) = (2, 0))), Status::Ok);
-    // Without a status the log can only show that the version is too low; otherwise the reason is a different one.
+    // Without a status the log can only show that the version is too low; otherwise the reason is a different
+    // one.
     let logged = |line: &str| {
         let lines = vec!["ccp 0000:22:00.1: SEV API:1.60 build:3".to_owned(), line.to_owned()];
         status("sev.api", |f| (f.platform, f.log) = (absent(), Ok(lines)))

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm-guest`: attestation from inside a confidential guest.
 //!
-//! `attest` requests a challenge from the gate, a quote over it from the TPM if there is one, a report over both from the
-//! security processor (by the kernel's configfs-tsm), and a verdict from the gate, which it prints. It uses a virtio console
-//! that the VMM connects to the gate (`gate.channel` in vm.toml). Host and VMM only forward messages: the security processor
-//! signs the report, the gate signs the verdict. `--bundle` writes the evidence to a file instead, for the verifier that
-//! gave the nonce.
+//! `attest` requests a challenge from the gate, a quote over it from the TPM if there is one, a report over
+//! both from the security processor (by the kernel's configfs-tsm), and a verdict from the gate, which it
+//! prints. It uses a virtio console that the VMM connects to the gate (`gate.channel` in vm.toml). Host and
+//! VMM only forward messages: the security processor signs the report, the gate signs the verdict. `--bundle`
+//! writes the evidence to a file instead, for the verifier that gave the nonce.
 
 mod evidence;
 mod port;
@@ -42,8 +42,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Send a report of this guest to the gate, with a quote if it has a cvmm TPM, and print the verdict (a JWT); exit code 0, 1
-    /// on errors, or 2 if the gate refused
+    /// Send a report of this guest to the gate, with a quote if it has a cvmm TPM, and print the verdict (a
+    /// JWT); exit code 0, 1 on errors, or 2 if the gate refused
     Attest {
         /// This VM's name at the gate
         #[arg(long, value_name = "NAME")]
@@ -54,8 +54,8 @@ enum Command {
         /// Seconds to wait for each response
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         timeout: u64,
-        /// Write the evidence to a file for cvmm attest verify, instead of sending it to the gate. An existing file is replaced
-        /// only if it is such a bundle
+        /// Write the evidence to a file for cvmm attest verify, instead of sending it to the gate. An
+        /// existing file is replaced only if it is such a bundle
         #[arg(long, value_name = "FILE", requires = "nonce", conflicts_with_all = ["port", "timeout"])]
         bundle: Option<PathBuf>,
         /// Nonce of the verifier, 64 hexadecimal digits, never used before

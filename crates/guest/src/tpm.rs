@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Quotes of this guest's TPM, by TPM commands without a TSS.
 //!
-//! cvmm creates the attestation key at a persistent handle before the firmware runs. A TPM without it does not belong to cvmm
-//! and is not used.
+//! cvmm creates the attestation key at a persistent handle before the firmware runs. A TPM without it does
+//! not belong to cvmm and is not used.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reports from the kernel's interface for all kinds of confidential guests (Documentation/ABI/testing/configfs-tsm).
+//! Reports from the kernel's interface for all kinds of confidential guests
+//! (Documentation/ABI/testing/configfs-tsm).
 //!
-//! A directory is a request: `inblob` takes the report data, `outblob` returns the report, `auxblob` the host's certificates.
-//! `generation` counts writes, which detects another program that writes to the same request.
+//! A directory is a request: `inblob` takes the report data, `outblob` returns the report, `auxblob` the
+//! host's certificates. `generation` counts writes, which detects another program that writes to the same
+//! request.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Text from files, reports and guests, made safe to show.
 //!
-//! Such a text may hold sequences that move a terminal's cursor, change what was printed before, or reverse the direction of
-//! writing. Every program of cvmm passes what it prints through these functions.
+//! Such a text may hold sequences that move a terminal's cursor, change what was printed before, or reverse
+//! the direction of writing. Every program of cvmm passes what it prints through these functions.
 
 #![forbid(unsafe_code)]
 
@@ -37,8 +37,8 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false)
 }
 
-/// `text` with its line breaks and tabs: each other control character is shown as `\uXXXX`. What is a JSON document stays one with
-/// the same meaning.
+/// `text` with its line breaks and tabs: each other control character is shown as `\uXXXX`. What is a JSON
+/// document stays one with the same meaning.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |character| matches!(character, '\n' | '\t'))

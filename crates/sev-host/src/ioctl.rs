@@ -43,7 +43,8 @@ pub(super) fn platform_status(device: &File) -> Result<[u8; 32], SevHostError> {
 pub(super) fn chip_ids(device: &File) -> Result<[[u8; CHIP_ID_LEN]; 2], SevHostError> {
     let mut ids = [[0; CHIP_ID_LEN]; 2];
     let mut request = GetId2 { address: ids.as_mut_ptr() as u64, length: size_of_val(&ids) as u32 };
-    // SAFETY: the command writes at most `length` bytes to `address`, which is that of `ids` and outlives the call.
+    // SAFETY: the command writes at most `length` bytes to `address`, which is that of `ids` and outlives the
+    // call.
     unsafe { issue(device, GET_ID2, "GET_ID2", &mut request) }?;
     Ok(ids)
 }
@@ -51,7 +52,8 @@ pub(super) fn chip_ids(device: &File) -> Result<[[u8; CHIP_ID_LEN]; 2], SevHostE
 /// Issues a command.
 ///
 /// # Safety
-/// `data` must be the structure that the command reads and writes, and what it points to must be valid for the command.
+/// `data` must be the structure that the command reads and writes, and what it points to must be valid for
+/// the command.
 unsafe fn issue<T>(
     device: &File,
     command: u32,
@@ -64,8 +66,8 @@ unsafe fn issue<T>(
         // "No firmware call", until the driver says otherwise.
         error: SevError::NoCall.code(),
     };
-    // SAFETY: the number is the driver's and `issue` its structure; the caller vouches for `data`, which outlives the call. A file
-    // that is not the driver's does not know the number.
+    // SAFETY: the number is the driver's and `issue` its structure; the caller vouches for `data`, which
+    // outlives the call. A file that is not the driver's does not know the number.
     let result = unsafe { ioctl(device, Updater::<SEV_ISSUE_CMD, _>::new(&mut issue)) };
     result.map_err(|errno| SevHostError::Command {
         command: name,

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The security processor's device, `/dev/sev`: the one place in cvmm that opens it.
 //!
-//! A launch hands the device to KVM ([`SevDevice`] is [`AsFd`]), the gate's evidence and the certificate table need the platform
-//! status and the chip identifier, `cvmm doctor` judges them, and `cvmm-gate certs urls` derives from them which certificates to
-//! fetch. All of them are read-only commands. Decoding is `cvmm-snp`'s ([`PlatformStatus`]); what a status means is `cvmm-doctor`'s.
+//! A launch hands the device to KVM ([`SevDevice`] is [`AsFd`]), the gate's evidence and the certificate
+//! table need the platform status and the chip identifier, `cvmm doctor` judges them, and `cvmm-gate certs
+//! urls` derives from them which certificates to fetch. All of them are read-only commands. Decoding is
+//! `cvmm-snp`'s ([`PlatformStatus`]); what a status means is `cvmm-doctor`'s.
 //!
 //! # Why not the `sev` crate
-//! `sev` 8.0 has both commands with `features = ["snp"]` alone, without the crypto features and `rsa`. It was not used because:
-//! - `Firmware::open` opens the fixed path `/dev/sev` for reading *and writing*, and there is no other constructor. cvmm asks for
-//!   read permission only, which is what docs and udev rules grant, and no writable descriptor gets into a VMM: with one, SNP_COMMIT
-//!   and SNP_SET_CONFIG would be one ioctl away.
-//! - `snp_platform_status` decodes by the processor generation of the running CPU and fails on one it does not know. The gate takes
-//!   the firmware's 32 bytes as they are, and doctor must report on hosts that are new or misconfigured.
-//! - An error is *either* an errno *or* a firmware status. With a status, or with the driver's -1 for "no firmware call", the errno is
-//!   lost, and doctor tells causes apart by it (ENODEV, EINVAL and EFAULT: SNP is not initialised; EIO: the firmware refused).
+//! `sev` 8.0 has both commands with `features = ["snp"]` alone, without the crypto features and `rsa`. It was
+//! not used because:
+//! - `Firmware::open` opens the fixed path `/dev/sev` for reading *and writing*, and there is no other
+//!   constructor. cvmm asks for read permission only, which is what docs and udev rules grant, and no
+//!   writable descriptor gets into a VMM: with one, SNP_COMMIT and SNP_SET_CONFIG would be one ioctl away.
+//! - `snp_platform_status` decodes by the processor generation of the running CPU and fails on one it does
+//!   not know. The gate takes the firmware's 32 bytes as they are, and doctor must report on hosts that are
+//!   new or misconfigured.
+//! - An error is *either* an errno *or* a firmware status. With a status, or with the driver's -1 for "no
+//!   firmware call", the errno is lost, and doctor tells causes apart by it (ENODEV, EINVAL and EFAULT: SNP
+//!   is not initialised; EIO: the firmware refused).
 //! - GET_ID2 gets a buffer for one socket; the firmware writes an identifier for each of two.
 //! - It brings eleven more crates (`dirs`, `uuid`, `bitfield`, `lazy_static`, …) into the VMM for two ioctls.
 //!

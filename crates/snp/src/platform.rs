@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The platform status: what the firmware says about itself and its configuration.
 //!
-//! Source: firmware ABI, "SNP_PLATFORM_STATUS" and "STRUCT_PLATFORM_STATUS"; Linux include/uapi/linux/psp-sev.h,
-//! `sev_user_data_snp_status`.
+//! Source: firmware ABI, "SNP_PLATFORM_STATUS" and "STRUCT_PLATFORM_STATUS"; Linux
+//! include/uapi/linux/psp-sev.h, `sev_user_data_snp_status`.
 
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `--print-capabilities`: what libvirt and others query before they use swtpm. Lists what this program supports, by swtpm's
-//! names.
+//! `--print-capabilities`: what libvirt and others query before they use swtpm. Lists what this program
+//! supports, by swtpm's names.
 
 use std::io::{ErrorKind, Write};
 

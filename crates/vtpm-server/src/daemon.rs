@@ -23,8 +23,8 @@ impl Background {
     }
 }
 
-/// Forks and returns in the child, which has a session of its own. The parent exits when the child reports that
-/// it is ready, or is gone. Must be called before any thread is started.
+/// Forks and returns in the child, which has a session of its own. The parent exits when the child reports
+/// that it is ready, or is gone. Must be called before any thread is started.
 pub fn fork() -> Result<Background> {
     let (mut parent, child) = UnixStream::pair()?;
     // SAFETY: the process has one thread, so no lock can be held by another in the child.
@@ -77,8 +77,8 @@ pub fn inherited(fd: i32) -> Result<File> {
     if fd < 0 {
         return Err(Errno::BADF.into());
     }
-    // SAFETY: the number is only handed to the kernel, which refuses one that is not open; nothing closes it in
-    // the course of the call, since there is one thread.
+    // SAFETY: the number is only handed to the kernel, which refuses one that is not open; nothing closes it
+    // in the course of the call, since there is one thread.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     Ok(fcntl_dupfd_cloexec(fd, 0)?.into())
 }

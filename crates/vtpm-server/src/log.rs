@@ -64,7 +64,8 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
         _ => tracing::Level::DEBUG,
     };
     let lines = Lines { file: Arc::new(open(&log.to)?), prefix: log.prefix.as_str().into() };
-    // On a full disk lines are lost. Reporting that on standard error, which may be on the same disk, would panic.
+    // On a full disk lines are lost. Reporting that on standard error, which may be on the same disk, would
+    // panic.
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm-vtpm`: cvmm's TPM behind swtpm's command line and socket protocol, for other VMMs and for test suites that use
-//! swtpm.
+//! `cvmm-vtpm`: cvmm's TPM behind swtpm's command line and socket protocol, for other VMMs and for test
+//! suites that use swtpm.
 //!
 //! Exit codes: 0 stopped by its client or by a signal (SIGTERM, SIGINT, SIGHUP), 1 error, 2 usage error.
 #![deny(clippy::disallowed_macros)]

@@ -14,8 +14,8 @@ pub struct Socket {
     /// Emulate a TPM 2.0, the only supported version.
     #[arg(long)]
     tpm2: bool,
-    /// Location of the state: dir=FOLDER or backend-uri=dir://FOLDER; with --key also backend-uri=file://PATH, the state file
-    /// itself.
+    /// Location of the state: dir=FOLDER or backend-uri=dir://FOLDER; with --key also
+    /// backend-uri=file://PATH, the state file itself.
     #[arg(
         long,
         value_name = "dir=FOLDER",
@@ -35,8 +35,8 @@ pub struct Socket {
     /// Control socket, specified as for --server.
     #[arg(long, value_name = "SPEC")]
     ctrl: Option<String>,
-    /// not-need-init, startup-clear, startup-state, startup-none, disable-auto-shutdown (send no TPM2_Shutdown when the TPM
-    /// is stopped or reset).
+    /// not-need-init, startup-clear, startup-state, startup-none, disable-auto-shutdown (send no
+    /// TPM2_Shutdown when the TPM is stopped or reset).
     #[arg(long, value_name = "LIST")]
     flags: Option<String>,
     /// reject-locality-4, allow-set-locality.
@@ -48,13 +48,13 @@ pub struct Socket {
     /// Write the process ID to a file: file=PATH.
     #[arg(long, value_name = "file=PATH")]
     pid: Option<String>,
-    /// action=none|log|kill. Accepted for compatibility with swtpm and ignored: --sandbox decides whether libtpms is
-    /// sandboxed.
+    /// action=none|log|kill. Accepted for compatibility with swtpm and ignored: --sandbox decides whether
+    /// libtpms is sandboxed.
     #[arg(long, value_name = "action=A")]
     seccomp: Option<String>,
     /// Encrypt the state with a 256-bit key, in the same kind of state file that VMs have:
-    /// file=PATH[,format=hex|binary][,mode=aes-256-gcm][,remove]. mode=aes-256-cbc is accepted for compatibility and means
-    /// the same.
+    /// file=PATH[,format=hex|binary][,mode=aes-256-gcm][,remove]. mode=aes-256-cbc is accepted for
+    /// compatibility and means the same.
     #[arg(long, value_name = "LIST")]
     key: Option<String>,
     /// Name of the VM that the encrypted state belongs to.
@@ -214,7 +214,8 @@ fn key_file(text: &str) -> Result<KeyFile> {
     let map = list("key", text, &names)?;
     if ["pwdfile", "pwdfd", "kdf"].iter().any(|name| map.contains_key(name)) {
         bail!(
-            "key-password: --key {text}: keys are not derived from passwords, whose strength is unknown; give file= with 32 random bytes"
+            "key-password: --key {text}: keys are not derived from passwords, whose strength is unknown; \
+             give file= with 32 random bytes"
         );
     }
     if map.contains_key("fd") {
@@ -226,7 +227,8 @@ fn key_file(text: &str) -> Result<KeyFile> {
     match map.get("mode").copied() {
         None | Some("aes-256-gcm" | "aes-256-cbc") => {}
         Some(mode) => bail!(
-            "key-mode: --key: mode={mode}: the state is encrypted with AES-256-GCM; give mode=aes-256-gcm, or omit mode"
+            "key-mode: --key: mode={mode}: the state is encrypted with AES-256-GCM; give mode=aes-256-gcm, \
+             or omit mode"
         ),
     }
     let format = match map.get("format").copied() {
@@ -365,18 +367,21 @@ mod tests {
     #[test]
     fn command_lines_for_swtpm_are_understood() {
         let got = settings(
-            "--tpm2 --tpmstate dir=/s --server type=tcp,port=2321 --ctrl type=tcp,port=2322 --flags startup-clear",
+            "--tpm2 --tpmstate dir=/s --server type=tcp,port=2321 --ctrl type=tcp,port=2322 --flags \
+             startup-clear",
         );
         let got = got.unwrap();
         assert_eq!(got.server, Some(Listen::Tcp { address: "127.0.0.1".to_owned(), port: 2321 }));
         assert_eq!((got.startup, got.power_on), (Startup::Clear, true));
         let got = settings(
-            "--tpm2 --server port=5 --ctrl type=tcp,port=6 --flags not-need-init --tpmstate dir=/s --seccomp action=none",
+            "--tpm2 --server port=5 --ctrl type=tcp,port=6 --flags not-need-init --tpmstate dir=/s --seccomp \
+             action=none",
         );
         let got = got.unwrap();
         assert_eq!((got.startup, got.power_on), (Startup::None, true));
         let got = settings(
-            "--tpm2 --tpmstate dir=/s --ctrl type=unixio,path=/p,mode=0600,terminate -d --pid file=/f --log file=/l,level=20",
+            "--tpm2 --tpmstate dir=/s --ctrl type=unixio,path=/p,mode=0600,terminate -d --pid file=/f --log \
+             file=/l,level=20",
         );
         let got = got.unwrap();
         assert_eq!(got.ctrl, Some(Listen::Unix { path: "/p".into(), mode: Some(0o600) }));

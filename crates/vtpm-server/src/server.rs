@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The sockets. One control and one data connection are served at a time; further ones wait. Each has a thread; they share
-//! the [`Service`].
+//! The sockets. One control and one data connection are served at a time; further ones wait. Each has a
+//! thread; they share the [`Service`].
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -227,8 +227,8 @@ fn is_pid(content: &[u8]) -> bool {
     content.len() <= 12 && content.trim_ascii().iter().all(u8::is_ascii_digit)
 }
 
-/// Serves until a client sends `CMD_SHUTDOWN`, or closes its connection and `terminate` was given, or a stop signal arrives.
-/// Then performs an orderly shutdown of the TPM.
+/// Serves until a client sends `CMD_SHUTDOWN`, or closes its connection and `terminate` was given, or a stop
+/// signal arrives. Then performs an orderly shutdown of the TPM.
 pub fn run(options: &Socket) -> Result<()> {
     let settings = options.settings()?;
     if let Some(path) = &settings.pid {
@@ -306,7 +306,8 @@ fn serve(
     ended.recv().context("a thread ended unexpectedly")?
 }
 
-/// Serves one connection after the other until `serve` returns `true` or, with `terminate`, the first connection ends.
+/// Serves one connection after the other until `serve` returns `true` or, with `terminate`, the first
+/// connection ends.
 fn each(
     listener: &Listener,
     terminate: bool,

@@ -18,7 +18,8 @@ pub fn open(place: &Place) -> Result<Box<dyn StateStore>> {
         Place::Plain { dir } => {
             if dir.join(STATE_FILE).symlink_metadata().is_ok() {
                 bail!(
-                    "key-missing: {} contains an encrypted state, which a plain one must not replace; give --key file=PATH",
+                    "key-missing: {} contains an encrypted state, which a plain one must not replace; give \
+                     --key file=PATH",
                     dir.display()
                 );
             }
@@ -31,7 +32,8 @@ pub fn open(place: &Place) -> Result<Box<dyn StateStore>> {
 fn encrypted(path: &Path, key: &KeyFile, vm_id: &VmId) -> Result<VmgsStore> {
     if let Some(dir) = path.parent().filter(|dir| FileStore::is_in(dir)) {
         bail!(
-            "key-plain: {} contains a plain state, but --key requires an encrypted one; remove the state, or omit --key",
+            "key-plain: {} contains a plain state, but --key requires an encrypted one; remove the state, or \
+             omit --key",
             dir.display()
         );
     }

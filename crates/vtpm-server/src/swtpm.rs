@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! swtpm's control protocol, by which a VMM or a TSS drives a TPM in another program.
 //!
-//! All integers are big-endian. A request is a u32 command and its arguments; a response begins with a u32 result (a TPM 1.2
-//! code, 0 is success). Requests have no length field, so each is read up to what its command needs; some clients pad the
-//! arguments, so the rest of the same message is dropped. Commands to the TPM itself go over a second connection, without
-//! framing.
+//! All integers are big-endian. A request is a u32 command and its arguments; a response begins with a u32
+//! result (a TPM 1.2 code, 0 is success). Requests have no length field, so each is read up to what its
+//! command needs; some clients pad the arguments, so the rest of the same message is dropped. Commands to the
+//! TPM itself go over a second connection, without framing.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -352,7 +352,8 @@ impl Service {
         (answer, Then::Continue)
     }
 
-    /// Shuts the TPM down at the end of the server. Waits for a running command, but not for one that is stuck.
+    /// Shuts the TPM down at the end of the server. Waits for a running command, but not for one that is
+    /// stuck.
     pub fn end(&self) {
         if !self.rules.disable_auto_shutdown {
             self.tpm.shut_down(MAX_PATIENCE);
@@ -394,9 +395,9 @@ fn result_of(outcome: &Result<(), EngineError>) -> u32 {
     }
 }
 
-/// The length of the command at the start of the data connection's bytes; `None` until its header is complete. It is
-/// between the length of a header and [`Response::MAX`]; a size field out of bounds is an `Err`, since no later command can
-/// be found.
+/// The length of the command at the start of the data connection's bytes; `None` until its header is
+/// complete. It is between the length of a header and [`Response::MAX`]; a size field out of bounds is an
+/// `Err`, since no later command can be found.
 pub fn command_length(bytes: &[u8]) -> Option<Result<usize, u32>> {
     let header = Header::parse(bytes)?;
     let size = header.size as usize;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The real program on an encrypted state file: killed in the middle of writes, on a disk that refuses them, on one that is full.
+//! The real program on an encrypted state file: killed in the middle of writes, on a disk that refuses them,
+//! on one that is full.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests
 
@@ -64,8 +65,8 @@ fn prepared(dir: tempfile::TempDir, sandbox: &str, key: &str) -> Server {
     server
 }
 
-/// What a process that is killed has written stays in the kernel's memory, so a disk adds nothing but time; what a disk does when
-/// its power goes is tested in cvmm-guest-state.
+/// What a process that is killed has written stays in the kernel's memory, so a disk adds nothing but time;
+/// what a disk does when its power goes is tested in cvmm-guest-state.
 fn quick_folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }

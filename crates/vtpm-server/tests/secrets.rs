@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the state key is while `cvmm-vtpm` runs: in locked pages, in nothing that is dumped, and in no core file.
+//! Where the state key is while `cvmm-vtpm` runs: in locked pages, in nothing that is dumped, and in no core
+//! file.
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 mod common;
@@ -77,7 +78,8 @@ fn mappings(pid: u32) -> Vec<Mapping> {
     mappings
 }
 
-/// How often `wanted` is in what a debugger of root's would dump, and how often in locked pages that it would not.
+/// How often `wanted` is in what a debugger of root's would dump, and how often in locked pages that it would
+/// not.
 fn search(pid: u32, wanted: &[u8]) -> (usize, usize) {
     let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
     let (mut dumped, mut hidden) = (0, 0);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The program `cvmm-vtpm` at its sockets: the control protocol as a VMM speaks it, and what is no protocol at all.
+//! The program `cvmm-vtpm` at its sockets: the control protocol as a VMM speaks it, and what is no protocol
+//! at all.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 

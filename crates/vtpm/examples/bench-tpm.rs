@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Times TPM commands in this process, in a jailed child and over a socket to swtpm, in turns, and
-//! prints medians and ratios; then what it takes to give a TPM its identity. The state is encrypted and durable on our side, and
-//! neither on swtpm's. `scripts/bench tpm` runs it.
+//! Times TPM commands in this process, in a jailed child and over a socket to swtpm, in turns, and prints
+//! medians and ratios; then what it takes to give a TPM its identity. The state is encrypted and durable on
+//! our side, and neither on swtpm's. `scripts/bench tpm` runs it.
 //!
 //!     bench-tpm FOLDER ROUNDS SWTPM
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a tool that may stop

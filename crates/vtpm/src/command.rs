@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The header of commands and responses, the codes used here, and which commands are short.
 //!
-//! Big-endian: tag u16, size u32 (header included), then command code or response code u32
-//! (TPM 2.0 library, part 1, "Command/Response Structure").
+//! Big-endian: tag u16, size u32 (header included), then command code or response code u32 (TPM 2.0 library,
+//! part 1, "Command/Response Structure").
 
 pub use cvmm_tpm::constants::{cc, rc};
 
@@ -37,8 +37,8 @@ impl Header {
     }
 }
 
-/// Whether a command takes microseconds, so that it may run on a vCPU's thread: no public-key operation, no self-test,
-/// normally no write of the state. Unknown commands are long.
+/// Whether a command takes microseconds, so that it may run on a vCPU's thread: no public-key operation, no
+/// self-test, normally no write of the state. Unknown commands are long.
 pub fn is_short(command: &[u8]) -> bool {
     let Some(header) = Header::parse(command) else { return true }; // refused at once
     // Sessions may be salted or bound, but that cost was paid when they began.

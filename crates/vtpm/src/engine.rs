@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The engine that executes TPM commands: the trait, its errors and its responses.
 //!
-//! A new engine is off. [`TpmEngine::power_on`] is `_TPM_Init`: it reads the permanent state, or manufactures a new TPM if
-//! there is none. `power_off` drops all volatile state. An error of `execute` is final until the next `power_on`: front
-//! ends answer the guest with [`Response::failure`] and go on.
+//! A new engine is off. [`TpmEngine::power_on`] is `_TPM_Init`: it reads the permanent state, or manufactures
+//! a new TPM if there is none. `power_off` drops all volatile state. An error of `execute` is final until the
+//! next `power_on`: front ends answer the guest with [`Response::failure`] and go on.
 
 use std::ops::Deref;
 
@@ -28,7 +28,8 @@ pub enum EngineError {
     },
     /// libtpms keeps the TPM in global variables.
     #[error(
-        "engine-in-use: libtpms allows one TPM per process, and this process already has one; run each TPM in its own process (sandbox = \"process\")"
+        "engine-in-use: libtpms allows one TPM per process, and this process already has one; run each TPM \
+         in its own process (sandbox = \"process\")"
     )]
     InUse,
     /// A libtpms function failed.
@@ -63,8 +64,8 @@ pub enum EngineError {
     },
 }
 
-/// A complete response with its header. It may contain unsealed data, so it is wiped when dropped and redacted in `Debug`
-/// output.
+/// A complete response with its header. It may contain unsealed data, so it is wiped when dropped and
+/// redacted in `Debug` output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response(Vec<u8>);
 
@@ -177,8 +178,8 @@ const SHUTDOWN_CLEAR: [u8; 12] = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x45, 0, 0];
 
 /// A TPM 2.0. Calls may come from different threads, one at a time.
 pub trait TpmEngine: Send {
-    /// `_TPM_Init`: loads the state, or manufactures a TPM if the store has none. The guest's first command must then be
-    /// `TPM2_Startup`.
+    /// `_TPM_Init`: loads the state, or manufactures a TPM if the store has none. The guest's first command
+    /// must then be `TPM2_Startup`.
     fn power_on(&mut self) -> Result<(), EngineError>;
 
     /// Removes power. Persistent state is already in the store.
@@ -187,10 +188,10 @@ pub trait TpmEngine: Send {
     /// Whether the TPM has power.
     fn is_on(&self) -> bool;
 
-    /// Orderly shutdown: `TPM2_Shutdown(CLEAR)`, then `power_off`. A TPM that loses power without it counts a failed
-    /// authorisation at its next startup if an object under dictionary-attack protection was used since the last one
-    /// (part 1, "Dictionary Attack Protection"); a few of these lock the TPM. Errors are logged; power is removed in any
-    /// case.
+    /// Orderly shutdown: `TPM2_Shutdown(CLEAR)`, then `power_off`. A TPM that loses power without it counts a
+    /// failed authorisation at its next startup if an object under dictionary-attack protection was used
+    /// since the last one (part 1, "Dictionary Attack Protection"); a few of these lock the TPM. Errors are
+    /// logged; power is removed in any case.
     fn shut_down(&mut self) {
         if self.is_on() {
             match self.execute(0, &SHUTDOWN_CLEAR).map(|response| response.code()) {
@@ -200,22 +201,23 @@ pub trait TpmEngine: Send {
                     "TPM2_Shutdown returned 0x{code:x}: the TPM may count this stop as a failed authorisation"
                 ),
                 Err(error) => {
-                    cvmm_log_limit::warn!(%error, "TPM2_Shutdown failed: the TPM may count this stop as a failed authorisation")
+                    cvmm_log_limit::warn!(%error, "TPM2_Shutdown failed: the TPM may count this stop as a \
+                        failed authorisation")
                 }
             }
         }
         self.power_off();
     }
 
-    /// `power_off` and `power_on`, as on a machine reset. Also recovers from an engine error: the state is read from the
-    /// store again.
+    /// `power_off` and `power_on`, as on a machine reset. Also recovers from an engine error: the state is
+    /// read from the store again.
     fn power_cycle(&mut self) -> Result<(), EngineError> {
         self.power_off();
         self.power_on()
     }
 
-    /// Executes one command at a locality (0..=4, or 32..=255). Returns when it is done and its changes are durable. A
-    /// command that the TPM refuses, such as a malformed one, returns `Ok` with the response code.
+    /// Executes one command at a locality (0..=4, or 32..=255). Returns when it is done and its changes are
+    /// durable. A command that the TPM refuses, such as a malformed one, returns `Ok` with the response code.
     fn execute(&mut self, locality: u8, command: &[u8]) -> Result<Response, EngineError>;
 
     /// `TPM_ESTABLISHED`: whether there was a `_TPM_Hash_Start` since it was last reset.
@@ -227,26 +229,28 @@ pub trait TpmEngine: Send {
     /// Performs a step of a hash sequence at locality 4.
     fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError>;
 
-    /// A part of the current state: from the TPM if it is on, from the store if it is off. Empty if there is none.
+    /// A part of the current state: from the TPM if it is on, from the store if it is off. Empty if there is
+    /// none.
     fn state(&mut self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError>;
 
     /// Durably replaces a part of the state in the store, before `power_on`. An empty blob removes it.
     fn set_state(&mut self, kind: StateKind, blob: &[u8]) -> Result<(), EngineError>;
 
-    /// Writes the volatile state (PCRs, sessions, loaded keys) to the store, for suspend and migration. The next
-    /// `power_on` resumes from it instead of waiting for `TPM2_Startup`, and removes it: resuming from it twice would
-    /// roll PCRs back.
+    /// Writes the volatile state (PCRs, sessions, loaded keys) to the store, for suspend and migration. The
+    /// next `power_on` resumes from it instead of waiting for `TPM2_Startup`, and removes it: resuming from
+    /// it twice would roll PCRs back.
     fn suspend(&mut self) -> Result<(), EngineError>;
 
-    /// The command buffer's size and limits. `Some` first sets the size, clamped to the limits; the TPM must be off.
+    /// The command buffer's size and limits. `Some` first sets the size, clamped to the limits; the TPM must
+    /// be off.
     fn buffer_size(&mut self, wanted: Option<u32>) -> Result<BufferSize, EngineError>;
 
-    /// libtpms' description of the TPM as JSON. `flags` is a combination of 1 specification, 2 attributes and 4 features
-    /// (`TPMLIB_INFO_*`).
+    /// libtpms' description of the TPM as JSON. `flags` is a combination of 1 specification, 2 attributes and
+    /// 4 features (`TPMLIB_INFO_*`).
     fn info(&mut self, flags: u32) -> Result<String, EngineError>;
 
-    /// Whether short commands (see [`command::is_short`]) take microseconds in this engine, so that they may run on a
-    /// vCPU's thread.
+    /// Whether short commands (see [`command::is_short`]) take microseconds in this engine, so that they may
+    /// run on a vCPU's thread.
     fn is_prompt(&self) -> bool {
         true
     }

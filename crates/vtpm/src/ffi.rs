@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The bindings to libtpms, and to one function of OpenSSL.
 //!
-//! libtpms keeps one TPM in global variables, has no locks, and requests its state through callbacks, which run inside the
-//! call that caused them, on the same thread. [`Library`] exists once per process and is used through `&mut`, so calls
-//! never overlap. The callbacks are leaves: they touch only [`HOST`] and the store behind it, never libtpms, so its
-//! longjmp on failure never crosses a Rust frame; and they catch panics, so that nothing unwinds into C.
+//! libtpms keeps one TPM in global variables, has no locks, and requests its state through callbacks, which
+//! run inside the call that caused them, on the same thread. [`Library`] exists once per process and is used
+//! through `&mut`, so calls never overlap. The callbacks are leaves: they touch only [`HOST`] and the store
+//! behind it, never libtpms, so its longjmp on failure never crosses a Rust frame; and they catch panics, so
+//! that nothing unwinds into C.
 #![expect(unsafe_code, reason = "calls a C library and is called by it")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -78,8 +79,8 @@ struct Host {
     resumed: bool,
     /// The first error since `take_error`.
     error: Option<StoreError>,
-    /// After an error nothing is written until the next power-on: the state in libtpms may depend on a failed read or
-    /// write.
+    /// After an error nothing is written until the next power-on: the state in libtpms may depend on a failed
+    /// read or write.
     closed: bool,
 }
 
@@ -92,8 +93,8 @@ pub struct StoreCounts {
 
 static HOST: Mutex<Option<Host>> = Mutex::new(None);
 
-// What every command needs is outside the lock, since most commands do not touch the state. Calls of libtpms hold
-// `&mut Library`, which orders all uses of these; callbacks run on the caller's thread.
+// What every command needs is outside the lock, since most commands do not touch the state. Calls of libtpms
+// hold `&mut Library`, which orders all uses of these; callbacks run on the caller's thread.
 static LOCALITY: AtomicU8 = AtomicU8::new(0);
 /// There is an error in [`HOST`].
 static ERROR: AtomicBool = AtomicBool::new(false);
@@ -120,8 +121,8 @@ fn kind_of(name: *const c_char) -> Option<StateKind> {
     StateKind::from_name(unsafe { CStr::from_ptr(name) }.to_bytes())
 }
 
-/// Delays before retrying the store: an error disables the TPM until the next reset, so a transient disk error must not
-/// become one.
+/// Delays before retrying the store: an error disables the TPM until the next reset, so a transient disk
+/// error must not become one.
 const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(50)];
 
 impl Host {
@@ -193,8 +194,8 @@ extern "C" fn nvram_load(
         if copy.is_null() {
             return FAIL;
         }
-        // SAFETY: `copy` has at least the length of `bytes` and does not overlap it; `data` and `length` are out
-        // parameters of libtpms, valid during the callback. MAX_STATE fits in u32.
+        // SAFETY: `copy` has at least the length of `bytes` and does not overlap it; `data` and `length` are
+        // out parameters of libtpms, valid during the callback. MAX_STATE fits in u32.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
             *data = copy;
@@ -269,8 +270,8 @@ pub struct Library {
     null: Option<File>,
 }
 
-// SAFETY: the pointer is to the C heap and used only through `&mut self`; libtpms has no
-// thread-local state, so its calls may move between threads as long as they do not overlap.
+// SAFETY: the pointer is to the C heap and used only through `&mut self`; libtpms has no thread-local state,
+// so its calls may move between threads as long as they do not overlap.
 unsafe impl Send for Library {}
 
 impl Library {
@@ -285,8 +286,8 @@ impl Library {
         for count in [&STORES, &STORE_ERRORS, &STORED_BYTES] {
             count.store(0, Ordering::Relaxed);
         }
-        // No configuration file, since it could load code into a VMM. No exit handler, since other threads may still be
-        // in libcrypto when the process ends.
+        // No configuration file, since it could load code into a VMM. No exit handler, since other threads
+        // may still be in libcrypto when the process ends.
         const NO_LOAD_CONFIG: u64 = 0x80;
         const NO_ATEXIT: u64 = 0x80000;
         // SAFETY: may be called at any time from any thread; takes no settings here.
@@ -362,8 +363,8 @@ impl Library {
         unsafe { TPMLIB_Terminate() };
     }
 
-    /// Executes `command`, which libtpms may overwrite (it decrypts parameters in place), and passes the response to
-    /// `take`.
+    /// Executes `command`, which libtpms may overwrite (it decrypts parameters in place), and passes the
+    /// response to `take`.
     pub fn process<R>(
         &mut self,
         locality: u8,
@@ -375,8 +376,8 @@ impl Library {
             return Err(EngineError::Answer("a command of 4 GiB".to_owned()));
         };
         let mut size = 0;
-        // SAFETY: `buffer` is NULL or was allocated by libtpms with `buffer_size` bytes, which it
-        // reallocates as needed; `command` is readable and writable for its length.
+        // SAFETY: `buffer` is NULL or was allocated by libtpms with `buffer_size` bytes, which it reallocates
+        // as needed; `command` is readable and writable for its length.
         let code = unsafe {
             TPMLIB_Process(
                 &mut self.buffer,
@@ -478,7 +479,8 @@ impl Library {
 impl Drop for Library {
     fn drop(&mut self) {
         self.terminate();
-        // SAFETY: the buffer is NULL or from libtpms' malloc, and not used after this; -1 is standard error again.
+        // SAFETY: the buffer is NULL or from libtpms' malloc, and not used after this; -1 is standard error
+        // again.
         unsafe {
             libc::free(self.buffer.cast());
             TPMLIB_SetDebugFD(-1);

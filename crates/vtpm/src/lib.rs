@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A TPM 2.0 for one VM.
 //!
-//! A [`TpmEngine`] executes commands. Behind it is libtpms, either in this process or in a jailed child process; in
-//! front of it is a [`Tpm`], which several threads share. It executes one command at a time, short ones on the caller's
-//! thread and long ones on its own, so that a vCPU never waits for an RSA key. Persistent state goes through a
-//! [`StateStore`], which makes it durable before the guest gets its response.
+//! A [`TpmEngine`] executes commands. Behind it is libtpms, either in this process or in a jailed child
+//! process; in front of it is a [`Tpm`], which several threads share. It executes one command at a time,
+//! short ones on the caller's thread and long ones on its own, so that a vCPU never waits for an RSA key.
+//! Persistent state goes through a [`StateStore`], which makes it durable before the guest gets its response.
 //!
 //! The TPM is on the host's side of the trust boundary: it protects against other tenants, stolen disks and a
 //! compromised guest, never against the host.

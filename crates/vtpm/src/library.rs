@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The engine with libtpms in this process.
 //!
-//! It adds what libtpms leaves to its caller. A command reaches it only if it fits the buffer that the TPM announces.
-//! `TPM_RC_RETRY`, which versions before 0.10.1 return once per boot on the first use of an object under
-//! dictionary-attack protection, is retried at once (a guest's driver would sleep for 20 ms). A failed read or write of
-//! the state disables the TPM until the next reset, instead of losing the state.
+//! It adds what libtpms leaves to its caller. A command reaches it only if it fits the buffer that the TPM
+//! announces. `TPM_RC_RETRY`, which versions before 0.10.1 return once per boot on the first use of an object
+//! under dictionary-attack protection, is retried at once (a guest's driver would sleep for 20 ms). A failed
+//! read or write of the state disables the TPM until the next reset, instead of losing the state.
 
 use zeroize::Zeroizing;
 
@@ -32,7 +32,8 @@ impl std::fmt::Debug for LibraryEngine {
 }
 
 impl LibraryEngine {
-    /// Takes ownership of this process's libtpms; the TPM is off. A second engine at the same time is refused.
+    /// Takes ownership of this process's libtpms; the TPM is off. A second engine at the same time is
+    /// refused.
     pub fn new(store: Box<dyn StateStore>) -> Result<LibraryEngine, EngineError> {
         let mut library = Library::take(store)?;
         let buffer = library.buffer_size(0);

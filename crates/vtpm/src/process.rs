@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The engine in a separate process.
 //!
-//! libtpms is C code that processes guest input, and has had memory errors that a guest could trigger. Here such an error
-//! crashes, or takes over, a process that has nothing but a socket.
+//! libtpms is C code that processes guest input, and has had memory errors that a guest could trigger. Here
+//! such an error crashes, or takes over, a process that has nothing but a socket.
 //!
-//! The child is the same program, started with [`CHILD_ARGUMENT`]. It closes the descriptors that it inherited, enters its
-//! sandbox (see `jail`) and runs the same [`LibraryEngine`](crate::LibraryEngine). The state stays with the parent: the
-//! child has neither files nor keys. If the child dies or violates the protocol, calls fail with [`EngineError::Died`],
-//! the guest gets `TPM_RC_FAILURE`, and the next `power_on` starts a new child.
+//! The child is the same program, started with [`CHILD_ARGUMENT`]. It closes the descriptors that it
+//! inherited, enters its sandbox (see `jail`) and runs the same [`LibraryEngine`](crate::LibraryEngine). The
+//! state stays with the parent: the child has neither files nor keys. If the child dies or violates the
+//! protocol, calls fail with [`EngineError::Died`], the guest gets `TPM_RC_FAILURE`, and the next `power_on`
+//! starts a new child.
 
 mod child;
 mod jail;

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The identity of a TPM: its endorsement keys, its attestation key and their certificates.
 //!
-//! Provisioning runs before the firmware, while the platform hierarchy's authorisation is still empty and the guest does
-//! not run. The engine is on and has executed `TPM2_Startup(CLEAR)`. Afterwards power it off and on, so that the firmware
-//! finds a TPM that is not started.
+//! Provisioning runs before the firmware, while the platform hierarchy's authorisation is still empty and the
+//! guest does not run. The engine is on and has executed `TPM2_Startup(CLEAR)`. Afterwards power it off and
+//! on, so that the firmware finds a TPM that is not started.
 //!
-//! - The endorsement keys are those of `swtpm_setup`, created once and persistent. A guest with the owner's authorisation
-//!   may remove or replace them, so their public areas are also stored in an NV index that only the platform can write
-//!   ([`RECORD`]). A key that differs from the record is created again from the seed, which gives the same key; if the
-//!   guest has set an authorisation that prevents this, the record is used. The VM starts in either case.
-//! - The attestation key is in the platform hierarchy, which the guest cannot change. It is created from the seed at each
-//!   start and compared with the persistent key, which is replaced if it differs; it is never trusted just because it
-//!   exists.
+//! - The endorsement keys are those of `swtpm_setup`, created once and persistent. A guest with the owner's
+//!   authorisation may remove or replace them, so their public areas are also stored in an NV index that only
+//!   the platform can write ([`RECORD`]). A key that differs from the record is created again from the seed,
+//!   which gives the same key; if the guest has set an authorisation that prevents this, the record is used.
+//!   The VM starts in either case.
+//! - The attestation key is in the platform hierarchy, which the guest cannot change. It is created from the
+//!   seed at each start and compared with the persistent key, which is replaced if it differs; it is never
+//!   trusted just because it exists.
 //! - Certificates are written only if they are missing or different.
 
 mod activate;
@@ -53,12 +54,14 @@ pub enum ProvisionError {
     },
     /// A key does not match its template.
     #[error(
-        "provision-key: the TPM created a {0} that does not match its template; this version of libtpms is not supported"
+        "provision-key: the TPM created a {0} that does not match its template; this version of libtpms is \
+         not supported"
     )]
     Key(&'static str),
     /// The guest has set an authorisation that prevents the use of a key.
     #[error(
-        "provision-auth: the {key} is needed, but the guest has set an authorisation of the endorsement hierarchy; remove it in the guest (tpm2_changeauth -c e) or clear the TPM (tpm2_clear)"
+        "provision-auth: the {key} is needed, but the guest has set an authorisation of the endorsement \
+         hierarchy; remove it in the guest (tpm2_changeauth -c e) or clear the TPM (tpm2_clear)"
     )]
     Auth {
         /// The key.

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Storage of a TPM's state.
 //!
-//! libtpms passes on the complete permanent state, 1 to some 180 KiB, within the command that changed it and before the
-//! response. A [`StateStore`] returns only when the bytes are durable, so a crash never loses a write that the guest has
-//! seen acknowledged.
+//! libtpms passes on the complete permanent state, 1 to some 180 KiB, within the command that changed it and
+//! before the response. A [`StateStore`] returns only when the bytes are durable, so a crash never loses a
+//! write that the guest has seen acknowledged.
 //!
-//! The stores in this module are for tests and development: they do not encrypt, and do not detect rollback. VMs use the
-//! VMGS container of `cvmm-guest-state`.
+//! The stores in this module are for tests and development: they do not encrypt, and do not detect rollback.
+//! VMs use the VMGS container of `cvmm-guest-state`.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -83,12 +83,12 @@ impl StoreError {
 
 /// Stores the parts of one TPM's state. The engine calls it within a command, so it must not call the engine.
 pub trait StateStore: Send {
-    /// The bytes stored last, or `None` if nothing was ever stored. Corrupt state is an error, never `None`: on `None` the
-    /// engine manufactures a new TPM.
+    /// The bytes stored last, or `None` if nothing was ever stored. Corrupt state is an error, never `None`:
+    /// on `None` the engine manufactures a new TPM.
     fn load(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError>;
 
-    /// Atomically replaces a part. It is durable when this returns `Ok`; after an error, `load` returns either the old or
-    /// the new bytes.
+    /// Atomically replaces a part. It is durable when this returns `Ok`; after an error, `load` returns
+    /// either the old or the new bytes.
     fn store(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), StoreError>;
 
     /// Durably removes a part. It is not an error if there is none.
@@ -143,8 +143,8 @@ impl StateStore for MemoryStore {
     }
 }
 
-/// State in plain files `tpm2-NAME.plain` in one directory, each replaced by a rename after an fsync. Not encrypted: for
-/// development and for tests against other programs.
+/// State in plain files `tpm2-NAME.plain` in one directory, each replaced by a rename after an fsync. Not
+/// encrypted: for development and for tests against other programs.
 #[derive(Debug)]
 pub struct FileStore {
     dir: PathBuf,

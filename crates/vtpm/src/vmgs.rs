@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The TPM's state in a VM's state file (`cvmm-guest-state`): encrypted, bound to the VM, and protected against rollback.
+//! The TPM's state in a VM's state file (`cvmm-guest-state`): encrypted, bound to the VM, and protected
+//! against rollback.
 //!
-//! The caller that opens the file checks it against what the gate expects, and writes the run's epoch, before the engine
-//! sees it.
+//! The caller that opens the file checks it against what the gate expects, and writes the run's epoch, before
+//! the engine sees it.
 
 use cvmm_guest_state::{Kind, StateError, Store};
 use zeroize::Zeroizing;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A TPM that several threads share without waiting for it, such as vCPUs.
 //!
-//! A short command (see [`command::is_short`]) runs on the thread that submits it if the engine is free: passing it to
-//! another thread costs ten times as much as the command. All others go through a bounded queue to the TPM's own thread.
-//! The submitter waits as long as it wants (a CRB about a millisecond, so that the guest's first poll finds the response)
-//! and is notified when the command is done. Callers that would block indefinitely ([`Tpm::execute`]) run the command
-//! inline and avoid two context switches.
+//! A short command (see [`command::is_short`]) runs on the thread that submits it if the engine is free:
+//! passing it to another thread costs ten times as much as the command. All others go through a bounded queue
+//! to the TPM's own thread. The submitter waits as long as it wants (a CRB about a millisecond, so that the
+//! guest's first poll finds the response) and is notified when the command is done. Callers that would block
+//! indefinitely ([`Tpm::execute`]) run the command inline and avoid two context switches.
 //!
-//! An engine error is logged once; from then on every command is answered with `TPM_RC_FAILURE` without calling the
-//! engine, until [`Tpm::power_cycle`]. A failed TPM never stops its VM.
+//! An engine error is logged once; from then on every command is answered with `TPM_RC_FAILURE` without
+//! calling the engine, until [`Tpm::power_cycle`]. A failed TPM never stops its VM.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +26,8 @@ use crate::store::StateKind;
 /// Capacity of the queue. A front end has one outstanding command; more are an error or an attack.
 const MAX_QUEUED: usize = 8;
 
-/// How long an orderly shutdown waits for the running command: longer than any command takes unless it is stuck.
+/// How long an orderly shutdown waits for the running command: longer than any command takes unless it is
+/// stuck.
 pub const MAX_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a command was not accepted.
@@ -73,8 +74,8 @@ impl Slot {
 pub struct Pending(Arc<Slot>);
 
 impl Pending {
-    /// Waits for the response; `None` if it is not ready in time. A zero timeout does not wait. The response is returned
-    /// once.
+    /// Waits for the response; `None` if it is not ready in time. A zero timeout does not wait. The response
+    /// is returned once.
     pub fn wait(&mut self, timeout: Duration) -> Option<Response> {
         let mut state = lock(&self.0.state);
         let mut deadline = None; // reading the clock costs as much as a short command
@@ -131,8 +132,8 @@ struct Job {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    /// The engine is in use. Its lock is only taken by the thread that set this, so no thread waits for the engine while
-    /// it holds the queue.
+    /// The engine is in use. Its lock is only taken by the thread that set this, so no thread waits for the
+    /// engine while it holds the queue.
     busy: bool,
     /// Calls of `with` that wait for the engine.
     waiting: usize,
@@ -149,7 +150,8 @@ struct Shared {
     status: Mutex<Status>,
     /// The status contains a failure. Changed only by the thread that set `busy`.
     failed: AtomicBool,
-    /// No shutdown is needed: nothing has happened since a `TPM2_Shutdown`, or since the volatile state was read.
+    /// No shutdown is needed: nothing has happened since a `TPM2_Shutdown`, or since the volatile state was
+    /// read.
     at_rest: AtomicBool,
 }
 
@@ -213,7 +215,8 @@ enum Inline<'a> {
 }
 
 impl Shared {
-    /// Executes a command on this thread if the engine is free, and the command is short or `long` allows any.
+    /// Executes a command on this thread if the engine is free, and the command is short or `long` allows
+    /// any.
     fn try_inline(&self, locality: u8, command: &[u8], long: bool) -> Result<Inline<'_>, SubmitError> {
         let mut queue = lock(&self.queue);
         if queue.stop {
@@ -275,8 +278,8 @@ impl Drop for Owner {
     }
 }
 
-/// A TPM that threads share; clones are handles of the same TPM. Dropping the last handle waits for the running command
-/// and drops the engine.
+/// A TPM that threads share; clones are handles of the same TPM. Dropping the last handle waits for the
+/// running command and drops the engine.
 #[derive(Clone)]
 pub struct Tpm(Arc<Owner>);
 
@@ -311,8 +314,8 @@ impl Tpm {
         Ok(Tpm(Arc::new(Owner { shared, thread: Some(thread) })))
     }
 
-    /// Submits a command at a locality. It may already be done when this returns. `done` is called once the response is
-    /// ready. Commands run in the order of submission.
+    /// Submits a command at a locality. It may already be done when this returns. `done` is called once the
+    /// response is ready. Commands run in the order of submission.
     pub fn submit(&self, locality: u8, command: &[u8], done: Option<Done>) -> Result<Pending, SubmitError> {
         let mut queue = match self.0.shared.try_inline(locality, command, false)? {
             Inline::Done(response) => {
@@ -349,9 +352,10 @@ impl Tpm {
         }
     }
 
-    /// Shuts the TPM down in an orderly way ([`TpmEngine::shut_down`]) and removes power. `TPM2_Shutdown` is skipped if it
-    /// is not needed: it was the guest's last command, the volatile state was read to resume elsewhere, or the engine has
-    /// failed. Waits up to `patience` for the running command; returns `false`, and does nothing, if that is not enough.
+    /// Shuts the TPM down in an orderly way ([`TpmEngine::shut_down`]) and removes power. `TPM2_Shutdown` is
+    /// skipped if it is not needed: it was the guest's last command, the volatile state was read to resume
+    /// elsewhere, or the engine has failed. Waits up to `patience` for the running command; returns `false`,
+    /// and does nothing, if that is not enough.
     pub fn shut_down(&self, patience: Duration) -> bool {
         let Some(turn) = self.turn(Some(patience)) else {
             cvmm_log_limit::warn!("a TPM command is still running: the TPM is stopped without TPM2_Shutdown");
@@ -368,23 +372,23 @@ impl Tpm {
         true
     }
 
-    /// Machine reset: an orderly shutdown, power off and on. Waits for the running command; queued commands run after the
-    /// reset. Recovers a failed engine.
+    /// Machine reset: an orderly shutdown, power off and on. Waits for the running command; queued commands
+    /// run after the reset. Recovers a failed engine.
     pub fn power_cycle(&self) -> Result<(), EngineError> {
         self.shut_down(MAX_PATIENCE);
         self.with(|engine| engine.power_cycle())
     }
 
-    /// Writes the volatile state to the store ([`TpmEngine::suspend`]). The TPM resumes from there, so that a shutdown that
-    /// follows omits `TPM2_Shutdown`.
+    /// Writes the volatile state to the store ([`TpmEngine::suspend`]). The TPM resumes from there, so that a
+    /// shutdown that follows omits `TPM2_Shutdown`.
     pub fn suspend(&self) -> Result<(), EngineError> {
         self.with(|engine| if engine.is_on() { engine.suspend() } else { Err(EngineError::Off) })?;
         self.0.shared.at_rest.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// A part of the state ([`TpmEngine::state`]). Reading the volatile state of a TPM that is on means that it resumes
-    /// elsewhere.
+    /// A part of the state ([`TpmEngine::state`]). Reading the volatile state of a TPM that is on means that
+    /// it resumes elsewhere.
     pub fn state(&self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError> {
         let (state, on) = self.with(|engine| Ok((engine.state(kind)?, engine.is_on())))?;
         if on && kind == StateKind::Volatile {
@@ -415,8 +419,8 @@ impl Tpm {
         Some(Turn(shared))
     }
 
-    /// Calls `work` with the engine once the running command is done. If the engine is on afterwards, an earlier failure is
-    /// cleared.
+    /// Calls `work` with the engine once the running command is done. If the engine is on afterwards, an
+    /// earlier failure is cleared.
     pub fn with<R>(
         &self,
         work: impl FnOnce(&mut dyn TpmEngine) -> Result<R, EngineError>,

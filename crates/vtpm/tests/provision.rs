@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who a TPM is, with a real libtpms: new, known, made by swtpm_setup, and after guests that did what they may do to it.
+//! Who a TPM is, with a real libtpms: new, known, made by swtpm_setup, and after guests that did what they
+//! may do to it.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests
 
@@ -171,7 +172,8 @@ fn no_start_counts_as_an_attempt_to_guess() {
 #[test]
 fn what_swtpm_setup_made_is_taken_over() {
     let _alone = alone();
-    // Of swtpm_setup 0.7.1 --create-ek-cert --create-platform-cert --ecc --lock-nvram; its names as swtpm said them.
+    // Of swtpm_setup 0.7.1 --create-ek-cert --create-platform-cert --ecc --lock-nvram; its names as swtpm
+    // said them.
     let names = [
         "000b1ef2b82361044b7c4a9361cdc5997c40b8f4276336b40cea321291ece6d5ae47",
         "000c7de696906457759b564a22abe9eb0359a3421e279655079a58a79d529f0553d48dcb7bbd4e3279b87061c5dfab1e4742",
@@ -267,7 +269,8 @@ fn false_keys_are_not_believed() {
     let mut tpm = new(&MemoryStore::new());
     let identity = provision(&mut *tpm).unwrap();
     hand_over(&mut *tpm);
-    // Endorsement keys of the same template and another hierarchy, of the same hierarchy and another template, and no key at all.
+    // Endorsement keys of the same template and another hierarchy, of the same hierarchy and another
+    // template, and no key at all.
     let others = [(rh::OWNER, template::ek_ecc()), (rh::ENDORSEMENT, template::ak())];
     for (hierarchy, other) in others {
         let handle = handle_of(&ok(&mut *tpm, &command::create_primary(hierarchy, &other).build().unwrap()));
@@ -287,7 +290,8 @@ fn false_keys_are_not_believed() {
     assert_eq!(provision(&mut *tpm).unwrap(), identity);
     change_auth(&mut *tpm, rh::ENDORSEMENT, b"endorsement", b"");
 
-    // With firmware that leaves the platform's authorisation empty a guest reaches the attestation key and the record.
+    // With firmware that leaves the platform's authorisation empty a guest reaches the attestation key and
+    // the record.
     on(&mut *tpm);
     let evict = |object: u32, handle| {
         Command::new(cc::EVICT_CONTROL).handle(rh::PLATFORM).handle(object).password(&[]).u32(handle)

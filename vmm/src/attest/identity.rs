@@ -84,7 +84,8 @@ pub fn vouchers(ak: &Public, known: &IdentityContext<'_>) -> Result<Vec<Voucher>
     }
     if found.is_empty() {
         return Err(format!(
-            "nothing vouches for attestation key {own}: give --ak-name or --tpm-ca, or add the manifest of the launch to the bundle"
+            "nothing vouches for attestation key {own}: give --ak-name or --tpm-ca, or add the manifest of \
+             the launch to the bundle"
         ));
     }
     Ok(found)

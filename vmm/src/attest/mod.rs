@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm attest`: verifies evidence without a gate: a report, or a bundle with all evidence of a guest.
 //!
-//! It uses the verifier and the policy engine of the gate. Options that are not given are not checked: without a policy the
-//! verdict only covers the report's signature, and report data is compared only if it is given.
+//! It uses the verifier and the policy engine of the gate. Options that are not given are not checked:
+//! without a policy the verdict only covers the report's signature, and report data is compared only if it is
+//! given.
 
 mod bundle;
 mod identity;
@@ -32,7 +33,8 @@ use crate::policy::{PolicyFileError, read, undecided};
 const MAX_REPORT: u64 = 4096;
 pub(crate) const MAX_CERTIFICATE: u64 = 64 << 10;
 pub(crate) const MAX_CRL: u64 = 1 << 20;
-/// Offset of the report in the security processor's message (MSG_REPORT_RSP), which some tools save unchanged.
+/// Offset of the report in the security processor's message (MSG_REPORT_RSP), which some tools save
+/// unchanged.
 const HEADER: usize = 0x20;
 const REPORT: usize = 1184;
 
@@ -247,7 +249,11 @@ impl UnverifiedReport {
             *row = row.replacen(&products.first().cloned().unwrap_or_default(), &products.join(" or "), 1);
         }
         lines.extend(claims);
-        lines.push("to verify it, download its certificate and the revocation list, and pass them with --vek and --crl:".to_owned());
+        lines.push(
+            "to verify it, download its certificate and the revocation list, and pass them with --vek \
+            and --crl:"
+                .to_owned(),
+        );
         for Download { url, file, note, .. } in &self.downloads {
             lines.extend(note.map(|note| format!("  # {note}")));
             lines.push(format!("  curl --fail --output {file} '{url}'"));
@@ -262,7 +268,8 @@ impl Verdict {
         Self { believed: true, accepted: reasons.is_empty(), reasons, claims: Some(claims), unverified: None }
     }
 
-    /// The verdict on a report that is not verified, because it was refused or because there is no certificate.
+    /// The verdict on a report that is not verified, because it was refused or because there is no
+    /// certificate.
     fn without(reason: Reason, report: &[u8]) -> Self {
         let unverified =
             if reason.code == Refusal::NoVek.code() { UnverifiedReport::read(report) } else { None };

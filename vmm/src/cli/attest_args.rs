@@ -11,18 +11,20 @@ use super::output::OutputArgs;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AttestCommand {
-    /// Verify a report and print its claims; exit code 0, 9 if it is not verified or not accepted, or 40 without a certificate
+    /// Verify a report and print its claims; exit code 0, 9 if it is not verified or not accepted, or 40
+    /// without a certificate
     ///
     /// Needs no gate, network or SNP host. AMD's root certificates are built in.
     Report(Box<ReportArgs>),
     /// Combine the evidence of a guest into one file: report, certificates, quote, PCRs, event log, manifest
     ///
-    /// cvmm-guest attest --bundle writes such a file in the guest; this command creates one from files, or adds to one.
+    /// cvmm-guest attest --bundle writes such a file in the guest; this command creates one from files, or
+    /// adds to one.
     Bundle(Box<BundleArgs>),
     /// Verify a bundle; exit code 0, 9 if it is not verified or not accepted, or 40 without a certificate
     ///
-    /// Needs no gate, network or host. A quote counts only if something vouches for its key: the manifest of the launch in the
-    /// bundle, --tpm-ca, or --ak-name.
+    /// Needs no gate, network or host. A quote counts only if something vouches for its key: the manifest of
+    /// the launch in the bundle, --tpm-ca, or --ak-name.
     Verify(Box<VerifyArgs>),
 }
 

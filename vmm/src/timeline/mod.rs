@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! When a VM's life reached which point, for people who make it faster.
 //!
-//! A [`Timeline`] is made first thing in `main` and shared by reference; any thread calls [`Timeline::mark`], and the first mark of a
-//! phase counts. A mark is one atomic exchange and cheap enough for a vCPU's exit path. At the end it becomes a
-//! [`Recording`], a JSON file. `cvmm timeline` turns one or several of these into an SVG drawing, a table or Trace Event JSON.
+//! A [`Timeline`] is made first thing in `main` and shared by reference; any thread calls [`Timeline::mark`],
+//! and the first mark of a phase counts. A mark is one atomic exchange and cheap enough for a vCPU's exit
+//! path. At the end it becomes a [`Recording`], a JSON file. `cvmm timeline` turns one or several of these
+//! into an SVG drawing, a table or Trace Event JSON.
 //!
-//! Times are nanoseconds of the monotonic clock since the process entered `main`. What the kernel and the dynamic linker do
-//! before is not in them: `/proc` tells the start of a process only to 10 ms, more than it would add. `start_unix_ns` lets
-//! whoever started the process compute it.
+//! Times are nanoseconds of the monotonic clock since the process entered `main`. What the kernel and the
+//! dynamic linker do before is not in them: `/proc` tells the start of a process only to 10 ms, more than it
+//! would add. `start_unix_ns` lets whoever started the process compute it.
 
 mod activity;
 mod record;

@@ -5,8 +5,9 @@
 //! { "version": 1, "vm": "web-1", "start_unix_ns": 1, "phases": [{ "name": "process_start", "ns": 0 }], "exits": { "io.0x3f8": 7 } }
 //! ```
 //!
-//! A reader refuses what it does not understand: other versions, unknown fields, files of absurd size, times that run backwards. Phase
-//! names are free, so that a file of a newer cvmm with one more phase is still drawn.
+//! A reader refuses what it does not understand: other versions, unknown fields, files of absurd size, times
+//! that run backwards. Phase names are free, so that a file of a newer cvmm with one more phase is still
+//! drawn.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -126,8 +127,8 @@ impl Recording {
         Ok(cvmm_output::write(path, text.as_bytes(), 0o644, Existing::ReplaceOwn(&Self::recognises))?)
     }
 
-    /// Creates the file if it does not exist, so that a path that cannot be written, or that another file has, is known before a VM has
-    /// run.
+    /// Creates the file if it does not exist, so that a path that cannot be written, or that another file
+    /// has, is known before a VM has run.
     ///
     /// # Errors
     /// [`TimelineError::Write`].

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Draws timelines as SVG.
 //!
-//! One recording becomes a waterfall: a row per activity, its bar at its place in time. Several become a comparison: one stacked bar
-//! each on a common scale, and a table of the same activities side by side. All text comes from files and is escaped; colours never
-//! carry meaning alone.
+//! One recording becomes a waterfall: a row per activity, its bar at its place in time. Several become a
+//! comparison: one stacked bar each on a common scale, and a table of the same activities side by side. All
+//! text comes from files and is escaped; colours never carry meaning alone.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -24,7 +24,8 @@ const HEADER: f64 = 76.0;
 const TOP_EXITS: usize = 6;
 /// Characters of a name that fit into its column.
 const NAME_CHARS: usize = 28;
-/// Distinct in hue and lightness, readable on white; the activity of a phase keeps its colour in every picture.
+/// Distinct in hue and lightness, readable on white; the activity of a phase keeps its colour in every
+/// picture.
 const COLOURS: [&str; 13] = [
     "#6b7280", "#94a3b8", "#0f766e", "#14b8a6", "#65a30d", "#ca8a04", "#db2777", "#b45309", "#dc2626",
     "#2563eb", "#111827", "#7c3aed", "#475569",

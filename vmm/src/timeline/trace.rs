@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Timelines as Trace Event JSON, which Perfetto and chrome://tracing open.
 //!
-//! Each recording is a process of the trace, with one thread for its activities (complete events) and one for its
-//! marks (instant events). All recordings start at 0, so that boots can be compared. Source: "Trace Event Format",
-//! JSON object format; times are in microseconds, with a fraction for the nanoseconds.
+//! Each recording is a process of the trace, with one thread for its activities (complete events) and one for
+//! its marks (instant events). All recordings start at 0, so that boots can be compared. Source: "Trace Event
+//! Format", JSON object format; times are in microseconds, with a fraction for the nanoseconds.
 
 use serde_json::{Value, json};
 

@@ -40,7 +40,8 @@ pub fn hypervisor(facts: &Facts) -> Item {
             ID,
             Status::Fatal,
             format!(
-                "this host is a guest of hypervisor \"{name}\" (CPUID 1 and 4000_0000), where Linux does not use SNP"
+                "this host is a guest of hypervisor \"{name}\" (CPUID 1 and 4000_0000), where Linux does not \
+                 use SNP"
             ),
             "run cvmm on bare metal",
         ),
@@ -108,7 +109,8 @@ pub fn asids(facts: &Facts) -> Item {
     let (highest, all) = (sev.snp_asids(), sev.asids);
     let evidence = match hiding.and_then(|value| value.parse::<u32>().ok()).filter(|asids| *asids > 0) {
         Some(asids) => format!(
-            "{} for SNP guests (ciphertext_hiding_asids), {highest} with those for SEV-ES, {all} in all (CPUID 8000_001F)",
+            "{} for SNP guests (ciphertext_hiding_asids), {highest} with those for SEV-ES, {all} in all \
+             (CPUID 8000_001F)",
             asids.min(highest)
         ),
         None => format!("{highest} for SEV-ES and SNP guests, {all} in all (CPUID 8000_001F EDX, ECX)"),
@@ -217,7 +219,8 @@ pub fn syscfg(facts: &Facts) -> Item {
     // The firmware sets the first bit, the kernel the second when it has an RMP and an IOMMU.
     let encrypts = facts.syscfg.iter().flatten().all(|(_, value)| value & MEM_ENCRYPT != 0);
     let fix = if encrypts {
-        "the kernel has not enabled SNP: fix msr.rmp, kernel.cmdline, kernel.log and iommu.groups, then reboot"
+        "the kernel has not enabled SNP: fix msr.rmp, kernel.cmdline, kernel.log and iommu.groups, then \
+         reboot"
     } else {
         SETUP
     };

@@ -7,7 +7,8 @@ use crate::parse;
 use crate::reading::Why;
 use crate::{Item, Status};
 
-const OTHER_KERNEL: &str = "boot a kernel of 6.11 or later with CONFIG_KVM_AMD_SEV (distributions' generic kernels have it, Debian's cloud kernels do not)";
+const OTHER_KERNEL: &str = "boot a kernel of 6.11 or later with CONFIG_KVM_AMD_SEV (distributions' generic \
+    kernels have it, Debian's cloud kernels do not)";
 
 pub fn release(facts: &Facts) -> Item {
     const ID: &str = "kernel.release";
@@ -50,7 +51,8 @@ pub fn config(facts: &Facts) -> Item {
     let (path, options) = match &facts.config {
         Ok(config) => config,
         Err(unread) => {
-            let fix = "copy the kernel's configuration to /boot/config-$(uname -r); the kvm items show what the kernel supports";
+            let fix = "copy the kernel's configuration to /boot/config-$(uname -r); the kvm items show what \
+                the kernel supports";
             return unknown(ID, unread, fix);
         }
     };
@@ -146,7 +148,8 @@ fn shown(line: &str) -> String {
 
 pub fn iommu(facts: &Facts) -> Item {
     const ID: &str = "iommu.groups";
-    const FIX: &str = "enable the IOMMU in the firmware setup, and boot a kernel with CONFIG_AMD_IOMMU and without amd_iommu=off";
+    const FIX: &str = "enable the IOMMU in the firmware setup, and boot a kernel with CONFIG_AMD_IOMMU and \
+        without amd_iommu=off";
     let groups = match &facts.iommu_groups {
         Ok(groups) if !groups.is_empty() => groups,
         Ok(_) => {

@@ -137,7 +137,8 @@ pub fn policy_bits(facts: &Facts) -> Item {
         None => not_ok(
             ID,
             Status::Policy,
-            "/dev/kvm has no attribute 1/1: this kernel accepts a fixed set of policy bits and does not report it",
+            "/dev/kvm has no attribute 1/1: this kernel accepts a fixed set of policy bits and does not \
+             report it",
             "boot a newer kernel if guest policies use bits other than SMT and DEBUG",
         ),
     })
@@ -152,7 +153,8 @@ pub fn certificates(facts: &Facts) -> Item {
         _ => not_ok(
             ID,
             Status::Policy,
-            "KVM does not request certificates from the VMM (/dev/kvm attribute 1/2): guests get reports without them",
+            "KVM does not request certificates from the VMM (/dev/kvm attribute 1/2): guests get reports \
+             without them",
             "boot a newer kernel, or provide verifiers with the certificates by other means",
         ),
     })

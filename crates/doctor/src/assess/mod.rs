@@ -83,8 +83,8 @@ fn is_yes(value: &str) -> bool {
     matches!(value, "Y" | "y" | "1")
 }
 
-/// Names of emulators and hypervisors in DMI. The list is not complete: an emulator that hides is only detected by a report
-/// that does not verify against AMD's root.
+/// Names of emulators and hypervisors in DMI. The list is not complete: an emulator that hides is only
+/// detected by a report that does not verify against AMD's root.
 const EMULATORS: [&str; 8] =
     ["QEMU", "SeaBIOS", "Bochs", "KVM", "VMware", "VirtualBox", "Xen", "Virtual Machine"];
 /// PCI subsystem vendor of QEMU's devices.

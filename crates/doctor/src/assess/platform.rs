@@ -50,8 +50,9 @@ pub fn initialized(facts: &Facts) -> Item {
             not_ok(ID, Status::Fatal, format!("{what} not initialised (SNP_PLATFORM_STATUS)"), FIX)
         }
         Err(unread) => match &unread.why {
-            // The driver did not try to initialise SNP (EINVAL), failed to (ENODEV), or considers the firmware too old
-            // and so has no RMP by which to give the firmware a page for its answer (EFAULT; our buffer is valid).
+            // The driver did not try to initialise SNP (EINVAL), failed to (ENODEV), or considers the
+            // firmware too old and so has no RMP by which to give the firmware a page for its answer (EFAULT;
+            // our buffer is valid).
             Why::Failed { errno: libc::ENODEV | libc::EINVAL | libc::EFAULT, .. } => {
                 not_ok(ID, Status::Fatal, format!("{unread}: SNP is not initialised"), FIX)
             }
@@ -67,7 +68,8 @@ pub fn api(facts: &Facts) -> Item {
         Ok(Platform { api_major, api_minor, build, .. }) => {
             (*api_major, *api_minor, format!("{api_major}.{api_minor} build {build} (SNP_PLATFORM_STATUS)"))
         }
-        // The kernel does not initialise SNP on older firmware, so there is no status; but ccp logs the version.
+        // The kernel does not initialise SNP on older firmware, so there is no status; but ccp logs the
+        // version.
         Err(unread) => match logged_api(facts) {
             Some((line, (major, minor))) if (major, minor) < MIN_API => {
                 (major, minor, format!("\"{line}\" ({LOG})"))

@@ -32,7 +32,8 @@ pub fn asids_free(facts: &Facts) -> Item {
     let (Ok(_), Ok(_)) = (&facts.asids.capacity, &facts.asids.used) else {
         let unread = facts.asids.capacity.as_ref().err().or(facts.asids.used.as_ref().err());
         let unread = unread.map(ToString::to_string).unwrap_or_default();
-        let fix = "mount the unified cgroup hierarchy with its misc controller (mount -t cgroup2 none /sys/fs/cgroup)";
+        let fix = "mount the unified cgroup hierarchy with its misc controller (mount -t cgroup2 none \
+            /sys/fs/cgroup)";
         return not_ok(ID, Status::Unknown, format!("{unread}{guests}"), fix);
     };
     let Some(AsidUse { capacity, used, free }) = asid_use(facts) else {
@@ -89,7 +90,8 @@ pub fn memory_limit(facts: &Facts) -> Item {
             ID,
             Status::Warning,
             format!("{path} allows {} MiB", limit / MIB),
-            "guest memory is charged to this cgroup and cannot be swapped: allow the guest's memory size plus 64 MiB",
+            "guest memory is charged to this cgroup and cannot be swapped: allow the guest's memory size \
+             plus 64 MiB",
         ),
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The child that runs libtpms. It reads requests from its standard input, which is a socket, until the parent closes
-//! it.
+//! The child that runs libtpms. It reads requests from its standard input, which is a socket, until the
+//! parent closes it.
 
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, AsRawFd};
@@ -23,15 +23,16 @@ pub const EXIT_PROTOCOL: i32 = 81;
 pub const EXIT_JAIL: i32 = 82;
 pub const EXIT_ENGINE: i32 = 83;
 
-/// Runs the engine and never returns if this process is the child; otherwise does nothing. `main` of a program that uses
-/// [`super::ProcessEngine`] calls this first.
+/// Runs the engine and never returns if this process is the child; otherwise does nothing. `main` of a
+/// program that uses [`super::ProcessEngine`] calls this first.
 pub fn child_main_if_asked() {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some(CHILD_ARGUMENT) {
         return;
     }
-    // The caller's `main` may already deny dumps. Signals to the whole service or terminal are handled by the parent, which
-    // still needs this process for an orderly shutdown of the TPM. The socket reports the end of the parent.
+    // The caller's `main` may already deny dumps. Signals to the whole service or terminal are handled by the
+    // parent, which still needs this process for an orderly shutdown of the TPM. The socket reports the end
+    // of the parent.
     if cvmm_secret_memory::deny_dumps().is_err() || sys::block_stop_signals().is_err() {
         exit(EXIT_JAIL);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The sandbox of the TPM's process. It may compute, allocate memory that is not executable, read random numbers and use
-//! its socket. Any other system call kills it.
+//! The sandbox of the TPM's process. It may compute, allocate memory that is not executable, read random
+//! numbers and use its socket. Any other system call kills it.
 
 use std::collections::BTreeMap;
 

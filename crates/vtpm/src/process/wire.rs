@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The protocol between the VMM and the TPM's process: frames of a little-endian u32 length, an operation byte and a
-//! payload of that length minus one.
+//! The protocol between the VMM and the TPM's process: frames of a little-endian u32 length, an operation
+//! byte and a payload of that length minus one.
 //!
-//! The parent sends requests, the child responds. While the child works on a request it may request the state, which only
-//! the parent has. The parent assumes that the child is compromised: it checks every length, operation and kind, and kills
-//! the child on an unexpected message.
+//! The parent sends requests, the child responds. While the child works on a request it may request the
+//! state, which only the parent has. The parent assumes that the child is compromised: it checks every
+//! length, operation and kind, and kills the child on an unexpected message.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::os::unix::net::UnixStream;

@@ -23,8 +23,8 @@ const POLICY_C_SHA384: [u8; 48] = [
     0x7c, 0x2d, 0x73, 0xe6, 0x30, 0x05, 0xee, 0xd2, 0xdc, 0x2b, 0x35, 0x93, 0xd1, 0x65,
 ];
 
-/// Decrypts a credential for the attestation key's name and an endorsement key: the contents of a `TPM2B_ID_OBJECT` and a
-/// `TPM2B_ENCRYPTED_SECRET`. Call it after [`provision`](super::provision()).
+/// Decrypts a credential for the attestation key's name and an endorsement key: the contents of a
+/// `TPM2B_ID_OBJECT` and a `TPM2B_ENCRYPTED_SECRET`. Call it after [`provision`](super::provision()).
 pub fn activate(
     engine: &mut dyn TpmEngine,
     ek: Ek,

@@ -29,7 +29,8 @@ fn place_attestation(talk: &mut Talk<'_>, handle: u32, public: &Public) -> Resul
     talk.evict(rh::PLATFORM, handle, place::AK)
 }
 
-/// Returns an endorsement key: the persistent one if it matches the record, otherwise one created from the seed.
+/// Returns an endorsement key: the persistent one if it matches the record, otherwise one created from the
+/// seed.
 pub fn endorsement(
     talk: &mut Talk<'_>,
     ek: Ek,
@@ -42,8 +43,8 @@ pub fn endorsement(
     {
         return Ok(there.clone());
     }
-    // Creating it requires the endorsement hierarchy's authorisation, making it persistent the owner's. The seed is
-    // unchanged, since changing it also clears these authorisations.
+    // Creating it requires the endorsement hierarchy's authorisation, making it persistent the owner's. The
+    // seed is unchanged, since changing it also clears these authorisations.
     if (permanent.endorsement_auth() || permanent.owner_auth())
         && let Some(recorded) = recorded
     {

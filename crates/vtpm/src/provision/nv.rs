@@ -37,7 +37,8 @@ pub struct Certificates {
     pub platform: Vec<u8>,
 }
 
-/// Their indices. Those of endorsement keys are locked: even the platform can only change them by removing the index.
+/// Their indices. Those of endorsement keys are locked: even the platform can only change them by removing
+/// the index.
 const PLACES: [(&str, u32, bool); 4] = [
     ("certificate of the RSA-2048 endorsement key", place::EK_RSA_CERTIFICATE, true),
     ("certificate of the P-384 endorsement key", place::EK_ECC_CERTIFICATE, true),
@@ -143,8 +144,8 @@ fn read(talk: &mut Talk<'_>, index: u32, size: usize) -> Result<Vec<u8>, Provisi
     Ok(bytes)
 }
 
-/// Writes up to [`MAX_CERTIFICATE`] bytes to an index of the platform, replacing any other content; returns false if the
-/// content is already right.
+/// Writes up to [`MAX_CERTIFICATE`] bytes to an index of the platform, replacing any other content; returns
+/// false if the content is already right.
 pub fn put(talk: &mut Talk<'_>, index: u32, bytes: &[u8], locked: bool) -> Result<bool, ProvisionError> {
     let found = area(talk, index)?;
     let ours = found.filter(|area| area.ours(bytes.len()));

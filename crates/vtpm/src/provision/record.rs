@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The record of the endorsement keys, which the guest cannot change.
 //!
-//! An NV index that only the platform writes and removes: 8 bytes `CVMMTPM1`, then two `TPM2B_PUBLIC`. A guest that has
-//! the platform's authorisation, because its firmware leaves it empty, can write a false record. It then has keys that the
-//! gate does not know, and is not admitted.
+//! An NV index that only the platform writes and removes: 8 bytes `CVMMTPM1`, then two `TPM2B_PUBLIC`. A
+//! guest that has the platform's authorisation, because its firmware leaves it empty, can write a false
+//! record. It then has keys that the gate does not know, and is not admitted.
 
 use cvmm_tpm::Public;
 use cvmm_tpm::wire::{Reader, Writer};

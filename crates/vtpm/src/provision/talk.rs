@@ -64,8 +64,8 @@ impl Talk<'_> {
         self.run(name, command, 0, |_, _| Ok(()))
     }
 
-    /// The public area of a loaded or persistent object. `None` if there is none; `Some(None)` if it is not a supported
-    /// type of key.
+    /// The public area of a loaded or persistent object. `None` if there is none; `Some(None)` if it is not a
+    /// supported type of key.
     pub fn public(&mut self, handle: u32) -> Result<Option<Option<Public>>, ProvisionError> {
         let name = "TPM2_ReadPublic";
         let found = self.ask(name, Command::new(cc::READ_PUBLIC).handle(handle), 0, |_, reader| {
@@ -97,8 +97,8 @@ impl Talk<'_> {
         self.order("TPM2_FlushContext", Command::new(cc::FLUSH_CONTEXT).u32(handle))
     }
 
-    /// Prepares for power off. Without it the TPM counts a failed authorisation if an object under dictionary-attack
-    /// protection was used.
+    /// Prepares for power off. Without it the TPM counts a failed authorisation if an object under
+    /// dictionary-attack protection was used.
     pub fn shutdown(&mut self) -> Result<(), ProvisionError> {
         self.order("TPM2_Shutdown", Command::new(cc::SHUTDOWN).u16(su::CLEAR))
     }
