@@ -2,7 +2,7 @@
 //! The security processor's device, `/dev/sev`: the one place in cvmm that opens it.
 //!
 //! A launch hands the device to KVM ([`SevDevice`] is [`AsFd`]), the gate's evidence and the certificate
-//! table need the platform status and the chip identifier, `cvmm doctor` judges them, and `cvmm-gate certs
+//! table need the platform status and the chip identifier, `cvmm doctor` assesses them, and `cvmm-gate certs
 //! urls` derives from them which certificates to fetch. All of them are read-only commands. Decoding is
 //! `cvmm-snp`'s ([`PlatformStatus`]); what a status means is `cvmm-doctor`'s.
 //!

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The program `cvmm-vtpm` at its sockets: the control protocol as a VMM speaks it, and what is no protocol
-//! at all.
+//! The program `cvmm-vtpm` at its sockets: the control protocol as a VMM uses it, and invalid input.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
@@ -163,7 +162,7 @@ fn the_state_is_in_an_encrypted_file_and_nowhere_else() {
         fs::write(&state, &downgraded).unwrap();
         assert!(refused(dir, &options(&hex)).contains("state.plain: "));
         fs::write(&state, &written).unwrap();
-        fs::write(dir.join("tpm2-permall.plain"), b"somebody's plain state").unwrap();
+        fs::write(dir.join("tpm2-permall.plain"), b"a plain state").unwrap();
         assert!(refused(dir, &options(&hex)).contains("key-plain: "));
         assert_eq!(fs::read(&state).unwrap(), written, "a refused file is left alone");
     }

@@ -26,7 +26,7 @@ use cvmm_vtpm::{LibraryEngine, ProcessEngine, ProcessOptions, StateStore, Tpm, T
 const INDEX: u32 = 0x0150_0001;
 const PERSISTENT: u32 = 0x8100_0001;
 
-/// Somebody who executes commands.
+/// A TPM under test.
 enum Contestant {
     Ours(Tpm),
     Swtpm(UnixStream, Child),
@@ -52,7 +52,7 @@ impl Contestant {
         }
     }
 
-    /// Runs until it is no retry, as a driver would.
+    /// Repeats the command on `TPM_RC_RETRY`, as a driver does.
     fn succeed(&mut self, command: &[u8]) -> Vec<u8> {
         for _ in 0..10 {
             let response = self.run(command);

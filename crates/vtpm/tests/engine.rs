@@ -202,7 +202,7 @@ fn a_disk_that_fails_ends_the_tpm_until_a_reset_and_nothing_acknowledged_is_lost
         assert_eq!(run(&startup(0)).code(), 0);
         assert_eq!(run(&nv_define(0x0150_0001, 4, 0)).code(), 0);
         assert_eq!(run(&nv_write(0x0150_0001, b"good")).code(), 0);
-        // A hiccup is no failure.
+        // A transient error is not a failure.
         store.fail_writes.store(2, Ordering::SeqCst);
         assert_eq!(run(&nv_write(0x0150_0001, b"goo2")).code(), 0);
         assert_eq!((tpm.failure(), tpm.statistics().store_errors), (None, 2));

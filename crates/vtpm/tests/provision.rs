@@ -319,7 +319,7 @@ fn a_tpm_in_lockout_or_full_is_started() {
     let identity = provision(&mut *tpm).unwrap();
     install(&mut *tpm, &certificates()).unwrap();
     hand_over(&mut *tpm);
-    // All the NV that there is, in indices of the owner's.
+    // Fill the NV memory with the owner's indices.
     let define = |index: u32, size: u16| {
         Command::new(cc::NV_DEFINE_SPACE).handle(rh::OWNER).password(&[]).sized(b"secret").nested(|public| {
             let attributes = nv::AUTHREAD | nv::AUTHWRITE | nv::OWNERREAD;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When a VM's life reached which point, for people who make it faster.
+//! When a VM reached which phase, for performance analysis.
 //!
 //! A [`Timeline`] is made first thing in `main` and shared by reference; any thread calls [`Timeline::mark`],
 //! and the first mark of a phase counts. A mark is one atomic exchange and cheap enough for a vCPU's exit
@@ -8,7 +8,7 @@
 //!
 //! Times are nanoseconds of the monotonic clock since the process entered `main`. What the kernel and the
 //! dynamic linker do before is not in them: `/proc` tells the start of a process only to 10 ms, more than it
-//! would add. `start_unix_ns` lets whoever started the process compute it.
+//! would add. `start_unix_ns` lets the parent process compute it.
 
 mod activity;
 mod record;
@@ -27,7 +27,7 @@ pub use text::table;
 pub(crate) use trace::is_trace;
 pub use trace::trace;
 
-/// A point in a VM's life: the moment something is done or first seen.
+/// A phase of a VM: the moment when something is done or first observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Phase {
@@ -45,13 +45,13 @@ pub enum Phase {
     FirstRun,
     /// The first stage is done, in a guest that has one.
     FirstStage,
-    /// The firmware was first heard of: the first exit to a device.
+    /// The firmware runs: the first exit to a device.
     Firmware,
     /// The kernel runs.
     Kernel,
     /// User space runs: the console marker or the marker port was seen.
     UserSpace,
-    /// The guest was reported for having written nothing to its console: no part of a healthy life.
+    /// The guest was reported because it wrote nothing to its console; not part of a normal boot.
     Silent,
     /// The guest asked for power-off.
     PowerOff,
@@ -60,7 +60,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// All phases in the order of a VM's life.
+    /// All phases in order.
     pub const ALL: [Self; 13] = [
         Self::ProcessStart,
         Self::Config,
@@ -97,7 +97,7 @@ impl Phase {
         }
     }
 
-    /// What goes on until the mark is reached.
+    /// The activity that leads to the mark.
     fn activity(self) -> &'static str {
         match self {
             Self::ProcessStart => "process start",
@@ -116,15 +116,15 @@ impl Phase {
         }
     }
 
-    /// Whether only some guests reach it, so that it is not missing where it is not.
+    /// Whether only some guests reach it.
     fn is_optional(self) -> bool {
         matches!(self, Self::FirstStage | Self::Silent)
     }
 
-    /// What goes on after the mark, for a VM that did not get to the next one.
+    /// The activity after the mark, for a VM that did not reach the next one.
     fn followed_by(self) -> &'static str {
         match self {
-            // Whether there is a first stage is not known yet.
+            // It is not known yet whether there is a first stage.
             Self::FirstRun => "first stage or reset vector",
             Self::PowerOff | Self::Exit => Self::Exit.activity(),
             _ => {
@@ -195,7 +195,7 @@ impl Timeline {
     /// What the VM was doing when it ended: the activity after the last mark before its end.
     #[must_use]
     pub fn last_activity(&self) -> &'static str {
-        // That a guest was silent says nothing about where it was.
+        // `Silent` does not tell what the guest was doing.
         let reached = |phase: &Phase| *phase < Phase::Silent && self.reached(*phase).is_some();
         Phase::ALL.into_iter().filter(reached).max().unwrap_or(Phase::ProcessStart).followed_by()
     }

@@ -5,9 +5,8 @@
 //! { "version": 1, "vm": "web-1", "start_unix_ns": 1, "phases": [{ "name": "process_start", "ns": 0 }], "exits": { "io.0x3f8": 7 } }
 //! ```
 //!
-//! A reader refuses what it does not understand: other versions, unknown fields, files of absurd size, times
-//! that run backwards. Phase names are free, so that a file of a newer cvmm with one more phase is still
-//! drawn.
+//! A reader refuses other versions, unknown fields, oversized files and times that decrease. Phase names are not
+//! restricted, so that a file of a newer cvmm with an additional phase can be drawn.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,7 +21,7 @@ pub(super) const VERSION: u32 = 1;
 const MAX_SIZE: u64 = 1 << 20;
 const MAX_PHASES: usize = 64;
 const MAX_NAME: usize = 128;
-/// A hundred days: a longer life is a damaged file, and drawing it would lose all the rest.
+/// 100 days. A longer time indicates a corrupt file, and would hide all other phases in a drawing.
 const MAX_NS: u64 = 100 * 86_400 * 1_000_000_000;
 
 /// The content of a timeline file.
@@ -40,7 +39,7 @@ pub struct Recording {
     /// Exits by kind, if they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<BTreeMap<String, u64>>,
-    /// What the VM was doing when it ended, if it ended in another way than by powering off.
+    /// What the VM was doing when it ended, if it did not power off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_in: Option<String>,
     /// The exit code of such a run.
@@ -76,10 +75,10 @@ pub enum TimelineError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The reason.
         source: std::io::Error,
     },
-    /// The file cannot be written, or is not a timeline.
+    /// The file cannot be written, or an existing file is not a timeline.
     #[error("timeline: {0}")]
     Write(#[from] OutputError),
     /// The file is too large to be a timeline.
@@ -88,7 +87,7 @@ pub enum TimelineError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is no JSON, or not of the timeline's form.
+    /// The file is not JSON, or does not have the form of a timeline.
     #[error("{path} is not a timeline written by cvmm run --timeline: {source}")]
     Format {
         /// The file.
@@ -104,7 +103,7 @@ pub enum TimelineError {
         /// Its version.
         version: u32,
     },
-    /// The content breaks a rule of the format.
+    /// The content violates a rule of the format.
     #[error("timeline {path}: {reason}")]
     Content {
         /// The file.
@@ -127,8 +126,8 @@ impl Recording {
         Ok(cvmm_output::write(path, text.as_bytes(), 0o644, Existing::ReplaceOwn(&Self::recognises))?)
     }
 
-    /// Creates the file if it does not exist, so that a path that cannot be written, or that another file
-    /// has, is known before a VM has run.
+    /// Creates the file if it does not exist, so that a path that cannot be written, or belongs to a different
+    /// file, is reported before the VM runs.
     ///
     /// # Errors
     /// [`TimelineError::Write`].
@@ -136,10 +135,10 @@ impl Recording {
         Ok(cvmm_output::reserve(path, 0o644, Existing::ReplaceOwn(&Self::recognises))?)
     }
 
-    /// Whether this is the content of a timeline, of this version or another.
+    /// Whether this is the content of a timeline of any version.
     fn recognises(content: &[u8]) -> bool {
         #[derive(Deserialize)]
-        #[expect(dead_code, reason = "that they are there is what counts")]
+        #[expect(dead_code, reason = "only their presence matters")]
         struct Outline {
             version: u32,
             phases: Vec<serde_json::Value>,

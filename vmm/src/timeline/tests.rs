@@ -224,7 +224,7 @@ proptest! {
         bad.exits = Some(BTreeMap::from([(label.clone(), u64::MAX), ("io".to_owned(), 1)]));
         let plain = draw(&[("a".to_owned(), boot(1))]);
         for svg in [draw(&[(label.clone(), bad.clone())]), draw(&[(label, bad), ("b".to_owned(), boot(2))])] {
-            // The same elements as ever: what the text holds is no markup.
+            // The same elements as without it: the text is not markup.
             for piece in svg.replace("<!-- cvmm timeline -->", "").split('<').skip(1) {
                 let element: String = piece.chars().take_while(|c| c.is_ascii_alphabetic() || *c == '/').collect();
                 prop_assert!(

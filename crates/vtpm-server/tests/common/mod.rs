@@ -67,7 +67,7 @@ pub fn connect(path: &Path) -> UnixStream {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    unreachable!("nobody listens on {}", path.display())
+    unreachable!("no server listens on {}", path.display())
 }
 
 impl Server {

@@ -102,7 +102,7 @@ pub fn pcr_extend(pcr: u32, digest: &[u8; 32]) -> Vec<u8> {
 pub fn pcr_read(pcr: u8) -> Vec<u8> {
     command(cc::PCR_READ).pcrs(SHA256, &[pcr]).done()
 }
-/// A restricted P-256 signing key of the owner's, or an RSA-2048 one.
+/// A restricted P-256 or RSA-2048 signing key in the owner hierarchy.
 pub fn create_signing_key(rsa: bool) -> Vec<u8> {
     // fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign
     let mut public = vec![0, if rsa { 1 } else { 0x23 }, 0, SHA256 as u8];
