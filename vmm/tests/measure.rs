@@ -415,7 +415,7 @@ fn id_blocks_are_for_this_launch_with_or_without_a_key() {
 
     fs::remove_file(lab.path("block")).unwrap();
     let text = sign(&["--id-key", &key("test-p256-key.pem")]).code(5);
-    assert!(text.contains("test-p256-key.pem is not a private key of the curve P-384"), "{text}");
+    assert!(text.contains("test-p256-key.pem is not a private key on the curve P-384"), "{text}");
     assert!(!lab.path("block").exists(), "written in spite of the error");
     let text = sign(&["--id-key", "initrd"]).code(5);
     assert!(text.contains("initrd is no private key"), "{text}");
