@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cvmm_devices::virtio::block::{Block, BlockConfig, CacheMode, DiskError, EngineKind, ImageFormat};
+use cvmm_devices::virtio::block::{Block, BlockConfig, BlockError, CacheMode, DiskError, EngineKind, ImageFormat};
 use cvmm_devices::virtio::worker::event_fd;
 use cvmm_devices::virtio::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 use cvmm_fuzz::Input;
@@ -72,7 +72,7 @@ fuzz_target!(|data: &[u8]| {
     let kind = if mode & 4 != 0 { EngineKind::Threads } else { EngineKind::detect() };
     let mut block = match Block::open_with(config(cache), kind) {
         // Linux before 6.6 has no direct I/O on files in memory.
-        Err(DiskError::NoDirect(_)) => Block::open_with(config(CacheMode::Writeback), kind),
+        Err(BlockError::Disk(DiskError::NoDirect(_))) => Block::open_with(config(CacheMode::Writeback), kind),
         other => other,
     }
     .expect("the disk is good");

@@ -13,20 +13,16 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::Problem;
-use super::raw::RawConfig;
 use super::source::Source;
+use super::vm::{RawVm, TABLES};
 
 /// After this many type errors a file is no configuration.
 const MAX_ERRORS: usize = 32;
-/// Keys that are arrays of tables.
-const TABLES: [&str; 1] = ["disk"];
-/// Keys that are tables.
-const SINGLE_TABLES: [&str; 6] = ["boot", "console", "snp", "gate", "vtpm", "debug"];
 
 /// The parse layer and what did not fit into it.
 #[derive(Debug, Default)]
 pub(super) struct Decoded {
-    pub(super) raw: RawConfig,
+    pub(super) raw: RawVm,
     pub(super) problems: Vec<Problem>,
     /// Dotted paths of entries that were there but unusable.
     pub(super) cut: BTreeSet<String>,
@@ -36,7 +32,7 @@ pub(super) fn decode(source: &Source<'_>) -> Decoded {
     let mut tree = source.tree().clone();
     let mut decoded = Decoded::default();
     for _ in 0..MAX_ERRORS {
-        let error = match RawConfig::deserialize(toml::de::Deserializer::from(tree.clone())) {
+        let error = match RawVm::deserialize(toml::de::Deserializer::from(tree.clone())) {
             Ok(raw) => {
                 decoded.raw = raw;
                 return decoded;
@@ -140,12 +136,16 @@ fn describe(message: &str, path: &str) -> Problem {
     };
     let mut problem = Problem::at(path, reason, message);
     let is_map = what == "invalid type: map";
-    if is_map && TABLES.contains(&name) {
-        problem =
-            problem.help(format!("write [[{name}]] instead of [{name}]: one such table for each {name}"));
-    } else if !is_map && SINGLE_TABLES.contains(&path) {
+    match TABLES.iter().find(|table| table.name == path) {
+        Some(table) if table.repeated && is_map => {
+            problem =
+                problem.help(format!("write [[{name}]] instead of [{name}]: one such table for each {name}"));
+        }
         // What serde says of an array here depends on how many items it has.
-        problem = problem.help(format!("write [{name}], once"));
+        Some(table) if !table.repeated && !is_map => {
+            problem = problem.help(format!("write [{name}], once"));
+        }
+        _ => {}
     }
     match expected.as_deref() {
         Some("i64") => problem.allowed("an integer"),

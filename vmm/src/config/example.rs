@@ -1,171 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Commented example files, one per boot profile: what `cvmm config example` prints.
 //!
-//! Put together from shared parts, so that the profiles differ only where they must; a test parses each of them.
+//! Put together from the tables' own sections, so that the profiles differ only where they must; a test parses each of them.
 
-use std::fmt;
-
-/// A boot profile to print an example for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Profile {
-    /// One measured unified kernel image.
-    #[default]
-    Uki,
-    /// Kernel, initrd and command line checked against measured hashes.
-    Hashes,
-    /// Boot from a disk, for development.
-    Disk,
-}
-
-impl fmt::Display for Profile {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Uki => "uki",
-            Self::Hashes => "hashes",
-            Self::Disk => "disk",
-        })
-    }
-}
+use super::profile::Profile;
+use super::vm::{self, TABLES};
 
 /// An example `vm.toml` for the profile, with every key, the optional ones as comments: an SNP guest that a gate admits.
 #[must_use]
 pub fn example(profile: Profile) -> String {
-    let (firmware, boot, disk) = match profile {
-        Profile::Uki => ("OVMF.amdsev.fd", format!("{UKI}{FIRST_STAGE}"), OPTIONAL_DISK),
-        Profile::Hashes => ("OVMF.amdsev.fd", format!("{HASHES}{FIRST_STAGE}"), OPTIONAL_DISK),
-        Profile::Disk => ("OVMF.fd", DISK.to_owned(), BOOT_DISK),
-    };
-    format!(
-        "{HEAD}\n# Firmware (OVMF).\nfirmware = \"{firmware}\"\n{RNG}\n{boot}\n{GATE}\n{disk}{DISK_KEYS}\n{TAIL}"
-    )
+    let tables = TABLES.iter().map(|table| (table.example)(profile));
+    std::iter::once(vm::example(profile)).chain(tables).collect::<Vec<_>>().join("\n")
 }
-
-const HEAD: &str = r#"# A virtual machine for cvmm. Check with: cvmm config check vm.toml
-# Relative paths start at the folder of this file. Commented-out keys show their defaults.
-
-# Name in logs, timelines and reports.
-name = "example"
-
-# Number of virtual CPUs, 1 to 64.
-vcpus = 2
-
-# Guest RAM in whole MiB, up to 1 TiB, and the part of it below 4 GiB (64 MiB to 2 GiB), which grows with it by default.
-# The bounce buffers of a confidential guest are in there; its firmware accepts all of it before the kernel starts.
-memory = "1GiB"
-# low_memory = "320MiB"
-
-# What protects the guest from the host: "snp" (AMD SEV-SNP), or "none" for development: then
-# remove [gate].
-isolation = "snp"
-"#;
-
-const RNG: &str = r#"
-# A virtio entropy device.
-# rng = true
-"#;
-
-const UKI: &str = r#"[boot]
-# Everything that runs is one unified kernel image; its kernel, initrd and command line are inside.
-# Needs an AmdSev build of OVMF.
-profile = "uki"
-uki = "guest.efi"
-"#;
-
-const HASHES: &str = r#"[boot]
-# The firmware checks kernel, initrd and command line against hashes in a measured page.
-# Needs an AmdSev build of OVMF.
-profile = "hashes"
-kernel = "vmlinuz"
-initrd = "initrd.img"
-cmdline = "console=ttyS0 quiet"
-"#;
-
-const FIRST_STAGE: &str = r#"# A measured first stage waits for the gate's ticket before the firmware runs; false without [gate].
-# first_stage = true
-"#;
-
-const DISK: &str = r#"[boot]
-# The firmware looks for an EFI system partition on the disks. Nothing of the disk is measured.
-profile = "disk"
-"#;
-
-const GATE: &str = r#"# The attestation gate that decides whether the guest runs; it makes ID block and HOST_DATA.
-# Without it, cvmm run needs --without-gate.
-[gate]
-socket = "/run/cvmm-gate/gate.sock"
-# Or over the network, TLS 1.3 with a certificate on both sides:
-# url = "tls://gate.example:9443"
-# ca = "gate-ca.pem"                  # authority of the gate's certificate
-# client_certificate = "client.pem"   # what is shown to the gate
-# client_key = "client.key"           # readable only by its user
-verdict_key = "gate-verdict.pem"      # the public key of its verdicts
-policy = "production"                 # the policy that appraises this guest
-# vm_id = "example"                   # default: name
-# timeout = 5                         # seconds for each of its answers
-# channel = false                     # a virtio console for cvmm-guest attest
-"#;
-
-const OPTIONAL_DISK: &str = r#"# Disks: raw image files or block devices; one [[disk]] table each.
-# [[disk]]
-# path = "data.img"
-"#;
-
-const BOOT_DISK: &str = r#"# Disks: raw image files or block devices; one [[disk]] table each.
-[[disk]]
-path = "system.img"
-"#;
-
-const DISK_KEYS: &str = r#"# read_only = false
-# serial = "disk0"        # up to 20 printable ASCII characters
-# format = "raw"          # raw even if it begins like qcow2, VMDK, ...; without it, such an image is refused
-# cache = "writeback"     # "writeback", "direct" or "unsafe"
-# queues = 2              # one per vCPU
-"#;
-
-const TAIL: &str = r#"[console]
-# The device: "serial" (ttyS0) or "virtio" (hvc0).
-device = "serial"
-# Where it goes: "stdio", "file" (with path), "pty" or "none".
-mode = "stdio"
-# path = "console.log"
-# max_size = "16MiB"      # of the file; older output moves to console.log.1
-
-# What an SNP guest requires and accepts.
-# [snp]
-# policy = 0x30000               # guest policy: multithreading allowed, debugging not
-# Without [gate]: the owner's ID block, from cvmm measure --id-block and --id-auth; by default one
-# without a key. And HOST_DATA of every report, 64 hexadecimal digits:
-# id_block = "vm.id-block"
-# id_auth = "vm.id-auth"
-# host_data = "0000000000000000000000000000000000000000000000000000000000000000"
-# certificates = "certs"         # a folder: for guests that ask for their report with them
-# vlek_only = false              # reports are never signed with the chip's own key
-# cpuid_corrections = "refuse"   # or "caches": take the security processor's cache description
-
-# A TPM 2.0 in cvmm. It is on the host's side: it does not protect the guest's keys from the host.
-# [vtpm]
-# mode = "in-process"            # "none", or "svsm", which needs a host kernel that is not released yet
-# sandbox = "thread"             # or "process": a jailed process
-# state = "example.vmgs"         # where its state is kept, encrypted with a key from the gate; default: nowhere
-# pcr_banks = ["sha256", "sha384"]
-# coalesced_mmio = true          # KVM collects writes to the command buffer
-# shared_buffer = true           # the command buffer is also a page of memory, for Linux
-
-# Development options; leave out in production.
-# [debug]
-# pm_timer_scale = 1             # how much faster the ACPI PM timer runs, 1 to 1000
-# firmware_console = false       # let the firmware use the serial port
-# mtrr = true                    # show MTRRs to the guest: Linux before 6.3 needs them
-# user_space_marker = "login:"   # console text that means that user space is up
-# What a hostile host would do, for tests. The firmware refuses to boot what does not match its hashes
-# (profile hashes), but does not notice the shim and the variables: docs/internals/threat-model.md.
-# serve_kernel = "other-vmlinuz"
-# serve_initrd = "other-initrd.img"
-# serve_cmdline = "init=/bin/sh"
-# serve_shim = "shim.efi"
-# inject_variables = "variables.fd"
-# first_stage = "silent"         # what the host does to the first stage
-"#;
 
 #[cfg(test)]
 mod tests {

@@ -4,9 +4,9 @@
 //! `MemTotal` and not the free memory: how much is free changes from one second to the next, while a guest larger than the
 //! machine is a mistake in the file. Running out later is the kernel's to handle.
 
-use super::Config;
 use super::problem::Problem;
 use super::size::show;
+use super::vm::Config;
 
 /// `MemTotal` of `/proc/meminfo` in bytes; `None` where it cannot be read, and then nothing is refused.
 pub(super) fn total_memory() -> Option<u64> {

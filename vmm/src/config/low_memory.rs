@@ -8,8 +8,8 @@
 //!
 //! More than that is a waste: the firmware of an SNP guest accepts all low memory before the kernel starts.
 
-use super::MAX_LOW_MEMORY;
-
+/// The most RAM below 4 GiB in bytes: the PCI window starts there.
+pub const MAX_LOW_MEMORY: u64 = 2 << 30;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 /// What is not free for bounce buffers: firmware at both ends (25 MiB of AmdSev OVMF 2026.08), a kernel (40 to 70 MiB), an initrd.

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The JSON Schema of `vm.toml`, derived from the parse layer.
+//! The JSON Schema of `vm.toml`, derived from the tables as they are parsed.
 //!
 //! Editors with a TOML language server complete and check with it. It knows types, ranges, words and which keys belong to which boot
 //! profile; rules between other keys (`low_memory` ≤ `memory`, distinct serials) are only in `cvmm config check`.
 
+use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
-use schemars::{Schema, json_schema};
 use serde_json::Value;
 
-use super::raw::RawConfig;
+use super::vm::RawVm;
 
 /// The schema as pretty-printed JSON with a final line break.
 #[must_use]
 pub fn schema() -> String {
     let generator = SchemaSettings::draft2020_12().with_transform(NoNull).into_generator();
-    let schema = generator.into_root_schema_for::<RawConfig>();
+    let schema = generator.into_root_schema_for::<RawVm>();
     // A JSON value always prints; `{:#}` is serde_json's pretty form.
     format!("{:#}\n", schema.to_value())
 }
@@ -45,27 +45,4 @@ impl Transform for NoNull {
         }
         transform_subschemas(self, schema);
     }
-}
-
-/// Adds which keys of `[boot]` each profile needs and refuses.
-pub(super) fn boot_profiles(schema: &mut Schema) {
-    let rules = json_schema!({
-        "allOf": [
-            profile("uki", &["uki"], &["kernel", "initrd", "cmdline"]),
-            profile("hashes", &["kernel"], &["uki"]),
-            profile("disk", &[], &["uki", "kernel", "initrd", "cmdline"]),
-        ]
-    });
-    if let Some(all) = rules.get("allOf") {
-        schema.insert("allOf".to_owned(), all.clone());
-    }
-}
-
-fn profile(name: &str, needed: &[&str], refused: &[&str]) -> Value {
-    let refused: serde_json::Map<String, Value> =
-        refused.iter().map(|key| ((*key).to_owned(), Value::Bool(false))).collect();
-    serde_json::json!({
-        "if": { "properties": { "profile": { "const": name } }, "required": ["profile"] },
-        "then": { "required": needed, "properties": refused }
-    })
 }

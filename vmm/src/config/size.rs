@@ -44,6 +44,13 @@ impl RawSize {
     }
 }
 
+impl From<u64> for RawSize {
+    fn from(bytes: u64) -> Self {
+        // Sizes are checked against limits far below.
+        Self::Bytes(i64::try_from(bytes).unwrap_or(i64::MAX))
+    }
+}
+
 fn parse(text: &str) -> Result<u64, SizeError> {
     let (number, shift) = UNITS
         .iter()

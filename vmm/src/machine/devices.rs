@@ -17,7 +17,7 @@ use cvmm_devices::pci::{
 };
 use cvmm_devices::tpm::crb;
 use cvmm_devices::virtio::VirtioDevice;
-use cvmm_devices::virtio::block::{Block, BlockConfig, DiskError};
+use cvmm_devices::virtio::block::{self, Block, BlockConfig, BlockError};
 use cvmm_devices::virtio::console::Console;
 use cvmm_devices::virtio::pci::{TransportError, VirtioPci};
 use cvmm_devices::virtio::rng::Rng;
@@ -31,7 +31,7 @@ use super::inputs::Inputs;
 use super::stage::{self, Mailbox};
 use super::tpm::GuestTpm;
 use crate::acpi::{self, AcpiConfig};
-use crate::config::{Boot, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES};
+use crate::config::{Boot, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES, MAX_SERIAL};
 use crate::gate::channel;
 use crate::run::output::ConsoleSink;
 use crate::vm::control::Control;
@@ -43,6 +43,8 @@ const SLOT_HOST_BRIDGE: u8 = 0;
 const SLOT_LPC: u8 = 0x1f;
 /// First device number for virtio.
 const SLOT_FIRST_VIRTIO: u8 = 1;
+// Whatever vm.toml accepts, the block device takes.
+const _: () = assert!(MAX_DISK_QUEUES <= block::MAX_QUEUES && MAX_SERIAL <= block::SERIAL_LEN);
 
 /// Why a device could not be built.
 #[derive(Debug, Error)]
@@ -66,7 +68,7 @@ pub enum DeviceError {
         serial: String,
         /// What is wrong.
         #[source]
-        source: DiskError,
+        source: BlockError,
     },
     /// A virtio function.
     #[error("virtio device {name}: {source}")]
@@ -271,7 +273,7 @@ fn low_window(range: &std::ops::Range<u64>) -> std::ops::Range<u32> {
     range.start as u32..range.end as u32
 }
 
-fn open_disk(disk: &Disk, vcpus: u32) -> Result<Block, DiskError> {
+fn open_disk(disk: &Disk, vcpus: u32) -> Result<Block, BlockError> {
     Block::open(BlockConfig {
         path: disk.path.clone(),
         read_only: disk.read_only,

@@ -7,7 +7,8 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::disk::Disk;
+use cvmm_disk_image::Disk;
+
 use crate::memory::DeviceMemory;
 use crate::virtio::queue::{Segment, take_front, total_len};
 

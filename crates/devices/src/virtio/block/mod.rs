@@ -12,9 +12,7 @@
 //! `unsafe` nothing is ever made durable; a crash of the *host* may then lose or tear anything.
 
 mod bounce;
-mod disk;
 mod engine;
-mod format;
 mod op;
 mod request;
 #[cfg(test)]
@@ -24,10 +22,12 @@ mod worker;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use self::disk::{Disk, DiskError, SECTOR};
+pub use cvmm_disk_image::{CacheMode, DiskError, ImageFormat};
+use cvmm_disk_image::{Disk, SECTOR};
+use thiserror::Error;
+
 use self::engine::Engine;
 pub use self::engine::EngineKind;
-pub use self::format::{Foreign, ImageFormat};
 use self::worker::BlockWorker;
 use super::queue::VirtQueue;
 use super::worker::{Stop, Worker, stop_all};
@@ -69,18 +69,6 @@ const CONFIG_LEN: usize = 60;
 /// Device ID.
 const ID: u32 = 2;
 
-/// What happens to written data on the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CacheMode {
-    /// Through the host's page cache; durable after a flush.
-    #[default]
-    Writeback,
-    /// Past the page cache (O_DIRECT); durable after a flush.
-    Direct,
-    /// Through the page cache; flushes do nothing. For throw-away disks.
-    Unsafe,
-}
-
 /// A disk as configured.
 #[derive(Clone, Debug)]
 pub struct BlockConfig {
@@ -98,6 +86,32 @@ pub struct BlockConfig {
     pub queues: u16,
 }
 
+/// Why there is no device.
+#[derive(Debug, Error)]
+pub enum BlockError {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The serial does not fit into virtio's 20 bytes.
+    #[error("disk {path}: serial `{serial}` has {len} bytes; at most 20 printable ASCII characters are allowed", path = .path.display(), len = .serial.len())]
+    Serial {
+        /// The disk.
+        path: PathBuf,
+        /// The serial.
+        serial: String,
+    },
+    /// The number of queues is out of range.
+    #[error("disk {path}: {queues} queues; allowed are 1 to {max}", path = .path.display())]
+    Queues {
+        /// The disk.
+        path: PathBuf,
+        /// As configured.
+        queues: u16,
+        /// Limit.
+        max: u16,
+    },
+}
+
 /// The device.
 #[derive(Debug)]
 pub struct Block {
@@ -110,21 +124,21 @@ pub struct Block {
 
 impl Block {
     /// Opens the disk, with io_uring if this kernel has what is needed of it.
-    pub fn open(config: BlockConfig) -> Result<Self, DiskError> {
+    pub fn open(config: BlockConfig) -> Result<Self, BlockError> {
         Self::open_with(config, EngineKind::detect())
     }
 
     /// Opens the disk for a given engine.
-    pub fn open_with(config: BlockConfig, kind: EngineKind) -> Result<Self, DiskError> {
+    pub fn open_with(config: BlockConfig, kind: EngineKind) -> Result<Self, BlockError> {
         let BlockConfig { path, read_only, serial, cache, format, queues } = config;
         if !(1..=MAX_QUEUES).contains(&queues) {
-            return Err(DiskError::Queues { path, queues, max: MAX_QUEUES });
+            return Err(BlockError::Queues { path, queues, max: MAX_QUEUES });
         }
         let printable = serial.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
         let mut id = [0; SERIAL_LEN];
         match id.get_mut(..serial.len()) {
             Some(start) if printable => start.copy_from_slice(serial.as_bytes()),
-            _ => return Err(DiskError::Serial { path, serial }),
+            _ => return Err(BlockError::Serial { path, serial }),
         }
         let disk = Disk::open(&path, read_only, cache, format)?;
         cvmm_log_limit::debug!(path = %path.display(), len = disk.size(), ?cache, engine = ?kind, queues, "disk opened");

@@ -10,9 +10,9 @@
 
 use std::io;
 
+use cvmm_disk_image::Disk;
 use vm_memory::{GuestMemory, Permissions};
 
-use super::disk::Disk;
 use crate::memory::{Access, DeviceMemory};
 use crate::virtio::queue::Segment;
 

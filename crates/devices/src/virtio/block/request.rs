@@ -6,9 +6,9 @@
 //! copied once. A request that makes no sense is answered with a status, not a broken queue; only a chain
 //! without room for the status breaks the queue.
 
+use cvmm_disk_image::{Disk, SECTOR};
 use vm_memory::{Address, GuestAddress};
 
-use super::disk::{Disk, SECTOR};
 use super::{F_DISCARD, F_WRITE_ZEROES, MAX_DISCARD_SECTORS, MAX_TRANSFER, MAX_ZERO_SECTORS};
 use crate::memory::DeviceMemory;
 use crate::virtio::queue::{Chain, QueueError, take_front, total_len};

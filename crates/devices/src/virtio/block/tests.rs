@@ -315,7 +315,7 @@ fn direct_io_takes_aligned_and_unaligned_buffers() {
         let direct = BlockConfig { cache: CacheMode::Direct, ..config(&path) };
         match Block::open_with(direct.clone(), kind) {
             Ok(device) => assert!(device.disk().memory_align() > 1),
-            Err(DiskError::NoDirect(_) | DiskError::DirectBlocks { .. }) => {
+            Err(BlockError::Disk(DiskError::NoDirect(_) | DiskError::DirectBlocks { .. })) => {
                 eprintln!("skipped: no direct I/O for sectors of 512 bytes on this file system");
                 return;
             }
@@ -467,7 +467,7 @@ fn a_block_device_is_a_disk() {
         for cache in [CacheMode::Writeback, CacheMode::Direct] {
             let mut machine = Machine::new(BlockConfig { cache, ..config(&at) }, kind, ALL);
             assert_eq!(machine.device.disk().size(), SECTORS * SECTOR);
-            assert!(matches!(Block::open(config(&at)), Err(DiskError::InUse(_))));
+            assert!(matches!(Block::open(config(&at)), Err(BlockError::Disk(DiskError::InUse(_)))));
             let pattern: Vec<u8> = (0..4096_u32).map(|i| (i * 3 % 251) as u8).collect();
             machine.rings[0].memory.write_slice(&pattern, GuestAddress(DATA)).unwrap();
             assert_eq!(machine.request(OUT, 64, &[(DATA, 4096, false)]).0, STATUS_OK);
@@ -520,8 +520,10 @@ fn the_cache_mode_does_not_change_the_sector_size() {
         assert_eq!(sectors(path, CacheMode::Writeback).unwrap(), 512);
         match sectors(path, CacheMode::Direct) {
             Ok(size) => assert_eq!(size, 512, "{}", path.display()),
-            Err(DiskError::NoDirect(_)) => {}
-            Err(DiskError::DirectBlocks { sector, needed, .. }) => assert!(sector == 512 && needed > 512),
+            Err(BlockError::Disk(DiskError::NoDirect(_))) => {}
+            Err(BlockError::Disk(DiskError::DirectBlocks { sector, needed, .. })) => {
+                assert!(sector == 512 && needed > 512);
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -545,7 +547,10 @@ fn the_cache_mode_does_not_change_the_sector_size() {
     File::create(&path).unwrap().set_len(1 << 20).unwrap();
     assert_eq!(sectors(&path, CacheMode::Writeback).unwrap(), 512);
     let refused = sectors(&path, CacheMode::Direct).unwrap_err();
-    assert!(matches!(refused, DiskError::DirectBlocks { sector: 512, needed: 4096, .. }), "{refused}");
+    assert!(
+        matches!(refused, BlockError::Disk(DiskError::DirectBlocks { sector: 512, needed: 4096, .. })),
+        "{refused}"
+    );
     assert!(refused.to_string().contains("writeback"), "{refused}");
     let checked = Disk::check(&path, false, CacheMode::Direct, ImageFormat::Probe);
     assert!(matches!(checked, Err(DiskError::DirectBlocks { .. })));
@@ -632,7 +637,10 @@ mod opening {
     use super::*;
 
     fn error(path: &Path) -> DiskError {
-        Block::open(config(path)).unwrap_err()
+        match Block::open(config(path)).unwrap_err() {
+            BlockError::Disk(error) => error,
+            other => panic!("{other}"),
+        }
     }
 
     #[test]
@@ -664,10 +672,13 @@ mod opening {
             Block::open(config)
         };
         assert!(open(|c| c.serial = "12345678901234567890".into()).is_ok());
-        assert!(matches!(open(|c| c.serial = "123456789012345678901".into()), Err(DiskError::Serial { .. })));
-        assert!(matches!(open(|c| c.serial = "tab\t".into()), Err(DiskError::Serial { .. })));
-        assert!(matches!(open(|c| c.queues = 0), Err(DiskError::Queues { .. })));
-        assert!(matches!(open(|c| c.queues = 17), Err(DiskError::Queues { .. })));
+        assert!(matches!(
+            open(|c| c.serial = "123456789012345678901".into()),
+            Err(BlockError::Serial { .. })
+        ));
+        assert!(matches!(open(|c| c.serial = "tab\t".into()), Err(BlockError::Serial { .. })));
+        assert!(matches!(open(|c| c.queues = 0), Err(BlockError::Queues { .. })));
+        assert!(matches!(open(|c| c.queues = 17), Err(BlockError::Queues { .. })));
     }
 
     #[test]
@@ -693,7 +704,9 @@ mod opening {
         }
         Block::open(BlockConfig { format: ImageFormat::Raw, ..config(&vhd) }).unwrap();
         match Block::open(BlockConfig { cache: CacheMode::Direct, ..config(&vhd) }) {
-            Err(DiskError::Foreign { .. } | DiskError::NoDirect(_) | DiskError::DirectBlocks { .. }) => {}
+            Err(BlockError::Disk(
+                DiskError::Foreign { .. } | DiskError::NoDirect(_) | DiskError::DirectBlocks { .. },
+            )) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -713,7 +726,7 @@ mod opening {
         let reader = || Block::open(BlockConfig { read_only: true, ..config(&path) });
         let writer = Block::open(config(&path)).unwrap();
         assert!(matches!(error(&path), DiskError::InUse(_)));
-        assert!(matches!(reader(), Err(DiskError::InUse(_))));
+        assert!(matches!(reader(), Err(BlockError::Disk(DiskError::InUse(_)))));
         drop(writer);
         let first = reader().unwrap();
         let second = reader().unwrap();

@@ -5,10 +5,10 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+use cvmm_disk_image::Disk;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::bounce::{Bounce, Direction};
-use super::disk::Disk;
 use super::engine::{Engine, Finished};
 use super::op::Op;
 use super::request::{Command, Request, STATUS_IOERR, STATUS_OK, parse};

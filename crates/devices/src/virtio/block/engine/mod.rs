@@ -11,11 +11,11 @@ mod uring;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use cvmm_disk_image::Disk;
 use vmm_sys_util::eventfd::EventFd;
 
 use self::pool::Pool;
 use self::uring::Uring;
-use super::disk::Disk;
 use super::op::Op;
 
 /// A finished operation: its tag and how it went.

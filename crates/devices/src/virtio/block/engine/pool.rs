@@ -8,11 +8,11 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use cvmm_disk_image::Disk;
 use rustix::fs::{FallocateFlags, fallocate};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Finished;
-use crate::virtio::block::disk::Disk;
 use crate::virtio::block::op::{Op, Progress, Step};
 use crate::virtio::worker::{drain_event, event_fd};
 

@@ -5,12 +5,12 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use cvmm_disk_image::Disk;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Finished;
-use crate::virtio::block::disk::Disk;
 use crate::virtio::block::op::{Op, Progress, Step};
 use crate::virtio::worker::{drain_event, event_fd};
 

@@ -17,8 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, StatxFlags, ioctl_blksszget, statx};
 use thiserror::Error;
 
-use super::CacheMode;
-use super::format::{self, Foreign, ImageFormat};
+use crate::format::{self, Foreign, ImageFormat};
 
 /// Bytes in a sector, virtio's unit whatever the block size.
 pub const SECTOR: u64 = 512;
@@ -30,6 +29,18 @@ const DIRECT_ALIGN: u64 = 4096;
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// How often it is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What happens to written data on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Through the host's page cache; durable after a flush.
+    #[default]
+    Writeback,
+    /// Past the page cache (O_DIRECT); durable after a flush.
+    Direct,
+    /// Through the page cache; flushes do nothing. For throw-away disks.
+    Unsafe,
+}
 
 /// What is wrong with a disk.
 #[derive(Debug, Error)]
@@ -102,24 +113,6 @@ pub enum DiskError {
     /// Somebody else uses it.
     #[error("disk {path}: is in use by another VM or mounted; a disk can be shared only if all open it read-only", path = .0.display())]
     InUse(PathBuf),
-    /// The serial does not fit into virtio's 20 bytes.
-    #[error("disk {path}: serial `{serial}` has {len} bytes; at most 20 printable ASCII characters are allowed", path = .path.display(), len = .serial.len())]
-    Serial {
-        /// The disk.
-        path: PathBuf,
-        /// The serial.
-        serial: String,
-    },
-    /// The number of queues is out of range.
-    #[error("disk {path}: {queues} queues; allowed are 1 to {max}", path = .path.display())]
-    Queues {
-        /// The disk.
-        path: PathBuf,
-        /// As configured.
-        queues: u16,
-        /// Limit.
-        max: u16,
-    },
     /// Anything else.
     #[error("disk {path}: cannot {what}: {source}", path = .path.display())]
     Io {

@@ -106,8 +106,7 @@ const HEADERS: &[(usize, &[u8], Foreign)] = &[
 const FOOTERS: &[(&[u8], Foreign)] = &[(b"conectix", VPC), (b"koly", Foreign::image("DMG", "dmg"))];
 
 /// Which format the start and the end of a file show, if it is not raw.
-#[must_use]
-pub fn recognise(start: &[u8], last_sector: &[u8]) -> Option<Foreign> {
+fn recognise(start: &[u8], last_sector: &[u8]) -> Option<Foreign> {
     let at_start = |(at, signature, format): &(usize, &[u8], Foreign)| {
         start.get(*at..).is_some_and(|rest| rest.starts_with(signature)).then_some(*format)
     };
@@ -121,7 +120,7 @@ pub fn recognise(start: &[u8], last_sector: &[u8]) -> Option<Foreign> {
 
 /// Reads start and end of a file of `len` bytes, and says which format they show. `align` is what direct I/O wants of offsets,
 /// lengths and addresses; 1 without it.
-pub(super) fn probe(file: &File, len: u64, align: usize) -> io::Result<Option<Foreign>> {
+pub(crate) fn probe(file: &File, len: u64, align: usize) -> io::Result<Option<Foreign>> {
     let unit = align.max(PROBED);
     let mut buffer = vec![0; 2 * unit];
     let skip = buffer.as_ptr().align_offset(unit).min(unit);

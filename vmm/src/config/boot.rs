@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `[boot]`: what the firmware boots.
+
+use std::path::PathBuf;
+
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::isolation::Isolation;
+use super::paths::{Paths, text};
+use super::problem::Problem;
+use super::profile::Profile;
+use super::rules::Rules;
+use super::size::show;
+use super::table::Table;
+
+/// The longest kernel command line in bytes without its NUL (x86 `COMMAND_LINE_SIZE` is 2048 with it).
+pub const MAX_CMDLINE: usize = 2047;
+/// Where the `uki` profile places the UKI in guest RAM.
+const UKI_ADDRESS: u64 = 0x0200_0000;
+
+pub(super) const TABLE: Table = Table { name: "boot", repeated: false, example };
+
+/// What the firmware boots.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(transform = profile_keys)]
+#[schemars(rename = "Boot")]
+pub(super) struct RawBoot {
+    /// The boot profile; decides which other keys of `[boot]` belong here.
+    #[schemars(required)]
+    pub(super) profile: Option<Profile>,
+    /// Profile `uki`: the unified kernel image, relative to this file.
+    #[schemars(length(min = 1))]
+    pub(super) uki: Option<String>,
+    /// Profile `hashes`: the kernel (bzImage or UKI), relative to this file.
+    #[schemars(length(min = 1))]
+    pub(super) kernel: Option<String>,
+    /// Profile `hashes`: the initial RAM disk, relative to this file. Default: none.
+    #[schemars(length(min = 1))]
+    pub(super) initrd: Option<String>,
+    /// Profile `hashes`: the kernel command line, printable ASCII. Default: empty.
+    #[schemars(length(max = MAX_CMDLINE))]
+    pub(super) cmdline: Option<String>,
+    /// Whether a measured first stage runs before the firmware: it waits for the gate's ticket and verifies the unified kernel image.
+    /// Only with `isolation = "snp"`. Default: true with a `[gate]`, false without.
+    pub(super) first_stage: Option<bool>,
+}
+
+/// What the firmware boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// A unified kernel image placed in guest RAM and handed over through the firmware's IGVM data HOB.
+    Uki {
+        /// The UKI.
+        uki: PathBuf,
+    },
+    /// Kernel, initrd and command line through fw_cfg, checked by the firmware against hashes in a measured page.
+    Hashes {
+        /// The bzImage or UKI.
+        kernel: PathBuf,
+        /// The initial RAM disk.
+        initrd: Option<PathBuf>,
+        /// The kernel command line without NUL, at most [`MAX_CMDLINE`] bytes of printable ASCII.
+        cmdline: String,
+    },
+    /// The firmware looks for an EFI system partition on the disks.
+    Disk,
+}
+
+/// What is booted, and whether a first stage runs before the firmware.
+pub(super) fn check(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> (Boot, bool) {
+    let first_stage = first_stage(raw.as_ref().and_then(|boot| boot.first_stage), rules);
+    (boot(raw, rules), first_stage)
+}
+
+/// There is a first stage where a gate decides, unless the file says otherwise.
+fn first_stage(wanted: Option<bool>, rules: &mut Rules<'_>) -> bool {
+    let possible = rules.vm.isolation == Isolation::Snp && rules.vm.profile != Some(Profile::Disk);
+    if wanted == Some(true) && !possible {
+        let message = "first_stage needs isolation \"snp\" and profile \"uki\" or \"hashes\"";
+        rules.add(Problem::at("boot.first_stage", "isolation", message).help("remove the key"));
+    }
+    possible && wanted.unwrap_or(rules.vm.gate)
+}
+
+fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
+    let Some(raw) =
+        rules.required("boot", raw, "a table [boot] with profile = \"uki\", \"hashes\" or \"disk\"")
+    else {
+        return Boot::Disk;
+    };
+    let RawBoot { profile, uki, kernel, initrd, cmdline, first_stage: _ } = raw;
+    let Some(profile) = rules.required("boot.profile", profile, "\"uki\", \"hashes\" or \"disk\"") else {
+        return Boot::Disk;
+    };
+    let given = [
+        ("uki", uki.is_some(), Profile::Uki),
+        ("kernel", kernel.is_some(), Profile::Hashes),
+        ("initrd", initrd.is_some(), Profile::Hashes),
+        ("cmdline", cmdline.is_some(), Profile::Hashes),
+    ];
+    for (key, given, owner) in given {
+        if given && owner != profile {
+            let message = format!("{key} belongs to profile {owner}, but the profile is {profile}");
+            let help = match (key, profile) {
+                ("cmdline" | "initrd", Profile::Uki) => "the UKI carries its own: build it with this one",
+                _ => "remove the key or change the profile",
+            };
+            rules.add(Problem::at(&format!("boot.{key}"), "profile", message).help(help));
+        }
+    }
+    match profile {
+        Profile::Uki => Boot::Uki { uki: rules.required_path("boot.uki", uki.as_deref()) },
+        Profile::Hashes => Boot::Hashes {
+            kernel: rules.required_path("boot.kernel", kernel.as_deref()),
+            initrd: initrd.map(|initrd| rules.path("boot.initrd", &initrd)),
+            cmdline: check_cmdline("boot.cmdline", cmdline.unwrap_or_default(), rules),
+        },
+        Profile::Disk => {
+            if rules.vm.disks == 0 && !rules.is_cut("disk") {
+                let message = "profile disk needs a disk to boot from, and there is none";
+                rules.add(Problem::at("boot.profile", "disk", message).help("add a [[disk]] table"));
+            }
+            Boot::Disk
+        }
+    }
+}
+
+pub(super) fn check_cmdline(key: &str, cmdline: String, rules: &mut Rules<'_>) -> String {
+    if cmdline.len() > MAX_CMDLINE {
+        let message = format!("the command line has {} bytes; Linux cuts it silently", cmdline.len());
+        rules.add(Problem::at(key, "length", message).allowed(format!("at most {MAX_CMDLINE} bytes")));
+    }
+    if !cmdline.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        let message = "the command line has a character that is not printable ASCII";
+        rules.add(Problem::at(key, "format", message).allowed("printable ASCII without line breaks"));
+    }
+    cmdline
+}
+
+impl RawBoot {
+    pub(super) fn new(boot: &Boot, first_stage: bool) -> Self {
+        let first_stage = Some(first_stage);
+        match boot {
+            Boot::Uki { uki } => {
+                Self { profile: Some(Profile::Uki), uki: Some(text(uki)), first_stage, ..Self::default() }
+            }
+            Boot::Hashes { kernel, initrd, cmdline } => Self {
+                profile: Some(Profile::Hashes),
+                kernel: Some(text(kernel)),
+                initrd: initrd.as_deref().map(text),
+                cmdline: Some(cmdline.clone()),
+                first_stage,
+                ..Self::default()
+            },
+            Boot::Disk => Self { profile: Some(Profile::Disk), first_stage, ..Self::default() },
+        }
+    }
+}
+
+/// Checks the images of a guest with so many bytes of memory.
+pub(super) fn check_files(boot: &Boot, memory: u64, low_memory: u64, paths: &mut Paths) {
+    let placed = match boot {
+        Boot::Uki { uki } => paths.image("boot.uki", uki).map(|len| ("boot.uki", len)),
+        Boot::Hashes { kernel, initrd, .. } => {
+            let kernel = paths.image("boot.kernel", kernel);
+            let initrd = initrd.as_ref().map_or(Some(0), |initrd| paths.image("boot.initrd", initrd));
+            kernel.zip(initrd).map(|(kernel, initrd)| ("boot.kernel", kernel.saturating_add(initrd)))
+        }
+        Boot::Disk => None,
+    };
+    // Boot images are copied into guest RAM; more than fits cannot boot however little else there is.
+    let Some((key, len)) = placed else { return };
+    let uki = matches!(boot, Boot::Uki { .. });
+    let (capacity, what) = if uki {
+        (low_memory.saturating_sub(UKI_ADDRESS), "low_memory less 32 MiB")
+    } else {
+        (memory, "memory")
+    };
+    if len <= capacity {
+        return;
+    }
+    let message =
+        format!("the images to boot have {len} bytes and do not fit into {what} ({})", show(capacity));
+    let help = if uki {
+        let least = len.saturating_add(UKI_ADDRESS).next_multiple_of(1 << 20);
+        format!("write low_memory = \"{}MiB\" or more, or use a smaller image", least >> 20)
+    } else {
+        "give the VM more memory or use smaller images".to_owned()
+    };
+    paths.add(Problem::at(key, "memory", message).help(help));
+}
+
+/// Adds to the schema which keys each profile needs and refuses.
+fn profile_keys(schema: &mut Schema) {
+    let rules = [
+        profile_rule("uki", &["uki"], &["kernel", "initrd", "cmdline"]),
+        profile_rule("hashes", &["kernel"], &["uki"]),
+        profile_rule("disk", &[], &["uki", "kernel", "initrd", "cmdline"]),
+    ];
+    schema.insert("allOf".to_owned(), Value::from(rules.to_vec()));
+}
+
+fn profile_rule(name: &str, needed: &[&str], refused: &[&str]) -> Value {
+    let refused: serde_json::Map<String, Value> =
+        refused.iter().map(|key| ((*key).to_owned(), Value::Bool(false))).collect();
+    serde_json::json!({
+        "if": { "properties": { "profile": { "const": name } }, "required": ["profile"] },
+        "then": { "required": needed, "properties": refused }
+    })
+}
+
+fn example(profile: Profile) -> String {
+    match profile {
+        Profile::Uki => [UKI, FIRST_STAGE].concat(),
+        Profile::Hashes => [HASHES, FIRST_STAGE].concat(),
+        Profile::Disk => DISK.to_owned(),
+    }
+}
+
+const UKI: &str = r#"[boot]
+# Everything that runs is one unified kernel image; its kernel, initrd and command line are inside.
+# Needs an AmdSev build of OVMF.
+profile = "uki"
+uki = "guest.efi"
+"#;
+
+const HASHES: &str = r#"[boot]
+# The firmware checks kernel, initrd and command line against hashes in a measured page.
+# Needs an AmdSev build of OVMF.
+profile = "hashes"
+kernel = "vmlinuz"
+initrd = "initrd.img"
+cmdline = "console=ttyS0 quiet"
+"#;
+
+const DISK: &str = r#"[boot]
+# The firmware looks for an EFI system partition on the disks. Nothing of the disk is measured.
+profile = "disk"
+"#;
+
+const FIRST_STAGE: &str = r#"# A measured first stage waits for the gate's ticket before the firmware runs; false without [gate].
+# first_stage = true
+"#;
