@@ -418,7 +418,7 @@ fn id_blocks_are_for_this_launch_with_or_without_a_key() {
     assert!(text.contains("test-p256-key.pem is not a private key on the curve P-384"), "{text}");
     assert!(!lab.path("block").exists(), "written in spite of the error");
     let text = sign(&["--id-key", "initrd"]).code(5);
-    assert!(text.contains("initrd is no private key"), "{text}");
+    assert!(text.contains("initrd is not a private key"), "{text}");
     assert!(sign(&["--id-key", "absent.pem"]).code(5).contains("cannot read absent.pem"));
     assert!(
         lab.guest(&["--vcpus", "1", "--id-block", "/", "--id-auth", "auth"])

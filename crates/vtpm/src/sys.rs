@@ -5,12 +5,16 @@
 use std::io::{Error, Result};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
-use vmm_sys_util::signal::block_signal;
+use vmm_sys_util::signal::{Error as SignalError, block_signal};
 
-/// Blocks SIGTERM, SIGINT and SIGHUP in this thread, and so in a process that has no other.
+/// Blocks SIGTERM, SIGINT and SIGHUP in this thread, and so in a process that has no other. A parent that
+/// takes signals by a descriptor has passed on a mask that blocks them already.
 pub(crate) fn block_stop_signals() -> Result<()> {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        block_signal(signal).map_err(|error| Error::other(format!("block signal {signal}: {error}")))?;
+        match block_signal(signal) {
+            Ok(()) | Err(SignalError::SignalAlreadyBlocked(_)) => {}
+            Err(error) => return Err(Error::other(format!("block signal {signal}: {error}"))),
+        }
     }
     Ok(())
 }

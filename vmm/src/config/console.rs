@@ -129,7 +129,7 @@ pub(super) fn check_files(console: &Console, paths: &mut Paths) {
         paths.add(Problem::at(KEY, "unwritable", message));
     } else if let Err((path, error)) = console_file::check(path) {
         let message = format!("cannot write {}: {error}", path.display());
-        paths.add(Problem::at(KEY, "unwritable", message).allowed("a regular file or a new one"));
+        paths.add(Problem::at(KEY, "unwritable", message).allowed("a new file, or one that cvmm wrote"));
     }
 }
 

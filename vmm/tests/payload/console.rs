@@ -97,7 +97,10 @@ fn a_file_gets_the_output_appended() {
     let Some(lab) = lab(Script::new().text("new\n")) else { return };
     let lab = lab.table("[console]\nmode = \"file\"\npath = \"console.log\"\n");
     let log = lab.path("console.log");
+    // As an earlier run of cvmm leaves it; any other file with content is refused.
     std::fs::write(&log, "old\n").unwrap();
+    let mark = "--- cvmm: older console output; the file without .1 has what follows ---\n";
+    std::fs::write(lab.path("console.log.1"), mark).unwrap();
     let mut vm = lab.start();
     vm.wait_for("the file", |_| std::fs::read(&log).is_ok_and(|text| text.ends_with(b"new\n")));
     let text = std::fs::read_to_string(&log).unwrap();
