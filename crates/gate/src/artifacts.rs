@@ -11,7 +11,6 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,7 +34,7 @@ use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
 use thiserror::Error;
 
-use crate::files::FileError;
+use crate::files::{self, FileError};
 use crate::policies::sha384;
 
 /// The largest file that is launched.
@@ -329,8 +328,9 @@ fn recognise(path: &Path, blob: Blob) -> Result<(), ArtifactError> {
 /// It cannot.
 pub fn import(folder: &Path, file: &Path) -> Result<Digest, ArtifactError> {
     let failed = |what, path: &Path, source| FileError { what, path: path.to_owned(), source };
-    let new = folder.join(format!(".import.{}.new", std::process::id()));
-    let copied = copy(file, &new).map_err(ArtifactError::from).and_then(|digest| {
+    files::remove_leftovers(folder);
+    let (output, new) = files::create_beside(&folder.join("import"), 0o644)?;
+    let copied = copy(file, output, &new).map_err(ArtifactError::from).and_then(|digest| {
         // Inspect the copy: it no longer changes.
         recognise(file, Blob::open(&new).map_err(|source| failed("read", &new, source))?)?;
         let path = folder.join(digest.to_string());
@@ -345,18 +345,11 @@ pub fn import(folder: &Path, file: &Path) -> Result<Digest, ArtifactError> {
     })
 }
 
-/// Copies `from` to `to`, durably, and gives its hash.
-fn copy(from: &Path, to: &Path) -> Result<Digest, FileError> {
+/// Copies `from` into `output`, a new file at `to`, durably, and gives its hash.
+fn copy(from: &Path, mut output: File, to: &Path) -> Result<Digest, FileError> {
     let reading = |source| FileError { what: "read", path: from.to_owned(), source };
     let writing = |source| FileError { what: "write", path: to.to_owned(), source };
     let mut input = File::open(from).map_err(reading)?.take(MAX_ARTIFACT + 1);
-    let mut output = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(to)
-        .map_err(writing)?;
     let (mut hash, mut chunk, mut len) = (Context::new(&SHA384), vec![0; CHUNK_SIZE], 0);
     loop {
         let count = match input.read(&mut chunk) {

@@ -307,6 +307,9 @@ impl Engine {
         }
         let identity = identity(&keys)?;
         let engine = Self {
+        for name in ["", "vms", "versions", "vm-keys", "tpms"] {
+            files::remove_leftovers(&config.state.join(name));
+        }
             id_key: identity.id_key_digest(),
             artifacts: Artifacts::new(&config.artifacts, &keys.verdict.public()?),
             secrets: Secrets::open(config.secrets.as_deref())?,

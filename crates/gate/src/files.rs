@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -63,20 +63,9 @@ pub fn replace_soon(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErro
 }
 
 fn put(path: &Path, bytes: &[u8], mode: u32, durably: bool) -> Result<(), FileError> {
-    // Two that replace the same file at once have a new one each.
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let failed = |source| FileError { what: "write", path: path.to_owned(), source };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // A name alone is in the working folder.
-    let folder = match path.parent() {
-        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
-        Some(folder) => folder,
-        None => Path::new("/"),
-    };
-    let new = folder.join(format!(".{name}.{}.{number}.new", std::process::id()));
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+    let (mut file, new) = create_beside(path, mode)?;
+    let mut write = || {
         file.write_all(bytes)?;
         if !durably {
             return fs::rename(&new, path);
@@ -84,12 +73,72 @@ fn put(path: &Path, bytes: &[u8], mode: u32, durably: bool) -> Result<(), FileEr
         file.sync_all()?;
         fs::rename(&new, path)?;
         // The name is in the folder.
-        File::open(folder)?.sync_all()
+        File::open(folder_of(path))?.sync_all()
     };
     write().map_err(|error| {
         let _ = fs::remove_file(&new);
         failed(error)
     })
+}
+
+/// The folder that a file with this name is in: a name alone is in the working folder.
+#[must_use]
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => Path::new("/"),
+    }
+}
+
+/// Names that were taken before a new one is found: leftovers of processes that had the same id.
+const MAX_ATTEMPTS: usize = 1000;
+
+/// Makes a new file beside `path`, to be renamed: `.NAME.PID.NUMBER.new`. An existing file or link of that name is never opened.
+pub(crate) fn create_beside(path: &Path, mode: u32) -> Result<(File, PathBuf), FileError> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut attempts = 0;
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let new = folder_of(path).join(format!(".{name}.{}.{number}{NEW}", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).mode(mode).open(&new) {
+            Ok(file) => return Ok((file, new)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < MAX_ATTEMPTS => {
+                attempts += 1
+            }
+            Err(source) => return Err(FileError { what: "write", path: path.to_owned(), source }),
+        }
+    }
+}
+
+const NEW: &str = ".new";
+
+/// The process that made a file of this name with [`create_beside`].
+fn maker(name: &str) -> Option<u32> {
+    let (rest, number) = name.strip_prefix('.')?.strip_suffix(NEW)?.rsplit_once('.')?;
+    let (original, pid) = rest.rsplit_once('.')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (!original.is_empty() && digits(number) && digits(pid)).then_some(pid)?.parse().ok()
+}
+
+/// Removes what [`create_beside`] left in `folder` when a process was killed or the power failed: regular files of this user whose
+/// process does not exist any more. What cannot be removed is harmless.
+pub(crate) fn remove_leftovers(folder: &Path) {
+    // Without it nothing shows which processes exist.
+    if !Path::new("/proc/self").exists() {
+        return;
+    }
+    let own = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(maker) else { continue };
+        let ended = pid != std::process::id() && !Path::new(&format!("/proc/{pid}")).exists();
+        // Of the name itself, should it be a link.
+        let ours = entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.uid() == own);
+        if ended && ours && fs::remove_file(entry.path()).is_ok() {
+            tracing::info!(path = %entry.path().display(), "removed what an earlier process left");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -107,5 +156,62 @@ mod tests {
         assert!(read(&path, 4).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(replace(&folder.path().join("none/x"), b"", 0o600).is_err());
+    }
+
+    #[test]
+    fn a_name_without_a_folder_is_in_this_one() {
+        for (file, folder) in [("a", "."), ("b/a", "b"), ("/a", "/"), ("/", "/")] {
+            assert_eq!(folder_of(Path::new(file)), Path::new(folder));
+        }
+    }
+
+    #[test]
+    fn what_has_the_name_of_a_new_file_already_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, victim) = (folder.path().join("x"), folder.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        // As an earlier process of this id may have left them, or another user may have laid them.
+        let (_, next) = create_beside(&path, 0o600).unwrap();
+        let name = next.file_name().unwrap().to_str().unwrap();
+        let number: u64 = name.split('.').nth(3).unwrap().parse().unwrap();
+        for ahead in number + 1..number + 200 {
+            std::os::unix::fs::symlink(
+                &victim,
+                folder.path().join(format!(".x.{}.{ahead}.new", std::process::id())),
+            )
+            .unwrap();
+        }
+        replace(&path, b"new", 0o600).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn only_leftovers_of_ended_processes_are_removed() {
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let (ended, running) = (ended.id(), std::process::id());
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let leftovers = [format!(".vm.json.{ended}.0.new"), format!(".a.b.{ended}.17.new")];
+        let others = [
+            format!(".vm.json.{running}.0.new"),
+            format!("vm.json.{ended}.0.new"),
+            format!(".vm.json.{ended}.x.new"),
+            format!(".{ended}.0.new"),
+            format!(".vm.json.{ended}.new"),
+            format!(".vm.json.{ended}.0.newer"),
+            "vm.json".to_owned(),
+        ];
+        for name in leftovers.iter().chain(&others) {
+            fs::write(at(name), "x").unwrap();
+        }
+        let (link, nested) = (format!(".link.{ended}.0.new"), format!(".folder.{ended}.0.new"));
+        std::os::unix::fs::symlink(at("vm.json"), at(&link)).unwrap();
+        fs::create_dir(at(&nested)).unwrap();
+        remove_leftovers(folder.path());
+        assert!(leftovers.iter().all(|name| !at(name).exists()));
+        assert!(others.iter().chain([&link, &nested]).all(|name| fs::symlink_metadata(at(name)).is_ok()));
     }
 }

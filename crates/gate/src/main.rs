@@ -246,7 +246,7 @@ fn run(command: Command) -> Result<Ended> {
             ))?;
         }
         Command::Policy(PolicyCommand::Sign { key, file }) => {
-            owner::check([owner::folder_of(&file)])?;
+            owner::check([cvmm_gate::files::folder_of(&file)])?;
             policies::sign(&file, &Signer::load(&key)?)?;
             print(&format!("{}\n", policies::signature_path(&file).display()))?;
         }

@@ -40,12 +40,6 @@ pub fn check<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<(), OwnerE
     Ok(())
 }
 
-/// The folder that a file with this name is in.
-#[must_use]
-pub fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// What becomes a user and runs a command.
 fn as_user(passwd: &str, uid: u32, gid: u32) -> String {
     let name = passwd.lines().find_map(|line| {
@@ -71,13 +65,6 @@ fn quoted(argument: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_without_a_folder_is_in_this_one() {
-        for (file, folder) in [("a", "."), ("b/a", "b"), ("/a", "/")] {
-            assert_eq!(folder_of(Path::new(file)), Path::new(folder));
-        }
-    }
 
     #[test]
     fn the_command_can_be_copied() {

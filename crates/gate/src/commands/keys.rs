@@ -82,7 +82,7 @@ pub fn run(command: KeysCommand) -> Result<Ended> {
             return Ok(Ended::Done);
         }
         KeysCommand::New { file } => {
-            owner::check([owner::folder_of(&file)])?;
+            owner::check([cvmm_gate::files::folder_of(&file)])?;
             generate(&file)?;
             print(&format!("{}\n", public_path(&file).display()))?;
             return Ok(Ended::Done);
