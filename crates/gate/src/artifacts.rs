@@ -8,7 +8,7 @@
 //! Results are kept, since the same guest is asked for often. A launch that is not known is computed once, however many ask; only a few
 //! are computed at a time, and only so many questions wait.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -39,8 +39,8 @@ use crate::policies::sha384;
 
 /// The largest file that is launched.
 const MAX_ARTIFACT: u64 = 1 << 30;
-/// Results kept.
-const MOST_RESULTS: usize = 1024;
+/// Results kept. The oldest makes way for a new one.
+const MAX_RESULTS: usize = 1024;
 /// Computations at a time: each has a few threads for the hashing, and reads from the disk.
 const MAX_COMPUTATIONS: usize = 2;
 /// Questions that wait for a computation, their own or another's. Each holds a thread of the pool that answers, which has 64.
@@ -72,12 +72,27 @@ type Answer = Arc<Mutex<Option<Result<Digest, Reason>>>>;
 #[derive(Debug, Default)]
 struct State {
     known: HashMap<Key, Digest>,
+    /// Its keys, the oldest first.
+    order: VecDeque<Key>,
     /// What is being computed, or waits for its turn; those who wait have a clone.
     asked: HashMap<Key, Answer>,
     computing: usize,
     waiting: usize,
     /// Of which clients, none of them with zero.
     waiting_of: HashMap<String, usize>,
+}
+
+impl State {
+    fn remember(&mut self, key: Key, digest: Digest) {
+        if self.known.len() >= MAX_RESULTS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        if self.known.insert(key, digest).is_none() {
+            self.order.push_back(key);
+        }
+    }
 }
 
 impl Artifacts {
@@ -134,11 +149,7 @@ impl Artifacts {
         let mut state = self.state();
         state.asked.remove(&key);
         if let Ok(digest) = &result {
-            // A client that asks for so many different guests waits a little longer.
-            if state.known.len() >= MOST_RESULTS {
-                state.known.clear();
-            }
-            state.known.insert(key, *digest);
+            state.remember(key, *digest);
         }
         drop(state);
         self.over.notify_all();
@@ -479,6 +490,20 @@ mod tests {
         let state = artifacts.state();
         assert_eq!((state.asked.len(), state.computing, state.waiting), (0, 0, 0));
         assert!(state.waiting_of.is_empty());
+    }
+
+    #[test]
+    fn when_results_are_many_only_the_oldest_goes() {
+        let artifacts = artifacts();
+        let key = |number: usize| sha384(&number.to_le_bytes());
+        for number in 0..MAX_RESULTS + 10 {
+            artifacts.once("a", key(number), || Ok(key(number))).unwrap();
+        }
+        let kept = |number| artifacts.once("b", key(number), || Err(busy())).is_ok();
+        assert!((0..10).all(|number| !kept(number)));
+        assert!((10..MAX_RESULTS + 10).all(kept));
+        let state = artifacts.state();
+        assert_eq!((state.known.len(), state.order.len()), (MAX_RESULTS, MAX_RESULTS));
     }
 
     #[test]
