@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The sockets: who may connect, how many, and for how long they may say nothing.
+//! The sockets: who may connect, how many, and how long they may be silent.
 //!
 //! A connection is a session. Its messages are answered one after the other on a pool of threads, since an answer takes a signature
-//! and a write to the disk. Ten thousand connections that say nothing keep nobody out (module `places`).
+//! and a write to the disk. Silent connections, however many, keep no client out (module `slots`).
 
-mod places;
 mod rcar;
 mod session;
+mod slots;
 mod status;
 mod tls;
 
@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::places::Places;
+use self::slots::ConnectionSlots;
 pub use self::tls::{ListenError, TlsListener, bind_tls};
 use crate::audit::budget::INTERVAL;
 use crate::clients::{Client, Clients};
@@ -33,7 +33,7 @@ use crate::engine::{Engine, Session};
 
 /// After an error of `accept`, which is mostly a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(20);
-const BUSY: &str = "launches in progress take all places; try again";
+const BUSY: &str = "too many launches in progress; try again later";
 /// How long a launch in progress may take once the gate is to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -117,7 +117,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(listeners.socket)?;
     let limits = engine.config().limits;
-    let places = Places::new(limits.connections);
+    let slots = ConnectionSlots::new(limits.connections);
+    let handshakes = ConnectionSlots::new(limits.connections);
     let own = rustix::process::geteuid().as_raw();
     let clients = Arc::new(Clients::new(&engine.config().clients, own));
     let ends = tokio::spawn(crate::expiry::watch(Arc::clone(&engine)));
@@ -125,7 +126,7 @@ pub async fn serve(
     let mut sessions = JoinSet::new();
     let status = match listeners.status {
         Some(listener) => {
-            let state = status::State { engine: Arc::clone(&engine), places: Arc::clone(&places) };
+            let state = status::State { engine: Arc::clone(&engine), slots: Arc::clone(&slots) };
             Some(tokio::spawn(status::serve(TcpListener::from_std(listener)?, Arc::new(state))))
         }
         None => None,
@@ -161,7 +162,7 @@ pub async fn serve(
                         turn_away(&stream, "gate.peer", "no [[client]] of gate.toml has this user's uid");
                         continue;
                     };
-                    let Some((place, full)) = places.take() else {
+                    let Some((slot, full)) = slots.take() else {
                         engine.metrics().turned_away();
                         turn_away(&stream, "gate.busy", BUSY);
                         continue;
@@ -172,7 +173,7 @@ pub async fn serve(
                     let wait = Duration::from_secs(limits.message_s);
                     let engine = Arc::clone(&engine);
                     let session = Session::new(client);
-                    sessions.spawn(session::connection(engine, session, place, stream, wait, stopped.clone()));
+                    sessions.spawn(session::connection(engine, session, slot, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
                     cvmm_log_limit::warn!(%error, "accept");
@@ -183,18 +184,14 @@ pub async fn serve(
                 Ok(stream) => {
                     // Never none: there is no listener without it.
                     let Some(tls) = tls.clone() else { continue };
-                    let tls = (tls, Arc::clone(&clients));
+                    let context = tls::Context { tls, clients: Arc::clone(&clients), slots: Arc::clone(&slots) };
                     let (engine, wait) = (Arc::clone(&engine), Duration::from_secs(limits.message_s));
-                    let Some((place, full)) = places.take() else {
-                        engine.metrics().turned_away();
-                        cvmm_log_limit::warn!(code = "gate.busy", "a connection was turned away");
-                        sessions.spawn(tls::busy(engine, tls, stream, wait));
-                        continue;
-                    };
+                    // Always: no handshake is a launch.
+                    let Some((handshake, full)) = handshakes.take() else { continue };
                     if full {
                         engine.metrics().pushed_out();
                     }
-                    sessions.spawn(tls::connection(engine, tls, place, stream, wait, stopped.clone()));
+                    sessions.spawn(tls::connection(engine, context, handshake, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
                     cvmm_log_limit::warn!(%error, "accept for TLS");

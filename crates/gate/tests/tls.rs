@@ -375,6 +375,31 @@ fn silent_connections_keep_nobody_out() {
 }
 
 #[test]
+fn handshakes_that_are_not_completed_evict_no_client_that_has_completed_its_own() {
+    let gate = Serving::new("connections = 4\nmessage_s = 60");
+    let end = Instant::now() + Duration::from_secs(60);
+    // Connected, and silent for longer than a new connection has at least.
+    let mut waiting: Vec<_> = (0..4).map(|_| gate.client("good").endpoint.connect(end).unwrap()).collect();
+    thread::sleep(Duration::from_millis(700));
+    let hello = client_hello(&gate);
+    let silent: Vec<_> = (0..64)
+        .map(|number| {
+            let mut stream = gate.connect();
+            let _ = stream.write_all(&hello[..number % hello.len()]);
+            stream
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(300));
+    for stream in &mut waiting {
+        assert!(!stream.is_over(), "a client that waits was evicted by a handshake");
+    }
+    drop(silent);
+    // One that has shown who it is takes the slot of the one that was silent longest.
+    gate.launch("good").unwrap();
+    assert_eq!(waiting.iter_mut().filter_map(|stream| stream.is_over().then_some(())).count(), 1);
+}
+
+#[test]
 fn when_launches_take_all_places_a_newcomer_is_told() {
     let gate = Serving::new("connections = 2");
     let launch = || gate.client("good").admit(gate.world.gate.proposal("vm")).unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! RCAR over HTTP. Whoever can connect may ask, so connections, their time, their requests and what those hold are all limited: when
-//! all places are taken, a newcomer gets that of the connection that has waited longest for its client, never one whose request is
-//! being answered.
+//! RCAR over HTTP. Clients are not authenticated, so connections, their time, their requests and the memory of those are all limited:
+//! when all slots are in use, a new connection evicts the one that has waited longest for its client, never one whose request is being
+//! answered.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::PAUSE;
-use super::places::{Places, Rank, Taken};
+use super::slots::{ConnectionSlots, Priority, SlotGuard};
 use crate::audit::budget::Asker;
 use crate::engine::{Call, Engine, Reply};
 use crate::rcar::wire::{self, MAX_BODY};
@@ -33,14 +33,14 @@ const WHOLE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct State {
     engine: Arc<Engine>,
-    places: Arc<Places>,
+    slots: Arc<ConnectionSlots>,
     /// For a request's head, and for its body.
     wait: Duration,
 }
 
 impl State {
     pub(super) fn new(engine: Arc<Engine>, connections: usize, message_s: u64) -> Self {
-        Self { engine, places: Places::new(connections), wait: Duration::from_secs(message_s) }
+        Self { engine, slots: ConnectionSlots::new(connections), wait: Duration::from_secs(message_s) }
     }
 }
 
@@ -55,29 +55,29 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
                 continue;
             }
         };
-        // All places are being answered: that is soon over, and there is nobody to tell meanwhile.
-        let Some((place, full)) = state.places.take() else {
+        // Every slot is in use for a request: that is soon over, and to say so would take a slot too.
+        let Some((slot, full)) = state.slots.take() else {
             state.engine.metrics().turned_away();
             continue;
         };
         if full {
             state.engine.metrics().pushed_out();
         }
-        tokio::spawn(connection(Arc::clone(&state), place, stream, peer));
+        tokio::spawn(connection(Arc::clone(&state), slot, stream, peer));
     }
 }
 
 async fn connection(
     state: Arc<State>,
-    place: Taken,
+    slot: SlotGuard,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
 ) {
-    let lost = place.loss();
-    let (place, wait) = (Arc::new(Mutex::new(place)), state.wait);
+    let eviction = slot.eviction();
+    let (slot, wait) = (Arc::new(Mutex::new(slot)), state.wait);
     let answer = service_fn(move |request| {
-        let (state, place) = (Arc::clone(&state), Arc::clone(&place));
-        async move { Ok::<_, Infallible>(answer(state, &place, peer, request).await) }
+        let (state, slot) = (Arc::clone(&state), Arc::clone(&slot));
+        async move { Ok::<_, Infallible>(answer(state, &slot, peer, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -86,13 +86,13 @@ async fn connection(
         .serve_connection(TokioIo::new(stream), answer);
     tokio::select! {
         _ = timeout(WHOLE, connection) => {}
-        () = lost.notified() => {}
+        () = eviction.notified() => {}
     }
 }
 
 async fn answer(
     state: Arc<State>,
-    place: &Mutex<Taken>,
+    slot: &Mutex<SlotGuard>,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
@@ -101,7 +101,7 @@ async fn answer(
     let session = {
         let mut cookies = head.headers.get_all(COOKIE).iter();
         let first = cookies.next().and_then(|value| value.to_str().ok());
-        // As many headers as cookies is HTTP/2's way.
+        // Several Cookie headers are allowed in HTTP/2 only.
         first.filter(|_| cookies.next().is_none()).and_then(wire::cookie).map(str::to_owned)
     };
     let path = head.uri.path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
@@ -136,8 +136,8 @@ async fn answer(
             return response;
         }
     };
-    // From here to the answer the place is safe, unless it is somebody else's already.
-    place.lock().unwrap_or_else(PoisonError::into_inner).heard(Rank::Launch);
+    // From here to the answer the connection is not evicted, unless it was already.
+    slot.lock().unwrap_or_else(PoisonError::into_inner).touch(Priority::Launch);
     let reply = tokio::task::spawn_blocking(move || {
         let session = session.as_deref();
         let call = match (&body, asked) {
@@ -151,7 +151,7 @@ async fn answer(
         state.engine.rcar(call, &Asker::address(peer.ip()), &peer.to_string())
     })
     .await;
-    place.lock().unwrap_or_else(PoisonError::into_inner).heard(Rank::Silent);
+    slot.lock().unwrap_or_else(PoisonError::into_inner).touch(Priority::Silent);
     let Ok(Reply { status, body, session }) = reply else {
         return response(StatusCode::INTERNAL_SERVER_ERROR, Vec::new());
     };
@@ -165,7 +165,7 @@ async fn answer(
         }
     }
     if status == 413 || status == 503 {
-        // What is left of the body is not read.
+        // The rest of the body is not read.
         response.headers_mut().insert(hyper::header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

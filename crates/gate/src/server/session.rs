@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A connection: frames in, frames out, one session. Everything it waits for has a limit.
+//! A connection: frames in, frames out, one session. Every wait has a limit.
 
 use std::io;
 use std::sync::Arc;
@@ -12,38 +12,38 @@ use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use super::places::{Rank, Taken};
+use super::slots::{Priority, SlotGuard};
 use crate::engine::{Engine, Session, State};
 
 impl Session {
-    fn rank(&self) -> Rank {
+    fn priority(&self) -> Priority {
         match self.state() {
-            State::New | State::Over => Rank::Silent,
-            State::Channel(_) | State::Guest(_) => Rank::Guest,
-            State::Launch(_) | State::Opening(_) | State::Challenged(_) => Rank::Launch,
-            State::Running(_) => Rank::Run,
+            State::New | State::Over => Priority::Silent,
+            State::Channel(_) | State::Guest(_) => Priority::Guest,
+            State::Launch(_) | State::Opening(_) | State::Challenged(_) => Priority::Launch,
+            State::Running(_) => Priority::Lease,
         }
     }
 }
 
-/// Serves `session` on `stream` until its session is over, its place is lost or `stop` is true and nothing is at stake.
+/// Serves `session` on `stream` until its session is over, it is evicted, or `stop` is true and no launch is in progress.
 pub(super) async fn connection(
     engine: Arc<Engine>,
     mut session: Session,
-    mut place: Taken,
+    mut slot: SlotGuard,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     wait: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     while !session.is_over() {
-        let idle = place.rank() != Rank::Launch;
+        let idle = slot.priority() != Priority::Launch;
         let message = tokio::select! {
             message = read(&mut stream, session.longest(), session.until(), wait) => message,
-            () = place.lost() => return,
+            () = slot.evicted() => return,
             _ = stop.wait_for(|stop| *stop), if idle => return,
         };
         let Ok(message) = message else { return };
-        if !place.heard(place.rank().max(Rank::Asked)) {
+        if !slot.touch(slot.priority().max(Priority::Asked)) {
             return;
         }
         let engine = Arc::clone(&engine);
@@ -53,13 +53,13 @@ pub(super) async fn connection(
         });
         let Ok((next, response)) = answered.await else { return };
         session = next;
-        if !place.heard(session.rank()) || write(&mut stream, &response, wait).await.is_err() {
+        if !slot.touch(session.priority()) || write(&mut stream, &response, wait).await.is_err() {
             return;
         }
     }
 }
 
-/// A frame: it may begin until the session's end, and then has to arrive within `wait`.
+/// Reads a frame: it may begin until the session's end, and then has to arrive within `wait`.
 async fn read(
     stream: &mut (impl AsyncRead + Unpin),
     longest: usize,
@@ -85,7 +85,7 @@ async fn read(
     .map_err(late)?
 }
 
-/// Writes a response; a peer that does not take it within `wait` is none.
+/// Writes a response, within `wait`.
 pub(super) async fn write(
     stream: &mut (impl AsyncWrite + Unpin),
     response: &Response,
@@ -94,7 +94,7 @@ pub(super) async fn write(
     let bytes = encode(response)?;
     let write = async {
         stream.write_all(&bytes).await?;
-        // TLS may have taken what it has not sent.
+        // TLS may hold data that it has not sent.
         stream.flush().await
     };
     timeout(wait, write).await.map_err(|_| io::ErrorKind::TimedOut)?

@@ -17,10 +17,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::PAUSE;
-use super::places::Places;
+use super::slots::ConnectionSlots;
 use crate::engine::Engine;
 
-/// Connections at a time. Whoever monitors has one; others wait in the kernel's queue.
+/// Connections at a time. A monitor needs one; others wait in the kernel's queue.
 const CONNECTIONS: usize = 16;
 /// Time for all requests of a connection.
 const WAIT: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ const WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) engine: Arc<Engine>,
-    pub(super) places: Arc<Places>,
+    pub(super) slots: Arc<ConnectionSlots>,
 }
 
 /// Serves until it is aborted.
@@ -65,7 +65,7 @@ fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
             let engine = &state.engine;
-            let text = engine.metrics().text(state.places.taken(), engine.policies());
+            let text = engine.metrics().text(state.slots.used(), engine.policies());
             (StatusCode::OK, "text/plain; version=0.0.4", text)
         }
         (&Method::GET, "/healthz") => match state.engine.health() {

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections over TLS: a handshake that is over in time, a client that may ask, and then a session like any other.
+//! Connections over TLS: a handshake with a time limit, a client that may ask, and then a session like any other.
 //!
-//! A client whose certificate is not accepted hears of it from TLS (an alert), one whose name is not among the allowed from a denial.
-//! Both are read to their end before the connection is closed: TCP throws away what was said to somebody whose own words are not read.
+//! A client whose certificate is not accepted is told by TLS (an alert), one whose name has no `[[client]]` by a denial. In both cases
+//! the connection is read to its end before it is closed: TCP discards what was sent to a peer whose data is not read.
+//!
+//! A peer that has not completed its handshake has not shown who it is. It has a slot among handshakes only, and takes none of those of
+//! clients before it has.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,19 +16,17 @@ use cvmm_reason::Reason;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::places::Taken;
 use super::session;
+use super::slots::{ConnectionSlots, SlotGuard};
 use crate::clients::{Client, Clients};
 use crate::engine::{Engine, Session};
 use crate::tls::{self, Settings, TlsError};
 
-/// Clients that are told at a time that all places are taken; others are only cut off.
-const TOLD: usize = 8;
-/// How much of somebody who is turned away is read: a frame, and what TLS adds.
+/// How much is read from a client that is refused: a frame, and what TLS adds.
 const REST: u64 = 128 << 10;
 
 /// Where to listen, and how.
@@ -40,7 +41,6 @@ pub struct TlsListener {
 pub(super) struct Tls {
     settings: Settings,
     config: RwLock<Arc<ServerConfig>>,
-    told: Semaphore,
 }
 
 /// Why there is no listener.
@@ -56,8 +56,7 @@ pub enum ListenError {
 
 /// Makes the socket for [`super::Listeners::tls`].
 pub fn bind_tls(settings: &Settings) -> Result<TlsListener, ListenError> {
-    let tls =
-        Tls { settings: settings.clone(), config: RwLock::new(settings.load()?), told: Semaphore::new(TOLD) };
+    let tls = Tls { settings: settings.clone(), config: RwLock::new(settings.load()?) };
     let bind = || {
         let socket = std::net::TcpListener::bind(settings.listen)?;
         socket.set_nonblocking(true)?;
@@ -120,47 +119,53 @@ impl Tls {
     }
 }
 
-/// Serves `stream` as long as [`session::connection`] would.
+/// What connections share.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) tls: Arc<Tls>,
+    pub(super) clients: Arc<Clients>,
+    /// Of clients.
+    pub(super) slots: Arc<ConnectionSlots>,
+}
+
+/// Serves `stream` as long as [`session::connection`] would. `handshake` is a slot for the time until the client has shown who it is.
 pub(super) async fn connection(
     engine: Arc<Engine>,
-    (tls, clients): (Arc<Tls>, Arc<Clients>),
-    place: Taken,
+    Context { tls, clients, slots }: Context,
+    handshake: SlotGuard,
     stream: TcpStream,
     wait: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     let accepted = tokio::select! {
         accepted = timeout(wait, tls.accept(&engine, &clients, stream, wait)) => accepted,
-        () = place.lost() => return,
+        () = handshake.evicted() => return,
         _ = stop.wait_for(|stop| *stop) => return,
     };
     match accepted {
-        Ok(Some((stream, client))) => {
+        Ok(Some((mut stream, client))) => {
             tracing::debug!(client = client.name(), "connected over TLS");
-            session::connection(engine, Session::new(client), place, stream, wait, stop).await;
+            let Some((slot, full)) = slots.take() else {
+                engine.metrics().turned_away();
+                cvmm_log_limit::warn!(code = "gate.busy", "a connection was turned away");
+                tokio::select! {
+                    () = tell(&mut stream, Reason::new("gate.busy", super::BUSY), wait) => {}
+                    () = handshake.evicted() => {}
+                }
+                return;
+            };
+            drop(handshake);
+            if full {
+                engine.metrics().pushed_out();
+            }
+            session::connection(engine, Session::new(client), slot, stream, wait, stop).await;
         }
         Ok(None) => {}
         Err(_) => {
             engine.metrics().turned_away();
-            cvmm_log_limit::warn!("a TLS handshake was not over in time");
+            cvmm_log_limit::warn!("a TLS handshake was not completed in time");
         }
     }
-}
-
-/// Tells a client that may ask, but not now, if not too many are being told already.
-pub(super) async fn busy(
-    engine: Arc<Engine>,
-    (tls, clients): (Arc<Tls>, Arc<Clients>),
-    stream: TcpStream,
-    wait: Duration,
-) {
-    let Ok(_permit) = tls.told.try_acquire() else { return };
-    let told = async {
-        if let Some((mut stream, _)) = tls.accept(&engine, &clients, stream, wait).await {
-            tell(&mut stream, Reason::new("gate.busy", super::BUSY), wait).await;
-        }
-    };
-    let _ = timeout(wait, told).await;
 }
 
 async fn tell(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reason: Reason, wait: Duration) {
@@ -170,7 +175,7 @@ async fn tell(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reason: Reason
     }
 }
 
-/// Says no more, and reads what the other side had to say until it closes.
+/// Ends the own side of the connection, and reads the rest of the other side until it closes.
 async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, wait: Duration) {
     let rest = async {
         stream.shutdown().await?;
