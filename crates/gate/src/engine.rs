@@ -340,7 +340,7 @@ impl Engine {
     /// Reads everything that `config` names, as [`Self::open`] does, and writes nothing: a gate that runs is not disturbed.
     pub fn check(config: &Config) -> Result<(), EngineError> {
         let keys = Keys::open(config)?;
-        Audit::check(&config.audit, &rotate::tail_path(config))?;
+        Audit::check(&config.audit, &rotate::tail_path(config), &keys.verdict.public()?)?;
         Clock::read_only(&config.state.join("clock"))?.now().map_err(EngineError::Clock)?;
         trust(config.unsafe_test_roots.as_deref())?;
         identity(&keys)?;

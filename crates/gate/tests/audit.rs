@@ -199,6 +199,42 @@ fn a_running_gate_and_a_stopped_one_go_on_in_a_new_file() {
     verified(program.gate(), &[a, b, c, d, fifth, log(program.gate())]);
 }
 
+#[test]
+fn a_log_that_is_removed_while_the_gate_is_stopped_is_reported_as_lost() {
+    let program = Program::serve(common::Gate::new(""));
+    program.launch("vm").unwrap();
+    let folder = stop(program);
+    let copy = folder.path("elsewhere");
+    fs::rename(log(&folder), &copy).unwrap();
+    // A file that only has the name of the log is not taken for it.
+    fs::write(folder.path("audit.log.1"), "{}\n").unwrap();
+    // As logrotate leaves it, and with nothing in its place: neither is a new log.
+    for empty in [true, false] {
+        if empty {
+            fs::write(log(&folder), "").unwrap();
+        } else {
+            let _ = fs::remove_file(log(&folder));
+        }
+        let output = program::command(&folder.path("gate.toml")).output().unwrap();
+        assert!(said(&output).contains("was truncated, moved or replaced"), "{}", said(&output));
+        let output = gate(&folder, &["audit", "rotate"]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(
+            said(&output).contains("--previous") && said(&output).contains("--lost"),
+            "{}",
+            said(&output)
+        );
+    }
+    let output = gate(&folder, &["audit", "rotate", "--lost"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let program = Program::serve(folder);
+    program.launch("vm").unwrap();
+    let read = verified(program.gate(), &[log(program.gate())]);
+    assert_eq!(read.lost, [read.first.seq]);
+    // And with the old log, nothing is missing in between.
+    verified(program.gate(), &[copy, log(program.gate())]);
+}
+
 fn truncate(path: &Path) -> PathBuf {
     let copy = path.with_extension("log.copy");
     fs::copy(path, &copy).unwrap();

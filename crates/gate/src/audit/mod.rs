@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::digest::{SHA384, digest};
+use cvmm_gate_protocol::ticket::VerdictKey;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
@@ -35,7 +36,7 @@ use thiserror::Error;
 pub(crate) use self::bound::text as bounded_text;
 pub use self::read::{MAX_LINE, Place, Verified, verify};
 use self::read::{Reading, scan};
-use self::tail::TailFile;
+use self::tail::{Tail, TailFile};
 use crate::files::FileError;
 use crate::keys::Signer;
 use crate::lock::{self, LockError};
@@ -193,14 +194,20 @@ impl Audit {
             file => file.map_err(failed)?,
         };
         lock::audit_log(path, &file)?;
-        let read = read_whole(path, &file, remembered.as_ref().map(tail::Tail::place).as_ref())?;
+        let own = signer.public().map_err(|_| AuditError::Signature)?;
+        let read = read_whole(path, &file, remembered.as_ref(), &own)?;
         let torn = file.metadata().map_err(failed)?.len().saturating_sub(read.len);
         if torn > 0 {
             file.set_len(read.len).map_err(failed)?;
         }
         let unsigned = read.end.seq - read.signed.max(read.first.seq);
+        let appended = appended(path, &read, remembered.as_ref());
         let audit = Self::at(path, signer, file, End::at(read.end, read.len), tail);
-        audit.append(0, &json!({ "event": "open", "torn_bytes": torn, "unsigned_lines": unsigned }))?;
+        let mut event = json!({ "event": "open", "torn_bytes": torn, "unsigned_lines": unsigned });
+        if appended > 0 {
+            event["appended_lines"] = appended.into();
+        }
+        audit.append(0, &event)?;
         audit.chain().remember(false)?;
         Ok(audit)
     }
@@ -216,12 +223,14 @@ impl Audit {
     }
 
     /// Reads the log at `path` and compares it with what `tail` remembers, as [`Self::open`] does, and changes nothing. Says how many lines
-    /// there are.
-    pub fn check(path: &Path, tail: &Path) -> Result<u64, AuditError> {
+    /// there are. `own` is the key that signs it.
+    pub fn check(path: &Path, tail: &Path, own: &VerdictKey) -> Result<u64, AuditError> {
         let remembered = TailFile::new(tail).read()?;
         match File::open(path) {
             Ok(file) => {
-                Ok(read_whole(path, &file, remembered.as_ref().map(tail::Tail::place).as_ref())?.end.seq)
+                let read = read_whole(path, &file, remembered.as_ref(), own)?;
+                appended(path, &read, remembered.as_ref());
+                Ok(read.end.seq)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => match remembered {
                 None => Ok(0),
@@ -415,10 +424,15 @@ impl Chain {
 }
 
 /// Reads the log from its start; an error if `remembered` is not a place in it.
-fn read_whole(path: &Path, file: &File, remembered: Option<&Place>) -> Result<Verified, AuditError> {
+fn read_whole(
+    path: &Path,
+    file: &File,
+    remembered: Option<&Tail>,
+    own: &VerdictKey,
+) -> Result<Verified, AuditError> {
     let mut read = Verified::nothing();
-    let mark = remembered.map(|place| place.seq);
-    scan(path, file, &mut Reading { read: &mut read, keys: None, first: true, mark })?;
+    let mark = remembered.map(|tail| tail.seq);
+    scan(path, file, &mut Reading { read: &mut read, keys: None, first: true, mark, own: Some(own) })?;
     match remembered {
         // An older copy of the state folder knows less than the log has.
         Some(place) if place.seq >= read.first.seq && read.marked.as_ref() != Some(&place.hash) => {
@@ -426,6 +440,22 @@ fn read_whole(path: &Path, file: &File, remembered: Option<&Place>) -> Result<Ve
         }
         _ => Ok(read),
     }
+}
+
+/// How many lines another program has added to a log that the gate had closed, as far as `remembered` tells. A gate's own first line
+/// after that is signed; an older copy of the state folder is followed by such a line.
+fn appended(path: &Path, read: &Verified, remembered: Option<&Tail>) -> u64 {
+    let Some(tail) = remembered.filter(|tail| tail.closed) else { return 0 };
+    let lines = read.unsigned_behind_mark;
+    if lines > 0 {
+        tracing::warn!(
+            path = %path.display(),
+            lines,
+            "another program added lines to the audit log behind line {}, with which the gate had closed it: they are not the gate's",
+            tail.seq
+        );
+    }
+    lines
 }
 
 fn hash(line: &[u8]) -> String {

@@ -22,7 +22,7 @@ use crate::files::FileError;
 /// Longest line in bytes, its end included.
 pub const MAX_LINE: u64 = 64 << 10;
 /// Longest line of version 1, whose writer had no limit.
-const MAX_LINE_V1: u64 = 2 << 20;
+pub(super) const MAX_LINE_V1: u64 = 2 << 20;
 /// The version that is written.
 pub(super) const VERSION: u64 = 2;
 /// What a signature of version 2 is over, before the line.
@@ -91,10 +91,17 @@ pub struct Verified {
     pub(super) new_format: bool,
     /// Lines that say that what stood before them was lost, by number.
     pub lost: Vec<u64>,
+    /// Lines without a signature behind a signed `close` line, by number: another program wrote them while the gate was stopped.
+    pub appended: Vec<u64>,
+    /// Whether the line before was a `close`, or one of [`Self::appended`].
+    closed: bool,
     /// Bytes of the last file that are whole lines.
     pub(super) len: u64,
     /// The hash at the place that was asked for.
     pub(super) marked: Option<String>,
+    /// Lines behind that place and before the next one that the gate's key has signed.
+    pub(super) unsigned_behind_mark: u64,
+    signed_behind_mark: bool,
 }
 
 impl Verified {
@@ -107,8 +114,12 @@ impl Verified {
             unsigned: SIGN_EVERY,
             new_format: false,
             lost: Vec::new(),
+            appended: Vec::new(),
+            closed: false,
             len: 0,
             marked: None,
+            unsigned_behind_mark: 0,
+            signed_behind_mark: false,
         }
     }
 }
@@ -119,7 +130,11 @@ pub fn verify(paths: &[PathBuf], keys: &[VerdictKey]) -> Result<Verified, AuditE
     for (index, path) in paths.iter().enumerate() {
         let failed = |source| FileError { what: "open", path: path.clone(), source };
         let file = File::open(path).map_err(failed)?;
-        scan(path, &file, &mut Reading { read: &mut read, keys: Some(keys), first: index == 0, mark: None })?;
+        scan(
+            path,
+            &file,
+            &mut Reading { read: &mut read, keys: Some(keys), first: index == 0, mark: None, own: None },
+        )?;
         if read.len != file.metadata().map_err(failed)?.len() {
             return Err(AuditError::Chain {
                 path: path.clone(),
@@ -140,11 +155,13 @@ pub(super) struct Reading<'a> {
     pub first: bool,
     /// Remembers the hash at this place.
     pub mark: Option<u64>,
+    /// The key of the gate that reads its own log, and looks for what was added behind the mark.
+    pub own: Option<&'a VerdictKey>,
 }
 
 /// Reads whole lines; the rest of the file, if a crash has cut its last line short, is what is behind [`Verified::len`].
 pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Result<(), AuditError> {
-    let Reading { read, keys, first, mark } = reading;
+    let Reading { read, keys, first, mark, own } = reading;
     let mut reader = BufReader::with_capacity(64 << 10, file);
     let mut line = Vec::new();
     let mut begins = true;
@@ -202,6 +219,7 @@ pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Resul
             });
         }
         let wrong = |problem| AuditError::Chain { path: path.to_owned(), line: seq + 1, problem };
+        let mut signed_by_own = false;
         if let Some(signature) = value.get("signature") {
             let text = std::str::from_utf8(text).unwrap_or_default();
             let (message, signature) = if new_format {
@@ -215,6 +233,8 @@ pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Resul
             if keys.is_some_and(|keys| !keys.iter().any(|key| key.verifies(&message, &signature))) {
                 return Err(wrong("its signature does not verify with the gate's key"));
             }
+            let behind_mark = mark.is_some_and(|mark| seq >= mark) && !read.signed_behind_mark;
+            signed_by_own = behind_mark && own.is_some_and(|key| key.verifies(&message, &signature));
             // Version 1 signs what is before the line, not the line.
             read.signed = if new_format { seq + 1 } else { seq };
         }
@@ -227,6 +247,16 @@ pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Resul
         if value["lost"] == true {
             read.lost.push(seq);
         }
+        if mark.is_some_and(|mark| seq >= mark) && !read.signed_behind_mark {
+            read.signed_behind_mark = signed_by_own;
+            read.unsigned_behind_mark += u64::from(!signed_by_own);
+        }
+        // The next line of a gate says that the log was opened again, and is signed.
+        let signed = read.unsigned == 0;
+        if read.closed && !signed && new_format {
+            read.appended.push(seq);
+        }
+        read.closed = if signed { value["event"] == "close" } else { read.closed };
         read.new_format = new_format;
         read.end = Place { seq: seq + 1, hash: hash(text) };
         read.len += count as u64;

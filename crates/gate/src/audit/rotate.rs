@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,15 +18,18 @@ use serde_json::json;
 use thiserror::Error;
 use x509_cert::der::DateTime;
 
-use super::read::CONTINUED;
+use super::read::{CONTINUED, MAX_LINE_V1};
 use super::tail::TailFile;
-use super::{Audit, AuditError, End, Place, Reading, SIGN_EVERY, Verified, scan};
+use super::{Audit, AuditError, End, Place, Reading, SIGN_EVERY, Verified, hash, scan};
 use crate::clock::unix_time;
 use crate::config::Config;
 use crate::control::{self, ControlError};
-use crate::files::FileError;
+use crate::files::{FileError, folder_of};
 use crate::keys::{Keys, KeysError};
 use crate::lock::{self, LockError, StateLock};
+
+/// Files that are looked at for the log under another name.
+const MAX_CANDIDATES: usize = 1000;
 
 /// What the new file continues.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,7 +241,7 @@ impl New {
             renameat_with(CWD, aside, CWD, path, RenameFlags::EXCHANGE)
                 .map_err(|error| format!("the names cannot be exchanged: {error}"))?;
         }
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = folder_of(path);
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|error| format!("{}: {error}", folder.display()))
@@ -304,7 +307,7 @@ fn copied(path: &Path) -> Result<From, RotateError> {
     let file =
         File::open(path).map_err(|source| FileError { what: "open", path: path.to_owned(), source })?;
     let mut read = Verified::nothing();
-    scan(path, &file, &mut Reading { read: &mut read, keys: None, first: true, mark: None })?;
+    scan(path, &file, &mut Reading { read: &mut read, keys: None, first: true, mark: None, own: None })?;
     Ok(From::Copy { seq: read.end.seq, hash: read.end.hash })
 }
 
@@ -321,7 +324,8 @@ fn stopped(config: &Config, from: From, new: &New) -> Result<u64, RotateError> {
     })?;
     let time = unix_time();
     let exchange = || new.exchange(&config.audit);
-    let whole = new.aside.is_some() && Audit::check(&config.audit, &tail).is_ok();
+    let own = signer.public()?;
+    let whole = new.aside.is_some() && Audit::check(&config.audit, &tail, &own).is_ok();
     if from == From::Log && whole {
         let audit = Audit::open(&config.audit, &tail, signer)?;
         let lines = audit.rotate(file, &from, time, exchange)?;
@@ -335,8 +339,20 @@ fn stopped(config: &Config, from: From, new: &New) -> Result<u64, RotateError> {
     let place = match from {
         From::Lost if whole => return Err(refused("it is whole, nothing is lost: leave out --lost").into()),
         From::Lost => known.place(),
-        // A gate that was stopped, and a log that was moved since: there is nothing behind what is remembered.
-        From::Log if known.closed && new.aside.is_none() => known.place(),
+        // The gate was stopped and the log moved since: nothing follows the remembered place, and the file that ends there is the log.
+        From::Log if known.closed && new.aside.is_none() => match moved_log(&config.audit, &known.hash) {
+            Some(moved) => {
+                tracing::info!(path = %moved.display(), "found the log under its new name");
+                known.place()
+            }
+            None => {
+                return Err(refused(
+                    "the log was moved or removed while the gate was stopped, and no file beside it ends with its last line: say \
+                     --previous FILE where it is, or --lost if it is gone",
+                )
+                .into());
+            }
+        },
         From::Log => {
             return Err(refused(
                 "the log is not whole, and what was written last is not known: say --previous COPY, or --lost if there is no copy",
@@ -366,6 +382,33 @@ fn stopped(config: &Config, from: From, new: &New) -> Result<u64, RotateError> {
     let lines = audit.rotate(file, &from, time, exchange)?;
     audit.close(time)?;
     Ok(lines)
+}
+
+/// The file beside the log at `path` whose last line has this hash; the hash stands for all lines before it too. A log rotation leaves
+/// the log's name in the new name.
+fn moved_log(path: &Path, last: &str) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let entries = fs::read_dir(folder_of(path)).ok()?;
+    let others = entries.flatten().filter(|entry| {
+        let other = entry.file_name();
+        other.to_str().is_some_and(|other| other != name && other.starts_with(name))
+    });
+    others
+        .take(MAX_CANDIDATES)
+        .map(|entry| entry.path())
+        .find(|path| last_line(path).is_some_and(|line| hash(&line) == last))
+}
+
+/// The last line of a file, without its end.
+fn last_line(path: &Path) -> Option<Vec<u8>> {
+    let file = File::open(path).ok()?;
+    let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
+    let from = metadata.len().saturating_sub(MAX_LINE_V1 + 1);
+    let mut end = vec![0; usize::try_from(metadata.len() - from).ok()?];
+    file.read_exact_at(&mut end, from).ok()?;
+    let text = end.strip_suffix(b"\n")?;
+    let start = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    text.get(start..).map(<[u8]>::to_vec)
 }
 
 /// Where the end of the log is remembered.

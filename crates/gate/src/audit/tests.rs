@@ -360,10 +360,9 @@ fn the_start_misses_what_was_written() {
         let error = open(&path, Signer::load(&key).unwrap()).unwrap_err();
         assert!(matches!(error, AuditError::Lost { found: 0, written: 3, .. }), "{error}");
         assert!(error.to_string().contains("cvmm-gate audit rotate --previous"), "{error}");
-        assert!(matches!(
-            Audit::check(&path, &path.with_file_name("audit-end.json")),
-            Err(AuditError::Lost { .. })
-        ));
+        let own = Signer::load(&key).unwrap().public().unwrap();
+        let checked = Audit::check(&path, &path.with_file_name("audit-end.json"), &own);
+        assert!(matches!(checked, Err(AuditError::Lost { .. })));
         // What is not there is not made.
         assert_eq!(path.exists(), fs::metadata(path.with_extension("copy")).is_ok());
     }
@@ -420,4 +419,47 @@ fn a_log_that_was_moved_is_written_under_its_new_name() {
     audit.close(3).unwrap();
     let key = audit.signer.public().unwrap();
     assert_eq!(verify(&[moved, path], &[key]).unwrap().end.seq, 5);
+}
+
+#[test]
+fn lines_that_are_added_while_the_gate_is_stopped_are_reported() {
+    let (_folder, path, key) = log();
+    let signer = || Signer::load(&key).unwrap();
+    let public = signer().public().unwrap();
+    let audit = open(&path, signer()).unwrap();
+    audit.append(1, &json!({ "event": "a" })).unwrap();
+    audit.close(2).unwrap();
+    drop(audit);
+    // What is needed to continue the chain is in the log; only the key is not.
+    let closed = fs::read_to_string(&path).unwrap();
+    let line = |seq: u64| format!("{{\"event\":\"admitted\",\"seq\":{seq},\"time\":3,\"v\":2}}\n");
+    let mut with_two = closed.clone();
+    for seq in [3, 4] {
+        let prev = hash(with_two.lines().last().unwrap().as_bytes());
+        let Ok(Value::Object(mut line)) = serde_json::from_str(&line(seq)) else { panic!() };
+        line.insert("prev".into(), prev.into());
+        with_two += &format!("{}\n", Value::Object(line));
+    }
+    fs::write(&path, &with_two).unwrap();
+    assert_eq!(verify_one(&path, &public).unwrap().appended, [3, 4]);
+    let audit = open(&path, signer()).unwrap();
+    audit.append(5, &json!({ "event": "b" })).unwrap();
+    audit.close(6).unwrap();
+    drop(audit);
+    let text = fs::read_to_string(&path).unwrap();
+    let opened: Value = serde_json::from_str(text.lines().nth(5).unwrap()).unwrap();
+    assert_eq!((opened["event"].as_str(), opened["appended_lines"].as_u64()), (Some("open"), Some(2)));
+    assert_eq!(verify_one(&path, &public).unwrap().appended, [3, 4]);
+    // An older copy of what is remembered is no reason to report the gate's own lines.
+    let tail = path.with_file_name("audit-end.json");
+    let older = json!({ "format": 1, "seq": 3, "hash": hash(closed.lines().last().unwrap().as_bytes()), "closed": true });
+    fs::write(&path, &closed).unwrap();
+    fs::write(&tail, older.to_string()).unwrap();
+    let audit = open(&path, signer()).unwrap();
+    audit.append(7, &json!({ "event": "c" })).unwrap();
+    audit.close(8).unwrap();
+    drop(audit);
+    fs::write(&tail, older.to_string()).unwrap();
+    drop(open(&path, signer()).unwrap());
+    assert!(!fs::read_to_string(&path).unwrap().contains("appended_lines"));
 }

@@ -52,9 +52,11 @@ pub fn run(command: AuditCommand) -> Result<Ended> {
                 VerdictKey::from_pem(&text).with_context(|| format!("{} is not a public key", path.display()))
             };
             let keys = key.iter().map(read).collect::<Result<Vec<_>>>()?;
-            let Verified { first, end, signed, lost, .. } = verify(&files, &keys)?;
+            let Verified { first, end, signed, lost, appended, .. } = verify(&files, &keys)?;
             if json {
-                print_json(&json!({ "first": first.seq, "lines": end.seq, "signed": signed, "lost": lost }))?;
+                print_json(
+                    &json!({ "first": first.seq, "lines": end.seq, "signed": signed, "lost": lost, "appended": appended }),
+                )?;
                 return Ok(Ended::Done);
             }
             if first.seq > 0 {
@@ -62,6 +64,12 @@ pub fn run(command: AuditCommand) -> Result<Ended> {
             }
             for line in lost {
                 print(&format!("line {}: lines before it are lost\n", line + 1))?;
+            }
+            for line in appended {
+                print(&format!(
+                    "line {}: not written by the gate: it follows the gate's \"close\" and has no signature\n",
+                    line + 1
+                ))?;
             }
             print(&format!("{} lines, signed up to line {signed}\n", end.seq))?;
         }
