@@ -19,10 +19,9 @@ use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
+use crate::record_quota::MAX_RECORDS;
 
 const MAX_RECORD: u64 = 4096;
-/// VMs of one gate.
-const MOST: usize = 65_536;
 
 /// An admission.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,19 +108,32 @@ impl Admitted {
         Ok(self.folder.join(format!("{vm_id}@{policy}.json")))
     }
 
+    /// Checks that there is space for a VM's record under `policy`. `new` may refuse a record, by its name, that is not there yet.
+    pub fn may_put(
+        &self,
+        policy: &str,
+        vm_id: &str,
+        new: impl FnOnce(&str) -> Result<(), Reason>,
+    ) -> Result<(), Reason> {
+        let path = self.path(policy, vm_id)?;
+        if path.exists() {
+            return Ok(());
+        }
+        let folder = self.folder.display();
+        let state = |problem: String| Reason::new("gate.state", problem);
+        let entries = std::fs::read_dir(&self.folder)
+            .map_err(|error| state(format!("cannot read {folder}: {error}")))?;
+        if entries.take(MAX_RECORDS).count() == MAX_RECORDS {
+            return Err(state(format!("{folder} has {MAX_RECORDS} records already: remove old ones")));
+        }
+        new(&path.file_stem().unwrap_or_default().to_string_lossy())
+    }
+
     /// Remembers an admission.
     pub fn put(&self, vm_id: &str, admission: &Admission) -> Result<(), Reason> {
         let policy = &admission.policy.id;
         let path = self.path(policy, vm_id)?;
         let state = |error: &dyn std::fmt::Display| Reason::new("gate.state", error.to_string());
-        if !path.exists()
-            && std::fs::read_dir(&self.folder).map_err(|error| state(&error))?.take(MOST).count() == MOST
-        {
-            return Err(state(&format!(
-                "there are {MOST} VMs already: remove old ones from {}",
-                self.folder.display()
-            )));
-        }
         let text = serde_json::to_vec(admission).map_err(|error| state(&error))?;
         files::replace_soon(&path, &text, 0o600).map_err(|error| state(&error))?;
         if let Some(index) = &mut *self.index.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -153,7 +165,7 @@ impl Admitted {
         let folder = std::fs::read_dir(&self.folder)
             .map_err(|error| Reason::new("gate.state", format!("{}: {error}", self.folder.display())))?;
         let (mut new, mut old) = (Vec::new(), Vec::new());
-        for entry in folder.flatten().take(MOST) {
+        for entry in folder.flatten().take(MAX_RECORDS) {
             let name = entry.file_name();
             match name.to_str().and_then(|name| name.strip_suffix(".json")) {
                 Some(name) if name.contains('@') => new.push(name.to_owned()),

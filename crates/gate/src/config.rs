@@ -7,6 +7,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::files::{self, FileError};
+use crate::record_quota::MAX_RECORDS;
 use crate::sandbox::Mode;
 use crate::{clients, pkcs11, tls};
 
@@ -80,19 +81,75 @@ pub struct Config {
 pub struct Limits {
     /// Connections at a time; the one that has been silent longest makes room.
     pub connections: usize,
-    /// VMs with kept state that run at a time: each holds a connection, which is not among those.
+    /// VMs with persistent state that run at a time: each holds a connection, which is not among those.
     pub runs: usize,
+    /// Of these, VMs of one client; three quarters unless it is set.
+    pub(crate) client_runs: Option<usize>,
+    /// Records of new VMs that one client adds; three quarters of those that a folder holds unless it is set.
+    pub(crate) client_vms: Option<usize>,
     /// Seconds for a message to arrive once it has begun, and for the first to begin.
     pub message_s: u64,
     /// Seconds a guest has to answer a challenge.
     pub guest_s: u64,
     /// Sessions a second that one guest may begin through its channel, and ten times that at once.
     pub guest_sessions_per_s: u32,
+    /// Checkpoints per second of one VM with persistent state, and ten times that at once.
+    pub checkpoints_per_s: u32,
+}
+
+/// What one client may have of `all`, so that others have something too.
+fn share(all: usize) -> usize {
+    all - all / 4
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 512, runs: 1024, message_s: 5, guest_s: 30, guest_sessions_per_s: 2 }
+        Self {
+            connections: 512,
+            runs: 1024,
+            client_runs: None,
+            client_vms: None,
+            message_s: 5,
+            guest_s: 30,
+            guest_sessions_per_s: 2,
+            checkpoints_per_s: 1,
+        }
+    }
+}
+
+impl Limits {
+    /// VMs with persistent state that one client may run at a time.
+    #[must_use]
+    pub fn client_runs(&self) -> usize {
+        self.client_runs.unwrap_or(share(self.runs))
+    }
+
+    /// Records that one client may add, of admitted VMs and of VMs with persistent state each.
+    #[must_use]
+    pub fn client_vms(&self) -> usize {
+        self.client_vms.unwrap_or(share(MAX_RECORDS))
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let Self {
+            connections,
+            runs: _, // none run then
+            client_runs,
+            client_vms,
+            message_s,
+            guest_s,
+            guest_sessions_per_s,
+            checkpoints_per_s,
+        } = *self;
+        let zero = [connections, client_runs.unwrap_or(1), client_vms.unwrap_or(1)].contains(&0)
+            || [message_s, guest_s, guest_sessions_per_s.into(), checkpoints_per_s.into()].contains(&0);
+        if zero {
+            return Err("[limits]: 0 would refuse every client");
+        }
+        if guest_s > 3600 {
+            return Err("limits.guest_s is at most 3600");
+        }
+        Ok(())
     }
 }
 
@@ -103,11 +160,7 @@ impl Config {
         let bytes = files::read(path, 64 << 10)?;
         let text = String::from_utf8(bytes).map_err(|_| content("it is not UTF-8".to_owned()))?;
         let mut config: Self = toml::from_str(&text).map_err(|error| content(error.to_string()))?;
-        let Limits { connections, runs: _, message_s, guest_s, guest_sessions_per_s } = config.limits;
-        let zero = connections == 0 || message_s == 0 || guest_s == 0 || guest_sessions_per_s == 0;
-        if zero || guest_s > 3600 {
-            return Err(content("a limit of zero lets nobody ask, and guest_s is at most 3600".to_owned()));
-        }
+        config.limits.check().map_err(|problem| content(problem.to_owned()))?;
         let absolute = std::path::absolute(path).map_err(|source| FileError {
             what: "find",
             path: path.to_owned(),

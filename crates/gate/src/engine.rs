@@ -16,6 +16,7 @@ mod guest;
 mod launch;
 mod platform;
 mod quote;
+mod rates;
 mod rcar;
 mod record;
 mod run;
@@ -25,7 +26,7 @@ mod stage;
 mod tests;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -49,9 +50,10 @@ use thiserror::Error;
 
 pub use self::guest::Guest;
 pub use self::launch::Launch;
+use self::rates::Rates;
 pub use self::rcar::{Call, Reply};
 use self::record::{Change, Outcome, Turns};
-use self::shares::{InProgress, Shares};
+use self::shares::{ShareGuard, Shares};
 use crate::admitted::{Admission, Admitted};
 use crate::artifacts::Artifacts;
 use crate::audit::budget::{Asker, Budget};
@@ -66,6 +68,7 @@ use crate::keys::{Keys, KeysError};
 use crate::lock::{LockError, StateLock};
 use crate::metrics::Metrics;
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
+use crate::record_quota::RecordQuota;
 use crate::rego::input::{Known, Stage};
 use crate::secrets::{Secrets, SecretsError};
 
@@ -138,6 +141,7 @@ pub struct Engine {
     secrets: Secrets,
     store: Store,
     admitted: Admitted,
+    admitted_quota: RecordQuota,
     audit: Audit,
     budget: Budget,
     turns: Turns,
@@ -147,7 +151,10 @@ pub struct Engine {
     metrics: Metrics,
     rcar: Option<rcar::Rcar>,
     runs: Option<run::Runs>,
-    channels: Mutex<guest::Channels>,
+    /// Sessions of guests, by VM and policy.
+    guest_rates: Rates,
+    /// Checkpoints and resumptions, by VM.
+    checkpoint_rates: Rates,
     _lock: StateLock,
 }
 
@@ -156,8 +163,10 @@ pub struct Engine {
 pub struct Session {
     client: Arc<Client>,
     state: State,
-    /// While it is a launch's.
-    launch: Option<InProgress>,
+    /// Counts the launch in progress of a client, until its VM runs.
+    launch: Option<ShareGuard>,
+    /// Counts the lease of a client.
+    lease: Option<ShareGuard>,
 }
 
 /// How far a session is.
@@ -205,7 +214,7 @@ impl Session {
     /// A new one of `client`.
     #[must_use]
     pub fn new(client: Arc<Client>) -> Self {
-        Self { client, state: State::New, launch: None }
+        Self { client, state: State::New, launch: None, lease: None }
     }
 
     /// How far it is.
@@ -298,6 +307,9 @@ impl Engine {
     /// Opens everything that `config` names. Takes the locks of the state folder and of the audit log first.
     pub fn open(config: Config) -> Result<Self, EngineError> {
         let lock = StateLock::take(&config.state)?;
+        for name in ["", "vms", "versions", "vm-keys", "tpms"] {
+            files::remove_leftovers(&config.state.join(name));
+        }
         let keys = Keys::open(&config)?;
         let audit = Audit::open(&config.audit, &rotate::tail_path(&config), keys.verdict.clone())?;
         let clock = Clock::open(&config.state.join("clock"))?;
@@ -307,14 +319,12 @@ impl Engine {
         }
         let identity = identity(&keys)?;
         let engine = Self {
-        for name in ["", "vms", "versions", "vm-keys", "tpms"] {
-            files::remove_leftovers(&config.state.join(name));
-        }
             id_key: identity.id_key_digest(),
             artifacts: Artifacts::new(&config.artifacts, &keys.verdict.public()?),
             secrets: Secrets::open(config.secrets.as_deref())?,
             store: Store::new(&config.certificates),
             admitted: Admitted::new(&config.state.join("vms")),
+            admitted_quota: RecordQuota::open(&config.state.join("vms"))?,
             policies: RwLock::new(Arc::new(Policies::new())),
             keys,
             audit,
@@ -325,8 +335,9 @@ impl Engine {
             trust,
             metrics: Metrics::default(),
             rcar: config.rcar.as_ref().map(|rcar| rcar::Rcar::open(rcar, &config.keys)).transpose()?,
-            runs: run::Runs::open(&config)?,
-            channels: Mutex::default(),
+            runs: run::Runs::open(&config, true)?,
+            guest_rates: Rates::default(),
+            checkpoint_rates: Rates::default(),
             config,
             _lock: lock,
         };
@@ -349,7 +360,7 @@ impl Engine {
             rcar::Rcar::open(rcar, &config.keys)?;
             rcar::check(rcar, &policies)?;
         }
-        run::Runs::open(config)?;
+        run::Runs::open(config, false)?;
         Ok(())
     }
 
@@ -430,18 +441,17 @@ impl Engine {
         if let Err(reasons) = role(&state, &request) {
             return self.denied(now, &about, reasons);
         }
-        if let (State::New, Request::Admit(_) | Request::Prepare(_)) = (&state, &request) {
-            match self.shares.begin(&client, self.config.limits.connections, Instant::now()) {
-                Ok(launch) => session.launch = launch,
-                Err(reason) => return self.denied(now, &about, vec![reason]),
-            }
+        if matches!(state, State::New)
+            && let Err(reason) = self.count(session, &request)
+        {
+            return self.denied(now, &about, vec![reason]);
         }
         let decision = match (state, request) {
             (State::New, Request::Admit(admit)) => self.admit(session, &admit, now),
             (State::New, Request::GuestChannel(channel)) => self.open_channel(session, &channel),
             (State::Channel(channel), Request::Attest(attest)) => self.attest(session, *channel, &attest),
             (State::Launch(launch), Request::Evidence(evidence)) => {
-                let result = self.evidence(&launch, &evidence, now);
+                let result = self.evidence(&session.client, &launch, &evidence, now);
                 Decision { vm_id: launch.manifest.vm_id, session: launch.id, result }
             }
             (State::Guest(guest), Request::GuestEvidence(evidence)) => {
@@ -471,8 +481,10 @@ impl Engine {
                 )),
             },
         };
-        if matches!(session.state, State::Running(_)) {
-            session.launch = None;
+        match session.state {
+            State::Running(_) => session.launch = None,
+            State::Over => (session.launch, session.lease) = (None, None),
+            _ => {}
         }
         let Decision { vm_id, session: id, result } = decision;
         (about.vm_id, about.session) = (&vm_id, &id);
@@ -522,6 +534,19 @@ impl Engine {
                 self.denied(now, &about, reasons)
             }
         }
+    }
+
+    /// Counts what `request` begins against the limits of its client.
+    fn count(&self, session: &mut Session, request: &Request) -> Result<(), Reason> {
+        let Session { client, launch, lease, .. } = session;
+        let limits = self.config.limits;
+        if matches!(request, Request::Admit(_) | Request::Prepare(_)) {
+            *launch = self.shares.begin_launch(client, limits.connections, Instant::now())?;
+        }
+        if matches!(request, Request::Prepare(_) | Request::Resume(_)) {
+            *lease = self.shares.begin_lease(client, limits.client_runs())?;
+        }
+        Ok(())
     }
 
     fn denied(&self, now: i64, about: &About<'_>, reasons: Vec<Reason>) -> Response {

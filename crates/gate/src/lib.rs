@@ -32,6 +32,7 @@ pub mod pkcs11;
 pub mod policies;
 pub mod rcar;
 pub mod reasons;
+mod record_quota;
 pub mod rego;
 pub mod sandbox;
 pub mod secrets;

@@ -18,6 +18,7 @@ pub const CODES: &[&str] = &[
     "gate.role",
     "gate.channel",
     "gate.rate",
+    "gate.quota",
     // What the gate lacks.
     "gate.artifact",
     "gate.certificate",

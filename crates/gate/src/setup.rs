@@ -65,9 +65,12 @@ audit = "audit.log"
 # [limits]
 # connections = 512
 # runs = 1024
+# client_runs = 768
+# client_vms = 49152
 # message_s = 5
 # guest_s = 30
 # guest_sessions_per_s = 2
+# checkpoints_per_s = 1
 
 # Questions over TLS 1.3, from clients with a certificate.
 # [tls]

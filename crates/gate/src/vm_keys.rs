@@ -35,14 +35,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::keys::KeysError;
+use crate::record_quota::MAX_RECORDS;
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;
 
 const FORMAT: u32 = 1;
 const MAX_RECORD: u64 = 4096;
-/// VMs of one gate.
-const MOST: usize = 65_536;
 const LABEL: &[u8] = b"cvmm-gate vm-key v1";
 
 /// A VM's state key. Locked in memory, overwritten when dropped, and never shown.
@@ -296,7 +295,7 @@ impl VmKeys {
         Ok(Self {
             folder: folder.to_owned(),
             store_key,
-            most: MOST,
+            most: MAX_RECORDS,
             count: Mutex::new(count),
             leases: Arc::default(),
         })
@@ -349,18 +348,20 @@ impl VmKeys {
         policy: &str,
         hands_over: impl Fn(&str) -> bool,
     ) -> Result<Release, Reason> {
-        let release = self.reserve(vm_id, policy, hands_over)?;
+        let release = self.reserve(vm_id, policy, hands_over, || Ok(()))?;
         self.issue(&release.issue)?;
         Ok(release)
     }
 
     /// The key for a run of a VM that was admitted by `policy`. A VM that has none gets one; one that belongs to another policy stays
-    /// with it, unless that one hands it over. Nothing is given, or handed over, before [`Self::issue`].
+    /// with it, unless that one hands it over. Nothing is given, or handed over, before [`Self::issue`]. `new` may refuse a VM that has no
+    /// record yet.
     pub fn reserve(
         &self,
         vm_id: &str,
         policy: &str,
         hands_over: impl Fn(&str) -> bool,
+        new: impl FnOnce() -> Result<(), Reason>,
     ) -> Result<Release, Reason> {
         let count = lock(&self.count);
         if let Some(epoch) = lock(&self.leases).get(vm_id) {
@@ -372,9 +373,13 @@ impl VmKeys {
         let (mut record, keys, new) = match self.read(vm_id)? {
             Some((record, keys)) => (record, keys, false),
             None if *count >= self.most => {
-                return Err(state(format!("there are {} VMs with keys: forget old ones", self.most)));
+                return Err(state(format!(
+                    "{} VMs have keys, which is the most: cvmm-gate state-keys forget",
+                    self.most
+                )));
             }
             None => {
+                new()?;
                 let (vm_id, policy) = (vm_id.to_owned(), policy.to_owned());
                 let record = Record {
                     format: FORMAT,

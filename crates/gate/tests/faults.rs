@@ -19,7 +19,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cvmm_gate::audit;
+use cvmm_gate_client::client::Proposal;
 use cvmm_gate_client::frame;
+use cvmm_gate_protocol::manifest::Vtpm;
 use cvmm_gate_protocol::messages::{Attest, PROTOCOL, Request, Response};
 use cvmm_gate_protocol::ticket::VerdictKey;
 use program::Program;
@@ -89,6 +91,41 @@ fn a_full_disk_under_the_log_is_a_denial_until_there_is_room() {
     audit::verify(&[log], &[key]).unwrap();
     let admitted = lines(program.gate()).iter().filter(|line| line["event"] == "admitted").count();
     assert_eq!(admitted, 2);
+}
+
+#[test]
+fn a_hand_over_that_cannot_be_written_down_with_its_release_is_not_written_at_all() {
+    let gate = common::Gate::new("");
+    gate.sign_policy("q", 1, &gate.digest.to_string(), "", common::RELEASE);
+    gate.sign_policy("p", 2, &gate.digest.to_string(), "", "hand_over = [\"q\"]");
+    let program = serve_without_sigxfsz(gate);
+    let mut manifest = program.gate().manifest.clone();
+    let (mode, pcr_banks) = ("in-process".into(), vec!["sha384".into()]);
+    manifest.machine.vtpm = Some(Vtpm { mode, pcr_banks, state: true, identity: None });
+    let manifest = serde_json::to_string(&manifest).unwrap();
+    let prepare = |policy: &str| {
+        let proposal =
+            Proposal { policy: policy.into(), manifest: manifest.clone(), ..program.gate().proposal("vm") };
+        program.client().prepare(&proposal).map(|_| ())
+    };
+    prepare("p").unwrap();
+    // Its connection is closed, and the gate has noticed.
+    thread::sleep(Duration::from_millis(300));
+    let path = program.gate().path("audit.log");
+    let events = || -> Vec<_> {
+        lines(program.gate()).iter().map(|line| line["event"].as_str().unwrap().to_owned()).collect()
+    };
+    // Space for the first of the two lines.
+    limit_files(program.pid(), fs::metadata(&path).unwrap().len() + 450);
+    program.until("the VM is free", |_| prepare("q").is_err_and(|error| error.code() == "gate.audit"));
+    assert!(!events().contains(&"handed-over".to_owned()), "{:?}", events());
+    limit_files(program.pid(), libc::RLIM_INFINITY);
+    prepare("q").unwrap();
+    let events = events();
+    let at = events.iter().position(|event| event == "handed-over").unwrap();
+    assert_eq!(events[at + 1], "prepared");
+    assert_eq!(events.iter().filter(|event| *event == "handed-over").count(), 1);
+    audit::verify(&[path], &[verdict_key(program.gate())]).unwrap();
 }
 
 /// A small file system of memory, until it is dropped.

@@ -4,8 +4,6 @@
 //! The VMM names the guest's VM and launch when it opens the channel; the guest itself can choose neither. A channel of a launch that is
 //! not the VM's latest is worth nothing.
 
-use std::collections::HashMap;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -15,7 +13,7 @@ use cvmm_gate_protocol::binding::{self, Purpose};
 use cvmm_gate_protocol::messages::{
     Attest, Challenge, GuestChannel, GuestEvidence, NONCE_LEN, Opened, Response,
 };
-use cvmm_gate_protocol::rate::Rate;
+
 use cvmm_reason::Reason;
 
 use super::quote::Shown;
@@ -24,11 +22,6 @@ use super::{
     none_or, of_guest, one, random, same, session_id, unhex,
 };
 use crate::admitted::Admission;
-
-/// Rates that are kept before those that a new one would equal are forgotten.
-const MAX_RATES: usize = 1024;
-/// Sessions at once, in seconds' worth of them.
-const BURST: u32 = 10;
 
 /// A guest that may speak.
 #[derive(Debug)]
@@ -47,21 +40,6 @@ pub struct Guest {
     pub(super) channel: Channel,
 }
 
-/// How often each guest asks: by policy and VM, of those that are admitted.
-#[derive(Debug, Default)]
-pub(super) struct Channels(HashMap<(String, String), Rate>);
-
-impl Channels {
-    fn take(&mut self, policy: &str, vm_id: &str, per_s: u32, now: Instant) -> bool {
-        if self.0.len() >= MAX_RATES {
-            self.0.retain(|_, rate| !rate.is_full(now));
-        }
-        // cvmm has a limit of its own, below the default of this one: this is for a VMM that has none.
-        let rate = || Rate::new(per_s.saturating_mul(BURST), per_s, now);
-        self.0.entry((policy.to_owned(), vm_id.to_owned())).or_insert_with(rate).take(now)
-    }
-}
-
 impl Engine {
     pub(super) fn open_channel(&self, session: &mut Session, open: &GuestChannel) -> Decision {
         let GuestChannel { protocol, policy, vm_id, launch } = open;
@@ -69,8 +47,9 @@ impl Engine {
             known_protocol(*protocol)?;
             session.client.may_ask(policy, vm_id).map_err(|reason| vec![reason])?;
             self.launched(policy, vm_id, launch)?;
-            let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-            if channels.take(policy, vm_id, self.config.limits.guest_sessions_per_s, Instant::now()) {
+            // Only of a VM that was admitted; no name has an @ in it.
+            let (vm, per_s) = (format!("{vm_id}@{policy}"), self.config.limits.guest_sessions_per_s);
+            if self.guest_rates.take(&vm, per_s, Instant::now()) {
                 Ok(())
             } else {
                 Err(one(

@@ -166,6 +166,7 @@ impl Engine {
 
     pub(super) fn evidence(
         &self,
+        client: &Client,
         launch: &Launch,
         evidence: &Evidence,
         now: i64,
@@ -222,6 +223,11 @@ impl Engine {
         }))?;
         // Admissions of one VM are numbered, written and remembered one after the other.
         let turn = self.turns.take(&launch.manifest.vm_id);
+        self.admitted
+            .may_put(&launch.policy.id.id, &launch.manifest.vm_id, |record| {
+                self.admitted_quota.add(client, record, self.config.limits.client_vms())
+            })
+            .map_err(|reason| vec![reason])?;
         let epoch = self
             .admitted
             .epoch(&launch.policy.id.id, &launch.manifest.vm_id)

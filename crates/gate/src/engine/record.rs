@@ -39,7 +39,11 @@ pub(super) enum Change {
         _turn: Turn,
     },
     /// A VM with persistent state is started: an epoch is issued, and earlier runs are superseded.
-    Issue(Box<Issue>),
+    Issue {
+        issue: Box<Issue>,
+        /// The line that says that another policy hands the VM over.
+        handed_over: Option<Value>,
+    },
     /// A run's epoch is in its file: older files are refused.
     Confirm { vm_id: String, epoch: u64 },
     /// A VM's TPM is certified.
@@ -96,7 +100,12 @@ impl Drop for Turn {
 impl Engine {
     /// Writes `line` down, and makes `change` then. On an error nothing may leave but a denial.
     pub(super) fn record(&self, now: i64, line: &Value, change: Change) -> Result<(), Vec<Reason>> {
-        if !self.log(now, line) {
+        // Both lines, or neither.
+        let written = match &change {
+            Change::Issue { handed_over: Some(handed_over), .. } => self.log(now, &[handed_over, line]),
+            _ => self.log(now, &[line]),
+        };
+        if !written {
             return Err(one("gate.audit", UNWRITTEN));
         }
         let reasons = |reason| vec![reason];
@@ -105,7 +114,7 @@ impl Engine {
             Change::Admission { vm_id, admission, _turn } => {
                 self.admitted.put(&vm_id, &admission).map_err(reasons)
             }
-            Change::Issue(issue) => self.runs()?.keys.issue(&issue).map_err(reasons),
+            Change::Issue { issue, handed_over: _ } => self.runs()?.keys.issue(&issue).map_err(reasons),
             Change::Confirm { vm_id, epoch } => self.runs()?.keys.confirm(&vm_id, epoch).map_err(reasons),
             Change::Tpm { vm_id, record } => self.runs()?.tpms.put(&vm_id, &record).map_err(reasons),
             Change::Attested(session) => self.attested(session),
@@ -131,16 +140,16 @@ impl Engine {
         if self.budget.spend(asker, bytes, &reasons, Instant::now(), now) {
             let codes: Vec<_> = reasons.iter().map(|reason| &reason.code).collect();
             tracing::info!(%asker, vm = line["vm"].as_str(), ?codes, "denied");
-            self.log(now, &line);
+            self.log(now, &[&line]);
         } else {
             self.metrics.denial_omitted();
         }
         reasons
     }
 
-    /// Whether `event` is in the audit log.
-    pub(super) fn log(&self, now: i64, event: &Value) -> bool {
-        let written = self.audit.append(now, event);
+    /// Whether `events` are in the audit log, all or none of them.
+    pub(super) fn log(&self, now: i64, events: &[&Value]) -> bool {
+        let written = self.audit.append_all(now, events);
         self.metrics.audit(written.is_ok());
         if let Err(error) = &written {
             cvmm_log_limit::error!(%error, "audit");

@@ -29,12 +29,12 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{
-    Change, Decision, Engine, Outcome, Session, State, UNWRITTEN, decode, in_time, known_protocol, one, same,
-    session_id,
+    Change, Decision, Engine, Outcome, Session, State, decode, in_time, known_protocol, one, same, session_id,
 };
 use crate::admitted::AdmittedTpm;
 use crate::config::Config;
 use crate::policies::InForce;
+use crate::record_quota::RecordQuota;
 use crate::tpm_ca::{CaError, PublicKey, TpmCa, TpmKeys};
 use crate::tpms::{TpmRecord, Tpms};
 use crate::vm_keys::{Lease, Release, StoreKey, VmKeys, of_policy};
@@ -51,20 +51,23 @@ const SECRET: usize = 32;
 pub(super) struct Runs {
     pub(super) keys: VmKeys,
     pub(super) tpms: Tpms,
+    quota: RecordQuota,
     ca: TpmCa,
 }
 
 impl Runs {
     /// What `config` has; `None` if the gate was set up without.
-    pub(super) fn open(config: &Config) -> Result<Option<Self>, super::EngineError> {
+    pub(super) fn open(config: &Config, writes: bool) -> Result<Option<Self>, super::EngineError> {
         let store_key = config.keys.join("store.key");
         if !store_key.exists() || !TpmCa::exists(&config.keys) {
             return Ok(None);
         }
         let folder = config.state.join("vm-keys");
+        let quota = if writes { RecordQuota::open(&folder) } else { RecordQuota::read_only(&folder) }?;
         Ok(Some(Self {
             keys: VmKeys::open(&folder, StoreKey::load(&store_key)?).map_err(super::EngineError::State)?,
             tpms: Tpms::new(&config.state.join("tpms")),
+            quota,
             ca: TpmCa::load(&config.keys)?,
         }))
     }
@@ -211,23 +214,18 @@ impl Engine {
                 "keys are for a VM whose manifest has a TPM with kept state, not yet named",
             ));
         }
-        if runs.keys.running() >= self.config.limits.runs {
-            return Err(one(
-                "gate.busy",
-                "as many VMs with kept state run as limits.runs of gate.toml allows",
-            ));
-        }
+        self.lease_is_free(runs)?;
         let vm_id = judged.manifest.vm_id;
         let to = &judged.policy.id.id;
         let from = runs.keys.policy_of(&vm_id).map_err(|reason| vec![reason])?.filter(|from| from != to);
-        let Release { keys, accepted, least_counter, epoch, may_create, lease, issue } =
-            runs.keys.reserve(&vm_id, to, |from| self.hands_over(from, to)).map_err(|reason| vec![reason])?;
-        // Written down first: what is handed over stays with its new policy.
-        if let Some(from) = &from
-            && !self.log(now, &json!({ "event": "handed-over", "client": session.client.name(), "vm": vm_id, "from": from, "to": to }))
-        {
-            return Err(one("gate.audit", UNWRITTEN));
-        }
+        let new = || runs.quota.add(&session.client, &vm_id, self.config.limits.client_vms());
+        let Release { keys, accepted, least_counter, epoch, may_create, lease, issue } = runs
+            .keys
+            .reserve(&vm_id, to, |from| self.hands_over(from, to), new)
+            .map_err(|reason| vec![reason])?;
+        let handed_over = from.map(|from| {
+            json!({ "event": "handed-over", "client": session.client.name(), "vm": vm_id, "from": from, "to": to })
+        });
         *id = session_id()?;
         session.state = State::Opening(Box::new(Opening {
             id: id.clone(),
@@ -244,7 +242,7 @@ impl Engine {
             may_create,
             deadline_ms: PREPARATION.as_millis() as u64,
         });
-        Ok(Outcome { response, change: Change::Issue(Box::new(issue)) })
+        Ok(Outcome { response, change: Change::Issue { issue: Box::new(issue), handed_over } })
     }
 
     pub(super) fn identify(&self, session: &mut Session, opening: Opening, identify: &Identify) -> Decision {
@@ -361,6 +359,7 @@ impl Engine {
                 // Before its line: fewer changes than the file has seen are refused from now on even if it cannot be written.
                 keys.end(running.lease, checkpoint.counter).map_err(reasons)?;
             } else {
+                self.checkpoint_is_due(&vm_id)?;
                 keys.checkpoint(&vm_id, running.lease.epoch(), checkpoint.counter).map_err(reasons)?;
                 session.state = State::Running(Box::new(Running::new(running.id, running.lease)));
             }
@@ -384,7 +383,9 @@ impl Engine {
         known_protocol(*protocol)?;
         session.client.may_ask_about(vm_id).map_err(|reason| vec![reason])?;
         let proof = decode("proof", proof)?;
-        let keys = &self.runs()?.keys;
+        let runs = self.runs()?;
+        let keys = &runs.keys;
+        self.lease_is_free(runs)?;
         if let Some(policy) = keys.policy_of(vm_id).map_err(|reason| vec![reason])? {
             session.client.may_ask(&policy, vm_id).map_err(|reason| vec![reason])?;
         }
@@ -394,8 +395,29 @@ impl Engine {
                 verify_slices_are_equal(&expected, &proof).is_ok()
             })
             .map_err(|reason| vec![reason])?;
+        self.checkpoint_is_due(vm_id)?;
         session.state = State::Running(Box::new(Running::new(session_id()?, lease)));
         Ok(Response::Noted(Noted {}))
+    }
+
+    /// Whether one more VM with persistent state may run.
+    fn lease_is_free(&self, runs: &Runs) -> Result<(), Vec<Reason>> {
+        let max = self.config.limits.runs;
+        if runs.keys.running() < max {
+            return Ok(());
+        }
+        let message = format!("{max} VMs with persistent state run already (limits.runs of gate.toml)");
+        Err(one("gate.busy", message))
+    }
+
+    /// Whether this VM's checkpoints keep to their rate: each is a write to the disk, and so is each resumption.
+    fn checkpoint_is_due(&self, vm_id: &str) -> Result<(), Vec<Reason>> {
+        let per_s = self.config.limits.checkpoints_per_s;
+        if self.checkpoint_rates.take(vm_id, per_s, Instant::now()) {
+            return Ok(());
+        }
+        let message = format!("VM {vm_id} sends more than {per_s} checkpoints per second; try again later");
+        Err(one("gate.rate", message))
     }
 
     /// Whether `policy` may admit a VM of this name: one that has persistent state belongs to the policy that had it first.

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use std::fs;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use cvmm_gate_protocol::binding;
-use cvmm_gate_protocol::manifest::{Boot, FORMAT, FileDigest, Launch as LaunchManifest, Machine, Manifest};
+use cvmm_gate_protocol::manifest::{
+    Boot, FORMAT, FileDigest, Launch as LaunchManifest, Machine, Manifest, Vtpm,
+};
+use cvmm_gate_protocol::messages::lease::{Checkpoint, Prepare, Resume};
 use cvmm_gate_protocol::messages::{Admit, Evidence};
 use cvmm_gate_protocol::ticket::{Expected as TicketExpected, VerifiedTicket};
 
@@ -411,6 +415,147 @@ fn launches_of_one_client_leave_others_their_places() {
     held.pop();
     assert!(approved(&ask("host-1").1));
     drop(held);
+}
+
+/// Two clients that may ask about everything.
+fn hosts() -> [Arc<Client>; 2] {
+    let all = || vec!["*".to_owned()];
+    let table = |name: &str| crate::clients::Table {
+        name: Some(name.into()),
+        uid: None,
+        policies: all(),
+        vms: all(),
+    };
+    let clients = crate::clients::Clients::new(&[table("host-1"), table("host-2")], 0);
+    ["host-1", "host-2"].map(|name| clients.of_names(&[name.to_owned()]).unwrap())
+}
+
+impl Fixture {
+    /// A confirmed lease of `vm_id` that has lost its connection, and what resumes it.
+    fn resumable(&self, vm_id: &str) -> Request {
+        let keys = &self.engine.runs().unwrap().keys;
+        let release = keys.release(vm_id, "p", |_| false).unwrap();
+        keys.confirm(vm_id, release.epoch).unwrap();
+        let proof = binding::resume_proof(release.keys[0].expose(), vm_id, release.epoch);
+        let proof = STANDARD.encode(proof);
+        Request::Resume(Resume { protocol: PROTOCOL, vm_id: vm_id.into(), epoch: release.epoch, proof })
+    }
+
+    /// The answer to `client`'s first message.
+    fn first(&self, client: &Arc<Client>, request: &Request) -> (Session, Response) {
+        let mut session = Session::new(Arc::clone(client));
+        let answer = self.send(&mut session, request);
+        (session, answer)
+    }
+
+    /// Asks for the keys of a VM.
+    fn prepare(&self, vm_id: &str) -> Request {
+        let mut manifest = Manifest { vm_id: vm_id.into(), ..self.manifest.clone() };
+        let (mode, pcr_banks) = ("in-process".into(), vec!["sha384".into()]);
+        manifest.machine.vtpm = Some(Vtpm { mode, pcr_banks, state: true, identity: None });
+        Request::Prepare(Prepare {
+            protocol: PROTOCOL,
+            policy: "p".into(),
+            manifest: serde_json::to_string(&manifest).unwrap(),
+            digest: self.digest.to_string(),
+        })
+    }
+}
+
+#[test]
+fn one_client_leaves_others_some_of_the_leases() {
+    let mut fixture = Fixture::new();
+    fixture.engine.config.limits.runs = 4;
+    let [host_1, host_2] = hosts();
+    let resumed = fixture.resumable("old");
+    let mut held = vec![fixture.first(&host_1, &resumed)];
+    held.extend(["a", "b"].map(|vm_id| fixture.first(&host_1, &fixture.prepare(vm_id))));
+    assert!(held.iter().all(|(_, answer)| !matches!(answer, Response::Denied(_))), "{held:?}");
+    assert_eq!(code(&fixture.first(&host_1, &fixture.prepare("c")).1), "gate.busy");
+    assert_eq!(code(&fixture.first(&host_1, &fixture.resumable("d")).1), "gate.busy");
+    held.push(fixture.first(&host_2, &fixture.prepare("e")));
+    assert!(matches!(held[3].1, Response::Prepared(_)));
+    // All of them are taken: nor does a resumed one come in addition.
+    assert_eq!(code(&fixture.first(&host_2, &fixture.resumable("f")).1), "gate.busy");
+    assert_eq!(code(&fixture.first(&Client::own(), &fixture.prepare("f")).1), "gate.busy");
+    // An ended one is free again, though its connection is still there.
+    let end = Request::End(Checkpoint { counter: 1 });
+    assert!(matches!(fixture.send(&mut held[0].0, &end), Response::Noted(_)));
+    assert!(matches!(fixture.first(&host_1, &fixture.prepare("c")).1, Response::Prepared(_)));
+}
+
+#[test]
+fn one_client_leaves_others_some_of_the_records() {
+    let mut fixture = Fixture::new();
+    fixture.engine.config.limits.client_vms = Some(2);
+    let [host_1, host_2] = hosts();
+    let launch = |client: &Arc<Client>, vm_id: &str| {
+        let manifest = Manifest { vm_id: vm_id.into(), ..fixture.manifest.clone() };
+        let admit = Request::Admit(Admit {
+            protocol: PROTOCOL,
+            policy: "p".into(),
+            manifest: serde_json::to_string(&manifest).unwrap(),
+            digest: fixture.digest.to_string(),
+            nonce: NONCE.into(),
+        });
+        let (mut session, answer) = fixture.first(client, &admit);
+        let Response::Approval(approval) = answer else { panic!("{answer:?}") };
+        match fixture.send(&mut session, &Request::Evidence(fixture.evidence(&approval))) {
+            Response::Ticket(_) => Ok(()),
+            other => Err(code(&other)),
+        }
+    };
+    for vm_id in ["a", "b", "a"] {
+        launch(&host_1, vm_id).unwrap();
+    }
+    assert_eq!(launch(&host_1, "c").unwrap_err(), "gate.quota");
+    launch(&host_1, "b").unwrap();
+    launch(&host_2, "c").unwrap();
+    // Which is host 2's record now, and no new one for host 1.
+    launch(&host_1, "c").unwrap();
+    launch(&Client::own(), "d").unwrap();
+    // Records of persistent state have a limit of their own.
+    let prepare = |client: &Arc<Client>, vm_id: &str| match fixture.first(client, &fixture.prepare(vm_id)).1 {
+        Response::Prepared(_) => Ok(()),
+        other => Err(code(&other)),
+    };
+    for vm_id in ["a", "b", "a"] {
+        prepare(&host_1, vm_id).unwrap();
+    }
+    assert_eq!(prepare(&host_1, "c").unwrap_err(), "gate.quota");
+    assert!(!fixture.engine.config.state.join("vm-keys/c.json").exists());
+    prepare(&host_2, "c").unwrap();
+}
+
+#[test]
+fn checkpoints_of_a_vm_have_a_rate_and_the_last_one_is_always_taken() {
+    let fixture = Fixture::new();
+    let own = Client::own();
+    let checkpoint = |counter| Request::Checkpoint(Checkpoint { counter });
+    let resume = [fixture.resumable("vm"), fixture.resumable("other")];
+    let (mut session, answer) = fixture.first(&own, &resume[0]);
+    assert!(matches!(answer, Response::Noted(_)), "{answer:?}");
+    let mut taken = 0;
+    let denied = loop {
+        match fixture.send(&mut session, &checkpoint(taken + 1)) {
+            Response::Noted(_) => taken += 1,
+            denied => break code(&denied),
+        }
+        assert!(taken < 100, "there is no rate");
+    };
+    // Ten at once, of which the resumption was one.
+    assert_eq!((taken, denied.as_str()), (9, "gate.rate"));
+    assert!(session.is_over());
+    drop(session);
+    assert_eq!(code(&fixture.first(&own, &resume[0]).1), "gate.rate");
+    // Another VM has its own rate, and its end is taken whatever came before.
+    let (mut session, _) = fixture.first(&own, &resume[1]);
+    for counter in 1..10 {
+        assert!(matches!(fixture.send(&mut session, &checkpoint(counter)), Response::Noted(_)));
+    }
+    let end = Request::End(Checkpoint { counter: 10 });
+    assert!(matches!(fixture.send(&mut session, &end), Response::Noted(_)));
+    assert_eq!(fixture.engine.runs().unwrap().keys.standing("other").unwrap().counter, 10);
 }
 
 #[test]
