@@ -22,7 +22,7 @@ use cvmm::vtpm::kept::{self, Kept};
 use cvmm_devices::tpm::{Progress, TpmExecutor};
 use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Listeners};
-use cvmm_gate::vm_keys::{Standing, StoreKey, VmKeys};
+use cvmm_gate::store::vm_keys::{Standing, StoreKey, VmKeys};
 use cvmm_gate_client::client::{self, ClientError, Proposal};
 use cvmm_gate_protocol::manifest::{Manifest, TpmIdentity, Vtpm};
 use cvmm_gate_protocol::ticket::VerdictKey;

@@ -7,9 +7,10 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::files::{self, FileError};
-use crate::record_quota::MAX_RECORDS;
+use crate::keys::pkcs11;
 use crate::sandbox::Mode;
-use crate::{clients, pkcs11, tls};
+use crate::store::quota::MAX_RECORDS;
+use crate::{clients, tls};
 
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]

@@ -15,10 +15,10 @@ use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode as _;
 
-use crate::certs;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::files;
+use crate::store::certificates::list::list;
 
 /// Seconds before the end from which on the gate warns.
 pub const WARN_BEFORE: i64 = 30 * DAY;
@@ -44,7 +44,7 @@ pub struct Expiry {
 #[must_use]
 pub fn scan(config: &Config, trust: &Trust, now: i64) -> Vec<Expiry> {
     let mut found = Vec::new();
-    match certs::list(&config.certificates, trust, now) {
+    match list(&config.certificates, trust, now) {
         Ok(stored) => found.extend(stored.into_iter().filter_map(|entry| {
             let crl =
                 || if entry.file.to_string_lossy().ends_with("-vlek.der") { "crl-vlek" } else { "crl-vcek" };

@@ -2,6 +2,7 @@
 //! `cvmm-gate`: the command line.
 
 mod commands;
+mod process;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -14,18 +15,16 @@ use commands::audit::AuditCommand;
 use commands::certs::CertsCommand;
 use commands::keys::KeysCommand;
 use commands::state_keys::StateKeysCommand;
-use commands::{Ended, print};
-use cvmm_gate::artifacts::ArtifactError;
+use commands::{Ended, owner, print};
 use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::{Config, ConfigError};
 use cvmm_gate::engine::Engine;
 use cvmm_gate::keys::Signer;
-use cvmm_gate::notify::Notify;
 use cvmm_gate::sandbox::More;
 use cvmm_gate::server::Listeners;
-use cvmm_gate::{
-    artifacts, control, descriptors, engine, expiry, heap, leave, owner, policies, sandbox, server, setup,
-};
+use cvmm_gate::store::artifacts;
+use cvmm_gate::store::artifacts::ArtifactError;
+use cvmm_gate::{control, engine, expiry, policies, sandbox, server, setup};
 use cvmm_manual::{CompletionArgs, ManArgs};
 use cvmm_secret_memory::deny_dumps;
 use tracing_subscriber::EnvFilter;
@@ -184,9 +183,10 @@ fn run(command: Command) -> Result<Ended> {
             };
             let commands =
                 control::bind(&engine.config().state).context("cannot listen in the state folder")?;
-            heap::few_arenas();
-            descriptors::most();
-            let notify = Notify::from_env().context("cannot reach the service manager (NOTIFY_SOCKET)")?;
+            process::limit_malloc_arenas();
+            process::raise_nofile_limit();
+            let manager = process::ServiceManager::from_env()
+                .context("cannot reach the service manager (NOTIFY_SOCKET)")?;
             // Everything that has to be opened is; threads are not there yet.
             let confinement = sandbox::enter(engine.config(), &More::of(engine.config()))?;
             engine.metrics().confined(confinement);
@@ -207,10 +207,10 @@ fn run(command: Command) -> Result<Ended> {
             runtime.block_on(async {
                 // Before anybody is told that it may be stopped.
                 let control = server::signals()?;
-                notify.ready();
+                manager.ready();
                 server::serve(Arc::clone(&engine), listeners, control).await
             })?;
-            notify.stopping();
+            manager.stopping();
             // Answers in the making are in the log before its last line.
             drop(runtime);
             engine.close();
@@ -221,7 +221,7 @@ fn run(command: Command) -> Result<Ended> {
                 }
                 _ => {}
             }
-            leave::at_once();
+            process::exit_immediately();
         }
         Command::Check { config } => {
             let config = Config::load(&config)?;

@@ -10,8 +10,8 @@ use crate::clock::unix_time;
 use crate::files::{self, FileError};
 use crate::keys::{KeysError, generate, private_folder};
 use crate::rcar::token;
+use crate::store::vm_keys::StoreKey;
 use crate::tpm_ca::{CaError, TpmCa};
-use crate::vm_keys::StoreKey;
 
 /// Why a gate could not be made.
 #[derive(Debug, Error)]

@@ -17,10 +17,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_first_stage::report_data;
 use cvmm_first_stage::ticket::{self, Expected, PrivateKey};
-use cvmm_gate::artifacts::Artifacts;
 use cvmm_gate::clients::{Client, Clients, Table};
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate::keys::Signer;
+use cvmm_gate::store::artifacts::Artifacts;
 use cvmm_gate_protocol::binding::{self, Purpose};
 use cvmm_gate_protocol::manifest::{Manifest, Vtpm};
 use cvmm_gate_protocol::messages::lease::{

@@ -297,7 +297,8 @@ fn the_same_vm_many_times_at_once() {
     });
     let files: Vec<_> = fs::read_dir(gate.gate.path("state/vms")).unwrap().flatten().collect();
     assert_eq!(files.len(), 1, "{files:?}");
-    serde_json::from_slice::<cvmm_gate::admitted::Admission>(&fs::read(files[0].path()).unwrap()).unwrap();
+    serde_json::from_slice::<cvmm_gate::store::admissions::Admission>(&fs::read(files[0].path()).unwrap())
+        .unwrap();
 }
 
 #[test]

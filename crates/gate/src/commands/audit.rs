@@ -9,11 +9,10 @@ use clap::Subcommand;
 use cvmm_gate::audit::rotate::{Rotated, rotate};
 use cvmm_gate::audit::{Verified, verify};
 use cvmm_gate::config::Config;
-use cvmm_gate::owner;
 use cvmm_gate_protocol::ticket::VerdictKey;
 use serde_json::json;
 
-use super::{Ended, print, print_json};
+use super::{Ended, owner, print, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {

@@ -9,15 +9,16 @@ use cvmm_attest::claims::{Product, SigningKey};
 use cvmm_attest::kds::{self, Subject};
 use cvmm_attest::roots::Trust;
 use cvmm_attest::verify::hint;
-use cvmm_gate::certs::{self, Stored};
 use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::Config;
 use cvmm_gate::engine::trust;
-use cvmm_gate::{files, owner};
+use cvmm_gate::files;
+use cvmm_gate::store::certificates::import;
+use cvmm_gate::store::certificates::list::{self, Stored, Tcb};
 use cvmm_sev_host::{SevDevice, cpu_signature};
 use cvmm_snp::tcb::TcbParts;
 
-use super::{Ended, print, print_json};
+use super::{Ended, owner, print, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum CertsCommand {
@@ -166,7 +167,7 @@ fn import(Import { config, crl_for, json, files }: &Import) -> Result<Ended> {
     owner::check([&*config.certificates])?;
     let trust = believed(&config)?;
     let import = |file: &PathBuf| {
-        certs::import(&config.certificates, file, crl_for.map(SigningKey::from), &trust, unix_time())
+        import::import(&config.certificates, file, crl_for.map(SigningKey::from), &trust, unix_time())
     };
     let imported: Vec<_> = files.iter().flat_map(import).collect();
     if *json {
@@ -189,7 +190,7 @@ fn import(Import { config, crl_for, json, files }: &Import) -> Result<Ended> {
 }
 
 fn list(config: &Config, json: bool) -> Result<Ended> {
-    let stored = certs::list(&config.certificates, &believed(config)?, unix_time())?;
+    let stored = list::list(&config.certificates, &believed(config)?, unix_time())?;
     if json {
         print_json(&stored)?;
     } else {
@@ -218,7 +219,7 @@ fn table(stored: &[Stored]) -> String {
     for entry in stored {
         let dash = || "-".to_owned();
         let tcb = entry.tcb.map_or_else(dash, |tcb| {
-            let certs::Tcb { fmc, bootloader, tee, snp, microcode } = tcb;
+            let Tcb { fmc, bootloader, tee, snp, microcode } = tcb;
             let fmc = fmc.map_or(String::new(), |fmc| format!("{fmc}:"));
             format!("{fmc}{bootloader}.{tee}.{snp}.{microcode}")
         });

@@ -6,16 +6,15 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use cvmm_gate::config::Config;
-use cvmm_gate::keys::{Keys, generate, public_path};
+use cvmm_gate::keys::{Keys, generate, pkcs11, public_path};
 use cvmm_gate::rcar::token::{self, TokenKey};
-use cvmm_gate::{owner, pkcs11};
 use cvmm_launch::id_block::Identity;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
 use cvmm_snp::policy::GuestPolicy;
 use serde_json::json;
 
-use super::{Ended, print, print_json};
+use super::{Ended, owner, print, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {

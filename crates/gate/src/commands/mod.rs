@@ -5,6 +5,7 @@ pub mod audit;
 pub mod certs;
 pub mod keys;
 pub mod manual;
+pub mod owner;
 pub mod state_keys;
 
 use std::io::{self, Write};

@@ -12,12 +12,11 @@ use cvmm_gate::clock::unix_time;
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::private_folder;
 use cvmm_gate::lock::StateLock;
-use cvmm_gate::owner;
+use cvmm_gate::store::tpms::Tpms;
+use cvmm_gate::store::vm_keys::{StoreKey, VmKeys};
 use cvmm_gate::tpm_ca::TpmCa;
-use cvmm_gate::tpms::Tpms;
-use cvmm_gate::vm_keys::{StoreKey, VmKeys};
 
-use super::{Ended, print_json};
+use super::{Ended, owner, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum StateKeysCommand {

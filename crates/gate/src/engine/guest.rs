@@ -13,7 +13,6 @@ use cvmm_gate_protocol::binding::{self, Purpose};
 use cvmm_gate_protocol::messages::{
     Attest, Challenge, GuestChannel, GuestEvidence, NONCE_LEN, Opened, Response,
 };
-
 use cvmm_reason::Reason;
 
 use super::quote::Shown;
@@ -21,7 +20,7 @@ use super::{
     Decision, Engine, Outcome, Session, State, Subject, ask_of_guest, decode, in_time, known_protocol,
     none_or, of_guest, one, random, same, session_id, unhex,
 };
-use crate::admitted::Admission;
+use crate::store::admissions::Admission;
 
 /// A guest that may speak.
 #[derive(Debug)]

@@ -22,10 +22,10 @@ use super::{
     Change, Decision, Engine, Outcome, Session, State, Subject, decode, in_time, known_protocol, none_or,
     one, platform, random, same, session_id,
 };
-use crate::admitted::{Admission, AdmittedTpm};
 use crate::clients::Client;
 use crate::policies::{InForce, sha384};
 use crate::rego::input::{Known, Stage};
+use crate::store::admissions::{Admission, AdmittedTpm};
 
 /// An approved launch.
 #[derive(Debug)]

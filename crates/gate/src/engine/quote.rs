@@ -12,7 +12,7 @@ use cvmm_tpm::pcr::PcrValues;
 use cvmm_tpm::quote::{Evidence, QuoteClaims, verify};
 
 use super::{decode, one};
-use crate::admitted::AdmittedTpm;
+use crate::store::admissions::AdmittedTpm;
 
 /// A quote, out of its base64, and the key that it has to be by.
 pub(super) struct Shown {

@@ -12,12 +12,12 @@ use cvmm_reason::Reason;
 use serde_json::{Value, json};
 
 use super::{Engine, EngineError, UNWRITTEN, one, rcar};
-use crate::admitted::Admission;
 use crate::audit::budget::Asker;
 use crate::audit::{bounded_text, rotate};
 use crate::policies::{self, InForce};
-use crate::tpms::TpmRecord;
-use crate::vm_keys::Issue;
+use crate::store::admissions::Admission;
+use crate::store::tpms::TpmRecord;
+use crate::store::vm_keys::Issue;
 
 /// Reasons in a denial, and bytes of each, for the client and for the log.
 const MAX_REASONS: usize = 32;

@@ -8,9 +8,9 @@ use cvmm_gate_protocol::messages::Evidence;
 use cvmm_reason::Reason;
 use cvmm_snp::digest::Digest;
 
+use super::stage_ticket;
 use super::{Engine, Launch, decode, none_or, one};
 use crate::policies::InForce;
-use crate::stage_ticket;
 
 /// What a first stage has shown.
 pub(super) struct StageEvidence {

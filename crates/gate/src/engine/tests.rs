@@ -64,7 +64,7 @@ impl Fixture {
         let config = Config::load(&folder.path().join("gate.toml")).unwrap();
         let image = folder.path().join("firmware");
         fs::write(&image, firmware()).unwrap();
-        let sha384 = crate::artifacts::import(&config.artifacts, &image).unwrap().to_string();
+        let sha384 = crate::store::artifacts::import(&config.artifacts, &image).unwrap().to_string();
         let manifest = Manifest {
             format: FORMAT,
             vm_id: "vm".into(),

@@ -8,7 +8,7 @@ use std::io::{Read, Seek as _, SeekFrom, Write};
 use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA384};
-use cvmm_gate::artifacts;
+use cvmm_gate::store::artifacts;
 use cvmm_gate_client::client::Proposal;
 use cvmm_gate_protocol::manifest::{Boot, FileDigest, Launch, Manifest};
 use cvmm_launch::firmware::{igvm, sev};

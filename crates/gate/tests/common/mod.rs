@@ -7,10 +7,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use cvmm_gate::admitted::Admission;
-use cvmm_gate::artifacts::{self, Artifacts};
 use cvmm_gate::config::Config;
 use cvmm_gate::keys::Signer;
+use cvmm_gate::store::admissions::Admission;
+use cvmm_gate::store::artifacts::{self, Artifacts};
 use cvmm_gate::{policies, setup};
 use cvmm_gate_client::client::{Launched, Proposal};
 use cvmm_gate_protocol::manifest::{Boot, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest};

@@ -4,7 +4,7 @@
 //! ```text
 //! New --Admit--> Launch --Evidence--> Over, with a ticket
 //! New --GuestChannel--> Channel --Attest--> Guest --GuestEvidence--> Over, with a verdict
-//! New --Prepare--> .. a run of a VM with persistent state, see `run` .. --End--> Over
+//! New --Prepare--> .. a run of a VM with persistent state, see `lease` .. --End--> Over
 //! any --anything else, or a refusal--> Over, with reasons
 //! ```
 //! A session has one client, who may ask what its `[[client]]` covers. After GuestChannel a guest speaks on its connection, and nothing
@@ -14,14 +14,15 @@
 
 mod guest;
 mod launch;
+mod lease;
 mod platform;
 mod quote;
 mod rates;
 mod rcar;
 mod record;
-mod run;
 mod shares;
 mod stage;
+mod stage_ticket;
 #[cfg(test)]
 mod tests;
 
@@ -54,11 +55,8 @@ use self::rates::Rates;
 pub use self::rcar::{Call, Reply};
 use self::record::{Change, Outcome, Turns};
 use self::shares::{ShareGuard, Shares};
-use crate::admitted::{Admission, Admitted};
-use crate::artifacts::Artifacts;
 use crate::audit::budget::{Asker, Budget};
 use crate::audit::{Audit, AuditError, rotate};
-use crate::certificates::Store;
 use crate::clients::Client;
 use crate::clock::{Clock, unix_time};
 use crate::config::Config;
@@ -68,9 +66,12 @@ use crate::keys::{Keys, KeysError};
 use crate::lock::{LockError, StateLock};
 use crate::metrics::Metrics;
 use crate::policies::{self, InForce, Policies, PoliciesError, sha384};
-use crate::record_quota::RecordQuota;
 use crate::rego::input::{Known, Stage};
-use crate::secrets::{Secrets, SecretsError};
+use crate::store::admissions::{Admission, Admitted};
+use crate::store::artifacts::Artifacts;
+use crate::store::certificates::Store;
+use crate::store::quota::RecordQuota;
+use crate::store::secrets::{Secrets, SecretsError};
 
 const UNWRITTEN: &str = "the decision could not be written down; is the disk full?";
 /// AR4SI: what was found is as it should be.
@@ -150,7 +151,7 @@ pub struct Engine {
     trust: Trust,
     metrics: Metrics,
     rcar: Option<rcar::Rcar>,
-    runs: Option<run::Runs>,
+    runs: Option<lease::Runs>,
     /// Sessions of guests, by VM and policy.
     guest_rates: Rates,
     /// Checkpoints and resumptions, by VM.
@@ -181,11 +182,11 @@ pub enum State {
     /// A guest was given a challenge.
     Guest(Box<Guest>),
     /// A VM was given its keys.
-    Opening(Box<run::Opening>),
+    Opening(Box<lease::Opening>),
     /// A TPM was given credentials.
-    Challenged(Box<run::Challenged>),
+    Challenged(Box<lease::Challenged>),
     /// A VM with persistent state runs.
-    Running(Box<run::Running>),
+    Running(Box<lease::Running>),
     /// It is over.
     Over,
 }
@@ -335,7 +336,7 @@ impl Engine {
             trust,
             metrics: Metrics::default(),
             rcar: config.rcar.as_ref().map(|rcar| rcar::Rcar::open(rcar, &config.keys)).transpose()?,
-            runs: run::Runs::open(&config, true)?,
+            runs: lease::Runs::open(&config, true)?,
             guest_rates: Rates::default(),
             checkpoint_rates: Rates::default(),
             config,
@@ -360,7 +361,7 @@ impl Engine {
             rcar::Rcar::open(rcar, &config.keys)?;
             rcar::check(rcar, &policies)?;
         }
-        run::Runs::open(config, false)?;
+        lease::Runs::open(config, false)?;
         Ok(())
     }
 

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::keys::KeysError;
-use crate::record_quota::MAX_RECORDS;
+use crate::store::quota::MAX_RECORDS;
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The gate's private keys: files that nobody but the gate may read, or keys in a token ([`crate::pkcs11`]).
+//! The gate's private keys: files that nobody but the gate may read, or keys in a token ([`pkcs11`]).
 //!
 //! `verdict.pem` signs tickets, `id.pem` signs ID blocks, and `author.pem`, if there is one, vouches for the ID key. All are P-384.
+
+pub mod pkcs11;
 
 use std::fmt;
 use std::fs;
@@ -22,9 +24,9 @@ use thiserror::Error;
 use zerocopy::FromZeros as _;
 use zeroize::Zeroizing;
 
+use self::pkcs11::{TokenError, TokenKey};
 use crate::config::Config;
 use crate::files::{self, FileError};
-use crate::pkcs11::{self, TokenError, TokenKey};
 
 /// Why a key cannot be used.
 #[derive(Debug, Error)]

@@ -4,11 +4,11 @@
 //! A connection is a session. Its messages are answered one after the other on a pool of threads, since an answer takes a signature
 //! and a write to the disk. Silent connections, however many, keep no client out (module `slots`).
 
+mod connection;
+mod handshake;
 mod rcar;
-mod session;
 mod slots;
 mod status;
-mod tls;
 
 use std::fs;
 use std::io;
@@ -25,8 +25,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub use self::handshake::{ListenError, TlsListener, bind_tls};
 use self::slots::ConnectionSlots;
-pub use self::tls::{ListenError, TlsListener, bind_tls};
 use crate::audit::budget::INTERVAL;
 use crate::clients::{Client, Clients};
 use crate::engine::{Engine, Session};
@@ -173,7 +173,7 @@ pub async fn serve(
                     let wait = Duration::from_secs(limits.message_s);
                     let engine = Arc::clone(&engine);
                     let session = Session::new(client);
-                    sessions.spawn(session::connection(engine, session, slot, stream, wait, stopped.clone()));
+                    sessions.spawn(connection::serve(engine, session, slot, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
                     cvmm_log_limit::warn!(%error, "accept");
@@ -184,14 +184,14 @@ pub async fn serve(
                 Ok(stream) => {
                     // Never none: there is no listener without it.
                     let Some(tls) = tls.clone() else { continue };
-                    let context = tls::Context { tls, clients: Arc::clone(&clients), slots: Arc::clone(&slots) };
+                    let context = handshake::Context { tls, clients: Arc::clone(&clients), slots: Arc::clone(&slots) };
                     let (engine, wait) = (Arc::clone(&engine), Duration::from_secs(limits.message_s));
                     // Always: no handshake is a launch.
                     let Some((handshake, full)) = handshakes.take() else { continue };
                     if full {
                         engine.metrics().pushed_out();
                     }
-                    sessions.spawn(tls::connection(engine, context, handshake, stream, wait, stopped.clone()));
+                    sessions.spawn(handshake::connection(engine, context, handshake, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
                     cvmm_log_limit::warn!(%error, "accept for TLS");
@@ -227,12 +227,12 @@ fn client(clients: &Clients, stream: &UnixStream) -> Option<Arc<Client>> {
 fn turn_away(stream: &UnixStream, code: &'static str, message: &str) {
     cvmm_log_limit::warn!(code, "a connection was turned away");
     let denied = Response::Denied(Denied { reasons: vec![Reason::new(code, message)] });
-    if let Ok(frame) = session::encode(&denied) {
+    if let Ok(frame) = connection::encode(&denied) {
         let _ = stream.try_write(&frame);
     }
 }
 
-async fn reload(engine: &Arc<Engine>, tls: Option<&Arc<tls::Tls>>) {
+async fn reload(engine: &Arc<Engine>, tls: Option<&Arc<handshake::Tls>>) {
     if let Some(tls) = tls.cloned() {
         match tokio::task::spawn_blocking(move || tls.reload()).await {
             Ok(Ok(())) => tracing::info!("certificates of [tls] read again"),

@@ -31,13 +31,13 @@ use zeroize::Zeroizing;
 use super::{
     Change, Decision, Engine, Outcome, Session, State, decode, in_time, known_protocol, one, same, session_id,
 };
-use crate::admitted::AdmittedTpm;
 use crate::config::Config;
 use crate::policies::InForce;
-use crate::record_quota::RecordQuota;
+use crate::store::admissions::AdmittedTpm;
+use crate::store::quota::RecordQuota;
+use crate::store::tpms::{TpmRecord, Tpms};
+use crate::store::vm_keys::{Lease, Release, StoreKey, VmKeys, of_policy};
 use crate::tpm_ca::{CaError, PublicKey, TpmCa, TpmKeys};
-use crate::tpms::{TpmRecord, Tpms};
-use crate::vm_keys::{Lease, Release, StoreKey, VmKeys, of_policy};
 
 /// For opening the file, starting the TPM and making its keys, on a slow host.
 const PREPARATION: Duration = Duration::from_secs(180);

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::session;
+use super::connection;
 use super::slots::{ConnectionSlots, SlotGuard};
 use crate::clients::{Client, Clients};
 use crate::engine::{Engine, Session};
@@ -128,7 +128,7 @@ pub(super) struct Context {
     pub(super) slots: Arc<ConnectionSlots>,
 }
 
-/// Serves `stream` as long as [`session::connection`] would. `handshake` is a slot for the time until the client has shown who it is.
+/// Serves `stream` as long as [`connection::serve`] would. `handshake` is a slot for the time until the client has shown who it is.
 pub(super) async fn connection(
     engine: Arc<Engine>,
     Context { tls, clients, slots }: Context,
@@ -158,7 +158,7 @@ pub(super) async fn connection(
             if full {
                 engine.metrics().pushed_out();
             }
-            session::connection(engine, Session::new(client), slot, stream, wait, stop).await;
+            connection::serve(engine, Session::new(client), slot, stream, wait, stop).await;
         }
         Ok(None) => {}
         Err(_) => {
@@ -170,7 +170,7 @@ pub(super) async fn connection(
 
 async fn tell(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reason: Reason, wait: Duration) {
     let denied = Response::Denied(Denied { reasons: vec![reason] });
-    if session::write(stream, &denied, wait).await.is_ok() {
+    if connection::write(stream, &denied, wait).await.is_ok() {
         linger(stream, wait).await;
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The certificate store: a folder that the operator fills, in the layout of Trustee's offline cache, so that one can serve both
-//! (module `certs` fills and lists it).
+//! ([`import`] fills it, [`list`] lists it).
 //!
 //! ```text
 //! vcek/CHIP-ID/bl02_tee00_snp06_ucode21_vcek.der     of one TCB (Turin: ..._fmc01_vcek.der), or vcek.der for any
@@ -8,6 +8,9 @@
 //! crl/milan-vcek.der, crl/milan-vlek.der             revocation lists of a product's root
 //! ```
 //! What is in it is evidence like any other: the verifier decides what it is worth.
+
+pub mod import;
+pub mod list;
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +20,7 @@ use cvmm_attest::verify::Hint;
 use cvmm_reason::Reason;
 use cvmm_snp::tcb::TcbParts;
 
-use crate::files;
+use crate::files::{self, FileError};
 
 pub(crate) const MAX_CERTIFICATE: u64 = 16 << 10;
 pub(crate) const MAX_CRL: u64 = 1 << 20;
@@ -112,6 +115,20 @@ fn stem(tcb: &TcbParts) -> String {
     let TcbParts { fmc, bootloader, tee, snp, microcode } = tcb;
     let fmc = fmc.map_or(String::new(), |fmc| format!("_fmc{fmc:02}"));
     format!("bl{bootloader:02}_tee{tee:02}_snp{snp:02}_ucode{microcode:02}{fmc}")
+}
+
+fn refuse(message: impl Into<String>) -> Reason {
+    Reason::new("gate.certificate", message)
+}
+
+fn cannot(error: &FileError) -> Reason {
+    refuse(error.to_string())
+}
+
+/// The DER of everything in a file, which is DER or PEM.
+fn split(bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, Reason> {
+    let items = encoding::items(&bytes).map_err(|problem| refuse(problem.to_string()))?;
+    Ok(items.into_iter().map(|item| item.der.into_owned()).collect())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
-use crate::record_quota::MAX_RECORDS;
+use crate::store::quota::MAX_RECORDS;
 
 const MAX_RECORD: u64 = 4096;
 
