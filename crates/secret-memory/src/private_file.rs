@@ -54,7 +54,8 @@ impl PrivateFileError {
     }
 }
 
-/// Opens a file that belongs to the user of this process (the effective one) and that no other user may access.
+/// Opens a file that belongs to the user of this process (the effective one) and that no other user may
+/// access.
 ///
 /// # Errors
 /// The host's, and [`PrivateFileError::Exposed`].
@@ -63,6 +64,9 @@ pub fn open(path: &Path) -> Result<File, PrivateFileError> {
     let file = File::open(path).map_err(failed)?;
     // Of the open file: the name may lead to another one a moment later.
     let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
     let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
     if mode & 0o077 != 0 || owner != rustix::process::geteuid().as_raw() {
         return Err(PrivateFileError::Exposed { path: path.to_owned(), mode, owner });

@@ -59,7 +59,9 @@ impl Name {
 /// Reads a resource in `folder`.
 pub fn read(folder: &Path, name: &Name) -> Result<Zeroizing<Vec<u8>>, ResourceError> {
     let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ResourceError::None,
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+            ResourceError::None
+        }
         _ => ResourceError::Read(error),
     };
     let file = private_file::open(&folder.join(&name.path)).map_err(|error| match error {
