@@ -122,3 +122,18 @@ test_the_gate_by_hand_of_emulator_md_is_set_up_as_printed() {
         grep -q "^$command" kit/commands.sh || fail "the page has no $command"
     done
 }
+
+test_commands_that_pages_print_exist() {
+    local programs program
+    programs=$(built_programs) || { echo "skipped: cvmm and cvmm-gate are not built"; return 0; }
+    for program in cvmm-guest cvmm-vtpm cvmm-psp-pki; do
+        [ -x "$programs/$program" ] || { echo "skipped: $program is not built"; return 0; }
+    done
+    (cd "$root" && python3 tests/scripts/commands.py "$programs") >said 2>&1 || fail "$(cat said)"
+    # A page with commands that do not exist.
+    printf 'Run `cvmm run --config vm.toml`, `cvmm run --confg vm.toml` and `cvmm rum`.\n' >page.md
+    python3 "$root/tests/scripts/commands.py" "$programs" page.md >said 2>&1 && fail "accepts: $(cat page.md)"
+    grep -qx 'page.md: cvmm run has no option --confg' said || fail "$(cat said)"
+    grep -qx 'page.md: cvmm has no command rum' said || fail "$(cat said)"
+    grep -qx '3 commands, 2 problems' said || fail "$(cat said)"
+}
