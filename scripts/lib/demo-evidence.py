@@ -5,7 +5,7 @@
   demo-evidence.py extract DISK OUT         the guest's evidence out of its disk: OUT/bundle.json, ticket.jwt and the parts of the
                                             bundle as files for other verifiers
   demo-evidence.py report REPORT            measurement of a report and who asked for it, two words
-  demo-evidence.py question NONCE           qualifyingData of a quote that answers a nonce (docs/guide/gate.md)
+  demo-evidence.py question NONCE           qualifyingData of a quote that answers a nonce (docs/reference/gate-protocol.md)
   demo-evidence.py audit LOG VM             the gate's audit log, a line for each decision
   demo-evidence.py admitted LOG VM CLASS    fails unless a ticket of this evidence class is in the log for the VM
   demo-evidence.py pcrs BUNDLE YAML         the PCRs of `tpm2 eventlog` beside the quoted ones; fails if they differ
