@@ -315,7 +315,7 @@ data = open(sys.argv[1], "rb").read()
 size = len(data)
 def guid(at): return str(uuid.UUID(bytes_le=data[at:at + 16]))
 def fail(why): sys.exit("error: firmware metadata: " + why)
-if size < 0x1000 or size % 4096: fail(f"file size {size} is no multiple of 4 KiB")
+if size < 0x1000 or size % 4096: fail(f"file size {size} is not a multiple of 4 KiB")
 if guid(size - 48) != "96b582de-1fb2-45f7-baea-a366c55a082d": fail("no GUIDed table before the reset vector")
 end = size - 50
 total = struct.unpack_from("<H", data, end)[0]

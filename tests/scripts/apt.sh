@@ -29,7 +29,7 @@ test_apt_gives_up_in_the_end() {
     # shellcheck disable=SC2034 # read by apt_get
     (APT_LOCK_TIMEOUT=2 && apt_get update -qq) >said 2>&1 && fail "succeeded"
     grep -q 'Could not get lock' said || fail "does not say why: $(cat said)"
-    # What is no lock is not tried again.
+    # Other failures are not retried.
     printf '#!/bin/sh\necho "E: no network" >&2\necho >>%s/calls2\nexit 100\n' "$PWD" >bin/apt-get
     (apt_get update -qq) >said 2>&1 && fail "succeeded"
     [ "$(wc -l <calls2)" = 1 ] || fail "tried again"

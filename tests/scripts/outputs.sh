@@ -42,7 +42,7 @@ test_output_folders_with_other_files_are_refused() {
     local bin=$PWD/bin name
     programs "$bin"
     canary demo && refuses demo/canary.txt "$root/scripts/demo" --out demo
-    # A name that the script itself uses is no excuse.
+    # Not even under a name that the script itself uses.
     canary demo2 vm.toml && refuses demo2/vm.toml "$root/scripts/demo" --plain --out demo2
     canary demo3/gate && refuses demo3/gate/canary.txt "$root/scripts/demo" --here --plain --out demo3
     canary hidden .profile && refuses hidden/.profile "$root/scripts/demo" --out hidden
