@@ -22,7 +22,7 @@ use cvmm::vtpm::kept::{self, Kept};
 use cvmm_devices::tpm::{Progress, TpmExecutor};
 use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Listeners};
-use cvmm_gate::store::vm_keys::{Standing, StoreKey, VmKeys};
+use cvmm_gate::store::vm_keys::{RecordSummary, StoreKey, VmKeys};
 use cvmm_gate_client::client::{self, ClientError, Proposal};
 use cvmm_gate_protocol::manifest::{Manifest, TpmIdentity, Vtpm};
 use cvmm_gate_protocol::ticket::VerdictKey;
@@ -107,9 +107,9 @@ impl World {
         self.client().admit(self.proposal(vm_id, identity))?.evidence(common::launched()).map(|_| ())
     }
 
-    fn standing(&self, vm_id: &str) -> Standing {
+    fn summary(&self, vm_id: &str) -> RecordSummary {
         let key = StoreKey::load(&self.gate.path("keys/store.key")).unwrap();
-        VmKeys::open(&self.gate.path("state/vm-keys"), key).unwrap().standing(vm_id).unwrap()
+        VmKeys::open(&self.gate.path("state/vm-keys"), key).unwrap().summary(vm_id).unwrap()
     }
 
     fn claim(&self, vm_id: &str, kept: &Kept) -> Claim {
@@ -204,7 +204,7 @@ fn a_tpm_is_the_same_from_start_to_start() {
     let Kept { vtpm, run, .. } = first;
     drop((tpm, vtpm));
     run.end(changes.count()).unwrap();
-    assert_eq!(world.standing("vm").counter, changes.count());
+    assert_eq!(world.summary("vm").counter, changes.count());
 
     // The next start has the same TPM, which the gate knows, with what the guest left in it.
     let second = world.start("vm", "vm.vmgs").unwrap();
@@ -289,14 +289,14 @@ fn a_run_survives_its_gate_and_not_its_successor() {
     let Kept { vtpm, run, .. } = kept;
     let hold = Hold::start(run, claim, changes.clone(), current.clone()).unwrap();
     define(&mut tpm, 0x0150_0001);
-    until("the gate is told of the change", || world.standing("vm").counter == changes.count());
+    until("the gate is told of the change", || world.summary("vm").counter == changes.count());
 
     // The gate goes away and comes back: the guest does not notice, and the run is its again.
     world.serving = None;
     define(&mut tpm, 0x0150_0002);
     thread::sleep(Duration::from_secs(3));
     world.serving = Some(serve(&world.gate));
-    until("the gate is told of what happened meanwhile", || world.standing("vm").counter == changes.count());
+    until("the gate is told of what happened meanwhile", || world.summary("vm").counter == changes.count());
     assert_eq!(code(world.start("vm", "vm.vmgs")).0, "key.in-use");
     // Who has another key does not get it.
     let wrong = client::lease::Key::from(&[7; 32]);

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Clients: who may ask, and about which VMs. A client is a user on the Unix socket or a name of a certificate over TLS.
+//! Clients, and the VMs that they may ask about. A client is a user on the Unix socket, or a name in a certificate over TLS.
 //!
-//! A client without a `[[client]]` table may do nothing, and is turned away. The gate's own user may ask about everything, unless it
-//! has a table.
+//! A client without a `[[client]]` table is turned away. The gate's own user may ask about everything, unless it has a table.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,19 +9,21 @@ use std::sync::Arc;
 use cvmm_reason::Reason;
 use serde::Deserialize;
 
-/// Bytes of a client's name: a URI in a certificate can be long, a line of the log is not.
+use crate::reasons::Code;
+
+/// Bytes of a client's name: URIs in certificates can be long, lines of the log are not.
 const MAX_NAME: usize = 256;
 /// Bytes of a pattern.
 const MAX_PATTERN: usize = 64;
 
-/// What logs call the gate's own user.
+/// The name of the gate's own user in logs.
 const OWN: &str = "own";
 
 /// `[[client]]` of gate.toml.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
-    /// DNS name, URI or common name of its certificate. Or:
+    /// DNS name, URI or common name in its certificate; or:
     pub name: Option<String>,
     /// User on the Unix socket.
     pub uid: Option<u32>,
@@ -33,30 +34,30 @@ pub struct Table {
 }
 
 impl Table {
-    /// What is wrong with it.
+    /// Checks it; the error says what is wrong.
     pub(crate) fn check(&self) -> Result<(), String> {
         let Self { name, uid, policies, vms } = self;
         let who = match (name, uid) {
             (Some(name), None) if name == OWN || name.starts_with("uid ") => {
                 return Err(format!(
-                    "a client cannot have the name {name:?}, which logs have for local users"
+                    "a client cannot have the name {name:?}, which logs use for local users"
                 ));
             }
             (Some(name), None) if (1..=MAX_NAME).contains(&name.len()) => format!("client {name}"),
             (None, Some(uid)) => format!("client with uid {uid}"),
-            (Some(_), None) => return Err(format!("a client's name has 1 to {MAX_NAME} bytes")),
+            (Some(_), None) => return Err(format!("a client's name has to have 1 to {MAX_NAME} bytes")),
             _ => {
-                let message = "a [[client]] has either name (of its certificate, over TLS) or uid (of its user, on the socket)";
+                let message = "a [[client]] has to have either name (in its certificate, over TLS) or uid (of its user, on the socket)";
                 return Err(message.to_owned());
             }
         };
         for (key, patterns) in [("policies", policies), ("vms", vms)] {
             if patterns.is_empty() {
-                return Err(format!("{who}: {key} is empty, so that it may ask nothing"));
+                return Err(format!("{who}: {key} is empty, so it may not ask about any VM"));
             }
             if let Some(bad) = patterns.iter().find(|pattern| !is_pattern(pattern)) {
                 return Err(format!(
-                    "{who}: {key} has {bad:?}, which is not 1 to {MAX_PATTERN} of A-Z a-z 0-9 . _ - *"
+                    "{who}: {bad:?} in {key} has to be 1 to {MAX_PATTERN} characters of A-Z a-z 0-9 . _ - *"
                 ));
             }
         }
@@ -69,7 +70,7 @@ fn is_pattern(text: &str) -> bool {
     (1..=MAX_PATTERN).contains(&text.len()) && text.bytes().all(known)
 }
 
-/// Whether `name` is of `pattern`, in which `*` stands for any run of characters, the empty one included.
+/// Whether `name` matches `pattern`, in which `*` matches any characters, or none.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
@@ -77,7 +78,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     let Some(last) = parts.pop() else { return rest.is_empty() };
     for part in parts {
         match rest.find(part) {
-            // The first place leaves the most for what comes after.
+            // The first match leaves the most for the rest of the pattern.
             Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
             None => return false,
         }
@@ -108,7 +109,7 @@ enum Rights {
     Only(Vec<Grant>),
 }
 
-/// Who asks.
+/// A client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     name: String,
@@ -116,7 +117,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// The gate's own user, who may ask about everything.
+    /// The gate's own user, which may ask about everything.
     #[must_use]
     pub fn own() -> Arc<Self> {
         Arc::new(Self { name: OWN.to_owned(), rights: Rights::All })
@@ -127,7 +128,7 @@ impl Client {
         self.rights == Rights::All
     }
 
-    /// What logs call it.
+    /// Its name in logs.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -142,7 +143,7 @@ impl Client {
         if covered { Ok(()) } else { Err(self.refusal(&format!("VM {vm_id} under policy {policy}"))) }
     }
 
-    /// Whether there is a policy under which it may ask about VM `vm_id`.
+    /// Whether it may ask about VM `vm_id` under any policy.
     pub fn may_ask_about(&self, vm_id: &str) -> Result<(), Reason> {
         let covered = match &self.rights {
             Rights::All => true,
@@ -153,13 +154,10 @@ impl Client {
 
     fn refusal(&self, what: &str) -> Reason {
         let what: String = what.chars().take(200).collect();
-        Reason::new(
-            "gate.client",
-            format!(
-                "client {} may not ask about {what}; its [[client]] in gate.toml does not cover it",
-                self.name
-            ),
-        )
+        Code::GateClient.reason(format!(
+            "client {} may not ask about {what}: its [[client]] in gate.toml does not cover it",
+            self.name
+        ))
     }
 }
 
@@ -172,7 +170,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Of `tables`, in a gate whose user is `own`.
+    /// The clients of `tables`, in a gate whose user is `own`.
     #[must_use]
     pub fn new(tables: &[Table], own: u32) -> Self {
         let (mut by_uid, mut by_name) = (BTreeMap::<u32, Client>::new(), BTreeMap::<String, Client>::new());
@@ -201,7 +199,7 @@ impl Clients {
         table.or_else(|| (uid == self.own).then(Client::own))
     }
 
-    /// The client that has shown a certificate with these names. With several that have tables it may ask what any of them may.
+    /// The client with these names in its certificate. If several of them have tables, it may ask what any of these may.
     #[must_use]
     pub fn of_names(&self, names: &[String]) -> Option<Arc<Client>> {
         let mut known = names.iter().filter_map(|name| self.by_name.get(name));
@@ -212,7 +210,7 @@ impl Clients {
         }
         let grants = [first].into_iter().chain(more).flat_map(|client| match &client.rights {
             Rights::Only(grants) => grants.clone(),
-            // Only the gate's own user has all, and it is not called by a certificate.
+            // Only the gate's own user has all rights, and it has no certificate.
             Rights::All => Vec::new(),
         });
         Some(Arc::new(Client { name: first.name.clone(), rights: Rights::Only(grants.collect()) }))
@@ -235,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_is_any_run_of_characters() {
+    fn a_star_matches_any_characters() {
         for (pattern, name) in [
             ("web", "web"),
             ("*", ""),
@@ -297,14 +295,14 @@ mod tests {
         assert_eq!(user.name(), "uid 7");
         assert!(clients.of_uid(0).is_none(), "root is a user like others");
         assert!(clients.of_uid(1000).unwrap().may_ask("any", "vm").is_ok());
-        // A table of the gate's own user takes the place of its right to everything.
+        // A table for the gate's own user replaces its right to everything.
         let clients = Clients::new(&[table(None, Some(1000), &["web"], &["*"])], 1000);
         assert!(clients.of_uid(1000).unwrap().may_ask("db", "vm").is_err());
         assert!(!clients.has_names());
     }
 
     #[test]
-    fn a_table_that_makes_no_sense_is_refused() {
+    fn an_invalid_table_is_refused() {
         assert_eq!(table(Some("host-1"), None, &["*"], &["web-*"]).check(), Ok(()));
         let long = "x".repeat(MAX_NAME + 1);
         for bad in [

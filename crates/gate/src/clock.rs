@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The time, and the latest time ever seen: a clock that was set back makes expired certificates valid again, so then nothing is
-//! decided until somebody looks.
+//! The time, and the latest time ever seen: with a clock that was set back, expired certificates would be valid again, so the gate denies
+//! everything until the operator has corrected it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cvmm_reason::Reason;
 
 use crate::files::{self, FileError};
+use crate::reasons::{Code, state_error};
 
 /// How far a clock may go back, in seconds: what time synchronisation does.
 const TOLERANCE: i64 = 60;
@@ -25,10 +26,10 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// With the latest time seen in the file `path`.
+    /// Opens the clock whose latest time is in the file `path`.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let text = files::read_if_there(path, 64)?.unwrap_or_default();
-        // What cannot be read was written by nobody here: as late as can be, so that somebody looks.
+        // Not written by this program: the latest possible time makes the operator look at it.
         let latest = match std::str::from_utf8(&text).unwrap_or("x").trim() {
             "" => 0,
             text => text.parse().unwrap_or(i64::MAX),
@@ -51,23 +52,22 @@ impl Clock {
         let (seen, written) = *latest;
         if now < seen.saturating_sub(TOLERANCE) {
             let message = format!(
-                "the clock says {now}, and has said {seen}: it was set back; set it right, or remove {} if the later time was wrong",
+                "the clock was set back from {seen} to {now}: correct it, or remove {} if the later time was wrong",
                 self.path.display()
             );
-            return Err(Reason::new("gate.clock", message));
+            return Err(Code::GateClock.reason(message));
         }
         let seen = now.max(seen);
         *latest = (seen, written);
         if self.writes && seen - written >= INTERVAL {
-            files::replace(&self.path, format!("{seen}\n").as_bytes(), 0o600)
-                .map_err(|error| Reason::new("gate.state", error.to_string()))?;
+            files::replace(&self.path, format!("{seen}\n").as_bytes(), 0o600).map_err(state_error)?;
             *latest = (seen, seen);
         }
         Ok(now)
     }
 }
 
-/// Seconds of Unix time, as the system says. A clock before 1970 is taken for 1970.
+/// The system's time in seconds of Unix time; 0 for a clock before 1970.
 #[must_use]
 pub fn unix_time() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(clock.see(1_000_000), Ok(1_000_000));
         assert_eq!(clock.see(999_950), Ok(999_950));
         assert_eq!(clock.see(1_000_000 - 365 * 86_400).unwrap_err().code, "gate.clock");
-        // Nor through a restart.
+        // Nor with a restart.
         let clock = Clock::open(&path).unwrap();
         assert_eq!(clock.see(900_000).unwrap_err().code, "gate.clock");
         assert!(clock.now().is_ok());

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::keys::pkcs11;
-use crate::sandbox::Mode;
+use crate::sandbox;
 use crate::store::quota::MAX_RECORDS;
 use crate::{clients, tls};
 
@@ -18,12 +18,12 @@ pub enum ConfigError {
     /// The file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Its content.
+    /// The content.
     #[error("{path}: {problem}")]
     Content {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong, with its place.
+        /// What is wrong, and where.
         problem: String,
     },
 }
@@ -36,7 +36,7 @@ pub struct Config {
     pub socket: PathBuf,
     /// Folder of policies.
     pub policies: PathBuf,
-    /// Public keys that policies are signed with, PEM.
+    /// Public keys that policies may be signed with, PEM.
     pub policy_keys: Vec<PathBuf>,
     /// Folder of private keys.
     pub keys: PathBuf,
@@ -48,31 +48,31 @@ pub struct Config {
     pub state: PathBuf,
     /// The audit log.
     pub audit: PathBuf,
-    /// Who may ask, and about which VMs. Without a table, only the gate's own user.
+    /// Clients and the VMs that they may ask about. Without a table, only the gate's own user.
     #[serde(default, rename = "client")]
     pub clients: Vec<clients::Table>,
-    /// Of earlier gates, refused: `client` says what a user may ask.
+    /// From earlier gates; refused, since `client` says what a user may ask.
     allow_uids: Option<toml::Value>,
-    /// Where `/metrics` and `/healthz` are: an address and a port, such as `127.0.0.1:9464`. Whoever reaches it may read them.
+    /// Address and port of `/metrics` and `/healthz`, such as `127.0.0.1:9464`. There is no access control.
     pub status: Option<std::net::SocketAddr>,
-    /// Folder of what admitted guests are given, if they are given anything.
+    /// Folder of secrets for admitted guests.
     pub secrets: Option<PathBuf>,
     /// Trustee's protocol, for guests that speak it.
     pub rcar: Option<crate::rcar::config::Config>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
-    /// What the gate gives up before it serves.
+    /// What happens if the sandbox is not complete.
     #[serde(default)]
-    pub sandbox: Mode,
-    /// Serves as root too. Whoever takes over a gate of root has the machine, if the sandbox does not hold.
+    pub sandbox: sandbox::Mode,
+    /// Serves as root too. Code that takes over such a gate has the machine if the sandbox does not hold.
     #[serde(default)]
     pub unsafe_run_as_root: bool,
-    /// Questions over TLS.
+    /// The gate's protocol over TLS.
     pub tls: Option<tls::Settings>,
     /// Keys in a PKCS#11 token instead of the folder of keys.
     pub pkcs11: Option<pkcs11::Settings>,
-    /// Folder with `LINE_ark.der`, `LINE_ask.der`, `LINE_asvk.der` of a test PKI that is trusted besides AMD's roots.
+    /// Folder with `LINE_ark.der`, `LINE_ask.der`, `LINE_asvk.der` of a test PKI that is trusted in addition to AMD's roots.
     pub unsafe_test_roots: Option<PathBuf>,
 }
 
@@ -80,7 +80,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections at a time; the one that has been silent longest makes room.
+    /// Connections at a time; a new one evicts the one that has been silent longest.
     pub connections: usize,
     /// VMs with persistent state that run at a time: each holds a connection, which is not among those.
     pub runs: usize,
@@ -92,7 +92,7 @@ pub struct Limits {
     pub message_s: u64,
     /// Seconds a guest has to answer a challenge.
     pub guest_s: u64,
-    /// Sessions a second that one guest may begin through its channel, and ten times that at once.
+    /// Sessions per second that one guest may begin through its channel, and ten times that at once.
     pub guest_sessions_per_s: u32,
     /// Checkpoints per second of one VM with persistent state, and ten times that at once.
     pub checkpoints_per_s: u32,
@@ -155,11 +155,58 @@ impl Limits {
 }
 
 impl Config {
+    /// What the sandbox leaves possible for this configuration.
+    #[must_use]
+    pub fn sandbox_rules(&self) -> sandbox::Rules {
+        // By name: a path that is added to the configuration does not compile until it is decided here.
+        let Self {
+            socket,
+            policies,
+            policy_keys,
+            keys,
+            artifacts,
+            certificates,
+            state,
+            audit,
+            clients: _,
+            allow_uids: _,
+            status: _,
+            secrets,
+            rcar,
+            limits: _,
+            sandbox: _,
+            unsafe_run_as_root: _,
+            tls,
+            pkcs11,
+            unsafe_test_roots: _, // read at the start
+        } = self;
+        let mut read = vec![policies.clone(), artifacts.clone(), certificates.clone()];
+        read.extend(policy_keys.iter().chain(secrets).cloned());
+        // SIGHUP reads them again.
+        read.extend(tls.clone().iter_mut().flat_map(tls::Settings::paths).map(|path| path.clone()));
+        read.extend(rcar.as_ref().and_then(|rcar| rcar.resources.clone()));
+        let mut write = vec![state.clone()];
+        if let Some(pkcs11) = pkcs11 {
+            read.extend(pkcs11.read.iter().cloned());
+            write.extend(pkcs11.write.iter().cloned());
+        }
+        // The socket can be removed at the end, if its folder has nothing else that matters.
+        let others = [policies, keys, artifacts, certificates, audit];
+        let removable = |folder: &&Path| others.iter().all(|path| !path.starts_with(folder));
+        let remove = socket.parent().filter(removable).map(Path::to_owned).into_iter().collect();
+        sandbox::Rules {
+            read,
+            write,
+            remove,
+            unix_sockets: pkcs11.as_ref().is_some_and(|pkcs11| pkcs11.unix_sockets),
+        }
+    }
+
     /// Reads `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let content = |problem: String| ConfigError::Content { path: path.to_owned(), problem };
         let bytes = files::read(path, 64 << 10)?;
-        let text = String::from_utf8(bytes).map_err(|_| content("it is not UTF-8".to_owned()))?;
+        let text = String::from_utf8(bytes).map_err(|_| content("not UTF-8".to_owned()))?;
         let mut config: Self = toml::from_str(&text).map_err(|error| content(error.to_string()))?;
         config.limits.check().map_err(|problem| content(problem.to_owned()))?;
         let absolute = std::path::absolute(path).map_err(|source| FileError {
@@ -201,7 +248,7 @@ impl Config {
         clients.iter().try_for_each(clients::Table::check).map_err(content)?;
         if tls.is_some() && clients.iter().all(|client| client.name.is_none()) {
             return Err(content(
-                "[tls] needs at least one [[client]] with a name; without one no client may ask over TLS"
+                "[tls] needs at least one [[client]] with a name: without one, no client may ask over TLS"
                     .to_owned(),
             ));
         }
@@ -219,11 +266,11 @@ impl Config {
     }
 }
 
-/// What is said of a key that named who may ask, and not about what.
+/// The error for a key that named who may ask, but not about which VMs.
 fn replaced(key: &str, who: &str) -> String {
     format!(
-        "{key} let its clients ask about every VM, and is not taken any more. Write for each of them what it may ask about:\n\
-         [[client]]\n{who}\npolicies = [\"web\"]     # \"*\" is any\nvms = [\"web-*\"]"
+        "{key} let its clients ask about every VM and is no longer supported. Write for each of them what it may ask about:\n\
+         [[client]]\n{who}\npolicies = [\"web\"]     # \"*\" matches all\nvms = [\"web-*\"]"
     )
 }
 

@@ -10,11 +10,11 @@
 //!   |<-------------------------------------|
 //!   | exchanges the names                  |
 //!   | {"exchanged": true}                  |
-//!   |------------------------------------->|  looks at the name
+//!   |------------------------------------->|  checks the name
 //!   | {"lines": N} or {"error": ".."}      |
 //!   |<-------------------------------------|
 //! ```
-//! The gate's chain is held from the first message to the last, so each has `WAIT`, and one command is served at a time.
+//! The gate's chain is locked from the first message to the last, so each has `WAIT`, and one command is served at a time.
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
@@ -32,7 +32,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::audit::rotate::From;
-use crate::engine::Engine;
 
 /// The socket's name in the state folder.
 const NAME: &str = "control.sock";
@@ -40,7 +39,7 @@ const NAME: &str = "control.sock";
 const WAIT: Duration = Duration::from_secs(5);
 const MAX_MESSAGE: usize = 4096;
 
-/// Why a running gate did not do it.
+/// Why the running gate did not carry out a command.
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// It cannot be reached.
@@ -48,11 +47,11 @@ pub enum ControlError {
     Reach {
         /// The socket.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It refused, or something failed here.
+    /// It refused, or this side failed.
     #[error("{0}")]
     Refused(String),
 }
@@ -66,7 +65,7 @@ enum Message {
     Done(Result<u64, String>),
 }
 
-/// Makes the socket in `state`, whose lock this process has: an old one is left from a crash.
+/// Creates the socket in `state`, whose lock this process has: an existing one is left from a crash.
 pub fn bind(state: &Path) -> io::Result<UnixListener> {
     let path = state.join(NAME);
     match fs::remove_file(&path) {
@@ -76,36 +75,43 @@ pub fn bind(state: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// Serves commands until the process ends.
-pub fn serve(listener: &UnixListener, engine: &Engine) {
+/// Gives a new file the log's name.
+type Exchange<'a> = &'a mut dyn FnMut() -> Result<(), String>;
+
+/// Serves commands until the process ends. `rotate` continues the log in a file, once its last argument has given that the log's name,
+/// and returns the number of lines before it.
+pub fn serve(listener: &UnixListener, rotate: impl Fn(File, &From, Exchange<'_>) -> Result<u64, String>) {
     loop {
         match listener.accept() {
             Ok((stream, _)) => {
-                if let Err(error) = answer(&stream, engine) {
-                    tracing::warn!(%error, "a command over the control socket failed");
+                if let Err(error) = answer(&stream, &rotate) {
+                    tracing::warn!(%error, "a command on the control socket failed");
                 }
             }
             Err(error) => {
-                cvmm_log_limit::warn!(%error, "accept for the control socket");
+                cvmm_log_limit::warn!(%error, "cannot accept a connection to the control socket");
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
     }
 }
 
-fn answer(stream: &UnixStream, engine: &Engine) -> io::Result<()> {
+fn answer(
+    stream: &UnixStream,
+    rotate: impl Fn(File, &From, Exchange<'_>) -> Result<u64, String>,
+) -> io::Result<()> {
     stream.set_read_timeout(Some(WAIT))?;
     stream.set_write_timeout(Some(WAIT))?;
     let (message, file) = receive(stream)?;
     let result = match (serde_json::from_slice(&message), file) {
-        (Ok(Message::From(from)), Some(file)) => engine.rotate_audit(file, &from, || {
+        (Ok(Message::From(from)), Some(file)) => rotate(file, &from, &mut || {
             send(stream, &Message::Ready).map_err(|error| error.to_string())?;
-            match read(stream).map_err(|error| format!("the command went away: {error}"))? {
+            match read(stream).map_err(|error| format!("the command ended: {error}"))? {
                 Message::Exchanged(result) => result,
-                _ => Err("the command said something else".to_owned()),
+                _ => Err("unexpected message from the command".to_owned()),
             }
         }),
-        _ => Err("the command is not understood: use the cvmm-gate of this gate's version".to_owned()),
+        _ => Err("unknown command: use the cvmm-gate of this gate's version".to_owned()),
     };
     match &result {
         Ok(lines) => tracing::info!(lines, "the audit log was rotated"),
@@ -114,7 +120,8 @@ fn answer(stream: &UnixStream, engine: &Engine) -> io::Result<()> {
     send(stream, &Message::Done(result))
 }
 
-/// Asks the gate whose state folder is `state` to go on in `file`; `exchange` gives it the log's name. Returns the lines before it.
+/// Asks the gate whose state folder is `state` to continue its log in `file`; `exchange` gives that the log's name. Returns the number of
+/// lines before it.
 pub fn rotate(
     state: &Path,
     file: &File,
@@ -124,7 +131,7 @@ pub fn rotate(
     let path = state.join(NAME);
     let reach = |source| ControlError::Reach { path: path.clone(), source };
     let stream = UnixStream::connect(&path).map_err(reach)?;
-    // The gate may have to wait for a batch and a sync first.
+    // The gate may wait for a batch and a sync first.
     stream.set_read_timeout(Some(4 * WAIT)).map_err(reach)?;
     stream.set_write_timeout(Some(WAIT)).map_err(reach)?;
     let text = line(&Message::From(from.clone())).map_err(reach)?;
@@ -138,7 +145,7 @@ pub fn rotate(
     }
     let refused = |message: Message| match message {
         Message::Done(Err(problem)) => ControlError::Refused(problem),
-        _ => ControlError::Refused("the gate's answer is not understood".to_owned()),
+        _ => ControlError::Refused("unexpected answer from the gate".to_owned()),
     };
     match read(&stream).map_err(reach)? {
         Message::Ready => {}
@@ -151,7 +158,7 @@ pub fn rotate(
     }
 }
 
-/// A message that came with a file, or without.
+/// Receives a message, with a file if one was sent.
 fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Option<File>)> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -177,18 +184,18 @@ fn send(mut stream: &UnixStream, message: &Message) -> io::Result<()> {
 }
 
 fn read(mut stream: &UnixStream) -> io::Result<Message> {
-    // The timeout of the stream is for each read; the message has no more than that in all.
+    // The stream's timeout is per read; the whole message gets no more time than that.
     let end = stream.read_timeout()?.map(|wait| Instant::now() + wait);
     let mut text = Vec::new();
-    let mut piece = [0; 256];
-    // Nothing follows a line before it is answered.
+    let mut chunk = [0; 256];
+    // A line is answered before the next one is sent.
     while !text.ends_with(b"\n") && text.len() < MAX_MESSAGE {
         if end.is_some_and(|end| Instant::now() >= end) {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        match stream.read(&mut piece) {
+        match stream.read(&mut chunk) {
             Ok(0) => break,
-            Ok(count) => text.extend_from_slice(piece.get(..count).unwrap_or_default()),
+            Ok(count) => text.extend_from_slice(chunk.get(..count).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -201,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_that_comes_byte_by_byte_is_not_waited_for() {
+    fn a_message_that_arrives_byte_by_byte_times_out() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let slow = std::thread::spawn(move || {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When certificates and revocation lists end: those of the store and those of `[tls]`. The gate fetches nothing, so an operator has to
-//! hear of it in time: a metric for each kind, and a warning [`WARN_BEFORE`] the end.
+//! When certificates and revocation lists expire: those in the store and those of `[tls]`. The gate fetches nothing, so the operator has to
+//! know in time: there is a metric per kind, and a warning from [`WARN_BEFORE`] on.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use cvmm_attest::roots::Trust;
 use cvmm_tls_files::certificates;
@@ -15,36 +13,31 @@ use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode as _;
 
-use crate::config::Config;
-use crate::engine::Engine;
 use crate::files;
 use crate::store::certificates::list::list;
+use crate::tls::Settings;
 
-/// Seconds before the end from which on the gate warns.
+/// Seconds before the end from which the gate warns.
 pub const WARN_BEFORE: i64 = 30 * DAY;
 const DAY: i64 = 86_400;
-/// Between two looks. What was imported meanwhile counts from the next one on.
-const INTERVAL: Duration = Duration::from_secs(3600);
-/// Looks from one warning to the next.
-const LOOKS_A_DAY: u32 = 24;
 const MAX_CRL: u64 = 1 << 20;
 
-/// The end of a file.
+/// When a file expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {
     /// `vcek`, `vlek`, `crl-vcek`, `crl-vlek`, `tls`, `tls-client-ca` or `tls-client-crl`.
     pub kind: &'static str,
-    /// Which.
+    /// The file.
     pub file: PathBuf,
-    /// The end, in seconds of Unix time: of a certificate, or when a list is overdue.
+    /// Unix time when a certificate expires, or a list is overdue.
     pub until: i64,
 }
 
-/// Everything that has an end.
+/// Scans the store in the folder `certificates` and the files of `[tls]`.
 #[must_use]
-pub fn scan(config: &Config, trust: &Trust, now: i64) -> Vec<Expiry> {
+pub fn scan(certificates: &Path, tls: Option<&Settings>, trust: &Trust, now: i64) -> Vec<Expiry> {
     let mut found = Vec::new();
-    match list(&config.certificates, trust, now) {
+    match list(certificates, trust, now) {
         Ok(stored) => found.extend(stored.into_iter().filter_map(|entry| {
             let crl =
                 || if entry.file.to_string_lossy().ends_with("-vlek.der") { "crl-vlek" } else { "crl-vcek" };
@@ -52,11 +45,11 @@ pub fn scan(config: &Config, trust: &Trust, now: i64) -> Vec<Expiry> {
                 "crl" => crl(),
                 kind => kind,
             };
-            Some(Expiry { kind, until: entry.until?, file: config.certificates.join(entry.file) })
+            Some(Expiry { kind, until: entry.until?, file: certificates.join(entry.file) })
         })),
-        Err(error) => tracing::warn!("cannot see when certificates end: {error}"),
+        Err(error) => tracing::warn!("cannot check when certificates expire: {error}"),
     }
-    if let Some(tls) = &config.tls {
+    if let Some(tls) = tls {
         for (kind, path) in [("tls", &tls.certificate), ("tls-client-ca", &tls.client_ca)] {
             found.extend(ends(path).into_iter().map(|until| Expiry { kind, file: path.clone(), until }));
         }
@@ -68,7 +61,7 @@ pub fn scan(config: &Config, trust: &Trust, now: i64) -> Vec<Expiry> {
     found
 }
 
-/// When the certificates of a PEM file end. One that cannot be read is `[tls]`'s to refuse.
+/// When the certificates in a PEM file expire. A file that cannot be read is refused elsewhere.
 fn ends(path: &Path) -> Vec<i64> {
     let end = |der: &[u8]| {
         let certificate = Certificate::from_der(der).ok()?;
@@ -77,7 +70,7 @@ fn ends(path: &Path) -> Vec<i64> {
     certificates(path).unwrap_or_default().iter().filter_map(|der| end(der)).collect()
 }
 
-/// When the revocation lists of a PEM file are overdue.
+/// When the revocation lists in a PEM file are overdue.
 fn list_ends(path: &Path) -> Vec<i64> {
     let Ok(bytes) = files::read(path, MAX_CRL) else { return Vec::new() };
     let end = |der: CertificateRevocationListDer<'_>| {
@@ -87,7 +80,7 @@ fn list_ends(path: &Path) -> Vec<i64> {
     CertificateRevocationListDer::pem_slice_iter(&bytes).filter_map(|der| end(der.ok()?)).collect()
 }
 
-/// Of each kind the one that ends first.
+/// Of each kind, when the first one expires.
 #[must_use]
 pub fn first(found: &[Expiry]) -> BTreeMap<&'static str, i64> {
     let mut first = BTreeMap::new();
@@ -97,7 +90,7 @@ pub fn first(found: &[Expiry]) -> BTreeMap<&'static str, i64> {
     first
 }
 
-/// A sentence for each kind that has something that ends soon, or has ended.
+/// A sentence per kind that has something that has expired, or soon will.
 #[must_use]
 pub fn warnings(found: &[Expiry], now: i64) -> Vec<String> {
     let mut soon: BTreeMap<&str, Vec<&Expiry>> = BTreeMap::new();
@@ -120,25 +113,11 @@ pub fn warnings(found: &[Expiry], now: i64) -> Vec<String> {
             more => format!(", and {more} more of this kind within 30 days"),
         };
         Some(format!(
-            "{kind}: {} {when}{more}: docs/guide/gate-certificates.md says how to replace it",
+            "{kind}: {} {when}{more}; docs/guide/gate-certificates.md explains how to replace it",
             file.display()
         ))
     };
     soon.into_iter().filter_map(sentence).collect()
-}
-
-/// Looks at once and every hour, and warns once a day.
-pub(crate) async fn watch(engine: Arc<Engine>) {
-    let mut looks = 0;
-    loop {
-        let engine = Arc::clone(&engine);
-        let warn = looks % LOOKS_A_DAY == 0;
-        if let Err(error) = tokio::task::spawn_blocking(move || engine.look_at_ends(warn)).await {
-            tracing::error!(%error, "cannot see when certificates end");
-        }
-        looks = looks.wrapping_add(1);
-        tokio::time::sleep(INTERVAL).await;
-    }
 }
 
 #[cfg(test)]
@@ -146,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ends_within_thirty_days_is_told_by_kind() {
+    fn there_is_a_warning_per_kind_that_expires_within_thirty_days() {
         let expiry = |kind, file: &str, until| Expiry { kind, file: PathBuf::from(file), until };
         let now = 1_000 * DAY;
         let found = [
@@ -158,7 +137,7 @@ mod tests {
         ];
         let warned = warnings(&found, now);
         assert_eq!(warned.len(), 2, "{warned:?}");
-        assert!(warned[0].starts_with("crl-vcek: d has been overdue for 2 days: "), "{warned:?}");
+        assert!(warned[0].starts_with("crl-vcek: d has been overdue for 2 days; "), "{warned:?}");
         assert!(warned[1].starts_with("vcek: b expires in 3 days, and 1 more of this kind"), "{warned:?}");
         assert!(warnings(&found, now - 100 * DAY).is_empty());
         assert_eq!(first(&found)["vcek"], now + 3 * DAY);

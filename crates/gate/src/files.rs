@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reading with a limit, and writing so that a file is either the old one or the new one.
+//! Reading files with a limit, reading private files, and replacing files atomically.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,53 +11,59 @@ use cvmm_secret_memory::SecretBytes;
 use cvmm_secret_memory::private_file::{self, PrivateFileError};
 use thiserror::Error;
 
-/// The longest private file in bytes.
-pub const MAX_PRIVATE: usize = 4096;
-
-/// A file that could not be used.
+/// A file operation that failed.
 #[derive(Debug, Error)]
 #[error("cannot {what} {path}: {source}")]
 pub struct FileError {
-    /// Read or write.
+    /// What failed, as a verb: `read`, `write`.
     pub what: &'static str,
-    /// Which.
+    /// The file.
     pub path: PathBuf,
-    /// The host's answer.
+    /// The system's error.
     #[source]
     pub source: io::Error,
 }
 
-/// Reads a file of at most `most` bytes.
-pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
+/// A private file's bytes, at most.
+const MAX_PRIVATE: usize = 4096;
+
+/// Makes a folder that only this process's user can read, and its parents.
+pub fn create_private_folder(path: &Path) -> Result<(), FileError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| FileError { what: "create", path: path.to_owned(), source })
+}
+
+/// Reads a file of at most `max` bytes.
+pub fn read(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let failed = |source| FileError { what: "read", path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > most {
-        return Err(failed(io::Error::other(format!("it has more than {most} bytes"))));
+    File::open(path).and_then(|file| file.take(max + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > max {
+        return Err(failed(io::Error::other(format!("it has more than {max} bytes"))));
     }
     Ok(bytes)
 }
 
-/// Reads a key, PIN or secret of at most [`MAX_PRIVATE`] bytes, which only the gate's user may access.
-pub fn read_private(path: &Path) -> Result<SecretBytes, PrivateFileError> {
+/// Reads a key, PIN or secret of at most 4 KiB, which only the gate's user may access.
+pub(crate) fn read_private(path: &Path) -> Result<SecretBytes, PrivateFileError> {
     private_file::read(path, MAX_PRIVATE)
 }
 
 /// Like [`read`]; `None` if there is no such file.
-pub fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>, FileError> {
-    match read(path, most) {
+pub fn read_if_there(path: &Path, max: u64) -> Result<Option<Vec<u8>>, FileError> {
+    match read(path, max) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Replaces `path` by `bytes`, durably: after a crash it is the old file or the new one, and after this returns the new one.
+/// Replaces the file at `path` by `bytes`, durably: after a crash it is the old file or the new one, and once this returns the new one.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     put(path, bytes, mode, true)
 }
 
-/// Replaces `path` by `bytes`, for every process at once. A power cut may take the new file, or its content, with it.
+/// Replaces the file at `path` by `bytes` atomically, but not durably: a power failure may lose the new file, or its content.
 pub fn replace_soon(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     put(path, bytes, mode, false)
 }
@@ -72,7 +78,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32, durably: bool) -> Result<(), FileEr
         }
         file.sync_all()?;
         fs::rename(&new, path)?;
-        // The name is in the folder.
+        // The folder has the name.
         File::open(folder_of(path))?.sync_all()
     };
     write().map_err(|error| {
@@ -81,7 +87,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32, durably: bool) -> Result<(), FileEr
     })
 }
 
-/// The folder that a file with this name is in: a name alone is in the working folder.
+/// The folder that contains `path`; a plain file name is in the working directory.
 #[must_use]
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
@@ -91,10 +97,10 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Names that were taken before a new one is found: leftovers of processes that had the same id.
+/// Names that may exist before a free one is found: leftovers of processes that had the same id.
 const MAX_ATTEMPTS: usize = 1000;
 
-/// Makes a new file beside `path`, to be renamed: `.NAME.PID.NUMBER.new`. An existing file or link of that name is never opened.
+/// Creates a new file beside `path`, to be renamed to it: `.NAME.PID.NUMBER.new`. An existing file or link of that name is never opened.
 pub(crate) fn create_beside(path: &Path, mode: u32) -> Result<(File, PathBuf), FileError> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -112,31 +118,32 @@ pub(crate) fn create_beside(path: &Path, mode: u32) -> Result<(File, PathBuf), F
     }
 }
 
+/// The end of the names of new files.
 const NEW: &str = ".new";
 
-/// The process that made a file of this name with [`create_beside`].
-fn maker(name: &str) -> Option<u32> {
+/// The id of the process that created a file of this name with [`create_beside`].
+fn creator(name: &str) -> Option<u32> {
     let (rest, number) = name.strip_prefix('.')?.strip_suffix(NEW)?.rsplit_once('.')?;
     let (original, pid) = rest.rsplit_once('.')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     (!original.is_empty() && digits(number) && digits(pid)).then_some(pid)?.parse().ok()
 }
 
-/// Removes what [`create_beside`] left in `folder` when a process was killed or the power failed: regular files of this user whose
-/// process does not exist any more. What cannot be removed is harmless.
+/// Removes files that [`create_beside`] has left in `folder`, of processes that were killed: regular files of this user whose process no
+/// longer exists. A file that cannot be removed does no harm.
 pub(crate) fn remove_leftovers(folder: &Path) {
-    // Without it nothing shows which processes exist.
+    // Without it there is no telling which processes exist.
     if !Path::new("/proc/self").exists() {
         return;
     }
     let own = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(maker) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(creator) else { continue };
         let ended = pid != std::process::id() && !Path::new(&format!("/proc/{pid}")).exists();
-        // Of the name itself, should it be a link.
+        // Of a link itself, not of its target.
         let ours = entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.uid() == own);
         if ended && ours && fs::remove_file(entry.path()).is_ok() {
-            tracing::info!(path = %entry.path().display(), "removed what an earlier process left");
+            tracing::info!(path = %entry.path().display(), "removed a temporary file of an earlier process");
         }
     }
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The attestation gate.
+//! The attestation gate: a separate process that decides whether a guest may run.
 //!
-//! A process of its own that decides whether a guest may run. It trusts its configuration, its keys and AMD's roots, and nothing that
-//! comes over a socket. [`engine`] decides and does no I/O on sockets; [`server`] does nothing but that. What the engine needs is read
-//! by a module each: [`keys`], [`policies`] (and [`rego`], which they may name), [`store`] (files that it decides by), [`tpm_ca`] (the
-//! authority of VMs' TPMs) and [`audit`].
+//! It trusts its configuration, its keys and AMD's roots, and nothing that it receives on a socket. [`engine`] decides and does no I/O on
+//! sockets; [`server`] does only that. The engine reads what it needs from [`keys`], [`policies`] (and [`rego`], which they may name),
+//! [`store`] (files that decisions rest on), [`tpm_ca`] (the authority of VMs' TPMs), and writes to [`audit`].
 //!
-//! Every way out of a decision that is not a signed ticket is a denial with reasons, a failure of the gate itself included.
+//! Every decision that is not a signed ticket is a denial with reasons, also after a failure of the gate itself.
+//!
+//! Public items are for the program `cvmm-gate`, tests and fuzz targets.
 
 pub mod audit;
 pub mod clients;
@@ -18,14 +19,15 @@ pub mod expiry;
 pub mod files;
 pub mod keys;
 pub mod lock;
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod policies;
 pub mod rcar;
-pub mod reasons;
+pub(crate) mod reasons;
 pub mod rego;
+pub mod rotation;
 pub mod sandbox;
 pub mod server;
 pub mod setup;
 pub mod store;
-pub mod tls;
+pub(crate) mod tls;
 pub mod tpm_ca;

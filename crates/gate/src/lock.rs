@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One writer: the process that has the locks is the gate of a state folder and of an audit log. Everything else that would write either
-//! is refused before it has read anything.
+//! One writer: the process with the locks is the gate of a state folder and of an audit log. Other processes that would write to them are
+//! refused before they have read anything.
 //!
-//! The locks are `flock()`s on open files: they end with the process, however it ends, and the sandbox has no say in them. That of the
-//! state folder is a file of its own with the process id in it, for the message; that of the audit log is on the log, so that two state
-//! folders cannot share one.
+//! The locks are `flock()`s on open files: they end with the process, however it ends, and the sandbox does not restrict them. The state
+//! folder's lock is a file with the process id, for the error message; the audit log's is the log itself, so that two state folders cannot
+//! share one.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -19,15 +19,15 @@ use crate::files::FileError;
 
 const NAME: &str = "lock";
 
-/// Why a lock cannot be had.
+/// Why a lock cannot be taken.
 #[derive(Debug, Error)]
 pub enum LockError {
     /// Another process has it.
     #[error("a gate is running{}: {path} is locked; stop it first", .pid.map_or(String::new(), |pid| format!(" (pid {pid})")))]
     Running {
-        /// What is locked.
+        /// The locked file.
         path: PathBuf,
-        /// By whom, if that is known.
+        /// The process that has it, if that is known.
         pid: Option<u32>,
     },
     /// The file.
@@ -52,13 +52,13 @@ impl StateLock {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            // Where root runs a command, another user's link could lead to any file, which would be emptied.
+            // If root runs a command, a link of another user could lead to any file, which would be truncated.
             .custom_flags(OFlags::NOFOLLOW.bits() as i32)
             .open(&path)
             .map_err(failed)?;
         if !exclusive(&file).map_err(failed)? {
             let mut text = String::new();
-            // A process that has only just taken the lock may not have written its id.
+            // A process that has just taken the lock may not have written its id.
             let _ = (&file).take(32).read_to_string(&mut text);
             return Err(LockError::Running { path, pid: text.trim().parse().ok() });
         }
@@ -70,8 +70,7 @@ impl StateLock {
     }
 }
 
-/// Locks the open audit log that was found at `path`, and makes sure that it is still there: the process that had it may have put
-/// another file in its place.
+/// Locks the open audit log `file`, and checks that it is still at `path`: the process that had locked it may have replaced it.
 pub(crate) fn audit_log(path: &Path, file: &File) -> Result<(), LockError> {
     let failed = |source| FileError { what: "lock", path: path.to_owned(), source };
     if !exclusive(file).map_err(failed)? {
@@ -84,7 +83,7 @@ pub(crate) fn audit_log(path: &Path, file: &File) -> Result<(), LockError> {
     Ok(())
 }
 
-/// Whether this process has the lock of `file` now.
+/// Tries to lock `file`; returns whether that succeeded.
 pub(crate) fn exclusive(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -98,7 +97,7 @@ pub(crate) fn same_file(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-/// The process that has the lock of `file`, as the kernel says (`/proc/locks`).
+/// The process that has locked `file`, from `/proc/locks`.
 fn holder(file: &File) -> Option<u32> {
     let inode = format!(":{}", file.metadata().ok()?.ino());
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
@@ -139,9 +138,9 @@ mod tests {
         audit_log(&path, &file).unwrap();
         let other = File::open(&path).unwrap();
         let Err(LockError::Running { pid, .. }) = audit_log(&path, &other) else { panic!("locked twice") };
-        // A kernel without /proc/locks does not say who.
+        // A kernel without /proc/locks does not tell.
         assert!(pid.is_none_or(|pid| pid == std::process::id()));
-        // Another file has its name meanwhile.
+        // Another file has its name now.
         drop(file);
         std::fs::rename(&path, folder.path().join("old")).unwrap();
         File::create(&path).unwrap();

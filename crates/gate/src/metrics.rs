@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the gate counts, as Prometheus reads it. Nothing in it names a VM: whoever may read figures may not learn who runs.
+//! Counters for Prometheus. They name no VM: a monitor does not need to know which VMs run.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,12 +13,12 @@ use cvmm_reason::Reason;
 use crate::clock::unix_time;
 use crate::sandbox::Confinement;
 
-/// Upper bounds of the buckets of answer times, in microseconds.
+/// Upper bounds of the buckets of the answer time histogram, in microseconds.
 const BUCKETS: [u64; 9] = [250, 500, 1000, 2500, 5000, 10_000, 50_000, 250_000, 1_000_000];
-/// Codes of denials that are counted by name. There are fewer; this only says that their number is no caller's to choose.
-const MOST_CODES: usize = 256;
+/// Codes that are counted by name. There are fewer; the limit bounds memory whatever codes occur.
+const MAX_CODES: usize = 256;
 
-/// The counters.
+/// All counters.
 #[derive(Debug, Default)]
 pub struct Metrics {
     approved: AtomicU64,
@@ -31,18 +31,18 @@ pub struct Metrics {
     answers: [AtomicU64; BUCKETS.len() + 1],
     answers_us: AtomicU64,
     turned_away: AtomicU64,
-    pushed_out: AtomicU64,
+    evicted: AtomicU64,
     reloads: AtomicU64,
     reloads_failed: AtomicU64,
     unwritten: AtomicBool,
     omitted: AtomicU64,
     sandbox: OnceLock<Confinement>,
-    ends: Mutex<BTreeMap<&'static str, i64>>,
+    expiry: Mutex<BTreeMap<&'static str, i64>>,
 }
 
-/// What a message was answered with.
+/// The kind of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answered {
+pub(crate) enum AnswerKind {
     /// An approval.
     Approved,
     /// A challenge.
@@ -62,32 +62,32 @@ fn count(counter: &AtomicU64) {
 }
 
 impl Metrics {
-    /// A message was answered, in this time.
+    /// Counts an answer.
     pub(crate) fn answered(&self, response: &Response, time: Duration) {
-        let (answered, reasons) = match response {
-            Response::Approval(_) => (Answered::Approved, &[][..]),
-            // The guest's question that follows is counted.
+        let (kind, reasons) = match response {
+            Response::Approval(_) => (AnswerKind::Approved, &[][..]),
+            // The guest's request that follows is counted.
             Response::Opened(_) => return,
-            Response::Challenge(_) => (Answered::Challenged, &[][..]),
-            Response::Ticket(_) => (Answered::Ticket, &[][..]),
-            Response::Denied(denied) => (Answered::Denied, &denied.reasons[..]),
-            Response::Prepared(_) => (Answered::Released, &[][..]),
-            Response::Activate(_) => (Answered::Challenged, &[][..]),
-            Response::Certified(_) => (Answered::Ticket, &[][..]),
-            Response::Noted(_) => (Answered::Noted, &[][..]),
+            Response::Challenge(_) => (AnswerKind::Challenged, &[][..]),
+            Response::Ticket(_) => (AnswerKind::Ticket, &[][..]),
+            Response::Denied(denied) => (AnswerKind::Denied, &denied.reasons[..]),
+            Response::Prepared(_) => (AnswerKind::Released, &[][..]),
+            Response::Activate(_) => (AnswerKind::Challenged, &[][..]),
+            Response::Certified(_) => (AnswerKind::Ticket, &[][..]),
+            Response::Noted(_) => (AnswerKind::Noted, &[][..]),
         };
-        self.counted(answered, reasons, time);
+        self.counted(kind, reasons, time);
     }
 
-    /// A message was answered like this, for these reasons, in this time.
-    pub(crate) fn counted(&self, answered: Answered, reasons: &[Reason], time: Duration) {
-        count(match answered {
-            Answered::Approved => &self.approved,
-            Answered::Challenged => &self.challenged,
-            Answered::Ticket => &self.tickets,
-            Answered::Released => &self.released,
-            Answered::Noted => &self.noted,
-            Answered::Denied => &self.denied,
+    /// Counts an answer of this kind, with the reasons of a denial.
+    pub(crate) fn counted(&self, kind: AnswerKind, reasons: &[Reason], time: Duration) {
+        count(match kind {
+            AnswerKind::Approved => &self.approved,
+            AnswerKind::Challenged => &self.challenged,
+            AnswerKind::Ticket => &self.tickets,
+            AnswerKind::Released => &self.released,
+            AnswerKind::Noted => &self.noted,
+            AnswerKind::Denied => &self.denied,
         });
         self.reasons(reasons);
         let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -101,13 +101,13 @@ impl Metrics {
         for Reason { code, .. } in reasons {
             if let Some(count) = counts.get_mut(&**code) {
                 *count += 1;
-            } else if counts.len() < MOST_CODES {
+            } else if counts.len() < MAX_CODES {
                 counts.insert(code.to_string(), 1);
             }
         }
     }
 
-    /// Whether the last line could be written to the audit log.
+    /// Records whether the last line could be written to the audit log.
     pub(crate) fn audit(&self, written: bool) {
         self.unwritten.store(!written, Ordering::Relaxed);
     }
@@ -117,38 +117,38 @@ impl Metrics {
         self.unwritten.load(Ordering::Relaxed)
     }
 
-    /// A denial was left out of the audit log: its client fills it too fast.
+    /// Counts a denial that was omitted from the audit log.
     pub(crate) fn denial_omitted(&self) {
         count(&self.omitted);
     }
 
-    /// Policies were read again.
+    /// Counts a reload of the policies.
     pub(crate) fn reloaded(&self, good: bool) {
         count(if good { &self.reloads } else { &self.reloads_failed });
     }
 
-    /// The sandbox was entered; before that, and where it never is, nothing is said to be enforced.
+    /// Records what the sandbox enforces; until then, nothing is reported as enforced.
     pub fn confined(&self, confinement: Confinement) {
-        // It is entered once.
+        // Set once.
         let _ = self.sandbox.set(confinement);
     }
 
-    /// When the first certificate or list of each kind ends, in seconds of Unix time.
-    pub(crate) fn ends(&self, first: BTreeMap<&'static str, i64>) {
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = first;
+    /// Records when the first certificate or list of each kind expires, in Unix time.
+    pub(crate) fn expiry(&self, first: BTreeMap<&'static str, i64>) {
+        *self.expiry.lock().unwrap_or_else(PoisonError::into_inner) = first;
     }
 
-    /// A connection was refused.
+    /// Counts a connection that was refused.
     pub(crate) fn turned_away(&self) {
         count(&self.turned_away);
     }
 
-    /// A connection lost its place to another.
-    pub(crate) fn pushed_out(&self) {
-        count(&self.pushed_out);
+    /// Counts a connection that was evicted.
+    pub(crate) fn evicted(&self) {
+        count(&self.evicted);
     }
 
-    /// As text of Prometheus (exposition format 0.0.4), with what only the caller knows.
+    /// Everything in Prometheus' text format (0.0.4).
     pub(crate) fn text(&self, connections: usize, policies: usize) -> String {
         let mut text = String::new();
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -181,8 +181,8 @@ impl Metrics {
         put(
             "pushed_out_total",
             "counter",
-            "Connections that lost their place to another.",
-            &one(get(&self.pushed_out)),
+            "Connections that were evicted by new ones.",
+            &one(get(&self.evicted)),
         );
         put("policies", "gauge", "Policies in force.", &one(policies as u64));
         let reloads = [("good", &self.reloads), ("bad", &self.reloads_failed)]
@@ -197,7 +197,7 @@ impl Metrics {
         put(
             "denials_omitted_total",
             "counter",
-            "Denials that are in the audit log only as a number.",
+            "Denials that were omitted from the audit log and only counted there.",
             &one(get(&self.omitted)),
         );
         let Confinement { seccomp, landlock } =
@@ -205,22 +205,21 @@ impl Metrics {
         let parts = [("seccomp", seccomp), ("landlock", landlock)]
             .map(|(part, on)| (format!("{{part=\"{part}\"}}"), u64::from(on)));
         put("sandbox", "gauge", "1 if this part of the sandbox is enforced.", &parts);
-        self.expiry(&mut text, unix_time());
-        self.histogram(&mut text);
+        self.write_expiry(&mut text, unix_time());
+        self.write_histogram(&mut text);
         text
     }
 
-    fn expiry(&self, text: &mut String, now: i64) {
+    fn write_expiry(&self, text: &mut String, now: i64) {
         const NAME: &str = "cvmm_gate_certificate_expiry_seconds";
-        let help =
-            "Seconds until the first certificate or revocation list of this kind ends; negative once it has.";
+        let help = "Seconds until the first certificate or revocation list of this kind expires; negative once it has.";
         let _ = writeln!(text, "# HELP {NAME} {help}\n# TYPE {NAME} gauge");
-        for (kind, until) in &*self.ends.lock().unwrap_or_else(PoisonError::into_inner) {
+        for (kind, until) in &*self.expiry.lock().unwrap_or_else(PoisonError::into_inner) {
             let _ = writeln!(text, "{NAME}{{kind=\"{kind}\"}} {}", until.saturating_sub(now));
         }
     }
 
-    fn histogram(&self, text: &mut String) {
+    fn write_histogram(&self, text: &mut String) {
         const NAME: &str = "cvmm_gate_answer_seconds";
         let _ = writeln!(text, "# HELP {NAME} Time to answer a message.\n# TYPE {NAME} histogram");
         let mut sum = 0;
@@ -241,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_is_shown() {
+    fn counters_are_shown() {
         let metrics = Metrics::default();
         let denied = Response::Denied(Denied { reasons: vec![Reason::new("policy.debug", "no")] });
         metrics.answered(&denied, Duration::from_micros(300));
@@ -250,12 +249,12 @@ mod tests {
             &Response::Ticket(Ticket { jwt: String::new(), stage: None }),
             Duration::from_micros(250),
         );
-        metrics.pushed_out();
+        metrics.evicted();
         metrics.audit(false);
         metrics.confined(Confinement { seccomp: true, landlock: false });
-        metrics.ends([("crl-vcek", -100), ("vcek", 500)].into());
+        metrics.expiry([("crl-vcek", -100), ("vcek", 500)].into());
         let mut ends = String::new();
-        metrics.expiry(&mut ends, 1000);
+        metrics.write_expiry(&mut ends, 1000);
         assert!(ends.contains("cvmm_gate_certificate_expiry_seconds{kind=\"vcek\"} -500\n"), "{ends}");
         assert!(ends.contains("cvmm_gate_certificate_expiry_seconds{kind=\"crl-vcek\"} -1100\n"), "{ends}");
         let text = metrics.text(7, 2);

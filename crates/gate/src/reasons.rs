@@ -1,112 +1,205 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The codes of the gate's own reasons. Others come from the policy and the verifier (`cvmm_attest`), from Rego code
+//! The codes of the gate's own reasons, and denials. Other codes come from the policy and the verifier (`cvmm_attest`), from Rego code
 //! ([`crate::rego`]) and from the client.
 
-/// Every code. Never reused for something else.
-pub const CODES: &[&str] = &[
-    // What was asked.
-    "gate.protocol",
-    "gate.message",
-    "gate.order",
-    "gate.late",
-    "gate.policy",
-    "gate.vm",
-    // Who asked, and when.
-    "gate.peer",
-    "gate.busy",
-    "gate.client",
-    "gate.role",
-    "gate.channel",
-    "gate.rate",
-    "gate.quota",
-    // What the gate lacks.
-    "gate.artifact",
-    "gate.certificate",
-    "gate.clock",
-    "gate.key",
-    "gate.secret",
-    "gate.state",
-    "gate.audit",
-    // Keys of VMs' state.
-    "key.none",
-    "key.vm",
-    "key.in-use",
-    "key.policy",
-    "key.superseded",
-    "key.order",
-    "key.proof",
-    "key.record",
-    // What is to be launched.
-    "manifest.format",
-    "manifest.vm-id",
-    "manifest.launch",
-    "manifest.digest",
-    "manifest.vtpm",
-    // The TPM of a VM with kept state.
-    "tpm.public",
-    "tpm.identity",
-    "tpm.activation",
-    // What was launched.
-    "evidence.format",
-    "evidence.other",
-    "evidence.platform",
-    // Of a running guest's TPM.
-    "quote.tpm",
-    // In RCAR.
-    "rcar.busy",
-    "rcar.devices",
-    "rcar.format",
-    "rcar.hash",
-    "rcar.init-data",
-    "rcar.key",
-    "rcar.nonce",
-    "rcar.policy",
-    "rcar.release",
-    "rcar.resource",
-    "rcar.session",
-    "rcar.tee",
-    "rcar.too-long",
-    "rcar.unreadable",
-    "rcar.version",
-];
+use std::fmt;
+
+use cvmm_attest::refusal::Refusal;
+use cvmm_reason::Reason;
+
+macro_rules! codes {
+    ($($(#[$attribute:meta])* $name:ident = $code:literal;)*) => {
+        /// A code of this gate. Never reused for something else; docs/reference/reasons.md says what to do about each.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Code {
+            $($(#[$attribute])* $name,)*
+        }
+
+        impl Code {
+            // Only for the test: outside of it, the compiler finds codes that are never given.
+            #[cfg(test)]
+            const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// As it is sent and logged.
+            pub(crate) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The protocol's version.
+    GateProtocol = "gate.protocol";
+    /// A message that cannot be parsed.
+    GateMessage = "gate.message";
+    /// A message in the wrong state of its session.
+    GateOrder = "gate.order";
+    /// An answer after its deadline.
+    GateLate = "gate.late";
+    /// A policy that is not in force.
+    GatePolicy = "gate.policy";
+    /// A VM that was not admitted.
+    GateVm = "gate.vm";
+    /// A peer without a `[[client]]`.
+    GatePeer = "gate.peer";
+    /// A limit on what is done at a time.
+    GateBusy = "gate.busy";
+    /// A VM or policy that the client's tables do not cover.
+    GateClient = "gate.client";
+    /// A message of a VMM on a guest's connection, or the reverse.
+    GateRole = "gate.role";
+    /// A channel for another VM or launch.
+    GateChannel = "gate.channel";
+    /// A limit per time.
+    GateRate = "gate.rate";
+    /// A limit on records.
+    GateQuota = "gate.quota";
+    /// A file that is launched is missing.
+    GateArtifact = "gate.artifact";
+    /// A certificate or revocation list is missing or unusable.
+    GateCertificate = "gate.certificate";
+    /// The clock was set back.
+    GateClock = "gate.clock";
+    /// A signature, a random number or an encryption failed.
+    GateKey = "gate.key";
+    /// A secret that cannot be released.
+    GateSecret = "gate.secret";
+    /// A file of the state folder.
+    GateState = "gate.state";
+    /// The audit log cannot be written.
+    GateAudit = "gate.audit";
+    /// This gate has no persistent state of VMs.
+    KeyNone = "key.none";
+    /// A VM without a key.
+    KeyVm = "key.vm";
+    /// A VM that is running.
+    KeyInUse = "key.in-use";
+    /// Persistent state of another policy.
+    KeyPolicy = "key.policy";
+    /// A lease that a later one has superseded.
+    KeySuperseded = "key.superseded";
+    /// An epoch that was not confirmed.
+    KeyOrder = "key.order";
+    /// A proof that does not verify.
+    KeyProof = "key.proof";
+    /// A record that cannot be used.
+    KeyRecord = "key.record";
+    /// A manifest that cannot be parsed.
+    ManifestFormat = "manifest.format";
+    /// A VM's name.
+    ManifestVmId = "manifest.vm-id";
+    /// A launch that is not possible.
+    ManifestLaunch = "manifest.launch";
+    /// A launch digest that is not the manifest's.
+    ManifestDigest = "manifest.digest";
+    /// A TPM with persistent state and its identity.
+    ManifestVtpm = "manifest.vtpm";
+    /// A public area that is not a key of its template.
+    TpmPublic = "tpm.public";
+    /// Another TPM than the one on record.
+    TpmIdentity = "tpm.identity";
+    /// A credential that was not activated.
+    TpmActivation = "tpm.activation";
+    /// Evidence that cannot be parsed.
+    EvidenceFormat = "evidence.format";
+    /// Evidence of another launch.
+    EvidenceOther = "evidence.other";
+    /// A platform that is not ready for SNP.
+    EvidencePlatform = "evidence.platform";
+    /// A report that neither the guest nor its first stage has asked for. Shared with the policy.
+    PolicyEvidence = "policy.evidence";
+    /// A quote of a VM without a TPM on record.
+    QuoteTpm = "quote.tpm";
+    /// Limits of RCAR.
+    RcarBusy = "rcar.busy";
+    /// Evidence of devices.
+    RcarDevices = "rcar.devices";
+    /// A body that cannot be parsed.
+    RcarFormat = "rcar.format";
+    /// No common hash algorithm.
+    RcarHash = "rcar.hash";
+    /// Initialisation data.
+    RcarInitData = "rcar.init-data";
+    /// A key that nothing can be encrypted to.
+    RcarKey = "rcar.key";
+    /// The nonce of another challenge.
+    RcarNonce = "rcar.nonce";
+    /// A guest that another policy has admitted.
+    RcarPolicy = "rcar.policy";
+    /// A repository that is not released.
+    RcarRelease = "rcar.release";
+    /// A resource that does not exist.
+    RcarResource = "rcar.resource";
+    /// A session that does not exist.
+    RcarSession = "rcar.session";
+    /// Another kind of guest.
+    RcarTee = "rcar.tee";
+    /// A body that is too long.
+    RcarTooLong = "rcar.too-long";
+    /// A resource that cannot be read.
+    RcarUnreadable = "rcar.unreadable";
+    /// The protocol's version.
+    RcarVersion = "rcar.version";
+}
+
+impl Code {
+    /// A reason with this code.
+    pub(crate) fn reason(self, message: impl Into<String>) -> Reason {
+        Reason::new(self.name(), message)
+    }
+
+    /// A denial for this reason alone.
+    pub(crate) fn deny<T>(self, message: impl Into<String>) -> Result<T, Denial> {
+        Err(self.reason(message).into())
+    }
+
+    /// Whether `reason` has this code.
+    pub(crate) fn is_of(self, reason: &Reason) -> bool {
+        reason.code == self.name()
+    }
+}
+
+/// Why a request is denied: at least one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Denial(pub(crate) Vec<Reason>);
+
+impl From<Reason> for Denial {
+    fn from(reason: Reason) -> Self {
+        Self(vec![reason])
+    }
+}
+
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Self {
+        refusal.reason().into()
+    }
+}
+
+/// A denial unless `reasons` is empty.
+pub(crate) fn reject_if_any(reasons: Vec<Reason>) -> Result<(), Denial> {
+    if reasons.is_empty() { Ok(()) } else { Err(Denial(reasons)) }
+}
+
+/// A failure of the state folder.
+pub(crate) fn state_error(error: impl fmt::Display) -> Reason {
+    Code::GateState.reason(error.to_string())
+}
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::fs;
-    use std::path::Path;
 
-    use super::CODES;
-
-    /// The codes that the program's text has, tests left out.
-    fn written(folder: &Path, codes: &mut BTreeSet<String>) {
-        for entry in fs::read_dir(folder).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                written(&path, codes);
-            } else if !path.ends_with("tests.rs") && !path.ends_with("reasons.rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-                for call in ["Reason::new(", "one(", "reason(", "turn_away(&stream, "] {
-                    let after = text.split(call).skip(1);
-                    let code =
-                        after.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
-                    codes.extend(code.map(str::to_owned));
-                }
-            }
-        }
-    }
+    use super::Code;
 
     #[test]
-    fn every_code_is_listed_once() {
-        let mut codes = BTreeSet::new();
-        written(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut codes);
-        // Said of a report, as the policy does.
-        assert!(codes.remove("policy.evidence"));
-        let own = [CODES, crate::rego::CODES].concat();
-        let listed: BTreeSet<_> = own.iter().map(|code| (*code).to_owned()).collect();
-        assert_eq!(codes, listed);
+    fn every_code_has_one_meaning_and_a_row_in_the_docs() {
+        let own =
+            Code::ALL.iter().map(|code| code.name()).filter(|code| *code != Code::PolicyEvidence.name());
         let others = [
+            crate::rego::CODES,
             cvmm_attest::policy::CODES,
             cvmm_attest::refusal::Refusal::CODES,
             cvmm_gate_protocol::bundle::CODES,
@@ -116,6 +209,7 @@ mod tests {
             cvmm_launch::reasons::CODES,
             cvmm_tpm::quote::CODES,
         ];
+        assert!(cvmm_attest::policy::CODES.contains(&Code::PolicyEvidence.name()));
         let all: Vec<_> = others.concat().into_iter().chain(own).collect();
         let distinct: BTreeSet<_> = all.iter().copied().collect();
         assert_eq!(distinct.len(), all.len(), "a code has two meanings");
@@ -131,7 +225,7 @@ mod tests {
         let missing: Vec<_> = distinct.difference(&documented).collect();
         let unknown: Vec<_> = documented.difference(&distinct).collect();
         assert!(missing.is_empty(), "docs/reference/reasons.md lacks {missing:?}");
-        assert!(unknown.is_empty(), "docs/reference/reasons.md has {unknown:?}, which nobody gives");
+        assert!(unknown.is_empty(), "docs/reference/reasons.md has {unknown:?}, which are never given");
         assert_eq!(documented.len(), rows.len(), "docs/reference/reasons.md has a code twice");
     }
 }

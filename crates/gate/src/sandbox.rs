@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the gate may still do once it serves: answer on the sockets it has, read its policies, artifacts and certificates, write its
-//! state. Whoever takes it over by a message gets no more than that.
+//! What the gate may still do once it serves: answer on the sockets that it has, read its policies, artifacts and certificates, and write
+//! its state. Code that takes over the gate through a message can do no more.
 //!
-//! - **Landlock** says which files: policies, their public keys, artifacts, certificates and resources can be read, the state folder can be
+//! - **Landlock** restricts files: policies, their public keys, artifacts, certificates and resources can be read, the state folder can be
 //!   written, and nothing else can be opened. The private keys and the audit log are open before and cannot be opened again. No TCP
 //!   socket can be bound or connected.
-//! - **seccomp** says which system calls: no new socket, no program, no foreign process, no executable memory, no namespace. What is
-//!   not on the list fails with EPERM.
+//! - **seccomp** restricts system calls: no new sockets, programs, processes of others, executable memory or namespaces. A call that is not
+//!   on the list fails with EPERM.
 //! - **no_new_privs** comes with both.
 //!
-//! All of it has to be entered before there is a second thread, since threads inherit it; what needs more (a PKCS#11 module, a
-//! listener) is opened before, or says so in [`More`].
+//! All of it has to be entered while there is one thread, since threads inherit it. What needs more (a PKCS#11 module, a listener) is opened
+//! before, or is in the [`Rules`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,14 +28,11 @@ use seccompiler::{
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::config::Config;
-use crate::tls;
-
-/// The interface of Landlock that is demanded: Linux 6.10, older than any kernel that hosts SNP guests. Files with truncation and
-/// device ioctls, and TCP.
-const DEMANDED: ABI = ABI::V5;
-/// What is asked for besides, where the kernel has it (6.12): no signals and no abstract sockets out of the sandbox.
-const WISHED: ABI = ABI::V6;
+/// The Landlock ABI that is required: Linux 6.10, older than any kernel that hosts SNP guests. Files with truncation and device ioctls,
+/// and TCP.
+const REQUIRED: ABI = ABI::V5;
+/// The ABI that is used where the kernel has it (6.12): no signals and no abstract sockets out of the sandbox.
+const OPTIONAL: ABI = ABI::V6;
 
 /// `sandbox` of gate.toml.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -44,39 +41,23 @@ pub enum Mode {
     /// The gate does not serve without all of it.
     #[default]
     Require,
-    /// What this kernel has; what it lacks is said.
+    /// As much as this kernel supports; a warning says what is missing.
     BestEffort,
-    /// Nothing.
+    /// None.
     Off,
 }
 
-/// What else has to be possible, for what was opened before.
+/// What remains possible.
 #[derive(Clone, Debug, Default)]
-pub struct More {
-    /// Files and folders to read.
+pub struct Rules {
+    /// Files and folders that can be read.
     pub read: Vec<PathBuf>,
-    /// Files and folders to write.
+    /// Files and folders that can be written too.
     pub write: Vec<PathBuf>,
-    /// New Unix sockets: a PKCS#11 module may speak to a daemon.
+    /// Folders in which files can be removed.
+    pub remove: Vec<PathBuf>,
+    /// Whether new Unix sockets can be connected: a PKCS#11 module may need a daemon.
     pub unix_sockets: bool,
-}
-
-impl More {
-    /// What `config` asks for.
-    #[must_use]
-    pub fn of(config: &Config) -> Self {
-        let mut more = Self::default();
-        // SIGHUP reads them again.
-        more.read
-            .extend(config.tls.clone().iter_mut().flat_map(tls::Settings::paths).map(|path| path.clone()));
-        more.read.extend(config.rcar.as_ref().and_then(|rcar| rcar.resources.clone()));
-        if let Some(pkcs11) = &config.pkcs11 {
-            more.read.extend(pkcs11.read.iter().cloned());
-            more.write.extend(pkcs11.write.iter().cloned());
-            more.unix_sockets = pkcs11.unix_sockets;
-        }
-        more
-    }
 }
 
 /// What is enforced.
@@ -100,48 +81,47 @@ impl fmt::Display for Confinement {
 pub enum SandboxError {
     /// This kernel.
     #[error(
-        "the kernel cannot enforce Landlock as it is needed (Linux 6.10, CONFIG_SECURITY_LANDLOCK, landlock among lsm=): {0}; \
-         sandbox = \"best-effort\" in gate.toml goes without"
+        "the kernel does not support the required Landlock features (Linux 6.10, CONFIG_SECURITY_LANDLOCK, landlock in lsm=): {0}; \
+         sandbox = \"best-effort\" in gate.toml serves without"
     )]
     Landlock(#[from] RulesetError),
-    /// Only a part.
+    /// Only a part is enforced.
     #[error(
-        "the kernel enforces only a part of Landlock ({0:?}); sandbox = \"best-effort\" in gate.toml goes without the rest"
+        "the kernel enforces Landlock only in part ({0:?}); sandbox = \"best-effort\" in gate.toml serves without the rest"
     )]
     Partial(RulesetStatus),
     /// A path that is to be allowed.
     #[error("cannot open {path} for the sandbox: {problem}")]
     Path {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with it.
         problem: String,
     },
-    /// The filter of system calls.
-    #[error("the filter of system calls cannot be made: {0}")]
+    /// The system call filter.
+    #[error("the system call filter cannot be built: {0}")]
     Filter(#[from] BackendError),
-    /// It could not be set.
+    /// The kernel does not accept the filter.
     #[error(
-        "the filter of system calls cannot be set: {0}; sandbox = \"best-effort\" in gate.toml goes without"
+        "the system call filter cannot be installed: {0}; sandbox = \"best-effort\" in gate.toml serves without"
     )]
     Seccomp(#[from] seccompiler::Error),
 }
 
-/// Enters the sandbox of a gate that serves with `config`. Only the calling thread and those it starts later are in it.
-pub fn enter(config: &Config, more: &More) -> Result<Confinement, SandboxError> {
-    let mode = config.sandbox;
+/// Enters the sandbox. Only the calling thread and those that it starts later are in it.
+pub fn enter(mode: Mode, rules: &Rules) -> Result<Confinement, SandboxError> {
     let mut confinement = Confinement { seccomp: false, landlock: false };
     if mode == Mode::Off {
-        tracing::warn!("sandbox = \"off\": the gate may do whatever its user may");
+        tracing::warn!("sandbox = \"off\": the gate can do whatever its user can");
         return Ok(confinement);
     }
-    confinement.landlock = files(config, more, mode)?;
+    confinement.landlock = restrict_files(mode, rules)?;
     if !confinement.landlock {
         tracing::warn!(
-            "this kernel lacks Landlock, or a part of it: the gate may open whatever its user may"
+            "this kernel does not support Landlock, or only in part: the gate can open whatever its user can"
         );
     }
-    match filter(more)? {
+    match filter(rules.unix_sockets)? {
         program if mode == Mode::Require => {
             apply(&program)?;
             confinement.seccomp = true;
@@ -155,65 +135,43 @@ pub fn enter(config: &Config, more: &More) -> Result<Confinement, SandboxError> 
 }
 
 /// Whether files are restricted from here on.
-fn files(config: &Config, more: &More, mode: Mode) -> Result<bool, SandboxError> {
+fn restrict_files(mode: Mode, rules: &Rules) -> Result<bool, SandboxError> {
     let level = match mode {
         Mode::Require => CompatLevel::HardRequirement,
         Mode::BestEffort | Mode::Off => CompatLevel::BestEffort,
     };
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = read | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
-    let mut rules = Ruleset::default()
+    let mut ruleset = Ruleset::default()
         .set_compatibility(level)
-        .handle_access(AccessFs::from_all(DEMANDED))?
-        .handle_access(AccessNet::from_all(DEMANDED))?
+        .handle_access(AccessFs::from_all(REQUIRED))?
+        .handle_access(AccessNet::from_all(REQUIRED))?
         .set_compatibility(CompatLevel::BestEffort)
-        .scope(Scope::from_all(WISHED))?
+        .scope(Scope::from_all(OPTIONAL))?
         .create()?
         .set_compatibility(level);
-    // By name: a field of the configuration that is added has to be thought about here.
-    let Config {
-        socket,
-        policies,
-        policy_keys,
-        keys,
-        artifacts,
-        certificates,
-        state,
-        audit,
-        secrets,
-        unsafe_test_roots: _, // read at the start
-        ..
-    } = config;
-    for path in
-        [policies, artifacts, certificates].into_iter().chain(policy_keys).chain(secrets).chain(&more.read)
-    {
-        rules = rules.add_rule(rule(path, read)?)?;
+    let Rules { read: readable, write: writable, remove: removable, unix_sockets: _ } = rules;
+    for (paths, access) in [(readable, read), (writable, write), (removable, AccessFs::RemoveFile.into())] {
+        for path in paths {
+            ruleset = ruleset.add_rule(rule(path, access)?)?;
+        }
     }
-    for path in [state].into_iter().chain(&more.write) {
-        rules = rules.add_rule(rule(path, write)?)?;
-    }
-    // The socket's name can be removed at the end if its folder has nothing else in it that matters.
-    if let Some(folder) = socket.parent()
-        && [policies, keys, artifacts, certificates, audit].iter().all(|path| !path.starts_with(folder))
-    {
-        rules = rules.add_rule(rule(folder, AccessFs::RemoveFile.into())?)?;
-    }
-    let status = rules.restrict_self()?.ruleset;
+    let status = ruleset.restrict_self()?.ruleset;
     match (mode, status) {
         (Mode::Require, status @ RulesetStatus::NotEnforced) => Err(SandboxError::Partial(status)),
         (_, RulesetStatus::NotEnforced) => Ok(false),
-        // What is partial when everything was demanded is the wishes.
+        // With `require`, only optional features can be missing.
         (Mode::Require, _) | (_, RulesetStatus::FullyEnforced) => Ok(true),
-        (_, RulesetStatus::PartiallyEnforced) => Ok(supports_demanded()),
+        (_, RulesetStatus::PartiallyEnforced) => Ok(supports_required()),
     }
 }
 
-/// Whether the kernel has all that is demanded.
-fn supports_demanded() -> bool {
+/// Whether the kernel supports all that is required.
+fn supports_required() -> bool {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(AccessFs::from_all(DEMANDED))
-        .and_then(|rules| rules.handle_access(AccessNet::from_all(DEMANDED)))
+        .handle_access(AccessFs::from_all(REQUIRED))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(REQUIRED)))
         .and_then(Ruleset::create)
         .is_ok()
 }
@@ -222,18 +180,17 @@ fn rule(path: &Path, access: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, 
     let failed = |problem: String| SandboxError::Path { path: path.to_owned(), problem };
     let file = PathFd::new(path).map_err(|error| failed(error.to_string()))?;
     let is_file = path.metadata().map_err(|error: io::Error| failed(error.to_string()))?.is_file();
-    let access = if is_file { access & AccessFs::from_file(DEMANDED) } else { access };
+    let access = if is_file { access & AccessFs::from_file(REQUIRED) } else { access };
     Ok(PathBeneath::new(file, access))
 }
 
 fn apply(program: &(BpfProgram, BpfProgram)) -> Result<(), seccompiler::Error> {
-    // The stricter of two answers counts. TSYNC: a thread that a library has started already is in it too.
+    // The stricter of two results counts. TSYNC: threads that a library has started already are included.
     seccompiler::apply_filter_all_threads(&program.0)?;
     seccompiler::apply_filter_all_threads(&program.1)
 }
 
-/// System calls that are fine with any argument: those of threads and memory, of time, of open files and sockets, and of files, about
-/// which Landlock knows more.
+/// System calls that are allowed with any argument: threads and memory, time, open files and sockets, and files, which Landlock restricts.
 const ALLOWED: &[libc::c_long] = &[
     libc::SYS_accept4,
     libc::SYS_brk,
@@ -322,7 +279,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_unlink,
 ];
 
-/// Flags of clone() that make namespaces.
+/// Flags of clone() that create namespaces.
 const NAMESPACES: u64 = (libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWNET
@@ -331,14 +288,14 @@ const NAMESPACES: u64 = (libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS) as u64;
 
-/// Names a piece of memory (`PR_SET_VMA`); allocators do.
+/// Names a memory area (`PR_SET_VMA`), which allocators do.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
+type CallRules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
 
-/// The list, and what makes clone3() look as if it were not there: its flags are in memory, where no filter sees them, and the C
-/// library then uses clone().
-fn filter(more: &More) -> Result<(BpfProgram, BpfProgram), BackendError> {
+/// The list of allowed calls, and a filter by which clone3() does not exist: its flags are in memory, where a filter cannot see them, and the
+/// C library uses clone() instead.
+fn filter(unix_sockets: bool) -> Result<(BpfProgram, BpfProgram), BackendError> {
     use SeccompCmpArgLen::{Dword, Qword};
     use SeccompCmpOp::{Eq, MaskedEq};
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
@@ -350,17 +307,17 @@ fn filter(more: &More) -> Result<(BpfProgram, BpfProgram), BackendError> {
         let condition = SeccompCondition::new(argument, Qword, MaskedEq(mask), 0)?;
         Ok(vec![SeccompRule::new(vec![condition])?])
     };
-    let mut rules: Rules = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    let mut rules: CallRules = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     rules.insert(libc::SYS_clone, none_of(0, NAMESPACES)?);
     rules.insert(libc::SYS_mmap, none_of(2, libc::PROT_EXEC as u64)?);
     rules.insert(libc::SYS_mprotect, none_of(2, libc::PROT_EXEC as u64)?);
     rules.insert(libc::SYS_prctl, one_of(0, &[libc::PR_SET_NAME as u64, PR_SET_VMA])?);
     // Limits of this process only.
     rules.insert(libc::SYS_prlimit64, one_of(0, &[0])?);
-    // Non-blocking or not, and whether it is a terminal.
+    // Switches blocking mode; tells terminals.
     rules.insert(libc::SYS_ioctl, one_of(1, &[libc::FIONBIO, libc::TCGETS])?);
     rules.insert(libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX as u64])?);
-    if more.unix_sockets {
+    if unix_sockets {
         for call in [libc::SYS_socket, libc::SYS_connect] {
             let rule =
                 if call == libc::SYS_socket { one_of(0, &[libc::AF_UNIX as u64])? } else { Vec::new() };
@@ -370,7 +327,7 @@ fn filter(more: &More) -> Result<(BpfProgram, BpfProgram), BackendError> {
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let list = SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)?;
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
-    let no_clone3: Rules = [(libc::SYS_clone3, Vec::new())].into();
+    let no_clone3: CallRules = [(libc::SYS_clone3, Vec::new())].into();
     let no_clone3 = SeccompFilter::new(no_clone3, SeccompAction::Allow, absent, arch)?;
     Ok((no_clone3.try_into()?, list.try_into()?))
 }

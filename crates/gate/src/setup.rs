@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A new gate: folders, keys, and a configuration to start from.
+//! `cvmm-gate init`: folders, keys and a configuration to start from.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::path::Path;
 use thiserror::Error;
 
 use crate::clock::unix_time;
-use crate::files::{self, FileError};
-use crate::keys::{KeysError, generate, private_folder};
+use crate::files::{self, FileError, create_private_folder};
+use crate::keys::{KeysError, generate};
 use crate::rcar::token;
 use crate::store::vm_keys::StoreKey;
 use crate::tpm_ca::{CaError, TpmCa};
 
-/// Why a gate could not be made.
+/// Why a gate cannot be created.
 #[derive(Debug, Error)]
 pub enum SetupError {
     /// A file.
@@ -25,7 +25,7 @@ pub enum SetupError {
     /// The authority of TPMs.
     #[error(transparent)]
     TpmCa(#[from] CaError),
-    /// It is there already.
+    /// The folder has one already.
     #[error("{0} exists: this folder has a gate already")]
     Exists(std::path::PathBuf),
 }
@@ -37,24 +37,25 @@ socket = "gate.sock"
 policies = "policies"
 policy_keys = ["keys/policy.pem.pub"]
 
-# verdict.pem signs tickets, id.pem ID blocks. For this user only.
+# verdict.pem signs tickets, id.pem ID blocks. Readable by this user only.
 keys = "keys"
 
-# Firmware images and UKIs, each called by its SHA-384: cvmm-gate artifact import
+# Firmware images and UKIs, each named by its SHA-384: cvmm-gate artifact import
 artifacts = "artifacts"
 
 # vcek/CHIP/bl.._vcek.der, vlek/.., crl/milan-vcek.der ..
 certificates = "certificates"
 
-# What the gate writes.
+# Written by the gate.
 state = "state"
 audit = "audit.log"
 
 # /metrics (Prometheus) and /healthz
 # status = "127.0.0.1:9464"
 
-# What the gate gives up before it serves: "require" (or it does not), "best-effort", "off"
+# The sandbox: "require" (or the gate does not serve), "best-effort" or "off"
 # sandbox = "require"
+
 # Trustee's protocol, for guests that speak it (docs/reference/rcar.md)
 # [rcar]
 # listen = "127.0.0.1:8080"
@@ -72,7 +73,7 @@ audit = "audit.log"
 # guest_sessions_per_s = 2
 # checkpoints_per_s = 1
 
-# Questions over TLS 1.3, from clients with a certificate.
+# The gate's protocol over TLS 1.3, for clients with a certificate.
 # [tls]
 # listen = "0.0.0.0:9443"
 # certificate = "tls/gate.pem"
@@ -80,7 +81,7 @@ audit = "audit.log"
 # client_ca = "tls/client-ca.pem"
 # client_crl = "tls/client-crl.pem"
 
-# Who may ask besides the gate's own user, and about which VMs. A user on the socket has a uid, a client over TLS a name.
+# Clients in addition to the gate's own user, and the VMs that they may ask about. A user on the socket has a uid, a client over TLS a name.
 # [[client]]
 # name = "host-1.example"
 # policies = ["web"]
@@ -97,23 +98,23 @@ audit = "audit.log"
 # timeout_s = 3
 "#;
 
-/// Makes a gate in `folder`.
+/// Creates a gate in `folder`.
 pub fn init(folder: &Path) -> Result<(), SetupError> {
     let config = folder.join("gate.toml");
     if config.exists() {
         return Err(SetupError::Exists(config));
     }
     let make = |path: &Path| {
-        fs::create_dir_all(path).map_err(|source| FileError { what: "make", path: path.to_owned(), source })
+        fs::create_dir_all(path).map_err(|source| FileError { what: "create", path: path.to_owned(), source })
     };
     make(folder)?;
     for name in ["policies", "artifacts", "certificates"] {
         make(&folder.join(name))?;
     }
     for name in ["keys", "state", "state/vms", "state/versions", "state/vm-keys", "state/tpms"] {
-        private_folder(&folder.join(name))?;
+        create_private_folder(&folder.join(name))?;
     }
-    // The policy key is made here for a start; where policies are made is a better place for it.
+    // The policy key is created here to start with; it belongs where policies are written.
     for name in ["verdict.pem", "id.pem", "policy.pem"] {
         generate(&folder.join("keys").join(name))?;
     }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS 1.3 with a certificate on both sides, for VMMs on other machines.
 //!
-//! A client has to show a certificate of one of the authorities in `client_ca`, valid now and with a name that has a `[[client]]`.
-//! Nothing is kept from one connection to the next (no tickets, no
-//! early data), so that a certificate is looked at each time.
+//! A client has to have a certificate of one of the authorities in `client_ca` that is valid now and has a name with a `[[client]]`. There
+//! are no session tickets and no early data, so that the certificate is verified for each connection.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::files::{self, FileError};
 
-/// A list of revoked certificates in bytes, at most.
+/// Longest revocation list in bytes.
 const MAX_CRL: u64 = 1 << 20;
 
 /// `[tls]` of gate.toml.
@@ -36,15 +35,15 @@ const MAX_CRL: u64 = 1 << 20;
 pub struct Settings {
     /// Address and port to listen at.
     pub listen: SocketAddr,
-    /// The gate's certificate, with those between it and its authority after it, PEM.
+    /// The gate's certificate, followed by intermediate ones, PEM.
     pub certificate: PathBuf,
-    /// Its private key, PEM, for the gate's user only.
+    /// Its private key, PEM, readable by the gate's user only.
     pub key: PathBuf,
     /// Authorities of clients' certificates, PEM.
     pub client_ca: PathBuf,
     /// Lists of revoked certificates of those authorities, PEM.
     pub client_crl: Option<PathBuf>,
-    /// Of earlier gates, refused: `[[client]]` says what a client may ask.
+    /// From earlier gates; refused, since `[[client]]` says what a client may ask.
     pub(crate) clients: Option<toml::Value>,
 }
 
@@ -57,10 +56,10 @@ pub enum TlsError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The list of revoked certificates.
-    #[error("{0} is no list of revoked certificates in PEM")]
+    /// The revocation list.
+    #[error("{0} is not a certificate revocation list in PEM")]
     Crl(PathBuf),
-    /// What the files have does not go together.
+    /// The files do not fit together.
     #[error("[tls] of gate.toml: {0}")]
     Setup(String),
 }
@@ -103,8 +102,8 @@ fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsEr
     if lists.is_empty() { Err(TlsError::Crl(path.to_owned())) } else { Ok(lists) }
 }
 
-/// The names that a certificate is of: DNS names and URIs of its subject alternative name, or, if it has no such extension, its common
-/// name (RFC 6125, 6.4.4). Its signature has been verified.
+/// The names in a certificate: DNS names and URIs of its subject alternative name, or, without that extension, its common name (RFC 6125,
+/// 6.4.4). Its signature has been verified.
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = Certificate::from_der(certificate) else { return Vec::new() };
     let certificate = certificate.tbs_certificate;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use cvmm_gate::audit::{MAX_LINE, Verified, verify};
+use cvmm_gate::audit::{MAX_LINE, Verification, verify};
 use cvmm_gate_client::frame;
 use cvmm_gate_protocol::ticket::VerdictKey;
 use program::Program;
@@ -35,7 +35,7 @@ fn log(gate: &common::Gate) -> PathBuf {
     gate.path("audit.log")
 }
 
-fn verified(gate: &common::Gate, files: &[PathBuf]) -> Verified {
+fn verified(gate: &common::Gate, files: &[PathBuf]) -> Verification {
     let key = fs::read_to_string(gate.path("keys/verdict.pem.pub")).unwrap();
     verify(files, &[VerdictKey::from_pem(&key).unwrap()]).unwrap()
 }

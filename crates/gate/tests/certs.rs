@@ -18,7 +18,7 @@ use cvmm_attest::verify::hint;
 use cvmm_gate::engine::trust;
 use cvmm_gate::setup;
 use cvmm_gate::store::certificates::Store;
-use cvmm_gate::store::certificates::import::{Imported, import};
+use cvmm_gate::store::certificates::import::{ImportResult, import};
 use cvmm_gate::store::certificates::list::list;
 use cvmm_psp::{Authority, Pki, Product};
 use serde_json::Value;
@@ -38,7 +38,7 @@ fn vectors() -> Option<PathBuf> {
     None
 }
 
-fn code(imported: &[Imported]) -> &str {
+fn code(imported: &[ImportResult]) -> &str {
     match imported {
         [one] => one.refused.as_ref().map_or("stored", |reason| &reason.code),
         other => panic!("{other:?}"),
@@ -94,7 +94,7 @@ fn certificates_of_real_chips_are_stored_where_the_gate_looks() {
 }
 
 #[test]
-fn what_nobody_trusted_has_made_is_refused() {
+fn certificates_without_a_trusted_issuer_are_refused() {
     let Some(vectors) = vectors() else { return };
     let (store, amd) = (tempfile::tempdir().unwrap(), Trust::amd().unwrap());
     let synthetic = synth(&vectors);
@@ -164,7 +164,7 @@ fn a_revocation_list_says_whose_it_is_and_never_goes_back() {
     assert_eq!(code(&import(Some(SigningKey::Vlek), THEN)), "stored");
     assert!(store.path().join("crl/milan-vlek.der").is_file());
     let again = import(Some(SigningKey::Vcek), THEN);
-    assert_eq!(again[0].note.as_deref(), Some("it was there already"));
+    assert_eq!(again[0].note.as_deref(), Some("already stored"));
     // What it revokes stays so when it is overdue; that is said.
     let late = import(Some(SigningKey::Vcek), THEN + 20 * 366 * 86_400);
     assert!(late[0].note.as_ref().unwrap().contains("overdue"), "{late:?}");
@@ -193,9 +193,9 @@ fn an_older_revocation_list_does_not_replace_a_newer_one() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 + 1;
     let import = |path: &Path| import(store.path(), path, None, &trust, now);
     assert_eq!(code(&import(&old)), "stored");
-    assert_eq!(import(&new)[0].note.as_deref(), Some("it replaces another"));
+    assert_eq!(import(&new)[0].note.as_deref(), Some("replaced a different one"));
     let refused = import(&old);
-    assert!(refused[0].refused.as_ref().unwrap().message.contains("newer list"), "{refused:?}");
+    assert!(refused[0].refused.as_ref().unwrap().message.contains("is newer than this list"), "{refused:?}");
     assert_eq!(fs::read(store.path().join("crl/milan-vcek.der")).unwrap(), fs::read(new).unwrap());
 }
 
@@ -249,7 +249,7 @@ fn the_commands_say_it_as_text_and_as_json() {
     assert!(imported[0]["stored"].as_str().unwrap().contains("_fmc"), "{imported}");
     assert_eq!(imported[1]["refused"]["code"], "chain.signature");
     let output = program(&["certs", "import", "-c", config, vek]);
-    assert!(output.status.success() && text(&output).contains("it was there already"), "{}", text(&output));
+    assert!(output.status.success() && text(&output).contains("already stored"), "{}", text(&output));
 
     let output = program(&["certs", "list", "-c", config]);
     assert!(output.status.success(), "{}", text(&output));
@@ -259,7 +259,7 @@ fn the_commands_say_it_as_text_and_as_json() {
     assert_eq!((listed[0]["state"].as_str(), listed[0]["product"].as_str()), (Some("good"), Some("turin")));
     let chip = listed[0]["chip"].as_str().unwrap().to_owned();
 
-    // Somebody puts a file there by hand.
+    // A file that was copied there by hand.
     fs::write(folder.path().join("certificates/vcek").join(&chip).join("vcek2.der"), fs::read(vek).unwrap())
         .unwrap();
     fs::create_dir_all(folder.path().join("certificates/crl")).unwrap();
@@ -267,7 +267,7 @@ fn the_commands_say_it_as_text_and_as_json() {
     let output = program(&["certs", "list", "-c", config]);
     assert_eq!(output.status.code(), Some(3));
     let shown = text(&output);
-    assert!(shown.contains("misplaced") && shown.contains("it is looked for as vcek/"), "{shown}");
+    assert!(shown.contains("misplaced") && shown.contains("the gate looks for it as vcek/"), "{shown}");
     assert!(shown.contains("bad") && shown.contains("neither DER nor PEM"), "{shown}");
 
     // What to fetch for a report is what it was signed with.
@@ -287,7 +287,7 @@ fn the_commands_say_it_as_text_and_as_json() {
     let (chip, tcb) = ("00".repeat(63) + "01", "bootloader=4,tee=0,snp=22,microcode=213");
     let output = program(&["certs", "urls", "--product", "genoa", "--chip", &chip, "--tcb", tcb]);
     assert!(text(&output).contains(&format!("Genoa/{chip}?blSPL=04&teeSPL=00&snpSPL=22&ucodeSPL=213'")));
-    // This host, where there is none.
+    // This host, which has no security processor.
     if !Path::new("/dev/sev").exists() {
         let output = program(&["certs", "urls"]);
         assert!(output.status.code() == Some(1) && text(&output).contains("/dev/sev"), "{}", text(&output));

@@ -247,7 +247,7 @@ fn without_its_keys_it_does_not_serve() {
         let output = program::command(&config).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{what}: {said}");
-        assert!(!gate.path("gate.sock").exists(), "{what}: somebody listens");
+        assert!(!gate.path("gate.sock").exists(), "{what}: a process listens");
         said
     };
     for name in ["verdict.pem", "id.pem"] {
@@ -314,7 +314,7 @@ fn kill_9_in_the_middle_loses_no_decision_that_was_told() {
                 .collect();
             let end = Instant::now() + Duration::from_secs(20);
             while count.load(Ordering::Relaxed) < 20 + 7 * round {
-                assert!(Instant::now() < end, "nobody is admitted: {}", program.log());
+                assert!(Instant::now() < end, "no guest is admitted: {}", program.log());
                 thread::yield_now();
             }
             // SAFETY: a signal to a process of this test.
@@ -356,7 +356,7 @@ fn memory(pid: u32) -> u64 {
 }
 
 #[test]
-fn ten_thousand_pending_sessions_keep_nobody_out() {
+fn ten_thousand_pending_sessions_keep_no_client_out() {
     let program =
         Program::serve(common::Gate::new("connections = 128\nguest_s = 600\nguest_sessions_per_s = 100000"));
     program.launch("vm").unwrap();
@@ -372,7 +372,7 @@ fn ten_thousand_pending_sessions_keep_nobody_out() {
             frame::read(&mut stream, end)
         };
         let answer = ask(&channel).and_then(|_| ask(&attest));
-        // A place may be somebody else's already.
+        // It may have been evicted already.
         let challenged =
             answer.is_ok_and(|answer| matches!(serde_json::from_slice(&answer), Ok(Response::Challenge(_))));
         (stream, challenged)
@@ -394,7 +394,7 @@ fn ten_thousand_pending_sessions_keep_nobody_out() {
                         open.pop_front();
                     }
                     if number % 500 == 0 {
-                        program.launch("meanwhile").unwrap();
+                        program.launch("between").unwrap();
                     }
                 }
             });

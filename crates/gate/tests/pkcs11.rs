@@ -251,18 +251,30 @@ fn a_gate_without_its_keys_does_not_start() {
     world.import("twice", "05", &ECDSA_P384_SHA384_FIXED_SIGNING);
     let module = config.lines().find(|line| line.starts_with("module")).unwrap();
     for (from, to, said) in [
-        ("token = \"gate\"", "token = \"gat\"", "0 tokens are labelled \"gat\""),
-        ("token = \"gate\"", "slot = 4711", "0 tokens are in slot 4711"),
+        ("token = \"gate\"", "token = \"gat\"", "expected one token labelled \"gat\", found 0"),
+        ("token = \"gate\"", "slot = 4711", "expected one token in slot 4711, found 0"),
         ("token = \"gate\"", "", "either token or slot"),
         ("token = \"gate\"", "token = \"gate\"\nslot = 1", "either token or slot"),
-        ("token = \"gate\"", "token = \"other\"", "0 private keys labelled \"v\""),
-        ("verdict = \"v\"", "verdict = \"x\"", "0 private keys labelled \"x\""),
-        ("id = \"i\"", "id = \"\"", "0 private keys labelled \"\""),
-        ("author = \"a\"", "author = \"p256\"", "\"p256\" is not of the curve P-384"),
-        ("verdict = \"v\"", "verdict = \"twice\"", "2 private keys labelled \"twice\""),
+        (
+            "token = \"gate\"",
+            "token = \"other\"",
+            "expected one private key labelled \"v\" in the token, found 0",
+        ),
+        (
+            "verdict = \"v\"",
+            "verdict = \"x\"",
+            "expected one private key labelled \"x\" in the token, found 0",
+        ),
+        ("id = \"i\"", "id = \"\"", "expected one private key labelled \"\" in the token, found 0"),
+        ("author = \"a\"", "author = \"p256\"", "\"p256\" is not a P-384 key"),
+        (
+            "verdict = \"v\"",
+            "verdict = \"twice\"",
+            "expected one private key labelled \"twice\" in the token, found 2",
+        ),
         ("pin_file = \"pin\"", "pin_file = \"none\"", "none: No such file"),
         ("pin_file = \"pin\"", "pin_file = \"gate.toml\"", "has mode 644"),
-        ("verdict = \"v\"", "verdict = \"v\"\ntimeout_s = 0", "timeout_s is 1 to 60"),
+        ("verdict = \"v\"", "verdict = \"v\"\ntimeout_s = 0", "timeout_s has to be 1 to 60"),
         (module, "module = \"none.so\"", "cannot load the PKCS#11 module"),
         (module, "module = \"gate.toml\"", "cannot load the PKCS#11 module"),
         (module, "module = \"/lib/x86_64-linux-gnu/libm.so.6\"", "cannot load the PKCS#11 module"),
@@ -274,7 +286,7 @@ fn a_gate_without_its_keys_does_not_start() {
     }
     world.pin("wrong");
     let error = world.refused();
-    assert!(error.contains("refuses the PIN") && !error.contains("wrong"), "{error}");
+    assert!(error.contains("refused the PIN") && !error.contains("wrong"), "{error}");
     world.pin("");
     assert!(world.refused().contains("pin_file is empty"));
     world.pin(PIN);
@@ -288,7 +300,7 @@ fn a_gate_without_its_keys_does_not_start() {
     fs::rename(world.gate.path("tokens"), world.gate.path("elsewhere")).unwrap();
     assert!(world.run(&["check"]).status.code() == Some(1));
     fs::create_dir(world.gate.path("tokens")).unwrap();
-    assert!(world.refused().contains("0 tokens are labelled \"gate\""));
+    assert!(world.refused().contains("expected one token labelled \"gate\", found 0"));
 }
 
 #[test]

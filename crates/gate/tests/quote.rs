@@ -95,7 +95,7 @@ fn a_real_tpms_quote_is_judged_with_the_guests_report() {
     assert_eq!(code(&world.attest("vm", |data| guest.report(data))), "policy.quote");
     assert_eq!(code(&ask(&world, &mut guest, &ak, |data| short(data, &mut tpm))), "policy.event-log");
 
-    // An earlier answer of the same TPM; values of another time; a value of nobody.
+    // An earlier answer of the same TPM; values of another time; a value of no TPM.
     let earlier = tpm.show(&[7; 32]);
     assert_eq!(code(&ask(&world, &mut guest, &ak, |_| earlier.clone())), "quote.nonce");
     tpm.extend(11, &[(HashAlg::Sha256, vec![3; 32]), (HashAlg::Sha384, vec![3; 48])]);

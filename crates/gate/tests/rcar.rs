@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use cvmm_gate::audit::budget::Asker;
+use cvmm_gate::audit::budget::Origin;
 use cvmm_gate::engine::{Call, Engine, Session};
 use cvmm_gate::keys::Signer;
 use cvmm_gate::server::{self, Listeners};
@@ -344,7 +344,7 @@ fn a_guest_is_judged_and_gets_what_is_released_to_its_key() {
 
         let answer = client.resource("default/key/1");
         assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
-        // Trustee's client authenticates what it reads and writes anew.
+        // Trustee's client authenticates the header that it reads and encodes again.
         let response: kbs_types::Response = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!(
             answer.json()["protected"].as_str().unwrap().as_bytes(),
@@ -369,7 +369,7 @@ fn verified(token: &str, algorithm: jsonwebtoken::Algorithm, jwk: &Value) -> Val
     if let Some(kid) = jwk["kid"].as_str() {
         assert_eq!(read.header.kid.as_deref(), Some(kid));
     }
-    // A changed one is none.
+    // A changed one is refused.
     let (signed, signature) = token.rsplit_once('.').unwrap();
     let mut other = URL_SAFE_NO_PAD.decode(signature).unwrap();
     other[0] ^= 1;
@@ -459,7 +459,7 @@ fn every_other_answer_to_a_challenge_is_refused() {
         attestation
     });
     check(found, 400, "rcar.devices");
-    // Evidence that is none; a report that is cut or changed.
+    // Invalid evidence; a report that is cut or changed.
     for evidence in [
         json!(null),
         json!("x"),
@@ -493,7 +493,7 @@ fn every_other_answer_to_a_challenge_is_refused() {
     let found =
         refused(&world, |client| client.attestation(as_bytes(&foreign.report(&client.report_data()))));
     check(found, 401, "gate.vm");
-    // By nobody.
+    // Not signed.
     for name in ["p.toml", "p.toml.jws"] {
         fs::rename(world.gate.path("policies").join(name), world.gate.path(name)).unwrap();
     }
@@ -531,7 +531,7 @@ fn other_calls_are_refused() {
     let head = "POST /kbs/v0/attest HTTP/1.1\r\nHost: gate\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n20001\r\n";
     let chunked = [head.as_bytes(), &long, b"\r\n0\r\n\r\n"].concat();
     assert_eq!(raw(world.address, &chunked).refused(), (413, "rcar.too-long".into()));
-    // Without a session, or with what is none.
+    // Without a session, or with an invalid one.
     let get = |cookie| http(world.address, "GET /kbs/v0/resource/default/key/1", cookie, b"").refused();
     for cookie in [
         None,
@@ -544,7 +544,7 @@ fn other_calls_are_refused() {
         let found = http(world.address, "POST /kbs/v0/attest", cookie, b"{}").refused();
         assert_eq!(found, (401, "rcar.session".into()));
     }
-    // A challenge is no evidence.
+    // A session with a challenge only has no evidence.
     let client = Client::new(world.address, Key::p256());
     assert_eq!(client.resource("default/key/1").refused(), (401, "rcar.session".into()));
     for path in [
@@ -689,8 +689,8 @@ fn a_report_that_is_not_put_together_exactly_is_refused() {
     let clients = Cell::new(0);
     let begin = || {
         clients.set(clients.get() + 1);
-        let asker = Asker::user(clients.get());
-        let reply = world.engine.rcar(Call::Auth(&request("0.4.0", Tee::Snp)), &asker, "test");
+        let origin = Origin::user(clients.get());
+        let reply = world.engine.rcar(Call::Auth(&request("0.4.0", Tee::Snp)), &origin, "test");
         let challenge: kbs_types::Challenge = serde_json::from_slice(&reply.body).unwrap();
         (reply.session.unwrap().0, challenge.nonce)
     };
@@ -715,7 +715,7 @@ fn a_report_that_is_not_put_together_exactly_is_refused() {
         client.nonce = session.1;
         let body = client.attestation(json!({ "attestation_report": changed })).to_string();
         let reply =
-            world.engine.rcar(Call::Attest(Some(&session.0), body.as_bytes()), &Asker::default(), "test");
+            world.engine.rcar(Call::Attest(Some(&session.0), body.as_bytes()), &Origin::default(), "test");
         let error: kbs_types::ErrorInformation = serde_json::from_slice(&reply.body).unwrap();
         // Not for its REPORT_DATA, which is of another challenge: that would be looked at last.
         let early = ["report.", "vek.", "chain.", "gate.certificate", "certificate."];
@@ -725,7 +725,8 @@ fn a_report_that_is_not_put_together_exactly_is_refused() {
     let session = begin();
     client.nonce = session.1;
     let body = client.attestation(json!({ "attestation_report": good })).to_string();
-    let reply = world.engine.rcar(Call::Attest(Some(&session.0), body.as_bytes()), &Asker::default(), "test");
+    let reply =
+        world.engine.rcar(Call::Attest(Some(&session.0), body.as_bytes()), &Origin::default(), "test");
     let error: kbs_types::ErrorInformation = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(error.error_type, "policy.report-data");
 }
@@ -747,7 +748,7 @@ fn paths(value: &Value, path: String, leaves: &mut Vec<String>) {
 }
 
 #[test]
-fn more_sessions_than_places_take_those_of_the_oldest() {
+fn more_sessions_than_slots_evict_the_oldest() {
     let world = World::with("requests_per_s = 100000\nsessions = 16", "");
     let (mut guest, _) = world.admitted("vm");
     // One that is attested before keeps its place.
@@ -758,8 +759,8 @@ fn more_sessions_than_places_take_those_of_the_oldest() {
     // Each is a line on the disk; ten thousand are in the unit test of the table.
     for number in 0..1000 {
         // Of a client each: one alone gets no more than so many.
-        let asker = Asker::user(number);
-        assert_eq!(world.engine.rcar(Call::Auth(&question), &asker, "test").status, 200);
+        let origin = Origin::user(number);
+        assert_eq!(world.engine.rcar(Call::Auth(&question), &origin, "test").status, 200);
     }
     let evidence = as_bytes(&guest.report(&early.report_data()));
     assert_eq!(early.attest(evidence).refused(), (401, "rcar.session".into()));
@@ -775,7 +776,7 @@ fn there_is_a_limit_to_how_fast_one_may_ask() {
     let lines = world.log().len();
     let mut busy = 0;
     for _ in 0..200 {
-        let reply = world.engine.rcar(Call::Auth(&question), &Asker::default(), "test");
+        let reply = world.engine.rcar(Call::Auth(&question), &Origin::default(), "test");
         busy += usize::from(reply.status == 503);
     }
     assert!(busy > 150, "{busy}");
@@ -783,7 +784,7 @@ fn there_is_a_limit_to_how_fast_one_may_ask() {
     assert!(world.log().len() - lines <= 200 - busy);
     // One address does not take all of it; two do.
     let ask = |address: [u8; 4]| {
-        world.engine.rcar(Call::Auth(&question), &Asker::address(address.into()), "test").status == 200
+        world.engine.rcar(Call::Auth(&question), &Origin::address(address.into()), "test").status == 200
     };
     assert!(ask([10, 0, 0, 1]));
     for host in 2..20 {
@@ -794,7 +795,7 @@ fn there_is_a_limit_to_how_fast_one_may_ask() {
 }
 
 #[test]
-fn whoever_connects_and_says_nothing_keeps_nobody_out() {
+fn silent_connections_keep_no_client_out() {
     let world = World::with("connections = 8\nrequests_per_s = 1000", "message_s = 1");
     let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(world.address).unwrap()).collect();
     Client::new(world.address, Key::p256());

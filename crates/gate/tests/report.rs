@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reports before the engine: of guests that the software security processor launches from the gate's own approvals, and of all the
-//! others that somebody might show instead.
+//! others that could be sent instead.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;

@@ -17,7 +17,7 @@ use std::process::Command;
 use std::thread;
 
 use cvmm_gate::config::Config;
-use cvmm_gate::sandbox::{self, More};
+use cvmm_gate::sandbox::{self, Mode};
 use program::Program;
 
 const FOLDER: &str = "CVMM_TEST_SANDBOX";
@@ -68,7 +68,7 @@ fn inside_everything() {
     let config = Config::load(&folder.join("gate.toml")).unwrap();
     fs::write(&config.audit, "").unwrap();
     let before = File::open("/etc/hostname").or_else(|_| File::open("/proc/self/status")).unwrap();
-    let confinement = sandbox::enter(&config, &More::default()).unwrap();
+    let confinement = sandbox::enter(config.sandbox, &config.sandbox_rules()).unwrap();
     assert!(confinement.seccomp && confinement.landlock);
     both_threads(|| {
         // Files: state is written, policies are read; nothing else is opened, not even the gate's own configuration and keys.
@@ -142,7 +142,7 @@ fn it_leaves_what_the_gate_needs_and_nothing_else() {
 #[ignore = "enters the sandbox: only in a process of its own"]
 fn inside_without_landlock() {
     let folder = std::env::var_os(FOLDER).unwrap();
-    let mut config = Config::load(&Path::new(&folder).join("gate.toml")).unwrap();
+    let config = Config::load(&Path::new(&folder).join("gate.toml")).unwrap();
     // A kernel that does not have Landlock, as far as this thread can see: its system calls are not there.
     let absent = seccompiler::SeccompAction::Errno(libc::ENOSYS as u32);
     let rules = [(libc::SYS_landlock_create_ruleset, vec![])].into();
@@ -151,10 +151,10 @@ fn inside_without_landlock() {
         seccompiler::SeccompFilter::new(rules, seccompiler::SeccompAction::Allow, absent, arch).unwrap();
     let program: seccompiler::BpfProgram = filter.try_into().unwrap();
     seccompiler::apply_filter(&program).unwrap();
-    let error = sandbox::enter(&config, &More::default()).unwrap_err().to_string();
+    let rules = config.sandbox_rules();
+    let error = sandbox::enter(Mode::Require, &rules).unwrap_err().to_string();
     assert!(error.contains("Landlock") && error.contains("best-effort"), "{error}");
-    config.sandbox = sandbox::Mode::BestEffort;
-    let confinement = sandbox::enter(&config, &More::default()).unwrap();
+    let confinement = sandbox::enter(Mode::BestEffort, &rules).unwrap();
     assert!(confinement.seccomp && !confinement.landlock, "{confinement}");
     assert_eq!(confinement.to_string(), "seccomp enforced, Landlock NOT enforced");
     both_threads(|| {
@@ -171,7 +171,7 @@ fn without_landlock_it_is_refused_or_said() {
 
 #[test]
 #[ignore = "enters the sandbox: only in a process of its own"]
-fn inside_with_more() {
+fn inside_with_more_rules() {
     let folder = std::env::var_os(FOLDER).unwrap();
     let folder = Path::new(&folder);
     let config = Config::load(&folder.join("gate.toml")).unwrap();
@@ -179,8 +179,11 @@ fn inside_with_more() {
     fs::write(&read, "x").unwrap();
     fs::create_dir(&write).unwrap();
     let listener = UnixListener::bind(folder.join("daemon")).unwrap();
-    let more = More { read: vec![read.clone()], write: vec![write.clone()], unix_sockets: true };
-    sandbox::enter(&config, &more).unwrap();
+    let mut rules = config.sandbox_rules();
+    rules.read.push(read.clone());
+    rules.write.push(write.clone());
+    rules.unix_sockets = true;
+    sandbox::enter(config.sandbox, &rules).unwrap();
     assert_eq!(fs::read_to_string(read).unwrap(), "x");
     fs::write(write.join("token"), "x").unwrap();
     UnixStream::connect(folder.join("daemon")).unwrap();
@@ -190,9 +193,9 @@ fn inside_with_more() {
 }
 
 #[test]
-fn what_was_opened_before_can_need_more() {
+fn rules_can_allow_more() {
     if landlock() {
-        run("inside_with_more", &common::Gate::new(""));
+        run("inside_with_more_rules", &common::Gate::new(""));
     }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The gate at its socket, as clients find it: bad ones, slow ones, ten thousand silent ones, and good ones meanwhile.
+//! The gate's socket with invalid, slow and ten thousand silent clients, while valid ones are served.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -230,10 +230,10 @@ fn evidence_comes_in_time_or_not_at_all() {
 }
 
 #[test]
-fn ten_thousand_silent_connections_keep_nobody_out() {
+fn ten_thousand_silent_connections_keep_no_client_out() {
     let gate = Serving::new("connections = 64\nmessage_s = 60");
     gate.launch("warm").unwrap();
-    // One that is being launched meanwhile keeps its place.
+    // A launch in progress keeps its slot.
     let approved = gate.client().admit(gate.gate.proposal("early")).unwrap();
     let before = memory();
     // All stay open, unless this process may not have so many files.
@@ -259,7 +259,7 @@ fn ten_thousand_silent_connections_keep_nobody_out() {
     assert!(grown < 16 << 10, "the process grew by {grown} KiB");
     assert!(gate.metric("connections") <= 64);
     let pushed_out = gate.metric("pushed_out_total");
-    assert!(pushed_out > if most == 10_000 { 9900 } else { 0 }, "only {pushed_out} made room");
+    assert!(pushed_out > if most == 10_000 { 9900 } else { 0 }, "only {pushed_out} were evicted");
 }
 
 /// How many files this process may have open.
@@ -277,14 +277,14 @@ fn memory() -> u64 {
 }
 
 #[test]
-fn when_launches_take_all_places_a_newcomer_is_told() {
+fn a_client_is_told_when_launches_use_all_slots() {
     let gate = Serving::new("connections = 2");
     let approved: Vec<_> = (0..2).map(|_| gate.client().admit(gate.gate.proposal("vm")).unwrap()).collect();
     assert_eq!(gate.launch("vm").unwrap_err().code(), "gate.busy");
     for approved in approved {
         approved.evidence(launched()).unwrap();
     }
-    gate.until("places are free again", |gate| gate.launch("vm").is_ok());
+    gate.until("slots are free again", |gate| gate.launch("vm").is_ok());
 }
 
 #[test]
@@ -358,7 +358,7 @@ const SOCKET: &str = "CVMM_TEST_GATE_SOCKET";
 const SCRIPT: &str = "CVMM_TEST_GATE_SCRIPT";
 const NOBODY: u32 = 65_534;
 
-/// Nothing by itself: what `as_nobody` runs as another user.
+/// Does nothing by itself: `as_nobody` runs it as another user.
 #[test]
 #[ignore = "only as another user"]
 fn as_another_user() {
@@ -376,7 +376,7 @@ fn as_another_user() {
 
 /// Runs that test as another user; `false` if this user cannot.
 fn as_nobody(gate: &Serving, script: &str) -> bool {
-    // Only root can be somebody else.
+    // Only root can become another user.
     let program = gate.gate.path("test");
     if fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own)).unwrap() != 0 {
         return false;

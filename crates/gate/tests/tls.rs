@@ -283,7 +283,7 @@ fn the_gate_has_to_be_the_right_one() {
     // Another name than its certificate's.
     let port = gate.address.port();
     let client = gate.world.ask("127.0.0.2", port, "good", Duration::from_secs(5));
-    // (Only where it listens on all of 127/8 is there somebody to be the wrong one.)
+    // (Unreachable, if it does not listen on all of 127/8.)
     let error = client.admit(gate.world.gate.proposal("vm")).unwrap_err();
     assert!(["gate.unreachable", "gate.tls"].contains(&error.code()), "{error}");
     // Another authority than ours.
@@ -357,7 +357,7 @@ fn client_hello(gate: &Serving) -> Vec<u8> {
 }
 
 #[test]
-fn silent_connections_keep_nobody_out() {
+fn silent_connections_keep_no_client_out() {
     let gate = Serving::new("connections = 16\nmessage_s = 60");
     let approved = gate.client("good").admit(gate.world.gate.proposal("early")).unwrap();
     let hello = client_hello(&gate);
@@ -369,7 +369,7 @@ fn silent_connections_keep_nobody_out() {
         })
         .collect();
     gate.launch("good").unwrap();
-    // It was approved before them, and keeps its place.
+    // It was approved before them, and keeps its slot.
     approved.evidence(launched()).unwrap();
     drop(silent);
 }
@@ -400,7 +400,7 @@ fn handshakes_that_are_not_completed_evict_no_client_that_has_completed_its_own(
 }
 
 #[test]
-fn when_launches_take_all_places_a_newcomer_is_told() {
+fn a_client_is_told_when_launches_use_all_slots() {
     let gate = Serving::new("connections = 2");
     let launch = || gate.client("good").admit(gate.world.gate.proposal("vm")).unwrap();
     let approved = [launch(), launch()];
@@ -543,7 +543,7 @@ fn a_gate_that_is_killed_or_stopped_in_a_session() {
 }
 
 #[test]
-fn files_are_checked_before_anybody_is_served() {
+fn files_are_checked_before_clients_are_served() {
     let world = World::new("");
     let load = || world.gate.config().tls.unwrap().load().map(drop).map_err(|error| error.to_string());
     load().unwrap();
@@ -555,7 +555,7 @@ fn files_are_checked_before_anybody_is_served() {
     fs::copy(world.path("good.key"), &key).unwrap();
     assert!(load().is_err(), "another certificate's key is taken");
     fs::write(&key, "nonsense").unwrap();
-    assert!(load().unwrap_err().contains("no private key"));
+    assert!(load().unwrap_err().contains("no unencrypted private key"));
     fs::write(&key, good).unwrap();
     load().unwrap();
     for (name, content) in [
@@ -572,7 +572,7 @@ fn files_are_checked_before_anybody_is_served() {
     }
     fs::remove_file(world.path("gate.pem")).unwrap();
     assert!(load().unwrap_err().contains("gate.pem"));
-    // The client's key likewise.
+    // The same for the client's key.
     let (ca, certificate, key) =
         (world.path("client-ca.pem"), world.path("good.pem"), world.path("good.key"));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o604)).unwrap();

@@ -143,14 +143,14 @@ fn reader(world: &World, bytes: &[u8]) {
     // A start reads the same, without the key, and goes on only after what is a log.
     let end = world.path("read.json");
     let _ = fs::remove_file(&end);
-    let before = Audit::check(&path, &end);
+    let before = Audit::check(&path, &end, &world.key);
     assert_eq!(fs::read(&path).expect("it is there"), bytes, "a check changes nothing");
     match Audit::open(&path, &end, world.signer.clone()) {
         Ok(audit) => {
             let lines = before.expect("what is opened can be checked");
             audit.close(1).expect("there is room");
             drop(audit);
-            assert_eq!(Audit::check(&path, &end).expect("it was just written"), lines + 2);
+            assert_eq!(Audit::check(&path, &end, &world.key).expect("it was just written"), lines + 2);
         }
         Err(_) => assert!(before.is_err()),
     }
@@ -161,7 +161,7 @@ fn reader(world: &World, bytes: &[u8]) {
 fn remembered(world: &World, path: &Path, bytes: &[u8]) {
     let end = world.path("any.json");
     fs::write(&end, bytes).expect("there is room");
-    let _ = Audit::check(path, &end);
+    let _ = Audit::check(path, &end, &world.key);
 }
 
 thread_local! {

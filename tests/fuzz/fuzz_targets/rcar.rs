@@ -9,7 +9,7 @@ mod common;
 use std::cell::RefCell;
 
 use cvmm_fuzz::Input;
-use cvmm_gate::audit::budget::Asker;
+use cvmm_gate::audit::budget::Origin;
 use cvmm_gate::engine::{Call, Engine};
 use cvmm_gate::rcar::evidence::Evidence;
 use cvmm_gate::rcar::wire;
@@ -41,20 +41,20 @@ impl World {
 
     /// A session and its nonce.
     /// Each input is a client of its own: one alone gets only so many challenges.
-    fn asker(&self) -> Asker {
-        Asker::user(self.used)
+    fn origin(&self) -> Origin {
+        Origin::user(self.used)
     }
 
     fn begin(&self) -> (String, String) {
         let reply =
-            self.engine.rcar(Call::Auth(br#"{"version":"0.4.0","tee":"snp"}"#), &self.asker(), "fuzz");
+            self.engine.rcar(Call::Auth(br#"{"version":"0.4.0","tee":"snp"}"#), &self.origin(), "fuzz");
         let challenge: Value = serde_json::from_slice(&reply.body).expect("it is JSON");
         let session = reply.session.expect("a challenge comes with a session").0;
         (session, challenge["nonce"].as_str().expect("there is a nonce").to_owned())
     }
 
     fn refused(&self, call: Call<'_>) {
-        let reply = self.engine.rcar(call, &Asker::default(), "fuzz");
+        let reply = self.engine.rcar(call, &Origin::default(), "fuzz");
         assert!(reply.status >= 400 && reply.session.is_none(), "{call:?}: {reply:?}");
         let error: Value = serde_json::from_slice(&reply.body).expect("an error is JSON");
         assert!(error["type"].as_str().is_some_and(|code| code.contains('.')), "{error}");
@@ -77,7 +77,7 @@ fuzz_target!(|data: &[u8]| {
         world.used += 1;
         match what {
             0 => {
-                let reply = world.engine.rcar(Call::Auth(rest), &world.asker(), "fuzz");
+                let reply = world.engine.rcar(Call::Auth(rest), &world.origin(), "fuzz");
                 assert_eq!(reply.status == 200, reply.session.is_some());
             }
             1 => {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What fits into a line, whatever the event is: long texts, lists and tables are cut, and what is cut says so.
+//! Events of bounded size: long texts, lists and tables are cut, and marked as cut.
 //!
-//! Messages come from clients, and reasons quote them. A line that the reader refuses would keep the gate from starting, so the limit is
-//! the writer's and holds for every event.
+//! Messages come from clients, and reasons quote them. A line that is too long for the reader would keep the gate from starting, so the
+//! writer bounds every event.
 
 use std::io;
 
@@ -11,19 +11,19 @@ use serde_json::{Map, Value, json};
 
 use super::hash;
 
-/// Longest event in bytes of JSON, without the members that the log itself adds.
+/// Longest event in bytes of JSON, without the members that the log adds.
 pub(super) const MAX_EVENT: usize = 32 << 10;
 /// Nested arrays and objects; a JSON parser has a limit too.
 const MAX_DEPTH: usize = 8;
-/// Members of an event that name what it is about, kept when nothing else fits.
+/// Members that identify an event's subject, kept even if nothing else fits.
 const NAMES: [&str; 8] = ["event", "client", "role", "vm", "session", "question", "protocol", "peer"];
-/// Length of a text, and number of elements of a list or table: the first pair that makes the event fit is used.
+/// Length of texts, and number of elements of lists and tables: the first pair with which the event fits is used.
 const LIMITS: [(usize, usize); 4] = [(16 << 10, 256), (1024, 64), (256, 16), (64, 8)];
 
 /// `event`, cut to [`MAX_EVENT`] bytes.
 pub(super) fn bounded(event: Map<String, Value>) -> Map<String, Value> {
     let fits = |event: &Map<String, Value>| len(event) <= MAX_EVENT;
-    // Nearly every event is small: nothing is copied then.
+    // Nearly every event is small, and is not copied.
     if fits(&event) && depth(&event) <= MAX_DEPTH {
         return event;
     }
@@ -42,7 +42,7 @@ pub(super) fn bounded(event: Map<String, Value>) -> Map<String, Value> {
     cut
 }
 
-/// Counts, and hashes if that is wanted, instead of keeping.
+/// Counts bytes, and hashes them if it has a context.
 struct Sink {
     bytes: usize,
     hash: Option<Context>,
@@ -63,11 +63,11 @@ impl io::Write for Sink {
 }
 
 impl Sink {
-    /// All of `event` as JSON.
+    /// Writes all of `event` as JSON.
     fn of(event: &Map<String, Value>, hash: Option<Context>) -> Self {
         let mut sink = Self { bytes: 0, hash };
         if serde_json::to_writer(&mut sink, event).is_err() {
-            // Names and values are always JSON; what is not would not fit.
+            // Names and values are always JSON; anything else would not fit.
             sink.bytes = usize::MAX;
         }
         sink
@@ -89,7 +89,7 @@ fn depth(event: &Map<String, Value>) -> usize {
     1 + event.values().map(of).max().unwrap_or(0)
 }
 
-/// `text`, cut to about `limit` bytes: its start, its length, and its SHA-384 so that it can be recognised.
+/// `text`, cut to about `limit` bytes: its start, its length, and its SHA-384, which identifies it.
 pub(crate) fn text(text: &str, limit: usize) -> String {
     if text.len() <= limit {
         return text.to_owned();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_long_is_cut_and_says_so() {
+    fn long_values_are_cut_and_marked() {
         let long = "\u{1}".repeat(100 << 10);
         let mut deep = json!(1);
         for _ in 0..100 {
@@ -165,7 +165,7 @@ mod tests {
             assert_eq!((cut["event"].as_str(), cut["vm"].as_str()), (Some("denied"), Some("a")));
             assert!(text.contains("bytes, SHA-384") || text.contains("omitted"), "{text}");
         }
-        // A name of a member may be long too.
+        // Names of members can be long too.
         let cut = bounded(object(json!({ long.clone(): 1, "event": long })));
         assert!(len(&cut) <= MAX_EVENT && cut.len() == 2);
     }

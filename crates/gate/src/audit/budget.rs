@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How much of the log a client may fill with what it is refused.
+//! How much of the log a client may fill with denials.
 //!
-//! A denial gives nothing, so it may stay out of the log: of each client so many bytes a second are written, and of all clients together
-//! not more than another limit. What is left out is counted by client and code, and a line says so within [`INTERVAL`]. Decisions that
-//! give something are always written.
+//! A denial grants nothing, so it may be omitted from the log: each client has so many bytes per second, and all clients together have
+//! another limit. Omitted denials are counted by client and code, and a line reports them within [`INTERVAL`]. Decisions that grant
+//! something are always written.
 //!
 //! Clients, guests and addresses have separate limits: many addresses, or many guests of one client, use up nothing of what the clients
 //! have.
@@ -18,55 +18,55 @@ use std::time::{Duration, Instant};
 use cvmm_reason::Reason;
 use serde_json::{Value, json};
 
-/// Bytes a second of one client, and how many at once.
-const EACH: Rate = Rate { a_second: 4.0 * 1024.0, burst: 128.0 * 1024.0 };
+/// Bytes of one client: per second, and at once.
+const EACH: Rate = Rate { per_s: 4.0 * 1024.0, burst: 128.0 * 1024.0 };
 /// The same for all of one kind together.
-const ALL: Rate = Rate { a_second: 32.0 * 1024.0, burst: 1024.0 * 1024.0 };
-/// Challenges of one client: so many a second, and so many at once.
-const CHALLENGES: Rate = Rate { a_second: 20.0, burst: 500.0 };
-/// Clients of one kind that are told apart; further ones share a budget.
+const ALL: Rate = Rate { per_s: 32.0 * 1024.0, burst: 1024.0 * 1024.0 };
+/// Challenges of one client: per second, and at once.
+const CHALLENGES: Rate = Rate { per_s: 20.0, burst: 500.0 };
+/// Clients of one kind with a budget each; further ones share one.
 const MAX_CLIENTS: usize = 1024;
-/// Codes that are counted of one client; further ones are counted together.
+/// Codes that are counted separately per client; further ones are counted together.
 const MAX_CODES: usize = 8;
-/// Time from the first denial that is left out to the line that says so.
+/// Time from the first omitted denial to the line that reports it.
 pub const INTERVAL: Duration = Duration::from_secs(60);
 const OTHERS: &str = "others";
 
-/// What the gate knows of who asks.
+/// How a client is identified.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
-    /// It has shown who it is.
+    /// By its certificate or user.
     Client,
-    /// A client says that this guest speaks.
+    /// By the VM that its VMM named.
     Guest,
-    /// Where it is.
+    /// By its address only.
     Address,
 }
 
-/// Who asks, as far as the gate knows: the name that the log has for a client.
+/// Where a request comes from: its name in the log, and the budget that it counts against.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Asker(Kind, Arc<str>);
+pub struct Origin(Kind, Arc<str>);
 
-impl Asker {
+impl Origin {
     /// A user of this machine.
     #[must_use]
     pub fn user(uid: u32) -> Self {
         Self(Kind::Client, format!("uid {uid}").into())
     }
 
-    /// A client by the name that the log has for it: that of its certificate, or its user.
+    /// A client, by its name in the log.
     #[must_use]
     pub fn client(name: &str) -> Self {
         Self(Kind::Client, super::bound::text(name, 128).into())
     }
 
-    /// Software in a guest, over the channel of this VM.
+    /// A guest, through the channel of this VM.
     #[must_use]
     pub fn guest(vm_id: &str) -> Self {
         Self(Kind::Guest, super::bound::text(&format!("guest {vm_id}"), 128).into())
     }
 
-    /// Anyone at this address. Of IPv6 the first 64 bits count: a host has all addresses behind them.
+    /// An address. Of an IPv6 address the first 64 bits count: a host has all addresses behind them.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {
         let text = match address.to_canonical() {
@@ -80,31 +80,31 @@ impl Asker {
     }
 }
 
-impl Default for Asker {
+impl Default for Origin {
     fn default() -> Self {
         Self(Kind::Address, "unknown".into())
     }
 }
 
-impl fmt::Display for Asker {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.1)
     }
 }
 
-impl fmt::Debug for Asker {
+impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Asker({self})")
+        write!(f, "Origin({self})")
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Rate {
-    a_second: f64,
+    per_s: f64,
     burst: f64,
 }
 
-/// What is left of a rate.
+/// A token bucket.
 #[derive(Debug)]
 struct Bucket {
     left: f64,
@@ -119,13 +119,13 @@ impl Bucket {
     fn fill(&mut self, rate: Rate, now: Instant) {
         let passed = now.saturating_duration_since(self.then).as_secs_f64();
         self.then = self.then.max(now);
-        self.left = (self.left + passed * rate.a_second).min(rate.burst);
+        self.left = (self.left + passed * rate.per_s).min(rate.burst);
     }
 }
 
-/// What was left out of one client's denials.
+/// The omitted denials of one client.
 #[derive(Debug)]
-struct Omitted {
+struct OmittedDenials {
     since: Instant,
     /// Unix time of the first.
     time: i64,
@@ -137,16 +137,16 @@ struct Omitted {
 struct Client {
     bucket: Bucket,
     challenges: Bucket,
-    /// Full again within a second, so it is forgotten with the rest.
+    /// Full again within a second, so it does not keep the entry alive.
     requests: Option<Bucket>,
-    omitted: Option<Omitted>,
+    omitted: Option<OmittedDenials>,
 }
 
-/// All of one kind.
+/// All clients of one kind.
 #[derive(Debug)]
 struct Group {
     all: Bucket,
-    clients: HashMap<Asker, Client>,
+    clients: HashMap<Origin, Client>,
 }
 
 #[derive(Debug)]
@@ -157,8 +157,8 @@ struct State {
 }
 
 impl State {
-    fn of(&mut self, asker: &Asker) -> &mut Group {
-        match asker.0 {
+    fn of(&mut self, origin: &Origin) -> &mut Group {
+        match origin.0 {
             Kind::Client => &mut self.clients,
             Kind::Guest => &mut self.guests,
             Kind::Address => &mut self.addresses,
@@ -166,24 +166,24 @@ impl State {
     }
 }
 
-/// What the clients have left.
+/// The budgets of all clients.
 #[derive(Debug)]
 pub struct Budget(Mutex<State>);
 
 impl Budget {
-    /// Of a gate that starts now.
+    /// Full budgets.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         let group = || Group { all: Bucket::full(ALL, now), clients: HashMap::new() };
         Self(Mutex::new(State { clients: group(), guests: group(), addresses: group() }))
     }
 
-    /// Whether a line of `bytes` about a denial of `asker` for `reasons` is to be written. It is counted if not.
-    pub fn spend(&self, asker: &Asker, bytes: usize, reasons: &[Reason], now: Instant, time: i64) -> bool {
+    /// Whether to write a line of `bytes` about a denial of `origin` for `reasons`. It is counted if not.
+    pub fn spend(&self, origin: &Origin, bytes: usize, reasons: &[Reason], now: Instant, time: i64) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Group { all, clients } = state.of(asker);
+        let Group { all, clients } = state.of(origin);
         all.fill(ALL, now);
-        let client = client(clients, asker, now);
+        let client = client(clients, origin, now);
         client.bucket.fill(EACH, now);
         let bytes = bytes as f64;
         if client.bucket.left >= bytes && all.left >= bytes {
@@ -191,7 +191,7 @@ impl Budget {
             all.left -= bytes;
             return true;
         }
-        let omitted = client.omitted.get_or_insert_with(|| Omitted {
+        let omitted = client.omitted.get_or_insert_with(|| OmittedDenials {
             since: now,
             time,
             denials: 0,
@@ -206,12 +206,12 @@ impl Budget {
         false
     }
 
-    /// Whether `asker` may ask once more, where all together may `a_second` times: one of them takes at most three in four.
-    pub fn may_ask(&self, asker: &Asker, a_second: u32, now: Instant) -> bool {
-        let share = f64::from(a_second - a_second / 4);
-        let rate = Rate { a_second: share, burst: share };
+    /// Whether `origin` may send one more request, where all together may send `per_s`: one takes at most three quarters of them.
+    pub fn may_ask(&self, origin: &Origin, per_s: u32, now: Instant) -> bool {
+        let share = f64::from(per_s - per_s / 4);
+        let rate = Rate { per_s: share, burst: share };
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = client(&mut state.of(asker).clients, asker, now);
+        let client = client(&mut state.of(origin).clients, origin, now);
         let bucket = client.requests.get_or_insert_with(|| Bucket::full(rate, now));
         bucket.fill(rate, now);
         let may = bucket.left >= 1.0;
@@ -221,10 +221,10 @@ impl Budget {
         may
     }
 
-    /// Whether `asker` may have one more challenge: it takes no rights to get one, and each is a line.
-    pub fn afford(&self, asker: &Asker, now: Instant) -> bool {
+    /// Whether `origin` may have one more challenge: it takes no rights to get one, and each is a line.
+    pub fn afford(&self, origin: &Origin, now: Instant) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = client(&mut state.of(asker).clients, asker, now);
+        let client = client(&mut state.of(origin).clients, origin, now);
         client.challenges.fill(CHALLENGES, now);
         let affords = client.challenges.left >= 1.0;
         if affords {
@@ -233,15 +233,17 @@ impl Budget {
         affords
     }
 
-    /// The lines that are due about what was left out; all of them if the log is to be closed.
+    /// The lines about omitted denials that are due; all of them if the log is about to be closed.
     pub fn due(&self, now: Instant, closing: bool) -> Vec<Value> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = |omitted: &mut Omitted| closing || now.saturating_duration_since(omitted.since) >= INTERVAL;
-        let line = |(asker, client): (&Asker, &mut Client)| {
-            let Omitted { since: _, time, denials, codes } = client.omitted.take_if(due)?;
+        let due = |omitted: &mut OmittedDenials| {
+            closing || now.saturating_duration_since(omitted.since) >= INTERVAL
+        };
+        let line = |(origin, client): (&Origin, &mut Client)| {
+            let OmittedDenials { since: _, time, denials, codes } = client.omitted.take_if(due)?;
             Some(json!({
                 "event": "denials-omitted",
-                "client": asker.to_string(),
+                "client": origin.to_string(),
                 "since": time,
                 "denials": denials,
                 "codes": codes,
@@ -255,7 +257,7 @@ impl Budget {
             .collect()
     }
 
-    /// Clients that are told apart now.
+    /// Clients with a budget of their own.
     #[cfg(test)]
     fn clients(&self) -> usize {
         let state = self.0.lock().unwrap();
@@ -263,9 +265,9 @@ impl Budget {
     }
 }
 
-fn client<'a>(clients: &'a mut HashMap<Asker, Client>, asker: &Asker, now: Instant) -> &'a mut Client {
-    if !clients.contains_key(asker) && clients.len() >= MAX_CLIENTS {
-        // Who has all of its budget again is as good as new.
+fn client<'a>(clients: &'a mut HashMap<Origin, Client>, origin: &Origin, now: Instant) -> &'a mut Client {
+    if !clients.contains_key(origin) && clients.len() >= MAX_CLIENTS {
+        // A full budget equals a new one.
         clients.retain(|_, client| {
             client.bucket.fill(EACH, now);
             client.challenges.fill(CHALLENGES, now);
@@ -273,8 +275,8 @@ fn client<'a>(clients: &'a mut HashMap<Asker, Client>, asker: &Asker, now: Insta
             client.omitted.is_some() || spent
         });
     }
-    let full = clients.len() >= MAX_CLIENTS && !clients.contains_key(asker);
-    let key = if full { Asker(asker.0, OTHERS.into()) } else { asker.clone() };
+    let full = clients.len() >= MAX_CLIENTS && !clients.contains_key(origin);
+    let key = if full { Origin(origin.0, OTHERS.into()) } else { origin.clone() };
     clients.entry(key).or_insert_with(|| Client {
         bucket: Bucket::full(EACH, now),
         challenges: Bucket::full(CHALLENGES, now),
@@ -292,20 +294,20 @@ mod tests {
     }
 
     #[test]
-    fn a_client_fills_its_budget_and_no_more_and_what_is_left_out_is_counted() {
+    fn a_client_fills_its_budget_only_and_omitted_denials_are_counted() {
         let start = Instant::now();
         let budget = Budget::new(start);
-        let (one, other) = (Asker::user(1000), Asker::client("host-1"));
+        let (one, other) = (Origin::user(1000), Origin::client("host-1"));
         let mut written = 0;
         // A thousand lines of 400 bytes a second, for a minute.
         for number in 0..60_000_u64 {
             let now = start + Duration::from_millis(number);
             written += u64::from(budget.spend(&one, 400, &reasons(), now, 1_000)) * 400;
         }
-        let most = EACH.burst as u64 + 60 * EACH.a_second as u64;
+        let most = EACH.burst as u64 + 60 * EACH.per_s as u64;
         assert!(written <= most && written > most - 1000, "{written}");
         let end = start + INTERVAL;
-        // Another client is not affected.
+        // Other clients are not affected.
         assert!(budget.spend(&other, 400, &reasons(), end, 1_060));
         let lines = budget.due(end + INTERVAL, false);
         assert_eq!(lines.len(), 1);
@@ -316,13 +318,13 @@ mod tests {
     }
 
     #[test]
-    fn many_clients_do_not_grow_it_and_have_a_limit_together() {
+    fn many_clients_have_a_limit_together_and_memory_is_bounded() {
         let now = Instant::now();
         let budget = Budget::new(now);
         let mut written = 0;
         for host in 0..100_000_u32 {
-            let asker = Asker::address(IpAddr::from(host.to_be_bytes()));
-            written += u64::from(budget.spend(&asker, 1000, &reasons(), now, 0));
+            let origin = Origin::address(IpAddr::from(host.to_be_bytes()));
+            written += u64::from(budget.spend(&origin, 1000, &reasons(), now, 0));
         }
         assert!(budget.clients() <= MAX_CLIENTS + 1 && written <= ALL.burst as u64 / 1000, "{written}");
         let lines = budget.due(now, true);
@@ -330,31 +332,31 @@ mod tests {
         assert!(lines.len() <= MAX_CLIENTS + 1 && omitted == 100_000 - written);
         // Much later they are forgotten.
         let later = now + Duration::from_secs(3600);
-        assert!(budget.spend(&Asker::default(), 1000, &reasons(), later, 0));
+        assert!(budget.spend(&Origin::default(), 1000, &reasons(), later, 0));
         assert_eq!(budget.clients(), 1);
     }
 
     #[test]
-    fn many_addresses_and_guests_leave_the_clients_what_they_have() {
+    fn addresses_and_guests_do_not_use_up_the_budget_of_clients() {
         let now = Instant::now();
         let budget = Budget::new(now);
         for number in 0..10_000_u32 {
-            let address = Asker::address(IpAddr::from(number.to_be_bytes()));
-            for asker in [address, Asker::guest(&format!("web-{number}"))] {
-                budget.spend(&asker, 1000, &reasons(), now, 0);
+            let address = Origin::address(IpAddr::from(number.to_be_bytes()));
+            for origin in [address, Origin::guest(&format!("web-{number}"))] {
+                budget.spend(&origin, 1000, &reasons(), now, 0);
             }
         }
-        let host = Asker::client("host-1");
+        let host = Origin::client("host-1");
         assert!((0..100).all(|_| budget.spend(&host, 1000, &reasons(), now, 0)));
         let lines = budget.due(now, true);
         assert!(lines.iter().all(|line| line["client"] != "host-1"));
     }
 
     #[test]
-    fn one_address_leaves_others_some_of_the_requests() {
+    fn one_address_leaves_some_requests_to_others() {
         let now = Instant::now();
         let budget = Budget::new(now);
-        let (one, other) = (Asker::default(), Asker::address([10, 0, 0, 1].into()));
+        let (one, other) = (Origin::default(), Origin::address([10, 0, 0, 1].into()));
         assert_eq!((0..1000).filter(|_| budget.may_ask(&one, 100, now)).count(), 75);
         assert!(budget.may_ask(&other, 100, now) && budget.may_ask(&other, 1, now));
         let later = now + Duration::from_secs(1);
@@ -367,7 +369,7 @@ mod tests {
         let budget = Budget::new(now);
         for number in 0..1000 {
             let code = Cow::Owned(format!("rego.{number}"));
-            budget.spend(&Asker::default(), usize::MAX, &[Reason { code, message: String::new() }], now, 0);
+            budget.spend(&Origin::default(), usize::MAX, &[Reason { code, message: String::new() }], now, 0);
         }
         let line = &budget.due(now, true)[0];
         assert_eq!(line["codes"].as_object().unwrap().len(), MAX_CODES + 1);
@@ -376,7 +378,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_host_is_its_network() {
-        let of = |text: &str| Asker::address(text.parse().unwrap());
+        let of = |text: &str| Origin::address(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The audit log: every decision, in a chain that shows what is missing.
+//! The audit log: every decision, in a hash chain.
 //!
-//! One JSON object a line: `v` (the format, 2), `seq`, `time`, `prev` (SHA-384 of the line before, without its end), and the event, which
-//! is bounded (`bound`). A line is written and on the disk before the decision leaves the gate; when it cannot be, the decision is a
-//! denial. Every [`SIGN_EVERY`] lines, and when the log is opened, rotated and closed, a line carries the gate's signature over itself,
-//! and so over the chain up to it: cutting off the end, or writing it again, needs the gate's key.
+//! One JSON object per line: `v` (the format, 2), `seq`, `time`, `prev` (SHA-384 of the previous line without its line feed), and the event,
+//! whose size is bounded (`bound`). A line is on the disk before the decision leaves the gate; if it cannot be written, the decision is a
+//! denial. Every [`SIGN_EVERY`] lines, and when the log is opened, rotated and closed, a line has the gate's signature over itself, and so
+//! over the chain up to it: the log cannot be truncated or rewritten before that line without the gate's key.
 //!
-//! Lines of decisions that are made at the same time share one write and one sync: a caller that finds no write in progress takes all
-//! lines that wait and writes them, while the next ones gather. Either all lines of such a batch are on the disk, or none of its
-//! decisions leaves.
+//! Lines of concurrent decisions share one write and one sync: a caller that finds no write in progress writes all lines that wait, while
+//! the next ones queue up. Either all lines of such a batch are on the disk, or none of its decisions leaves.
 //!
-//! The file is this process's own ([`crate::lock`]). It is compared with what was written before and after each batch: a log that
+//! The file is locked by this process ([`crate::lock`]). Before and after each batch it is compared with what was written: a log that
 //! another process truncates, removes or appends to is not continued until an operator says how ([`rotate`]).
 
 mod bound;
 pub mod budget;
+pub(crate) mod offline;
 mod read;
 pub mod rotate;
 mod tail;
@@ -34,8 +34,9 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 pub(crate) use self::bound::text as bounded_text;
-pub use self::read::{MAX_LINE, Place, Verified, verify};
+pub use self::read::{MAX_LINE, Place, Verification, verify};
 use self::read::{Reading, scan};
+pub use self::tail::tail_path;
 use self::tail::{Tail, TailFile};
 use crate::files::FileError;
 use crate::keys::Signer;
@@ -44,13 +45,13 @@ use crate::lock::{self, LockError};
 /// Lines between two signatures.
 pub const SIGN_EVERY: u64 = 64;
 
-/// Why the log is not to be trusted or written.
+/// Why the log cannot be read or written.
 #[derive(Debug, Error)]
 pub enum AuditError {
     /// The file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// It belongs to another process.
+    /// Another process has locked it.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A line does not continue the one before.
@@ -58,21 +59,21 @@ pub enum AuditError {
     Chain {
         /// The log.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The line, from 1.
         line: u64,
         /// What is wrong with it.
         problem: &'static str,
     },
     /// It ends earlier than it did.
     #[error(
-        "{path} ends with line {found}, and line {written} was written: it was truncated, moved or replaced (logrotate's copytruncate?). Put the file back; or, if a copy has all lines, run `cvmm-gate audit rotate --previous COPY`; or, if lines are lost, `cvmm-gate audit rotate --lost`"
+        "{path} ends with line {found}, but line {written} was written: it was truncated, moved or replaced (logrotate's copytruncate?). Restore the file; or, if a copy has all lines, run `cvmm-gate audit rotate --previous COPY`; or, if lines are lost, `cvmm-gate audit rotate --lost`"
     )]
     Lost {
         /// The log.
         path: PathBuf,
-        /// Lines that are there.
+        /// Lines that it has.
         found: u64,
-        /// Lines that were.
+        /// Lines that were written.
         written: u64,
     },
     /// It was changed while the gate had it open.
@@ -82,25 +83,25 @@ pub enum AuditError {
     Changed {
         /// The log.
         path: PathBuf,
-        /// Bytes that are there.
+        /// Bytes that it has.
         found: u64,
         /// Bytes that were written.
         written: u64,
         /// Lines that were written.
         line: u64,
-        /// Names of the file: none if it was removed.
+        /// Names of the file: 0 if it was removed.
         links: u64,
     },
     /// A write failed earlier.
-    #[error("the audit log {0} could not be written; restart the gate when it can")]
+    #[error("the audit log {0} could not be written; restart the gate once it can")]
     Broken(PathBuf),
-    /// The batch that this line was in failed.
-    #[error("a line could not be written with the others of its batch: {0}")]
+    /// The batch with this line failed.
+    #[error("the batch with this line could not be written: {0}")]
     Batch(Arc<str>),
-    /// The signature.
+    /// The signature failed.
     #[error("the audit log could not be signed")]
     Signature,
-    /// It cannot be rotated like this.
+    /// It cannot be rotated.
     #[error("cannot rotate {path}: {problem}")]
     Rotate {
         /// The log.
@@ -116,47 +117,47 @@ pub struct Audit {
     path: PathBuf,
     signer: Signer,
     queue: Mutex<Queue>,
-    /// A batch is done.
+    /// Notified when a batch is done.
     done: Condvar,
-    /// Held by the thread that writes; the queue keeps others from waiting for it.
+    /// Locked by the thread that writes; other threads wait for the queue.
     chain: Mutex<Chain>,
 }
 
-/// Lines that wait.
+/// Lines that wait to be written.
 #[derive(Debug, Default)]
 struct Queue {
     lines: Vec<Line>,
-    /// What becomes of them.
+    /// Set once they are written.
     outcome: Arc<OnceLock<Outcome>>,
-    /// Whether the batch before this one is being written.
+    /// Whether the previous batch is being written.
     writing: bool,
     /// The next line carries a signature.
     sign: bool,
 }
 
-/// What became of a batch: why it is not in the log, if it is not.
+/// Whether a batch was written, or why not.
 type Outcome = Result<(), Arc<str>>;
 
-/// When, and what.
+/// Time and event.
 type Line = (i64, Map<String, Value>);
 
-/// What is on the disk.
+/// The file and the end of its chain.
 #[derive(Debug)]
 struct Chain {
     file: File,
     broken: Option<Broken>,
     end: End,
     tail: TailFile,
-    /// The log's name was found to be another file's, and that was said.
+    /// The log was found under another name, and a warning was logged.
     moved: bool,
 }
 
-/// Why nothing more is written.
+/// Why nothing more can be written.
 #[derive(Clone, Copy, Debug)]
 enum Broken {
-    /// A write failed, and what got to the disk could not be taken off.
+    /// A write failed, and the part that was written could not be removed.
     Write,
-    /// The file has this length and this many names, and neither is the gate's doing.
+    /// Another program has changed the file: it has this length and this many names.
     Changed(u64, u64),
 }
 
@@ -165,26 +166,26 @@ enum Broken {
 struct End {
     place: Place,
     unsigned: u64,
-    /// Bytes of the file that are good.
+    /// Bytes of the file that belong to the chain.
     len: u64,
 }
 
 impl End {
-    /// The next line is signed.
+    /// An end after which the next line is signed.
     fn at(place: Place, len: u64) -> Self {
         Self { place, unsigned: SIGN_EVERY, len }
     }
 }
 
 impl Audit {
-    /// Opens or makes the log at `path`, whose end is remembered in `tail`. The last line is taken off if a crash has cut it short, and the
-    /// next line says so.
+    /// Opens or creates the log at `path`, whose end is recorded in `tail`. If a crash has left an incomplete last line, it is removed, and
+    /// the next line says so.
     pub fn open(path: &Path, tail: &Path, signer: Signer) -> Result<Self, AuditError> {
         let failed = |source| FileError { what: "open", path: path.to_owned(), source };
         let tail = TailFile::new(tail);
         let remembered = tail.read()?;
         let mut options = OpenOptions::new();
-        // A log that was written and is gone is not made again here.
+        // A log that was written before and is gone is not created again.
         options.read(true).append(true).create(remembered.is_none()).mode(0o640);
         let file = match options.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -222,8 +223,8 @@ impl Audit {
         }
     }
 
-    /// Reads the log at `path` and compares it with what `tail` remembers, as [`Self::open`] does, and changes nothing. Says how many lines
-    /// there are. `own` is the key that signs it.
+    /// Reads the log at `path` and compares it with the record in `tail`, as [`Self::open`] does, and changes nothing. Returns the number of
+    /// lines. `own` is the gate's key.
     pub fn check(path: &Path, tail: &Path, own: &VerdictKey) -> Result<u64, AuditError> {
         let remembered = TailFile::new(tail).read()?;
         match File::open(path) {
@@ -240,12 +241,12 @@ impl Audit {
         }
     }
 
-    /// Writes `event` (an object) at `time`; it is on the disk when this returns.
+    /// Writes `event` (an object) with `time`; it is on the disk when this returns.
     pub fn append(&self, time: i64, event: &impl Serialize) -> Result<(), AuditError> {
         self.append_all(time, [event])
     }
 
-    /// Writes `events` at `time`, all or none of them.
+    /// Writes `events` with `time`, all or none of them.
     pub fn append_all<'a, E: Serialize + 'a>(
         &self,
         time: i64,
@@ -253,7 +254,7 @@ impl Audit {
     ) -> Result<(), AuditError> {
         let event = |event| match serde_json::to_value(event) {
             Ok(Value::Object(event)) => (time, bound::bounded(event)),
-            // Nothing here is anything else; a line without its event still takes its place in the chain.
+            // Every event is an object; if one were not, its line would still continue the chain.
             _ => (time, Map::new()),
         };
         let lines: Vec<_> = events.into_iter().map(event).collect();
@@ -265,7 +266,7 @@ impl Audit {
                 return outcome.clone().map_err(AuditError::Batch);
             }
             if !queue.writing {
-                // This line is among those that wait: the outcome of a batch is there before the next is begun.
+                // This line is among those that wait: a batch's outcome is set before the next batch begins.
                 queue.writing = true;
                 queue.outcome = Arc::default();
                 break std::mem::take(&mut queue.lines);
@@ -281,7 +282,7 @@ impl Audit {
             Ok(()) => Ok(()),
             Err(error) => Err(Arc::from(error.to_string())),
         };
-        // Set only here: it was taken out of the queue above.
+        // Set only here: the queue has a new one since above.
         let _ = outcome.set(told);
         drop(queue);
         self.done.notify_all();
@@ -318,7 +319,7 @@ impl Audit {
     fn put(&self, chain: &mut Chain, text: &str, end: End) -> Result<(), AuditError> {
         let written = chain.file.write_all(text.as_bytes()).and_then(|()| chain.file.sync_data());
         if let Err(source) = written {
-            // What got there is not part of the chain. If it cannot be taken off, nothing more is written.
+            // The part that was written is not in the chain. If it cannot be removed, nothing more is written.
             let good = chain.end.len;
             chain.broken = chain.file.set_len(good).is_err().then_some(Broken::Write);
             return Err(FileError { what: "write", path: self.path.clone(), source }.into());
@@ -328,28 +329,28 @@ impl Audit {
         self.compare(chain)?;
         self.usable(chain)?;
         let Chain { tail, end, .. } = chain;
-        tail.write_now_and_then(&end.place);
+        tail.write_if_due(&end.place);
         Ok(())
     }
 
-    /// Finds out whether the file is still what was written.
+    /// Compares the file with what was written.
     fn compare(&self, chain: &mut Chain) -> Result<(), AuditError> {
-        let failed = |source| FileError { what: "look at", path: self.path.clone(), source };
+        let failed = |source| FileError { what: "inspect", path: self.path.clone(), source };
         let own = chain.file.metadata().map_err(failed)?;
         if !own.is_file() {
-            // A test's /dev/full.
+            // /dev/full, in a test.
             return Ok(());
         }
         if own.len() != chain.end.len || own.nlink() == 0 {
             chain.broken = Some(Broken::Changed(own.len(), own.nlink()));
             return Ok(());
         }
-        // Under another name nothing of it is lost: a log rotation moves the file first, and tells the gate then.
+        // A file under another name loses nothing: a log rotation moves the file first and then tells the gate.
         let named = std::fs::metadata(&self.path).is_ok_and(|named| lock::same_file(&named, &own));
         if !named && !chain.moved {
             tracing::warn!(
                 path = %self.path.display(),
-                "the audit log was moved; the gate goes on writing to the file under its new name until `cvmm-gate audit rotate`"
+                "the audit log was moved; the gate continues to write to it until `cvmm-gate audit rotate`"
             );
         }
         chain.moved = !named;
@@ -378,7 +379,7 @@ impl Audit {
         time: i64,
         mut line: Map<String, Value>,
     ) -> Result<(), AuditError> {
-        // The log's own members, whatever the event has.
+        // These members belong to the log; an event cannot set them.
         line.remove("signature");
         line.insert("v".into(), read::VERSION.into());
         line.insert("seq".into(), end.place.seq.into());
@@ -399,7 +400,7 @@ impl Audit {
         Ok(())
     }
 
-    /// From now on no line can be written.
+    /// Makes every write fail from now on.
     #[cfg(test)]
     pub(crate) fn fill_the_disk(&self) {
         if let (Ok(mut chain), Ok(full)) =
@@ -409,7 +410,7 @@ impl Audit {
         }
     }
 
-    /// The last line, signed.
+    /// Writes the last line, signed.
     pub fn close(&self, time: i64) -> Result<(), AuditError> {
         self.queue().sign = true;
         self.append(time, &json!({ "event": "close" }))?;
@@ -423,18 +424,18 @@ impl Chain {
     }
 }
 
-/// Reads the log from its start; an error if `remembered` is not a place in it.
+/// Reads the log from its start; fails if `remembered` is not a place in it.
 fn read_whole(
     path: &Path,
     file: &File,
     remembered: Option<&Tail>,
     own: &VerdictKey,
-) -> Result<Verified, AuditError> {
-    let mut read = Verified::nothing();
+) -> Result<Verification, AuditError> {
+    let mut read = Verification::nothing();
     let mark = remembered.map(|tail| tail.seq);
     scan(path, file, &mut Reading { read: &mut read, keys: None, first: true, mark, own: Some(own) })?;
     match remembered {
-        // An older copy of the state folder knows less than the log has.
+        // An older copy of the state folder has an earlier place.
         Some(place) if place.seq >= read.first.seq && read.marked.as_ref() != Some(&place.hash) => {
             Err(AuditError::Lost { path: path.to_owned(), found: read.end.seq, written: place.seq })
         }
@@ -444,14 +445,14 @@ fn read_whole(
 
 /// How many lines another program has added to a log that the gate had closed, as far as `remembered` tells. A gate's own first line
 /// after that is signed; an older copy of the state folder is followed by such a line.
-fn appended(path: &Path, read: &Verified, remembered: Option<&Tail>) -> u64 {
+fn appended(path: &Path, read: &Verification, remembered: Option<&Tail>) -> u64 {
     let Some(tail) = remembered.filter(|tail| tail.closed) else { return 0 };
-    let lines = read.unsigned_behind_mark;
+    let lines = read.unsigned_after_mark;
     if lines > 0 {
         tracing::warn!(
             path = %path.display(),
             lines,
-            "another program added lines to the audit log behind line {}, with which the gate had closed it: they are not the gate's",
+            "another program has added lines to the audit log after line {}, with which the gate had closed it",
             tail.seq
         );
     }

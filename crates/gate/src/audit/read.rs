@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reading the log: one file or several that follow each other, of this format and of the one before it.
+//! Reading the log: one file, or several that follow each other, of version 2 and of version 1.
 //!
-//! Version 1 has no member `v`; its signatures are over the hash of the line before only. Version 2 signs the line itself: the
-//! signature is the last member, and it is over the text without that member. A log may change from 1 to 2, never back.
+//! Version 1 has no member `v`; its signatures are over the hash of the previous line only. Version 2 signs the line itself: the signature
+//! is the last member, over the text without that member. A log may change from version 1 to 2, never back.
 //!
-//! Both writers sign the first line after each opening and every [`SIGN_EVERY`]th after it. A log with longer runs of unsigned lines was
-//! not written by a gate: without this rule, a log could be written again without the key and without a signature.
+//! Both versions sign the first line after each opening and every [`SIGN_EVERY`]th after it. A log with longer runs of unsigned lines was
+//! not written by a gate: without this rule, a log could be rewritten without the key, leaving out all signatures.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -19,15 +19,15 @@ use serde_json::Value;
 use super::{AuditError, SIGN_EVERY, hash};
 use crate::files::FileError;
 
-/// Longest line in bytes, its end included.
+/// Longest line in bytes, with its line feed.
 pub const MAX_LINE: u64 = 64 << 10;
-/// Longest line of version 1, whose writer had no limit.
+/// Longest line of version 1 that is read; its writer had no limit.
 pub(super) const MAX_LINE_V1: u64 = 2 << 20;
 /// The version that is written.
 pub(super) const VERSION: u64 = 2;
-/// What a signature of version 2 is over, before the line.
+/// Prefix of what version 2 signs.
 const LABEL: &[u8] = b"cvmm-gate audit log v2\n";
-/// What stands around a signature at the end of a line.
+/// The text around a signature at the end of a line.
 const SIGNATURE: [&str; 2] = [",\"signature\":\"", "\"}"];
 /// Base64 of 96 bytes.
 const SIGNATURE_LEN: usize = 128;
@@ -39,7 +39,7 @@ pub(super) fn start() -> String {
     "0".repeat(96)
 }
 
-/// What is signed of the line `body`, which has no signature yet.
+/// The bytes to sign for the line `body`.
 pub(super) fn signed_bytes(body: &str) -> Vec<u8> {
     [LABEL, body.as_bytes()].concat()
 }
@@ -50,7 +50,7 @@ pub(super) fn with_signature(body: &str, signature: &[u8; 96]) -> String {
     format!("{open}{}{}{}", SIGNATURE[0], STANDARD.encode(signature), SIGNATURE[1])
 }
 
-/// A line of version 2 as it was before it was signed, and its signature.
+/// Splits a line of version 2 into the line before it was signed and the signature.
 fn without_signature(line: &str) -> Option<(String, Vec<u8>)> {
     let rest = line.strip_suffix(SIGNATURE[1])?;
     let (rest, signature) = rest.split_at_checked(rest.len().checked_sub(SIGNATURE_LEN)?)?;
@@ -61,9 +61,9 @@ fn without_signature(line: &str) -> Option<(String, Vec<u8>)> {
 /// A place between two lines of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Lines before it, in this file and in those before.
+    /// Lines before it, in this file and in earlier ones.
     pub seq: u64,
-    /// SHA-384 of the last of them, hexadecimal; zeros if there are none.
+    /// SHA-384 of the last of these, hexadecimal; zeros at the start.
     pub hash: String,
 }
 
@@ -75,42 +75,41 @@ impl Place {
     }
 }
 
-/// What was read.
+/// The result of reading a log.
 #[derive(Debug)]
-pub struct Verified {
-    /// Where the first file begins: not at zero if files before it were not given.
+pub struct Verification {
+    /// Where the first file begins: not at 0 if earlier files were not given.
     pub first: Place,
     /// Where the last file ends.
     pub end: Place,
-    /// Lines up to the last one with a signature, counted as [`Place::seq`]. What follows could have been cut off or rewritten without a
-    /// trace.
+    /// Lines up to the last signed one, counted as [`Place::seq`]. Later lines could have been removed or rewritten unnoticed.
     pub signed: u64,
     /// Lines since the last one with a signature.
     unsigned: u64,
     /// Whether a line of version 2 was read.
     pub(super) new_format: bool,
-    /// Lines that say that what stood before them was lost, by number.
+    /// Lines that say that lines before them were lost, by number.
     pub lost: Vec<u64>,
-    /// Lines without a signature behind a signed `close` line, by number: another program wrote them while the gate was stopped.
+    /// Unsigned lines after a signed `close` line, by number: another program wrote them while the gate was stopped.
     pub appended: Vec<u64>,
-    /// Whether the line before was a `close`, or one of [`Self::appended`].
+    /// Whether the previous line was a `close`, or one of [`Self::appended`].
     closed: bool,
-    /// Bytes of the last file that are whole lines.
+    /// Bytes of the last file that are complete lines.
     pub(super) len: u64,
-    /// The hash at the place that was asked for.
+    /// The hash at the marked place.
     pub(super) marked: Option<String>,
-    /// Lines behind that place and before the next one that the gate's key has signed.
-    pub(super) unsigned_behind_mark: u64,
-    signed_behind_mark: bool,
+    /// Lines after that place and before the next one that the gate's key has signed.
+    pub(super) unsigned_after_mark: u64,
+    signed_after_mark: bool,
 }
 
-impl Verified {
+impl Verification {
     pub(super) fn nothing() -> Self {
         Self {
             first: Place::start(),
             end: Place::start(),
             signed: 0,
-            // The first line has one.
+            // The first line has to be signed.
             unsigned: SIGN_EVERY,
             new_format: false,
             lost: Vec::new(),
@@ -118,15 +117,15 @@ impl Verified {
             closed: false,
             len: 0,
             marked: None,
-            unsigned_behind_mark: 0,
-            signed_behind_mark: false,
+            unsigned_after_mark: 0,
+            signed_after_mark: false,
         }
     }
 }
 
-/// Verifies the files at `paths`, which follow each other; each signature has to be of one of `keys`.
-pub fn verify(paths: &[PathBuf], keys: &[VerdictKey]) -> Result<Verified, AuditError> {
-    let mut read = Verified::nothing();
+/// Verifies the files at `paths`, which follow each other; each signature has to be made by one of `keys`.
+pub fn verify(paths: &[PathBuf], keys: &[VerdictKey]) -> Result<Verification, AuditError> {
+    let mut read = Verification::nothing();
     for (index, path) in paths.iter().enumerate() {
         let failed = |source| FileError { what: "open", path: path.clone(), source };
         let file = File::open(path).map_err(failed)?;
@@ -139,27 +138,27 @@ pub fn verify(paths: &[PathBuf], keys: &[VerdictKey]) -> Result<Verified, AuditE
             return Err(AuditError::Chain {
                 path: path.clone(),
                 line: read.end.seq + 1,
-                problem: "it is cut short",
+                problem: "it is incomplete",
             });
         }
     }
     Ok(read)
 }
 
-/// How a file is read, and what was read before it.
+/// How to read a file, and the result so far.
 pub(super) struct Reading<'a> {
-    pub read: &'a mut Verified,
-    /// Verifies signatures, if there are keys.
+    pub read: &'a mut Verification,
+    /// Keys to verify signatures with, if they are to be verified.
     pub keys: Option<&'a [VerdictKey]>,
-    /// No file was read before this one: it may begin in the middle of the chain.
+    /// Whether this is the first file: it may begin in the middle of the chain.
     pub first: bool,
-    /// Remembers the hash at this place.
+    /// Place whose hash is recorded.
     pub mark: Option<u64>,
-    /// The key of the gate that reads its own log, and looks for what was added behind the mark.
+    /// The gate's key, to find lines that were added after the mark.
     pub own: Option<&'a VerdictKey>,
 }
 
-/// Reads whole lines; the rest of the file, if a crash has cut its last line short, is what is behind [`Verified::len`].
+/// Reads complete lines. If a crash has left an incomplete one, it begins at [`Verification::len`].
 pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Result<(), AuditError> {
     let Reading { read, keys, first, mark, own } = reading;
     let mut reader = BufReader::with_capacity(64 << 10, file);
@@ -188,21 +187,21 @@ pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Resul
         };
         let new_format = match &value["v"] {
             Value::Null if read.new_format => {
-                return Err(wrong("it is of an older format than the line before"));
+                return Err(wrong("it has an older format than the previous line"));
             }
             Value::Null => false,
             version if version.as_u64() == Some(VERSION) => true,
-            _ => return Err(wrong("its version is not known here: use a newer cvmm-gate")),
+            _ => return Err(wrong("unknown version: use a newer cvmm-gate")),
         };
         if new_format && count as u64 > MAX_LINE {
             return Err(wrong("it is too long"));
         }
         if begins && *first && seq > 0 && new_format {
-            // Everything before is in files that were not given: a signed line says what they end with.
+            // Earlier lines are in files that were not given: a signed line has the hash that these end with.
             let hexadecimal = prev.len() == 96 && prev.bytes().all(|digit| digit.is_ascii_hexdigit());
             if value["event"] != CONTINUED || !hexadecimal || value["signature"].is_null() {
                 return Err(wrong(
-                    "the file begins in the middle of the chain, and not with a signed \"continued\" line",
+                    "the file begins in the middle of the chain, but not with a signed \"continued\" line",
                 ));
             }
             read.first = Place { seq, hash: prev.to_owned() };
@@ -215,7 +214,7 @@ pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Resul
             return Err(AuditError::Chain {
                 path: path.to_owned(),
                 line: read.end.seq + 1,
-                problem: "it does not continue the line before: something was changed, removed or inserted",
+                problem: "it does not continue the previous line: lines were changed, removed or inserted",
             });
         }
         let wrong = |problem| AuditError::Chain { path: path.to_owned(), line: seq + 1, problem };
@@ -233,25 +232,25 @@ pub(super) fn scan(path: &Path, file: &File, reading: &mut Reading<'_>) -> Resul
             if keys.is_some_and(|keys| !keys.iter().any(|key| key.verifies(&message, &signature))) {
                 return Err(wrong("its signature does not verify with the gate's key"));
             }
-            let behind_mark = mark.is_some_and(|mark| seq >= mark) && !read.signed_behind_mark;
-            signed_by_own = behind_mark && own.is_some_and(|key| key.verifies(&message, &signature));
-            // Version 1 signs what is before the line, not the line.
+            let after_mark = mark.is_some_and(|mark| seq >= mark) && !read.signed_after_mark;
+            signed_by_own = after_mark && own.is_some_and(|key| key.verifies(&message, &signature));
+            // Version 1 signs the previous lines, not this one.
             read.signed = if new_format { seq + 1 } else { seq };
         }
         read.unsigned = if value.get("signature").is_some() { 0 } else { read.unsigned + 1 };
         if keys.is_some() && read.unsigned >= SIGN_EVERY {
             return Err(wrong(
-                "it has no signature: a gate signs the first line after each start, and each 64th line after that",
+                "it is not signed: a gate signs the first line after each start, and every 64th line after that",
             ));
         }
         if value["lost"] == true {
             read.lost.push(seq);
         }
-        if mark.is_some_and(|mark| seq >= mark) && !read.signed_behind_mark {
-            read.signed_behind_mark = signed_by_own;
-            read.unsigned_behind_mark += u64::from(!signed_by_own);
+        if mark.is_some_and(|mark| seq >= mark) && !read.signed_after_mark {
+            read.signed_after_mark = signed_by_own;
+            read.unsigned_after_mark += u64::from(!signed_by_own);
         }
-        // The next line of a gate says that the log was opened again, and is signed.
+        // After a close, the gate's next line is a signed one.
         let signed = read.unsigned == 0;
         if read.closed && !signed && new_format {
             read.appended.push(seq);

@@ -12,7 +12,7 @@ fn open(path: &Path, signer: Signer) -> Result<Audit, AuditError> {
     Audit::open(path, &path.with_file_name("audit-end.json"), signer)
 }
 
-fn verify_one(path: &Path, key: &VerdictKey) -> Result<Verified, AuditError> {
+fn verify_one(path: &Path, key: &VerdictKey) -> Result<Verification, AuditError> {
     verify(&[path.to_owned()], std::slice::from_ref(key))
 }
 
@@ -241,7 +241,7 @@ fn an_old_log_is_read_and_continued_in_the_new_format() {
     let line = format!("{{\"event\":\"x\",\"prev\":\"{prev}\",\"seq\":15,\"time\":3}}\n");
     fs::write(&path, [good.as_slice(), line.as_bytes()].concat()).unwrap();
     let error = verify(std::slice::from_ref(&path), &keys).unwrap_err().to_string();
-    assert!(error.contains("line 16: it is of an older format"), "{error}");
+    assert!(error.contains("line 16: it has an older format"), "{error}");
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_truncated_log_goes_on_from_its_copy_or_says_what_is_lost() {
     assert_eq!(verify_one(&path, &key).unwrap().lost, [2]);
     // Nothing else is lost.
     let error = audit.rotate(new_file(&path.with_extension("new")), &RotateFrom::Lost, 5, || Ok(()));
-    assert!(error.unwrap_err().to_string().contains("leave out --lost"));
+    assert!(error.unwrap_err().to_string().contains("omit --lost"));
 }
 
 #[test]

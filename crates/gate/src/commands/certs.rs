@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm-gate certs`: what to fetch, putting it into the store, and what is there.
+//! `cvmm-gate certs`: what to download, importing it into the store, and listing the store.
 
 use std::path::{Path, PathBuf};
 
@@ -14,29 +14,29 @@ use cvmm_gate::config::Config;
 use cvmm_gate::engine::trust;
 use cvmm_gate::files;
 use cvmm_gate::store::certificates::import;
-use cvmm_gate::store::certificates::list::{self, Stored, Tcb};
+use cvmm_gate::store::certificates::list::{self, StoreEntry, Tcb};
 use cvmm_sev_host::{SevDevice, cpu_signature};
 use cvmm_snp::tcb::TcbParts;
 
-use super::{Ended, owner, print, print_json};
+use super::{ExitStatus, owner, print, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum CertsCommand {
-    /// Show the certificate store: whose, for which TCB, until when, and what is not good; exit code 0 or 3
+    /// List the certificate store with chips, TCBs, expiry dates and problems; exit code 0 or 3
     List(List),
-    /// Verify certificates and revocation lists and put them into the store; exit code 0 or 3
+    /// Verify certificates and revocation lists and add them to the store; exit code 0 or 3
     ///
-    /// Files are DER or PEM, and may be called anything: what they are is in them. Each is verified against the built-in roots.
+    /// Files are DER or PEM and are identified by their content. Each is verified with the built-in roots.
     Import(Import),
     /// Print what to download from AMD's key service for a chip
     ///
-    /// Without --report or --chip: for this host, as its security processor says through /dev/sev.
+    /// Without --report or --chip: for this host, as its security processor reports through /dev/sev.
     Urls(Urls),
 }
 
 #[derive(Args, Debug)]
 pub struct List {
-    /// The configuration
+    /// Configuration file
     #[arg(long, short, value_name = "GATE.TOML")]
     config: PathBuf,
     /// Print JSON
@@ -46,35 +46,35 @@ pub struct List {
 
 #[derive(Args, Debug)]
 pub struct Import {
-    /// The configuration
+    /// Configuration file
     #[arg(long, short, value_name = "GATE.TOML")]
     config: PathBuf,
-    /// For which keys revocation lists are; otherwise "vcek" or "vlek" has to be in their names
+    /// Kind of keys that revocation lists are for; without it, their names have to contain "vcek" or "vlek"
     #[arg(long, value_name = "KIND")]
     crl_for: Option<Kind>,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// The files
+    /// Certificates and revocation lists
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }
 
 #[derive(Args, Debug)]
 pub struct Urls {
-    /// A report of the chip, 1184 bytes
+    /// Report of the chip, 1184 bytes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["chip", "tcb"])]
     report: Option<PathBuf>,
-    /// The product; needed where nothing else tells it (reports of version 2, --chip)
+    /// Product; needed with --chip and for reports of version 2
     #[arg(long)]
     product: Option<Line>,
-    /// The chip's identifier, hexadecimal
+    /// Chip identifier, hexadecimal
     #[arg(long, value_name = "HEX", requires = "tcb", requires = "product", value_parser = hex)]
     chip: Option<Chip>,
-    /// Its reported TCB: bootloader=4,tee=0,snp=22,microcode=213 and on Turin fmc=1
+    /// Reported TCB: bootloader=4,tee=0,snp=22,microcode=213, on Turin also fmc=1
     #[arg(long, value_name = "LIST", value_parser = tcb)]
     tcb: Option<TcbParts>,
-    /// Whose key signs its reports
+    /// Key that signs its reports
     #[arg(long, value_name = "KIND")]
     key: Option<Kind>,
     /// Print JSON
@@ -95,7 +95,7 @@ enum Line {
     Turin,
 }
 
-/// A chip's identifier. (The parser takes a `Vec` for a list of arguments.)
+/// A chip identifier. (The parser takes a `Vec` as a list of arguments.)
 #[derive(Clone, Debug)]
 struct Chip(Vec<u8>);
 
@@ -122,35 +122,35 @@ fn hex(text: &str) -> Result<Chip, String> {
     let byte = |at| text.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
     let whole = text.len().is_multiple_of(2) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
     let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
-    bytes.filter(|_| whole).map(Chip).ok_or_else(|| "this is not hexadecimal".to_owned())
+    bytes.filter(|_| whole).map(Chip).ok_or_else(|| "not hexadecimal".to_owned())
 }
 
 fn tcb(text: &str) -> Result<TcbParts, String> {
     let [mut fmc, mut bootloader, mut tee, mut snp, mut microcode] = [None; 5];
     for part in text.split(',') {
-        let (name, value) = part.split_once('=').ok_or("parts are NAME=NUMBER")?;
-        let value: u8 = value.parse().map_err(|_| format!("{name} is 0 to 255"))?;
+        let (name, value) = part.split_once('=').ok_or("each part has to be NAME=NUMBER")?;
+        let value: u8 = value.parse().map_err(|_| format!("{name} has to be 0 to 255"))?;
         let field = match name.trim() {
             "fmc" => &mut fmc,
             "bootloader" => &mut bootloader,
             "tee" => &mut tee,
             "snp" => &mut snp,
             "microcode" => &mut microcode,
-            other => return Err(format!("{other} is no part of a TCB")),
+            other => return Err(format!("{other} is not a part of a TCB")),
         };
         if field.replace(value).is_some() {
-            return Err(format!("{name} is there twice"));
+            return Err(format!("{name} is given twice"));
         }
     }
     match (bootloader, tee, snp, microcode) {
         (Some(bootloader), Some(tee), Some(snp), Some(microcode)) => {
             Ok(TcbParts { fmc, bootloader, tee, snp, microcode })
         }
-        _ => Err("bootloader, tee, snp and microcode are needed".to_owned()),
+        _ => Err("bootloader, tee, snp and microcode are required".to_owned()),
     }
 }
 
-pub fn run(command: CertsCommand) -> Result<Ended> {
+pub fn run(command: CertsCommand) -> Result<ExitStatus> {
     match command {
         CertsCommand::List(List { config, json }) => list(&Config::load(&config)?, json),
         CertsCommand::Import(arguments) => import(&arguments),
@@ -158,14 +158,14 @@ pub fn run(command: CertsCommand) -> Result<Ended> {
     }
 }
 
-fn believed(config: &Config) -> Result<Trust> {
+fn roots(config: &Config) -> Result<Trust> {
     trust(config.unsafe_test_roots.as_deref()).context("the roots cannot be used")
 }
 
-fn import(Import { config, crl_for, json, files }: &Import) -> Result<Ended> {
+fn import(Import { config, crl_for, json, files }: &Import) -> Result<ExitStatus> {
     let config = Config::load(config)?;
     owner::check([&*config.certificates])?;
-    let trust = believed(&config)?;
+    let trust = roots(&config)?;
     let import = |file: &PathBuf| {
         import::import(&config.certificates, file, crl_for.map(SigningKey::from), &trust, unix_time())
     };
@@ -186,18 +186,18 @@ fn import(Import { config, crl_for, json, files }: &Import) -> Result<Ended> {
         }
     }
     let refused = imported.iter().any(|entry| entry.refused.is_some());
-    Ok(if refused { Ended::NotGood } else { Ended::Done })
+    Ok(if refused { ExitStatus::NotGood } else { ExitStatus::Done })
 }
 
-fn list(config: &Config, json: bool) -> Result<Ended> {
-    let stored = list::list(&config.certificates, &believed(config)?, unix_time())?;
+fn list(config: &Config, json: bool) -> Result<ExitStatus> {
+    let stored = list::list(&config.certificates, &roots(config)?, unix_time())?;
     if json {
         print_json(&stored)?;
     } else {
         print(&table(&stored))?;
     }
     let good = stored.iter().all(|entry| entry.state == "good");
-    Ok(if good { Ended::Done } else { Ended::NotGood })
+    Ok(if good { ExitStatus::Done } else { ExitStatus::NotGood })
 }
 
 /// A day of Unix time (the inverse is Howard Hinnant's well-known `days_from_civil`).
@@ -212,7 +212,7 @@ fn day(seconds: i64) -> String {
     format!("{:04}-{month:02}-{day:02}", year + era * 400 + carry)
 }
 
-fn table(stored: &[Stored]) -> String {
+fn table(stored: &[StoreEntry]) -> String {
     let head =
         ["STATE", "WHAT", "PRODUCT", "CHIP OR CLOUD", "TCB", "FROM", "UNTIL", "FILE"].map(str::to_owned);
     let mut rows = vec![head];
@@ -223,7 +223,7 @@ fn table(stored: &[Stored]) -> String {
             let fmc = fmc.map_or(String::new(), |fmc| format!("{fmc}:"));
             format!("{fmc}{bootloader}.{tee}.{snp}.{microcode}")
         });
-        // The file's name has all of it.
+        // The file name has all of it.
         let chip = entry.chip.as_ref().map(|chip| chip.chars().take(16).collect());
         let revoked = entry.revoked.map(|count| format!("{count} revoked"));
         rows.push([
@@ -234,7 +234,7 @@ fn table(stored: &[Stored]) -> String {
             tcb,
             entry.from.map_or_else(dash, day),
             entry.until.map_or_else(dash, day),
-            shown(&entry.file),
+            printable(&entry.file),
         ]);
     }
     let mut text = String::new();
@@ -254,23 +254,23 @@ fn table(stored: &[Stored]) -> String {
     text
 }
 
-/// A name without what moves a terminal's cursor.
-fn shown(path: &Path) -> String {
+/// A file name without control characters.
+fn printable(path: &Path) -> String {
     cvmm_reason::printable::line(&path.display().to_string()).into_owned()
 }
 
-fn urls(arguments: Urls) -> Result<Ended> {
+fn urls(arguments: Urls) -> Result<ExitStatus> {
     let json = arguments.json;
     let downloads = kds::downloads(&subject(arguments)?)?;
     if json {
         print_json(&downloads)?;
-        return Ok(Ended::Done);
+        return Ok(ExitStatus::Done);
     }
     for download in downloads {
         let note = download.note.map_or(String::new(), |note| format!("# {note}\n"));
         print(&format!("{note}curl --fail --output {} '{}'\n", download.file, download.url))?;
     }
-    Ok(Ended::Done)
+    Ok(ExitStatus::Done)
 }
 
 fn subject(arguments: Urls) -> Result<Subject> {
@@ -285,12 +285,12 @@ fn subject(arguments: Urls) -> Result<Subject> {
         }
         subjects.retain(|subject| product.is_none_or(|product| product == subject.product));
         let subject = match subjects.len() {
-            0 => bail!("the report is not of the product that --product names"),
+            0 => bail!("the report is of a different product than --product"),
             1 => subjects.pop(),
             _ => None,
         };
         let Some(mut subject) = subject else {
-            bail!("a report of version 2 does not name its product: say --product milan or genoa")
+            bail!("a report of version 2 does not name its product: give --product milan or genoa")
         };
         subject.kind = key.map_or(subject.kind, SigningKey::from);
         return Ok(subject);
@@ -300,12 +300,12 @@ fn subject(arguments: Urls) -> Result<Subject> {
         let chip = match (chip, kind) {
             (Some(Chip(chip)), _) => chip,
             (None, SigningKey::Vlek) => Vec::new(),
-            (None, SigningKey::Vcek) => bail!("whose? --chip"),
+            (None, SigningKey::Vcek) => bail!("--chip is required for a VCEK"),
         };
         return Ok(Subject { product, kind, chip, tcb });
     }
     if tcb.is_some() {
-        bail!("of which product? --product")
+        bail!("--product is required with --tcb")
     }
     let (status, chip) = SevDevice::open()
         .and_then(|device| Ok((device.platform_status()?, device.chip_id()?)))

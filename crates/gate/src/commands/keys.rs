@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm-gate keys`: the public halves, for those who believe them.
+//! `cvmm-gate keys`.
 
 use std::path::PathBuf;
 
@@ -14,25 +14,25 @@ use cvmm_snp::id::IdBlock;
 use cvmm_snp::policy::GuestPolicy;
 use serde_json::json;
 
-use super::{Ended, owner, print, print_json};
+use super::{ExitStatus, owner, print, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Print the public halves of the gate's keys
+    /// Print the public keys of the gate
     ///
-    /// The verdict key is what vm.toml pins; the digests of the ID and the author key are what reports have in them.
+    /// vm.toml pins the verdict key; reports contain the digests of the ID key and the author key.
     Show(Show),
-    /// Make the keys of [pkcs11] that the token does not have yet; prints their labels
+    /// Generate the keys of [pkcs11] that the token does not have yet and print their labels
     Generate(Generate),
-    /// Print the JWK set that RCAR's tokens are verified with; makes the key (rcar.pem) if there is none
+    /// Print the JWK set that RCAR's tokens are verified with; generates the key (rcar.pem) if there is none
     Rcar {
-        /// The configuration
+        /// Configuration file
         #[arg(long, short, value_name = "GATE.TOML")]
         config: PathBuf,
     },
-    /// Make a P-384 key and, beside it (.pub), its public half; a key is never overwritten
+    /// Generate a P-384 key and write its public key beside it (.pub); a key is never overwritten
     New {
-        /// Where; readable for this user only
+        /// Key file; readable by this user only
         #[arg(value_name = "KEY.PEM")]
         file: PathBuf,
     },
@@ -40,10 +40,10 @@ pub enum KeysCommand {
 
 #[derive(Args, Debug)]
 pub struct Show {
-    /// The configuration
+    /// Configuration file
     #[arg(long, short, value_name = "GATE.TOML")]
     config: PathBuf,
-    /// Print only the verdict key, PEM: the file that `verdict_key` of vm.toml names
+    /// Print only the verdict key in PEM, for `verdict_key` of vm.toml
     #[arg(long, conflicts_with = "json")]
     verdict_pem: bool,
     /// Print JSON
@@ -53,12 +53,12 @@ pub struct Show {
 
 #[derive(Args, Debug)]
 pub struct Generate {
-    /// The configuration
+    /// Configuration file
     #[arg(long, short, value_name = "GATE.TOML")]
     config: PathBuf,
 }
 
-pub fn run(command: KeysCommand) -> Result<Ended> {
+pub fn run(command: KeysCommand) -> Result<ExitStatus> {
     let Show { config, verdict_pem, json } = match command {
         KeysCommand::Show(show) => show,
         KeysCommand::Generate(Generate { config }) => {
@@ -68,7 +68,7 @@ pub fn run(command: KeysCommand) -> Result<Ended> {
             for label in pkcs11::generate(settings)? {
                 print(&format!("{label}\n"))?;
             }
-            return Ok(Ended::Done);
+            return Ok(ExitStatus::Done);
         }
         KeysCommand::Rcar { config } => {
             let keys = Config::load(&config)?.keys;
@@ -78,24 +78,24 @@ pub fn run(command: KeysCommand) -> Result<Ended> {
                 token::generate(&path)?;
             }
             print_json(&TokenKey::load(&path)?.jwks()?)?;
-            return Ok(Ended::Done);
+            return Ok(ExitStatus::Done);
         }
         KeysCommand::New { file } => {
             owner::check([cvmm_gate::files::folder_of(&file)])?;
             generate(&file)?;
             print(&format!("{}\n", public_path(&file).display()))?;
-            return Ok(Ended::Done);
+            return Ok(ExitStatus::Done);
         }
     };
     let config = Config::load(&config)?;
     owner::check([&*config.keys])?;
-    let keys = Keys::open(&config)?;
+    let keys = Keys::open(&config.keys, config.pkcs11.as_ref())?;
     let pem = keys.verdict.public()?.to_pem();
     if verdict_pem {
         print(&pem)?;
-        return Ok(Ended::Done);
+        return Ok(ExitStatus::Done);
     }
-    // An identity tells the digests, as the security processor computes them.
+    // An identity has the digests, as the security processor computes them.
     let block = IdBlock::new(Digest::ZERO, GuestPolicy::default());
     let identity = Identity::signed(block, &keys.id, keys.author.as_ref())
         .map_err(|error| anyhow!("the ID key cannot sign: {error}"))?;
@@ -110,5 +110,5 @@ pub fn run(command: KeysCommand) -> Result<Ended> {
         let author = author.map_or("none".to_owned(), |digest| digest.to_string());
         print(&format!("ID key      {id}\nauthor key  {author}\nverdict key\n{pem}"))?;
     }
-    Ok(Ended::Done)
+    Ok(ExitStatus::Done)
 }

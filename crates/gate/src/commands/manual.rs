@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The manual pages and the completions, made from the grammar.
+//! Manual pages and shell completions, generated from the command line grammar.
 
 use anyhow::Result;
 use clap::Command;
 use cvmm_manual::{CompletionArgs, ManArgs};
 
-use super::{Ended, print};
+use super::{ExitStatus, print};
 
-/// One page, or all of them into a folder.
-pub fn man(command: Command, args: &ManArgs) -> Result<Ended> {
+/// Prints one page, or writes all of them into a folder.
+pub fn man(command: Command, args: &ManArgs) -> Result<ExitStatus> {
     print(&String::from_utf8(cvmm_manual::man(command, args)?)?)?;
-    Ok(Ended::Done)
+    Ok(ExitStatus::Done)
 }
 
-/// A shell's completions.
-pub fn completions(command: Command, args: CompletionArgs) -> Result<Ended> {
+/// Prints the completions of a shell.
+pub fn completions(command: Command, args: CompletionArgs) -> Result<ExitStatus> {
     print(&String::from_utf8(cvmm_manual::completions(command, args))?)?;
-    Ok(Ended::Done)
+    Ok(ExitStatus::Done)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose a gate's files are. A command that root runs on the gate of another user would write files that this user cannot read, and
-//! reads keys that are not root's: it is told to run as that user instead.
+//! Ownership of a gate's files. A command that root runs on the gate of another user would write files that this user cannot read: it is
+//! refused with the command to run instead.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,21 +8,15 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Root, where it should be the gate's user.
+/// Root runs a command that the gate's user should run.
 #[derive(Debug, Error)]
-#[error(
-    "{path} belongs to another user than root, and what root writes there the gate cannot use; run: {command}"
-)]
+#[error("{path} belongs to another user, and the gate could not use what root writes there; run: {command}")]
 pub struct OwnerError {
     path: PathBuf,
     command: String,
 }
 
-/// Whether this process may work on `paths`, which it does unless it is root's and one of them another user's. One that is not there is
-/// nobody's yet.
-///
-/// # Errors
-/// With the command to run instead.
+/// Refuses root if one of `paths` exists and belongs to another user.
 pub fn check<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<(), OwnerError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
@@ -40,7 +34,7 @@ pub fn check<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<(), OwnerE
     Ok(())
 }
 
-/// What becomes a user and runs a command.
+/// The start of a command line that runs a command as another user.
 fn as_user(passwd: &str, uid: u32, gid: u32) -> String {
     let name = passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -53,7 +47,7 @@ fn as_user(passwd: &str, uid: u32, gid: u32) -> String {
     }
 }
 
-/// An argument as a shell takes it.
+/// An argument, quoted for a shell.
 fn quoted(argument: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,@%+".contains(&byte);
     if !argument.is_empty() && argument.bytes().all(plain) {

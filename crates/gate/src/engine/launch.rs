@@ -1,93 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A launch: approved by its manifest, admitted by what was launched.
+//! A launch: approved by its manifest, admitted by its evidence.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_attest::policy::{EvidenceClass, Expected, LaunchFacts, is_name};
+use cvmm_attest::policy::{EvidenceClass, Expected, LaunchFacts};
 use cvmm_gate_protocol::binding;
 use cvmm_gate_protocol::manifest::{self, Manifest};
 use cvmm_gate_protocol::messages::{Admit, Approval, Evidence, NONCE_LEN, Response};
 use cvmm_launch::id_block::Identity;
-use cvmm_reason::Reason;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
 use cvmm_snp::policy::GuestPolicy;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
-use super::{
-    Change, Decision, Engine, Outcome, Session, State, Subject, decode, in_time, known_protocol, none_or,
-    one, platform, random, same, session_id,
-};
+use super::appraisal::TicketRequest;
+use super::checks::{check_deadline, check_protocol, decode, expect_eq, random, session_id};
+use super::core::Engine;
+use super::exchange::Exchange;
+use super::platform;
+use super::record::{Change, Outcome};
+use super::session::{Launch, Session, State};
 use crate::clients::Client;
 use crate::policies::{InForce, sha384};
+use crate::reasons::{Code, Denial, reject_if_any};
 use crate::rego::input::{Known, Stage};
-use crate::store::admissions::{Admission, AdmittedTpm};
+use crate::store::admissions::Admission;
+use crate::store::check_vm_name;
 
-/// An approved launch.
-#[derive(Debug)]
-pub struct Launch {
-    pub(super) id: String,
-    pub(super) nonce: [u8; NONCE_LEN],
-    vmm_nonce: String,
-    pub(super) until: Instant,
-    pub(super) policy: Arc<InForce>,
-    pub(super) manifest: Manifest,
-    pub(super) manifest_digest: Digest,
-    pub(super) digest: Digest,
-    pub(super) host_data: [u8; 32],
-    tpm: Option<AdmittedTpm>,
-}
-
-/// A launch that a policy has nothing against.
-pub(super) struct Judged {
+/// A launch that satisfies its policy, as far as the manifest tells.
+pub(super) struct ApprovedLaunch {
     pub(super) manifest: Manifest,
     pub(super) policy: Arc<InForce>,
     pub(super) digest: Digest,
 }
 
 impl Engine {
-    pub(super) fn admit(&self, session: &mut Session, admit: &Admit, now: i64) -> Decision {
-        let mut decision = Decision { vm_id: String::new(), session: String::new(), result: Err(Vec::new()) };
-        let result = self.judge(session, admit, now, &mut decision.vm_id, &mut decision.session);
-        decision.result = result.map(Outcome::from);
-        decision
-    }
-
-    /// What policy `policy` says of a launch by the manifest `text`, for which the VMM claims a digest; nothing, to a client that may
-    /// not ask about this VM.
-    pub(super) fn judge_launch(
+    /// Appraises a launch by its manifest `text`, for which the VMM claims a digest. A client learns nothing about VMs that it may not ask
+    /// about.
+    pub(super) fn appraise_launch(
         &self,
         client: &Client,
         policy: &str,
         text: &str,
         claimed: &str,
-        now: i64,
-        vm_id: &mut String,
-    ) -> Result<Judged, Vec<Reason>> {
+        exchange: &mut Exchange,
+    ) -> Result<ApprovedLaunch, Denial> {
+        let now = exchange.now;
         let manifest: Manifest = serde_json::from_str(text)
-            .map_err(|error| one("manifest.format", format!("the manifest is not understood: {error}")))?;
+            .or_else(|error| Code::ManifestFormat.deny(format!("the manifest cannot be parsed: {error}")))?;
         if manifest.format != manifest::FORMAT {
-            return Err(one("manifest.format", format!("the manifest has format {}", manifest.format)));
+            return Code::ManifestFormat.deny(format!("unknown format {} of the manifest", manifest.format));
         }
-        if !is_name(&manifest.vm_id) {
-            return Err(one("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"));
-        }
-        vm_id.clone_from(&manifest.vm_id);
-        client.may_ask(policy, vm_id).map_err(|reason| vec![reason])?;
+        check_vm_name(&manifest.vm_id)?;
+        exchange.vm_id.clone_from(&manifest.vm_id);
+        client.may_ask(policy, &manifest.vm_id)?;
         let policy = self.policy(policy)?;
-        self.name_is_free(&policy, vm_id)?;
-        none_or(policy.policy.judge_time(now))?;
-        let digest = self.artifacts.digest(client.name(), &manifest.launch).map_err(|reason| vec![reason])?;
+        self.check_owner(&policy, &manifest.vm_id)?;
+        reject_if_any(policy.policy.judge_time(now))?;
+        let digest = self.artifacts.digest(client.name(), &manifest.launch)?;
         if claimed.parse() != Ok(digest) {
-            return Err(one(
-                "manifest.digest",
-                format!(
-                    "the VMM expects launch digest {claimed}, its manifest gives {digest}: they are not of the same files"
-                ),
+            return Code::ManifestDigest.deny(format!(
+                "launch digest mismatch: the VMM expects {claimed}, but its manifest gives {digest}; compare the files"
             ));
         }
         let facts = LaunchFacts {
@@ -101,9 +78,9 @@ impl Engine {
             vlek_only: manifest.machine.vlek_only,
             cpuid_corrections: manifest.machine.cpuid_corrections,
         };
-        none_or(policy.policy.judge_launch(&facts))?;
-        // Only what the typed policy has nothing against is asked about: the answer cannot take a refusal back.
-        none_or(policy.ask(&Known {
+        reject_if_any(policy.policy.judge_launch(&facts))?;
+        // Rego code can only refuse more: it is asked about launches that satisfy the policy's keys.
+        reject_if_any(policy.ask(&Known {
             stage: Stage::Launch,
             now,
             policy: (&policy.id.id, policy.id.version),
@@ -111,33 +88,31 @@ impl Engine {
             platform: None,
             report: None,
         }))?;
-        Ok(Judged { manifest, policy, digest })
+        Ok(ApprovedLaunch { manifest, policy, digest })
     }
 
-    fn judge(
+    pub(super) fn admit(
         &self,
         session: &mut Session,
         admit: &Admit,
-        now: i64,
-        vm_id: &mut String,
-        id: &mut String,
-    ) -> Result<Response, Vec<Reason>> {
+        exchange: &mut Exchange,
+    ) -> Result<Outcome, Denial> {
         let Admit { protocol, policy, manifest: text, digest: claimed, nonce: vmm_nonce } = admit;
-        known_protocol(*protocol)?;
+        check_protocol(*protocol)?;
         if decode("nonce", vmm_nonce)?.len() != NONCE_LEN {
-            return Err(one("evidence.format", "the VMM's nonce has another length"));
+            return Code::EvidenceFormat.deny(format!("the VMM's nonce has to have {NONCE_LEN} bytes"));
         }
-        let Judged { manifest, policy, digest } =
-            self.judge_launch(&session.client, policy, text, claimed, now, vm_id)?;
+        let ApprovedLaunch { manifest, policy, digest } =
+            self.appraise_launch(&session.client, policy, text, claimed, exchange)?;
         let tpm = self.tpm_of(&policy.id.id, &manifest)?;
-        let nonce = random()?;
-        *id = session_id()?;
+        let (id, nonce) = (session_id()?, random()?);
+        exchange.session.clone_from(&id);
         let mut block = IdBlock::new(digest, GuestPolicy(manifest.launch.policy));
         block.family_id = policy.policy.family_id.unwrap_or_default();
         block.image_id = policy.policy.image_id.unwrap_or_default();
         block.guest_svn = U32::new(policy.policy.min_svn);
         let identity = Identity::signed(block, &self.keys.id, self.keys.author.as_ref())
-            .map_err(|error| one("gate.key", error.to_string()))?;
+            .or_else(|error| Code::GateKey.deny(error.to_string()))?;
         let host_data = binding::host_data(text.as_bytes(), &nonce, &policy.digest);
         let time = Duration::from_secs(policy.policy.launch_time.into());
         let approval = Approval {
@@ -150,7 +125,7 @@ impl Engine {
             host_data: hex::encode(host_data),
         };
         session.state = State::Launch(Box::new(Launch {
-            id: id.clone(),
+            id,
             nonce,
             vmm_nonce: vmm_nonce.clone(),
             until: Instant::now() + time,
@@ -161,7 +136,7 @@ impl Engine {
             host_data,
             tpm,
         }));
-        Ok(Response::Approval(approval))
+        Ok(Response::Approval(approval).into())
     }
 
     pub(super) fn evidence(
@@ -170,82 +145,77 @@ impl Engine {
         launch: &Launch,
         evidence: &Evidence,
         now: i64,
-    ) -> Result<Outcome, Vec<Reason>> {
-        in_time(launch.until)?;
+    ) -> Result<Outcome, Denial> {
+        check_deadline(launch.until)?;
         let Evidence { session, digest, host_data, platform_status, report, key, certificates } = evidence;
-        same("session", session, &launch.id)?;
-        same("launch digest", digest, &launch.digest.to_string())?;
-        same("HOST_DATA", host_data, &hex::encode(launch.host_data))?;
-        // It was approved by a policy that may not be in force any more.
-        if self.policy(&launch.policy.id.id)?.digest != launch.policy.digest {
-            let message = format!(
-                "policy {} was changed after it had approved this launch: start the VM again",
-                launch.policy.id.id
-            );
-            return Err(one("gate.policy", message));
+        expect_eq("session", session, &launch.id)?;
+        expect_eq("launch digest", digest, &launch.digest.to_string())?;
+        expect_eq("HOST_DATA", host_data, &hex::encode(launch.host_data))?;
+        let (policy, vm_id) = (&launch.policy.id, &launch.manifest.vm_id);
+        // The policy that approved the launch may no longer be in force.
+        if self.policy(&policy.id)?.digest != launch.policy.digest {
+            return Code::GatePolicy.deny(format!(
+                "policy {} has changed since it approved this launch: start the VM again",
+                policy.id
+            ));
         }
-        none_or(launch.policy.policy.judge_time(now))?;
+        reject_if_any(launch.policy.policy.judge_time(now))?;
         let status = decode("platform_status", platform_status)?;
         let mut class = EvidenceClass::IdBlock;
         let mut stage = None;
-        let mut shown = None;
+        let mut host_claims = None;
         if launch.manifest.isolation != "snp" {
             class = EvidenceClass::HostAsserted;
         } else if launch.manifest.launch.first_stage.is_some() {
             stage = Some(self.stage_evidence(launch, evidence, now)?);
             class = EvidenceClass::GuestReport;
         } else if key.is_some() {
-            return Err(one("evidence.format", "there is a key, but no first stage that it could be of"));
+            return Code::EvidenceFormat
+                .deny("the evidence has a first stage's key, but the launch has no first stage");
         } else if let Some(report) = report {
             let claims =
                 self.claims(&decode("report", report)?, certificates.as_deref(), &launch.policy, now)?;
             let expected = Expected {
-                // A report the host asked for has no question in it.
+                // A report that the host requested has no challenge in it.
                 report_data: Some(&[0; 64]),
                 host_data: Some(&launch.host_data),
                 measurement: Some(launch.digest),
                 id_key: Some(self.id_key),
             };
-            none_or(launch.policy.policy.judge_claims(&claims, &expected, now))?;
+            reject_if_any(launch.policy.policy.judge_claims(&claims, &expected, now))?;
             class = EvidenceClass::HostReport;
-            shown = Some(claims);
+            host_claims = Some(claims);
         }
         let facts = platform::facts(&status, launch.manifest.launch.cpu_signature, class)?;
-        none_or(launch.policy.policy.judge_platform(&facts))?;
-        none_or(launch.policy.ask(&Known {
+        reject_if_any(launch.policy.policy.judge_platform(&facts))?;
+        reject_if_any(launch.policy.ask(&Known {
             stage: Stage::Evidence,
             now,
-            policy: (&launch.policy.id.id, launch.policy.id.version),
+            policy: (&policy.id, policy.version),
             launch: Some((&launch.manifest, launch.digest.to_string())),
             platform: Some(&facts),
             // Of the guest's first stage, or of the host.
-            report: stage.as_ref().map(|stage| &stage.claims).or(shown.as_ref()),
+            report: stage.as_ref().map(|stage| &stage.claims).or(host_claims.as_ref()),
         }))?;
-        // Admissions of one VM are numbered, written and remembered one after the other.
-        let turn = self.turns.take(&launch.manifest.vm_id);
-        self.admitted
-            .may_put(&launch.policy.id.id, &launch.manifest.vm_id, |record| {
-                self.admitted_quota.add(client, record, self.config.limits.client_vms())
-            })
-            .map_err(|reason| vec![reason])?;
-        let epoch = self
-            .admitted
-            .epoch(&launch.policy.id.id, &launch.manifest.vm_id)
-            .map_err(|reason| vec![reason])?;
+        // Admissions of one VM are numbered, logged and recorded one after the other.
+        let guard = self.admission_locks.lock(vm_id);
+        self.admissions.check_put(&policy.id, vm_id, |record| {
+            self.admission_quota.add(client, record, self.config.limits.client_vms())
+        })?;
         let admission = Admission {
-            epoch: epoch.saturating_add(1),
+            epoch: self.admissions.epoch(&policy.id, vm_id)?.saturating_add(1),
             session: launch.id.clone(),
             launch_digest: launch.digest.to_string(),
             host_data: hex::encode(launch.host_data),
             manifest_sha384: launch.manifest_digest.to_string(),
-            policy: launch.policy.id.clone(),
+            policy: policy.clone(),
             tpm: launch.tpm.clone(),
         };
         let stage = stage.map(|stage| self.stage_ticket(launch, &stage, admission.epoch)).transpose()?;
-        let ticket = self.ticket(Subject {
+        let response = self.ticket(TicketRequest {
             stage,
             purpose: "admit",
-            vm_id: &launch.manifest.vm_id,
+            vm_id,
             session: &launch.id,
             nonce: &launch.nonce,
             vmm_nonce: &launch.vmm_nonce,
@@ -254,11 +224,9 @@ impl Engine {
             now,
             lifetime: launch.policy.policy.lifetime,
         })?;
-        let vm_id = launch.manifest.vm_id.clone();
-        Ok(Outcome {
-            response: ticket,
-            change: Change::Admission { vm_id, admission: Box::new(admission), _turn: turn },
-        })
+        let change =
+            Change::Admission { vm_id: vm_id.clone(), admission: Box::new(admission), _guard: guard };
+        Ok(Outcome { response, change })
     }
 }
 

@@ -1,25 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SNP_PLATFORM_STATUS, as the host hands it on (firmware ABI 8.3, "STRUCT_PLATFORM_STATUS").
+//! SNP_PLATFORM_STATUS, as the host sends it (firmware ABI, "STRUCT_PLATFORM_STATUS").
 
 use cvmm_attest::claims::{FirmwareVersion, Product};
 use cvmm_attest::policy::{EvidenceClass, PlatformFacts};
-use cvmm_reason::Reason;
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::tcb::TcbVersion;
 
-use super::one;
+use crate::reasons::{Code, Denial};
 
-/// What it says, for the policy. The processor is the one that the virtual CPUs are of, which the launch digest has in it.
+/// Bytes of the structure.
+const STATUS_LEN: usize = 32;
+/// Its state when SNP is initialised.
+const INITIALISED: u8 = 1;
+
+/// The platform as the policy sees it. The product follows from the virtual CPUs' signature, which is in the launch digest.
 pub(super) fn facts(
     status: &[u8],
     cpu_signature: u32,
     class: EvidenceClass,
-) -> Result<PlatformFacts, Vec<Reason>> {
-    let status: &[u8; 32] =
-        status.try_into().map_err(|_| one("evidence.format", "platform_status has not 32 bytes"))?;
+) -> Result<PlatformFacts, Denial> {
+    let status: &[u8; STATUS_LEN] = status
+        .try_into()
+        .or_else(|_| Code::EvidenceFormat.deny(format!("platform_status has to have {STATUS_LEN} bytes")))?;
     let [major, minor, state, _, build, ..] = *status;
-    if state != 1 {
-        return Err(one("evidence.platform", "the host's security processor is not initialised for SNP"));
+    if state != INITIALISED {
+        return Code::EvidencePlatform.deny("the host's security processor is not initialised for SNP");
     }
     let signature = CpuSignature(cpu_signature);
     let product = Product::from_signature(signature);

@@ -11,11 +11,12 @@ use cvmm_tpm::Public;
 use cvmm_tpm::pcr::PcrValues;
 use cvmm_tpm::quote::{Evidence, QuoteClaims, verify};
 
-use super::{decode, one};
+use super::checks::decode;
+use crate::reasons::{Code, Denial, state_error};
 use crate::store::admissions::AdmittedTpm;
 
-/// A quote, out of its base64, and the key that it has to be by.
-pub(super) struct Shown {
+/// A decoded quote, and the key that has to have signed it.
+pub(super) struct QuoteEvidence {
     ak: Public,
     attest: Vec<u8>,
     signature: Vec<u8>,
@@ -23,18 +24,19 @@ pub(super) struct Shown {
     event_log: Option<Vec<u8>>,
 }
 
-impl Shown {
-    /// What a guest shows whose TPM is on record.
-    pub(super) fn new(quote: &Quote, tpm: Option<&AdmittedTpm>) -> Result<Self, Vec<Reason>> {
+impl QuoteEvidence {
+    /// Decodes the quote of a guest that was admitted with `tpm`.
+    pub(super) fn parse(quote: &Quote, tpm: Option<&AdmittedTpm>) -> Result<Self, Denial> {
         let tpm = tpm.ok_or_else(|| {
-            one("quote.tpm", "this VM was admitted without a TPM: nobody knows whose quote this is")
+            Code::QuoteTpm
+                .reason("this VM was admitted without a TPM: there is no key to verify its quote with")
         })?;
         let Quote { attest, signature, pcrs, event_log } = quote;
         let pcrs = to_values(pcrs)
-            .ok_or_else(|| one("evidence.format", "a PCR of the quote is malformed, or there twice"))?;
+            .ok_or_else(|| Code::EvidenceFormat.reason("a PCR of the quote is malformed or appears twice"))?;
         Ok(Self {
-            ak: recorded(tpm).ok_or_else(|| {
-                one("gate.state", "the record of this VM's admission has no attestation key")
+            ak: recorded_ak(tpm).ok_or_else(|| {
+                state_error("the record of this VM's admission has no valid attestation key")
             })?,
             attest: decode("quote.attest", attest)?,
             signature: decode("quote.signature", signature)?,
@@ -43,7 +45,7 @@ impl Shown {
         })
     }
 
-    /// The REPORT_DATA that welds a report to this quote.
+    /// The REPORT_DATA that binds a report to this quote.
     pub(super) fn report_data(&self, nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8]) -> [u8; 64] {
         let name = self.ak.name();
         let quoted =
@@ -51,8 +53,8 @@ impl Shown {
         binding::quoted_report_data(nonce, vm_id, key, &quoted)
     }
 
-    /// What it proves, if it answers `nonce` and is of the guest that has `key`.
-    pub(super) fn verify(&self, nonce: &[u8; NONCE_LEN], key: &[u8]) -> Result<QuoteClaims, Vec<Reason>> {
+    /// Verifies that it answers `nonce` and belongs to the guest with `key`.
+    pub(super) fn verify(&self, nonce: &[u8; NONCE_LEN], key: &[u8]) -> Result<QuoteClaims, Reason> {
         let evidence = Evidence {
             ak: &self.ak,
             attest: &self.attest,
@@ -61,12 +63,12 @@ impl Shown {
             pcrs: &self.pcrs,
             event_log: self.event_log.as_deref(),
         };
-        verify(&evidence).map_err(|error| vec![Reason::new(error.code(), error.to_string())])
+        verify(&evidence).map_err(|error| Reason::new(error.code(), error.to_string()))
     }
 }
 
-/// The key of an admission, if its record is whole.
-fn recorded(tpm: &AdmittedTpm) -> Option<Public> {
+/// The attestation key of an admission, if its record is consistent.
+fn recorded_ak(tpm: &AdmittedTpm) -> Option<Public> {
     let public = Public::parse(&STANDARD.decode(&tpm.ak_public).ok()?).ok()?;
     (public.name().to_string() == tpm.ak_name).then_some(public)
 }

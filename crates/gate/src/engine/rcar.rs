@@ -1,52 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Deciding in RCAR ([`crate::rcar`]): the same verifier, policies, clock and log as for the gate's own protocol.
+//! Decisions in RCAR ([`crate::rcar`]): with the verifier, policies, clock and log of the gate's own protocol.
 //!
-//! What is different is who is judged by what. A guest that speaks RCAR does not say which VM it is, so the configuration says which
-//! policy judges, and HOST_DATA says which VM it is, when only those that this gate has admitted may ask. A resource needs more: its
-//! repository has to be released by name, by a policy that lists it and that has admitted the guest, and both policies are asked again
-//! when it is. A report does not show all that a policy judges before a launch, so another policy's admission does not count for it.
+//! What differs is which policy appraises whom. A guest that speaks RCAR does not name its VM: the configuration names the policy, and
+//! HOST_DATA identifies the VM if only admitted ones may ask. A resource needs more: its repository has to be released by name, by a policy
+//! that lists it and that has admitted the guest, and both policies are asked again when it is released. A report does not have all that a
+//! policy appraises before a launch, so an admission by another policy does not count.
 
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use cvmm_gate_protocol::rate::Rate;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cvmm_attest::claims::Claims;
+use cvmm_attest::policy::Expected;
+use cvmm_attest::refusal::Refusal;
+use cvmm_attest::verify::hint;
+use cvmm_reason::Reason;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
-use super::*;
-use crate::metrics::Answered;
-use crate::rcar::config::{Config as RcarConfig, Guests};
-use crate::rcar::evidence::Evidence as SnpEvidence;
+use super::appraisal::{appraise_guest, ask_about_guest};
+use super::checks::{random, session_id};
+use super::core::Engine;
+use super::exchange::Exchange;
+use super::record::{Change, Grant};
+use crate::audit::budget::Origin;
+use crate::metrics::AnswerKind;
+use crate::policies::{InForce, sha384};
+use crate::rcar::config::{Config, Guests};
+use crate::rcar::evidence::Evidence;
 use crate::rcar::jwe::Recipient;
 use crate::rcar::resource::{self, Name, ResourceError};
-use crate::rcar::sessions::{Attested, Pending, Session as RcarSession, Sessions};
-use crate::rcar::token::{KEY, Subject as TokenSubject, Token as RcarToken, TokenKey};
+use crate::rcar::service::{FULL, RcarService};
+use crate::rcar::sessions::{Attested, NewSession, Pending, Session};
+use crate::rcar::token::{Subject, Token};
 use crate::rcar::wire::{self, Attestation, ErrorInformation, ExtraParams, Hash};
+use crate::reasons::{Code, Denial, reject_if_any, state_error};
 
-/// What RCAR needs besides the rest of the engine.
-#[derive(Debug)]
-pub(super) struct Rcar {
-    config: RcarConfig,
-    key: TokenKey,
-    sessions: Mutex<Sessions>,
-    rate: Mutex<Rate>,
-}
-
-impl Rcar {
-    pub(super) fn open(config: &RcarConfig, keys: &Path) -> Result<Self, KeysError> {
-        Ok(Self {
-            key: TokenKey::load(&keys.join(KEY))?,
-            sessions: Mutex::new(Sessions::new(config.sessions)),
-            rate: Mutex::new(Rate::new(config.requests_per_s, config.requests_per_s, Instant::now())),
-            config: config.clone(),
-        })
-    }
-
-    fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What is asked.
+/// A request.
 #[derive(Clone, Copy, Debug)]
 pub enum Call<'a> {
     /// For a challenge, with this body.
@@ -55,246 +46,209 @@ pub enum Call<'a> {
     Attest(Option<&'a str>, &'a [u8]),
     /// For a resource, in a session, by its path.
     Resource(Option<&'a str>, &'a str),
-    /// Something that has more than [`wire::MAX_BODY`] bytes.
+    /// A body of more than [`wire::MAX_BODY`] bytes.
     TooLong,
 }
 
-/// What is answered.
+/// The response.
 #[derive(Debug)]
 pub struct Reply {
-    /// Status of HTTP.
+    /// HTTP status.
     pub status: u16,
     /// JSON.
     pub body: Vec<u8>,
-    /// The session, and for how many seconds.
+    /// The session's identifier, and its lifetime in seconds.
     pub session: Option<(String, u64)>,
 }
 
-/// A VM that this gate has admitted.
+/// A VM that this gate has admitted, and the policy that did.
 struct AdmittedVm {
     vm_id: String,
-    /// The policy.
-    by: String,
+    policy: String,
 }
 
-/// A no.
-struct No {
+/// A denial with its HTTP status.
+struct HttpDenial {
     status: u16,
-    session: String,
-    reasons: Vec<Reason>,
+    denial: Denial,
 }
 
-/// A yes, not written down yet.
-struct Yes {
-    answered: Answered,
-    vm_id: Option<String>,
-    session: String,
-    /// For the log.
-    about: serde_json::Value,
-    reply: Reply,
-    change: Change,
-}
-
-/// A session that has good evidence once that is written down.
-#[derive(Debug)]
-pub(super) struct NewSession {
-    id: String,
-    attested: Box<Attested>,
-    start: Instant,
-    until: Instant,
-}
-
-/// Whether every policy that `[rcar]` names is there: a typing error would be found by the first guest otherwise.
-pub(super) fn check(config: &RcarConfig, policies: &Policies) -> Result<(), EngineError> {
-    if !policies.contains_key(&config.policy) {
-        return Err(EngineError::RcarPolicy(config.policy.clone()));
-    }
-    for (repository, name) in &config.release {
-        let policy = policies.get(name).ok_or_else(|| EngineError::RcarPolicy(name.clone()))?;
-        if !policy.policy.release.gives_resources(repository) {
-            return Err(EngineError::RcarRelease { policy: name.clone(), repository: repository.clone() });
-        }
-    }
-    Ok(())
-}
-
-impl From<Vec<Reason>> for No {
-    fn from(reasons: Vec<Reason>) -> Self {
-        Self { status: UNAUTHORIZED, session: String::new(), reasons }
+impl HttpDenial {
+    fn new(status: u16, reason: Reason) -> Self {
+        Self { status, denial: reason.into() }
     }
 }
 
-const BAD: u16 = 400;
+impl From<Denial> for HttpDenial {
+    fn from(denial: Denial) -> Self {
+        Self { status: UNAUTHORIZED, denial }
+    }
+}
+
+impl From<Reason> for HttpDenial {
+    fn from(reason: Reason) -> Self {
+        Self::new(UNAUTHORIZED, reason)
+    }
+}
+
+impl From<Refusal> for HttpDenial {
+    fn from(refusal: Refusal) -> Self {
+        refusal.reason().into()
+    }
+}
+
+const OK: u16 = 200;
+const BAD_REQUEST: u16 = 400;
 const UNAUTHORIZED: u16 = 401;
 const FORBIDDEN: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const TOO_LONG: u16 = 413;
-const BROKEN: u16 = 500;
-const BUSY: u16 = 503;
+const INTERNAL_ERROR: u16 = 500;
+const UNAVAILABLE: u16 = 503;
 
-fn no(status: u16, reasons: Vec<Reason>) -> No {
-    No { status, session: String::new(), reasons }
-}
-
-/// Names a session in the log without being it: whoever has its name has the session.
-fn shown(session: &str) -> String {
+/// Identifies a session in the log without giving it away: who has the identifier has the session.
+fn log_name(session: &str) -> String {
     sha384(session.as_bytes()).to_string().chars().take(32).collect()
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, No> {
-    serde_json::from_slice(body)
-        .map_err(|error| no(BAD, one("rcar.format", format!("the message is not understood: {error}"))))
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpDenial> {
+    serde_json::from_slice(body).map_err(|error| {
+        HttpDenial::new(BAD_REQUEST, Code::RcarFormat.reason(format!("the body cannot be parsed: {error}")))
+    })
 }
 
-fn json(value: &impl serde::Serialize) -> Vec<u8> {
-    // Structs of strings and numbers are always JSON.
+fn json_bytes(value: &impl serde::Serialize) -> Vec<u8> {
+    // A struct of strings and numbers is always JSON.
     serde_json::to_vec(value).unwrap_or_default()
 }
 
 fn error(status: u16, reasons: &[Reason]) -> Reply {
     let error_type = reasons.first().map_or_else(String::new, |reason| reason.code.to_string());
     let detail = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    Reply { status, body: json(&ErrorInformation { error_type, detail }), session: None }
+    Reply { status, body: json_bytes(&ErrorInformation { error_type, detail }), session: None }
 }
 
 impl Engine {
-    /// Where RCAR is spoken.
-    pub fn rcar_config(&self) -> Option<&RcarConfig> {
-        self.rcar.as_ref().map(|rcar| &rcar.config)
-    }
-
-    /// The public key of RCAR's tokens as a JWK set.
-    pub fn rcar_jwks(&self) -> Option<Result<serde_json::Value, KeysError>> {
-        self.rcar.as_ref().map(|rcar| rcar.key.jwks())
-    }
-
-    /// Answers a call that came from `peer`, in a connection of `asker`.
-    pub fn rcar(&self, call: Call<'_>, asker: &Asker, peer: &str) -> Reply {
+    /// Answers a request from `peer`, whose log share is that of `origin`.
+    pub fn rcar(&self, call: Call<'_>, origin: &Origin, peer: &str) -> Reply {
         let began = Instant::now();
         let Some(rcar) = &self.rcar else {
-            return error(NOT_FOUND, &one("rcar.resource", "RCAR is not served"));
+            return error(NOT_FOUND, &[Code::RcarResource.reason("RCAR is not served")]);
         };
-        // Whoever can connect can ask, and each answer is a line on the disk: there is a limit to how fast that grows. What is over it
-        // is counted and not written.
-        if !self.budget.may_ask(asker, rcar.config.requests_per_s, began)
-            || !rcar.rate.lock().unwrap_or_else(PoisonError::into_inner).take(began)
-        {
+        // Clients are not authenticated, and each answer is a line on the disk. What is over the limits is counted and not logged.
+        if !self.budget.may_ask(origin, rcar.config.requests_per_s, began) || !rcar.take(began) {
             self.metrics.turned_away();
-            return error(
-                BUSY,
-                &one("rcar.busy", "there are too many requests (rcar.requests_per_s); try again"),
-            );
+            let reason = Code::RcarBusy.reason("too many requests (rcar.requests_per_s); try again");
+            return error(UNAVAILABLE, &[reason]);
         }
-        let question = sha384(match call {
+        let message = match call {
             Call::Auth(body) | Call::Attest(_, body) => body,
             Call::Resource(_, path) => path.as_bytes(),
             Call::TooLong => b"",
-        })
-        .to_string();
-        let (now, result) = match self.clock.now() {
-            Ok(now) => (now, self.rcar_decide(rcar, call, now)),
-            Err(reason) => (0, Err(no(BUSY, vec![reason]))),
         };
-        let place = |event: &str, vm: &str, session: &str| json!({ "event": event, "protocol": "rcar", "client": asker.to_string(), "peer": peer, "vm": vm, "session": session, "question": question });
-        let denied = |No { status, session, reasons }: No| {
-            let line = place("denied", "", &if session.is_empty() { session } else { shown(&session) });
-            let reasons = self.record_denial(now, asker, line, reasons);
-            let reply = error(status, &reasons);
-            (Answered::Denied, reasons, reply)
-        };
-        let (answered, reasons, reply) = match result {
-            // A challenge takes no rights to get: how many of them one client writes into the log has a limit too.
-            Ok(Yes { answered: Answered::Challenged, .. }) if !self.budget.afford(asker, began) => denied(
-                no(BUSY, one("rcar.busy", "this client has asked for too many challenges; try again later")),
-            ),
-            Ok(Yes { answered, vm_id, session, about, reply, change }) => {
-                let event = match answered {
-                    Answered::Challenged => "challenged",
-                    Answered::Released => "released",
-                    _ => "attested",
-                };
-                let mut line = place(event, vm_id.as_deref().unwrap_or_default(), &shown(&session));
-                line["answer"] = about;
-                match self.record(now, &line, change) {
-                    Ok(()) => (answered, Vec::new(), reply),
-                    Err(reasons) => denied(No { status: BUSY, session, reasons }),
-                }
+        let mut exchange = Exchange::rcar(origin, peer, message);
+        let decision = self.rcar_decide(rcar, call, &mut exchange);
+        let (kind, decision, status) = match decision {
+            // A challenge needs no rights: how many of them one client writes into the log is limited too.
+            Ok((AnswerKind::Challenged, _)) if !self.budget.afford(origin, began) => {
+                let reason = Code::RcarBusy.reason("too many challenges for this client; try again later");
+                (AnswerKind::Denied, Err(reason.into()), UNAVAILABLE)
             }
-            Err(no) => denied(no),
+            Ok((kind, grant)) => (kind, Ok(grant), UNAVAILABLE),
+            Err(HttpDenial { status, denial }) => (AnswerKind::Denied, Err(denial), status),
         };
-        self.metrics.counted(answered, &reasons, began.elapsed());
+        let (kind, reasons, reply) = match self.record(&exchange, decision) {
+            Ok(reply) => (kind, Vec::new(), reply),
+            Err(reasons) => {
+                let reply = error(status, &reasons);
+                (AnswerKind::Denied, reasons, reply)
+            }
+        };
+        self.metrics.counted(kind, &reasons, began.elapsed());
         reply
     }
 
-    /// Puts a session among those with good evidence.
-    pub(super) fn attested(&self, session: NewSession) -> Result<(), Vec<Reason>> {
-        let NewSession { id, attested, start, until } = session;
-        let put = |rcar: &Rcar| rcar.sessions().put(id, RcarSession::Attested(attested), start, until);
-        if self.rcar.as_ref().is_some_and(put) { Ok(()) } else { Err(full().reasons) }
-    }
-
-    fn rcar_decide(&self, rcar: &Rcar, call: Call<'_>, now: i64) -> Result<Yes, No> {
+    fn rcar_decide(
+        &self,
+        rcar: &RcarService,
+        call: Call<'_>,
+        exchange: &mut Exchange,
+    ) -> Result<(AnswerKind, Grant<Reply>), HttpDenial> {
+        exchange.now = self.clock.now().map_err(|reason| HttpDenial::new(UNAVAILABLE, reason))?;
+        if let Call::Attest(Some(session), _) | Call::Resource(Some(session), _) = call
+            && !session.is_empty()
+        {
+            exchange.session = log_name(session);
+        }
         match call {
-            Call::Auth(body) => rcar_auth(rcar, body),
+            Call::Auth(body) => Ok((AnswerKind::Challenged, rcar_auth(rcar, body, exchange)?)),
             Call::Attest(session, body) => {
-                let session = session.unwrap_or_default();
-                self.rcar_attest(rcar, session, body, now)
-                    .map_err(|no| No { session: session.to_owned(), ..no })
+                let grant = self.rcar_attest(rcar, session.unwrap_or_default(), body, exchange)?;
+                Ok((AnswerKind::Ticket, grant))
             }
             Call::Resource(session, path) => {
-                let session = session.unwrap_or_default();
-                self.rcar_release(rcar, session, path, now)
-                    .map_err(|no| No { session: session.to_owned(), ..no })
+                let grant = self.rcar_release(rcar, session.unwrap_or_default(), path, exchange)?;
+                Ok((AnswerKind::Released, grant))
             }
             Call::TooLong => {
-                let most = wire::MAX_BODY;
-                Err(no(TOO_LONG, one("rcar.too-long", format!("a message has at most {most} bytes"))))
+                let message = format!("a body has at most {} bytes", wire::MAX_BODY);
+                Err(HttpDenial::new(TOO_LONG, Code::RcarTooLong.reason(message)))
             }
         }
     }
 
-    fn rcar_attest(&self, rcar: &Rcar, id: &str, body: &[u8], now: i64) -> Result<Yes, No> {
-        // Taken before anything is looked at: a nonce is good for one answer, whatever becomes of it.
+    fn rcar_attest(
+        &self,
+        rcar: &RcarService,
+        id: &str,
+        body: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<Grant<Reply>, HttpDenial> {
+        let now = exchange.now;
+        let bad_request = |code: Code, message: String| HttpDenial::new(BAD_REQUEST, code.reason(message));
+        // Taken before anything is parsed: a nonce is good for one answer, whether that is accepted or not.
         let Some((Pending { nonce, hash }, until)) = rcar.sessions().take_pending(id, Instant::now()) else {
-            let message = "there is no such session that waits for evidence: it is over, was answered, made room for others, or has no \
-                           cookie; begin anew (POST auth)";
-            return Err(one("rcar.session", message).into());
+            let message = "no such session waits for evidence: it is over, was answered, was evicted, or the cookie is missing; begin again \
+                           (POST auth)";
+            return Err(Code::RcarSession.reason(message).into());
         };
         let attestation: Attestation = parse(body)?;
         let Attestation { init_data, runtime_data, tee_evidence } = &attestation;
         if runtime_data.nonce != nonce {
-            return Err(one("rcar.nonce", "the nonce is not that of this session's challenge").into());
+            return Err(Code::RcarNonce.reason("the nonce is not that of this session's challenge").into());
         }
         if init_data.as_ref().is_some_and(|data| !data.is_null()) {
-            let message = "init-data is not judged here: HOST_DATA is what the gate has approved";
-            return Err(no(BAD, one("rcar.init-data", message)));
+            let message = "init-data is not supported: HOST_DATA is what the gate has approved";
+            return Err(bad_request(Code::RcarInitData, message.to_owned()));
         }
         if !tee_evidence.additional_evidence.is_empty() {
-            let message =
-                "evidence of devices (additional_evidence) is not judged here; send an empty string";
-            return Err(no(BAD, one("rcar.devices", message)));
+            let message = "evidence of devices (additional_evidence) is not supported; send an empty string";
+            return Err(bad_request(Code::RcarDevices, message.to_owned()));
         }
         let recipient = Recipient::try_from(&runtime_data.tee_pubkey)
-            .map_err(|error| no(BAD, one("rcar.key", error.to_string())))?;
-        let evidence = SnpEvidence::read(&tee_evidence.primary_evidence)
-            .map_err(|problem| no(BAD, one("evidence.format", problem)))?;
+            .map_err(|error| bad_request(Code::RcarKey, error.to_string()))?;
+        let evidence = Evidence::read(&tee_evidence.primary_evidence)
+            .map_err(|problem| bad_request(Code::EvidenceFormat, problem))?;
         let policy = self.policy(&rcar.config.policy)?;
-        let hint = hint(&evidence.report).map_err(|refusal| vec![refusal.reason()])?;
-        let vek = evidence.vek(&hint).map_err(|problem| one("gate.certificate", problem))?;
+        let hint = hint(&evidence.report)?;
+        let vek = evidence.vek(&hint).map_err(|problem| Code::GateCertificate.reason(problem))?;
         let claims = self.verified(&evidence.report, vek.as_deref(), &policy, now)?;
         let report_data = attestation.report_data(hash);
-        let (policy, vm) = self.rcar_stands(&rcar.config, &rcar.config.policy, &claims, &report_data, now)?;
+        let (policy, vm) =
+            self.rcar_appraise(&rcar.config, &rcar.config.policy, &claims, &report_data, now)?;
         let named = || rcar.config.release.values().chain([&rcar.config.policy]);
-        if let Some(AdmittedVm { by, .. }) = vm.as_ref().filter(|vm| !named().any(|name| *name == vm.by)) {
+        if let Some(AdmittedVm { policy, .. }) =
+            vm.as_ref().filter(|vm| !named().any(|name| *name == vm.policy))
+        {
             let message =
-                format!("the guest was admitted by policy {by}, which [rcar] of gate.toml does not name");
-            return Err(one("rcar.policy", message).into());
+                format!("the guest was admitted by policy {policy}, which [rcar] of gate.toml does not name");
+            return Err(Code::RcarPolicy.reason(message).into());
         }
         let vm_id = vm.map(|vm| vm.vm_id);
         let lifetime = policy.policy.lifetime;
         let expires = now + i64::from(lifetime);
         let jti = session_id()?;
-        let token = RcarToken::affirming(&TokenSubject {
+        let token = Token::affirming(&Subject {
             jti: jti.clone(),
             vm_id: vm_id.as_deref(),
             runtime: runtime_data,
@@ -303,8 +257,8 @@ impl Engine {
             now,
             expires,
         });
-        let token = rcar.key.sign(&token).map_err(|error| one("gate.key", error.to_string()))?;
-        let about = json!({
+        let token = rcar.key.sign(&token).map_err(|error| Code::GateKey.reason(error.to_string()))?;
+        let details = json!({
             "jti": jti,
             "exp": expires,
             "policy": policy.id,
@@ -312,132 +266,132 @@ impl Engine {
             "measurement": claims.measurement.to_string(),
             "tee-pubkey": runtime_data.tee_pubkey,
         });
-        let attested = Attested { claims, report_data, recipient, expires };
+        exchange.vm_id = vm_id.unwrap_or_default();
+        let attested = Box::new(Attested { claims, report_data, recipient, expires });
         let (start, life) = (Instant::now(), Duration::from_secs(lifetime.into()));
         let until = until.min(start + life);
-        let change =
-            Change::Attested(NewSession { id: id.to_owned(), attested: Box::new(attested), start, until });
-        let reply = Reply { status: 200, body: json(&json!({ "token": token })), session: None };
-        Ok(Yes { answered: Answered::Ticket, vm_id, session: id.to_owned(), about, reply, change })
+        let change = Change::Attested(NewSession { id: id.to_owned(), attested, start, until });
+        let answer = Reply { status: OK, body: json_bytes(&json!({ "token": token })), session: None };
+        Ok(Grant { answer, event: Some(("attested", details)), change })
     }
 
-    fn rcar_release(&self, rcar: &Rcar, id: &str, path: &str, now: i64) -> Result<Yes, No> {
-        let none =
-            || no(NOT_FOUND, one("rcar.resource", "there is no such resource; its path is REPO/TYPE/TAG"));
-        let name = Name::parse(path).ok_or_else(none)?;
+    fn rcar_release(
+        &self,
+        rcar: &RcarService,
+        id: &str,
+        path: &str,
+        exchange: &mut Exchange,
+    ) -> Result<Grant<Reply>, HttpDenial> {
+        let now = exchange.now;
+        let forbidden = |code: Code, message: String| HttpDenial::new(FORBIDDEN, code.reason(message));
+        let absent = || {
+            let message = "no such resource; its path is REPO/TYPE/TAG";
+            HttpDenial::new(NOT_FOUND, Code::RcarResource.reason(message))
+        };
+        let name = Name::parse(path).ok_or_else(absent)?;
         let attested = match rcar.sessions().get(id, Instant::now()) {
-            Some(RcarSession::Attested(attested)) if now <= attested.expires => (**attested).clone(),
+            Some(Session::Attested(attested)) if now <= attested.expires => (**attested).clone(),
             _ => {
-                let message = "there is no such session with good evidence: it is over, or never had any; begin anew (POST auth)";
-                return Err(one("rcar.session", message).into());
+                let message = "no such session has verified evidence: it is over, or never had any; begin again (POST auth)";
+                return Err(Code::RcarSession.reason(message).into());
             }
         };
         let Attested { claims, report_data, recipient, expires: _ } = attested;
         let (Some(folder), Some(second)) =
             (&rcar.config.resources, rcar.config.release.get(&name.repository))
         else {
-            let message = format!("nothing of repository {} is released (rcar.release)", name.repository);
-            return Err(no(FORBIDDEN, one("rcar.release", message)));
+            let message = format!("repository {} is not released (rcar.release)", name.repository);
+            return Err(forbidden(Code::RcarRelease, message));
         };
-        // As things are now: a policy may be another, and the VM may have been started again.
-        let stands = |policy: &str| {
-            self.rcar_stands(&rcar.config, policy, &claims, &report_data, now)
-                .map_err(|reasons| no(FORBIDDEN, reasons))
+        // As things are now: a policy may have changed, and the VM may have been started again.
+        let appraise = |policy: &str| {
+            self.rcar_appraise(&rcar.config, policy, &claims, &report_data, now)
+                .map_err(|denial| HttpDenial { status: FORBIDDEN, denial })
         };
-        let (first, _) = stands(&rcar.config.policy)?;
-        let (gives, vm) = stands(second)?;
-        if !gives.policy.release.gives_resources(&name.repository) {
+        let (first, _) = appraise(&rcar.config.policy)?;
+        let (releasing, vm) = appraise(second)?;
+        if !releasing.policy.release.gives_resources(&name.repository) {
             let message =
                 format!("repository {} is not in release.resources of policy {second}", name.repository);
-            return Err(no(FORBIDDEN, one("rcar.release", message)));
+            return Err(forbidden(Code::RcarRelease, message));
         }
-        if let Some(AdmittedVm { by, .. }) = vm.as_ref().filter(|vm| vm.by != *second) {
+        if let Some(AdmittedVm { policy, .. }) = vm.as_ref().filter(|vm| vm.policy != *second) {
             let message = format!(
-                "the guest was admitted by policy {by}; repository {} is policy {second}'s",
+                "the guest was admitted by policy {policy}, but repository {} belongs to policy {second}",
                 name.repository
             );
-            return Err(no(FORBIDDEN, one("rcar.policy", message)));
+            return Err(forbidden(Code::RcarPolicy, message));
         }
-        let vm_id = vm.map(|vm| vm.vm_id);
-        let judged = [&first.id, &gives.id];
+        let internal = |code: Code, message: String| HttpDenial::new(INTERNAL_ERROR, code.reason(message));
         let content = resource::read(folder, &name).map_err(|error| match error {
-            ResourceError::None => none(),
-            error => no(BROKEN, one("rcar.unreadable", error.to_string())),
+            ResourceError::None => absent(),
+            error => internal(Code::RcarUnreadable, error.to_string()),
         })?;
-        let jwe = recipient.seal(&content).map_err(|error| no(BROKEN, one("gate.key", error.to_string())))?;
-        let about = json!({ "resource": name.path, "policies": judged });
-        let reply = Reply { status: 200, body: json(&jwe), session: None };
-        Ok(Yes {
-            answered: Answered::Released,
-            vm_id,
-            session: id.to_owned(),
-            about,
-            reply,
-            change: Change::None,
-        })
+        let jwe = recipient.seal(&content).map_err(|error| internal(Code::GateKey, error.to_string()))?;
+        exchange.vm_id = vm.map(|vm| vm.vm_id).unwrap_or_default();
+        let details = json!({ "resource": name.path, "policies": [&first.id, &releasing.id] });
+        let answer = Reply { status: OK, body: json_bytes(&jwe), session: None };
+        Ok(Grant { answer, event: Some(("released", details)), change: Change::None })
     }
 
-    /// Whether a guest with these claims meets the policy of this name now; which VM it is, and which policy has admitted it.
-    fn rcar_stands(
+    /// Appraises a guest with these claims by the policy of this name, as it is now; says which VM it is, if only admitted ones may ask.
+    fn rcar_appraise(
         &self,
-        config: &RcarConfig,
+        config: &Config,
         policy: &str,
         claims: &Claims,
         report_data: &[u8; 64],
         now: i64,
-    ) -> Result<(Arc<InForce>, Option<AdmittedVm>), Vec<Reason>> {
+    ) -> Result<(Arc<InForce>, Option<AdmittedVm>), Denial> {
         let policy = self.policy(policy)?;
-        none_or(policy.policy.judge_time(now))?;
+        reject_if_any(policy.policy.judge_time(now))?;
         let mut expected =
             Expected { report_data: Some(report_data), host_data: None, measurement: None, id_key: None };
         let mut admitted = None;
         if config.guests == Guests::Admitted {
-            let (vm, admission) =
-                self.admitted.find(&hex::encode(claims.host_data)).map_err(|reason| vec![reason])?;
+            let (vm_id, admission) = self.admissions.find(&hex::encode(claims.host_data))?;
             let digest = admission.launch_digest.parse();
             expected.measurement =
-                Some(digest.map_err(|_| one("gate.state", "the record of this VM's admission is damaged"))?);
+                Some(digest.map_err(|_| state_error("the record of this VM's admission is damaged"))?);
             expected.id_key = Some(self.id_key);
-            admitted = Some(AdmittedVm { vm_id: vm, by: admission.policy.id });
+            admitted = Some(AdmittedVm { vm_id, policy: admission.policy.id });
         }
-        let mut reasons = of_guest(&policy, claims, &expected, now);
-        // The protocol has no place for one.
+        let mut reasons = appraise_guest(&policy, claims, &expected, now);
+        // RCAR has no place for a quote.
         reasons.extend(policy.policy.judge_quote(None));
-        none_or(reasons)?;
-        ask_of_guest(&policy, claims, now)?;
+        reject_if_any(reasons)?;
+        ask_about_guest(&policy, claims, now)?;
         Ok((policy, admitted))
     }
 }
 
-fn full() -> No {
-    no(BUSY, one("rcar.busy", "sessions with good evidence take all places (rcar.sessions); try again"))
-}
-
-fn rcar_auth(rcar: &Rcar, body: &[u8]) -> Result<Yes, No> {
+fn rcar_auth(rcar: &RcarService, body: &[u8], exchange: &mut Exchange) -> Result<Grant<Reply>, HttpDenial> {
     let wire::Request { version, tee, extra_params } = parse(body)?;
-    let cut = |text: String| text.chars().take(64).collect::<String>();
+    let quoted = |text: String| text.chars().take(64).collect::<String>();
+    let bad_request = |code: Code, message: String| HttpDenial::new(BAD_REQUEST, code.reason(message));
     if version != wire::VERSION {
-        let message = format!("protocol {:?} is not known here, {} is", cut(version), wire::VERSION);
-        return Err(no(BAD, one("rcar.version", message)));
+        let message =
+            format!("unknown protocol version {:?}: this gate has {}", quoted(version), wire::VERSION);
+        return Err(bad_request(Code::RcarVersion, message));
     }
     if tee != "snp" {
-        return Err(no(
-            BAD,
-            one("rcar.tee", format!("a guest of kind {:?} is not judged here, snp is", cut(tee))),
-        ));
+        let message = format!("guests of kind {:?} are not supported, snp guests are", quoted(tee));
+        return Err(bad_request(Code::RcarTee, message));
     }
     let hash = Hash::choose(&extra_params).ok_or_else(|| {
-        no(BAD, one("rcar.hash", "none of sha256, sha384 and sha512 is in supported-hash-algorithms"))
+        let message = "supported-hash-algorithms has none of sha256, sha384 and sha512";
+        bad_request(Code::RcarHash, message.to_owned())
     })?;
     let (id, nonce) = (session_id()?, STANDARD.encode(random()?));
     let now = Instant::now();
-    let pending = RcarSession::Pending(Pending { nonce: nonce.clone(), hash });
+    let pending = Session::Pending(Pending { nonce: nonce.clone(), hash });
     let seconds = rcar.config.session_s;
     if !rcar.sessions().put(id.clone(), pending, now, now + Duration::from_secs(seconds)) {
-        return Err(full());
+        return Err(HttpDenial::new(UNAVAILABLE, Code::RcarBusy.reason(FULL)));
     }
+    exchange.session = log_name(&id);
     let challenge = wire::Challenge { nonce, extra_params: ExtraParams { selected_hash_algorithm: hash } };
-    let reply = Reply { status: 200, body: json(&challenge), session: Some((id.clone(), seconds)) };
-    let about = json!(challenge);
-    Ok(Yes { answered: Answered::Challenged, vm_id: None, session: id, about, reply, change: Change::None })
+    let details = json!(challenge);
+    let answer = Reply { status: OK, body: json_bytes(&challenge), session: Some((id, seconds)) };
+    Ok(Grant { answer, event: Some(("challenged", details)), change: Change::None })
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tickets for first stages: signed like verdicts, with the VM's secrets sealed to the stage's key (HPKE, RFC 9180, base mode with
+//! Tickets for first stages: signed with the verdict key, with the VM's secrets sealed to the stage's key (HPKE, RFC 9180, base mode with
 //! DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM).
 
 use cvmm_first_stage::ticket::{Head, INFO, LABEL, MAGIC, TAG, VERSION, head_bytes_aad, sha384};
@@ -16,18 +16,18 @@ use crate::keys::{KeysError, Signer};
 
 /// Why there is no ticket.
 #[derive(Debug, Error)]
-pub enum StageTicketError {
-    /// Not an X25519 key that something can be sealed to.
-    #[error("the first stage's key is no X25519 public key")]
+pub(super) enum StageTicketError {
+    /// Not an X25519 key.
+    #[error("the first stage's key is not a valid X25519 public key")]
     Key,
     /// The signature.
     #[error(transparent)]
     Sign(#[from] KeysError),
 }
 
-/// What a ticket is for.
+/// What a ticket is made for.
 #[derive(Clone, Copy, Debug)]
-pub struct Stage<'a> {
+pub(super) struct Stage<'a> {
     /// The gate's nonce.
     pub nonce: &'a [u8; 32],
     /// The stage's key.
@@ -38,14 +38,14 @@ pub struct Stage<'a> {
     pub vm_id: &'a str,
     /// SHA-384 of the policy.
     pub policy: &'a [u8; 48],
-    /// How many tickets the VM has had.
+    /// Number of the VM's admissions.
     pub epoch: u64,
-    /// Seconds it is valid.
+    /// Seconds that it is valid.
     pub lifetime: u32,
 }
 
-/// Makes the ticket. `table` are the secrets; empty without.
-pub fn make(stage: &Stage<'_>, table: &[u8], signer: &Signer) -> Result<Vec<u8>, StageTicketError> {
+/// Makes the ticket. `table` has the secrets; it is empty without any.
+pub(super) fn make(stage: &Stage<'_>, table: &[u8], signer: &Signer) -> Result<Vec<u8>, StageTicketError> {
     let Stage { nonce, key, report, vm_id, policy, epoch, lifetime } = *stage;
     let sealed_len = if table.is_empty() { 0 } else { table.len() + TAG };
     let mut head = Head {
@@ -89,7 +89,7 @@ pub fn make(stage: &Stage<'_>, table: &[u8], signer: &Signer) -> Result<Vec<u8>,
     Ok(ticket)
 }
 
-/// The library's random numbers, as HPKE wants them.
+/// The library's random number generator, in the form that HPKE takes.
 struct Random;
 
 impl CryptoRng for Random {}
@@ -103,10 +103,7 @@ impl RngCore for Random {
         impls::next_u64_via_fill(self)
     }
 
-    #[expect(
-        clippy::expect_used,
-        reason = "AWS-LC aborts the process itself when there is no entropy; there is nothing to seal with"
-    )]
+    #[expect(clippy::expect_used, reason = "AWS-LC itself aborts the process when there is no entropy")]
     fn fill_bytes(&mut self, bytes: &mut [u8]) {
         aws_lc_rs::rand::fill(bytes).expect("random numbers");
     }
@@ -150,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_opens_its_ticket_and_nobody_else_does() {
+    fn a_stage_opens_its_own_ticket_only() {
         let gate = gate();
         let point = *gate.signer.public().unwrap().point();
         let (private, key) = PrivateKey::derive(&[9; 32]);
@@ -197,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_ticket_of_another_form_is_none() {
+    fn a_signed_ticket_of_another_form_is_refused() {
         let gate = gate();
         let point = *gate.signer.public().unwrap().point();
         let (_, key) = PrivateKey::derive(&[9; 32]);

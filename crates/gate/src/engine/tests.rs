@@ -1,22 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use std::fs;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cvmm_gate_protocol::binding;
 use cvmm_gate_protocol::manifest::{
     Boot, FORMAT, FileDigest, Launch as LaunchManifest, Machine, Manifest, Vtpm,
 };
 use cvmm_gate_protocol::messages::lease::{Checkpoint, Prepare, Resume};
-use cvmm_gate_protocol::messages::{Admit, Evidence};
-use cvmm_gate_protocol::ticket::{Expected as TicketExpected, VerifiedTicket};
-
+use cvmm_gate_protocol::messages::{Admit, Approval, Evidence, PROTOCOL, Request, Response};
+use cvmm_gate_protocol::ticket::{Expected as TicketExpected, VerdictKey, VerifiedTicket};
+use cvmm_launch::id_block::Identity;
 use cvmm_launch::samples::firmware::Image;
+use cvmm_snp::digest::Digest;
+use cvmm_snp::policy::GuestPolicy;
 
-use super::*;
+use super::core::{EngineError, check_rcar};
+use super::{Call, Engine, Reply, Session, State};
+use crate::audit::budget::Origin;
+use crate::clients::{Client, Clients, Table};
+use crate::config::Config;
 use crate::keys::Signer;
+use crate::policies::{self, sha384};
+use crate::rcar::service::RcarService;
 use crate::setup;
+use crate::store::artifacts::Artifacts;
 
 /// A firmware image of a page, with the tables of a build for SNP guests.
 fn firmware() -> Vec<u8> {
@@ -26,7 +37,7 @@ fn firmware() -> Vec<u8> {
 /// 32 zero bytes.
 const NONCE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
-fn verdict_key(config: &Config) -> cvmm_gate_protocol::ticket::VerdictKey {
+fn verdict_key(config: &Config) -> VerdictKey {
     Signer::load(&config.keys.join("verdict.pem")).unwrap().public().unwrap()
 }
 
@@ -59,9 +70,15 @@ fn policy(version: u64, digest: &str, more: &str) -> String {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// With a changed configuration.
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         setup::init(folder.path()).unwrap();
-        let config = Config::load(&folder.path().join("gate.toml")).unwrap();
+        let mut config = Config::load(&folder.path().join("gate.toml")).unwrap();
+        change(&mut config);
         let image = folder.path().join("firmware");
         fs::write(&image, firmware()).unwrap();
         let sha384 = crate::store::artifacts::import(&config.artifacts, &image).unwrap().to_string();
@@ -152,7 +169,7 @@ impl Fixture {
 fn code(response: &Response) -> String {
     match response {
         Response::Denied(denied) => denied.reasons[0].code.to_string(),
-        other => panic!("no denial: {other:?}"),
+        other => panic!("not a denial: {other:?}"),
     }
 }
 
@@ -282,7 +299,7 @@ fn evidence_of_another_launch_is_denied() {
         change(&mut evidence);
         let answer = fixture.send(&mut session, &Request::Evidence(evidence.clone()));
         assert_eq!(code(&answer), expected);
-        // There is no second try.
+        // A nonce has one answer.
         assert_eq!(code(&fixture.send(&mut session, &Request::Evidence(evidence))), "gate.order");
     }
     // Each approval's evidence is its own.
@@ -381,20 +398,13 @@ fn what_a_policy_has_approved_is_not_admitted_once_it_is_not_in_force() {
     }
     fixture.engine.reload().unwrap();
     assert_eq!(code(&fixture.send(&mut removed, &question)), "gate.policy");
-    assert_eq!(fixture.engine.admitted.get("p", "vm").unwrap().policy.version, 3);
+    assert_eq!(fixture.engine.admissions.get("p", "vm").unwrap().policy.version, 3);
 }
 
 #[test]
-fn launches_of_one_client_leave_others_their_places() {
-    let mut fixture = Fixture::new();
-    fixture.engine.config.limits.connections = 8;
-    let table = |name: &str| crate::clients::Table {
-        name: Some(name.into()),
-        uid: None,
-        policies: vec!["*".into()],
-        vms: vec!["*".into()],
-    };
-    let clients = crate::clients::Clients::new(&[table("host-1"), table("host-2")], 0);
+fn launches_of_one_client_leave_slots_to_others() {
+    let fixture = Fixture::with(|config| config.limits.connections = 8);
+    let [host_1, host_2] = hosts();
     let question = Request::Admit(Admit {
         protocol: PROTOCOL,
         policy: "p".into(),
@@ -402,38 +412,29 @@ fn launches_of_one_client_leave_others_their_places() {
         digest: fixture.digest.to_string(),
         nonce: NONCE.into(),
     });
-    let ask = |name: &str| {
-        let mut session = Session::new(clients.of_names(&[name.to_owned()]).unwrap());
-        let answer = fixture.send(&mut session, &question);
-        (session, answer)
-    };
+    let ask = |client: &Arc<Client>| fixture.first(client, &question);
     let approved = |answer: &Response| matches!(answer, Response::Approval(_));
-    let mut held: Vec<_> = (0..6).map(|_| ask("host-1")).collect();
+    let mut held: Vec<_> = (0..6).map(|_| ask(&host_1)).collect();
     assert!(held.iter().all(|(_, answer)| approved(answer)));
-    assert_eq!(code(&ask("host-1").1), "gate.busy");
-    assert!(approved(&ask("host-2").1));
+    assert_eq!(code(&ask(&host_1).1), "gate.busy");
+    assert!(approved(&ask(&host_2).1));
     held.pop();
-    assert!(approved(&ask("host-1").1));
+    assert!(approved(&ask(&host_1).1));
     drop(held);
 }
 
 /// Two clients that may ask about everything.
 fn hosts() -> [Arc<Client>; 2] {
     let all = || vec!["*".to_owned()];
-    let table = |name: &str| crate::clients::Table {
-        name: Some(name.into()),
-        uid: None,
-        policies: all(),
-        vms: all(),
-    };
-    let clients = crate::clients::Clients::new(&[table("host-1"), table("host-2")], 0);
+    let table = |name: &str| Table { name: Some(name.into()), uid: None, policies: all(), vms: all() };
+    let clients = Clients::new(&[table("host-1"), table("host-2")], 0);
     ["host-1", "host-2"].map(|name| clients.of_names(&[name.to_owned()]).unwrap())
 }
 
 impl Fixture {
     /// A confirmed lease of `vm_id` that has lost its connection, and what resumes it.
     fn resumable(&self, vm_id: &str) -> Request {
-        let keys = &self.engine.runs().unwrap().keys;
+        let keys = &self.engine.persistent().unwrap().keys;
         let release = keys.release(vm_id, "p", |_| false).unwrap();
         keys.confirm(vm_id, release.epoch).unwrap();
         let proof = binding::resume_proof(release.keys[0].expose(), vm_id, release.epoch);
@@ -464,10 +465,9 @@ impl Fixture {
 
 #[test]
 fn one_client_leaves_others_some_of_the_leases() {
-    let mut fixture = Fixture::new();
-    fixture.engine.config.limits.runs = 4;
+    let fixture = Fixture::with(|config| config.limits.runs = 4);
     let [host_1, host_2] = hosts();
-    let resumed = fixture.resumable("old");
+    let [resumed, other] = ["old", "f"].map(|vm_id| fixture.resumable(vm_id));
     let mut held = vec![fixture.first(&host_1, &resumed)];
     held.extend(["a", "b"].map(|vm_id| fixture.first(&host_1, &fixture.prepare(vm_id))));
     assert!(held.iter().all(|(_, answer)| !matches!(answer, Response::Denied(_))), "{held:?}");
@@ -476,7 +476,7 @@ fn one_client_leaves_others_some_of_the_leases() {
     held.push(fixture.first(&host_2, &fixture.prepare("e")));
     assert!(matches!(held[3].1, Response::Prepared(_)));
     // All of them are taken: nor does a resumed one come in addition.
-    assert_eq!(code(&fixture.first(&host_2, &fixture.resumable("f")).1), "gate.busy");
+    assert_eq!(code(&fixture.first(&host_2, &other).1), "gate.busy");
     assert_eq!(code(&fixture.first(&Client::own(), &fixture.prepare("f")).1), "gate.busy");
     // An ended one is free again, though its connection is still there.
     let end = Request::End(Checkpoint { counter: 1 });
@@ -486,8 +486,7 @@ fn one_client_leaves_others_some_of_the_leases() {
 
 #[test]
 fn one_client_leaves_others_some_of_the_records() {
-    let mut fixture = Fixture::new();
-    fixture.engine.config.limits.client_vms = Some(2);
+    let fixture = Fixture::with(|config| config.limits.client_vms = Some(2));
     let [host_1, host_2] = hosts();
     let launch = |client: &Arc<Client>, vm_id: &str| {
         let manifest = Manifest { vm_id: vm_id.into(), ..fixture.manifest.clone() };
@@ -555,7 +554,7 @@ fn checkpoints_of_a_vm_have_a_rate_and_the_last_one_is_always_taken() {
     }
     let end = Request::End(Checkpoint { counter: 10 });
     assert!(matches!(fixture.send(&mut session, &end), Response::Noted(_)));
-    assert_eq!(fixture.engine.runs().unwrap().keys.standing("other").unwrap().counter, 10);
+    assert_eq!(fixture.engine.persistent().unwrap().keys.summary("other").unwrap().counter, 10);
 }
 
 #[test]
@@ -567,7 +566,7 @@ fn what_cannot_be_written_down_is_denied() {
     assert_eq!(code(&fixture.send(&mut session, &Request::Evidence(evidence))), "gate.audit");
     assert_eq!(fixture.admit(|_| ()).1.unwrap_err(), "gate.audit");
     // Nor has it changed anything: the VM was never admitted, and a guest that says it was gets nothing.
-    assert_eq!(fixture.engine.admitted.get("p", "vm").unwrap_err().code, "gate.vm");
+    assert_eq!(fixture.engine.admissions.get("p", "vm").unwrap_err().code, "gate.vm");
     let channel = br#"{"type":"guest-channel","protocol":1,"policy":"p","vm_id":"vm","launch":"x"}"#;
     assert_eq!(code(&fixture.engine.answer(&mut Session::new(Client::own()), channel)), "gate.vm");
 }
@@ -623,12 +622,12 @@ fn a_flood_of_denials_is_counted_and_does_not_fill_the_log() {
     for _ in 0..2000 {
         let answer = fixture.engine.answer(&mut Session::new(Arc::clone(&client)), long.as_bytes());
         assert_eq!(code(&answer), "gate.message");
-        // It is no longer for the client either.
+        // What the client gets is as short.
         assert!(serde_json::to_vec(&answer).unwrap().len() < 2048);
     }
     let len = |fixture: &Fixture| fs::metadata(&fixture.engine.config.audit).unwrap().len();
     assert!(len(&fixture) < 200 << 10, "{}", len(&fixture));
-    // An answer that gives something is always written, for every client.
+    // An answer that grants something is always written, for every client.
     let lines = || fs::read_to_string(&fixture.engine.config.audit).unwrap().lines().count();
     let before = lines();
     let admit = serde_json::to_vec(&Request::Admit(Admit {
@@ -668,7 +667,7 @@ fn admissions_of_one_vm_are_numbered_and_remembered_in_the_order_of_the_log() {
     let text = fs::read_to_string(&fixture.engine.config.audit).unwrap();
     let last = text.lines().rev().find(|line| line.contains("\"event\":\"admitted\"")).unwrap();
     let last: serde_json::Value = serde_json::from_str(last).unwrap();
-    let admission = fixture.engine.admitted.get("p", "vm").unwrap();
+    let admission = fixture.engine.admissions.get("p", "vm").unwrap();
     assert_eq!((admission.epoch, last["session"].as_str()), (16, Some(&*admission.session)));
 }
 
@@ -719,7 +718,7 @@ fn rego_code_refuses_more_and_never_less() {
         ("rego.denied", "firmware 1.55")
     );
 
-    // No verdict is none for the guest.
+    // Without a verdict the guest is denied.
     put(5, "verdict := {\"allow\": true, \"reasons\": []} if input.stage == \"guest\"");
     assert_eq!(fixture.admit(|_| ()).1.unwrap_err(), "rego.undefined");
 }
@@ -769,14 +768,14 @@ fn nothing_is_answered_in_rcar_that_cannot_be_written_down() {
     let mut open = |policy: &str| {
         let text = format!("listen = \"127.0.0.1:0\"\npolicy = \"{policy}\"\n");
         let config: crate::rcar::config::Config = toml::from_str(&text).unwrap();
-        fixture.engine.rcar = Some(rcar::Rcar::open(&config, &fixture.engine.config.keys).unwrap());
-        rcar::check(&config, &fixture.engine.policies.read().unwrap())
+        fixture.engine.rcar = Some(RcarService::open(&config, &fixture.engine.config.keys).unwrap());
+        check_rcar(&config, &fixture.engine.policies_in_force())
     };
     assert!(matches!(open("q"), Err(EngineError::RcarPolicy(name)) if name == "q"));
     open("p").unwrap();
     let auth = || {
         let question = br#"{"version":"0.4.0","tee":"snp","extra-params":""}"#;
-        fixture.engine.rcar(Call::Auth(question), &Asker::default(), "somebody")
+        fixture.engine.rcar(Call::Auth(question), &Origin::default(), "peer")
     };
     assert_eq!(auth().status, 200);
     fixture.engine.audit.fill_the_disk();

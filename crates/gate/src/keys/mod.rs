@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The gate's private keys: files that nobody but the gate may read, or keys in a token ([`pkcs11`]).
+//! The gate's private keys: files that only the gate's user can read, or keys in a token ([`pkcs11`]).
 //!
-//! `verdict.pem` signs tickets, `id.pem` signs ID blocks, and `author.pem`, if there is one, vouches for the ID key. All are P-384.
+//! `verdict.pem` signs tickets and the audit log, `id.pem` signs ID blocks, and the optional `author.pem` signs the ID key. All are P-384.
 
 pub mod pkcs11;
 
 use std::fmt;
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,33 +23,32 @@ use zerocopy::FromZeros as _;
 use zeroize::Zeroizing;
 
 use self::pkcs11::{TokenError, TokenKey};
-use crate::config::Config;
-use crate::files::{self, FileError};
+use crate::files::{self, FileError, read_private};
 
 /// Why a key cannot be used.
 #[derive(Debug, Error)]
 pub enum KeysError {
-    /// The file.
+    /// A file cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A private file that cannot be read, or that others can.
+    /// A private key cannot be read, or other users can read it.
     #[error(transparent)]
     Private(#[from] PrivateFileError),
     /// Not a key.
     #[error("{path} {problem}")]
     Content {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         problem: KeyError,
     },
     /// Not a store key.
-    #[error("{0} is not 32 bytes long: it is no store key")]
+    #[error("{0} is not a store key: it has to be 32 bytes long")]
     StoreKey(PathBuf),
-    /// Another curve.
-    #[error("{0} is no P-256 key: tokens of RCAR are signed with ES256")]
+    /// A key on another curve.
+    #[error("{0} is not a P-256 key: RCAR's tokens are signed with ES256")]
     NotP256(PathBuf),
-    /// It is there already.
+    /// The file exists.
     #[error("{0} exists: a key is never overwritten")]
     Exists(PathBuf),
     /// The token.
@@ -62,13 +59,13 @@ pub enum KeysError {
     Crypto,
 }
 
-/// A P-384 key that signs: from a file, or in a token. Clones are the same key.
+/// A P-384 signing key, from a file or in a token. Clones are the same key.
 #[derive(Clone)]
-pub struct Signer(Kept);
+pub struct Signer(Backend);
 
 /// Where a key is.
 #[derive(Clone)]
-enum Kept {
+enum Backend {
     File(Arc<EcdsaKeyPair>),
     Token(TokenKey),
 }
@@ -80,45 +77,45 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// Reads a private key that only this process's user may read.
+    /// Reads a private key that only this process's user can read.
     pub fn load(path: &Path) -> Result<Self, KeysError> {
-        let file = files::read_private(path)?;
-        // The launch crate knows the forms of PEM there are; it is asked whether this is one.
-        SigningKey::parse(&file).map_err(|problem| KeysError::Content { path: path.to_owned(), problem })?;
-        let (_, der) = pem_rfc7468::decode_vec(&file)
-            .map_err(|_| KeysError::Content { path: path.to_owned(), problem: KeyError::Pem })?;
+        let file = read_private(path)?;
+        let content = |problem| KeysError::Content { path: path.to_owned(), problem };
+        // The launch crate knows the PEM forms of keys: it rejects everything else.
+        SigningKey::parse(&file).map_err(content)?;
+        let (_, der) = pem_rfc7468::decode_vec(&file).map_err(|_| content(KeyError::Pem))?;
         let der = Zeroizing::new(der);
         EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_FIXED_SIGNING, &der)
-            .map(|pair| Self(Kept::File(Arc::new(pair))))
-            .map_err(|_| KeysError::Content { path: path.to_owned(), problem: KeyError::Curve })
+            .map(|pair| Self(Backend::File(Arc::new(pair))))
+            .map_err(|_| content(KeyError::Curve))
     }
 
-    /// Signs: R and S, 48 bytes each.
+    /// Signs with ECDSA and SHA-384; returns R and S, 48 bytes each.
     pub fn sign(&self, message: &[u8]) -> Result<[u8; 96], KeysError> {
         match &self.0 {
-            Kept::File(pair) => {
+            Backend::File(pair) => {
                 let signature = pair.sign(&SystemRandom::new(), message).map_err(|_| KeysError::Crypto)?;
                 signature.as_ref().try_into().map_err(|_| KeysError::Crypto)
             }
-            Kept::Token(key) => {
+            Backend::Token(key) => {
                 let signature = key.sign(message)?;
-                // Another key with the same name, or a fault: what does not verify does not leave the gate.
+                // The token may have another key under this name, or a fault: what does not verify does not leave the gate.
                 let public = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key.point());
-                public.verify(message, &signature).map_err(|_| key.not_ours())?;
+                public.verify(message, &signature).map_err(|_| key.wrong_signature())?;
                 Ok(signature)
             }
         }
     }
 
-    /// The public half as an uncompressed point.
+    /// The public key as an uncompressed point.
     pub(crate) fn point(&self) -> &[u8] {
         match &self.0 {
-            Kept::File(pair) => pair.public_key().as_ref(),
-            Kept::Token(key) => key.point(),
+            Backend::File(pair) => pair.public_key().as_ref(),
+            Backend::Token(key) => key.point(),
         }
     }
 
-    /// The public half.
+    /// The public key.
     pub fn public(&self) -> Result<VerdictKey, KeysError> {
         VerdictKey::from_point(self.point()).map_err(|_| KeysError::Crypto)
     }
@@ -126,7 +123,7 @@ impl Signer {
 
 impl IdSigner for Signer {
     fn public(&self) -> EcPublicKey {
-        // Every key here has such a point; all zeros is none that the firmware would take.
+        // Every key here has such a point; the firmware accepts no key of zeros.
         public_key_of(self.point()).unwrap_or(EcPublicKey::new_zeroed())
     }
 
@@ -143,24 +140,24 @@ pub struct Keys {
     pub verdict: Signer,
     /// Signs ID blocks.
     pub id: Signer,
-    /// Vouches for the ID key.
+    /// Signs the ID key.
     pub author: Option<Signer>,
 }
 
 impl Keys {
-    /// The keys that `config` names: of a token, or of a folder.
-    pub fn open(config: &Config) -> Result<Self, KeysError> {
-        let Some(settings) = &config.pkcs11 else { return Self::load(&config.keys) };
+    /// Opens the keys in `token`, or in `folder` without one.
+    pub fn open(folder: &Path, token: Option<&pkcs11::Settings>) -> Result<Self, KeysError> {
+        let Some(settings) = token else { return Self::load(folder) };
         for name in ["verdict.pem", "id.pem", "author.pem"] {
-            let path = config.keys.join(name);
+            let path = folder.join(name);
             if path.exists() {
                 tracing::warn!(path = %path.display(), "this key is not used: with [pkcs11] the token's keys sign");
             }
         }
-        let mut keys = pkcs11::open(settings)?.into_iter().map(|key| Signer(Kept::Token(key)));
+        let mut keys = pkcs11::open(settings)?.into_iter().map(|key| Signer(Backend::Token(key)));
         let (Some(verdict), Some(id)) = (keys.next(), keys.next()) else { return Err(KeysError::Crypto) };
         let keys = Self { verdict, id, author: keys.next() };
-        // A key that cannot sign is found now.
+        // Find a key that cannot sign now, not with the first guest.
         for signer in [&keys.verdict, &keys.id].into_iter().chain(&keys.author) {
             signer.sign(b"cvmm-gate: can this key sign?")?;
         }
@@ -168,10 +165,10 @@ impl Keys {
     }
 
     /// Starts the threads that a token needs.
-    pub fn start(&self) -> Result<(), KeysError> {
+    pub(crate) fn start(&self) -> Result<(), KeysError> {
         match &self.verdict.0 {
-            Kept::File(_) => Ok(()),
-            Kept::Token(key) => Ok(key.start()?),
+            Backend::File(_) => Ok(()),
+            Backend::Token(key) => Ok(key.start()?),
         }
     }
 
@@ -187,7 +184,7 @@ impl Keys {
     }
 }
 
-/// Makes a key at `path` and its public half beside it (`.pub`).
+/// Generates a key at `path` and writes its public key beside it (`.pub`).
 pub fn generate(path: &Path) -> Result<(), KeysError> {
     for made in [path.to_owned(), public_path(path)] {
         if made.symlink_metadata().is_ok() {
@@ -195,16 +192,21 @@ pub fn generate(path: &Path) -> Result<(), KeysError> {
         }
     }
     let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).map_err(|_| KeysError::Crypto)?;
-    let der = pair.private_key().as_der().map_err(|_| KeysError::Crypto)?;
-    let pem = pem_rfc7468::encode_string("EC PRIVATE KEY", pem_rfc7468::LineEnding::LF, der.as_ref());
-    let pem = Zeroizing::new(pem.map_err(|_| KeysError::Crypto)?);
-    files::replace(path, pem.as_bytes(), 0o600)?;
+    write_private_key(path, &pair)?;
     let public = VerdictKey::from_point(pair.public_key().as_ref()).map_err(|_| KeysError::Crypto)?;
     files::replace(&public_path(path), public.to_pem().as_bytes(), 0o644)?;
     Ok(())
 }
 
-/// Where the public half of a key is.
+/// Writes a private key in PEM, for this process's user only.
+pub(crate) fn write_private_key(path: &Path, pair: &EcdsaKeyPair) -> Result<(), KeysError> {
+    let der = pair.private_key().as_der().map_err(|_| KeysError::Crypto)?;
+    let pem = pem_rfc7468::encode_string("EC PRIVATE KEY", pem_rfc7468::LineEnding::LF, der.as_ref());
+    let pem = Zeroizing::new(pem.map_err(|_| KeysError::Crypto)?);
+    Ok(files::replace(path, pem.as_bytes(), 0o600)?)
+}
+
+/// Where the public key of a private key is.
 #[must_use]
 pub fn public_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -212,17 +214,9 @@ pub fn public_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// A folder that is its user's alone.
-pub fn private_folder(path: &Path) -> Result<(), FileError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| FileError {
-        what: "make",
-        path: path.to_owned(),
-        source,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -239,17 +233,15 @@ mod tests {
         assert_eq!(VerdictKey::from_pem(&public).unwrap(), keys.verdict.public().unwrap());
         assert_eq!(format!("{:?}", keys.verdict), "Signer");
         assert!(matches!(generate(&path), Err(KeysError::Exists(_))));
-        // Nor is a public key of something else that has the name of the public half.
+        // Nor is another public key overwritten that has the name of ours.
         let other = folder.path().join("id_ed25519");
         fs::write(public_path(&other), "ssh-ed25519 AAAA").unwrap();
         assert!(matches!(generate(&other), Err(KeysError::Exists(made)) if made == public_path(&other)));
         assert_eq!(fs::read_to_string(public_path(&other)).unwrap(), "ssh-ed25519 AAAA");
         assert!(!other.exists(), "half a key was made");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(
-            Keys::load(folder.path()),
-            Err(KeysError::Private(PrivateFileError::Exposed { mode: 0o640, .. }))
-        ));
+        let exposed = Keys::load(folder.path()).unwrap_err();
+        assert!(matches!(exposed, KeysError::Private(PrivateFileError::Exposed { mode: 0o640, .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "nonsense").unwrap();
         assert!(matches!(Keys::load(folder.path()), Err(KeysError::Content { .. })));

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keys in a PKCS#11 token: the gate has them sign, and never sees them.
+//! Keys in a PKCS#11 token: they sign for the gate, which never sees them.
 //!
-//! A session of PKCS#11 does one thing at a time, and a call of a module may take as long as it likes. So a few threads have a session
-//! each and sign what they are given, and whoever wants a signature waits for it no longer than `timeout_s`. A session that fails is
-//! opened anew, once for each signature, so that a token that the module finds again signs again. A PIN that the token refused is never shown to it a
-//! second time, since a few more would lock it.
+//! A PKCS#11 session runs one call at a time, and a module may block for any time. So a few threads with a session each sign, and a caller
+//! waits for its signature no longer than `timeout_s`. A session that failed is opened again once per signature, so that a token that the
+//! module finds again signs again. A PIN that the token has refused is never presented again, since a few more attempts would lock it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,11 +22,11 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::RawAuthPin;
 use cvmm_secret_memory::SecretBytes;
+use cvmm_secret_memory::private_file::PrivateFileError;
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::files::read_private;
-use crate::keys::KeysError;
 
 /// Threads that sign, and so sessions with the token.
 const SESSIONS: usize = 4;
@@ -35,34 +34,34 @@ const SESSIONS: usize = 4;
 const P384: [u8; 7] = [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
 /// An uncompressed point of P-384.
 const POINT: usize = 97;
-/// How CKA_EC_POINT has one: an OCTET STRING of it, in DER. Some modules leave that out.
+/// What precedes it in CKA_EC_POINT: the DER header of an OCTET STRING. Some modules omit it.
 const POINT_PREFIX: [u8; 2] = [0x04, POINT as u8];
 
 /// `[pkcs11]` of gate.toml.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The vendor's library.
+    /// The module: the vendor's library.
     pub module: PathBuf,
     /// The token's label.
     pub token: Option<String>,
     /// The token's slot, instead of its label.
     pub slot: Option<u64>,
-    /// File with the user's PIN, for the gate's user only.
+    /// File with the user's PIN, readable by the gate's user only.
     pub pin_file: PathBuf,
     /// Label of the key that signs tickets and the audit log.
     pub verdict: String,
     /// Label of the key that signs ID blocks.
     pub id: String,
-    /// Label of the key that vouches for it.
+    /// Label of the key that signs the ID key.
     pub author: Option<String>,
     /// Files and folders that the module reads while the gate serves, for the sandbox.
     #[serde(default)]
     pub read: Vec<PathBuf>,
-    /// Those that it writes.
+    /// Files and folders that it writes.
     #[serde(default)]
     pub write: Vec<PathBuf>,
-    /// Whether it connects to a daemon's Unix socket.
+    /// Whether the module connects to a daemon's Unix socket.
     #[serde(default)]
     pub unix_sockets: bool,
     /// Seconds to wait for a signature.
@@ -75,35 +74,38 @@ fn default_timeout() -> u64 {
 }
 
 /// Why a token does not sign.
-#[derive(Clone, Debug, Error)]
+#[derive(Debug, Error)]
 pub enum TokenError {
+    /// The PIN file.
+    #[error(transparent)]
+    PinFile(#[from] PrivateFileError),
     /// The settings.
     #[error("[pkcs11] of gate.toml: {0}")]
     Settings(&'static str),
     /// The module.
     #[error("cannot load the PKCS#11 module {path}: {problem}")]
     Module {
-        /// Which.
+        /// The module.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         problem: String,
     },
     /// No token, or more than one.
     #[error(
-        "{found} tokens are {wanted}; is it plugged in, and does the module's own configuration name it?"
+        "expected one token {wanted}, found {found}: check that it is plugged in and that the module's own configuration names it"
     )]
     Tokens {
-        /// What was looked for.
+        /// By what it is selected.
         wanted: String,
         /// How many there are.
         found: usize,
     },
     /// The PIN.
-    #[error("the token refuses the PIN: {0}; it is not shown the same PIN again until the gate is restarted")]
+    #[error("the token refused the PIN: {0}; the gate does not present it again until it is restarted")]
     Pin(String),
     /// No key, or more than one.
     #[error(
-        "the token has {found} {kind} keys labelled {label:?}, and one is needed (cvmm-gate keys generate)"
+        "expected one {kind} key labelled {label:?} in the token, found {found}: cvmm-gate keys generate makes missing keys"
     )]
     Keys {
         /// The label.
@@ -113,28 +115,28 @@ pub enum TokenError {
         /// How many there are.
         found: usize,
     },
-    /// Another curve or algorithm.
-    #[error("the {kind} key labelled {label:?} is not of the curve P-384")]
+    /// A key of another algorithm or curve.
+    #[error("the {kind} key labelled {label:?} is not a P-384 key")]
     Curve {
         /// The label.
         label: String,
         /// Private or public.
         kind: &'static str,
     },
-    /// A call.
+    /// A call failed.
     #[error("the token failed to {doing}: {problem}")]
     Failed {
-        /// What it was to do.
+        /// The operation.
         doing: &'static str,
-        /// What it said.
+        /// The module's error.
         problem: String,
     },
-    /// Bytes that are no signature, or not of this key.
-    #[error("the token's signature is not of the public key labelled {0:?}")]
+    /// Not a signature of this key.
+    #[error("the token's signature does not verify with the public key labelled {0:?}")]
     Signature(String),
-    /// No answer.
+    /// No answer in time.
     #[error("the token gave no signature within {0} s")]
-    Silent(u64),
+    Timeout(u64),
 }
 
 fn failed(doing: &'static str) -> impl Fn(Error) -> TokenError {
@@ -160,28 +162,28 @@ impl Settings {
         [module, pin_file].into_iter().chain(read).chain(write)
     }
 
-    /// The labels of the keys: tickets, ID blocks, and perhaps the author's.
+    /// The labels of the verdict, ID and author keys; the last one is optional.
     fn labels(&self) -> Vec<String> {
         [&self.verdict, &self.id].into_iter().chain(&self.author).cloned().collect()
     }
 }
 
-/// A key of a token. Clones share its sessions.
+/// A key in a token. Clones share its sessions.
 #[derive(Clone, Debug)]
-pub struct TokenKey {
+pub(super) struct TokenKey {
     threads: Arc<Threads>,
     number: usize,
     label: String,
-    /// The public half as an uncompressed point.
+    /// The public key as an uncompressed point.
     point: [u8; POINT],
 }
 
-/// Those who sign.
+/// The threads that sign.
 struct Threads {
-    /// Of the threads, once they are there.
+    /// Set when the threads are started.
     jobs: OnceLock<Sender<Job>>,
-    /// The token with the first session, until then: threads are started inside the sandbox.
-    first: Mutex<Option<(Arc<Token>, Open)>>,
+    /// The token with its first session, which signs until then: threads are started inside the sandbox.
+    first: Mutex<Option<(Arc<Token>, TokenSession)>>,
     timeout: u64,
 }
 
@@ -191,16 +193,16 @@ impl fmt::Debug for Threads {
     }
 }
 
-/// What is to be signed.
+/// A signature to be made.
 struct Job {
     key: usize,
     digest: [u8; 48],
-    /// Nobody waits after it.
+    /// The caller gives up then.
     until: Instant,
     answer: Sender<Result<Vec<u8>, TokenError>>,
 }
 
-/// The token, as it can be opened.
+/// A token that sessions can be opened with.
 struct Token {
     module: Pkcs11,
     settings: Settings,
@@ -208,24 +210,24 @@ struct Token {
     pin_refused: AtomicBool,
 }
 
-/// An open session, and the private keys by their number.
-struct Open {
+/// An open session with the private keys, by number.
+struct TokenSession {
     session: Session,
     keys: Vec<ObjectHandle>,
 }
 
-/// Opens the token and finds its keys: for tickets, for ID blocks, the author's.
-pub fn open(settings: &Settings) -> Result<Vec<TokenKey>, KeysError> {
+/// Opens the token and finds its verdict, ID and author keys.
+pub(super) fn open(settings: &Settings) -> Result<Vec<TokenKey>, TokenError> {
     if !(1..=60).contains(&settings.timeout_s) {
-        return Err(TokenError::Settings("timeout_s is 1 to 60").into());
+        return Err(TokenError::Settings("timeout_s has to be 1 to 60"));
     }
     let token = Token::new(settings)?;
     let labels = settings.labels();
     let open = token.open()?;
     let points: Vec<_> = labels.iter().map(|label| point(&open.session, label)).collect::<Result<_, _>>()?;
     for (label, key) in labels.iter().zip(&open.keys) {
-        if takes_leave(&open.session, *key) {
-            tracing::warn!(label, "the token lets this private key be taken out of it (CKA_EXTRACTABLE)");
+        if is_extractable(&open.session, *key) {
+            tracing::warn!(label, "this private key can be extracted from the token (CKA_EXTRACTABLE)");
         }
     }
     let threads = Arc::new(Threads {
@@ -240,13 +242,13 @@ pub fn open(settings: &Settings) -> Result<Vec<TokenKey>, KeysError> {
 }
 
 impl TokenKey {
-    /// The public half as an uncompressed point: 4, X, Y.
-    pub(crate) fn point(&self) -> &[u8; POINT] {
+    /// The public key as an uncompressed point: 4, X, Y.
+    pub(super) fn point(&self) -> &[u8; POINT] {
         &self.point
     }
 
-    /// Starts the threads that sign from here on, each with a session of its own.
-    pub(crate) fn start(&self) -> Result<(), TokenError> {
+    /// Starts the threads that sign from now on, with a session each.
+    pub(super) fn start(&self) -> Result<(), TokenError> {
         let mut first = self.threads.first.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((token, open)) = first.take() else { return Ok(()) };
         let (sender, receiver) = mpsc::channel();
@@ -257,42 +259,49 @@ impl TokenKey {
             thread::Builder::new()
                 .name("pkcs11".to_owned())
                 .spawn(move || serve(&token, &receiver, open))
-                .map_err(|error| TokenError::Failed { doing: "have a thread", problem: error.to_string() })?;
+                .map_err(|error| TokenError::Failed {
+                    doing: "start a thread",
+                    problem: error.to_string(),
+                })?;
         }
-        let _ = self.threads.jobs.set(sender); // nobody else does, under this lock
+        let _ = self.threads.jobs.set(sender); // unset so far: this lock is held
         Ok(())
     }
 
-    /// R and S over SHA-384 of `message`, 48 bytes each. The caller verifies them with [`Self::point`].
-    pub(crate) fn sign(&self, message: &[u8]) -> Result<[u8; 96], TokenError> {
+    /// Signs SHA-384 of `message`; returns R and S, 48 bytes each. The caller verifies them with [`Self::point`].
+    pub(super) fn sign(&self, message: &[u8]) -> Result<[u8; 96], TokenError> {
         let Threads { jobs, first, timeout } = &*self.threads;
-        let silent = |_| TokenError::Silent(*timeout);
+        let late = |_| TokenError::Timeout(*timeout);
         let mut hash = [0; 48];
         hash.copy_from_slice(digest(&SHA384, message).as_ref()); // as many bytes as SHA-384 has
         let Some(jobs) = jobs.get() else {
             let first = first.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some((_, open)) = &*first {
-                return open.sign(self.number, &hash)?.try_into().map_err(|_| self.not_ours());
+                return open.sign(self.number, &hash)?.try_into().map_err(|_| self.wrong_signature());
             }
             drop(first);
-            // They were started this moment.
-            return if jobs.get().is_some() { self.sign(message) } else { Err(TokenError::Silent(*timeout)) };
+            // They were started just now.
+            return if jobs.get().is_some() {
+                self.sign(message)
+            } else {
+                Err(TokenError::Timeout(*timeout))
+            };
         };
         let (answer, answered) = mpsc::channel();
         let wait = Duration::from_secs(*timeout);
         let job = Job { key: self.number, digest: hash, until: Instant::now() + wait, answer };
-        jobs.send(job).map_err(|_| TokenError::Silent(*timeout))?;
-        let signature = answered.recv_timeout(wait).map_err(silent)??;
-        signature.try_into().map_err(|_| self.not_ours())
+        jobs.send(job).map_err(|_| TokenError::Timeout(*timeout))?;
+        let signature = answered.recv_timeout(wait).map_err(late)??;
+        signature.try_into().map_err(|_| self.wrong_signature())
     }
 
-    pub(crate) fn not_ours(&self) -> TokenError {
+    pub(super) fn wrong_signature(&self) -> TokenError {
         TokenError::Signature(self.label.clone())
     }
 }
 
-/// Signs until nobody is left who could ask.
-fn serve(token: &Token, jobs: &Mutex<Receiver<Job>>, mut open: Option<Open>) {
+/// Signs until all callers are gone.
+fn serve(token: &Token, jobs: &Mutex<Receiver<Job>>, mut open: Option<TokenSession>) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { key, digest, until, answer }) = job else { return };
@@ -301,7 +310,7 @@ fn serve(token: &Token, jobs: &Mutex<Receiver<Job>>, mut open: Option<Open>) {
         }
         let mut signature = open.as_ref().map(|open| open.sign(key, &digest));
         if !matches!(signature, Some(Ok(_))) {
-            // The old session goes first: the last one to go logs out.
+            // The old session is closed first: closing the last one logs out.
             drop(open.take());
             signature = Some(token.open().and_then(|new| open.insert(new).sign(key, &digest)));
         }
@@ -309,21 +318,21 @@ fn serve(token: &Token, jobs: &Mutex<Receiver<Job>>, mut open: Option<Open>) {
             if signature.is_err() {
                 open = None;
             }
-            let _ = answer.send(signature); // whoever asked may have given up
+            let _ = answer.send(signature); // the caller may have given up
         }
     }
 }
 
 impl Token {
-    fn new(settings: &Settings) -> Result<Self, KeysError> {
+    fn new(settings: &Settings) -> Result<Self, TokenError> {
         if settings.token.is_some() == settings.slot.is_some() {
-            return Err(TokenError::Settings("it has either token or slot").into());
+            return Err(TokenError::Settings("either token or slot has to be given"));
         }
         let pin = read_private(&settings.pin_file)?;
         let pin = pin.strip_suffix(b"\n").unwrap_or(&pin);
         let pin = pin.strip_suffix(b"\r").unwrap_or(pin);
         if pin.is_empty() {
-            return Err(TokenError::Settings("pin_file is empty").into());
+            return Err(TokenError::Settings("pin_file is empty"));
         }
         Ok(Self {
             module: load(&settings.module)?,
@@ -334,8 +343,8 @@ impl Token {
     }
 
     fn slot(&self) -> Result<Slot, TokenError> {
-        // Another token that has a problem is no problem of ours.
-        let slots = self.module.get_slots_with_token().map_err(failed("say which tokens there are"))?;
+        // Problems of other tokens do not matter here.
+        let slots = self.module.get_slots_with_token().map_err(failed("list tokens"))?;
         let Settings { token, slot: number, .. } = &self.settings;
         let mut found: Vec<_> = slots
             .into_iter()
@@ -361,11 +370,11 @@ impl Token {
 
     fn log_in(&self, session: &Session) -> Result<(), TokenError> {
         if self.pin_refused.load(Ordering::Acquire) {
-            return Err(TokenError::Pin("it did before".to_owned()));
+            return Err(TokenError::Pin("it was refused before".to_owned()));
         }
-        // The library takes a copy of its own, which it overwrites.
+        // The library takes its own copy, which it overwrites.
         match session.login_with_raw(UserType::User, &RawAuthPin::new(Box::new(self.pin.to_vec()))) {
-            // It is the process that is logged in, not the session.
+            // The process is logged in, not the session.
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
             Err(Error::Pkcs11(
                 error @ (RvError::PinIncorrect
@@ -383,19 +392,19 @@ impl Token {
         }
     }
 
-    fn open(&self) -> Result<Open, TokenError> {
+    fn open(&self) -> Result<TokenSession, TokenError> {
         let session = self.module.open_ro_session(self.slot()?).map_err(failed("open a session"))?;
         self.log_in(&session)?;
         let labels = self.settings.labels();
         let keys = labels.iter().map(|label| find(&session, label, ObjectClass::PRIVATE_KEY));
         let keys = keys.collect::<Result<_, _>>()?;
-        Ok(Open { session, keys })
+        Ok(TokenSession { session, keys })
     }
 }
 
-impl Open {
+impl TokenSession {
     fn sign(&self, key: usize, digest: &[u8]) -> Result<Vec<u8>, TokenError> {
-        let absent = || TokenError::Settings("it names no such key");
+        let absent = || TokenError::Settings("it does not name such a key");
         let key = self.keys.get(key).ok_or_else(absent)?;
         self.session.sign(&Mechanism::Ecdsa, *key, digest).map_err(failed("sign"))
     }
@@ -410,7 +419,7 @@ fn load(path: &Path) -> Result<Pkcs11, TokenError> {
     }
 }
 
-/// The one P-384 key of `class` with `label`.
+/// Finds the P-384 key of `class` with `label`.
 fn find(session: &Session, label: &str, class: ObjectClass) -> Result<ObjectHandle, TokenError> {
     let kind = if class == ObjectClass::PRIVATE_KEY { "private" } else { "public" };
     let mut found = objects(session, label, class)?;
@@ -423,13 +432,12 @@ fn find(session: &Session, label: &str, class: ObjectClass) -> Result<ObjectHand
     };
     let curve = || TokenError::Curve { label: label.to_owned(), kind };
     let types = [AttributeType::KeyType];
-    let attributes = session.get_attributes(key, &types).map_err(failed("say what a key is"))?;
+    let attributes = session.get_attributes(key, &types).map_err(failed("read the type of a key"))?;
     if !attributes.iter().any(|attribute| matches!(attribute, Attribute::KeyType(KeyType::EC))) {
         return Err(curve());
     }
-    let attributes = session
-        .get_attributes(key, &[AttributeType::EcParams])
-        .map_err(failed("say which curve a key has"))?;
+    let attributes =
+        session.get_attributes(key, &[AttributeType::EcParams]).map_err(failed("read the curve of a key"))?;
     if !attributes.iter().any(|attribute| matches!(attribute, Attribute::EcParams(oid) if *oid == P384)) {
         return Err(curve());
     }
@@ -438,14 +446,14 @@ fn find(session: &Session, label: &str, class: ObjectClass) -> Result<ObjectHand
 
 fn objects(session: &Session, label: &str, class: ObjectClass) -> Result<Vec<ObjectHandle>, TokenError> {
     let wanted = [Attribute::Class(class), Attribute::Label(label.as_bytes().to_vec())];
-    session.find_objects(&wanted).map_err(failed("look for a key"))
+    session.find_objects(&wanted).map_err(failed("find a key"))
 }
 
-/// The public key with `label`.
+/// Reads the public key with `label`.
 fn point(session: &Session, label: &str) -> Result<[u8; POINT], TokenError> {
     let key = find(session, label, ObjectClass::PUBLIC_KEY)?;
     let attributes =
-        session.get_attributes(key, &[AttributeType::EcPoint]).map_err(failed("show a public key"))?;
+        session.get_attributes(key, &[AttributeType::EcPoint]).map_err(failed("read a public key"))?;
     let point = attributes.iter().find_map(|attribute| match attribute {
         Attribute::EcPoint(bytes) if bytes.len() == POINT => bytes.as_slice().try_into().ok(),
         Attribute::EcPoint(bytes) => bytes.strip_prefix(&POINT_PREFIX)?.try_into().ok(),
@@ -454,14 +462,14 @@ fn point(session: &Session, label: &str) -> Result<[u8; POINT], TokenError> {
     point.ok_or_else(|| TokenError::Curve { label: label.to_owned(), kind: "public" })
 }
 
-/// Whether a private key may leave the token.
-fn takes_leave(session: &Session, key: ObjectHandle) -> bool {
+/// Whether a private key can be extracted from the token.
+fn is_extractable(session: &Session, key: ObjectHandle) -> bool {
     let attributes = session.get_attributes(key, &[AttributeType::Extractable]).unwrap_or_default();
     attributes.iter().any(|attribute| matches!(attribute, Attribute::Extractable(true)))
 }
 
-/// Makes the keys that the token does not have; returns their labels.
-pub fn generate(settings: &Settings) -> Result<Vec<String>, KeysError> {
+/// Generates the keys that the token does not have; returns their labels.
+pub fn generate(settings: &Settings) -> Result<Vec<String>, TokenError> {
     let token = Token::new(settings)?;
     let session = token.module.open_rw_session(token.slot()?).map_err(failed("open a session"))?;
     token.log_in(&session)?;
@@ -485,7 +493,7 @@ pub fn generate(settings: &Settings) -> Result<Vec<String>, KeysError> {
                 &[&both[..], &public].concat(),
                 &[&both[..], &private].concat(),
             )
-            .map_err(failed("make a key"))?;
+            .map_err(failed("generate a key"))?;
         made.push(label);
     }
     Ok(made)
@@ -502,20 +510,20 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_hangs_is_not_waited_for() {
+    fn a_token_that_hangs_times_out() {
         let (key, jobs) = key(1);
         let began = Instant::now();
-        assert!(matches!(key.sign(b"m"), Err(TokenError::Silent(1))));
+        assert!(matches!(key.sign(b"m"), Err(TokenError::Timeout(1))));
         assert!((900..3000).contains(&began.elapsed().as_millis()));
-        // What nobody waits for any more is not signed: its time is over.
+        // The caller has given up: this is not signed.
         let job = jobs.recv().unwrap();
         assert!(Instant::now() >= job.until && job.key == 1);
         drop(jobs);
-        assert!(matches!(key.sign(b"m"), Err(TokenError::Silent(1))));
+        assert!(matches!(key.sign(b"m"), Err(TokenError::Timeout(1))));
     }
 
     #[test]
-    fn bytes_that_are_no_signature_are_none() {
+    fn a_signature_of_the_wrong_length_is_an_error() {
         let (key, jobs) = key(5);
         let token = thread::spawn(move || {
             for len in [0, 95, 97, 104] {

@@ -14,14 +14,14 @@ use serde::Deserialize;
 pub struct Config {
     /// Address and port.
     pub listen: SocketAddr,
-    /// The policy that judges every client.
+    /// The policy that every guest has to satisfy.
     pub policy: String,
     /// Which guests may ask at all.
     #[serde(default)]
     pub guests: Guests,
     /// Folder of resources: `REPO/TYPE/TAG`.
     pub resources: Option<PathBuf>,
-    /// For each repository the policy that a guest has to meet besides, to get what is in it. Others are not released.
+    /// For each repository, the policy that a guest also has to satisfy to get its resources. Other repositories are not released.
     #[serde(default)]
     pub release: BTreeMap<String, String>,
     /// Seconds from a challenge to the end of its session.
@@ -33,7 +33,7 @@ pub struct Config {
     /// Connections at a time.
     #[serde(default = "connections")]
     pub connections: usize,
-    /// Requests a second, of all clients together, that are answered.
+    /// Requests per second of all clients together.
     #[serde(default = "requests_per_s")]
     pub requests_per_s: u32,
 }
@@ -42,10 +42,10 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Guests {
-    /// Those that this gate has admitted, each in its latest run.
+    /// Guests that this gate has admitted, each in its latest launch.
     #[default]
     Admitted,
-    /// All that meet the policy, whoever launched them.
+    /// All guests that satisfy the policy, even if this gate has not admitted them.
     Any,
 }
 
@@ -66,7 +66,7 @@ fn requests_per_s() -> u32 {
 }
 
 impl Config {
-    /// Checks the values and makes paths start at `base`; the error says what is wrong.
+    /// Checks the values and resolves paths against `base`; the error says what is wrong.
     pub(crate) fn settle(&mut self, base: &Path) -> Result<(), String> {
         let Self {
             listen: _,
@@ -82,16 +82,16 @@ impl Config {
         if let Some(name) =
             release.keys().chain(release.values()).chain([&*policy]).find(|name| !is_name(name))
         {
-            return Err(format!("rcar: {name:?} is not 1 to 64 of A-Z a-z 0-9 . _ -"));
+            return Err(format!("rcar: the name {name:?} has to be 1 to 64 characters of A-Z a-z 0-9 . _ -"));
         }
         if !(1..=3600).contains(session_s) || !(1..=1 << 20).contains(sessions) {
-            return Err("rcar.session_s is 1 to 3600 and rcar.sessions 1 to 1048576".to_owned());
+            return Err("rcar.session_s has to be 1 to 3600, and rcar.sessions 1 to 1048576".to_owned());
         }
         if *connections == 0 || *requests_per_s == 0 {
-            return Err("rcar: a limit of zero lets nobody ask".to_owned());
+            return Err("rcar: a limit of 0 would refuse every client".to_owned());
         }
         if resources.is_none() && !release.is_empty() {
-            return Err("rcar.release needs rcar.resources: the folder of what is released".to_owned());
+            return Err("rcar.release needs rcar.resources, the folder with the resources".to_owned());
         }
         for path in resources.iter_mut() {
             *path = base.join(&*path);
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn invalid_settings_are_refused() {
         let read = |more: &str| {
             let text = format!("listen = \"127.0.0.1:0\"\npolicy = \"p\"\n{more}");
             let mut config: Config = toml::from_str(&text).map_err(|error| error.to_string())?;

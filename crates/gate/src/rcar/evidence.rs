@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SNP evidence as it comes in RCAR: a report, and perhaps the certificate of the key that signed it.
+//! SNP evidence in RCAR: a report, and optionally the certificate of the key that signed it.
 //!
 //! ```text
 //! {"attestation_report": REPORT, "cert_chain": null | [{"cert_type": "VCEK", "data": [48, 130, ...]}, ...]}
 //! ```
 //! REPORT is base64 of the 1184 bytes, or, from Trustee's guest components, the serde form of the `sev` crate's `AttestationReport`:
-//! its fields, with each TCB taken apart. Such a report is put together again into the bytes that were signed. What that form cannot
-//! say (a reserved byte that is not zero) is lost, and then the signature does not fit; nothing is ever verified but bytes.
+//! its fields, with each TCB in parts. Such a report is encoded again into the bytes that were signed. What that form cannot express (a
+//! reserved byte that is not zero) is lost, and the signature does not verify then: only bytes are ever verified.
 
 use std::borrow::Cow;
 
@@ -26,7 +26,7 @@ use zerocopy::{FromZeros, IntoBytes};
 /// Certificates in a chain, at most.
 const MAX_CHAIN: usize = 8;
 
-/// What came.
+/// Decoded evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The report's bytes.
@@ -53,7 +53,7 @@ struct Snp {
 }
 
 impl Evidence {
-    /// Reads evidence; the error says what is wrong with it.
+    /// Decodes evidence; the error says what is wrong with it.
     pub fn read(value: &Value) -> Result<Self, String> {
         let Snp { attestation_report, cert_chain } =
             Snp::deserialize(value).map_err(|error| format!("tee-evidence.primary_evidence: {error}"))?;
@@ -72,7 +72,7 @@ impl Evidence {
         Ok(Self { report, certificates })
     }
 
-    /// The certificate of the key that signed the report, if it came along: DER or PEM, as the host has it.
+    /// The certificate of the key that signed the report, if it is in the chain: DER or PEM, as the host has it.
     pub fn vek(&self, hint: &Hint) -> Result<Option<Cow<'_, [u8]>>, String> {
         let name = match hint.signing_key {
             SigningKey::Vcek => "VCEK",
@@ -94,9 +94,8 @@ impl<'de, const N: usize> Deserialize<'de> for Bytes<N> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = Vec::<u8>::deserialize(deserializer)?;
         let len = bytes.len();
-        let bytes = bytes
-            .try_into()
-            .map_err(|_| serde::de::Error::custom(format!("{len} bytes where there are {N}")))?;
+        let bytes =
+            bytes.try_into().map_err(|_| serde::de::Error::custom(format!("{len} bytes instead of {N}")))?;
         Ok(Self(bytes))
     }
 }
@@ -181,7 +180,7 @@ impl SevVersion {
 }
 
 impl SevReport {
-    /// The bytes that were signed, and the signature.
+    /// Encodes the bytes that were signed, and the signature.
     fn bytes(self) -> Vec<u8> {
         let mut report = Report::new_zeroed();
         report.version = U32::new(self.version);

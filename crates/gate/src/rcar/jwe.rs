@@ -25,17 +25,19 @@ use super::wire::{EcKey, RsaKey, TeePubKey};
 const ECDH: &str = "ECDH-ES+A256KW";
 const OAEP: &str = "RSA-OAEP-256";
 
-/// A key that nothing can be encrypted to.
+/// A public key that cannot be used for encryption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// Another kind of key.
-    #[error("tee-pubkey is none of P-256 and P-521 with ECDH-ES+A256KW, and RSA with RSA-OAEP-256")]
+    /// An unsupported kind of key.
+    #[error(
+        "unsupported tee-pubkey: P-256 and P-521 with ECDH-ES+A256KW and RSA with RSA-OAEP-256 are supported"
+    )]
     Kind,
     /// Not a key of its kind.
-    #[error("tee-pubkey has coordinates that are not base64url of a point of its curve")]
+    #[error("the coordinates of tee-pubkey are not a point on its curve in base64url")]
     Point,
     /// Not an RSA key, or a weak one.
-    #[error("tee-pubkey is no RSA key of 2048 to 4096 bits with exponent 65537 in base64url")]
+    #[error("tee-pubkey has to be an RSA key of 2048 to 4096 bits with exponent 65537, in base64url")]
     Rsa,
 }
 
@@ -81,7 +83,7 @@ impl Curve {
     }
 }
 
-/// Who can read what is sealed: a key that was looked at once.
+/// A valid key that resources can be sealed to.
 #[derive(Clone)]
 pub struct Recipient(Key);
 
@@ -144,7 +146,7 @@ impl TryFrom<&TeePubKey> for Recipient {
 /// A sealed resource.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Jwe {
-    /// `Header`, base64url, which is what is authenticated besides.
+    /// `Header` in base64url; it is the additional authenticated data.
     pub protected: String,
     /// The content's key, wrapped.
     pub encrypted_key: String,
@@ -156,7 +158,7 @@ pub struct Jwe {
     pub tag: String,
 }
 
-/// The protected header. Trustee's client writes it anew to authenticate it: `alg`, `enc`, then the rest by name.
+/// The protected header. Trustee's client encodes it again to authenticate it: `alg`, `enc`, then the rest by name.
 #[derive(Serialize)]
 struct Header<'a> {
     alg: &'a str,
@@ -238,8 +240,8 @@ fn agree(curve: Curve, point: &[u8], key: &[u8; 32]) -> Result<(Epk, Vec<u8>), S
     Ok((epk, wrapped))
 }
 
-/// The Concat KDF (NIST SP 800-56A, 5.8.1) for 256 bits, which is one round of SHA-256: a counter, the secret, the algorithm's name,
-/// nobody's names, and the length in bits.
+/// The Concat KDF (NIST SP 800-56A, 5.8.1) for 256 bits, which is one round of SHA-256: a counter, the secret, the algorithm's name, empty
+/// PartyUInfo and PartyVInfo, and the length in bits.
 fn concat_kdf(secret: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut context = Context::new(&SHA256);
     context.update(&1_u32.to_be_bytes());
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_no_recipient() {
+    fn invalid_and_weak_keys_are_refused() {
         let own = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()).unwrap();
         let public = own.compute_public_key().unwrap();
         let (x, y) = (&public.as_ref()[1..33], &public.as_ref()[33..]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Trustee's protocol (RCAR: request, challenge, attestation, response), for guests whose software speaks that and not the gate's own.
+//! Trustee's protocol (RCAR: request, challenge, attestation, response), for guests whose software does not speak the gate's own.
 //!
 //! ```text
 //!  guest                                          gate
@@ -8,24 +8,25 @@
 //!   │ {nonce}, cookie kbs-session-id                │  a session, pending
 //!   │◀──────────────────────────────────────────────┤
 //!   │ POST /kbs/v0/attest {runtime-data, evidence}  │
-//!   ├──────────────────────────────────────────────▶│  the session is used up, whatever the answer
+//!   ├──────────────────────────────────────────────▶│  the challenge is used up by any answer
 //!   │ {token}                                       │  EAR, ES256; the session is attested
 //!   │◀──────────────────────────────────────────────┤
 //!   │ GET /kbs/v0/resource/REPO/TYPE/TAG            │
-//!   ├──────────────────────────────────────────────▶│  judged again, by the policies of now
+//!   ├──────────────────────────────────────────────▶│  appraised again, by the policies as they are now
 //!   │ JWE, to the key that the report is bound to   │
 //!   │◀──────────────────────────────────────────────┤
 //! ```
-//! The report is bound to the nonce and to the guest's key by its REPORT_DATA ([`wire::RuntimeData`]). It is verified as the bytes
-//! that were signed: evidence that comes as a parsed structure is put together again first ([`evidence`]), so that whatever was lost
-//! or changed on the way is a wrong signature.
+//! The report is bound to the nonce and to the guest's key by its REPORT_DATA ([`wire::RuntimeData`]). Evidence that comes as a parsed
+//! structure is first encoded again into the bytes that were signed ([`evidence`]): whatever was lost or changed on the way makes the
+//! signature invalid.
 //!
-//! What is here is form: the engine decides ([`crate::engine::Engine`]), the server does the HTTP.
+//! This module has the protocol's formats and its sessions. The engine decides ([`crate::engine::Engine`]), the server does the HTTP.
 
 pub mod config;
 pub mod evidence;
-pub mod jwe;
-pub mod resource;
-pub mod sessions;
+pub(crate) mod jwe;
+pub(crate) mod resource;
+pub(crate) mod service;
+pub(crate) mod sessions;
 pub mod token;
 pub mod wire;

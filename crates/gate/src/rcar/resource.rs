@@ -16,7 +16,7 @@ const MAX: u64 = 1 << 20;
 #[derive(Debug, Error)]
 pub enum ResourceError {
     /// No such file.
-    #[error("there is no such resource")]
+    #[error("no such resource")]
     None,
     /// It cannot be read.
     #[error("the resource cannot be read: {0}")]
@@ -36,12 +36,12 @@ pub enum ResourceError {
     TooLong,
 }
 
-/// Names a resource.
+/// The name of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
     /// The repository.
     pub repository: String,
-    /// All of it.
+    /// The whole name.
     pub path: String,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The sessions, in bounded memory: when all places are taken, the oldest challenge that nobody has answered makes room. An attested
-//! session keeps its place until it ends, which is soon.
+//! Sessions in bounded memory: when all slots are in use, a new session evicts the oldest unanswered challenge. Attested sessions are not
+//! evicted; they end soon.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
@@ -12,39 +12,48 @@ use super::wire::Hash;
 
 /// A session.
 #[derive(Debug)]
-pub enum Session {
-    /// A challenge that waits for its answer.
+pub(crate) enum Session {
+    /// With a challenge that was not answered yet.
     Pending(Pending),
-    /// A guest whose evidence was good.
+    /// With verified evidence.
     Attested(Box<Attested>),
 }
 
-/// A challenge that waits for its answer.
+/// An unanswered challenge.
 #[derive(Clone, Debug)]
-pub struct Pending {
+pub(crate) struct Pending {
     /// As it was sent.
     pub nonce: String,
-    /// What the client was told to hash with.
+    /// The algorithm that was selected for REPORT_DATA.
     pub hash: Hash,
 }
 
-/// A guest whose evidence was good.
+/// A guest with verified evidence.
 #[derive(Clone, Debug)]
-pub struct Attested {
-    /// What its report says.
+pub(crate) struct Attested {
+    /// The claims of its report.
     pub claims: Claims,
-    /// What its report had to say.
+    /// The REPORT_DATA that was expected.
     pub report_data: [u8; 64],
-    /// What its key is.
+    /// Its key.
     pub recipient: Recipient,
     /// When its token ends, in seconds of Unix time.
     pub expires: i64,
 }
 
+/// A session that has verified evidence once that is written down.
+#[derive(Debug)]
+pub(crate) struct NewSession {
+    pub(crate) id: String,
+    pub(crate) attested: Box<Attested>,
+    pub(crate) start: Instant,
+    pub(crate) until: Instant,
+}
+
 /// All sessions.
 #[derive(Debug)]
-pub struct Sessions {
-    most: usize,
+pub(crate) struct Sessions {
+    max: usize,
     next: u64,
     by_id: HashMap<String, u64>,
     all: BTreeMap<u64, Entry>,
@@ -59,15 +68,14 @@ struct Entry {
 }
 
 impl Sessions {
-    /// With so many places.
-    #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self { most, next: 0, by_id: HashMap::new(), all: BTreeMap::new(), pending: BTreeSet::new() }
+    /// With so many slots.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, next: 0, by_id: HashMap::new(), all: BTreeMap::new(), pending: BTreeSet::new() }
     }
 
-    /// Keeps a session until `until`. False if there is no place.
+    /// Keeps a session until `until`. False if all slots are in use by attested sessions.
     #[must_use]
-    pub fn put(&mut self, id: String, session: Session, now: Instant, until: Instant) -> bool {
+    pub(crate) fn put(&mut self, id: String, session: Session, now: Instant, until: Instant) -> bool {
         while let Some((number, entry)) = self.all.first_key_value() {
             if entry.until > now {
                 break;
@@ -75,13 +83,13 @@ impl Sessions {
             let number = *number;
             self.remove(number);
         }
-        if self.all.len() >= self.most {
+        if self.all.len() >= self.max {
             match self.pending.first().copied() {
                 Some(oldest) => drop(self.remove(oldest)),
                 None => self.sweep(now),
             }
         }
-        if self.all.len() >= self.most {
+        if self.all.len() >= self.max {
             return false;
         }
         let number = self.next;
@@ -94,15 +102,14 @@ impl Sessions {
         true
     }
 
-    /// The session with this name, if it has not ended.
-    #[must_use]
-    pub fn get(&self, id: &str, now: Instant) -> Option<&Session> {
+    /// The session with this identifier, if it has not ended.
+    pub(crate) fn get(&self, id: &str, now: Instant) -> Option<&Session> {
         let entry = self.all.get(self.by_id.get(id)?)?;
         (entry.until > now).then_some(&entry.session)
     }
 
-    /// Takes a challenge that waits for its answer, and its end: there is only one answer to it.
-    pub fn take_pending(&mut self, id: &str, now: Instant) -> Option<(Pending, Instant)> {
+    /// Takes an unanswered challenge and the end of its session: a challenge has one answer only.
+    pub(crate) fn take_pending(&mut self, id: &str, now: Instant) -> Option<(Pending, Instant)> {
         let number = *self.by_id.get(id)?;
         if !self.pending.contains(&number) {
             return None;
@@ -113,19 +120,7 @@ impl Sessions {
         }
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// Forgets what has ended; attested sessions do so out of order.
+    /// Removes sessions that have ended; attested sessions end out of order.
     fn sweep(&mut self, now: Instant) {
         let ended: Vec<_> =
             self.all.iter().filter(|(_, entry)| entry.until <= now).map(|(number, _)| *number).collect();
@@ -153,22 +148,22 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_challenge_makes_room_and_time_does_too() {
+    fn the_oldest_challenge_is_evicted_and_sessions_end() {
         let now = Instant::now();
         let until = now + Duration::from_secs(10);
         let mut sessions = Sessions::new(3);
         for number in 0..10_000 {
             assert!(sessions.put(number.to_string(), pending(), now, until));
         }
-        assert_eq!((sessions.len(), sessions.by_id.len(), sessions.pending.len()), (3, 3, 3));
+        assert_eq!((sessions.all.len(), sessions.by_id.len(), sessions.pending.len()), (3, 3, 3));
         assert!(sessions.get("9996", now).is_none() && sessions.get("9997", now).is_some());
         // Once taken it is gone.
         assert!(sessions.take_pending("9998", now).is_some());
         assert!(sessions.take_pending("9998", now).is_none());
-        // What has ended is nobody's, and then not there.
+        // A session that has ended cannot be used, and is removed later.
         assert!(sessions.get("9999", until).is_none());
         assert!(sessions.take_pending("9999", until).is_none());
         assert!(sessions.put("new".into(), pending(), until, until + Duration::from_secs(1)));
-        assert_eq!((sessions.len(), sessions.by_id.len(), sessions.pending.len()), (1, 1, 1));
+        assert_eq!((sessions.all.len(), sessions.by_id.len(), sessions.pending.len()), (1, 1, 1));
     }
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The token: an EAR in the dialect that Trustee writes and reads (version 0.5 of the `ear` crate), signed with ES256, which is what
-//! its tools verify. The gate's own tickets have the names of draft-04 (`cvmm_gate_protocol::ticket`).
+//! Tokens: EARs in the dialect that Trustee writes and reads (version 0.5 of the `ear` crate), signed with ES256, which its tools verify.
+//! The gate's own tickets have the names of draft-04 (`cvmm_gate_protocol::ticket`).
 
 use std::fmt;
 use std::path::Path;
 
-use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine as _;
@@ -20,8 +19,8 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::wire::{RuntimeData, TeePubKey};
-use crate::files;
-use crate::keys::KeysError;
+use crate::files::read_private;
+use crate::keys::{KeysError, write_private_key};
 
 /// The profile.
 pub const PROFILE: &str = "tag:github.com,2024:confidential-containers/Trustee";
@@ -43,7 +42,7 @@ impl fmt::Debug for TokenKey {
 impl TokenKey {
     /// Reads a private key that only this process's user may read.
     pub fn load(path: &Path) -> Result<Self, KeysError> {
-        let file = files::read_private(path)?;
+        let file = read_private(path)?;
         let content = |problem| KeysError::Content { path: path.to_owned(), problem };
         let (_, der) = pem_rfc7468::decode_vec(&file).map_err(|_| content(KeyError::Pem))?;
         let der = Zeroizing::new(der);
@@ -64,7 +63,7 @@ impl TokenKey {
         Ok((URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y)))
     }
 
-    /// The public half as a JWK set, for whoever verifies tokens.
+    /// The public key as a JWK set, for programs that verify tokens.
     pub fn jwks(&self) -> Result<Value, KeysError> {
         let (x, y) = self.coordinates()?;
         Ok(json!({ "keys": [
@@ -72,7 +71,7 @@ impl TokenKey {
         ]}))
     }
 
-    /// The token of `claims`.
+    /// Signs a token with these claims.
     pub fn sign(&self, claims: &impl Serialize) -> Result<String, KeysError> {
         let header = json!({ "alg": "ES256", "kid": self.kid, "typ": "JWT" }).to_string();
         let payload = serde_json::to_vec(claims).map_err(|_| KeysError::Crypto)?;
@@ -83,19 +82,16 @@ impl TokenKey {
     }
 }
 
-/// Makes a key at `path`.
+/// Generates a key at `path`.
 pub fn generate(path: &Path) -> Result<(), KeysError> {
     if path.exists() {
         return Err(KeysError::Exists(path.to_owned()));
     }
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| KeysError::Crypto)?;
-    let der = pair.private_key().as_der().map_err(|_| KeysError::Crypto)?;
-    let pem = pem_rfc7468::encode_string("EC PRIVATE KEY", pem_rfc7468::LineEnding::LF, der.as_ref());
-    let pem = Zeroizing::new(pem.map_err(|_| KeysError::Crypto)?);
-    Ok(files::replace(path, pem.as_bytes(), 0o600)?)
+    write_private_key(path, &pair)
 }
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Debug, Serialize)]
 pub struct Token {
     eat_profile: &'static str,
@@ -110,7 +106,7 @@ pub struct Token {
     #[serde(rename = "ear.verifier-id")]
     verifier: VerifierId,
     submods: Submods,
-    /// The policy that judged, exactly.
+    /// The policy that was satisfied, exactly.
     cvmm_policy: PolicyId,
 }
 
@@ -136,13 +132,13 @@ struct Appraisal {
 struct Vector {
     /// 2: genuine.
     hardware: i8,
-    /// 3: what was booted is approved. What runs since is the guest's own matter.
+    /// 3: what was booted is approved. What the guest has started since is not known.
     executables: i8,
     /// 2: approved.
     configuration: i8,
 }
 
-/// What the evidence says, by Trustee's names; the key is where its KBS looks for it.
+/// The evidence, under Trustee's names; the key is where its KBS looks for it.
 #[derive(Debug, Serialize)]
 struct Annotated {
     snp: Value,
@@ -159,27 +155,27 @@ struct Runtime {
     tee_pubkey: TeePubKey,
 }
 
-/// What a token is about.
+/// What a token is issued for.
 #[derive(Debug)]
 pub struct Subject<'a> {
-    /// Names the token.
+    /// The token's identifier.
     pub jti: String,
-    /// The VM, if it is one of this gate's.
+    /// The VM, if this gate has admitted it.
     pub vm_id: Option<&'a str>,
     /// Nonce and key.
     pub runtime: &'a RuntimeData,
-    /// What the report says.
+    /// The claims of the report.
     pub claims: &'a Claims,
-    /// What judged it.
+    /// The policy that was satisfied.
     pub policy: &'a PolicyId,
-    /// Now.
+    /// The time, in Unix time.
     pub now: i64,
-    /// Its end.
+    /// The end of its validity.
     pub expires: i64,
 }
 
 impl Token {
-    /// A token about an appraisal that was good: there are no others.
+    /// A token for evidence that satisfies the policy; there are no others.
     #[must_use]
     pub fn affirming(subject: &Subject<'_>) -> Self {
         let Subject { jti, vm_id, runtime, claims, policy, now, expires } = subject;
@@ -217,7 +213,7 @@ impl Token {
     }
 }
 
-/// The claims that Trustee's SNP verifier makes, and no others: policies that read them are written for those.
+/// The claims that Trustee's SNP verifier makes, and no others: policies are written for those.
 fn snp(claims: &Claims) -> Value {
     let tcb = &claims.reported_tcb;
     let policy = claims.policy;

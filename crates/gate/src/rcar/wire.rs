@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Messages of RCAR, version 0.4.0, as Trustee's guest components write and read them.
 //!
-//! A field that is not known is refused, and a field that is hashed into REPORT_DATA is hashed as it was read.
+//! Unknown fields are refused. Fields that are hashed into REPORT_DATA are hashed as they were read.
 
 use aws_lc_rs::digest::{self, SHA256, SHA384, SHA512};
 use serde::{Deserialize, Serialize};
@@ -20,24 +20,24 @@ pub const MAX_BODY: usize = 128 << 10;
 pub struct Request {
     /// [`VERSION`].
     pub version: String,
-    /// Which kind of guest.
+    /// The kind of guest.
     pub tee: String,
-    /// An object with `supported-hash-algorithms`, or anything else that says nothing.
+    /// An object with `supported-hash-algorithms`; other values have no meaning.
     #[serde(default, rename = "extra-params")]
     pub extra_params: Value,
 }
 
-/// Its answer.
+/// The response to [`Request`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Challenge {
     /// Base64.
     pub nonce: String,
-    /// What was chosen.
+    /// The hash algorithm.
     #[serde(rename = "extra-params")]
     pub extra_params: ExtraParams,
 }
 
-/// What was chosen.
+/// What the gate has selected.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ExtraParams {
     /// For REPORT_DATA.
@@ -45,7 +45,7 @@ pub struct ExtraParams {
     pub selected_hash_algorithm: Hash,
 }
 
-/// A hash for REPORT_DATA.
+/// A hash algorithm for REPORT_DATA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hash {
@@ -58,7 +58,7 @@ pub enum Hash {
 }
 
 impl Hash {
-    /// The best of what `extra` says the client has; SHA-384 when it does not say.
+    /// Selects the best algorithm in `extra`; SHA-384 if `extra` does not list any.
     #[must_use]
     pub fn choose(extra: &Value) -> Option<Self> {
         let Some(supported) = extra.get("supported-hash-algorithms") else { return Some(Self::Sha384) };
@@ -84,7 +84,7 @@ impl Hash {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Attestation {
-    /// Configuration that the host gives its guest. Not judged here.
+    /// Configuration that the host gives its guest. Not supported.
     #[serde(default)]
     pub init_data: Option<Value>,
     /// What the report is bound to.
@@ -113,11 +113,11 @@ pub struct CompositeEvidence {
     pub additional_evidence: String,
 }
 
-/// A public key as a JWK. The members stand in the order of RFC 8785, since this is what is hashed.
+/// A public key as a JWK, with its members in the order of RFC 8785, since it is hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum TeePubKey {
-    /// An elliptic curve's.
+    /// An elliptic curve key.
     Ec(EcKey),
     /// RSA.
     Rsa(RsaKey),
@@ -153,8 +153,8 @@ pub struct RsaKey {
     pub n: String,
 }
 
-/// What is hashed; the members stand in the order of RFC 8785. Strings are all there is in it, and those serde_json writes as RFC 8785
-/// wants them.
+/// The document that is hashed, with its members in the order of RFC 8785. It has strings only, which serde_json writes as RFC 8785
+/// requires.
 #[derive(Serialize)]
 struct Bound<'a> {
     #[serde(rename = "additional-evidence")]
@@ -165,12 +165,12 @@ struct Bound<'a> {
 }
 
 impl Attestation {
-    /// What REPORT_DATA has to be.
+    /// The expected REPORT_DATA.
     #[must_use]
     pub fn report_data(&self, hash: Hash) -> [u8; 64] {
         let Self { runtime_data: RuntimeData { nonce, tee_pubkey }, tee_evidence, .. } = self;
         let bound = Bound { additional_evidence: &tee_evidence.additional_evidence, nonce, tee_pubkey };
-        // Structs of strings are always JSON.
+        // A struct of strings is always JSON.
         let text = serde_json::to_vec(&bound).unwrap_or_default();
         let digest = digest::digest(hash.algorithm(), &text);
         let mut data = [0; 64];
@@ -181,7 +181,7 @@ impl Attestation {
     }
 }
 
-/// Any answer that is no yes.
+/// The body of every response that is not a success.
 #[derive(Clone, Debug, Serialize)]
 pub struct ErrorInformation {
     /// The first reason's code.
@@ -191,7 +191,7 @@ pub struct ErrorInformation {
     pub detail: String,
 }
 
-/// The session cookie in a `Cookie` header's value. Two of them are none.
+/// The session cookie in the value of a `Cookie` header, unless there are several.
 #[must_use]
 pub fn cookie(header: &str) -> Option<&str> {
     let mut found = header

@@ -20,8 +20,8 @@ impl Session {
         match self.state() {
             State::New | State::Over => Priority::Silent,
             State::Channel(_) | State::Guest(_) => Priority::Guest,
-            State::Launch(_) | State::Opening(_) | State::Challenged(_) => Priority::Launch,
-            State::Running(_) => Priority::Lease,
+            State::Launch(_) | State::Prepared(_) | State::Activation(_) => Priority::Launch,
+            State::Lease(_) => Priority::Lease,
         }
     }
 }
@@ -38,7 +38,7 @@ pub(super) async fn serve(
     while !session.is_over() {
         let idle = slot.priority() != Priority::Launch;
         let message = tokio::select! {
-            message = read(&mut stream, session.longest(), session.until(), wait) => message,
+            message = read(&mut stream, session.max_message(), session.until(), wait) => message,
             () = slot.evicted() => return,
             _ = stop.wait_for(|stop| *stop), if idle => return,
         };
@@ -62,7 +62,7 @@ pub(super) async fn serve(
 /// Reads a frame: it may begin until the session's end, and then has to arrive within `wait`.
 async fn read(
     stream: &mut (impl AsyncRead + Unpin),
-    longest: usize,
+    max: usize,
     until: Option<Instant>,
     wait: Duration,
 ) -> io::Result<Vec<u8>> {
@@ -73,7 +73,7 @@ async fn read(
         let mut header = [0; HEADER_LEN];
         header[0] = first;
         stream.read_exact(&mut header[1..]).await?;
-        let len = frame::body_len(header, longest).map_err(io::Error::other)?;
+        let len = frame::body_len(header, max).map_err(io::Error::other)?;
         // Allocated as it arrives: a header alone does not make the gate reserve memory.
         let mut body = Vec::new();
         if stream.take(len as u64).read_to_end(&mut body).await? < len {

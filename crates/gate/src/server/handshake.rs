@@ -24,26 +24,27 @@ use super::connection;
 use super::slots::{ConnectionSlots, SlotGuard};
 use crate::clients::{Client, Clients};
 use crate::engine::{Engine, Session};
+use crate::reasons::Code;
 use crate::tls::{self, Settings, TlsError};
 
 /// How much is read from a client that is refused: a frame, and what TLS adds.
 const REST: u64 = 128 << 10;
 
-/// Where to listen, and how.
+/// A listening socket, and what connections to it need.
 #[derive(Debug)]
 pub struct TlsListener {
     pub(super) socket: std::net::TcpListener,
     pub(super) tls: Arc<Tls>,
 }
 
-/// What each connection needs.
+/// The settings of `[tls]` and the certificates that were read last.
 #[derive(Debug)]
 pub(super) struct Tls {
     settings: Settings,
     config: RwLock<Arc<ServerConfig>>,
 }
 
-/// Why there is no listener.
+/// Why the gate cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The settings or their files.
@@ -67,21 +68,21 @@ pub fn bind_tls(settings: &Settings) -> Result<TlsListener, ListenError> {
 }
 
 impl TlsListener {
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 }
 
 impl Tls {
-    /// Reads certificates and keys again; bad ones change nothing. Connections keep theirs.
+    /// Reads certificates and keys again; invalid ones change nothing. Open connections keep theirs.
     pub(super) fn reload(&self) -> Result<(), TlsError> {
         let config = self.settings.load()?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
-    /// The stream after the handshake, and the client.
+    /// Completes the handshake; `None` if the peer is refused.
     async fn accept(
         &self,
         engine: &Engine,
@@ -107,12 +108,9 @@ impl Tls {
             None => {
                 engine.metrics().turned_away();
                 let names: String = names.join(", ").chars().take(200).collect();
-                cvmm_log_limit::warn!(code = "gate.peer", ?names, "a connection was turned away");
-                let reason = Reason::new(
-                    "gate.peer",
-                    format!("no [[client]] of gate.toml has a name of this certificate ({names})"),
-                );
-                tell(&mut stream, reason, wait).await;
+                cvmm_log_limit::warn!(code = Code::GatePeer.name(), ?names, "a connection was turned away");
+                let message = format!("no [[client]] of gate.toml has a name of this certificate ({names})");
+                tell(&mut stream, Code::GatePeer.reason(message), wait).await;
                 None
             }
         }
@@ -147,16 +145,16 @@ pub(super) async fn connection(
             tracing::debug!(client = client.name(), "connected over TLS");
             let Some((slot, full)) = slots.take() else {
                 engine.metrics().turned_away();
-                cvmm_log_limit::warn!(code = "gate.busy", "a connection was turned away");
+                cvmm_log_limit::warn!(code = Code::GateBusy.name(), "a connection was turned away");
                 tokio::select! {
-                    () = tell(&mut stream, Reason::new("gate.busy", super::BUSY), wait) => {}
+                    () = tell(&mut stream, super::busy(), wait) => {}
                     () = handshake.evicted() => {}
                 }
                 return;
             };
             drop(handshake);
             if full {
-                engine.metrics().pushed_out();
+                engine.metrics().evicted();
             }
             connection::serve(engine, Session::new(client), slot, stream, wait, stop).await;
         }

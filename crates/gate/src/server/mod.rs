@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The sockets: who may connect, how many, and how long they may be silent.
 //!
-//! A connection is a session. Its messages are answered one after the other on a pool of threads, since an answer takes a signature
-//! and a write to the disk. Silent connections, however many, keep no client out (module `slots`).
+//! A connection is a session. Its messages are answered one after the other on a pool of threads, since an answer takes a signature and a
+//! write to the disk. Silent connections, however many, keep no client out (module `slots`).
 
 mod connection;
 mod handshake;
@@ -30,19 +30,23 @@ use self::slots::ConnectionSlots;
 use crate::audit::budget::INTERVAL;
 use crate::clients::{Client, Clients};
 use crate::engine::{Engine, Session};
+use crate::reasons::Code;
 
-/// After an error of `accept`, which is mostly a lack of descriptors.
+/// Pause after an error of `accept`, which is mostly a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(20);
-const BUSY: &str = "too many launches in progress; try again later";
-/// How long a launch in progress may take once the gate is to stop.
+/// How long launches in progress may take once the gate is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// Time between two checks of what expires. What is imported is noticed by the next one.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
+/// Checks from one warning to the next.
+const CHECKS_PER_WARNING: u32 = 24;
 
-/// What a server is told while it runs.
+/// What a running server can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Read the policies again.
+    /// Read the policies and the files of `[tls]` again.
     Reload,
-    /// Stop: nobody new, and launches in progress have five seconds.
+    /// Stop: no new connections, and launches in progress have five seconds.
     Stop,
 }
 
@@ -66,47 +70,51 @@ pub fn signals() -> io::Result<mpsc::Receiver<Control>> {
     Ok(receiver)
 }
 
-/// Where to listen.
+/// The listening sockets.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For questions.
+    /// The gate's protocol.
     pub socket: std::os::unix::net::UnixListener,
-    /// For questions over TLS.
+    /// The gate's protocol over TLS.
     pub tls: Option<TlsListener>,
-    /// For `/metrics` and `/healthz`.
+    /// `/metrics` and `/healthz`.
     pub status: Option<std::net::TcpListener>,
-    /// For RCAR.
+    /// RCAR.
     pub rcar: Option<std::net::TcpListener>,
 }
 
-/// Makes the socket. An old one is removed if nobody listens there.
+/// Creates the Unix socket. An existing one is removed if no process listens on it.
 pub fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there already"));
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it"));
     }
     match fs::symlink_metadata(path) {
         Ok(about) if about.file_type().is_socket() => fs::remove_file(path)?,
         Ok(_) => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "another file, which is not a socket, has this name",
+                "a file of this name exists and is not a socket",
             ));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     let listener = std::os::unix::net::UnixListener::bind(path)?;
-    // Anybody may connect; whoever may not ask is told so.
+    // All users may connect; those that may not ask are told so.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-/// Makes the socket for [`Listeners::status`] or [`Listeners::rcar`].
+/// Creates the socket for [`Listeners::status`] or [`Listeners::rcar`].
 pub fn bind_tcp(at: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(at)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+fn busy() -> Reason {
+    Code::GateBusy.reason("too many launches in progress; try again later")
 }
 
 /// Serves until it is told to stop.
@@ -121,7 +129,7 @@ pub async fn serve(
     let handshakes = ConnectionSlots::new(limits.connections);
     let own = rustix::process::geteuid().as_raw();
     let clients = Arc::new(Clients::new(&engine.config().clients, own));
-    let ends = tokio::spawn(crate::expiry::watch(Arc::clone(&engine)));
+    let expiry = tokio::spawn(watch_expiry(Arc::clone(&engine)));
     let (stop, stopped) = watch::channel(false);
     let mut sessions = JoinSet::new();
     let status = match listeners.status {
@@ -147,10 +155,10 @@ pub async fn serve(
         tokio::select! {
             _ = omitted.tick() => {
                 let engine = Arc::clone(&engine);
-                // Not waited for: it is a line in the log, or none.
+                // Not awaited: at most it writes a line.
                 tokio::task::spawn_blocking(move || engine.report_omitted());
             }
-            told = control.recv() => match told {
+            command = control.recv() => match command {
                 Some(Control::Reload) => reload(&engine, tls.as_ref()).await,
                 Some(Control::Stop) | None => break,
             },
@@ -159,16 +167,17 @@ pub async fn serve(
                 Ok((stream, _)) => {
                     let Some(client) = client(&clients, &stream) else {
                         engine.metrics().turned_away();
-                        turn_away(&stream, "gate.peer", "no [[client]] of gate.toml has this user's uid");
+                        let message = "no [[client]] of gate.toml has this user's uid";
+                        turn_away(&stream, Code::GatePeer.reason(message));
                         continue;
                     };
                     let Some((slot, full)) = slots.take() else {
                         engine.metrics().turned_away();
-                        turn_away(&stream, "gate.busy", BUSY);
+                        turn_away(&stream, busy());
                         continue;
                     };
                     if full {
-                        engine.metrics().pushed_out();
+                        engine.metrics().evicted();
                     }
                     let wait = Duration::from_secs(limits.message_s);
                     let engine = Arc::clone(&engine);
@@ -176,36 +185,36 @@ pub async fn serve(
                     sessions.spawn(connection::serve(engine, session, slot, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
-                    cvmm_log_limit::warn!(%error, "accept");
+                    cvmm_log_limit::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(PAUSE).await;
                 }
             },
             accepted = accept(tls_listener.as_ref()), if tls_listener.is_some() => match accepted {
                 Ok(stream) => {
-                    // Never none: there is no listener without it.
+                    // Always set: there is no listener without it.
                     let Some(tls) = tls.clone() else { continue };
                     let context = handshake::Context { tls, clients: Arc::clone(&clients), slots: Arc::clone(&slots) };
                     let (engine, wait) = (Arc::clone(&engine), Duration::from_secs(limits.message_s));
-                    // Always: no handshake is a launch.
-                    let Some((handshake, full)) = handshakes.take() else { continue };
+                    // Always: a handshake can be evicted.
+                    let Some((slot, full)) = handshakes.take() else { continue };
                     if full {
-                        engine.metrics().pushed_out();
+                        engine.metrics().evicted();
                     }
-                    sessions.spawn(handshake::connection(engine, context, handshake, stream, wait, stopped.clone()));
+                    sessions.spawn(handshake::connection(engine, context, slot, stream, wait, stopped.clone()));
                 }
                 Err(error) => {
-                    cvmm_log_limit::warn!(%error, "accept for TLS");
+                    cvmm_log_limit::warn!(%error, "cannot accept a connection over TLS");
                     tokio::time::sleep(PAUSE).await;
                 }
             },
         }
     }
     drop((listener, tls_listener));
-    let _ = stop.send(true); // without connections nobody listens
+    let _ = stop.send(true); // fails if there are no connections
     if timeout(GRACE, async { while sessions.join_next().await.is_some() {} }).await.is_err() {
-        tracing::warn!(sessions = sessions.len(), "launches in progress are given up");
+        tracing::warn!(sessions = sessions.len(), "stopping with launches still in progress");
     }
-    for server in [status, rcar, Some(ends)].into_iter().flatten() {
+    for server in [status, rcar, Some(expiry)].into_iter().flatten() {
         server.abort();
     }
     Ok(())
@@ -218,16 +227,15 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     }
 }
 
-/// Who has connected, if that user may ask anything.
+/// The client that has connected, if it may ask anything.
 fn client(clients: &Clients, stream: &UnixStream) -> Option<Arc<Client>> {
     stream.peer_cred().ok().and_then(|peer| clients.of_uid(peer.uid()))
 }
 
-/// Says why, if that can be said at once: nobody waits for somebody who is turned away.
-fn turn_away(stream: &UnixStream, code: &'static str, message: &str) {
-    cvmm_log_limit::warn!(code, "a connection was turned away");
-    let denied = Response::Denied(Denied { reasons: vec![Reason::new(code, message)] });
-    if let Ok(frame) = connection::encode(&denied) {
+/// Sends the reason without waiting for the client.
+fn turn_away(stream: &UnixStream, reason: Reason) {
+    cvmm_log_limit::warn!(code = %reason.code, "a connection was turned away");
+    if let Ok(frame) = connection::encode(&Response::Denied(Denied { reasons: vec![reason] })) {
         let _ = stream.try_write(&frame);
     }
 }
@@ -242,12 +250,26 @@ async fn reload(engine: &Arc<Engine>, tls: Option<&Arc<handshake::Tls>>) {
     }
     let engine = Arc::clone(engine);
     let read = tokio::task::spawn_blocking(move || {
-        engine.look_at_ends(true);
+        engine.check_expiry(true);
         engine.reload()
     });
     match read.await {
         Ok(Ok(count)) => tracing::info!(count, "policies read again"),
         Ok(Err(error)) => tracing::error!(%error, "the policies stay as they were"),
         Err(error) => tracing::error!(%error, "the policies stay as they were"),
+    }
+}
+
+/// Checks at once and every hour what expires, and warns once a day.
+async fn watch_expiry(engine: Arc<Engine>) {
+    let mut checks = 0;
+    loop {
+        let engine = Arc::clone(&engine);
+        let warn = checks % CHECKS_PER_WARNING == 0;
+        if let Err(error) = tokio::task::spawn_blocking(move || engine.check_expiry(warn)).await {
+            tracing::error!(%error, "cannot check when certificates expire");
+        }
+        checks = checks.wrapping_add(1);
+        tokio::time::sleep(EXPIRY_INTERVAL).await;
     }
 }

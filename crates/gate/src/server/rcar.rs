@@ -21,15 +21,15 @@ use tokio::time::timeout;
 
 use super::PAUSE;
 use super::slots::{ConnectionSlots, Priority, SlotGuard};
-use crate::audit::budget::Asker;
+use crate::audit::budget::Origin;
 use crate::engine::{Call, Engine, Reply};
 use crate::rcar::wire::{self, MAX_BODY};
 
 const PREFIX: &str = "/kbs/v0/";
-/// Time for all requests of a connection. A client that goes on opens another.
+/// Time for all requests of a connection; a client that needs more opens another.
 const WHOLE: Duration = Duration::from_secs(60);
 
-/// What serves.
+/// What connections share.
 #[derive(Debug)]
 pub(super) struct State {
     engine: Arc<Engine>,
@@ -50,7 +50,7 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                cvmm_log_limit::warn!(%error, "accept for RCAR");
+                cvmm_log_limit::warn!(%error, "cannot accept a connection for RCAR");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -61,7 +61,7 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
             continue;
         };
         if full {
-            state.engine.metrics().pushed_out();
+            state.engine.metrics().evicted();
         }
         tokio::spawn(connection(Arc::clone(&state), slot, stream, peer));
     }
@@ -148,7 +148,7 @@ async fn answer(
                 Call::Resource(session, path.strip_prefix("resource/").unwrap_or_default())
             }
         };
-        state.engine.rcar(call, &Asker::address(peer.ip()), &peer.to_string())
+        state.engine.rcar(call, &Origin::address(peer.ip()), &peer.to_string())
     })
     .await;
     slot.lock().unwrap_or_else(PoisonError::into_inner).touch(Priority::Silent);

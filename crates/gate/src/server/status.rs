@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `/metrics` and `/healthz` over HTTP, for monitoring. Nothing is decided here, and no question is answered.
+//! `/metrics` and `/healthz` over HTTP, for monitors.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const CONNECTIONS: usize = 16;
 /// Time for all requests of a connection.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// What is reported.
+/// What is reported about.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) engine: Arc<Engine>,
@@ -35,12 +35,12 @@ pub(super) struct State {
 /// Serves until it is aborted.
 pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    // It is never closed.
+    // The semaphore is never closed.
     while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                cvmm_log_limit::warn!(%error, "accept for status");
+                cvmm_log_limit::warn!(%error, "cannot accept a connection for status");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }

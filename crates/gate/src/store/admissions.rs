@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The VMs that were let run: what a report of a running guest has to say.
+//! Admissions: what the report of a running guest is compared with.
 //!
-//! One file for each VM under each policy, `VM@POLICY.json`, replaced when the VM is admitted again: an earlier run's reports are worth
-//! nothing then. The host chooses a VM's name and policy, so an admission under another policy is another VM's.
+//! One file per VM and policy, `VM@POLICY.json`, replaced when the VM is admitted again: reports of earlier launches are refused then. The
+//! host chooses a VM's name and policy, so an admission under another policy belongs to a different VM.
 //!
-//! Gates before this one had `VM.json`, with the policy in the record only. Such a file counts until there is a new one for its policy.
+//! Earlier gates wrote `VM.json`, with the policy in the record only. Such a file is used until there is a new one for its policy.
 //!
-//! The files are not synced one by one, which would take as long as all the rest of a decision. The audit log is, right after, and on
-//! ext4 and XFS that makes the renaming durable too: a power cut leaves the new record or an empty one, and an empty one admits nobody.
+//! The files are not synced, which would take as long as the rest of the decision. The next sync of the audit log makes the renaming
+//! durable too on ext4 and XFS: a power failure leaves the new record or an empty one, and no guest's report agrees with an empty one.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,10 @@ use cvmm_gate_protocol::messages::PolicyId;
 use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 
+use super::check_vm_name;
+use super::quota::MAX_RECORDS;
 use crate::files;
-use crate::store::quota::MAX_RECORDS;
+use crate::reasons::{Code, state_error};
 
 const MAX_RECORD: u64 = 4096;
 
@@ -35,17 +37,17 @@ pub struct Admission {
     pub host_data: String,
     /// SHA-384 of the manifest.
     pub manifest_sha384: String,
-    /// The policy that judged.
+    /// The policy that was satisfied.
     pub policy: PolicyId,
-    /// How many admissions this VM has had, this one included.
+    /// Number of the VM's admissions, this one included.
     #[serde(default)]
     pub epoch: u64,
-    /// The TPM it was admitted with, if it has one.
+    /// The TPM that it was admitted with, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<AdmittedTpm>,
 }
 
-/// The identity of a VM's TPM: what quotes have to be by.
+/// The identity of a VM's TPM: quotes have to be signed by its attestation key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdmittedTpm {
@@ -59,11 +61,11 @@ pub struct AdmittedTpm {
     pub ek_ecc_name: String,
 }
 
-/// The folder.
+/// The records in a folder.
 #[derive(Debug)]
-pub struct Admitted {
+pub struct Admissions {
     folder: PathBuf,
-    /// Read when it is first asked for.
+    /// Built on first use.
     index: Mutex<Option<Index>>,
 }
 
@@ -90,26 +92,25 @@ impl Index {
     }
 }
 
-impl Admitted {
-    /// In `folder`.
+impl Admissions {
+    /// The records in `folder`.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), index: Mutex::default() }
     }
 
     fn path(&self, policy: &str, vm_id: &str) -> Result<PathBuf, Reason> {
-        if !is_name(vm_id) {
-            return Err(Reason::new("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"));
-        }
+        check_vm_name(vm_id)?;
         if !is_name(policy) {
-            return Err(Reason::new("gate.policy", "the policy's name is not 1 to 64 of A-Z a-z 0-9 . _ -"));
+            let message = "the policy's name has to be 1 to 64 characters of A-Z a-z 0-9 . _ -";
+            return Err(Code::GatePolicy.reason(message));
         }
-        // No name has an @ in it.
+        // Names do not contain an @.
         Ok(self.folder.join(format!("{vm_id}@{policy}.json")))
     }
 
-    /// Checks that there is space for a VM's record under `policy`. `new` may refuse a record, by its name, that is not there yet.
-    pub fn may_put(
+    /// Whether the admission of a VM under `policy` could be recorded. `new` may refuse a record that does not exist yet, by its name.
+    pub fn check_put(
         &self,
         policy: &str,
         vm_id: &str,
@@ -120,31 +121,31 @@ impl Admitted {
             return Ok(());
         }
         let folder = self.folder.display();
-        let state = |problem: String| Reason::new("gate.state", problem);
         let entries = std::fs::read_dir(&self.folder)
-            .map_err(|error| state(format!("cannot read {folder}: {error}")))?;
+            .map_err(|error| state_error(format!("cannot read {folder}: {error}")))?;
         if entries.take(MAX_RECORDS).count() == MAX_RECORDS {
-            return Err(state(format!("{folder} has {MAX_RECORDS} records already: remove old ones")));
+            return Err(state_error(format!(
+                "{folder} has {MAX_RECORDS} records, which is the limit: remove old ones"
+            )));
         }
         new(&path.file_stem().unwrap_or_default().to_string_lossy())
     }
 
-    /// Remembers an admission.
+    /// Records an admission.
     pub fn put(&self, vm_id: &str, admission: &Admission) -> Result<(), Reason> {
         let policy = &admission.policy.id;
         let path = self.path(policy, vm_id)?;
-        let state = |error: &dyn std::fmt::Display| Reason::new("gate.state", error.to_string());
-        let text = serde_json::to_vec(admission).map_err(|error| state(&error))?;
-        files::replace_soon(&path, &text, 0o600).map_err(|error| state(&error))?;
+        let text = serde_json::to_vec(admission).map_err(state_error)?;
+        files::replace_soon(&path, &text, 0o600).map_err(state_error)?;
         if let Some(index) = &mut *self.index.lock().unwrap_or_else(PoisonError::into_inner) {
             index.put(Vm { policy: policy.clone(), vm_id: vm_id.to_owned() }, &admission.host_data);
         }
         Ok(())
     }
 
-    /// The VM whose latest admission has this HOST_DATA (hexadecimal), and the admission.
+    /// Finds the VM whose latest admission has this HOST_DATA (hexadecimal).
     pub fn find(&self, host_data: &str) -> Result<(String, Admission), Reason> {
-        let never = || Reason::new("gate.vm", format!("no VM is admitted with HOST_DATA {host_data}"));
+        let never = || Code::GateVm.reason(format!("no VM is admitted with HOST_DATA {host_data}"));
         let Vm { policy, vm_id } = {
             let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
             let index = match &mut *index {
@@ -160,10 +161,10 @@ impl Admitted {
         Ok((vm_id, admission))
     }
 
-    /// All records. One that cannot be read is of no VM.
+    /// Reads all records. One that cannot be read is left out.
     fn read(&self) -> Result<Index, Reason> {
         let folder = std::fs::read_dir(&self.folder)
-            .map_err(|error| Reason::new("gate.state", format!("{}: {error}", self.folder.display())))?;
+            .map_err(|error| state_error(format!("cannot read {}: {error}", self.folder.display())))?;
         let (mut new, mut old) = (Vec::new(), Vec::new());
         for entry in folder.flatten().take(MAX_RECORDS) {
             let name = entry.file_name();
@@ -174,7 +175,7 @@ impl Admitted {
             }
         }
         let mut index = Index::default();
-        // New ones last: they take the place of old ones.
+        // Records of earlier gates come first, so that newer ones replace them.
         for name in old.iter().chain(&new) {
             let vm_id = name.split('@').next().unwrap_or_default();
             if let Ok(Some(admission)) = read(&self.folder.join(format!("{name}.json"))) {
@@ -185,16 +186,16 @@ impl Admitted {
         Ok(index)
     }
 
-    /// How many admissions a VM has had under a policy.
+    /// Number of admissions that a VM has had under a policy.
     pub fn epoch(&self, policy: &str, vm_id: &str) -> Result<u64, Reason> {
         match self.get(policy, vm_id) {
             Ok(admission) => Ok(admission.epoch),
-            Err(reason) if reason.code == "gate.vm" => Ok(0),
+            Err(reason) if Code::GateVm.is_of(&reason) => Ok(0),
             Err(reason) => Err(reason),
         }
     }
 
-    /// The latest admission under a policy.
+    /// The latest admission of a VM under a policy.
     pub fn get(&self, policy: &str, vm_id: &str) -> Result<Admission, Reason> {
         if let Some(admission) = read(&self.path(policy, vm_id)?)? {
             return Ok(admission);
@@ -202,19 +203,16 @@ impl Admitted {
         read(&self.folder.join(format!("{vm_id}.json")))?
             .filter(|admission| admission.policy.id == policy)
             .ok_or_else(|| {
-                Reason::new("gate.vm", format!("VM {vm_id} was never admitted under policy {policy}"))
+                Code::GateVm.reason(format!("VM {vm_id} was never admitted under policy {policy}"))
             })
     }
 }
 
-/// The record in a file; `None` if there is no file.
+/// Reads a record; `None` if the file does not exist.
 fn read(path: &Path) -> Result<Option<Admission>, Reason> {
-    let state = |error: &dyn std::fmt::Display| Reason::new("gate.state", error.to_string());
-    let bytes = files::read_if_there(path, MAX_RECORD).map_err(|error| state(&error))?;
-    let parse = |bytes: Vec<u8>| {
-        serde_json::from_slice(&bytes).map_err(|error| state(&format!("{}: {error}", path.display())))
-    };
-    bytes.map(parse).transpose()
+    let Some(bytes) = files::read_if_there(path, MAX_RECORD).map_err(state_error)? else { return Ok(None) };
+    let admission = serde_json::from_slice(&bytes);
+    admission.map(Some).map_err(|error| state_error(format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -234,26 +232,26 @@ mod tests {
     }
 
     #[test]
-    fn a_name_under_one_policy_is_not_the_name_under_another() {
+    fn a_name_under_another_policy_is_another_vm() {
         let folder = tempfile::tempdir().unwrap();
-        let admitted = Admitted::new(folder.path());
-        admitted.put("vm", &admission("strong", "1", "aa")).unwrap();
-        admitted.put("vm", &admission("weak", "2", "bb")).unwrap();
-        assert_eq!(admitted.get("strong", "vm").unwrap().session, "1");
-        assert_eq!(admitted.get("weak", "vm").unwrap().session, "2");
-        assert_eq!(admitted.get("other", "vm").unwrap_err().code, "gate.vm");
-        for index in [&admitted, &Admitted::new(folder.path())] {
+        let admissions = Admissions::new(folder.path());
+        admissions.put("vm", &admission("strong", "1", "aa")).unwrap();
+        admissions.put("vm", &admission("weak", "2", "bb")).unwrap();
+        assert_eq!(admissions.get("strong", "vm").unwrap().session, "1");
+        assert_eq!(admissions.get("weak", "vm").unwrap().session, "2");
+        assert_eq!(admissions.get("other", "vm").unwrap_err().code, "gate.vm");
+        for index in [&admissions, &Admissions::new(folder.path())] {
             assert_eq!(index.find("aa").unwrap().1.policy.id, "strong");
             assert_eq!(index.find("bb").unwrap().1.policy.id, "weak");
         }
         // Admitted again: only the latest is found.
-        admitted.put("vm", &admission("strong", "3", "cc")).unwrap();
-        assert_eq!(admitted.find("aa").unwrap_err().code, "gate.vm");
-        assert_eq!(admitted.find("cc").unwrap().0, "vm");
-        assert_eq!(admitted.epoch("strong", "vm"), Ok(1));
-        assert_eq!(admitted.epoch("other", "vm"), Ok(0));
+        admissions.put("vm", &admission("strong", "3", "cc")).unwrap();
+        assert_eq!(admissions.find("aa").unwrap_err().code, "gate.vm");
+        assert_eq!(admissions.find("cc").unwrap().0, "vm");
+        assert_eq!(admissions.epoch("strong", "vm"), Ok(1));
+        assert_eq!(admissions.epoch("other", "vm"), Ok(0));
         for (policy, vm_id, code) in [("p", "../vm", "manifest.vm-id"), ("../p", "vm", "gate.policy")] {
-            assert_eq!(admitted.get(policy, vm_id).unwrap_err().code, code);
+            assert_eq!(admissions.get(policy, vm_id).unwrap_err().code, code);
         }
     }
 
@@ -262,15 +260,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let old = serde_json::to_vec(&admission("p", "1", "aa")).unwrap();
         std::fs::write(folder.path().join("vm.json"), old).unwrap();
-        let admitted = Admitted::new(folder.path());
-        assert_eq!(admitted.get("p", "vm").unwrap().session, "1");
-        assert_eq!(admitted.get("q", "vm").unwrap_err().code, "gate.vm");
-        assert_eq!(admitted.find("aa").unwrap().0, "vm");
-        admitted.put("vm", &admission("q", "2", "bb")).unwrap();
-        assert_eq!(admitted.get("p", "vm").unwrap().session, "1");
-        admitted.put("vm", &admission("p", "3", "cc")).unwrap();
-        assert_eq!(admitted.get("p", "vm").unwrap().session, "3");
-        for index in [&admitted, &Admitted::new(folder.path())] {
+        let admissions = Admissions::new(folder.path());
+        assert_eq!(admissions.get("p", "vm").unwrap().session, "1");
+        assert_eq!(admissions.get("q", "vm").unwrap_err().code, "gate.vm");
+        assert_eq!(admissions.find("aa").unwrap().0, "vm");
+        admissions.put("vm", &admission("q", "2", "bb")).unwrap();
+        assert_eq!(admissions.get("p", "vm").unwrap().session, "1");
+        admissions.put("vm", &admission("p", "3", "cc")).unwrap();
+        assert_eq!(admissions.get("p", "vm").unwrap().session, "3");
+        for index in [&admissions, &Admissions::new(folder.path())] {
             assert_eq!(index.find("aa").unwrap_err().code, "gate.vm");
             assert_eq!(index.find("cc").unwrap().1.session, "3");
         }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Launch digests, computed by the gate from files of its own.
+//! Launch digests, which the gate computes from its own files.
 //!
-//! The VMM says which files it launches by their hashes; the gate has the same files, by their hashes, in a folder, and believes no
-//! digest that it has not computed. A file is hashed whole before any of it is used, and never held whole: what is measured afterwards is
-//! compared chunk by chunk with what was hashed ([`Blob::open_verified`]), since files can be replaced while they are read.
+//! The VMM names the files that it launches by their hashes. The gate has the same files in a folder, named by their hashes, and accepts
+//! only digests that it has computed. A file is hashed whole before any of it is used, and never held in memory whole: what is measured
+//! afterwards is compared, chunk by chunk, with what was hashed ([`Blob::open_verified`]), since files can change while they are read.
 //!
-//! Results are kept, since the same guest is asked for often. A launch that is not known is computed once, however many ask; only a few
-//! are computed at a time, and only so many questions wait.
+//! Results are cached, since the same guest is launched often. Concurrent requests for one launch share a computation; a few are computed
+//! at a time, and the number of requests that wait is limited.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
@@ -36,6 +36,7 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::policies::sha384;
+use crate::reasons::Code;
 
 /// The largest file that is launched.
 const MAX_ARTIFACT: u64 = 1 << 30;
@@ -43,42 +44,41 @@ const MAX_ARTIFACT: u64 = 1 << 30;
 const MAX_RESULTS: usize = 1024;
 /// Computations at a time: each has a few threads for the hashing, and reads from the disk.
 const MAX_COMPUTATIONS: usize = 2;
-/// Questions that wait for a computation, their own or another's. Each holds a thread of the pool that answers, which has 64.
+/// Requests that wait for a computation. Each holds one of the 64 threads that answer.
 const MAX_WAITING: usize = 32;
-/// Of those, questions of one client: the rest is for others.
+/// Of these, requests of one client.
 const MAX_WAITING_OF_ONE: usize = 24;
-/// How long a question waits.
+/// How long a request waits.
 const WAIT: Duration = Duration::from_secs(60);
 /// vCPUs of one guest: cvmm's limit.
-const MOST_VCPUS: u32 = 64;
+const MAX_VCPUS: u32 = 64;
 
-/// The folder.
+/// The files in a folder, and launch digests of them.
 #[derive(Debug)]
 pub struct Artifacts {
     folder: PathBuf,
     verdict_key: [u8; POINT],
     state: Mutex<State>,
-    /// A computation is over.
-    over: Condvar,
+    /// Notified at the end of a computation.
+    done: Condvar,
 }
 
-/// A launch, by what its digest depends on: SHA-384 of the manifest's part without the guest's policy. Manifests are long and are not
-/// kept.
+/// Identifies a launch by what its digest depends on: SHA-384 of the manifest's part without the guest policy.
 type Key = Digest;
 
-/// What a computation gives those who wait for it.
-type Answer = Arc<Mutex<Option<Result<Digest, Reason>>>>;
+/// The result of a computation, for the requests that wait for it.
+type PendingResult = Arc<Mutex<Option<Result<Digest, Reason>>>>;
 
 #[derive(Debug, Default)]
 struct State {
     known: HashMap<Key, Digest>,
     /// Its keys, the oldest first.
     order: VecDeque<Key>,
-    /// What is being computed, or waits for its turn; those who wait have a clone.
-    asked: HashMap<Key, Answer>,
+    /// Computations that run or wait for their turn.
+    pending: HashMap<Key, PendingResult>,
     computing: usize,
     waiting: usize,
-    /// Of which clients, none of them with zero.
+    /// Of these, how many of each client; none with zero.
     waiting_of: HashMap<String, usize>,
 }
 
@@ -96,18 +96,18 @@ impl State {
 }
 
 impl Artifacts {
-    /// Of the files in `folder`, each called by its SHA-384. First stages wait for tickets signed with `verdict_key`.
+    /// The files in `folder`, each named by its SHA-384. First stages accept tickets signed with `verdict_key`.
     #[must_use]
     pub fn new(folder: &Path, verdict_key: &VerdictKey) -> Self {
         Self {
             folder: folder.to_owned(),
             verdict_key: *verdict_key.point(),
             state: Mutex::default(),
-            over: Condvar::new(),
+            done: Condvar::new(),
         }
     }
 
-    /// The launch digest of `launch`, about which `client` asks.
+    /// The launch digest of `launch`, for `client`.
     pub fn digest(&self, client: &str, launch: &Launch) -> Result<Digest, Reason> {
         self.once(client, key(launch), || self.compute(launch))
     }
@@ -124,39 +124,39 @@ impl Artifacts {
         if let Some(digest) = state.known.get(&key) {
             return Ok(*digest);
         }
-        if let Some(result) = state.asked.get(&key).cloned() {
+        if let Some(result) = state.pending.get(&key).cloned() {
             let done = || result.lock().unwrap_or_else(PoisonError::into_inner).clone();
             drop(self.wait(client, state, end, |_| done().is_some())?);
-            // It is there: the wait has ended for that, and nothing takes it away.
+            // It is set: the wait ended for that.
             return done().unwrap_or_else(|| Err(busy()));
         }
-        let slot = Answer::default();
-        state.asked.insert(key, Arc::clone(&slot));
+        let slot = PendingResult::default();
+        state.pending.insert(key, Arc::clone(&slot));
         let result = match self.wait(client, state, end, |state| state.computing < MAX_COMPUTATIONS) {
             Ok(mut state) => {
                 state.computing += 1;
                 drop(state);
-                // A panic would leave those who wait without an answer, and the place taken.
+                // After a panic, requests would wait in vain, and `computing` would stay too high.
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(compute));
                 self.state().computing -= 1;
                 result.unwrap_or_else(|_| {
-                    Err(Reason::new("gate.artifact", "the launch digest cannot be computed"))
+                    Err(Code::GateArtifact.reason("the launch digest cannot be computed"))
                 })
             }
             Err(reason) => Err(reason),
         };
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result.clone());
         let mut state = self.state();
-        state.asked.remove(&key);
+        state.pending.remove(&key);
         if let Ok(digest) = &result {
             state.remember(key, *digest);
         }
         drop(state);
-        self.over.notify_all();
+        self.done.notify_all();
         result
     }
 
-    /// Waits for `client` until `condition` holds. Refused when too many wait, or for too long.
+    /// Waits until `condition` holds. Refused if too many requests wait, or this one has waited too long.
     fn wait<'a>(
         &'a self,
         client: &str,
@@ -175,7 +175,7 @@ impl Artifacts {
         state.waiting_of.insert(client.to_owned(), of_one + 1);
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            state = self.over.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             let holds = condition(&state);
             if holds || left.is_zero() {
                 state.waiting -= 1;
@@ -205,9 +205,9 @@ impl Artifacts {
             first_stage,
         } = launch;
         let wrong = |error: &dyn std::fmt::Display| {
-            Reason::new("manifest.launch", format!("no guest can be launched like this: {error}"))
+            Code::ManifestLaunch.reason(format!("this guest cannot be launched: {error}"))
         };
-        if *vcpus > MOST_VCPUS {
+        if *vcpus > MAX_VCPUS {
             return Err(wrong(&format!("{vcpus} virtual CPUs")));
         }
         let high = memory.checked_sub(*low_memory).ok_or_else(|| wrong(&"low_memory is more than memory"))?;
@@ -220,7 +220,7 @@ impl Artifacts {
             }
             Boot::Hashes { kernel, initrd, cmdline } => {
                 let digest =
-                    |text: &str| hash(text).ok_or_else(|| wrong(&"a hash is not 64 hexadecimal digits"));
+                    |text: &str| hash(text).ok_or_else(|| wrong(&"a hash has to be 64 hexadecimal digits"));
                 let with_nul = [cmdline.as_bytes(), &[0]].concat();
                 Profile::HashesOnly(KernelHashes {
                     cmdline: sha256(&with_nul),
@@ -233,7 +233,7 @@ impl Artifacts {
         let stage = match first_stage {
             Some(stage) if stage.program != program_digest().to_string() => {
                 return Err(wrong(&format!(
-                    "its first stage is {}, this gate has {}: use cvmm and cvmm-gate of the same version",
+                    "first stage mismatch: the VMM has {}, this gate has {}: use cvmm and cvmm-gate of the same version",
                     stage.program,
                     program_digest()
                 )));
@@ -250,26 +250,23 @@ impl Artifacts {
 
     fn file(&self, what: &'static str, wanted: &FileDigest) -> Result<Blob, Reason> {
         let missing = |why: String| {
-            Reason::new(
-                "gate.artifact",
-                format!(
-                    "{what} {} is not to be had: {why}; cvmm-gate artifact import puts it there",
-                    wanted.sha384
-                ),
-            )
+            Code::GateArtifact.reason(format!(
+                "the gate does not have {what} {}: {why}; add it with cvmm-gate artifact import",
+                wanted.sha384
+            ))
         };
-        // A name from outside: nothing but a digest gets into a path.
+        // From the VMM: only a digest gets into a path.
         let digest: Digest = wanted
             .sha384
             .parse()
-            .map_err(|_| Reason::new("manifest.launch", format!("the {what}'s hash is no SHA-384 value")))?;
+            .map_err(|_| Code::ManifestLaunch.reason(format!("the {what}'s hash is not a SHA-384 value")))?;
         if wanted.len > MAX_ARTIFACT {
             return Err(missing("it is too large".to_owned()));
         }
         let path = self.folder.join(digest.to_string());
         Blob::open_verified(&path, wanted.len, &digest).map_err(|error| match error {
             VerifyError::Length { .. } | VerifyError::Hash { .. } => {
-                missing(format!("{} has another content: {error}", path.display()))
+                missing(format!("{} has different content: {error}", path.display()))
             }
             VerifyError::Open(error) => missing(format!("{}: {error}", path.display())),
             VerifyError::Read(error) => missing(error.to_string()),
@@ -278,65 +275,62 @@ impl Artifacts {
 }
 
 fn busy() -> Reason {
-    Reason::new("gate.busy", "the gate computes launch digests for others; try again")
+    Code::GateBusy.reason("too many launch digests are being computed; try again")
 }
 
 fn key(launch: &Launch) -> Key {
-    // The guest's policy is not in the digest.
+    // The digest does not include the guest policy.
     let text = serde_json::to_vec(&Launch { policy: 0, ..launch.clone() });
-    // Structs of strings and numbers are always JSON.
+    // A struct of strings and numbers is always JSON.
     sha384(&text.unwrap_or_default())
 }
 
-/// Why a file does not become an artifact.
+/// Why a file is not imported.
 #[derive(Debug, Error)]
 pub enum ArtifactError {
-    /// It could not be read, or written.
+    /// It cannot be read, or the copy cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// It is nothing that guests are launched from.
+    /// Guests are not launched from such a file.
     #[error("artifact.kind: {path} {found}; {WANTED}")]
     Kind {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What it is instead.
+        /// What it is.
         found: String,
     },
 }
 
-const WANTED: &str = "the gate computes launch digests from firmware images with SEV metadata (OVMF.amdsev.fd) and from unified kernel \
-                      images (ukify); kernels and initrds of the profile \"hashes\" are known to it by their hashes alone";
+const WANTED: &str = "the gate computes launch digests from firmware images with SEV metadata (OVMF.amdsev.fd) and unified kernel images \
+                      (ukify); of kernels and initrds of the \"hashes\" profile it needs the hashes only";
 
-/// An error that says what the file is, unless it is a firmware image or a UKI that a launch digest can be computed from.
+/// Refuses a file that is neither a firmware image nor a UKI that a launch digest can be computed from, and says what it is.
 fn recognise(path: &Path, blob: Blob) -> Result<(), ArtifactError> {
     let wrong = |found: String| Err(ArtifactError::Kind { path: path.to_owned(), found });
-    // Errors name the copy that is looked at.
+    // Errors name the copy that is read.
     let copy = blob.to_string();
-    let said = |error: &dyn std::fmt::Display| error.to_string().replace(&copy, "it");
+    let described = |error: &dyn std::fmt::Display| error.to_string().replace(&copy, "it");
     let mut start = [0; 2];
     let program = blob.len() >= 2 && blob.read(&mut start, 0).is_ok() && start == *b"MZ";
     // A program starts with "MZ", and no firmware image does.
     if program {
         return match Kernel::recognise(blob).and_then(|kernel| kernel.require_uki()) {
             Ok(()) => Ok(()),
-            Err(error) => wrong(format!("cannot be used as a unified kernel image: {}", said(&error))),
+            Err(error) => wrong(format!("cannot be used as a unified kernel image: {}", described(&error))),
         };
     }
     match Firmware::parse(blob) {
         Ok(firmware) if firmware.sections().is_some() => Ok(()),
         Ok(_) => wrong(
-            "is a firmware image without SEV metadata, which no SNP guest can be launched with".to_owned(),
+            "is a firmware image without SEV metadata: SNP guests cannot be launched with it".to_owned(),
         ),
         Err(error) => {
-            wrong(format!("is neither a firmware image nor a unified kernel image: {}", said(&error)))
+            wrong(format!("is neither a firmware image nor a unified kernel image: {}", described(&error)))
         }
     }
 }
 
-/// Copies a file into the folder under its hash, chunk by chunk, if it is something that the gate can use.
-///
-/// # Errors
-/// It cannot.
+/// Copies a file into the folder under its hash if the gate can use it.
 pub fn import(folder: &Path, file: &Path) -> Result<Digest, ArtifactError> {
     let failed = |what, path: &Path, source| FileError { what, path: path.to_owned(), source };
     files::remove_leftovers(folder);
@@ -437,13 +431,13 @@ mod tests {
             })
         };
         thread::scope(|scope| {
-            let askers: Vec<_> =
+            let threads: Vec<_> =
                 (0..24).map(|number| scope.spawn(move || (number % 4, ask(number % 4)))).collect();
-            // Two compute, and all others wait.
+            // Two are computed, and all others wait.
             until(|| now.load(Ordering::SeqCst) == 2 && artifacts.state().waiting == 22);
             drop(held);
-            for asker in askers {
-                let (launch, result) = asker.join().unwrap();
+            for thread in threads {
+                let (launch, result) = thread.join().unwrap();
                 match launch {
                     0 => assert_eq!(result.unwrap_err().code, "gate.artifact"),
                     _ => assert_eq!(result.unwrap(), Digest([launch + 1; 48])),
@@ -451,44 +445,44 @@ mod tests {
             }
         });
         assert_eq!((most.into_inner(), all.load(Ordering::SeqCst)), (2, 4));
-        // What failed is not kept, what did not is.
+        // Only successful results are cached.
         assert!(artifacts.once("a", Digest([0; 48]), || Ok(Digest::ZERO)).is_ok());
         assert_eq!(
             artifacts.once("a", Digest([1; 48]), || panic!("computed again")).unwrap(),
             Digest([2; 48])
         );
         let state = artifacts.state();
-        assert_eq!((state.asked.len(), state.computing, state.waiting), (0, 0, 0));
+        assert_eq!((state.pending.len(), state.computing, state.waiting), (0, 0, 0));
     }
 
     #[test]
-    fn whoever_is_too_many_is_told_and_a_failure_takes_no_place() {
+    fn requests_beyond_the_limit_are_refused_and_a_failed_computation_blocks_none() {
         let artifacts = artifacts();
         let go = Mutex::new(());
         let held = go.lock().unwrap();
         let ask = |client: &str| {
             artifacts.once(client, Digest([1; 48]), || {
                 drop(go.lock());
-                panic!("whatever goes wrong")
+                panic!("a defect")
             })
         };
         thread::scope(|scope| {
-            let mut askers: Vec<_> =
+            let mut threads: Vec<_> =
                 (0..=MAX_WAITING_OF_ONE).map(|_| scope.spawn(move || ask("a"))).collect();
             until(|| artifacts.state().waiting == MAX_WAITING_OF_ONE);
             assert_eq!(ask("a").unwrap_err().code, "gate.busy");
-            // Another client has what is left.
-            askers.extend((MAX_WAITING_OF_ONE..MAX_WAITING).map(|_| scope.spawn(move || ask("b"))));
+            // Another client gets the rest.
+            threads.extend((MAX_WAITING_OF_ONE..MAX_WAITING).map(|_| scope.spawn(move || ask("b"))));
             until(|| artifacts.state().waiting == MAX_WAITING);
             assert_eq!(ask("c").unwrap_err().code, "gate.busy");
             drop(held);
-            for asker in askers {
-                assert_eq!(asker.join().unwrap().unwrap_err().code, "gate.artifact");
+            for thread in threads {
+                assert_eq!(thread.join().unwrap().unwrap_err().code, "gate.artifact");
             }
         });
         assert!(artifacts.once("a", Digest([1; 48]), || Ok(Digest::ZERO)).is_ok());
         let state = artifacts.state();
-        assert_eq!((state.asked.len(), state.computing, state.waiting), (0, 0, 0));
+        assert_eq!((state.pending.len(), state.computing, state.waiting), (0, 0, 0));
         assert!(state.waiting_of.is_empty());
     }
 
@@ -507,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_of_the_guest_makes_no_other_launch() {
+    fn the_guest_policy_does_not_change_the_key() {
         let launch = |policy, cmdline: &str| Launch {
             firmware: FileDigest { sha384: String::new(), len: 0 },
             boot: Boot::Hashes { kernel: String::new(), initrd: String::new(), cmdline: cmdline.to_owned() },

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clients::Client;
 use crate::files::{self, FileError};
+use crate::reasons::{Code, state_error};
 
 /// Records that a folder holds.
 pub(crate) const MAX_RECORDS: usize = 65_536;
@@ -102,7 +103,7 @@ impl RecordQuota {
                 client.name(),
                 self.folder.display()
             );
-            return Err(Reason::new("gate.quota", message));
+            return Err(Code::GateQuota.reason(message));
         }
         records.insert(record.to_owned());
         let written = OpenOptions::new()
@@ -111,9 +112,7 @@ impl RecordQuota {
             .mode(0o600)
             .open(&self.file)
             .and_then(|mut file| file.write_all(&line(client.name(), record)));
-        written.map_err(|error| {
-            Reason::new("gate.state", format!("cannot write {}: {error}", self.file.display()))
-        })
+        written.map_err(|error| state_error(format!("cannot write {}: {error}", self.file.display())))
     }
 }
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the gate gives guests: a folder for each policy and VM, with a file for each secret, called by the GUID under which the guest
-//! finds it.
+//! Secrets for guests: a folder per policy and VM, with a file per secret, named by the GUID under which the guest finds it.
 //!
 //! ```text
 //! SECRETS/POLICY/VM/736869e5-84f0-4973-92ec-06879ce3da0b
 //! ```
-//! The host chooses a VM's name, so a secret belongs to a policy: the one whose guests are given it, and which lists it
-//! ([`Release::secrets`]). A guest's kernel shows them in securityfs (`coco/GUID`). They leave the gate only sealed to the key of an admitted guest's first stage.
+//! The host chooses a VM's name, so a secret belongs to a policy, which lists it ([`Release::secrets`]): only guests of that policy are
+//! given it. A guest's kernel shows them in securityfs (`coco/GUID`). They leave the gate sealed to the key of an admitted guest's first
+//! stage only.
 
 use std::path::{Path, PathBuf};
 
@@ -18,10 +18,11 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::files::read_private;
+use crate::reasons::Code;
 
 /// Secrets of one VM, at most.
-const MOST: usize = 32;
-/// Bytes of all of them with their headers: what the firmware's area has.
+const MAX_SECRETS: usize = 32;
+/// Bytes of all of them with their headers: the size of the firmware's area.
 pub const MAX_TABLE: usize = 0xc00;
 
 /// Why the folder cannot be used.
@@ -30,20 +31,20 @@ pub enum SecretsError {
     /// It cannot be read.
     #[error("cannot read {0}: {1}")]
     Read(PathBuf, #[source] std::io::Error),
-    /// Earlier gates gave a secret to any guest of that name.
+    /// A folder of an earlier gate, which gave a secret to any guest of that name.
     #[error(
-        "{file} belongs to no policy: secrets are in SECRETS/POLICY/VM/GUID, so that no other policy's guest is given them by its name. \
-         If {from} is a VM's: mkdir -p -m 700 {parent} && mv {from} {to}, with POLICY the policy of that VM, and list the GUIDs in its \
-         release.secrets"
+        "{file} does not belong to a policy: secrets have to be in SECRETS/POLICY/VM/GUID, so that a guest of another policy does not get \
+         them by its name. If {from} is the folder of a VM: mkdir -p -m 700 {parent} && mv {from} {to}, with POLICY the policy of that VM, \
+         and list the GUIDs in its release.secrets"
     )]
     NoPolicy {
         /// A secret.
         file: PathBuf,
         /// Its folder.
         from: PathBuf,
-        /// The policy's.
+        /// The policy's folder.
         parent: PathBuf,
-        /// Where the folder should be.
+        /// Where it should be.
         to: PathBuf,
     },
 }
@@ -53,7 +54,7 @@ pub enum SecretsError {
 pub struct Secrets(Option<PathBuf>);
 
 impl Secrets {
-    /// In `folder`; without one no guest is given anything.
+    /// Opens `folder`; without one there are no secrets.
     pub fn open(folder: Option<&Path>) -> Result<Self, SecretsError> {
         let Some(folder) = folder else { return Ok(Self(None)) };
         for path in entries(folder)? {
@@ -67,14 +68,14 @@ impl Secrets {
         Ok(Self(Some(folder.to_owned())))
     }
 
-    /// The table of the secrets that a VM under `policy` is given, which gives what is in `release`; empty if there are none.
+    /// The table of the secrets of a VM under `policy`, as far as `release` of that policy lists them; empty if there are none.
     pub fn table(&self, policy: &str, release: &Release, vm_id: &str) -> Result<Zeroizing<Vec<u8>>, Reason> {
         let none = Zeroizing::new(Vec::new());
         let Some(folder) = self.0.as_ref().filter(|_| is_name(vm_id) && is_name(policy)) else {
             return Ok(none);
         };
         let folder = folder.join(policy).join(vm_id);
-        let wrong = |why: String| Reason::new("gate.secret", why);
+        let wrong = |problem: String| Code::GateSecret.reason(problem);
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(none),
@@ -84,8 +85,8 @@ impl Secrets {
         for entry in entries {
             let path =
                 entry.map_err(|error| wrong(format!("cannot read {}: {error}", folder.display())))?.path();
-            if found.len() == MOST {
-                return Err(wrong(format!("{} has more than {MOST} secrets", folder.display())));
+            if found.len() == MAX_SECRETS {
+                return Err(wrong(format!("{} has more than {MAX_SECRETS} secrets", folder.display())));
             }
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let guid =
@@ -112,7 +113,7 @@ impl Secrets {
     }
 }
 
-/// What is in a folder; nothing, if it is not there.
+/// The entries of a folder; none if it does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, SecretsError> {
     let failed = |error| SecretsError::Read(folder.to_owned(), error);
     match std::fs::read_dir(folder) {
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_found_by_policy_and_vm_and_refused_when_others_can_read_them() {
+    fn secrets_are_found_by_policy_and_vm_unless_other_users_can_read_them() {
         let folder = tempfile::tempdir().unwrap();
         let given = Secrets::open(Some(folder.path())).unwrap();
         let table = |vm_id: &str| given.table("p", &gives(&[NAME]), vm_id);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_without_a_policy_are_refused_with_the_way_to_mend_it() {
+    fn secrets_without_a_policy_are_refused_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         put(&folder.path().join("vm").join(NAME), b"a key", 0o600);
         let error = Secrets::open(Some(folder.path())).unwrap_err().to_string();

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The TPMs of VMs with kept state: once certified, a VM's TPM is the same for as long as the VM has its key.
+//! The TPMs of VMs with persistent state: once certified, a VM's TPM stays the same as long as the VM has its key.
 //!
-//! One file for each VM. `cvmm-gate state-keys forget` removes it with the key.
+//! One file per VM. `cvmm-gate state-keys forget` removes it with the key.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cvmm_attest::policy::is_name;
 use cvmm_gate_protocol::messages::lease::Certified;
 use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 
+use super::check_vm_name;
 use crate::files;
+use crate::reasons::state_error;
 
 const FORMAT: u32 = 1;
 const MAX_RECORD: u64 = 32 << 10;
@@ -35,63 +36,59 @@ pub struct TpmRecord {
 }
 
 impl TpmRecord {
-    /// Of a TPM that has just been certified.
+    /// The record of a TPM that has just been certified.
     #[must_use]
     pub fn new([ek_rsa, ek_ecc, ak]: [String; 3], ak_public: String, certificates: Certified) -> Self {
         Self { format: FORMAT, ek_rsa, ek_ecc, ak, ak_public, certificates }
     }
 
-    /// The names in the order of the fields.
+    /// The names of the keys, in the order of the fields.
     #[must_use]
     pub fn names(&self) -> [&str; 3] {
         [&self.ek_rsa, &self.ek_ecc, &self.ak]
     }
 }
 
-/// The folder.
+/// The records in a folder.
 #[derive(Debug)]
 pub struct Tpms {
     folder: PathBuf,
 }
 
-fn state(error: impl std::fmt::Display) -> Reason {
-    Reason::new("gate.state", error.to_string())
-}
-
 impl Tpms {
-    /// In `folder`.
+    /// The records in `folder`.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
     }
 
     fn path(&self, vm_id: &str) -> Result<PathBuf, Reason> {
-        if is_name(vm_id) {
-            return Ok(self.folder.join(format!("{vm_id}.json")));
-        }
-        Err(Reason::new("manifest.vm-id", "the VM's name is not 1 to 64 of A-Z a-z 0-9 . _ -"))
+        check_vm_name(vm_id)?;
+        Ok(self.folder.join(format!("{vm_id}.json")))
     }
 
     /// A VM's TPM, if it has been certified.
     pub fn get(&self, vm_id: &str) -> Result<Option<TpmRecord>, Reason> {
         let path = self.path(vm_id)?;
-        let Some(bytes) = files::read_if_there(&path, MAX_RECORD).map_err(state)? else { return Ok(None) };
+        let Some(bytes) = files::read_if_there(&path, MAX_RECORD).map_err(state_error)? else {
+            return Ok(None);
+        };
         match serde_json::from_slice::<TpmRecord>(&bytes) {
             Ok(record) if record.format == FORMAT => Ok(Some(record)),
-            _ => Err(state(format!("{} is damaged: put back its latest copy", path.display()))),
+            _ => Err(state_error(format!("{} is damaged: restore its latest copy", path.display()))),
         }
     }
 
-    /// Remembers one, durably.
+    /// Writes a record, durably.
     pub fn put(&self, vm_id: &str, record: &TpmRecord) -> Result<(), Reason> {
-        let text = serde_json::to_vec(record).map_err(state)?;
-        files::replace(&self.path(vm_id)?, &text, 0o600).map_err(state)
+        let text = serde_json::to_vec(record).map_err(state_error)?;
+        files::replace(&self.path(vm_id)?, &text, 0o600).map_err(state_error)
     }
 
-    /// Forgets one, if there is one.
+    /// Removes a record, if there is one.
     pub fn forget(&self, vm_id: &str) -> Result<(), Reason> {
         match fs::remove_file(self.path(vm_id)?) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(state(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(state_error(error)),
             _ => Ok(()),
         }
     }
@@ -102,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tpm_is_remembered() {
+    fn a_record_is_written_read_and_removed() {
         let folder = tempfile::tempdir().unwrap();
         let tpms = Tpms::new(folder.path());
         let text = |text: &str| text.to_owned();

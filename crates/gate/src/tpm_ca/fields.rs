@@ -16,12 +16,12 @@ use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 use super::{CaError, PublicKey, oids};
 use crate::keys::{KeysError, Signer};
 
-/// What libtpms says as TPM_PT_MANUFACTURER: `IBM`.
+/// The TPM_PT_MANUFACTURER of libtpms: `IBM`.
 const MANUFACTURER: &str = "id:49424D00";
 const MODEL: &str = "libtpms";
-/// The version of what these certificates describe, as in swtpm's.
+/// The version of the TPM, with the value of swtpm's certificates.
 const VERSION: &str = "id:00010000";
-/// In the subject of an attestation key's certificate: who believes the certificate believes this host.
+/// In the subject of an attestation key's certificate: to trust the key is to trust the host.
 const WHERE: &str = "software TPM in the VMM, outside the guest's boundary";
 
 pub(super) fn of(signer: &Signer) -> Result<PublicKey<'_>, KeysError> {
@@ -69,7 +69,7 @@ pub(super) fn common_name(text: &str) -> Result<Name, CaError> {
     name(&[(oids::COMMON_NAME, text)])
 }
 
-/// Of an attestation key's certificate.
+/// The subject of an attestation key's certificate.
 pub(super) fn subject(vm_id: &str) -> Result<Name, CaError> {
     name(&[(oids::ORGANIZATIONAL_UNIT, WHERE), (oids::COMMON_NAME, vm_id)])
 }
@@ -82,12 +82,12 @@ pub(super) fn extended_key_usage(purpose: ObjectIdentifier) -> Result<Extension,
     extension(false, &ExtendedKeyUsage(vec![purpose]))
 }
 
-/// subjectAltName of an endorsement key (EK credential profile, 3.1.2): which TPM it is. Critical, as there is no subject.
+/// subjectAltName of an endorsement key (EK credential profile, 3.1.2), which describes the TPM. Critical, since the subject is empty.
 pub(super) fn tpm_description() -> Result<Extension, CaError> {
     alternative(true, tpm()?)
 }
 
-/// subjectAltName of an attestation key: the same, and whose.
+/// subjectAltName of an attestation key: the same, with the VM's name.
 pub(super) fn tpm_name(vm_id: &str) -> Result<Extension, CaError> {
     let mut tpm = tpm()?;
     tpm.0.extend(common_name(vm_id)?.0);
@@ -110,9 +110,9 @@ struct TpmSpecification<'a> {
     revision: u32,
 }
 
-/// subjectDirectoryAttributes of an endorsement key: which specification the TPM keeps to.
+/// subjectDirectoryAttributes of an endorsement key: the specification that the TPM implements.
 pub(super) fn tpm_specification() -> Result<Extension, CaError> {
-    // What libtpms 0.9 and 0.10 say as TPM_PT_FAMILY_INDICATOR, TPM_PT_LEVEL and TPM_PT_REVISION.
+    // TPM_PT_FAMILY_INDICATOR, TPM_PT_LEVEL and TPM_PT_REVISION of libtpms 0.9 and 0.10.
     let specification = TpmSpecification { family: Utf8StringRef::new("2.0")?, level: 0, revision: 164 };
     let attribute = attribute(oids::TPM_SPECIFICATION, &specification)?;
     Ok(Extension {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Certificates of guests' TPMs: of their endorsement keys, their attestation key, and the platform they are in.
+//! Certificates of guests' TPMs: for their endorsement keys, their attestation key, and the platform.
 //!
-//! The gate is the manufacturer's authority of these TPMs, as there is no other. It has seen that the keys are of one TPM
-//! (TPM2_ActivateCredential), not where that TPM is: these are software on the host's side of the boundary, and the attestation key's
-//! certificate says so. What ties one to an SNP guest is HOST_DATA, not a certificate.
+//! The gate takes the place of the manufacturer's authority. It has verified that the keys belong to one TPM (TPM2_ActivateCredential), but
+//! not where that TPM is: these TPMs are software on the host's side of the boundary, and the attestation key's certificate says so. HOST_DATA
+//! binds a TPM to an SNP guest, not a certificate.
 
 mod fields;
 mod oids;
@@ -30,11 +30,11 @@ use crate::keys::{self, KeysError, Signer};
 
 /// The authority's private key, in the folder of keys.
 pub const KEY: &str = "tpm-ca.pem";
-/// Its certificate, beside it. Public.
+/// The authority's certificate, in the same folder.
 pub const CERTIFICATE: &str = "tpm-ca.crt";
 
 const MAX_CERTIFICATE: u64 = 16 << 10;
-/// A certificate is valid from a little before it was made: clocks differ.
+/// Certificates are valid from some seconds before they are made: clocks differ.
 const BEFORE: i64 = 300;
 
 /// Why there is no authority, or no certificate.
@@ -48,14 +48,14 @@ pub enum CaError {
     Key(#[from] KeysError),
     /// The authority's certificate.
     #[error(
-        "{0} is no certificate of the key beside it: remove both and make new ones (cvmm-gate state-keys init)"
+        "{0} is not the certificate of the key beside it: remove both and create new ones (cvmm-gate state-keys init)"
     )]
     Certificate(std::path::PathBuf),
-    /// A certificate that cannot be made.
-    #[error("a certificate cannot be made: {0}")]
+    /// A certificate cannot be encoded.
+    #[error("a certificate cannot be encoded: {0}")]
     Der(#[from] der::Error),
     /// Random numbers.
-    #[error("there are no random numbers")]
+    #[error("the random number generator failed")]
     Random,
 }
 
@@ -97,10 +97,10 @@ pub struct TpmCa {
 }
 
 impl TpmCa {
-    /// Makes a key and its certificate in `folder`.
+    /// Generates a key and its certificate in `folder`.
     pub fn generate(folder: &Path, now: i64) -> Result<(), CaError> {
         let path = folder.join(KEY);
-        // A certificate of another key that is still there is not replaced.
+        // The certificate of a key that was removed is not replaced.
         let certified = folder.join(CERTIFICATE);
         if certified.symlink_metadata().is_ok() {
             return Err(KeysError::Exists(certified).into());
@@ -120,7 +120,7 @@ impl TpmCa {
         Ok(())
     }
 
-    /// Reads them.
+    /// Reads the key and the certificate in `folder`.
     pub fn load(folder: &Path) -> Result<Self, CaError> {
         let signer = Signer::load(&folder.join(KEY))?;
         let path = folder.join(CERTIFICATE);
@@ -156,7 +156,7 @@ impl TpmCa {
         Ok(TpmCertificates { ek_rsa: ek_rsa.to_der()?, ek_ecc: ek_ecc.to_der()?, ak: ak.to_der()?, platform })
     }
 
-    /// As the TCG's EK credential profile wants it (3.2): no subject, the TPM in the alternative name.
+    /// According to the TCG's EK credential profile (3.2): an empty subject, and the TPM in the alternative name.
     fn endorsement(&self, key: &PublicKey<'_>, usage: KeyUsages, now: i64) -> Result<Certificate, CaError> {
         let extensions = vec![
             fields::extension(true, &KeyUsage(usage.into()))?,
@@ -207,7 +207,7 @@ fn certificate(
     Ok(Certificate { tbs_certificate, signature_algorithm: algorithm(), signature })
 }
 
-/// From a little before now, without a well-defined end (RFC 5280, 4.1.2.5): a TPM keeps its keys for as long as its VM exists.
+/// From some seconds before now, without a well-defined end (RFC 5280, 4.1.2.5): a TPM keeps its keys as long as its VM exists.
 fn validity(now: i64) -> Result<(GeneralizedTime, GeneralizedTime), CaError> {
     let from = Duration::from_secs(u64::try_from(now.saturating_sub(BEFORE)).unwrap_or(0));
     let to = DateTime::new(9999, 12, 31, 23, 59, 59)?;

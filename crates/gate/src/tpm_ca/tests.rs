@@ -51,9 +51,9 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// OpenSSL is somebody else's reader of what is made here.
+/// OpenSSL is an independent reader of these certificates.
 #[test]
-fn openssl_takes_the_certificates() {
+fn openssl_accepts_the_certificates() {
     let (folder, ca) = ca();
     let certificates = certify(&folder, &ca);
     let authority = folder.path().join(CERTIFICATE);
@@ -105,7 +105,7 @@ fn the_platform_certificate_verifies() {
 }
 
 #[test]
-fn another_keys_certificate_is_refused() {
+fn the_certificate_of_another_key_is_refused() {
     let (folder, _) = ca();
     let other = tempfile::tempdir().unwrap();
     TpmCa::generate(other.path(), NOW).unwrap();

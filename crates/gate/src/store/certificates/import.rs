@@ -18,16 +18,16 @@ use serde::Serialize;
 use super::{MAX_CERTIFICATE, MAX_CRL, cannot, crl_name, refuse, split, vek_name};
 use crate::files::{self, FileError};
 
-/// What became of a file that was to be imported.
+/// What became of a certificate or list that was to be imported.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Imported {
+pub struct ImportResult {
     /// The file.
     pub file: PathBuf,
-    /// What is in it: `vcek`, `vlek`, `crl`, `authority`; nothing if it is refused.
+    /// Its kind: `vcek`, `vlek`, `crl` or `authority`; `None` if it is refused.
     pub what: Option<&'static str>,
-    /// Its place in the store.
+    /// Where it was stored.
     pub stored: Option<PathBuf>,
-    /// What is to be known of it, such as that it was there already.
+    /// A remark, such as that it was there already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Why it is refused.
@@ -35,20 +35,20 @@ pub struct Imported {
     pub refused: Option<Reason>,
 }
 
-/// Imports what is in `file` into the store in `folder`: one answer for each certificate and list in it. `crl_for` says for which
-/// keys a revocation list is.
+/// Imports the content of `file` into the store in `folder`: one result for each certificate and list in it. `crl_for` is the kind of
+/// keys that a revocation list applies to.
 pub fn import(
     folder: &Path,
     file: &Path,
     crl_for: Option<SigningKey>,
     trust: &Trust,
     now: i64,
-) -> Vec<Imported> {
+) -> Vec<ImportResult> {
     let answer = |result: Result<(&'static str, Option<PathBuf>, Option<String>), Reason>| {
         let file = file.to_owned();
         match result {
-            Ok((what, stored, note)) => Imported { file, what: Some(what), stored, note, refused: None },
-            Err(reason) => Imported { file, what: None, stored: None, note: None, refused: Some(reason) },
+            Ok((what, stored, note)) => ImportResult { file, what: Some(what), stored, note, refused: None },
+            Err(reason) => ImportResult { file, what: None, stored: None, note: None, refused: Some(reason) },
         }
     };
     let blobs = match files::read(file, MAX_CRL).map_err(|error| cannot(&error)).and_then(split) {
@@ -58,7 +58,7 @@ pub fn import(
     let import = |der: &Vec<u8>| -> Result<_, Reason> {
         match inspect(der, trust).map_err(|refusal| refusal.reason())? {
             Inspected::Authority(product) => {
-                Ok(("authority", None, Some(format!("of {product}: it is built in, and not stored"))))
+                Ok(("authority", None, Some(format!("authority for {product}: built in, not stored"))))
             }
             Inspected::Key(key) => {
                 let (path, note) = key_certificate(folder, &key, der, now)?;
@@ -66,7 +66,7 @@ pub fn import(
             }
             Inspected::List(list) => {
                 let kind = crl_for.or_else(|| kind_in_name(file)).ok_or_else(|| {
-                    refuse("it does not say whether it is for VCEKs or VLEKs: --crl-for, or vcek or vlek in its name")
+                    refuse("a revocation list does not say whether it is for VCEKs or VLEKs: give --crl-for, or put vcek or vlek into its name")
                 })?;
                 let (path, note) = revocation_list(folder, &list, kind, der, trust, now)?;
                 Ok(("crl", Some(path), note))
@@ -97,36 +97,36 @@ fn revocation_list(
     now: i64,
 ) -> Result<(PathBuf, Option<String>), Reason> {
     let overdue = match list.judge_time(now) {
-        // What it revokes stays revoked; a policy may demand a newer one.
+        // What it revokes stays revoked; a policy may require a newer one.
         Err(refusal) if refusal.code() == "crl.stale" => Some("overdue: fetch a newer one".to_owned()),
         Err(refusal) if refusal.code() == "crl.undated" => {
-            Some("it does not say when it is overdue: a policy may refuse it".to_owned())
+            Some("it has no nextUpdate: a policy may refuse it".to_owned())
         }
         judged => judged.map(|()| None).map_err(|refusal| refusal.reason())?,
     };
     let path = folder.join(crl_name(list.product, kind));
     let old = files::read_if_there(&path, MAX_CRL).map_err(|error| cannot(&error))?;
-    // What is there and is no list is better replaced.
+    // A file that is not a list is replaced.
     if let Some(Ok(Inspected::List(old))) = old.map(|old| inspect(&old, trust))
         && old.this_update > list.this_update
     {
-        return Err(refuse(format!("{} is a newer list than this one", path.display())));
+        return Err(refuse(format!("{} is newer than this list", path.display())));
     }
     let note = store(&path, MAX_CRL, der)?;
     Ok((path, overdue.or(note)))
 }
 
-/// Puts `der` at `path`.
-fn store(path: &Path, most: u64, der: &[u8]) -> Result<Option<String>, Reason> {
-    let old = files::read_if_there(path, most).unwrap_or_default();
+/// Stores `der` at `path`.
+fn store(path: &Path, max: u64, der: &[u8]) -> Result<Option<String>, Reason> {
+    let old = files::read_if_there(path, max).unwrap_or_default();
     if old.as_deref() == Some(der) {
-        return Ok(Some("it was there already".to_owned()));
+        return Ok(Some("already stored".to_owned()));
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder)
         .map_err(|source| cannot(&FileError { what: "make", path: folder.to_owned(), source }))?;
     files::replace(path, der, 0o644).map_err(|error| cannot(&error))?;
-    Ok(old.map(|_| "it replaces another".to_owned()))
+    Ok(old.map(|_| "replaced a different one".to_owned()))
 }
 
 fn kind_in_name(file: &Path) -> Option<SigningKey> {

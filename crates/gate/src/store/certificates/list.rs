@@ -17,33 +17,33 @@ use crate::files::{self, FileError};
 /// Files that are listed.
 const MAX_LISTED: usize = 100_000;
 
-/// A file of the store.
+/// A file in the store.
 #[derive(Debug, Serialize)]
-pub struct Stored {
+pub struct StoreEntry {
     /// Its name in the store.
     pub file: PathBuf,
     /// `vcek`, `vlek` or `crl`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub what: Option<&'static str>,
-    /// Whose.
+    /// The product line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product: Option<Product>,
     /// The chip's identifier, hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chip: Option<String>,
-    /// The cloud.
+    /// The cloud's identifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub csp_id: Option<String>,
-    /// For which TCB.
+    /// The TCB that it is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcb: Option<Tcb>,
-    /// From when, in seconds of Unix time; of a list: when it was made.
+    /// Start of its validity in Unix time; for a list, when it was issued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<i64>,
-    /// Until when; of a list: when there is a newer one.
+    /// End of its validity; for a list, when the next one is due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<i64>,
-    /// How many certificates a list revokes.
+    /// Number of certificates that a list revokes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked: Option<usize>,
     /// `good`, `expired`, `not-yet-valid`, `overdue`, `undated`, `bad` or `misplaced`.
@@ -53,7 +53,7 @@ pub struct Stored {
     pub problem: Option<Reason>,
 }
 
-/// Security version numbers, as policies have them.
+/// Security version numbers, with the names that policies use.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[expect(missing_docs, reason = "AMD's names")]
 pub struct Tcb {
@@ -71,15 +71,15 @@ impl From<TcbParts> for Tcb {
     }
 }
 
-/// Everything in the store in `folder`, by name.
-pub fn list(folder: &Path, trust: &Trust, now: i64) -> Result<Vec<Stored>, FileError> {
+/// Lists the store in `folder`, by name.
+pub fn list(folder: &Path, trust: &Trust, now: i64) -> Result<Vec<StoreEntry>, FileError> {
     let mut paths = Vec::new();
     // vcek/CHIP/NAME; vlek/NAME, crl/NAME.
     for (name, depth) in [("vcek", 2), ("vlek", 1), ("crl", 1)] {
         walk(&folder.join(name), depth, &mut paths)?;
     }
     paths.sort();
-    Ok(paths.iter().map(|path| stored(folder, path, trust, now)).collect())
+    Ok(paths.iter().map(|path| entry(folder, path, trust, now)).collect())
 }
 
 fn walk(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), FileError> {
@@ -102,9 +102,9 @@ fn walk(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), Fil
     Ok(())
 }
 
-fn stored(folder: &Path, path: &Path, trust: &Trust, now: i64) -> Stored {
+fn entry(folder: &Path, path: &Path, trust: &Trust, now: i64) -> StoreEntry {
     let file = path.strip_prefix(folder).unwrap_or(path).to_owned();
-    let mut entry = Stored {
+    let mut entry = StoreEntry {
         file,
         what: None,
         product: None,
@@ -122,7 +122,7 @@ fn stored(folder: &Path, path: &Path, trust: &Trust, now: i64) -> Stored {
             .as_slice()
         {
             [der] => inspect(der, trust).map_err(|refusal| refusal.reason()),
-            _ => Err(refuse("it has not one certificate in it, and only one is looked for")),
+            _ => Err(refuse("it has to contain exactly one certificate")),
         });
     let (expected, judged) = match inspected {
         Err(reason) => {
@@ -132,7 +132,7 @@ fn stored(folder: &Path, path: &Path, trust: &Trust, now: i64) -> Stored {
         Ok(Inspected::Authority(product)) => {
             entry.product = Some(product);
             entry.state = "misplaced";
-            entry.problem = Some(refuse("authorities are built in, and none is read from the store"));
+            entry.problem = Some(refuse("authorities are built in and never read from the store"));
             return entry;
         }
         Ok(Inspected::Key(key)) => {
@@ -160,7 +160,7 @@ fn stored(folder: &Path, path: &Path, trust: &Trust, now: i64) -> Stored {
     let (state, problem) = match judged {
         _ if !expected.contains(&entry.file) => {
             let name = expected.first().map(|name| name.display().to_string()).unwrap_or_default();
-            ("misplaced", Some(refuse(format!("it is looked for as {name}"))))
+            ("misplaced", Some(refuse(format!("the gate looks for it as {name}"))))
         }
         Ok(()) => ("good", None),
         Err(refusal) => {

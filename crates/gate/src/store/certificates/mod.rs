@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The certificate store: a folder that the operator fills, in the layout of Trustee's offline cache, so that one can serve both
-//! ([`import`] fills it, [`list`] lists it).
+//! The certificate store: a folder that the operator fills, in the layout of Trustee's offline cache, so that one folder can serve both.
+//! [`import`] fills it, [`list`] lists it.
 //!
 //! ```text
 //! vcek/CHIP-ID/bl02_tee00_snp06_ucode21_vcek.der     of one TCB (Turin: ..._fmc01_vcek.der), or vcek.der for any
 //! vlek/bl02_tee00_snp06_ucode21_vlek.der             or vlek.der
 //! crl/milan-vcek.der, crl/milan-vlek.der             revocation lists of a product's root
 //! ```
-//! What is in it is evidence like any other: the verifier decides what it is worth.
+//! Its content is evidence like any other: the verifier decides whether to trust it.
 
 pub mod import;
 pub mod list;
@@ -21,23 +21,24 @@ use cvmm_reason::Reason;
 use cvmm_snp::tcb::TcbParts;
 
 use crate::files::{self, FileError};
+use crate::reasons::Code;
 
 pub(crate) const MAX_CERTIFICATE: u64 = 16 << 10;
 pub(crate) const MAX_CRL: u64 = 1 << 20;
 
-/// The folder.
+/// The store in a folder.
 #[derive(Clone, Debug)]
 pub struct Store(PathBuf);
 
 impl Store {
-    /// In `folder`.
+    /// The store in `folder`.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
         Self(folder.to_owned())
     }
 
-    /// The certificate of the key that signed the report `hint` is of; the reason without names the file. A report of version 2
-    /// does not tell its product: the certificates of each that it can be of are looked for.
+    /// The certificate of the key that signed a report, by its `hint`; if it is missing, the reason names the file. A report of version 2
+    /// does not name its product: the certificate for each possible product is looked for.
     pub fn vek(&self, hint: &Hint) -> Result<Vec<u8>, Reason> {
         let mut missing = None;
         for (product, tcb) in hint.subjects() {
@@ -52,15 +53,15 @@ impl Store {
         }
         let message = match missing {
             Some(path) => format!(
-                "there is no certificate for this chip and TCB: {} is missing; fetch it from AMD's key server",
+                "no certificate for this chip and TCB: {} is missing; fetch it from AMD's key service (cvmm-gate certs urls)",
                 path.display()
             ),
             None => {
-                "the report's REPORTED_TCB has reserved bytes that are not zero: no certificate is for it"
+                "no certificate can match: REPORTED_TCB of the report has reserved bytes that are not zero"
                     .to_owned()
             }
         };
-        Err(Reason::new("gate.certificate", message))
+        Err(refuse(message))
     }
 
     fn vek_of(&self, product: Product, hint: &Hint, tcb: &TcbParts) -> Result<Option<Vec<u8>>, Reason> {
@@ -74,23 +75,22 @@ impl Store {
                     return Ok(Some(vek.into_owned()));
                 }
                 Ok(None) => {}
-                Err(error) => return Err(Reason::new("gate.certificate", error.to_string())),
+                Err(error) => return Err(cannot(&error)),
             }
         }
         Ok(None)
     }
 
-    /// The revocation list of a product's root for keys of this kind, if there is one.
+    /// The revocation list of a product's root for keys of this kind, if the store has one.
     pub fn crl(&self, product: Product, kind: SigningKey) -> Result<Option<Vec<u8>>, Reason> {
         let path = self.0.join(crl_name(product, kind));
-        let list = files::read_if_there(&path, MAX_CRL)
-            .map_err(|error| Reason::new("gate.certificate", error.to_string()))?;
+        let list = files::read_if_there(&path, MAX_CRL).map_err(|error| cannot(&error))?;
         let read = |list: Vec<u8>| encoding::revocation_list(&list).map(|list| list.into_owned());
         list.map(read).transpose().map_err(|problem| unreadable(&path, &problem))
     }
 }
 
-/// Where the certificate of a key for this chip and TCB is in a store.
+/// The path in a store of the certificate for a key of this chip and TCB.
 pub(crate) fn vek_name(kind: SigningKey, chip: &[u8], tcb: &TcbParts) -> PathBuf {
     let name = format!("{}_{}.der", stem(tcb), kind.name());
     match kind {
@@ -102,13 +102,13 @@ pub(crate) fn vek_name(kind: SigningKey, chip: &[u8], tcb: &TcbParts) -> PathBuf
     }
 }
 
-/// Where the revocation list of a product's root for keys of this kind is in a store.
+/// The path in a store of the revocation list of a product's root for keys of this kind.
 pub(crate) fn crl_name(product: Product, kind: SigningKey) -> PathBuf {
     Path::new("crl").join(format!("{product}-{}.der", kind.name()))
 }
 
 fn unreadable(path: &Path, problem: &EncodingError) -> Reason {
-    Reason::new("gate.certificate", format!("{} cannot be used: {problem}", path.display()))
+    refuse(format!("{} cannot be used: {problem}", path.display()))
 }
 
 fn stem(tcb: &TcbParts) -> String {
@@ -118,7 +118,7 @@ fn stem(tcb: &TcbParts) -> String {
 }
 
 fn refuse(message: impl Into<String>) -> Reason {
-    Reason::new("gate.certificate", message)
+    Code::GateCertificate.reason(message)
 }
 
 fn cannot(error: &FileError) -> Reason {

@@ -61,7 +61,7 @@ fn code<T: fmt::Debug>(result: Result<T, Reason>) -> String {
 }
 
 #[test]
-fn a_vm_has_one_key_and_it_is_nobody_elses() {
+fn a_vm_has_one_key_that_no_other_vm_has() {
     let gate = Gate::new();
     let keys = gate.open();
     let first = keys.release("vm", "web", |_| false).unwrap();
@@ -107,8 +107,8 @@ fn a_file_that_was_rolled_back_is_refused() {
     write(&third, &mut file);
     keys.confirm("vm", third.epoch).unwrap();
     keys.confirm("vm", third.epoch).unwrap();
-    let standing = keys.standing("vm").unwrap();
-    assert_eq!((standing.issued, standing.confirmed, standing.counter), (3, 3, file.counter - 1));
+    let summary = keys.summary("vm").unwrap();
+    assert_eq!((summary.issued, summary.confirmed, summary.counter), (3, 3, file.counter - 1));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_crash_at_any_step_of_a_start_leaves_a_file_that_starts() {
         let release = keys.release("vm", "web", |_| false).unwrap();
         assert!(accepts(&release, file), "round {round}: {release:?} {file:?}");
         let steps = (seed >> 33) % 5;
-        // Whoever was never confirmed has nothing that its guest did; who was is the least that is accepted.
+        // A start that was not confirmed has changed nothing for its guest; the last confirmed one is the oldest that is accepted.
         assert_eq!(*release.accepted.start(), confirmed.epoch);
         if steps > 0 {
             write(&release, &mut file);
@@ -142,7 +142,7 @@ fn a_crash_at_any_step_of_a_start_leaves_a_file_that_starts() {
             keys.end(release.lease, file.counter).unwrap();
         }
     }
-    assert_eq!(gate.open().standing("vm").unwrap().issued, 100);
+    assert_eq!(gate.open().summary("vm").unwrap().issued, 100);
 }
 
 #[test]
@@ -229,10 +229,10 @@ fn a_key_is_changed_and_forgotten() {
     let old = keys.release("vm", "web", |_| false).unwrap().keys[0].clone();
     let (first, new) = keys.begin_rekey("vm").unwrap();
     assert_eq!(first.expose(), old.expose());
-    // Cut short: the same two again, and a run gets both.
+    // Interrupted: the same two again, and a lease gets both.
     let (_, again) = gate.open().begin_rekey("vm").unwrap();
     assert_eq!(again.expose(), new.expose());
-    assert!(keys.standing("vm").unwrap().rekeying);
+    assert!(keys.summary("vm").unwrap().rekeying);
     let both = keys.release("vm", "web", |_| false).unwrap().keys;
     assert_eq!(both.iter().map(VmKey::expose).collect::<Vec<_>>(), [old.expose(), new.expose()]);
     keys.finish_rekey("vm").unwrap();
@@ -247,13 +247,13 @@ fn a_key_is_changed_and_forgotten() {
 #[test]
 fn there_is_an_end_to_new_vms() {
     let gate = Gate::new();
-    assert_eq!(gate.open().most, 65_536);
+    assert_eq!(gate.open().max_records, 65_536);
     for number in 0..19 {
         fs::write(gate.record(&format!("old-{number}")), "").unwrap();
     }
     fs::write(gate.folder.path().join("keys/.other.new"), "").unwrap();
     let mut keys = gate.open();
-    keys.most = 20;
+    keys.max_records = 20;
     drop(keys.release("last", "web", |_| false).unwrap());
     assert_eq!(code(keys.release("one-more", "web", |_| false)), "gate.state");
     assert!(keys.release("last", "web", |_| false).is_ok(), "those that are there go on");
@@ -284,4 +284,44 @@ fn the_store_key_is_private() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&path, [0; 31]).unwrap();
     assert!(matches!(StoreKey::load(&path), Err(KeysError::StoreKey(_))));
+}
+
+#[test]
+fn a_slow_disk_under_one_vm_delays_no_other() {
+    let gate = Gate::new();
+    let keys = gate.open();
+    for vm_id in ["slow", "vm"] {
+        let release = keys.release(vm_id, "web", |_| false).unwrap();
+        keys.confirm(vm_id, release.epoch).unwrap();
+    }
+    // As long as one VM's record is being written.
+    let writing = keys.lock("slow");
+    keys.checkpoint("vm", 1, 7).unwrap();
+    let next = keys.release("vm", "web", |_| false).unwrap();
+    assert_eq!((next.epoch, next.least_counter), (2, 7));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| keys.checkpoint("slow", 1, 9));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!waiting.is_finished());
+        drop(writing);
+        waiting.join().unwrap().unwrap();
+    });
+    assert_eq!(keys.summary("slow").unwrap().counter, 9);
+}
+
+#[test]
+fn changes_of_one_vm_at_the_same_time_are_all_kept() {
+    let gate = Gate::new();
+    let keys = gate.open();
+    let release = keys.release("vm", "web", |_| false).unwrap();
+    keys.confirm("vm", release.epoch).unwrap();
+    std::thread::scope(|scope| {
+        for counter in 1..=16 {
+            let keys = &keys;
+            scope.spawn(move || keys.checkpoint("vm", 1, counter).unwrap());
+        }
+        scope.spawn(|| keys.begin_rekey("vm").unwrap());
+    });
+    let summary = keys.summary("vm").unwrap();
+    assert!(summary.counter == 16 && summary.rekeying, "{summary:?}");
 }
