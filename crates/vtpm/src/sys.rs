@@ -46,3 +46,15 @@ pub(crate) fn limit_resources(address_space: u64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_signals_may_be_blocked_already() {
+        // In a thread of its own, whose mask ends with it.
+        let blocked = std::thread::spawn(|| block_stop_signals().and_then(|()| block_stop_signals()));
+        blocked.join().unwrap().unwrap();
+    }
+}
