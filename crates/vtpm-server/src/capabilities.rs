@@ -33,7 +33,7 @@ fn capabilities() -> Result<Value> {
 }
 
 /// Prints it on one line.
-pub fn print() -> Result<()> {
+pub(crate) fn print() -> Result<()> {
     match writeln!(std::io::stdout(), "{}", capabilities()?) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output")

@@ -14,18 +14,18 @@ use vmm_sys_util::signal::{block_signal, create_sigset};
 
 /// The child of [`fork`], for which the parent still waits.
 #[derive(Debug)]
-pub struct Background(UnixStream);
+pub(crate) struct Background(UnixStream);
 
 impl Background {
     /// Lets the parent exit with success. If this is dropped instead, the parent exits with failure.
-    pub fn ready(mut self) {
+    pub(crate) fn ready(mut self) {
         let _ = self.0.write_all(&[1]);
     }
 }
 
 /// Forks and returns in the child, which has a session of its own. The parent exits when the child reports
 /// that it is ready, or is gone. Must be called before any thread is started.
-pub fn fork() -> Result<Background> {
+pub(crate) fn fork() -> Result<Background> {
     let (mut parent, child) = UnixStream::pair()?;
     // SAFETY: the process has one thread, so no lock can be held by another in the child.
     match unsafe { libc::fork() } {
@@ -49,11 +49,11 @@ const STOP_SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
 /// SIGTERM, SIGINT and SIGHUP, blocked so that only [`StopSignals::wait`] takes them.
 #[derive(Debug)]
-pub struct StopSignals(());
+pub(crate) struct StopSignals(());
 
 impl StopSignals {
     /// Blocks them in this thread and all that it starts later.
-    pub fn block() -> Result<Self> {
+    pub(crate) fn block() -> Result<Self> {
         for signal in STOP_SIGNALS {
             block_signal(signal).map_err(|error| Error::other(format!("block signal {signal}: {error}")))?;
         }
@@ -61,7 +61,7 @@ impl StopSignals {
     }
 
     /// Waits for one of them and returns its number.
-    pub fn wait(&self) -> Result<i32> {
+    pub(crate) fn wait(&self) -> Result<i32> {
         let set = create_sigset(&STOP_SIGNALS).map_err(|error| Error::from_raw_os_error(error.errno()))?;
         let mut signal = 0;
         // SAFETY: `set` is initialised, and `signal` is written.
@@ -73,7 +73,7 @@ impl StopSignals {
 }
 
 /// Duplicates a descriptor that this process was started with. Must be called before any thread is started.
-pub fn inherited(fd: i32) -> Result<File> {
+pub(crate) fn inherited(fd: i32) -> Result<File> {
     if fd < 0 {
         return Err(Errno::BADF.into());
     }

@@ -31,9 +31,9 @@ impl Write for Lines {
 }
 
 impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Lines;
+    type Writer = Self;
 
-    fn make_writer(&'a self) -> Lines {
+    fn make_writer(&'a self) -> Self {
         self.clone()
     }
 }
@@ -56,7 +56,7 @@ fn open(to: &LogTo) -> anyhow::Result<File> {
 }
 
 /// Starts logging.
-pub fn start(log: &Log) -> anyhow::Result<()> {
+pub(crate) fn start(log: &Log) -> anyhow::Result<()> {
     let level = match log.level {
         0 => tracing::Level::ERROR,
         1..=4 => tracing::Level::WARN,

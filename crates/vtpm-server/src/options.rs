@@ -10,7 +10,7 @@ use cvmm_vtpm_server::swtpm::{Rules, Startup};
 
 /// As clap reads them.
 #[derive(clap::Args)]
-pub struct Socket {
+pub(crate) struct Socket {
     /// Emulate a TPM 2.0, the only supported version.
     #[arg(long)]
     tpm2: bool,
@@ -73,7 +73,7 @@ pub struct Socket {
 
 /// Where libtpms runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Sandbox {
+pub(crate) enum Sandbox {
     /// In this process.
     Thread,
     /// In a sandboxed child process.
@@ -82,14 +82,14 @@ pub enum Sandbox {
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
+pub(crate) enum Listen {
     Tcp { address: String, port: u16 },
     Unix { path: PathBuf, mode: Option<u32> },
 }
 
 /// Where the state is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// Plain files in a folder.
     Plain { dir: PathBuf },
     /// An encrypted state file.
@@ -98,7 +98,7 @@ pub enum Place {
 
 /// Where its key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyFile {
+pub(crate) struct KeyFile {
     pub path: PathBuf,
     pub format: KeyFormat,
     /// Whether to remove the file once it has been read.
@@ -107,7 +107,7 @@ pub struct KeyFile {
 
 /// Where the log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogTo {
+pub(crate) enum LogTo {
     /// Standard error.
     Stderr,
     /// A file, emptied first or not.
@@ -118,7 +118,7 @@ pub enum LogTo {
 
 /// The log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
+pub(crate) struct Log {
     pub to: LogTo,
     pub level: u32,
     /// Before each line.
@@ -147,7 +147,7 @@ fn log(text: &str) -> Result<Log> {
 
 /// As the server uses them.
 #[derive(Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     pub state: Place,
     pub server: Option<Listen>,
     pub ctrl: Option<Listen>,
@@ -207,7 +207,7 @@ fn listen(option: &str, text: &str) -> Result<(Listen, bool)> {
 }
 
 /// The encrypted state's name in its folder.
-pub const STATE_FILE: &str = "tpm2.vmgs";
+pub(crate) const STATE_FILE: &str = "tpm2.vmgs";
 
 fn key_file(text: &str) -> Result<KeyFile> {
     let names = ["file", "format", "mode", "remove", "fd", "pwdfile", "pwdfd", "kdf"];
@@ -274,7 +274,7 @@ impl Socket {
     }
 
     /// Checks all options.
-    pub fn settings(&self) -> Result<Settings> {
+    pub(crate) fn settings(&self) -> Result<Settings> {
         if !self.tpm2 {
             bail!("give --tpm2: TPM 1.2 is not supported");
         }

@@ -30,13 +30,11 @@ enum Listener {
 }
 
 impl Listener {
-    fn open(place: &Listen) -> Result<Listener> {
+    fn open(place: &Listen) -> Result<Self> {
         match place {
             Listen::Tcp { address, port } => {
                 let listener = TcpListener::bind((address.as_str(), *port));
-                Ok(Listener::Tcp(
-                    listener.with_context(|| format!("cannot listen on {address} port {port}"))?,
-                ))
+                Ok(Self::Tcp(listener.with_context(|| format!("cannot listen on {address} port {port}"))?))
             }
             Listen::Unix { path, mode } => {
                 // A socket left by an earlier server. A running server loses its clients, as with swtpm.
@@ -49,19 +47,19 @@ impl Listener {
                 let mode = std::fs::Permissions::from_mode(mode.unwrap_or(0o600));
                 std::fs::set_permissions(path, mode)
                     .with_context(|| format!("cannot set the mode of {}", path.display()))?;
-                Ok(Listener::Unix(listener))
+                Ok(Self::Unix(listener))
             }
         }
     }
 
     fn accept(&self) -> std::io::Result<Connection> {
         match self {
-            Listener::Tcp(listener) => {
+            Self::Tcp(listener) => {
                 let stream = listener.accept()?.0;
                 stream.set_nodelay(true)?; // commands and answers are single small messages
                 Ok(Connection::Tcp(stream))
             }
-            Listener::Unix(listener) => Ok(Connection::Unix(listener.accept()?.0)),
+            Self::Unix(listener) => Ok(Connection::Unix(listener.accept()?.0)),
         }
     }
 }
@@ -76,8 +74,8 @@ impl Connection {
     fn receive(&self, buffer: &mut [u8]) -> std::io::Result<(usize, Option<OwnedFd>)> {
         loop {
             let result = match self {
-                Connection::Tcp(stream) => (&*stream).read(buffer).map(|count| (count, None)),
-                Connection::Unix(stream) => stream
+                Self::Tcp(stream) => (&*stream).read(buffer).map(|count| (count, None)),
+                Self::Unix(stream) => stream
                     .recv_with_fd(buffer)
                     .map(|(count, file)| (count, file.map(OwnedFd::from)))
                     .map_err(|error| std::io::Error::from_raw_os_error(error.errno())),
@@ -91,8 +89,8 @@ impl Connection {
 
     fn send(&self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
-            Connection::Tcp(stream) => (&*stream).write_all(bytes),
-            Connection::Unix(stream) => (&*stream).write_all(bytes),
+            Self::Tcp(stream) => (&*stream).write_all(bytes),
+            Self::Unix(stream) => (&*stream).write_all(bytes),
         }
     }
 
@@ -100,15 +98,15 @@ impl Connection {
     fn patience(&self, begun: bool) -> std::io::Result<()> {
         let time = begun.then_some(PATIENCE);
         match self {
-            Connection::Tcp(stream) => stream.set_read_timeout(time),
-            Connection::Unix(stream) => stream.set_read_timeout(time),
+            Self::Tcp(stream) => stream.set_read_timeout(time),
+            Self::Unix(stream) => stream.set_read_timeout(time),
         }
     }
 
     fn close(&self) {
         let _ = match self {
-            Connection::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Connection::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
 }
@@ -229,7 +227,7 @@ fn is_pid(content: &[u8]) -> bool {
 
 /// Serves until a client sends `CMD_SHUTDOWN`, or closes its connection and `terminate` was given, or a stop
 /// signal arrives. Then performs an orderly shutdown of the TPM.
-pub fn run(options: &Socket) -> Result<()> {
+pub(crate) fn run(options: &Socket) -> Result<()> {
     let settings = options.settings()?;
     if let Some(path) = &settings.pid {
         cvmm_output::reserve(path, 0o644, Existing::ReplaceOwn(&is_pid))?;

@@ -13,7 +13,7 @@ use cvmm_vtpm::{LibraryEngine, StateStore};
 use super::options::{KeyFile, Place, STATE_FILE};
 
 /// Opens the state that the options name.
-pub fn open(place: &Place) -> Result<Box<dyn StateStore>> {
+pub(crate) fn open(place: &Place) -> Result<Box<dyn StateStore>> {
     match place {
         Place::Plain { dir } => {
             if dir.join(STATE_FILE).symlink_metadata().is_ok() {

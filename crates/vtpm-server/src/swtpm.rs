@@ -16,12 +16,12 @@ use zeroize::Zeroizing;
 
 /// Results.
 mod result {
-    pub const SUCCESS: u32 = 0;
-    pub const BAD_PARAMETER: u32 = 3;
-    pub const FAIL: u32 = 9;
-    pub const BAD_ORDINAL: u32 = 10;
-    pub const INVALID_POSTINIT: u32 = 38;
-    pub const BAD_LOCALITY: u32 = 61;
+    pub(super) const SUCCESS: u32 = 0;
+    pub(super) const BAD_PARAMETER: u32 = 3;
+    pub(super) const FAIL: u32 = 9;
+    pub(super) const BAD_ORDINAL: u32 = 10;
+    pub(super) const INVALID_POSTINIT: u32 = 38;
+    pub(super) const BAD_LOCALITY: u32 = 61;
 }
 
 /// Maximum size of a `HASH_DATA` in bytes.
@@ -208,8 +208,8 @@ pub struct Rules {
 
 impl Service {
     /// Creates a service. The TPM may be off.
-    pub fn new(tpm: Tpm, startup: Startup, rules: Rules) -> Service {
-        Service { tpm, locality: AtomicU8::new(0), startup, rules }
+    pub fn new(tpm: Tpm, startup: Startup, rules: Rules) -> Self {
+        Self { tpm, locality: AtomicU8::new(0), startup, rules }
     }
 
     /// The TPM.

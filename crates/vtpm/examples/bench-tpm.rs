@@ -35,8 +35,8 @@ enum Contestant {
 impl Contestant {
     fn run(&mut self, command: &[u8]) -> Vec<u8> {
         match self {
-            Contestant::Ours(tpm) => tpm.execute(0, command).unwrap().to_vec(),
-            Contestant::Swtpm(socket, _) => {
+            Self::Ours(tpm) => tpm.execute(0, command).unwrap().to_vec(),
+            Self::Swtpm(socket, _) => {
                 socket.write_all(command).unwrap();
                 let mut response = vec![0; 4096];
                 let mut got = 0;
@@ -68,7 +68,7 @@ impl Contestant {
 
 impl Drop for Contestant {
     fn drop(&mut self) {
-        if let Contestant::Swtpm(_, child) = self {
+        if let Self::Swtpm(_, child) = self {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -78,7 +78,7 @@ impl Drop for Contestant {
 impl Contestant {
     /// What a command takes in the engine itself, without the lock and the queue around it.
     fn engine_only(&mut self, command: &[u8]) -> Option<Duration> {
-        let Contestant::Ours(tpm) = self else { return None };
+        let Self::Ours(tpm) = self else { return None };
         let run = |engine: &mut dyn TpmEngine| {
             let began = Instant::now();
             engine.execute(0, command)?;

@@ -25,11 +25,11 @@ pub struct Header {
 
 impl Header {
     /// Reads a header. Does not check its fields.
-    pub fn parse(bytes: &[u8]) -> Option<Header> {
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (tag, rest) = bytes.split_first_chunk::<2>()?;
         let (size, rest) = rest.split_first_chunk::<4>()?;
         let (code, _) = rest.split_first_chunk::<4>()?;
-        Some(Header {
+        Some(Self {
             tag: u16::from_be_bytes(*tag),
             size: u32::from_be_bytes(*size),
             code: u32::from_be_bytes(*code),

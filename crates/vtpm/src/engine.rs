@@ -81,13 +81,13 @@ impl Response {
     pub const MAX: usize = 4096;
 
     /// Checks that a response has 10..=[`Response::MAX`] bytes and that its size field is right.
-    pub fn new(bytes: Vec<u8>) -> Result<Response, EngineError> {
-        let response = Response(bytes); // is wiped if it is invalid, too
+    pub fn new(bytes: Vec<u8>) -> Result<Self, EngineError> {
+        let response = Self(bytes); // is wiped if it is invalid, too
         let length = response.len();
-        if length > Response::MAX {
+        if length > Self::MAX {
             return Err(EngineError::Answer(format!(
                 "a response of {length} bytes; the maximum is {}",
-                Response::MAX
+                Self::MAX
             )));
         }
         match command::Header::parse(&response) {
@@ -101,17 +101,17 @@ impl Response {
     }
 
     /// A response without parameters.
-    pub fn code_only(code: u32) -> Response {
+    pub fn code_only(code: u32) -> Self {
         let mut bytes = Vec::with_capacity(10);
         bytes.extend_from_slice(&st::NO_SESSIONS.to_be_bytes());
         bytes.extend_from_slice(&10u32.to_be_bytes());
         bytes.extend_from_slice(&code.to_be_bytes());
-        Response(bytes)
+        Self(bytes)
     }
 
     /// The response of a TPM in failure mode, `TPM_RC_FAILURE`.
-    pub fn failure() -> Response {
-        Response::code_only(rc::FAILURE)
+    pub fn failure() -> Self {
+        Self::code_only(rc::FAILURE)
     }
 
     /// The response code; 0 is success.

@@ -85,7 +85,7 @@ struct Host {
 }
 
 #[derive(Clone, Copy, Default)]
-pub struct StoreCounts {
+pub(crate) struct StoreCounts {
     pub stores: u64,
     pub errors: u64,
     pub bytes: u64,
@@ -262,7 +262,7 @@ fn check(function: &'static str, code: TpmResult) -> Result<(), EngineError> {
 }
 
 /// Ownership of libtpms, of which a process has one.
-pub struct Library {
+pub(crate) struct Library {
     /// The response buffer, allocated and reused by libtpms.
     buffer: *mut u8,
     buffer_size: u32,
@@ -275,12 +275,12 @@ pub struct Library {
 unsafe impl Send for Library {}
 
 impl Library {
-    pub fn take(store: Box<dyn StateStore>) -> Result<Library, EngineError> {
+    pub(crate) fn take(store: Box<dyn StateStore>) -> Result<Self, EngineError> {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(EngineError::InUse);
         }
         // From here on, Drop releases it.
-        let mut library = Library { buffer: ptr::null_mut(), buffer_size: 0, null: None };
+        let mut library = Self { buffer: ptr::null_mut(), buffer_size: 0, null: None };
         *host() = Some(Host { store, resumed: false, error: None, closed: false });
         ERROR.store(false, Ordering::Relaxed);
         for count in [&STORES, &STORE_ERRORS, &STORED_BYTES] {
@@ -334,7 +334,7 @@ impl Library {
         }
     }
 
-    pub fn counts(&self) -> StoreCounts {
+    pub(crate) fn counts(&self) -> StoreCounts {
         StoreCounts {
             stores: STORES.load(Ordering::Relaxed),
             errors: STORE_ERRORS.load(Ordering::Relaxed),
@@ -342,7 +342,7 @@ impl Library {
         }
     }
 
-    pub fn init(&mut self) -> Result<(), EngineError> {
+    pub(crate) fn init(&mut self) -> Result<(), EngineError> {
         self.with_host(|host| (host.error, host.closed, host.resumed) = (None, false, false));
         ERROR.store(false, Ordering::Relaxed);
         // SAFETY: callbacks are registered; the TPM is off (the caller's `on`).
@@ -358,14 +358,14 @@ impl Library {
         result
     }
 
-    pub fn terminate(&mut self) {
+    pub(crate) fn terminate(&mut self) {
         // SAFETY: allowed in any state, also when MainInit failed half-way.
         unsafe { TPMLIB_Terminate() };
     }
 
     /// Executes `command`, which libtpms may overwrite (it decrypts parameters in place), and passes the
     /// response to `take`.
-    pub fn process<R>(
+    pub(crate) fn process<R>(
         &mut self,
         locality: u8,
         command: &mut [u8],
@@ -399,7 +399,7 @@ impl Library {
         Ok(taken)
     }
 
-    pub fn state(&mut self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError> {
+    pub(crate) fn state(&mut self, kind: StateKind) -> Result<Zeroizing<Vec<u8>>, EngineError> {
         let number = match kind {
             StateKind::Permanent => STATE_PERMANENT,
             StateKind::Volatile => STATE_VOLATILE,
@@ -425,40 +425,40 @@ impl Library {
         }
     }
 
-    pub fn load_stored(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, EngineError> {
+    pub(crate) fn load_stored(&mut self, kind: StateKind) -> Result<Option<Zeroizing<Vec<u8>>>, EngineError> {
         self.with_host(|host| host.store.load(kind)).unwrap_or(Ok(None)).map_err(EngineError::Store)
     }
 
     /// Replaces a part in the store; empty removes it.
-    pub fn replace_stored(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), EngineError> {
+    pub(crate) fn replace_stored(&mut self, kind: StateKind, bytes: &[u8]) -> Result<(), EngineError> {
         let work = |host: &mut Host| {
             if bytes.is_empty() { host.store.remove(kind) } else { host.store(kind, bytes) }
         };
         self.with_host(work).unwrap_or(Ok(())).map_err(EngineError::Store)
     }
 
-    pub fn buffer_size(&mut self, wanted: u32) -> BufferSize {
+    pub(crate) fn buffer_size(&mut self, wanted: u32) -> BufferSize {
         let (mut min, mut max) = (0, 0);
         // SAFETY: out parameters; 0 only asks.
         let size = unsafe { TPMLIB_SetBufferSize(wanted, &mut min, &mut max) };
         BufferSize { size, min, max }
     }
 
-    pub fn established(&mut self) -> Result<bool, EngineError> {
+    pub(crate) fn established(&mut self) -> Result<bool, EngineError> {
         let mut value = 0;
         // SAFETY: an out parameter; the TPM is on.
         check("TPM_IO_TpmEstablished_Get", unsafe { TPM_IO_TpmEstablished_Get(&mut value) })?;
         Ok(value != 0)
     }
 
-    pub fn reset_established(&mut self, locality: u8) -> Result<u32, EngineError> {
+    pub(crate) fn reset_established(&mut self, locality: u8) -> Result<u32, EngineError> {
         LOCALITY.store(locality, Ordering::Relaxed);
         // SAFETY: the TPM is on.
         let code = unsafe { TPM_IO_TpmEstablished_Reset() };
         self.take_error().map(|()| code)
     }
 
-    pub fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError> {
+    pub(crate) fn hash(&mut self, step: HashStep<'_>) -> Result<(), EngineError> {
         LOCALITY.store(4, Ordering::Relaxed);
         // SAFETY: the TPM is on; the data is readable for its length.
         let (function, code) = unsafe {
@@ -491,14 +491,14 @@ impl Drop for Library {
 }
 
 /// The version of libtpms: major, minor, micro.
-pub fn version() -> (u32, u32, u32) {
+pub(crate) fn version() -> (u32, u32, u32) {
     // SAFETY: returns a constant.
     let version = unsafe { TPMLIB_GetVersion() };
     (version >> 16, version >> 8 & 0xff, version & 0xff)
 }
 
 /// libtpms' description of itself as JSON: 1 specification, 2 attributes, 4 features (`TPMLIB_INFO_*`).
-pub fn info(_library: &mut Library, flags: u32) -> Option<String> {
+pub(crate) fn info(_library: &mut Library, flags: u32) -> Option<String> {
     // SAFETY: takes any flags; the string becomes ours.
     let text = unsafe { TPMLIB_GetInfo((flags & 7) as c_int) };
     if text.is_null() {

@@ -34,10 +34,10 @@ impl std::fmt::Debug for LibraryEngine {
 impl LibraryEngine {
     /// Takes ownership of this process's libtpms; the TPM is off. A second engine at the same time is
     /// refused.
-    pub fn new(store: Box<dyn StateStore>) -> Result<LibraryEngine, EngineError> {
+    pub fn new(store: Box<dyn StateStore>) -> Result<Self, EngineError> {
         let mut library = Library::take(store)?;
         let buffer = library.buffer_size(0);
-        Ok(LibraryEngine {
+        Ok(Self {
             library,
             buffer,
             on: false,
@@ -65,7 +65,7 @@ impl LibraryEngine {
         // libtpms decrypts parameters in place, so it gets a copy each time.
         self.scratch.clear();
         self.scratch.extend_from_slice(command);
-        let LibraryEngine { library, scratch, .. } = self;
+        let Self { library, scratch, .. } = self;
         library.process(locality, scratch, |bytes| Response::new(bytes.to_vec()))?
     }
 }

@@ -51,8 +51,8 @@ pub struct ProcessOptions {
 }
 
 impl Default for ProcessOptions {
-    fn default() -> ProcessOptions {
-        ProcessOptions {
+    fn default() -> Self {
+        Self {
             program: PathBuf::from("/proc/self/exe"),
             timeout: Duration::from_secs(120),
             #[cfg(feature = "test-engine")]
@@ -97,8 +97,8 @@ impl std::fmt::Debug for ProcessEngine {
 
 impl ProcessEngine {
     /// Starts the child. The TPM is off.
-    pub fn new(options: ProcessOptions, store: Box<dyn StateStore>) -> Result<ProcessEngine, EngineError> {
-        let mut engine = ProcessEngine {
+    pub fn new(options: ProcessOptions, store: Box<dyn StateStore>) -> Result<Self, EngineError> {
+        let mut engine = Self {
             options,
             store,
             running: None,

@@ -91,8 +91,8 @@ impl Ek {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Ek::Rsa => "RSA-2048 endorsement key",
-            Ek::Ecc => "P-384 endorsement key",
+            Self::Rsa => "RSA-2048 endorsement key",
+            Self::Ecc => "P-384 endorsement key",
         }
     }
 
@@ -100,8 +100,8 @@ impl Ek {
     #[must_use]
     pub fn handle(self) -> u32 {
         match self {
-            Ek::Rsa => place::EK_RSA,
-            Ek::Ecc => place::EK_ECC,
+            Self::Rsa => place::EK_RSA,
+            Self::Ecc => place::EK_ECC,
         }
     }
 
@@ -109,8 +109,8 @@ impl Ek {
     #[must_use]
     pub fn template(self) -> Public {
         match self {
-            Ek::Rsa => cvmm_tpm::template::ek_rsa(),
-            Ek::Ecc => cvmm_tpm::template::ek_ecc(),
+            Self::Rsa => cvmm_tpm::template::ek_rsa(),
+            Self::Ecc => cvmm_tpm::template::ek_ecc(),
         }
     }
 }

@@ -33,20 +33,20 @@ pub enum StateKind {
 
 impl StateKind {
     /// All of them.
-    pub const ALL: [StateKind; 3] = [StateKind::Permanent, StateKind::Volatile, StateKind::SaveState];
+    pub const ALL: [Self; 3] = [Self::Permanent, Self::Volatile, Self::SaveState];
 
     /// The name that libtpms and swtpm use.
     pub fn name(self) -> &'static str {
         match self {
-            StateKind::Permanent => "permall",
-            StateKind::Volatile => "volatilestate",
-            StateKind::SaveState => "savestate",
+            Self::Permanent => "permall",
+            Self::Volatile => "volatilestate",
+            Self::SaveState => "savestate",
         }
     }
 
     /// The kind with that name.
-    pub fn from_name(name: &[u8]) -> Option<StateKind> {
-        StateKind::ALL.into_iter().find(|kind| kind.name().as_bytes() == name)
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name().as_bytes() == name)
     }
 }
 
@@ -77,7 +77,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a retry may succeed.
     pub fn is_transient(&self) -> bool {
-        matches!(self, StoreError::Io { .. })
+        matches!(self, Self::Io { .. })
     }
 }
 
@@ -113,8 +113,8 @@ pub struct MemoryStore(Arc<Mutex<BTreeMap<StateKind, Zeroizing<Vec<u8>>>>>);
 
 impl MemoryStore {
     /// An empty store.
-    pub fn new() -> MemoryStore {
-        MemoryStore::default()
+    pub fn new() -> Self {
+        Self::default()
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, BTreeMap<StateKind, Zeroizing<Vec<u8>>>> {
@@ -158,7 +158,7 @@ fn file_name(kind: StateKind) -> String {
 
 impl FileStore {
     /// Opens an existing directory. A second store on it at the same time is refused.
-    pub fn open(dir: &Path) -> Result<FileStore, StoreError> {
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let io = |what: &str, source| StoreError::Io { what: format!("{what} {}", dir.display()), source };
         let handle = File::open(dir).map_err(|e| io("open the state folder", e))?;
         let lock = OpenOptions::new()
@@ -177,7 +177,7 @@ impl FileStore {
             }
             Err(TryLockError::Error(source)) => return Err(io("lock", source)),
         }
-        Ok(FileStore { dir: dir.to_owned(), handle, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), handle, _lock: lock })
     }
 
     /// Whether a directory contains plain state, so that a user who wants encryption does not overlook it.

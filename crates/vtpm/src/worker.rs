@@ -295,7 +295,7 @@ impl std::fmt::Debug for Tpm {
 
 impl Tpm {
     /// Starts the TPM's thread. The engine may be on or off.
-    pub fn new(engine: Box<dyn TpmEngine>) -> Result<Tpm, EngineError> {
+    pub fn new(engine: Box<dyn TpmEngine>) -> Result<Self, EngineError> {
         let status = Status { statistics: engine.statistics(), failure: None };
         let shared = Arc::new(Shared {
             inline: engine.is_prompt(),
@@ -311,7 +311,7 @@ impl Tpm {
             .name("vtpm".to_owned())
             .spawn(move || served.serve())
             .map_err(|source| EngineError::System { what: "start the TPM's thread", source })?;
-        Ok(Tpm(Arc::new(Owner { shared, thread: Some(thread) })))
+        Ok(Self(Arc::new(Owner { shared, thread: Some(thread) })))
     }
 
     /// Submits a command at a locality. It may already be done when this returns. `done` is called once the

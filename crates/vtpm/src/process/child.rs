@@ -19,9 +19,9 @@ use crate::store::{StateKind, StateStore, StoreError};
 use crate::sys;
 
 /// Exit codes, from which the parent derives its message.
-pub const EXIT_PROTOCOL: i32 = 81;
-pub const EXIT_JAIL: i32 = 82;
-pub const EXIT_ENGINE: i32 = 83;
+pub(super) const EXIT_PROTOCOL: i32 = 81;
+pub(super) const EXIT_JAIL: i32 = 82;
+pub(super) const EXIT_ENGINE: i32 = 83;
 
 /// Runs the engine and never returns if this process is the child; otherwise does nothing. `main` of a
 /// program that uses [`super::ProcessEngine`] calls this first.

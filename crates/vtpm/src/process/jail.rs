@@ -15,7 +15,7 @@ use crate::sys;
 const ADDRESS_SPACE: u64 = 512 << 20;
 
 #[derive(Debug, thiserror::Error)]
-pub enum JailError {
+pub(super) enum JailError {
     #[error("cannot set a resource limit: {0}")]
     Limit(#[from] std::io::Error),
     #[error("cannot compile the seccomp filter: {0}")]
@@ -25,7 +25,7 @@ pub enum JailError {
 }
 
 /// Enters the sandbox, irrevocably.
-pub fn enter() -> Result<(), JailError> {
+pub(super) fn enter() -> Result<(), JailError> {
     sys::limit_resources(ADDRESS_SPACE)?;
     // apply_filter sets no_new_privs. If two filters disagree, the stricter action applies.
     seccompiler::apply_filter(&harmless()?)?;

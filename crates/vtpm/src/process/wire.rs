@@ -15,12 +15,12 @@ use crate::engine::Statistics;
 use crate::store::{MAX_STATE, StateKind};
 
 /// Maximum length of a payload: a complete state and its prefix.
-pub const MAX_PAYLOAD: usize = MAX_STATE + 256;
+pub(super) const MAX_PAYLOAD: usize = MAX_STATE + 256;
 
 /// Operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Op {
+pub(super) enum Op {
     // Parent to child: requests.
     PowerOn = 1,
     PowerOff,
@@ -65,7 +65,7 @@ pub enum Op {
 }
 
 impl Op {
-    fn parse(byte: u8) -> Option<Op> {
+    fn parse(byte: u8) -> Option<Self> {
         const ALL: [Op; 21] = [
             Op::PowerOn,
             Op::PowerOff,
@@ -94,12 +94,12 @@ impl Op {
 }
 
 /// The error for an invalid message of the other side.
-pub fn broken(text: impl Into<String>) -> Error {
+pub(super) fn broken(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidData, text.into())
 }
 
 /// One end of the connection.
-pub struct Channel {
+pub(super) struct Channel {
     stream: UnixStream,
     /// Bytes received and not yet consumed: one read usually returns a whole frame.
     ahead: Zeroizing<Vec<u8>>,
@@ -107,12 +107,12 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub fn new(stream: UnixStream) -> Channel {
-        Channel { stream, ahead: Zeroizing::default(), out: Zeroizing::default() }
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, ahead: Zeroizing::default(), out: Zeroizing::default() }
     }
 
     /// Sends a frame with the concatenated parts as its payload.
-    pub fn send(&mut self, op: Op, parts: &[&[u8]]) -> Result<()> {
+    pub(super) fn send(&mut self, op: Op, parts: &[&[u8]]) -> Result<()> {
         let payload: usize = parts.iter().map(|part| part.len()).sum();
         if payload > MAX_PAYLOAD {
             return Err(Error::new(ErrorKind::InvalidInput, format!("payload too long: {payload} bytes")));
@@ -125,7 +125,7 @@ impl Channel {
     }
 
     /// Receives a frame; `None` if the other side closed the connection before one.
-    pub fn receive(&mut self) -> Result<Option<(Op, Zeroizing<Vec<u8>>)>> {
+    pub(super) fn receive(&mut self) -> Result<Option<(Op, Zeroizing<Vec<u8>>)>> {
         let Some(head) = self.take(5)? else { return Ok(None) };
         let [a, b, c, d, op] = *head.as_slice() else { return Err(broken("truncated header")) };
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
@@ -163,9 +163,9 @@ impl Channel {
 }
 
 /// Bytes of statistics.
-pub const STATISTICS: usize = 48;
+pub(super) const STATISTICS: usize = 48;
 
-pub fn put_statistics(statistics: &Statistics) -> [u8; STATISTICS] {
+pub(super) fn put_statistics(statistics: &Statistics) -> [u8; STATISTICS] {
     let mut bytes = [0; STATISTICS];
     let Statistics { commands, refused, resubmitted, stores, store_errors, stored_bytes } = *statistics;
     let values = [commands, refused, resubmitted, stores, store_errors, stored_bytes];
@@ -176,7 +176,7 @@ pub fn put_statistics(statistics: &Statistics) -> [u8; STATISTICS] {
 }
 
 /// Splits the statistics off a payload.
-pub fn split_statistics(payload: &[u8]) -> Result<(Statistics, &[u8])> {
+pub(super) fn split_statistics(payload: &[u8]) -> Result<(Statistics, &[u8])> {
     let (bytes, rest) =
         payload.split_first_chunk::<STATISTICS>().ok_or_else(|| broken("a response without statistics"))?;
     let mut values =
@@ -193,7 +193,7 @@ pub fn split_statistics(payload: &[u8]) -> Result<(Statistics, &[u8])> {
     Ok((statistics, rest))
 }
 
-pub fn put_kind(kind: StateKind) -> u8 {
+pub(super) fn put_kind(kind: StateKind) -> u8 {
     match kind {
         StateKind::Permanent => 1,
         StateKind::Volatile => 2,
@@ -202,13 +202,13 @@ pub fn put_kind(kind: StateKind) -> u8 {
 }
 
 /// Splits a kind of state off a payload.
-pub fn split_kind(payload: &[u8]) -> Result<(StateKind, &[u8])> {
+pub(super) fn split_kind(payload: &[u8]) -> Result<(StateKind, &[u8])> {
     let (byte, rest) = payload.split_first().ok_or_else(|| broken("missing kind of state"))?;
     let kind = StateKind::ALL.into_iter().find(|kind| put_kind(*kind) == *byte);
     Ok((kind.ok_or_else(|| broken(format!("unknown kind of state {byte}")))?, rest))
 }
 
-pub fn split_u32(payload: &[u8]) -> Result<(u32, &[u8])> {
+pub(super) fn split_u32(payload: &[u8]) -> Result<(u32, &[u8])> {
     let (bytes, rest) = payload.split_first_chunk::<4>().ok_or_else(|| broken("truncated number"))?;
     Ok((u32::from_le_bytes(*bytes), rest))
 }

@@ -8,7 +8,7 @@ use super::talk::{Permanent, Talk};
 use super::{Ek, ProvisionError};
 
 /// Creates the attestation key from the seed and makes it persistent.
-pub fn attestation(talk: &mut Talk<'_>) -> Result<Public, ProvisionError> {
+pub(super) fn attestation(talk: &mut Talk<'_>) -> Result<Public, ProvisionError> {
     let template = template::ak();
     let (handle, public) = talk.create_primary(rh::PLATFORM, &template)?;
     let placed = place_attestation(talk, handle, &public);
@@ -31,7 +31,7 @@ fn place_attestation(talk: &mut Talk<'_>, handle: u32, public: &Public) -> Resul
 
 /// Returns an endorsement key: the persistent one if it matches the record, otherwise one created from the
 /// seed.
-pub fn endorsement(
+pub(super) fn endorsement(
     talk: &mut Talk<'_>,
     ek: Ek,
     recorded: Option<&Public>,
@@ -100,7 +100,7 @@ fn place_endorsement(talk: &mut Talk<'_>, ek: Ek, handle: u32, occupied: bool) -
 }
 
 /// Returns a handle of an endorsement key, and whether it must be flushed after use.
-pub fn load(
+pub(super) fn load(
     talk: &mut Talk<'_>,
     ek: Ek,
     recorded: Option<&Public>,

@@ -89,13 +89,13 @@ struct Area {
 }
 
 impl Area {
-    fn read(reader: &mut Reader<'_>) -> Result<Area, cvmm_tpm::wire::WireError> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, cvmm_tpm::wire::WireError> {
         reader.u16("nvPublic")?;
         reader.u32("nvIndex")?;
         let hash = reader.u16("nameAlg")?;
         let attributes = reader.u32("attributes")?;
         let policy = !reader.sized("authPolicy", 64)?.is_empty();
-        Ok(Area { hash, attributes, policy, size: reader.u16("dataSize")?.into() })
+        Ok(Self { hash, attributes, policy, size: reader.u16("dataSize")?.into() })
     }
 
     fn is(&self, attribute: u32) -> bool {
@@ -116,7 +116,7 @@ fn area(talk: &mut Talk<'_>, index: u32) -> Result<Option<Area>, ProvisionError>
 }
 
 /// Reads an index that the platform may read; `None` if it does not exist or was never written.
-pub fn get(talk: &mut Talk<'_>, index: u32) -> Result<Option<Vec<u8>>, ProvisionError> {
+pub(super) fn get(talk: &mut Talk<'_>, index: u32) -> Result<Option<Vec<u8>>, ProvisionError> {
     match area(talk, index)? {
         Some(area) if area.is(nv::WRITTEN) && area.is(nv::PPREAD) => read(talk, index, area.size).map(Some),
         _ => Ok(None),
@@ -146,7 +146,12 @@ fn read(talk: &mut Talk<'_>, index: u32, size: usize) -> Result<Vec<u8>, Provisi
 
 /// Writes up to [`MAX_CERTIFICATE`] bytes to an index of the platform, replacing any other content; returns
 /// false if the content is already right.
-pub fn put(talk: &mut Talk<'_>, index: u32, bytes: &[u8], locked: bool) -> Result<bool, ProvisionError> {
+pub(super) fn put(
+    talk: &mut Talk<'_>,
+    index: u32,
+    bytes: &[u8],
+    locked: bool,
+) -> Result<bool, ProvisionError> {
     let found = area(talk, index)?;
     let ours = found.filter(|area| area.ours(bytes.len()));
     if let Some(area) = ours

@@ -18,7 +18,7 @@ const MAGIC: &[u8; 8] = b"CVMMTPM1";
 
 /// The keys.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Record {
+pub(super) struct Record {
     pub ek_rsa: Public,
     pub ek_ecc: Public,
 }
@@ -30,24 +30,24 @@ impl Record {
         writer.into_bytes()
     }
 
-    fn parse(bytes: &[u8]) -> Option<Record> {
+    fn parse(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         if reader.take("magic", MAGIC.len()).ok()? != MAGIC {
             return None;
         }
         let mut key =
             |ek: Ek| Public::read_sized(&mut reader).ok().filter(|public| public.is_of(&ek.template()));
-        let record = Record { ek_rsa: key(Ek::Rsa)?, ek_ecc: key(Ek::Ecc)? };
+        let record = Self { ek_rsa: key(Ek::Rsa)?, ek_ecc: key(Ek::Ecc)? };
         reader.is_empty().then_some(record)
     }
 }
 
 /// Reads the record; `None` if it is missing or invalid.
-pub fn read(talk: &mut Talk<'_>) -> Result<Option<Record>, ProvisionError> {
+pub(super) fn read(talk: &mut Talk<'_>) -> Result<Option<Record>, ProvisionError> {
     Ok(nv::get(talk, RECORD)?.and_then(|bytes| Record::parse(&bytes)))
 }
 
 /// Writes the record.
-pub fn write(talk: &mut Talk<'_>, record: &Record) -> Result<(), ProvisionError> {
+pub(super) fn write(talk: &mut Talk<'_>, record: &Record) -> Result<(), ProvisionError> {
     nv::put(talk, RECORD, &record.to_bytes(), true).map(|_| ())
 }

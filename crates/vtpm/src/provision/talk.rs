@@ -11,24 +11,24 @@ use crate::engine::TpmEngine;
 
 /// Which authorisations the guest has set (`TPMA_PERMANENT`, part 2, table 41).
 #[derive(Clone, Copy, Debug)]
-pub struct Permanent(u32);
+pub(super) struct Permanent(u32);
 
 impl Permanent {
-    pub fn owner_auth(self) -> bool {
+    pub(super) fn owner_auth(self) -> bool {
         self.0 & 1 != 0
     }
 
-    pub fn endorsement_auth(self) -> bool {
+    pub(super) fn endorsement_auth(self) -> bool {
         self.0 & 1 << 1 != 0
     }
 }
 
 /// The engine, used at locality 0.
-pub struct Talk<'a>(pub &'a mut dyn TpmEngine);
+pub(super) struct Talk<'a>(pub &'a mut dyn TpmEngine);
 
 impl Talk<'_> {
     /// Sends a command whose response has `handles` handles. The inner error is the TPM's code.
-    pub fn ask<T>(
+    pub(super) fn ask<T>(
         &mut self,
         name: &'static str,
         command: Command,
@@ -48,7 +48,7 @@ impl Talk<'_> {
     }
 
     /// Like [`Self::ask`], but a response code other than success is an error.
-    pub fn run<T>(
+    pub(super) fn run<T>(
         &mut self,
         name: &'static str,
         command: Command,
@@ -60,13 +60,13 @@ impl Talk<'_> {
     }
 
     /// Like [`Self::run`], for a command whose response parameters are not needed.
-    pub fn order(&mut self, name: &'static str, command: Command) -> Result<(), ProvisionError> {
+    pub(super) fn order(&mut self, name: &'static str, command: Command) -> Result<(), ProvisionError> {
         self.run(name, command, 0, |_, _| Ok(()))
     }
 
     /// The public area of a loaded or persistent object. `None` if there is none; `Some(None)` if it is not a
     /// supported type of key.
-    pub fn public(&mut self, handle: u32) -> Result<Option<Option<Public>>, ProvisionError> {
+    pub(super) fn public(&mut self, handle: u32) -> Result<Option<Option<Public>>, ProvisionError> {
         let name = "TPM2_ReadPublic";
         let found = self.ask(name, Command::new(cc::READ_PUBLIC).handle(handle), 0, |_, reader| {
             Ok(Public::parse(reader.sized("outPublic", reader.left())?).ok())
@@ -75,7 +75,7 @@ impl Talk<'_> {
     }
 
     /// Creates a primary key; returns its handle and its public area.
-    pub fn create_primary(
+    pub(super) fn create_primary(
         &mut self,
         hierarchy: u32,
         template: &Public,
@@ -86,25 +86,25 @@ impl Talk<'_> {
     }
 
     /// Makes a loaded object persistent, or removes a persistent one if `object` and `handle` are the same.
-    pub fn evict(&mut self, hierarchy: u32, object: u32, handle: u32) -> Result<(), ProvisionError> {
+    pub(super) fn evict(&mut self, hierarchy: u32, object: u32, handle: u32) -> Result<(), ProvisionError> {
         let command =
             Command::new(cc::EVICT_CONTROL).handle(hierarchy).handle(object).password(&[]).u32(handle);
         self.order("TPM2_EvictControl", command)
     }
 
     /// Unloads a key or ends a session.
-    pub fn flush(&mut self, handle: u32) -> Result<(), ProvisionError> {
+    pub(super) fn flush(&mut self, handle: u32) -> Result<(), ProvisionError> {
         self.order("TPM2_FlushContext", Command::new(cc::FLUSH_CONTEXT).u32(handle))
     }
 
     /// Prepares for power off. Without it the TPM counts a failed authorisation if an object under
     /// dictionary-attack protection was used.
-    pub fn shutdown(&mut self) -> Result<(), ProvisionError> {
+    pub(super) fn shutdown(&mut self) -> Result<(), ProvisionError> {
         self.order("TPM2_Shutdown", Command::new(cc::SHUTDOWN).u16(su::CLEAR))
     }
 
     /// `TPM_PT_PERMANENT` (part 2, table 23).
-    pub fn permanent(&mut self) -> Result<Permanent, ProvisionError> {
+    pub(super) fn permanent(&mut self) -> Result<Permanent, ProvisionError> {
         const PERMANENT: u32 = 0x200;
         let command = Command::new(cc::GET_CAPABILITY).u32(cap::TPM_PROPERTIES).u32(PERMANENT).u32(1);
         self.run("TPM2_GetCapability", command, 0, |_, reader| {
@@ -120,7 +120,7 @@ impl Talk<'_> {
 }
 
 /// Maps "no object at this handle" to `None`.
-pub fn absent<T>(name: &'static str, found: Result<T, u32>) -> Result<Option<T>, ProvisionError> {
+pub(super) fn absent<T>(name: &'static str, found: Result<T, u32>) -> Result<Option<T>, ProvisionError> {
     match found {
         Ok(found) => Ok(Some(found)),
         Err(code) if rc_base(code) == rc::HANDLE => Ok(None),
