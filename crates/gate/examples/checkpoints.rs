@@ -112,9 +112,10 @@ fn main() {
         .env("CVMM_BENCH_SYNC_MS", sync_ms.to_string())
         .stdin(Stdio::null())
         .spawn();
-    let _program = Program(program.unwrap());
+    let mut program = Program(program.unwrap());
     let socket = gate.path("gate.sock");
     while UnixStream::connect(&socket).is_err() {
+        assert!(program.0.try_wait().unwrap().is_none(), "the gate did not start");
         thread::sleep(Duration::from_millis(10));
     }
     let key = VerdictKey::from_pem(&fs::read_to_string(gate.path("keys/verdict.pem.pub")).unwrap()).unwrap();
