@@ -133,7 +133,7 @@ def main():
         lines.append(f"| {label} | {' | '.join(cells)} |")
 
     row("cvmm: certificate, chain, dates, report, claims", base)
-    row("cvmm, judged by a policy besides", taken["cvmm"][1])
+    row("cvmm, and appraised by a policy", taken["cvmm"][1])
     for name in ("openssl", "nossl"):
         row(f"sev 8.0.0, {name}: certificate and report, root and intermediate verified beforehand", taken[name][1])
         row(f"sev 8.0.0, {name}: everything", taken[name][0])

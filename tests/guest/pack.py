@@ -58,7 +58,7 @@ def uki(stub, out, sections):
         image = bytearray(file.read())
     pe = struct.unpack_from("<I", image, 0x3C)[0]
     if image[:2] != b"MZ" or image[pe:pe + 4] != b"PE\0\0":
-        sys.exit(f"error: {stub} is no PE image")
+        sys.exit(f"error: {stub} is not a PE image")
     count, optional = struct.unpack_from("<H", image, pe + 6)[0], struct.unpack_from("<H", image, pe + 20)[0]
     section_align, file_align = struct.unpack_from("<II", image, pe + 24 + 32)
     headers = struct.unpack_from("<I", image, pe + 24 + 60)[0]

@@ -6,7 +6,7 @@
 
 PATH=/bin:/usr/bin:/usr/sbin
 export TPM2TOOLS_TCTI=device:/dev/tpmrm0
-# Nobody here runs udev, which libdevmapper would wait for.
+# There is no udev here, which libdevmapper would wait for.
 export DM_DISABLE_UDEV=1
 # What secrets are bound to: the UKI (4 as firmware loads it, 11 as its sections) and Secure Boot's state (7).
 pcrs=4,7,11
@@ -96,7 +96,7 @@ luks_open() {
     fi
 }
 
-# bundle DISK: all that a guest shows, in a file for whoever judges it without the gate; half a mebibyte into the disk
+# bundle DISK: all that a guest shows, in a file for verification without the gate; half a mebibyte into the disk
 bundle() {
     must "make a bundle" /cvmm-guest attest --vm-id "$vm" --bundle /bundle \
         --nonce 0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0

@@ -70,8 +70,7 @@ test_files_that_exist_are_not_replaced() {
     canary images guest.efi
     # Without a cache of its own it would be built first.
     if ! compgen -G "$(cache_dir)/guest/*/guest.efi" >/dev/null; then
-        echo "skipped: no test guest in the cache"
-        return 0
+        skip "no test guest in the cache"
     fi
     refuses images/guest.efi "$root/tests/guest/build" --uki images/guest.efi "console=ttyS0"
     refuses images/guest.efi "$root/tests/guest/build" --esp images/guest.efi images/guest.efi

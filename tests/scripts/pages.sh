@@ -33,9 +33,9 @@ small_uki() {
 
 test_the_first_commands_of_gate_md_run_as_printed() {
     local programs firmware user=() command served=no
-    programs=$(built_programs) || { echo "skipped: cvmm and cvmm-gate are not built"; return 0; }
-    firmware=$("$root/scripts/fetch" ovmf-amdsev 2>/dev/null) || { echo "skipped: no firmware"; return 0; }
-    small_uki guest.efi || { echo "skipped: no stub or kernel for a UKI"; return 0; }
+    programs=$(built_programs) || skip "cvmm and cvmm-gate are not built"
+    firmware=$("$root/scripts/fetch" ovmf-amdsev 2>/dev/null) || skip "no firmware"
+    small_uki guest.efi || skip "no stub or kernel for a UKI"
     cp "$firmware/OVMF.amdsev.fd" .
     block docs/guide/gate.md "## From nothing to a guest behind a gate" toml >vm.toml
     block docs/guide/gate.md "## From nothing to a guest behind a gate" sh >commands
@@ -48,7 +48,7 @@ test_the_first_commands_of_gate_md_run_as_printed() {
         chmod 711 "${PWD%/*}"
         chown -R 65534:65534 .
         programs=$PWD
-        "${user[@]}" test -x "$programs/cvmm-gate" || { echo "skipped: another user cannot reach $PWD"; return 0; }
+        "${user[@]}" test -x "$programs/cvmm-gate" || skip "another user cannot reach $PWD"
     fi
     while IFS= read -r command; do
         case $command in
@@ -70,11 +70,10 @@ test_the_first_commands_of_gate_md_run_as_printed() {
 
 test_the_uki_of_images_md_is_made_as_printed() {
     local programs ukify stub guest command
-    programs=$(built_programs) || { echo "skipped: cvmm is not built"; return 0; }
+    programs=$(built_programs) || skip "cvmm is not built"
     if ! ukify=$("$root/scripts/fetch" ukify 2>/dev/null) || ! stub=$("$root/scripts/fetch" sd-stub 2>/dev/null) ||
         ! guest=$("$root/scripts/fetch" kernel-guest 2>/dev/null); then
-        echo "skipped: ukify, stub or kernel cannot be fetched"
-        return 0
+        skip "ukify, stub or kernel cannot be fetched"
     fi
     command=$(block docs/guide/images.md "## A UKI of your distribution" sh | sed -n '/^ukify build/,$p')
     [ -n "$command" ] || fail "the page has no ukify command"
@@ -100,11 +99,10 @@ test_the_uki_of_images_md_is_made_as_printed() {
 test_the_gate_by_hand_of_emulator_md_is_set_up_as_printed() {
     local programs image firmware command
     if ! programs=$(built_programs) || [ ! -x "$programs/cvmm-psp-pki" ] || [ ! -x "$programs/cvmm-guest" ]; then
-        echo "skipped: cvmm, cvmm-gate, cvmm-guest and cvmm-psp-pki are not built"
-        return 0
+        skip "cvmm, cvmm-gate, cvmm-guest and cvmm-psp-pki are not built"
     fi
-    image=$(compgen -G "$(cache_dir)/guest/*/cmdline" | head -n 1) || { echo "skipped: no test guest in the cache"; return 0; }
-    firmware=$("$root/scripts/fetch" ovmf-amdsev 2>/dev/null) || { echo "skipped: no firmware"; return 0; }
+    image=$(compgen -G "$(cache_dir)/guest/*/cmdline" | head -n 1) || skip "no test guest in the cache"
+    firmware=$("$root/scripts/fetch" ovmf-amdsev 2>/dev/null) || skip "no firmware"
     # shellcheck source=scripts/lib/gate.sh
     . "$root/scripts/lib/gate.sh"
     (gate_kit "$programs" keys milan "${image%/*}" "$PWD/kit") >said 2>&1 || fail "$(cat said)"

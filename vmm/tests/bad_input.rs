@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a person gets wrong: each case gives one error that says what, where, what is allowed or what to do, and an exit
-//! code. Most need no KVM, because they are found before it is opened.
+//! What a person gets wrong: each case gives one error that says what, where, what is allowed or what to do,
+//! and an exit code. Most need no KVM, because they are found before it is opened.
 
-#![expect(clippy::unwrap_used, reason = "a test helper that fails shall say where")]
-#![expect(clippy::panic, reason = "likewise")]
-#![expect(clippy::print_stdout, reason = "a skipped test says so")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Ended, Lab, Vm, has_kvm};
+use common::{Ended, Lab, Vm};
+use cvmm_test_support::suite;
+use cvmm_test_support::suite::Missing;
+use cvmm_test_support::{artefacts, needs};
 
 /// Footer of an OVMF GUID table without entries: length 18, GUID 96b582de-1fb2-45f7-baea-a366c55a082d.
 const TABLE: [u8; 18] =
@@ -98,8 +99,8 @@ fn check(name: &str, ended: &Ended, code: i32, parts: &[&str]) {
     assert_eq!(ended.stdout, "", "{name}");
 }
 
-/// `vm.toml` is: 1 name, 2 vcpus, 3 memory, 4 isolation, 5 firmware, 6 more, 7 [boot], 8 profile, 9 [[disk]], 10 path.
-#[test]
+/// `vm.toml` is: 1 name, 2 vcpus, 3 memory, 4 isolation, 5 firmware, 6 more, 7 [boot], 8 profile, 9 [[disk]],
+/// 10 path.
 fn numbers_out_of_range() {
     for (vcpus, shown) in [(0, "vcpus is 0"), (10_000, "vcpus is 10000"), (65, "vcpus is 65")] {
         let parts = ["error[config.vcpus.range]", shown, "vm.toml:2:", "allowed: 1 to 64"];
@@ -131,7 +132,6 @@ fn numbers_out_of_range() {
     }
 }
 
-#[test]
 fn keys_and_words() {
     let top = |text: &str| {
         let mut lab = lab();
@@ -171,7 +171,6 @@ fn keys_and_words() {
     );
 }
 
-#[test]
 fn all_problems_of_a_file_are_told_at_once() {
     let mut lab = lab().vcpus(0);
     lab.memory = "1MiB";
@@ -183,7 +182,6 @@ fn all_problems_of_a_file_are_told_at_once() {
     }
 }
 
-#[test]
 fn the_configuration_file_itself() {
     let folder = tempfile::tempdir().unwrap();
     let garbage = folder.path().join("garbage.toml");
@@ -202,7 +200,6 @@ fn the_configuration_file_itself() {
     }
 }
 
-#[test]
 fn nesting_without_end() {
     let mut lab = lab();
     lab.top = format!("a = {}", "[".repeat(100_000));
@@ -217,7 +214,6 @@ fn nesting_without_end() {
     assert!(ended.stderr.len() < 4096, "lines are cut: {}", ended.stderr);
 }
 
-#[test]
 fn firmware_that_is_none() {
     let with = |bytes: &[u8]| Lab::new(bytes);
     let place = "vm.toml:5:12";
@@ -233,13 +229,6 @@ fn firmware_that_is_none() {
     refused("odd", with(&firmware()[..8000]), 4, &["fw.fd", "8000 bytes", "multiple of 4 KiB", "truncated"]);
     refused("half", with(&firmware()[..4096]), 4, &["fw.fd", "no OVMF GUID table", "0xfd0", "truncated"]);
     refused("huge", with(&vec![0; 17 << 20]), 4, &["fw.fd", "at most 16 MiB"]);
-    let real = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/firmware/OVMF.amdsev.fd"));
-    match fs::read(real) {
-        Ok(image) => {
-            refused("half of a real one", with(&image[..image.len() / 2]), 4, &["no OVMF GUID table"]);
-        }
-        Err(_) => println!("skipped: no real firmware beside the repository"),
-    }
     // Every damage to the table is one error or none, never anything else.
     for at in 1..=2 {
         let mut image = firmware();
@@ -249,7 +238,6 @@ fn firmware_that_is_none() {
     }
 }
 
-#[test]
 fn firmware_that_does_not_fit_the_profile() {
     let uki = boot("profile = \"uki\"\nuki = \"guest.efi\"");
     let hashes = boot("profile = \"hashes\"\nkernel = \"vmlinuz\"");
@@ -259,7 +247,6 @@ fn firmware_that_does_not_fit_the_profile() {
     }
 }
 
-#[test]
 fn kernels_that_are_none() {
     for (name, bytes, part) in [
         ("text", b"not a kernel\n".repeat(1000), "of unknown format; expected a Linux bzImage"),
@@ -283,7 +270,6 @@ fn kernels_that_are_none() {
     );
 }
 
-#[test]
 fn disks_that_are_none() {
     let with = |bytes: &[u8]| {
         let lab = lab();
@@ -318,11 +304,8 @@ fn disks_that_are_none() {
     );
 }
 
-#[test]
-fn a_disk_serves_one_vm() {
-    if !has_kvm() {
-        return;
-    }
+fn a_disk_serves_one_vm() -> suite::Result {
+    needs::kvm()?;
     let first = lab();
     let disk = first.path("disk.img");
     let mut first = first.argument("--grace=0").start();
@@ -337,9 +320,9 @@ fn a_disk_serves_one_vm() {
     refused("a disk in use", second(), 5, &["disk0", &disk_name, "in use by another VM", "read-only"]);
     first.signal(libc::SIGTERM);
     assert_eq!(first.finish().code, Some(12));
+    Ok(())
 }
 
-#[test]
 fn a_console_file_that_cannot_be() {
     let lab = || lab().table("[console]\nmode = \"file\"\n");
     refused("no path", lab(), 2, &["error[config.console.path.missing]", "vm.toml:11:"]);
@@ -381,31 +364,34 @@ fn much_memory(mut lab: Lab) -> Lab {
     lab
 }
 
-#[test]
-fn wrong_files_are_found_before_memory_is_taken() {
-    if total_memory() < 4 << 30 {
-        println!("skipped: less than 4 GiB of memory");
-        return;
-    }
+fn half_of_a_real_firmware_is_refused() -> suite::Result {
+    let image = fs::read(artefacts::amdsev_firmware()?).unwrap();
+    refused("half of a real one", Lab::new(&image[..image.len() / 2]), 4, &["no OVMF GUID table"]);
+    Ok(())
+}
+
+fn wrong_files_are_found_before_memory_is_taken() -> suite::Result {
+    needs::require(total_memory() >= 4 << 30, "needs 4 GiB of memory")?;
     let lab = boot("profile = \"uki\"\nuki = \"image\"");
     fs::write(lab.path("image"), b"no kernel".repeat(1000)).unwrap();
     check("a wrong kernel", &limited(much_memory(lab)), 4, &["of unknown format"]);
     check("a wrong firmware", &limited(much_memory(Lab::new(&[0; 4096]))), 4, &["no OVMF GUID table"]);
-    if has_kvm() {
-        // The limit works: with nothing wrong but the memory, that is what is told.
-        check("no memory", &limited(much_memory(self::lab())), 3, &["cannot reserve", "lower memory"]);
-    }
+    Ok(())
+}
+
+/// The limit works: with nothing wrong but the memory, the error is about memory.
+fn too_little_memory_is_reported() -> suite::Result {
+    needs::kvm()?;
+    check("no memory", &limited(much_memory(lab())), 3, &["cannot reserve", "lower memory"]);
+    Ok(())
 }
 
 /// As a user without rights; only root can become one.
-#[test]
-fn no_permission_for_kvm() {
+fn no_permission_for_kvm() -> suite::Result {
     let private =
         |path: &str| fs::metadata(path).is_ok_and(|data| data.permissions().mode() & 0o006 != 0o006);
-    if !has_kvm() || !private("/dev/kvm") {
-        println!("skipped: /dev/kvm is missing or open to all");
-        return;
-    }
+    needs::kvm()?;
+    needs::require(private("/dev/kvm"), "needs a /dev/kvm that is not open to all users")?;
     let lab = lab();
     let program = lab.path("cvmm");
     fs::copy(env!("CARGO_BIN_EXE_cvmm"), &program).unwrap();
@@ -423,11 +409,11 @@ fn no_permission_for_kvm() {
             let parts = ["no permission to open /dev/kvm", "add this user to the group"];
             check("as nobody", &Vm::spawn(command, lab).finish(), 3, &parts);
         }
-        Err(error) => println!("skipped: cannot run as another user: {error}"),
+        Err(error) => return Err(Missing::new(format_args!("needs to run as another user: {error}"))),
     }
+    Ok(())
 }
 
-#[test]
 fn programs_get_the_same_as_fields() {
     let ended = lab().vcpus(10_000).argument("--log-format=json").start().finish();
     assert_eq!(ended.code, Some(2));
@@ -438,3 +424,22 @@ fn programs_get_the_same_as_fields() {
     assert_eq!((&event["key"], &event["line"]), (&"vcpus".into(), &2.into()));
     assert_eq!(event["allowed"], "1 to 64");
 }
+
+suite!(
+    numbers_out_of_range,
+    keys_and_words,
+    all_problems_of_a_file_are_told_at_once,
+    the_configuration_file_itself,
+    nesting_without_end,
+    firmware_that_is_none,
+    firmware_that_does_not_fit_the_profile,
+    kernels_that_are_none,
+    disks_that_are_none,
+    a_disk_serves_one_vm,
+    a_console_file_that_cannot_be,
+    half_of_a_real_firmware_is_refused,
+    wrong_files_are_found_before_memory_is_taken,
+    too_little_memory_is_reported,
+    no_permission_for_kvm,
+    programs_get_the_same_as_fields,
+);

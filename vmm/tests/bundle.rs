@@ -1,18 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm attest bundle` and `verify` as a person uses them: files of a guest that the software security processor launched, and of a TPM
-//! that is libtpms; and all that might be shown instead.
+//! `cvmm attest bundle` and `verify` as a person uses them: files of a guest that the software security
+//! processor launched, and of a TPM that is libtpms; and all that might be shown instead.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-#[path = "../../crates/gate/tests/common/mod.rs"]
-mod common;
-#[path = "../../crates/gate/tests/common/guest.rs"]
-mod guest;
-#[path = "../../tests/psp/tests/common/keys.rs"]
-mod keys;
-#[path = "../../crates/gate/tests/common/tpm.rs"]
-mod tpm;
-#[path = "../../crates/gate/tests/common/world.rs"]
-mod world;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,10 +14,10 @@ use cvmm_gate_protocol::binding::{self, Quoted};
 use cvmm_gate_protocol::manifest::{TpmIdentity, Vtpm};
 use cvmm_gate_protocol::messages::quote::from_values;
 use cvmm_snp::digest::Digest;
+use cvmm_test_support::gate::World;
+use cvmm_test_support::gate::quote::{EventLog, ForgingKey, QuoteParts, Tpm};
 use cvmm_tpm::public::{Key, Name};
 use serde_json::Value;
-use tpm::{Forger, Log, Shown, Tpm};
-use world::World;
 
 const NONCE: [u8; 32] = [0x5a; 32];
 const LAUNCH_NONCE: [u8; 32] = [3; 32];
@@ -56,7 +45,7 @@ struct Lab {
 
 impl Lab {
     /// The TPM says what `show` makes of the qualifyingData; the manifest has the key `known`.
-    fn new(ak: &cvmm_tpm::Public, known: &Name, show: impl FnOnce(&[u8]) -> Shown) -> Self {
+    fn new(ak: &cvmm_tpm::Public, known: &Name, show: impl FnOnce(&[u8]) -> QuoteParts) -> Self {
         let world = World::new();
         let folder = tempfile::tempdir().unwrap();
         let mut manifest = world.gate.manifest.clone();
@@ -165,14 +154,14 @@ impl Lab {
 fn real() -> Lab {
     let mut tpm = Tpm::new();
     let ak = tpm.public.clone();
-    Lab::new(&ak, &ak.name(), |data| tpm.show(data))
+    Lab::new(&ak, &ak.name(), |data| tpm.quote(data))
 }
 
 /// A made-up TPM, whose words can be any.
 fn forged(known: Option<&Name>, change: impl FnOnce(&mut cvmm_tpm::Attest)) -> Lab {
-    let forger = Forger::new();
+    let forger = ForgingKey::new();
     let name = known.cloned().unwrap_or_else(|| forger.public.name());
-    Lab::new(&forger.public, &name, |data| forger.show(data, change))
+    Lab::new(&forger.public, &name, |data| forger.quote(data, change))
 }
 
 #[test]
@@ -247,7 +236,7 @@ fn all_that_a_guest_shows_is_judged_from_one_file() {
     let launch = |bundle: &mut Value| bundle["launch"]["nonce"] = STANDARD.encode([4; 32]).into();
     assert_eq!(lab.codes(&[], launch), ["bundle.launch", "bundle.identity"]);
     let log = |bundle: &mut Value| {
-        let mut log = Log::new();
+        let mut log = EventLog::new();
         log.add(4, b"another boot");
         bundle["tpm"]["quote"]["event_log"] = STANDARD.encode(log.0).into();
     };
@@ -260,7 +249,7 @@ fn all_that_a_guest_shows_is_judged_from_one_file() {
 }
 
 #[test]
-fn a_quote_counts_only_if_something_vouches_for_its_key() {
+fn a_quote_counts_only_if_its_key_is_vouched_for() {
     let lab = forged(None, |_| {});
     lab.bundle();
     let same = |_: &mut Value| {};
@@ -286,7 +275,7 @@ fn a_quote_counts_only_if_something_vouches_for_its_key() {
     let certify = |vm_id: &str, keys: TpmKeys<'_>| ca.certify(vm_id, &keys, 1_700_000_000).unwrap();
     let good = certify("vm", TpmKeys { ek_rsa: ak, ek_ecc: ak, ak });
     let of_another_vm = certify("vn", TpmKeys { ek_rsa: ak, ek_ecc: ak, ak }).ak;
-    let forger = Forger::new();
+    let forger = ForgingKey::new();
     let Key::Ecc { x, y, .. } = &forger.public.key else { panic!() };
     let of_another_key = certify("vm", TpmKeys { ek_rsa: ak, ek_ecc: ak, ak: PublicKey::P384 { x, y } }).ak;
     let certificate = folder.join("tpm-ca.crt");
@@ -315,7 +304,7 @@ fn a_quote_counts_only_if_something_vouches_for_its_key() {
 }
 
 #[test]
-fn what_is_no_bundle_is_told_and_a_forged_quote_is_none() {
+fn invalid_bundles_are_reported_and_forged_quotes_refused() {
     let lab = forged(None, |attest| attest.magic = 0);
     let bundle = lab.bundle();
     let same = |_: &mut Value| {};

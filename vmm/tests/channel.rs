@@ -1,12 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A guest at its gate channel, with cvmm's end of it and a real gate behind: what a hostile guest gets is a refusal, and the gate does not
-//! even hear of it.
+//! A guest at its gate channel, with cvmm's end of it and a real gate behind: what a hostile guest gets is a
+//! refusal, and the gate does not even hear of it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-#[path = "../../crates/gate/tests/common/mod.rs"]
-mod common;
-#[path = "../../crates/gate/tests/common/serving.rs"]
-mod serving;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -16,49 +11,37 @@ use std::time::Duration;
 
 use cvmm::gate::channel::Channel;
 use cvmm_gate::engine::Engine;
-use cvmm_gate::server::{self, Listeners};
-use cvmm_gate_client::client;
 use cvmm_gate_protocol::messages::lease::{Checkpoint, Prepare};
-use cvmm_gate_protocol::messages::{Admit, Attest, GuestChannel, GuestEvidence, PROTOCOL, Request, Response};
-use cvmm_gate_protocol::ticket::VerdictKey;
-use serving::Server;
+use cvmm_gate_protocol::messages::{Admit, Attest, GuestEvidence, PROTOCOL, Request, Response};
+use cvmm_test_support::gate::session::guest_channel;
+use cvmm_test_support::gate::{Server, TestGate, launched};
 
 /// A gate, and how many of its messages a test has seen.
 struct World {
-    gate: common::Gate,
+    gate: TestGate,
     _server: Server,
 }
 
 impl World {
     fn new() -> Self {
-        let gate = common::Gate::new("");
+        let gate = TestGate::new("");
         let engine = Arc::new(Engine::open(gate.config()).unwrap());
-        let socket = server::bind(&gate.path("gate.sock")).unwrap();
-        let server = Server::start(engine, Listeners { socket, tls: None, status: None, rcar: None });
+        let server = Server::unix(engine, &gate);
         Self { gate, _server: server }
     }
 
     /// Launches a VM; the name of its launch.
     fn launch(&self, vm_id: &str) -> String {
-        let key = fs::read_to_string(self.gate.path("keys/verdict.pem.pub")).unwrap();
-        let key = VerdictKey::from_pem(&key).unwrap();
-        let endpoint = self.gate.path("gate.sock").into();
-        let client = client::Gate { endpoint, key, timeout: Duration::from_secs(20) };
-        let approved = client.admit(self.gate.proposal(vm_id)).unwrap();
+        let approved = self.gate.client().admit(self.gate.proposal(vm_id)).unwrap();
         let launch = approved.session().to_owned();
-        approved.evidence(common::launched()).unwrap();
+        approved.evidence(launched()).unwrap();
         launch
     }
 
     fn guest(&self, vm_id: &str, launch: &str) -> Guest {
         let (from_guest, to_vmm) = io::pipe().unwrap();
         let (from_vmm, to_guest) = io::pipe().unwrap();
-        let guest = GuestChannel {
-            protocol: PROTOCOL,
-            policy: "p".into(),
-            vm_id: vm_id.into(),
-            launch: launch.to_owned(),
-        };
+        let guest = guest_channel("p", vm_id, launch);
         let channel = Channel {
             endpoint: self.gate.path("gate.sock").into(),
             timeout: Duration::from_secs(20),
@@ -110,7 +93,7 @@ fn evidence(session: String) -> Request {
 }
 
 #[test]
-fn a_hostile_guest_gets_nothing_of_another_vm() {
+fn a_hostile_guest_gets_nothing_about_other_vms() {
     let world = World::new();
     let victims = world.launch("victim");
     let mut evil = world.guest("evil", &world.launch("evil"));
@@ -131,12 +114,7 @@ fn a_hostile_guest_gets_nothing_of_another_vm() {
             digest,
             nonce: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into(),
         }),
-        Request::GuestChannel(GuestChannel {
-            protocol: PROTOCOL,
-            policy: "p".into(),
-            vm_id: "victim".into(),
-            launch: victims,
-        }),
+        Request::GuestChannel(guest_channel("p", "victim", &victims)),
         Request::End(Checkpoint { counter: u64::MAX }),
     ];
     for request in &requests {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm doctor` as a host agent calls it, on whatever machine the test runs.
 
-#![expect(clippy::unwrap_used, reason = "a test helper that fails shall say where")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::process::{Command, Output};
 
+use cvmm_test_support::{needs, suite};
 use serde_json::Value;
 
 fn doctor(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cvmm")).arg("doctor").args(words).output().unwrap()
 }
 
-#[test]
 fn exit_code_json_and_table_agree() {
     let output = doctor(&["--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -35,12 +35,9 @@ fn exit_code_json_and_table_agree() {
     }
 }
 
-#[test]
-fn a_machine_without_snp_says_so() {
-    // Where it has SNP, the emulator's tests look closer.
-    if std::path::Path::new("/dev/sev").exists() {
-        return;
-    }
+fn a_machine_without_snp_says_so() -> suite::Result {
+    // With SNP, the boot tests of the emulated host check more.
+    needs::require(!std::path::Path::new("/dev/sev").exists(), "needs a host without /dev/sev")?;
     let output = doctor(&["--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(3));
@@ -48,4 +45,7 @@ fn a_machine_without_snp_says_so() {
     let item = report["items"].as_array().unwrap().iter().find(|item| item["id"] == "sev.device").unwrap();
     assert_eq!(item["status"], "fatal");
     assert_eq!(item["evidence"], "/dev/sev does not exist");
+    Ok(())
 }
+
+suite!(exit_code_json_and_table_agree, a_machine_without_snp_says_so);

@@ -2,11 +2,6 @@
 //! A TPM with kept state, with a real gate beside it: the file, the identity, the run.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-#[path = "../../crates/gate/tests/common/mod.rs"]
-mod common;
-#[path = "../../crates/gate/tests/common/serving.rs"]
-mod serving;
-
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,23 +16,20 @@ use cvmm::vtpm::VtpmError;
 use cvmm::vtpm::kept::{self, Kept};
 use cvmm_devices::tpm::{Progress, TpmExecutor};
 use cvmm_gate::engine::Engine;
-use cvmm_gate::server::{self, Listeners};
 use cvmm_gate::store::vm_keys::{RecordSummary, StoreKey, VmKeys};
 use cvmm_gate_client::client::{self, ClientError, Proposal};
 use cvmm_gate_protocol::manifest::{Manifest, TpmIdentity, Vtpm};
-use cvmm_gate_protocol::ticket::VerdictKey;
+use cvmm_test_support::gate::{Server, TestGate, launched};
 use cvmm_tpm::command::Command;
 use cvmm_tpm::constants::{cc, place, su};
-use serving::Server;
 
-fn serve(gate: &common::Gate) -> Server {
+fn serve(gate: &TestGate) -> Server {
     let engine = Arc::new(Engine::open(gate.config()).unwrap());
-    let socket = server::bind(&gate.path("gate.sock")).unwrap();
-    Server::start(engine, Listeners { socket, tls: None, status: None, rcar: None })
+    Server::unix(engine, gate)
 }
 
 struct World {
-    gate: common::Gate,
+    gate: TestGate,
     serving: Option<Server>,
     /// A process has one TPM.
     _one: MutexGuard<'static, ()>,
@@ -48,15 +40,13 @@ static ONE: Mutex<()> = Mutex::new(());
 impl World {
     fn new() -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let gate = common::Gate::new("");
+        let gate = TestGate::new("");
         let serving = Some(serve(&gate));
         Self { gate, serving, _one: one }
     }
 
     fn client(&self) -> client::Gate {
-        let key = fs::read_to_string(self.gate.path("keys/verdict.pem.pub")).unwrap();
-        let key = VerdictKey::from_pem(&key).unwrap();
-        client::Gate { endpoint: self.gate.path("gate.sock").into(), key, timeout: Duration::from_secs(20) }
+        self.gate.client()
     }
 
     fn proposal(&self, vm_id: &str, identity: Option<&TpmIdentity>) -> Proposal {
@@ -104,7 +94,7 @@ impl World {
     }
 
     fn admit(&self, vm_id: &str, identity: Option<&TpmIdentity>) -> Result<(), ClientError> {
-        self.client().admit(self.proposal(vm_id, identity))?.evidence(common::launched()).map(|_| ())
+        self.client().admit(self.proposal(vm_id, identity))?.evidence(launched()).map(|_| ())
     }
 
     fn summary(&self, vm_id: &str) -> RecordSummary {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Modules that a running guest can reach log with a limit. In crates that consist of such code, clippy sees to it (`.clippy.toml`).
+//! Modules that a running guest can reach log with a limit. In crates that consist of such code, clippy sees
+//! to it (`.clippy.toml`).
 #![expect(clippy::unwrap_used, reason = "a test helper that fails shall say where")]
 
 use std::fs;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm measure` as a person or a script uses it: the program's output, files and exit codes.
 
-#![expect(clippy::unwrap_used, reason = "a test helper that fails shall say where")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,13 @@ use std::process::{Command, Output};
 use cvmm_launch::id_block::{IdError, Identity};
 use cvmm_launch::samples;
 use cvmm_snp::policy::GuestPolicy;
+use cvmm_test_support::{artefacts, suite};
 use serde_json::Value;
 use tempfile::TempDir;
 
 const MILAN: [&str; 2] = ["--vcpu-type", "EPYC-Milan"];
-/// `sev-snp-measure --mode snp --ovmf fw.fd --vcpus 1 --vcpu-type EPYC-Milan --kernel bzimage`, version 0.0.13.
+/// `sev-snp-measure --mode snp --ovmf fw.fd --vcpus 1 --vcpu-type EPYC-Milan --kernel bzimage`, version
+/// 0.0.13.
 const KERNEL_DIGEST: &str =
     "f7d78d662c1519fcadc059867a4f62193df236012ea563959e9aa3f3220eb24765caaf291cb40016d61c523893b42286";
 /// The same with `--vcpus 3 --initrd initrd --append "quiet splash"`.
@@ -149,7 +151,6 @@ impl Ended {
     }
 }
 
-#[test]
 fn digests_are_those_of_the_tool_whose_options_it_takes() {
     let lab = Lab::new();
     let line = |digest: &str| format!("{digest}\n");
@@ -166,7 +167,8 @@ fn digests_are_those_of_the_tool_whose_options_it_takes() {
         let words = [&["--ovmf", "fw.fd", "--vcpus", "1", "--kernel", "bzimage"], cpu].concat();
         assert_eq!(lab.measure(&words).ok(), line(KERNEL_DIGEST));
     }
-    // The digest after the firmware replaces the image's content: another image with the same tables gives the same.
+    // The digest after the firmware replaces the image's content: another image with the same tables gives
+    // the same.
     let hash = lab.measure(&["--mode", "snp:ovmf-hash", "--ovmf", "fw.fd"]).ok();
     let mut other = firmware();
     other[0] = 0;
@@ -180,23 +182,17 @@ fn digests_are_those_of_the_tool_whose_options_it_takes() {
     assert_eq!(lab.guest(&words).ok(), base64);
 }
 
-#[test]
-fn the_real_firmware_gives_the_published_digest() {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/firmware/OVMF.amdsev.fd");
-    let path = std::env::var_os("CVMM_TEST_FIRMWARE").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    if !path.is_file() {
-        println!("skipped: no real firmware; set CVMM_TEST_FIRMWARE to an OVMF.amdsev.fd");
-        return;
-    }
+fn the_real_firmware_gives_the_published_digest() -> suite::Result {
+    let path = artefacts::amdsev_firmware()?;
     let lab = Lab::new();
     let words = ["--ovmf", path.to_str().unwrap(), "--vcpus", "4", "--vcpu-type", "EPYC-Milan"];
     assert_eq!(
         lab.measure(&words).ok().trim(),
         "c995d6122aacbc0434128f0c63783f03b7caec3f8f4292948522a00c0395ff126f1633d8346a20aa85f8dd3bd8739a38"
     );
+    Ok(())
 }
 
-#[test]
 fn explain_shows_every_range_and_every_field() {
     let lab = Lab::new();
     lab.toml("vm.toml", 2, "256MiB", "guest.efi");
@@ -222,7 +218,6 @@ fn explain_shows_every_range_and_every_field() {
     assert!(vmsas.len() == 2 && vmsas[1].ends_with(digest.trim()), "{text}");
 }
 
-#[test]
 fn json_has_the_plan_and_can_be_checked_by_others() {
     let lab = Lab::new();
     lab.toml("vm.toml", 5, "256MiB", "guest.efi");
@@ -244,7 +239,6 @@ fn json_has_the_plan_and_can_be_checked_by_others() {
     assert_eq!(short["imports"][0].get("contents"), None);
 }
 
-#[test]
 fn a_difference_is_said_in_words() {
     let lab = Lab::new();
     lab.toml("a.toml", 2, "256MiB", "guest.efi");
@@ -300,7 +294,6 @@ fn a_difference_is_said_in_words() {
     assert_eq!((&report["equal"], report["differences"].as_array().map(Vec::len)), (&false.into(), Some(4)));
 }
 
-#[test]
 fn hash_profiles_differ_by_the_file_and_by_sections() {
     let lab = Lab::new();
     let save = |name: &str, words: &[&str]| {
@@ -325,7 +318,6 @@ fn hash_profiles_differ_by_the_file_and_by_sections() {
     assert!(text.contains("sec memory at 0x800000: 9 pages in A, 8 in B"), "{text}");
 }
 
-#[test]
 fn ranges_that_move_or_are_missing_are_named() {
     let lab = Lab::new();
     let plan = lab.guest(&["--vcpus", "1", "--json"]).json();
@@ -344,7 +336,6 @@ fn ranges_that_move_or_are_missing_are_named() {
     assert!(diff("twice.json").code(5).contains("two page ranges start at 0x80e000"));
 }
 
-#[test]
 fn the_manual_and_the_completions_know_the_command() {
     let cvmm = |words: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_cvmm")).args(words).output().unwrap();
@@ -361,7 +352,6 @@ fn identity(lab: &Lab) -> Result<Identity, IdError> {
     Identity::from_bytes(&fs::read(lab.path("block")).unwrap(), &fs::read(lab.path("auth")).unwrap())
 }
 
-#[test]
 fn id_blocks_are_for_this_launch_with_or_without_a_key() {
     let lab = Lab::new();
     let key = |name: &str| {
@@ -427,7 +417,6 @@ fn id_blocks_are_for_this_launch_with_or_without_a_key() {
     );
 }
 
-#[test]
 fn what_a_person_gets_wrong_is_named() {
     let lab = Lab::new();
     lab.toml("vm.toml", 1, "256MiB", "guest.efi");
@@ -474,7 +463,6 @@ fn what_a_person_gets_wrong_is_named() {
     );
 }
 
-#[test]
 fn one_bit_of_the_files_changes_the_digest() {
     let lab = Lab::new();
     lab.toml("vm.toml", 1, "256MiB", "guest.efi");
@@ -496,7 +484,6 @@ fn one_bit_of_the_files_changes_the_digest() {
 }
 
 /// docs/guide/upgrade.md, "What changes a digest".
-#[test]
 fn what_changes_a_digest_is_what_the_page_on_upgrades_says() {
     let lab = Lab::new();
     lab.write("other.fd", &{
@@ -544,7 +531,6 @@ fn what_changes_a_digest_is_what_the_page_on_upgrades_says() {
 }
 
 /// What no loader starts is refused by the code, the section and its offset, whichever command reads it.
-#[test]
 fn images_that_no_loader_starts_are_refused() {
     let lab = Lab::new();
     let kernel = samples::bzimage(8192);
@@ -594,7 +580,6 @@ fn plain_firmware() -> Vec<u8> {
     image
 }
 
-#[test]
 fn firmware_that_cannot_start_an_snp_guest_has_no_digest() {
     let lab = Lab::new();
     lab.write("plain.fd", &plain_firmware());
@@ -630,7 +615,6 @@ fn firmware_that_cannot_start_an_snp_guest_has_no_digest() {
 }
 
 /// Strings of a saved plan do not steer the terminal, and a difference stays one line.
-#[test]
 fn a_plan_of_unknown_origin_prints_no_escapes() {
     let lab = Lab::new();
     lab.toml("a.toml", 1, "256MiB", "guest.efi");
@@ -651,3 +635,21 @@ fn a_plan_of_unknown_origin_prints_no_escapes() {
     let text = lab.measure(&["--diff", "a.json", "\u{1b}[31mx"]).code(5);
     assert!(text.contains("\\u001b[31mx") && !text.contains('\u{1b}'), "{text}");
 }
+
+suite!(
+    digests_are_those_of_the_tool_whose_options_it_takes,
+    the_real_firmware_gives_the_published_digest,
+    explain_shows_every_range_and_every_field,
+    json_has_the_plan_and_can_be_checked_by_others,
+    a_difference_is_said_in_words,
+    hash_profiles_differ_by_the_file_and_by_sections,
+    ranges_that_move_or_are_missing_are_named,
+    the_manual_and_the_completions_know_the_command,
+    id_blocks_are_for_this_launch_with_or_without_a_key,
+    what_a_person_gets_wrong_is_named,
+    one_bit_of_the_files_changes_the_digest,
+    what_changes_a_digest_is_what_the_page_on_upgrades_says,
+    images_that_no_loader_starts_are_refused,
+    firmware_that_cannot_start_an_snp_guest_has_no_digest,
+    a_plan_of_unknown_origin_prints_no_escapes,
+);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm policy` as a person or a script uses it: the program's output, files and exit codes.
 
-#![expect(clippy::unwrap_used, reason = "a test helper that fails shall say where")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ use cvmm_launch::samples::firmware::Image;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::TcbParts;
+use cvmm_test_support::{artefacts, suite};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -116,7 +117,6 @@ fn facts(digest: Digest) -> LaunchFacts<'static> {
     }
 }
 
-#[test]
 fn init_writes_a_policy_that_admits_the_guest_and_no_other() {
     let lab = Lab::new();
     let text = lab.policy(&[&["init", "--config", "vm.toml"], MILAN].concat()).ok();
@@ -171,7 +171,6 @@ fn init_writes_a_policy_that_admits_the_guest_and_no_other() {
 }
 
 /// The whole way: what `init` writes is signed, and a gate gives the guest of that `vm.toml` a ticket.
-#[test]
 fn a_gate_admits_the_guest_that_init_was_given() {
     let lab = Lab::new();
     setup::init(&lab.path("gate")).unwrap();
@@ -215,7 +214,6 @@ fn a_gate_admits_the_guest_that_init_was_given() {
 }
 
 /// What only the gate needs is not in this program, which has the guest's memory in its hands.
-#[test]
 fn the_program_has_no_interpreter_in_it() {
     let words = ["tree", "--offline", "--locked", "-p", "cvmm", "-e", "normal,build", "--prefix", "none"];
     let output =
@@ -227,7 +225,6 @@ fn the_program_has_no_interpreter_in_it() {
     }
 }
 
-#[test]
 fn init_writes_nothing_that_would_not_work() {
     let lab = Lab::new();
     lab.toml("debug.toml", 2, "[snp]\npolicy = 0xb0000\n");
@@ -249,7 +246,6 @@ fn init_writes_nothing_that_would_not_work() {
     assert!(lab.policy(&[&["init", "--config", "plain.toml"], MILAN].concat()).code(2).contains("isolation"));
 }
 
-#[test]
 fn a_policy_is_checked_and_explained() {
     let lab = Lab::new();
     lab.policy(&[&["init", "-c", "vm.toml", "-o", "p.toml"], MILAN].concat()).ok();
@@ -282,7 +278,6 @@ fn a_policy_is_checked_and_explained() {
     assert!(lab.policy(&["explain", "latin.toml"]).code(2).contains("UTF-8"));
 }
 
-#[test]
 fn what_lowers_the_floor_is_said_loudly_by_every_command() {
     let lab = Lab::new();
     lab.policy(&[&["init", "-c", "vm.toml", "-o", "p.toml"], MILAN].concat()).ok();
@@ -310,7 +305,6 @@ fn what_lowers_the_floor_is_said_loudly_by_every_command() {
 }
 
 /// Policies whose digests do not prove which code runs say so, each command, and in JSON.
-#[test]
 fn what_a_digest_does_not_prove_is_said_by_every_command() {
     let lab = Lab::new();
     let init = lab.policy(&[&["init", "-c", "vm.toml", "-o", "p.toml"], MILAN].concat());
@@ -352,7 +346,6 @@ fn what_a_digest_does_not_prove_is_said_by_every_command() {
     }
 }
 
-#[test]
 fn a_vm_toml_stands_for_its_digests_until_the_policy_is_signed() {
     let lab = Lab::new();
     lab.toml("b.toml", 3, "");
@@ -409,14 +402,8 @@ fn a_vm_toml_stands_for_its_digests_until_the_policy_is_signed() {
     assert!(lab.policy(&["check", "one.toml"]).code(2).contains("fw.fd"));
 }
 
-#[test]
-fn a_policy_is_tried_on_reports() {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors");
-    let vectors = std::env::var_os("CVMM_VECTORS").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    if !vectors.join("manifest.json").is_file() {
-        println!("skipped: no attestation vectors; set CVMM_VECTORS to their folder");
-        return;
-    }
+fn a_policy_is_tried_on_reports() -> suite::Result {
+    let vectors = artefacts::vectors()?;
     let folder = vectors.to_str().unwrap();
     let lab = Lab::new();
     let tcb = |product: &str, fmc: &str| {
@@ -494,9 +481,9 @@ fn a_policy_is_tried_on_reports() {
     assert!(lab.policy(&["test", "p.toml", "."]).code(2).contains("no report.bin"));
     assert!(lab.policy(&["test", "p.toml", "none"]).code(5).contains("cannot read none"));
     assert!(lab.policy(&["test", "p.toml", &good, "--test-roots", "."]).code(2).contains("no roots"));
+    Ok(())
 }
 
-#[test]
 fn other_programs_policies_are_imported() {
     let lab = Lab::new();
     let measurement = "\\xaa".repeat(48);
@@ -536,3 +523,16 @@ fn other_programs_policies_are_imported() {
     assert!(lab.policy(&words[..4]).code(2).contains("--product"));
     assert!(lab.policy(&["import", "--from", "azure-skr", "none.json"]).code(5).contains("none.json"));
 }
+
+suite!(
+    init_writes_a_policy_that_admits_the_guest_and_no_other,
+    a_gate_admits_the_guest_that_init_was_given,
+    the_program_has_no_interpreter_in_it,
+    init_writes_nothing_that_would_not_work,
+    a_policy_is_checked_and_explained,
+    what_lowers_the_floor_is_said_loudly_by_every_command,
+    what_a_digest_does_not_prove_is_said_by_every_command,
+    a_vm_toml_stands_for_its_digests_until_the_policy_is_signed,
+    a_policy_is_tried_on_reports,
+    other_programs_policies_are_imported,
+);

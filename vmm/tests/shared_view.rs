@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Conversions while devices access the pages: when all accesses are over, no private page is resident in the shared view.
+//! Conversions while devices access the pages: when all accesses are over, no private page is resident in the
+//! shared view.
 #![expect(clippy::unwrap_used, reason = "a test helper that fails shall say where")]
 #![expect(unsafe_code, reason = "maps memory and asks the kernel which of its pages are resident")]
 
@@ -248,7 +249,8 @@ proptest! {
     }
 }
 
-/// A read of 4 MiB after another, converted at ever later moments, so that some conversions come while the kernel copies.
+/// A read of 4 MiB after another, converted at ever later moments, so that some conversions come while the
+/// kernel copies.
 #[test]
 fn a_read_in_flight_leaves_nothing_in_pages_that_became_private() {
     let file = disk();

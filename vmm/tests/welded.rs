@@ -1,20 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a state file to a verdict: the TPM that cvmm provisions and the gate certifies, the launch that names it, and the guest whose report
-//! and quote are one piece of evidence. The security processor is software, the TPM libtpms, the gate the real one.
+//! From a state file to a verdict: the TPM that cvmm provisions and the gate certifies, the launch that names
+//! it, and the guest whose report and quote are one piece of evidence. The security processor is software,
+//! the TPM libtpms, the gate the real one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-#[path = "../../crates/gate/tests/common/mod.rs"]
-mod common;
-#[path = "../../crates/gate/tests/common/guest.rs"]
-mod guest;
-#[path = "../../tests/psp/tests/common/keys.rs"]
-mod keys;
-#[path = "../../crates/gate/tests/common/serving.rs"]
-mod serving;
-#[path = "../../crates/gate/tests/common/world.rs"]
-mod world;
-
-use std::fs;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -22,19 +11,15 @@ use base64::engine::general_purpose::STANDARD;
 use cvmm::config::{PcrBank, Sandbox, Vtpm as Settings, VtpmMode};
 use cvmm::vtpm::kept;
 use cvmm_devices::tpm::{Progress, TpmExecutor};
-use cvmm_gate::server::{self, Listeners};
-use cvmm_gate_client::client::{self, Proposal};
+use cvmm_gate_client::client::Proposal;
 use cvmm_gate_client::frame;
 use cvmm_gate_protocol::binding::{self, Quoted};
 use cvmm_gate_protocol::manifest::{TpmIdentity, Vtpm};
 use cvmm_gate_protocol::messages::{Attest, GuestChannel, GuestEvidence, PROTOCOL, Quote, Request, Response};
-use cvmm_gate_protocol::ticket::VerdictKey;
+use cvmm_test_support::gate::{Guest, Server, World, launched};
 use cvmm_tpm::constants::{alg, cc, place, su};
 use cvmm_tpm::pcr::{PcrValues, Selection, read_values};
 use cvmm_tpm::{Command, HashAlg, Public, command};
-use guest::Guest;
-use serving::Server;
-use world::World;
 
 const BANKS: [HashAlg; 2] = [HashAlg::Sha256, HashAlg::Sha384];
 
@@ -69,14 +54,8 @@ fn a_kept_tpm_quotes_for_the_guest_it_was_launched_with() {
     let World { gate, engine, keys } = World::new();
     gate.policy_with(2, &gate.digest.to_string(), "[vtpm]\nquote = \"require\"");
     engine.reload().unwrap();
-    let socket = server::bind(&gate.path("gate.sock")).unwrap();
-    let server = Server::start(engine, Listeners { socket, tls: None, status: None, rcar: None });
-    let verdict = fs::read_to_string(gate.path("keys/verdict.pem.pub")).unwrap();
-    let client = client::Gate {
-        endpoint: gate.path("gate.sock").into(),
-        key: VerdictKey::from_pem(&verdict).unwrap(),
-        timeout: Duration::from_secs(20),
-    };
+    let server = Server::unix(engine, &gate);
+    let client = gate.client();
     let proposal = |identity: Option<TpmIdentity>| {
         let mut manifest = gate.manifest.clone();
         manifest.machine.vtpm = Some(Vtpm {
@@ -112,7 +91,7 @@ fn a_kept_tpm_quotes_for_the_guest_it_was_launched_with() {
         None,
     );
     let launch = approved.session().to_owned();
-    approved.evidence(common::launched()).unwrap();
+    approved.evidence(launched()).unwrap();
 
     // The guest runs: its firmware measures, its agent asks.
     let mut tpm = kept.vtpm.power_cycle();

@@ -7,6 +7,8 @@
 //!
 //! Whatever is not understood is refused, and each refusal has a [`cvmm_reason::Reason`]: a stable code, and what to do about it.
 
+#![forbid(unsafe_code)]
+
 pub mod claims;
 mod der;
 pub mod encoding;

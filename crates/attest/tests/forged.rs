@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Evidence that nobody publishes, rightly signed: encodings that a lenient reader takes, certificates that contradict themselves,
-//! revocation lists that do not say what they seem to. What is wrong is refused, by the code that is its own.
+//! Evidence that nobody publishes, rightly signed: encodings that a lenient reader takes, certificates that
+//! contradict themselves, revocation lists that do not say what they seem to. What is wrong is refused, by
+//! the code that is its own.
 
 #![allow(clippy::unwrap_used)] // Tests.
-
-#[path = "common/forge.rs"]
-mod forge;
 
 use cvmm_attest::claims::Revocation;
 use cvmm_attest::refusal::Refusal;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, verify};
-use forge::*;
+use cvmm_test_support::attest::NOW;
+use cvmm_test_support::attest::forged::{CertificateParts, CrlParts, ForgedChain, Signer, amd, entry, pss};
+use cvmm_test_support::der::{GENERAL, IA5, OCTETS, SEQUENCE, critical, extension, name, seq, tlv, utc};
 
 /// P-384's order, big-endian.
 const ORDER: [u8; 48] = [
@@ -44,15 +44,16 @@ fn long_form(der: &[u8]) -> Vec<u8> {
 
 #[test]
 fn the_right_evidence_is_believed() {
-    let world = World::new();
-    let (report, vek) = (world.report(|_| {}), world.vek(|_| {}));
-    let crl = world.crl(By::Root, |_| {});
-    let claims = world.judge(&report, &vek, Some(&crl), CrlUse::Require).unwrap();
+    let chain = ForgedChain::new();
+    let (report, vek) = (chain.report(|_| {}), chain.vek(|_| {}));
+    let crl = chain.crl(Signer::Root, |_| {});
+    let claims = chain.verify(&report, &vek, Some(&crl), CrlUse::Require).unwrap();
     assert_eq!(claims.reported_tcb.microcode, 213);
     let Revocation::List { this_update, next_update } = claims.revocation else { unreachable!("no list") };
     assert!(this_update < NOW && next_update.unwrap() > NOW);
 
-    // What may differ: the trailer field written out, an identifier in an octet string, a date after 2049, an empty list.
+    // What may differ: the trailer field written out, an identifier in an octet string, a date after 2049, an
+    // empty list.
     let trailer = {
         let plain = pss(48);
         let mut parameters = plain[13 + 2..].to_vec();
@@ -60,56 +61,57 @@ fn the_right_evidence_is_believed() {
         seq(&[&plain[2..13], &tlv(SEQUENCE, &parameters)])
     };
     for vek in [
-        world.vek(|parts| (parts.inner, parts.outer) = (trailer.clone(), trailer.clone())),
-        world.vek(|parts| parts.set(&[4], &tlv(OCTETS, &[7; 64]))),
-        world.vek(|parts| {
+        chain.vek(|parts| (parts.inner, parts.outer) = (trailer.clone(), trailer.clone())),
+        chain.vek(|parts| parts.set(&[4], &tlv(OCTETS, &[7; 64]))),
+        chain.vek(|parts| {
             parts.validity = seq(&[&utc("260101000000Z"), &tlv(GENERAL, b"20500101000000Z")]);
         }),
-        world.vek(|parts| parts.extensions.push(extension(&[0x55, 0x1d, 0x0e], &[4, 1, 0]))),
+        chain.vek(|parts| parts.extensions.push(extension(&[0x55, 0x1d, 0x0e], &[4, 1, 0]))),
     ] {
-        world.judge(&report, &vek, None, CrlUse::IfPresent).unwrap();
+        chain.verify(&report, &vek, None, CrlUse::IfPresent).unwrap();
     }
-    let empty = world.crl(By::Root, |list| list.revoked.clear());
-    world.judge(&report, &vek, Some(&empty), CrlUse::Require).unwrap();
+    let empty = chain.crl(Signer::Root, |list| list.revoked.clear());
+    chain.verify(&report, &vek, Some(&empty), CrlUse::Require).unwrap();
     // Without an end, and overdue: good enough only for who does not insist.
-    for change in [(|list: &mut List| list.next_update.clear()) as fn(&mut List), |list| {
+    for change in [(|list: &mut CrlParts| list.next_update.clear()) as fn(&mut CrlParts), |list| {
         list.next_update = utc("261102000000Z")
     }] {
-        let crl = world.crl(By::Root, change);
-        world.judge(&report, &vek, Some(&crl), CrlUse::IfPresent).unwrap();
-        world.judge(&report, &vek, Some(&crl), CrlUse::Require).unwrap_err();
+        let crl = chain.crl(Signer::Root, change);
+        chain.verify(&report, &vek, Some(&crl), CrlUse::IfPresent).unwrap();
+        chain.verify(&report, &vek, Some(&crl), CrlUse::Require).unwrap_err();
     }
     // The authority came along.
     let mut evidence =
-        Evidence { report: &report, vek: Some(&vek), intermediate: Some(&world.intermediate), crl: None };
+        Evidence { report: &report, vek: Some(&vek), intermediate: Some(&chain.intermediate), crl: None };
     let options = Options { now: NOW, crl: CrlUse::IfPresent, masked_chip: false };
-    verify(&evidence, &world.trust, &options).unwrap();
-    let other = world.sign(&world.vek_parts(), By::Root);
+    verify(&evidence, &chain.trust, &options).unwrap();
+    let other = chain.sign(&chain.vek_parts(), Signer::Root);
     evidence.intermediate = Some(&other);
-    assert_eq!(verify(&evidence, &world.trust, &options), Err(Refusal::Intermediate));
+    assert_eq!(verify(&evidence, &chain.trust, &options), Err(Refusal::Intermediate));
     evidence.vek = None;
-    assert_eq!(verify(&evidence, &world.trust, &options), Err(Refusal::NoVek));
+    assert_eq!(verify(&evidence, &chain.trust, &options), Err(Refusal::NoVek));
 }
 
-/// ECDSA has two signatures of everything: both are AMD's word, and nothing may take reports for different because of it.
+/// ECDSA has two signatures of everything: both are AMD's word, and nothing may take reports for different
+/// because of it.
 #[test]
 fn the_other_signature_says_the_same() {
-    let world = World::new();
-    let (report, vek) = (world.report(|_| {}), world.vek(|_| {}));
+    let chain = ForgedChain::new();
+    let (report, vek) = (chain.report(|_| {}), chain.vek(|_| {}));
     let mut other = report.clone();
     negate(&mut other[S..S + 48]);
     assert_ne!(report, other);
-    let claims = |report: &[u8]| world.judge(report, &vek, None, CrlUse::IfPresent).unwrap();
+    let claims = |report: &[u8]| chain.verify(report, &vek, None, CrlUse::IfPresent).unwrap();
     assert_eq!(claims(&report), claims(&other));
 }
 
 #[test]
 fn every_wrong_report_has_its_code() {
-    let world = World::new();
-    let vek = world.vek(|_| {});
+    let chain = ForgedChain::new();
+    let vek = chain.vek(|_| {});
     let zeros = [0; 48];
     let order: Vec<u8> = ORDER.iter().rev().copied().collect();
-    let code = |report: &[u8]| match world.judge(report, &vek, None, CrlUse::IfPresent) {
+    let code = |report: &[u8]| match chain.verify(report, &vek, None, CrlUse::IfPresent) {
         Ok(_) => "believed",
         Err(refusal) => refusal.code(),
     };
@@ -157,10 +159,10 @@ fn every_wrong_report_has_its_code() {
         (0x1df, &[8], "vek.chip"),
         (0x1a0, &[0; 64], "report.chip-masked"),
     ] {
-        assert_eq!(code(&world.report(|report| put(report, at, bytes))), expected, "{at:#x} {bytes:x?}");
+        assert_eq!(code(&chain.report(|report| put(report, at, bytes))), expected, "{at:#x} {bytes:x?}");
     }
     // And after it.
-    let report = world.report(|_| {});
+    let report = chain.report(|_| {});
     for (at, bytes, expected) in [
         (0x90, &[1_u8][..], "report.signature"),
         (R, &zeros, "report.signature"),
@@ -188,10 +190,10 @@ fn every_wrong_report_has_its_code() {
     assert_eq!(code(&[&report[..], &[0; 1 << 20]].concat()), "report.length");
     // Versions 4 and 5 of the same.
     for version in [4, 5] {
-        assert_eq!(code(&world.report(|report| report[0] = version)), "believed");
+        assert_eq!(code(&chain.report(|report| report[0] = version)), "believed");
     }
     let vector = |version: u8| {
-        world.report(|report| {
+        chain.report(|report| {
             put(report, 0, &[version]);
             put(report, 0x1f8, &[3]);
         })
@@ -201,13 +203,13 @@ fn every_wrong_report_has_its_code() {
 
 #[test]
 fn every_wrong_certificate_is_refused() {
-    let world = World::new();
-    let report = world.report(|_| {});
-    let code = |vek: &[u8]| match world.judge(&report, vek, None, CrlUse::IfPresent) {
+    let chain = ForgedChain::new();
+    let report = chain.report(|_| {});
+    let code = |vek: &[u8]| match chain.verify(&report, vek, None, CrlUse::IfPresent) {
         Ok(_) => "believed",
         Err(refusal) => refusal.code(),
     };
-    type Change = fn(&mut Parts);
+    type Change = fn(&mut CertificateParts);
     let changes: [(&str, Change, &str); 49] = [
         ("negative serial", |p| p.serial = vec![2, 1, 0x85], "vek.malformed"),
         ("serial with a zero too many", |p| p.serial = vec![2, 2, 0, 5], "vek.malformed"),
@@ -329,12 +331,13 @@ fn every_wrong_certificate_is_refused() {
         ("a cloud besides", |p| p.set(&[5], &tlv(IA5, b"CN=cloud")), "vek.malformed"),
     ];
     for (what, change, expected) in changes {
-        assert_eq!(code(&world.vek(change)), expected, "{what}");
+        assert_eq!(code(&chain.vek(change)), expected, "{what}");
     }
-    assert_eq!(code(&world.sign(&world.vek_parts(), By::Root)), "chain.signature");
+    assert_eq!(code(&chain.sign(&chain.vek_parts(), Signer::Root)), "chain.signature");
 
-    // What only a BER reader takes for the same certificate. The signature does not cover the outermost length.
-    let good = world.vek(|_| {});
+    // What only a BER reader takes for the same certificate. The signature does not cover the outermost
+    // length.
+    let good = chain.vek(|_| {});
     assert_eq!(code(&good), "believed");
     assert_eq!(code(&long_form(&good)), "vek.malformed");
     let indefinite = [&[0x30, 0x80], &good[4..], &[0, 0]].concat();
@@ -355,17 +358,17 @@ fn every_wrong_certificate_is_refused() {
         assert_eq!(code(&[&[0x30], len, &good[4..]].concat()), "vek.malformed", "{len:x?}");
     }
     // Rightly signed, and longer than any certificate.
-    let long = world.vek(|parts| parts.set(&[2], &tlv(IA5, &[b'M'; 17 << 10])));
+    let long = chain.vek(|parts| parts.set(&[2], &tlv(IA5, &[b'M'; 17 << 10])));
     assert_eq!(code(&long), "vek.malformed");
     assert_eq!(code(&[]), "vek.malformed");
 }
 
 #[test]
 fn every_wrong_list_is_refused() {
-    let world = World::new();
-    let (report, vek) = (world.report(|_| {}), world.vek(|parts| parts.serial = vec![2, 2, 0x12, 0x34]));
+    let chain = ForgedChain::new();
+    let (report, vek) = (chain.report(|_| {}), chain.vek(|parts| parts.serial = vec![2, 2, 0x12, 0x34]));
     let code = |crl: &[u8]| {
-        let judge = |use_of| match world.judge(&report, &vek, Some(crl), use_of) {
+        let judge = |use_of| match chain.verify(&report, &vek, Some(crl), use_of) {
             Ok(_) => "believed",
             Err(refusal) => refusal.code(),
         };
@@ -373,7 +376,7 @@ fn every_wrong_list_is_refused() {
     };
     let malformed = ("crl.malformed", "crl.malformed");
     let revoked = ("crl.revoked", "crl.revoked");
-    type Change = fn(&mut List);
+    type Change = fn(&mut CrlParts);
     let changes: [(&str, Change, (&str, &str)); 24] = [
         ("right", |_| {}, ("believed", "believed")),
         ("the signing key", |l| l.revoked.push(entry(&[0x12, 0x34], &[])), revoked),
@@ -425,25 +428,25 @@ fn every_wrong_list_is_refused() {
         ("one time only, which is the end", |l| l.this_update.clear(), ("crl.future", "crl.future")),
     ];
     for (what, change, expected) in changes {
-        assert_eq!(code(&world.crl(By::Root, change)), expected, "{what}");
+        assert_eq!(code(&chain.crl(Signer::Root, change)), expected, "{what}");
     }
     let both = |code| (code, code);
-    assert_eq!(code(&world.crl(By::Authority, |_| {})), both("crl.signature"));
-    let good = world.crl(By::Root, |_| {});
+    assert_eq!(code(&chain.crl(Signer::Authority, |_| {})), both("crl.signature"));
+    let good = chain.crl(Signer::Root, |_| {});
     assert_eq!(code(&[&good[..], &[0]].concat()), malformed);
     assert_eq!(code(&good[..good.len() - 1]), malformed);
     assert_eq!(code(&long_form(&good)), malformed);
     assert_eq!(code(&[]), malformed);
     // Many entries are read; more than a mebibyte is not.
     let many = |count: u32| {
-        world.crl(By::Root, |list| {
+        chain.crl(Signer::Root, |list| {
             list.revoked = (0..count).map(|n| entry(&[&[1], &n.to_be_bytes()[..]].concat(), &[])).collect();
         })
     };
     assert_eq!(code(&many(20_000)), both("believed"));
     assert_eq!(code(&many(60_000)), malformed);
     assert_eq!(
-        world.judge(&report, &vek, None, CrlUse::Require).unwrap_err().code(),
+        chain.verify(&report, &vek, None, CrlUse::Require).unwrap_err().code(),
         "crl.missing",
         "a list that is required and not there"
     );

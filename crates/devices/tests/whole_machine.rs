@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! All fixed devices on one port bus and one MMIO bus, put together from the public API as the VMM does it and as
-//! fuzz targets will: any guest access is answered, in bounded time, by the device that owns the address.
+//! All fixed devices on one port bus and one MMIO bus, put together from the public API as the VMM does it
+//! and as fuzz targets will: any guest access is answered, in bounded time, by the device that owns the
+//! address.
 
 #![expect(clippy::unwrap_used, reason = "a test's set-up; the lint exempts only the test functions")]
 

@@ -4,15 +4,13 @@
 //! ```text
 //! checkpoints PROGRAM [--vms N] [--seconds S] [--sync-ms MS]
 //! ```
-//! PROGRAM is `cvmm-gate`, also one of an earlier version. Each of N VMs (512) has a lease and is due to send a checkpoint every 2 s, which
-//! is cvmm's highest rate, spread evenly; for S seconds (30). Every fsync() and fdatasync() of the gate takes MS milliseconds (5) more: a
-//! library that is preloaded into it waits that long, on as many threads at a time as call it, as storage does that has this latency and
-//! serves requests in parallel. Latencies are counted from when a checkpoint was due. The backlog is what was due and not answered at the
-//! end.
+//! PROGRAM is `cvmm-gate`, also one of an earlier version. Each of N VMs (512) has a lease and is due to send
+//! a checkpoint every 2 s, which is cvmm's highest rate, spread evenly; for S seconds (30). Every fsync() and
+//! fdatasync() of the gate takes MS milliseconds (5) more: a library that is preloaded into it waits that
+//! long, on as many threads at a time as call it, as storage does that has this latency and serves requests
+//! in parallel. Latencies are counted from when a checkpoint was due. The backlog is what was due and not
+//! answered at the end.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement: what fails ends it")]
-
-#[path = "../tests/common/mod.rs"]
-mod common;
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -24,6 +22,7 @@ use std::time::{Duration, Instant};
 use cvmm_gate::store::vm_keys::{StoreKey, VmKeys};
 use cvmm_gate_client::client::{self, lease};
 use cvmm_gate_protocol::ticket::VerdictKey;
+use cvmm_test_support::gate::TestGate;
 
 /// Time between two checkpoints of a VM.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -65,7 +64,7 @@ impl Drop for Program {
 }
 
 /// The records of VMs that have run before: their epochs and keys.
-fn records(gate: &common::Gate, vms: usize) -> Vec<(String, u64, lease::Key)> {
+fn records(gate: &TestGate, vms: usize) -> Vec<(String, u64, lease::Key)> {
     let store_key = StoreKey::load(&gate.path("keys/store.key")).unwrap();
     let keys = VmKeys::open(&gate.path("state/vm-keys"), store_key).unwrap();
     let record = |number| {
@@ -102,7 +101,7 @@ fn main() {
         at.map_or(default, |at| arguments[at + 1].parse().unwrap())
     };
     let (vms, seconds, sync_ms) = (number("--vms", 512), number("--seconds", 30), number("--sync-ms", 5));
-    let gate = common::Gate::new(&format!("runs = {vms}"));
+    let gate = TestGate::new(&format!("runs = {vms}"));
     let records = records(&gate, vms);
     let program = Command::new(&arguments[0])
         .args(["serve", "--config"])

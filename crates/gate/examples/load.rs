@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How fast a gate decides, as a VMM sees it, against a `cvmm-gate serve` of its own with nothing left out: each answer is in the
-//! audit log, on the disk. A session is two questions; `approval` is the time to the answer to the first (digest, policy, ID block),
-//! `verdict` to a ticket, with its verification by the VMM, `session` both.
+//! How fast a gate decides, as a VMM sees it, against a `cvmm-gate serve` of its own with nothing left out:
+//! each answer is in the audit log, on the disk. A session is two questions; `approval` is the time to the
+//! answer to the first (digest, policy, ID block), `verdict` to a ticket, with its verification by the VMM,
+//! `session` both.
 //!
 //! ```text
 //! load PROGRAM [--verdicts N] [--soak N] [--flood S] [--image MIB]
 //! ```
-//! PROGRAM is `cvmm-gate`. Prints p50 and p99 with one session and with 200 at a time, and the gate's memory before and after `--soak`
-//! further verdicts. Then how fast the audit log grows while clients send what is denied for `--flood` seconds (one user over the Unix
-//! socket, messages of 60 KB; one address in RCAR, which needs no authentication, bodies of 100 KB), and the most memory that the gate
-//! has while 16 and 64 questions about launches that it does not know come at once, of a unified kernel image of `--image` MiB. Ends with
-//! an error if that is more than the unit's `MemoryMax`. The folder is in TMPDIR: what its disk takes for a sync is most of what is
-//! measured.
+//! PROGRAM is `cvmm-gate`. Prints p50 and p99 with one session and with 200 at a time, and the gate's memory
+//! before and after `--soak` further verdicts. Then how fast the audit log grows while clients send what is
+//! denied for `--flood` seconds (one user over the Unix socket, messages of 60 KB; one address in RCAR, which
+//! needs no authentication, bodies of 100 KB), and the most memory that the gate has while 16 and 64
+//! questions about launches that it does not know come at once, of a unified kernel image of `--image` MiB.
+//! Ends with an error if that is more than the unit's `MemoryMax`. The folder is in TMPDIR: what its disk
+//! takes for a sync is most of what is measured.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement: what fails ends it")]
-
-#[path = "../tests/common/mod.rs"]
-mod common;
-#[path = "../tests/common/large.rs"]
-mod large;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -31,7 +28,8 @@ use std::time::{Duration, Instant};
 use cvmm_gate_client::client;
 use cvmm_gate_client::frame;
 use cvmm_gate_protocol::ticket::VerdictKey;
-use large::Large;
+use cvmm_test_support::gate::large::LargeImage;
+use cvmm_test_support::gate::{TestGate, launched};
 
 /// Of the load that the aim is about.
 const CONCURRENT: usize = 200;
@@ -69,7 +67,7 @@ impl Drop for Program {
 type Times = (Duration, Duration);
 
 /// `total` sessions, `at_a_time` of them open.
-fn sessions(gate: &common::Gate, client: &client::Gate, at_a_time: usize, total: usize) -> Vec<Times> {
+fn sessions(gate: &TestGate, client: &client::Gate, at_a_time: usize, total: usize) -> Vec<Times> {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..at_a_time)
@@ -82,7 +80,7 @@ fn sessions(gate: &common::Gate, client: &client::Gate, at_a_time: usize, total:
                         let began = Instant::now();
                         let approved = client.admit(proposal).unwrap();
                         let approval = began.elapsed();
-                        approved.evidence(common::launched()).unwrap();
+                        approved.evidence(launched()).unwrap();
                         times.push((approval, began.elapsed() - approval));
                     }
                     times
@@ -105,8 +103,9 @@ fn print(what: &str, times: &[Times]) {
     row("session", times.iter().map(|time| time.0 + time.1).collect());
 }
 
-/// What is denied, over and over, on `at_a_time` connections; how many there were, and bytes a second that the log grew by.
-fn flood(gate: &common::Gate, seconds: u64, at_a_time: usize, ask: impl Fn() + Sync) -> (usize, f64) {
+/// What is denied, over and over, on `at_a_time` connections; how many there were, and bytes a second that
+/// the log grew by.
+fn flood(gate: &TestGate, seconds: u64, at_a_time: usize, ask: impl Fn() + Sync) -> (usize, f64) {
     let len = || fs::metadata(gate.path("audit.log")).unwrap().len();
     let (before, began, count) = (len(), Instant::now(), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -123,7 +122,7 @@ fn flood(gate: &common::Gate, seconds: u64, at_a_time: usize, ask: impl Fn() + S
 }
 
 /// Floods over the Unix socket and in RCAR.
-fn floods(gate: &common::Gate, rcar: SocketAddr, seconds: u64) {
+fn floods(gate: &TestGate, rcar: SocketAddr, seconds: u64) {
     let message = format!("{{\"type\":\"{}\"}}", "A".repeat(60_000));
     let (count, bytes) = flood(gate, seconds, 8, || {
         let mut stream = UnixStream::connect(gate.path("gate.sock")).unwrap();
@@ -154,8 +153,8 @@ fn floods(gate: &common::Gate, rcar: SocketAddr, seconds: u64) {
 }
 
 /// Questions about launches that the gate does not know. Whether the unit's limit would have held.
-fn unknown(gate: &common::Gate, client: &client::Gate, program: &Program, image_mib: u64) -> bool {
-    let large = Large::new(&gate.config().artifacts, image_mib << 20);
+fn unknown(gate: &TestGate, client: &client::Gate, program: &Program, image_mib: u64) -> bool {
+    let large = LargeImage::new(&gate.config().artifacts, image_mib << 20);
     let unit = include_str!("../../../scripts/package/cvmm-gate.service");
     let limit: u64 = unit
         .lines()
@@ -201,7 +200,7 @@ fn main() -> ExitCode {
         let at = arguments.iter().position(|argument| argument == name);
         at.map_or(default, |at| arguments[at + 1].parse().unwrap())
     };
-    let gate = common::Gate::new("");
+    let gate = TestGate::new("");
     let rcar = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let toml = fs::read_to_string(gate.path("gate.toml")).unwrap();
     fs::write(gate.path("gate.toml"), format!("{toml}\n[rcar]\nlisten = \"{rcar}\"\npolicy = \"p\"\n"))

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The audit log of a gate that serves, inside its sandbox: what clients send cannot keep the gate from starting again or fill the disk,
-//! it is rotated by a command, and what other programs do to it is found. And one writer: what runs beside a gate changes nothing.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
-
-mod common;
-#[path = "common/program.rs"]
-mod program;
+//! The audit log of a gate that serves, inside its sandbox: what clients send cannot keep the gate from
+//! starting again or fill the disk, it is rotated by a command, and what other programs do to it is found.
+//! And one writer: what runs beside a gate changes nothing.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -18,12 +15,14 @@ use std::time::{Duration, Instant};
 use cvmm_gate::audit::{MAX_LINE, Verification, verify};
 use cvmm_gate_client::frame;
 use cvmm_gate_protocol::ticket::VerdictKey;
-use program::Program;
+use cvmm_test_support::gate::{Program, TestGate, serve_command};
 use serde_json::Value;
 
+const GATE: &str = env!("CARGO_BIN_EXE_cvmm-gate");
+
 /// Runs `cvmm-gate` with these arguments and the gate's configuration.
-fn gate(gate: &common::Gate, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cvmm-gate"));
+fn gate(gate: &TestGate, arguments: &[&str]) -> Output {
+    let mut command = Command::new(GATE);
     command.args(arguments).arg("--config").arg(gate.path("gate.toml")).output().unwrap()
 }
 
@@ -31,17 +30,17 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-fn log(gate: &common::Gate) -> PathBuf {
+fn log(gate: &TestGate) -> PathBuf {
     gate.path("audit.log")
 }
 
-fn verified(gate: &common::Gate, files: &[PathBuf]) -> Verification {
+fn verified(gate: &TestGate, files: &[PathBuf]) -> Verification {
     let key = fs::read_to_string(gate.path("keys/verdict.pem.pub")).unwrap();
     verify(files, &[VerdictKey::from_pem(&key).unwrap()]).unwrap()
 }
 
 /// The answer to `message` at the gate's socket.
-fn ask(gate: &common::Gate, message: &[u8]) -> Vec<u8> {
+fn ask(gate: &TestGate, message: &[u8]) -> Vec<u8> {
     let mut stream = UnixStream::connect(gate.path("gate.sock")).unwrap();
     let end = Instant::now() + Duration::from_secs(20);
     frame::write(&mut stream, message, end).unwrap();
@@ -64,9 +63,9 @@ fn rcar(at: SocketAddr, body: &[u8]) -> u16 {
 }
 
 /// A gate with RCAR, and where.
-fn with_rcar() -> (common::Gate, SocketAddr) {
+fn with_rcar() -> (TestGate, SocketAddr) {
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let gate = common::Gate::new("");
+    let gate = TestGate::new("");
     let path = gate.path("gate.toml");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{text}\n[rcar]\nlisten = \"{at}\"\npolicy = \"p\"\n")).unwrap();
@@ -76,7 +75,7 @@ fn with_rcar() -> (common::Gate, SocketAddr) {
 #[test]
 fn whatever_is_denied_the_gate_starts_again() {
     let (gate, at) = with_rcar();
-    let program = Program::serve(gate);
+    let program = Program::serve(GATE, gate);
     for filler in ["A", "\\u0001"] {
         let count = 65_500 / filler.len();
         let answer = ask(program.gate(), format!("{{\"type\":\"{}\"}}", filler.repeat(count)).as_bytes());
@@ -88,14 +87,14 @@ fn whatever_is_denied_the_gate_starts_again() {
     let text = fs::read_to_string(log(&gate)).unwrap();
     assert!(text.lines().all(|line| (line.len() as u64) < MAX_LINE));
     assert!(text.contains("\"client\":\"address 127.0.0.1\""));
-    let program = Program::serve(gate);
+    let program = Program::serve(GATE, gate);
     program.launch("vm").unwrap();
     verified(program.gate(), &[log(program.gate())]);
 }
 
 #[test]
 fn a_gate_with_as_many_policies_as_it_takes_starts_again() {
-    let gate = common::Gate::new("");
+    let gate = TestGate::new("");
     let policy = fs::read_to_string(gate.path("policies/p.toml")).unwrap();
     let key = cvmm_gate::keys::Signer::load(&gate.path("keys/policy.pem")).unwrap();
     for number in 0..700 {
@@ -104,9 +103,9 @@ fn a_gate_with_as_many_policies_as_it_takes_starts_again() {
         fs::write(&path, policy.replace("id = \"p\"", &format!("id = \"{id}\""))).unwrap();
         cvmm_gate::policies::sign(&path, &key).unwrap();
     }
-    let program = Program::serve(gate);
+    let program = Program::serve(GATE, gate);
     program.launch("vm").unwrap();
-    let program = Program::serve(program.kill());
+    let program = Program::serve(GATE, program.kill());
     program.launch("vm").unwrap();
     let text = fs::read_to_string(log(program.gate())).unwrap();
     assert!(text.lines().all(|line| (line.len() as u64) < MAX_LINE));
@@ -116,7 +115,7 @@ fn a_gate_with_as_many_policies_as_it_takes_starts_again() {
 #[test]
 fn a_flood_from_one_client_stays_out_of_the_log_and_is_counted() {
     let (gate, at) = with_rcar();
-    let program = Program::serve(gate);
+    let program = Program::serve(GATE, gate);
     let before = fs::metadata(log(program.gate())).unwrap().len();
     let message = format!("{{\"type\":\"{}\"}}", "A".repeat(60_000));
     for _ in 0..500 {
@@ -145,14 +144,14 @@ fn a_flood_from_one_client_stays_out_of_the_log_and_is_counted() {
 }
 
 /// Stops the gate; its folder.
-fn stop(program: Program) -> common::Gate {
+fn stop(program: Program) -> TestGate {
     program.signal(15);
     program.until("it stops", |program| UnixStream::connect(program.gate().path("gate.sock")).is_err());
     program.ended()
 }
 
 /// Rotates; where the old log is.
-fn rotate(of: &common::Gate, more: &[&str]) -> PathBuf {
+fn rotate(of: &TestGate, more: &[&str]) -> PathBuf {
     let output = gate(of, &[&["audit", "rotate"], more].concat());
     assert!(output.status.success(), "{}", said(&output));
     PathBuf::from(said(&output).split("  ").next().unwrap())
@@ -160,7 +159,7 @@ fn rotate(of: &common::Gate, more: &[&str]) -> PathBuf {
 
 #[test]
 fn a_running_gate_and_a_stopped_one_go_on_in_a_new_file() {
-    let program = Program::serve(common::Gate::new(""));
+    let program = Program::serve(GATE, TestGate::new(""));
     program.launch("vm").unwrap();
     let first = rotate(program.gate(), &[]);
     program.launch("vm").unwrap();
@@ -185,7 +184,7 @@ fn a_running_gate_and_a_stopped_one_go_on_in_a_new_file() {
     // Moved while it was stopped: what was written last is known.
     let fifth = folder.path("audit.log.5");
     fs::rename(log(&folder), &fifth).unwrap();
-    let output = program::command(&folder.path("gate.toml")).output().unwrap();
+    let output = serve_command(GATE, &folder.path("gate.toml")).output().unwrap();
     assert!(
         !output.status.success() && said(&output).contains("cvmm-gate audit rotate"),
         "{}",
@@ -193,7 +192,7 @@ fn a_running_gate_and_a_stopped_one_go_on_in_a_new_file() {
     );
     let output = gate(&folder, &["audit", "rotate"]);
     assert!(output.status.success(), "{}", said(&output));
-    let program = Program::serve(folder);
+    let program = Program::serve(GATE, folder);
     program.launch("vm").unwrap();
     let [a, b, c, d, _] = files;
     verified(program.gate(), &[a, b, c, d, fifth, log(program.gate())]);
@@ -201,7 +200,7 @@ fn a_running_gate_and_a_stopped_one_go_on_in_a_new_file() {
 
 #[test]
 fn a_log_that_is_removed_while_the_gate_is_stopped_is_reported_as_lost() {
-    let program = Program::serve(common::Gate::new(""));
+    let program = Program::serve(GATE, TestGate::new(""));
     program.launch("vm").unwrap();
     let folder = stop(program);
     let copy = folder.path("elsewhere");
@@ -215,7 +214,7 @@ fn a_log_that_is_removed_while_the_gate_is_stopped_is_reported_as_lost() {
         } else {
             let _ = fs::remove_file(log(&folder));
         }
-        let output = program::command(&folder.path("gate.toml")).output().unwrap();
+        let output = serve_command(GATE, &folder.path("gate.toml")).output().unwrap();
         assert!(said(&output).contains("was truncated, moved or replaced"), "{}", said(&output));
         let output = gate(&folder, &["audit", "rotate"]);
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
@@ -227,7 +226,7 @@ fn a_log_that_is_removed_while_the_gate_is_stopped_is_reported_as_lost() {
     }
     let output = gate(&folder, &["audit", "rotate", "--lost"]);
     assert!(output.status.success(), "{}", said(&output));
-    let program = Program::serve(folder);
+    let program = Program::serve(GATE, folder);
     program.launch("vm").unwrap();
     let read = verified(program.gate(), &[log(program.gate())]);
     assert_eq!(read.lost, [read.first.seq]);
@@ -245,7 +244,7 @@ fn truncate(path: &Path) -> PathBuf {
 #[test]
 fn copytruncate_is_found_and_there_is_a_way_back() {
     // While it serves.
-    let program = Program::serve(common::Gate::new(""));
+    let program = Program::serve(GATE, TestGate::new(""));
     program.launch("vm").unwrap();
     let copy = truncate(&log(program.gate()));
     assert_eq!(program.launch("vm").unwrap_err().code(), "gate.audit");
@@ -271,7 +270,7 @@ fn copytruncate_is_found_and_there_is_a_way_back() {
     let gate_folder = program.kill();
     let copy = truncate(&log(&gate_folder));
     let fails = |want: &str| {
-        let output = program::command(&gate_folder.path("gate.toml")).output().unwrap();
+        let output = serve_command(GATE, &gate_folder.path("gate.toml")).output().unwrap();
         assert!(output.status.code() == Some(1) && said(&output).contains(want), "{}", said(&output));
         assert_eq!(fs::metadata(log(&gate_folder)).unwrap().len(), 0);
     };
@@ -280,13 +279,13 @@ fn copytruncate_is_found_and_there_is_a_way_back() {
     fails("was truncated, moved or replaced");
     let output = gate(&gate_folder, &["audit", "rotate", "--previous", copy.to_str().unwrap()]);
     assert!(output.status.success(), "{}", said(&output));
-    let program = Program::serve(gate_folder);
+    let program = Program::serve(GATE, gate_folder);
     program.launch("vm").unwrap();
     verified(program.gate(), &[copy, log(program.gate())]);
 }
 
 /// Everything that a gate has in its folder and that another process could have changed.
-fn state(gate: &common::Gate) -> Vec<(PathBuf, Vec<u8>)> {
+fn state(gate: &TestGate) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = vec![(log(gate), fs::read(log(gate)).unwrap())];
     for name in ["vms", "versions", "vm-keys", "tpms"] {
         for entry in fs::read_dir(gate.path("state").join(name)).unwrap().flatten() {
@@ -299,7 +298,7 @@ fn state(gate: &common::Gate) -> Vec<(PathBuf, Vec<u8>)> {
 
 #[test]
 fn what_runs_beside_a_gate_changes_nothing() {
-    let program = Program::serve(common::Gate::new(""));
+    let program = Program::serve(GATE, TestGate::new(""));
     program.launch("vm").unwrap();
     let other = program.gate().path("gate2.toml");
     let text = fs::read_to_string(program.gate().path("gate.toml")).unwrap();
@@ -317,7 +316,7 @@ fn what_runs_beside_a_gate_changes_nothing() {
     }
     let pid = format!("pid {}", program.pid());
     for config in [&program.gate().path("gate.toml"), &other, &third] {
-        let output = program::command(config).output().unwrap();
+        let output = serve_command(GATE, config).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert!(
             said(&output).contains("a gate is running") && said(&output).contains(&pid),
@@ -326,7 +325,7 @@ fn what_runs_beside_a_gate_changes_nothing() {
         );
     }
     for command in ["forget", "show", "export"] {
-        let mut run = Command::new(env!("CARGO_BIN_EXE_cvmm-gate"));
+        let mut run = Command::new(GATE);
         run.args(["state-keys", command, "--config"]).arg(program.gate().path("gate.toml")).arg("x");
         if command == "export" {
             run.arg("--out").arg(program.gate().path("key"));
@@ -342,14 +341,14 @@ fn what_runs_beside_a_gate_changes_nothing() {
     program.launch("vm").unwrap();
     // A crash gives the locks back, and all of it is one chain.
     let folder = program.kill();
-    let program = Program::serve(folder);
+    let program = Program::serve(GATE, folder);
     program.launch("vm").unwrap();
     verified(program.gate(), &[log(program.gate())]);
 }
 
 #[test]
 fn check_puts_no_policy_in_force() {
-    let program = Program::serve(common::Gate::new(""));
+    let program = Program::serve(GATE, TestGate::new(""));
     let first = |name: &str| fs::read(program.gate().path(name)).unwrap();
     let (policy, signature) = (first("policies/p.toml"), first("policies/p.toml.jws"));
     program.gate().policy(2, &program.gate().digest.to_string());
@@ -360,7 +359,7 @@ fn check_puts_no_policy_in_force() {
     program.until("the policies are read again", |program| program.log().contains("policies read again"));
     program.launch("vm").unwrap();
     // Of a gate that never ran it makes no log either.
-    let fresh = common::Gate::new("");
+    let fresh = TestGate::new("");
     assert!(gate(&fresh, &["check"]).status.success());
     assert!(!log(&fresh).exists() && fs::read_dir(fresh.path("state/versions")).unwrap().next().is_none());
 }

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The certificate store: what enters it and under which name, what is refused, and how both are shown. With AMD's own certificates
-//! (and those of the test PKI) from the published vectors.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+//! The certificate store: what enters it and under which name, what is refused, and how both are shown. With
+//! AMD's own certificates (and those of the test PKI) from the published vectors.
 
-#[path = "../../../tests/psp/tests/common/keys.rs"]
-mod keys;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,22 +19,12 @@ use cvmm_gate::store::certificates::Store;
 use cvmm_gate::store::certificates::import::{ImportResult, import};
 use cvmm_gate::store::certificates::list::list;
 use cvmm_psp::{Authority, Pki, Product};
+use cvmm_test_support::artefacts::vectors;
+use cvmm_test_support::attest::NOW;
+use cvmm_test_support::psp::keys_folder;
+use cvmm_test_support::{needs, suite};
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// 2026-11-23 12:00 UTC, for which the vectors' verdicts are.
-const THEN: i64 = 1_795_435_200;
-
-/// The folder of the vectors. `None`, with a word, without.
-fn vectors() -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors");
-    let folder = std::env::var_os("CVMM_VECTORS").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    if folder.join("manifest.json").is_file() {
-        return Some(folder);
-    }
-    println!("skipped: no attestation vectors; set CVMM_VECTORS to their folder");
-    None
-}
 
 fn code(imported: &[ImportResult]) -> &str {
     match imported {
@@ -49,9 +37,8 @@ fn synth(vectors: &Path) -> Trust {
     trust(Some(&vectors.join("synth/roots"))).unwrap()
 }
 
-#[test]
-fn certificates_of_real_chips_are_stored_where_the_gate_looks() {
-    let Some(vectors) = vectors() else { return };
+fn certificates_of_real_chips_are_stored_where_the_gate_looks() -> suite::Result {
+    let vectors = vectors()?;
     let (store, amd) = (tempfile::tempdir().unwrap(), Trust::amd().unwrap());
     let manifest: Value = serde_json::from_slice(&fs::read(vectors.join("manifest.json")).unwrap()).unwrap();
     let mut stored = 0;
@@ -62,7 +49,7 @@ fn certificates_of_real_chips_are_stored_where_the_gate_looks() {
         else {
             continue;
         };
-        let imported = import(store.path(), &folder.join("vek.der"), None, &amd, THEN);
+        let imported = import(store.path(), &folder.join("vek.der"), None, &amd, NOW);
         if code(&imported) != "stored" {
             refused.push(code(&imported).to_owned());
             continue;
@@ -83,19 +70,19 @@ fn certificates_of_real_chips_are_stored_where_the_gate_looks() {
     for expected in ["chain.signature", "chain.expired"] {
         assert!(refused.iter().any(|code| code == expected), "{expected}: {refused:?}");
     }
-    let listed = list(store.path(), &amd, THEN).unwrap();
+    let listed = list(store.path(), &amd, NOW).unwrap();
     assert!(listed.iter().all(|entry| entry.state == "good"), "{listed:?}");
     assert!(listed.iter().any(|entry| entry.tcb.is_some_and(|tcb| tcb.fmc.is_some())), "no Turin");
     assert!(listed.iter().filter(|entry| entry.what == Some("vcek")).all(|entry| entry.chip.is_some()));
     // In a hundred years none is.
-    let later = list(store.path(), &amd, THEN + 100 * 366 * 86_400).unwrap();
+    let later = list(store.path(), &amd, NOW + 100 * 366 * 86_400).unwrap();
     assert!(later.iter().all(|entry| entry.state == "expired"));
     assert_eq!(later[0].problem.as_ref().unwrap().code, "chain.expired");
+    Ok(())
 }
 
-#[test]
-fn certificates_without_a_trusted_issuer_are_refused() {
-    let Some(vectors) = vectors() else { return };
+fn certificates_without_a_trusted_issuer_are_refused() -> suite::Result {
+    let vectors = vectors()?;
     let (store, amd) = (tempfile::tempdir().unwrap(), Trust::amd().unwrap());
     let synthetic = synth(&vectors);
     let inputs = tempfile::tempdir().unwrap();
@@ -104,7 +91,7 @@ fn certificates_without_a_trusted_issuer_are_refused() {
         fs::write(&path, bytes).unwrap();
         path
     };
-    let import = |path: &Path, trust: &Trust| import(store.path(), path, None, trust, THEN);
+    let import = |path: &Path, trust: &Trust| import(store.path(), path, None, trust, NOW);
     let from = |name: &str| vectors.join("synth").join(name);
     // A test PKI's, without saying so.
     assert_eq!(code(&import(&from("ok-milan-v3/vek.der"), &amd)), "chain.signature");
@@ -148,33 +135,33 @@ fn certificates_without_a_trusted_issuer_are_refused() {
     assert_eq!(code(&import(&put("root", &root), &amd)), "chain.intermediate");
     assert_eq!(code(&import(&inputs.path().join("none"), &amd)), "gate.certificate");
     assert_eq!(fs::read_dir(store.path()).unwrap().count(), 0, "something was stored");
+    Ok(())
 }
 
-#[test]
-fn a_revocation_list_says_whose_it_is_and_never_goes_back() {
-    let Some(vectors) = vectors() else { return };
+fn a_revocation_list_says_whose_it_is_and_never_goes_back() -> suite::Result {
+    let vectors = vectors()?;
     let (store, trust) = (tempfile::tempdir().unwrap(), synth(&vectors));
     let crl = vectors.join("synth/crl-vcek-revoked/crl.der");
     let import = |crl_for, at| import(store.path(), &crl, crl_for, &trust, at);
     // Its name does not tell, its content cannot.
-    assert_eq!(code(&import(None, THEN)), "gate.certificate");
+    assert_eq!(code(&import(None, NOW)), "gate.certificate");
     assert_eq!(code(&import(Some(SigningKey::Vcek), 0)), "crl.future");
-    assert_eq!(code(&import(Some(SigningKey::Vcek), THEN)), "stored");
+    assert_eq!(code(&import(Some(SigningKey::Vcek), NOW)), "stored");
     assert!(store.path().join("crl/milan-vcek.der").is_file());
-    assert_eq!(code(&import(Some(SigningKey::Vlek), THEN)), "stored");
+    assert_eq!(code(&import(Some(SigningKey::Vlek), NOW)), "stored");
     assert!(store.path().join("crl/milan-vlek.der").is_file());
-    let again = import(Some(SigningKey::Vcek), THEN);
+    let again = import(Some(SigningKey::Vcek), NOW);
     assert_eq!(again[0].note.as_deref(), Some("already stored"));
     // What it revokes stays so when it is overdue; that is said.
-    let late = import(Some(SigningKey::Vcek), THEN + 20 * 366 * 86_400);
+    let late = import(Some(SigningKey::Vcek), NOW + 20 * 366 * 86_400);
     assert!(late[0].note.as_ref().unwrap().contains("overdue"), "{late:?}");
-    let listed = list(store.path(), &trust, THEN + 20 * 366 * 86_400).unwrap();
+    let listed = list(store.path(), &trust, NOW + 20 * 366 * 86_400).unwrap();
     assert!(listed.iter().all(|entry| entry.state == "overdue" && entry.revoked == Some(1)), "{listed:?}");
+    Ok(())
 }
 
-#[test]
 fn an_older_revocation_list_does_not_replace_a_newer_one() {
-    let (store, keys) = (tempfile::tempdir().unwrap(), keys::folder());
+    let (store, keys) = (tempfile::tempdir().unwrap(), keys_folder());
     let pki = Pki::open(keys.path()).unwrap();
     let roots = tempfile::tempdir().unwrap();
     for (who, name) in [(Authority::Ark, "ark"), (Authority::Ask, "ask")] {
@@ -199,21 +186,21 @@ fn an_older_revocation_list_does_not_replace_a_newer_one() {
     assert_eq!(fs::read(store.path().join("crl/milan-vcek.der")).unwrap(), fs::read(new).unwrap());
 }
 
-#[test]
-fn authorities_are_built_in() {
-    let Some(vectors) = vectors() else { return };
+fn authorities_are_built_in() -> suite::Result {
+    let vectors = vectors()?;
     let (store, amd) = (tempfile::tempdir().unwrap(), Trust::amd().unwrap());
     let chain = store.path().join("chain.pem");
     for line in ["milan", "genoa", "turin"] {
         let read = |name: &str| fs::read(vectors.join(format!("roots/{line}_{name}.pem"))).unwrap();
         fs::write(&chain, [read("asvk"), read("ask"), read("ark")].concat()).unwrap();
-        let imported = import(store.path(), &chain, None, &amd, THEN);
+        let imported = import(store.path(), &chain, None, &amd, NOW);
         assert_eq!(imported.len(), 3, "{imported:?}");
         for entry in imported {
             assert_eq!((entry.what, entry.stored, entry.refused), (Some("authority"), None, None));
         }
     }
     assert_eq!(fs::read_dir(store.path()).unwrap().count(), 1, "something was stored");
+    Ok(())
 }
 
 fn gate() -> (TempDir, PathBuf) {
@@ -231,9 +218,8 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-#[test]
-fn the_commands_say_it_as_text_and_as_json() {
-    let Some(vectors) = vectors() else { return };
+fn the_commands_say_it_as_text_and_as_json() -> suite::Result {
+    let vectors = vectors()?;
     let (folder, config) = gate();
     let config = config.to_str().unwrap();
     let vek = vectors.join("oak-turin-oc/vek.der");
@@ -287,14 +273,16 @@ fn the_commands_say_it_as_text_and_as_json() {
     let (chip, tcb) = ("00".repeat(63) + "01", "bootloader=4,tee=0,snp=22,microcode=213");
     let output = program(&["certs", "urls", "--product", "genoa", "--chip", &chip, "--tcb", tcb]);
     assert!(text(&output).contains(&format!("Genoa/{chip}?blSPL=04&teeSPL=00&snpSPL=22&ucodeSPL=213'")));
-    // This host, which has no security processor.
-    if !Path::new("/dev/sev").exists() {
-        let output = program(&["certs", "urls"]);
-        assert!(output.status.code() == Some(1) && text(&output).contains("/dev/sev"), "{}", text(&output));
-    }
+    Ok(())
 }
 
-#[test]
+fn without_a_security_processor_urls_need_a_report() -> suite::Result {
+    needs::require(!Path::new("/dev/sev").exists(), "needs a host without /dev/sev")?;
+    let output = program(&["certs", "urls"]);
+    assert!(output.status.code() == Some(1) && text(&output).contains("/dev/sev"), "{}", text(&output));
+    Ok(())
+}
+
 fn keys_are_shown_by_their_public_halves() {
     let (folder, config) = gate();
     let config = config.to_str().unwrap();
@@ -315,7 +303,6 @@ fn keys_are_shown_by_their_public_halves() {
     assert!(shown.contains(keys["id"]["digest"].as_str().unwrap()) && !shown.contains("PRIVATE"), "{shown}");
 }
 
-#[test]
 fn manual_completions_and_exit_codes() {
     for (command, part) in [
         (&[][..], "Exit codes:"),
@@ -336,3 +323,15 @@ fn manual_completions_and_exit_codes() {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     assert!(text(&output).contains("best-effort"), "{}", text(&output));
 }
+
+suite!(
+    certificates_of_real_chips_are_stored_where_the_gate_looks,
+    certificates_without_a_trusted_issuer_are_refused,
+    a_revocation_list_says_whose_it_is_and_never_goes_back,
+    an_older_revocation_list_does_not_replace_a_newer_one,
+    authorities_are_built_in,
+    the_commands_say_it_as_text_and_as_json,
+    without_a_security_processor_urls_need_a_report,
+    keys_are_shown_by_their_public_halves,
+    manual_completions_and_exit_codes,
+);

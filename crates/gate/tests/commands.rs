@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line as an operator meets it: errors, files that are nothing for the gate, root on the service's gate, secrets of the
-//! process, and the guides' commands as they are printed.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+//! The command line as an operator meets it: errors, files that are nothing for the gate, root on the
+//! service's gate, secrets of the process, and the guides' commands as they are printed.
 
-mod common;
-#[path = "common/program.rs"]
-mod program;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -13,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cvmm_gate::setup;
+use cvmm_test_support::gate::{Program, TestGate, firmware};
+use cvmm_test_support::memory::{Found, search};
+use cvmm_test_support::{needs, suite};
 
 const GATE: &str = env!("CARGO_BIN_EXE_cvmm-gate");
 
@@ -48,7 +48,6 @@ fn init() -> tempfile::TempDir {
     folder
 }
 
-#[test]
 fn errors_are_one_plain_line() {
     let output = run(&["check", "--config", "/nonexistent/gate.toml"]);
     assert_eq!(output.status.code(), Some(2));
@@ -66,7 +65,6 @@ fn errors_are_one_plain_line() {
     assert!(!said.contains('\u{1b}'), "colours on a pipe: {said}");
 }
 
-#[test]
 fn only_what_the_gate_can_use_becomes_an_artifact() {
     let folder = init();
     let config = folder.path().join("gate.toml");
@@ -75,7 +73,7 @@ fn only_what_the_gate_can_use_becomes_an_artifact() {
         fs::write(&path, bytes).unwrap();
         path
     };
-    let good = put("good.fd", &common::firmware());
+    let good = put("good.fd", &firmware());
     // A kernel as a distribution has it starts like a program too, and is not a UKI.
     let mut kernel = vec![0; 0x1000];
     kernel[..2].copy_from_slice(b"MZ");
@@ -98,12 +96,8 @@ fn only_what_the_gate_can_use_becomes_an_artifact() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
-#[test]
-fn root_is_told_to_be_the_gates_user_and_leaves_nothing() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can be mistaken for the gate's user");
-        return;
-    }
+fn root_is_told_to_be_the_gates_user_and_leaves_nothing() -> suite::Result {
+    needs::root()?;
     const NOBODY: u32 = 65_534;
     let folder = init();
     let (key, policy) = (folder.path().join("keys/policy.pem"), folder.path().join("policies/web.toml"));
@@ -139,11 +133,11 @@ fn root_is_told_to_be_the_gates_user_and_leaves_nothing() {
         assert!(said.starts_with("error: ") && said.ends_with(&command), "{arguments:?}: {said}");
         assert_eq!(tree(folder.path()), before, "{arguments:?}");
     }
+    Ok(())
 }
 
-#[test]
-fn a_gate_that_serves_can_leave_no_core_file_and_has_its_store_key_locked() {
-    let program = program::Program::serve(common::Gate::new(""));
+fn a_gate_that_serves_can_leave_no_core_file_and_has_locked_pages() {
+    let program = Program::serve(GATE, TestGate::new(""));
     let proc = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", program.pid())).unwrap();
     let limits = proc("limits");
     let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -151,30 +145,16 @@ fn a_gate_that_serves_can_leave_no_core_file_and_has_its_store_key_locked() {
     let status = proc("status");
     let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
     assert!(!locked.trim().starts_with("0 "), "no page is locked: {locked}");
-    if rustix::process::geteuid().is_root() {
-        // A process that is not dumpable has its files in /proc owned by root, whoever it runs as; here its memory is searched for the
-        // key, outside of what is locked and left out of dumps.
-        let key = fs::read(program.gate().path("keys/store.key")).unwrap();
-        let memory = fs::File::open(format!("/proc/{}/mem", program.pid())).unwrap();
-        let (mut at, mut dumped, mut hidden) = (None, 0, 0);
-        for line in proc("smaps").lines() {
-            let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
-            let number = |text| u64::from_str_radix(text, 16).ok();
-            if let Some(found) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) {
-                at = Some(found);
-            } else if let (Some(flags), Some((start, end))) = (line.strip_prefix("VmFlags:"), at) {
-                let has = |flag: &str| flags.split_whitespace().any(|found| found == flag);
-                let mut bytes = vec![0; (end - start) as usize];
-                let read = std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, start);
-                if has("rd") && read.is_ok() {
-                    let count = bytes.windows(32).filter(|window| *window == key).count();
-                    *(if has("dd") && has("lo") { &mut hidden } else { &mut dumped }) += count;
-                }
-            }
-        }
-        assert_eq!(dumped, 0, "the store key is outside of the locked pages");
-        assert!(hidden > 0, "the search finds nothing, so it proves nothing");
-    }
+}
+
+fn the_store_key_of_a_gate_that_serves_is_only_in_locked_pages() -> suite::Result {
+    needs::root()?;
+    let program = Program::serve(GATE, TestGate::new(""));
+    let key = fs::read(program.gate().path("keys/store.key")).unwrap();
+    let Found { exposed, locked } = search(program.pid(), &key);
+    assert_eq!(exposed, 0, "the store key is outside of the locked pages");
+    assert!(locked > 0, "the search finds nothing, so it proves nothing");
+    Ok(())
 }
 
 /// The shell commands of a page: its blocks that are marked as such.
@@ -198,7 +178,6 @@ fn commands(page: &str) -> Vec<String> {
     blocks
 }
 
-#[test]
 fn the_guides_commands_work_as_they_are_printed() {
     // The service's layout below a folder; who becomes another user or tells systemd something only says so.
     let root = init();
@@ -256,3 +235,12 @@ fn the_guides_commands_work_as_they_are_printed() {
     assert!(config.contains("policy-2.pem.pub\"]"), "{config}");
     assert_eq!(fs::metadata(at("work/gate-backup.tar")).unwrap().permissions().mode() & 0o777, 0o600);
 }
+
+suite!(
+    errors_are_one_plain_line,
+    only_what_the_gate_can_use_becomes_an_artifact,
+    root_is_told_to_be_the_gates_user_and_leaves_nothing,
+    a_gate_that_serves_can_leave_no_core_file_and_has_locked_pages,
+    the_store_key_of_a_gate_that_serves_is_only_in_locked_pages,
+    the_guides_commands_work_as_they_are_printed,
+);

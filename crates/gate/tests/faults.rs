@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What may happen to a gate, to the program itself, as its clients see it: full disks, a clock that is set back, keys that are gone
-//! or exposed, kill -9 in the middle, thousands of sessions that are left open.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+//! What may happen to a gate, to the program itself, as its clients see it: full disks, a clock that is set
+//! back, keys that are gone or exposed, kill -9 in the middle, thousands of sessions that are left open.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 #![allow(unsafe_code, reason = "prlimit() and mount(), for disks that are full")]
-
-mod common;
-#[path = "common/program.rs"]
-mod program;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -24,19 +20,24 @@ use cvmm_gate_client::frame;
 use cvmm_gate_protocol::manifest::Vtpm;
 use cvmm_gate_protocol::messages::{Attest, PROTOCOL, Request, Response};
 use cvmm_gate_protocol::ticket::VerdictKey;
-use program::Program;
+use cvmm_test_support::gate::{Program, RELEASE, TestGate, launched, serve_command};
+use cvmm_test_support::suite;
+use cvmm_test_support::suite::Missing;
 use serde_json::Value;
 
-fn verdict_key(gate: &common::Gate) -> VerdictKey {
+const GATE: &str = env!("CARGO_BIN_EXE_cvmm-gate");
+
+fn verdict_key(gate: &TestGate) -> VerdictKey {
     VerdictKey::from_pem(&fs::read_to_string(gate.path("keys/verdict.pem.pub")).unwrap()).unwrap()
 }
 
-fn lines(gate: &common::Gate) -> Vec<Value> {
+fn lines(gate: &TestGate) -> Vec<Value> {
     let text = fs::read_to_string(gate.path("audit.log")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The process may write files of this many bytes; what is more fails, as on a full disk. (SIGXFSZ has to be ignored.)
+/// The process may write files of this many bytes; what is more fails, as on a full disk. (SIGXFSZ has to be
+/// ignored.)
 fn limit_files(pid: u32, most: u64) {
     let limit = libc::rlimit { rlim_cur: most, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `limit` outlives the call; no old limit is asked for.
@@ -46,8 +47,8 @@ fn limit_files(pid: u32, most: u64) {
 }
 
 /// Starts the gate so that a file limit is an error and no signal.
-fn serve_without_sigxfsz(gate: common::Gate) -> Program {
-    Program::serve_with(gate, |command| {
+fn serve_without_sigxfsz(gate: TestGate) -> Program {
+    Program::serve_with(GATE, gate, |command| {
         use std::os::unix::process::CommandExt;
         // SAFETY: signal() is async-signal-safe, and an ignored signal stays so in the program.
         unsafe {
@@ -59,9 +60,8 @@ fn serve_without_sigxfsz(gate: common::Gate) -> Program {
     })
 }
 
-#[test]
 fn a_full_disk_under_the_log_is_a_denial_until_there_is_room() {
-    let program = serve_without_sigxfsz(common::Gate::new(""));
+    let program = serve_without_sigxfsz(TestGate::new(""));
     program.launch("vm").unwrap();
     let good = fs::metadata(program.gate().path("audit.log")).unwrap().len();
     // Room for a part of a line.
@@ -81,7 +81,7 @@ fn a_full_disk_under_the_log_is_a_denial_until_there_is_room() {
     limit_files(program.pid(), libc::RLIM_INFINITY);
     let approved = program.client().admit(program.gate().proposal("late")).unwrap();
     limit_files(program.pid(), fs::metadata(program.gate().path("audit.log")).unwrap().len());
-    let error = approved.evidence(common::launched()).map(|_| ()).unwrap_err();
+    let error = approved.evidence(launched()).map(|_| ()).unwrap_err();
     // The record of the admission cannot be written either.
     assert!(["gate.audit", "gate.state"].contains(&error.code()), "{error}");
     limit_files(program.pid(), libc::RLIM_INFINITY);
@@ -93,10 +93,9 @@ fn a_full_disk_under_the_log_is_a_denial_until_there_is_room() {
     assert_eq!(admitted, 2);
 }
 
-#[test]
 fn a_hand_over_that_cannot_be_written_down_with_its_release_is_not_written_at_all() {
-    let gate = common::Gate::new("");
-    gate.sign_policy("q", 1, &gate.digest.to_string(), "", common::RELEASE);
+    let gate = TestGate::new("");
+    gate.sign_policy("q", 1, &gate.digest.to_string(), "", RELEASE);
     gate.sign_policy("p", 2, &gate.digest.to_string(), "", "hand_over = [\"q\"]");
     let program = serve_without_sigxfsz(gate);
     let mut manifest = program.gate().manifest.clone();
@@ -132,7 +131,7 @@ fn a_hand_over_that_cannot_be_written_down_with_its_release_is_not_written_at_al
 struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
-    fn mount(at: &'a Path) -> Option<Self> {
+    fn mount(at: &'a Path) -> Result<Self, Missing> {
         let at_c = std::ffi::CString::new(at.to_str().unwrap()).unwrap();
         // SAFETY: all strings are terminated and outlive the call.
         let result = unsafe {
@@ -140,10 +139,10 @@ impl<'a> Small<'a> {
             libc::mount(c"none".as_ptr(), at_c.as_ptr(), c"tmpfs".as_ptr(), 0, options)
         };
         if result != 0 {
-            println!("skipped: no file system can be mounted here ({})", std::io::Error::last_os_error());
-            return None;
+            let error = std::io::Error::last_os_error();
+            return Err(Missing::new(format_args!("needs to mount a tmpfs: {error}")));
         }
-        Some(Self(at))
+        Ok(Self(at))
     }
 }
 
@@ -155,12 +154,11 @@ impl Drop for Small<'_> {
     }
 }
 
-#[test]
-fn a_full_disk_under_the_state_is_a_denial_until_there_is_room() {
-    let gate = common::Gate::new("");
+fn a_full_disk_under_the_state_is_a_denial_until_there_is_room() -> suite::Result {
+    let gate = TestGate::new("");
     let vms = gate.path("state/vms");
-    let Some(_small) = Small::mount(&vms) else { return };
-    let program = Program::serve(gate);
+    let _small = Small::mount(&vms)?;
+    let program = Program::serve(GATE, gate);
     program.launch("first").unwrap();
     let filler = vms.join("filler");
     let mut file = File::create(&filler).unwrap();
@@ -175,6 +173,7 @@ fn a_full_disk_under_the_state_is_a_denial_until_there_is_room() {
     program.launch("first").unwrap();
     program.launch("second").unwrap();
     program.stop();
+    Ok(())
 }
 
 /// Shifts CLOCK_REALTIME of a program by the seconds in a file.
@@ -200,15 +199,13 @@ int clock_gettime(clockid_t id, struct timespec *at) {
 }
 "#;
 
-#[test]
-fn a_clock_that_is_set_back_by_a_year_denies_everything() {
-    let gate = common::Gate::new("");
+fn a_clock_that_is_set_back_by_a_year_denies_everything() -> suite::Result {
+    let gate = TestGate::new("");
     let (source, library, offset) = (gate.path("clock.c"), gate.path("clock.so"), gate.path("offset"));
     fs::write(&source, CLOCK).unwrap();
     let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
     if !built.is_ok_and(|status| status.success()) {
-        println!("skipped: no C compiler for a clock that can be set");
-        return;
+        return Err(Missing::new("needs a C compiler, for a clock that can be set"));
     }
     fs::write(&offset, 0_i64.to_ne_bytes()).unwrap();
     let clock = OpenOptions::new().write(true).open(&offset).unwrap();
@@ -216,35 +213,35 @@ fn a_clock_that_is_set_back_by_a_year_denies_everything() {
     let preload = |command: &mut Command| {
         command.env("LD_PRELOAD", &library).env("CVMM_TEST_CLOCK", &offset);
     };
-    let program = Program::serve_with(gate, preload);
+    let program = Program::serve_with(GATE, gate, preload);
     program.launch("vm").unwrap();
     let approved = program.client().admit(program.gate().proposal("early")).unwrap();
     let year = 365 * 86_400;
     set(-year);
     assert_eq!(program.launch("vm").unwrap_err().code(), "gate.clock");
-    assert_eq!(approved.evidence(common::launched()).map(|_| ()).unwrap_err().code(), "gate.clock");
+    assert_eq!(approved.evidence(launched()).map(|_| ()).unwrap_err().code(), "gate.clock");
     // Nor are policies read with it, and a restart does not help.
     program.signal(libc::SIGHUP);
     program.until("the policies stay", |program| program.log().contains("stay as they were"));
     let gate = program.kill();
-    let mut command = program::command(&gate.path("gate.toml"));
+    let mut command = serve_command(GATE, &gate.path("gate.toml"));
     preload(&mut command);
     let output = command.output().unwrap();
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("gate.clock"));
     // Set right again, all is well.
     set(0);
-    let program = Program::serve_with(gate, preload);
+    let program = Program::serve_with(GATE, gate, preload);
     program.launch("vm").unwrap();
     let key = verdict_key(program.gate());
     audit::verify(&[program.gate().path("audit.log")], &[key]).unwrap();
+    Ok(())
 }
 
-#[test]
 fn without_its_keys_it_does_not_serve() {
-    let gate = common::Gate::new("");
+    let gate = TestGate::new("");
     let config = gate.path("gate.toml");
     let fails = |what: &str| {
-        let output = program::command(&config).output().unwrap();
+        let output = serve_command(GATE, &config).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{what}: {said}");
         assert!(!gate.path("gate.sock").exists(), "{what}: a process listens");
@@ -271,15 +268,14 @@ fn without_its_keys_it_does_not_serve() {
     fs::write(&public, "").unwrap();
     assert!(fails("no policy key").contains("policy.pem.pub"));
     fs::write(&public, bytes).unwrap();
-    Program::serve(gate).launch("vm").unwrap();
+    Program::serve(GATE, gate).launch("vm").unwrap();
 }
 
-#[test]
 fn kill_9_in_the_middle_loses_no_decision_that_was_told() {
-    let mut gate = common::Gate::new("");
+    let mut gate = TestGate::new("");
     let mut told = Vec::new();
     for round in 0..5 {
-        let program = Program::serve(gate);
+        let program = Program::serve(GATE, gate);
         let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
         let client = program.client();
         let proposal = |worker: usize| program.gate().proposal(&format!("vm{worker}"));
@@ -293,7 +289,7 @@ fn kill_9_in_the_middle_loses_no_decision_that_was_told() {
                             // After the kill, and not before, an answer is missing; never is it another one.
                             let answer = client
                                 .admit(proposal.clone())
-                                .and_then(|approved| approved.evidence(common::launched()));
+                                .and_then(|approved| approved.evidence(launched()));
                             match answer {
                                 Ok(ticket) => tickets.push(ticket.host_data().to_vec()),
                                 Err(error) => {
@@ -326,7 +322,7 @@ fn kill_9_in_the_middle_loses_no_decision_that_was_told() {
         gate = program.kill();
     }
     // A line that the last kill may have cut short is taken off; all that was told is there.
-    let program = Program::serve(gate);
+    let program = Program::serve(GATE, gate);
     program.launch("vm0").unwrap();
     let key = verdict_key(program.gate());
     audit::verify(&[program.gate().path("audit.log")], &[key]).unwrap();
@@ -355,10 +351,11 @@ fn memory(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-#[test]
-fn ten_thousand_pending_sessions_keep_no_client_out() {
-    let program =
-        Program::serve(common::Gate::new("connections = 128\nguest_s = 600\nguest_sessions_per_s = 100000"));
+fn ten_thousand_pending_sessions_do_not_keep_clients_out() {
+    let program = Program::serve(
+        GATE,
+        TestGate::new("connections = 128\nguest_s = 600\nguest_sessions_per_s = 100000"),
+    );
     program.launch("vm").unwrap();
     let attest =
         serde_json::to_vec(&Request::Attest(Attest { protocol: PROTOCOL, vm_id: "vm".into() })).unwrap();
@@ -410,13 +407,12 @@ fn ten_thousand_pending_sessions_keep_no_client_out() {
     program.stop();
 }
 
-#[test]
 fn the_service_manager_is_told() {
-    let gate = common::Gate::new("");
+    let gate = TestGate::new("");
     let path = gate.path("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let program = Program::serve_with(gate, |command| {
+    let program = Program::serve_with(GATE, gate, |command| {
         command.env("NOTIFY_SOCKET", &path);
     });
     let word = || {
@@ -429,9 +425,8 @@ fn the_service_manager_is_told() {
     assert_eq!(word(), "STOPPING=1");
 }
 
-#[test]
 fn a_client_that_takes_no_answer_is_cut() {
-    let program = Program::serve(common::Gate::new("message_s = 1"));
+    let program = Program::serve(GATE, TestGate::new("message_s = 1"));
     let mut stream = UnixStream::connect(program.gate().path("gate.sock")).unwrap();
     // Questions without end, and never a look at an answer: the first that is wrong ends it.
     let frame = [&2_u32.to_le_bytes()[..], b"{}"].concat();
@@ -444,3 +439,15 @@ fn a_client_that_takes_no_answer_is_cut() {
     program.launch("vm").unwrap();
     program.stop();
 }
+
+suite!(
+    a_hand_over_that_cannot_be_written_down_with_its_release_is_not_written_at_all,
+    a_full_disk_under_the_log_is_a_denial_until_there_is_room,
+    a_full_disk_under_the_state_is_a_denial_until_there_is_room,
+    a_clock_that_is_set_back_by_a_year_denies_everything,
+    without_its_keys_it_does_not_serve,
+    kill_9_in_the_middle_loses_no_decision_that_was_told,
+    ten_thousand_pending_sessions_do_not_keep_clients_out,
+    the_service_manager_is_told,
+    a_client_that_takes_no_answer_is_cut,
+);

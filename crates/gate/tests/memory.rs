@@ -1,19 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Questions about launches that the gate does not know: files are never in memory as a whole, and one launch is computed once.
+//! Questions about launches that the gate does not know: files are never in memory as a whole, and one launch
+//! is computed once.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod common;
-#[path = "common/large.rs"]
-mod large;
-#[path = "common/program.rs"]
-mod program;
 
 use std::fs;
 use std::thread;
 
 use cvmm_gate::config::Config;
-use large::{Large, UKI_LEN};
-use program::Program;
+use cvmm_test_support::gate::large::{LargeImage, UKI_LEN};
+use cvmm_test_support::gate::{Program, TestGate};
+
+const GATE: &str = env!("CARGO_BIN_EXE_cvmm-gate");
 
 /// Of a file under `/proc/PID`, in KiB.
 fn memory(pid: u32, field: &str) -> u64 {
@@ -24,9 +21,9 @@ fn memory(pid: u32, field: &str) -> u64 {
 
 #[test]
 fn sixteen_questions_about_large_images_do_not_hold_them() {
-    let gate = common::Gate::new("");
-    let large = Large::new(&Config::load(&gate.path("gate.toml")).unwrap().artifacts, UKI_LEN);
-    let program = Program::serve(gate);
+    let gate = TestGate::new("");
+    let large = LargeImage::new(&Config::load(&gate.path("gate.toml")).unwrap().artifacts, UKI_LEN);
+    let program = Program::serve(GATE, gate);
     program.launch("vm").unwrap();
     let before = memory(program.pid(), "VmRSS:");
     let ask = |memory_mib: u64| {

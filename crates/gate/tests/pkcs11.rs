@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keys in a token: SoftHSM, where it is installed (Debian: softhsm2), with a folder of its own for each test. It is told of that folder
-//! by the environment, so it is always another process that uses it: the gate's program.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+//! Keys in a token: SoftHSM, where it is installed (Debian: softhsm2), with a folder of its own for each
+//! test. It is told of that folder by the environment, so it is always another process that uses it: the
+//! gate's program.
 
-mod common;
-#[path = "common/pki.rs"]
-mod pki;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,36 +17,36 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
     KeyPair,
 };
-use common::launched;
 use cvmm_gate_client::client::{self, ClientError};
 use cvmm_gate_protocol::ticket::VerdictKey;
 use cvmm_launch::id_block::Identity;
+use cvmm_test_support::gate::{TestGate, launched};
+use cvmm_test_support::suite;
+use cvmm_test_support::suite::Missing;
+use cvmm_test_support::tls::pem;
 
 const PIN: &str = "pin-of-the-token-5271";
 
 /// A gate whose keys are in a token, and the token.
 struct World {
-    gate: common::Gate,
+    gate: TestGate,
 }
 
-fn module() -> Option<PathBuf> {
+fn module() -> Result<PathBuf, Missing> {
     let places =
         ["/usr/lib/softhsm", "/usr/lib/x86_64-linux-gnu/softhsm", "/usr/lib64/pkcs11", "/usr/lib64/softhsm"];
     let module =
         places.iter().map(|place| Path::new(place).join("libsofthsm2.so")).find(|path| path.exists());
-    if module.is_none() || Command::new("softhsm2-util").arg("--version").output().is_err() {
-        println!("skipped: SoftHSM is not installed (Debian: softhsm2)");
-        return None;
-    }
-    module
+    let util = Command::new("softhsm2-util").arg("--version").output();
+    module.filter(|_| util.is_ok()).ok_or_else(|| Missing::new("needs SoftHSM (Debian: softhsm2)"))
 }
 
 impl World {
-    /// With an initialized token that has no keys; `None` where there is no SoftHSM.
-    fn empty() -> Option<Self> {
+    /// With an initialized token that has no keys.
+    fn empty() -> Result<Self, Missing> {
         let module = module()?;
         let top = "sandbox = \"best-effort\"";
-        let gate = common::Gate::with(
+        let gate = TestGate::with(
             top,
             &format!(
                 "\n[pkcs11]\nread = [\"softhsm.conf\"]\nwrite = [\"tokens\"]\nmodule = {:?}\ntoken = \"gate\"\npin_file = \"pin\"\nverdict = \"v\"\nid = \"i\"\nauthor = \"a\"\n",
@@ -73,15 +71,15 @@ impl World {
         for name in ["verdict.pem", "verdict.pem.pub", "id.pem", "id.pem.pub"] {
             fs::remove_file(world.gate.path(&format!("keys/{name}"))).unwrap();
         }
-        Some(world)
+        Ok(world)
     }
 
     /// With keys that were made in the token.
-    fn with_keys() -> Option<Self> {
+    fn with_keys() -> Result<Self, Missing> {
         let world = Self::empty()?;
         assert_eq!(world.good(&["keys", "generate"]), "v\ni\na\n");
         assert_eq!(world.good(&["keys", "generate"]), "", "keys are made a second time");
-        Some(world)
+        Ok(world)
     }
 
     fn pin(&self, pin: &str) {
@@ -104,7 +102,7 @@ impl World {
     fn import(&self, label: &str, id: &str, algorithm: &'static EcdsaSigningAlgorithm) -> Vec<u8> {
         let pair = EcdsaKeyPair::generate(algorithm).unwrap();
         let path = self.gate.path("import.pem");
-        fs::write(&path, pki::pem("PRIVATE KEY", pair.to_pkcs8v1().unwrap().as_ref())).unwrap();
+        fs::write(&path, pem("PRIVATE KEY", pair.to_pkcs8v1().unwrap().as_ref())).unwrap();
         let path = path.display().to_string();
         self.util(&["--import", &path, "--token", "gate", "--label", label, "--id", id, "--pin", PIN]);
         pair.public_key().as_ref().to_vec()
@@ -199,9 +197,8 @@ impl Drop for Program {
     }
 }
 
-#[test]
-fn a_token_signs_tickets_blocks_and_the_log() {
-    let Some(world) = World::with_keys() else { return };
+fn a_token_signs_tickets_blocks_and_the_log() -> suite::Result {
+    let world = World::with_keys()?;
     let client = world.client();
     let shown: serde_json::Value = serde_json::from_str(&world.good(&["keys", "show", "--json"])).unwrap();
     assert_eq!(shown["verdict"]["pem"], client.key.to_pem());
@@ -225,11 +222,11 @@ fn a_token_signs_tickets_blocks_and_the_log() {
     assert!(verified.end.seq > 190 && verified.signed == verified.end.seq, "{verified:?}");
     let log = fs::read_to_string(world.gate.path("log")).unwrap();
     assert!(!log.contains(PIN) && !log.contains("panicked") && !log.contains("taken out of it"), "{log}");
+    Ok(())
 }
 
-#[test]
-fn a_key_that_is_imported_is_that_key() {
-    let Some(world) = World::empty() else { return };
+fn a_key_that_is_imported_is_that_key() -> suite::Result {
+    let world = World::empty()?;
     world.change("author = \"a\"\n", "");
     let point = world.import("v", "01", &ECDSA_P384_SHA384_FIXED_SIGNING);
     world.import("i", "02", &ECDSA_P384_SHA384_FIXED_SIGNING);
@@ -239,11 +236,11 @@ fn a_key_that_is_imported_is_that_key() {
     let identity = world.launch(&client).unwrap();
     assert_eq!(identity.author_key_digest(), None);
     gate.stop();
+    Ok(())
 }
 
-#[test]
-fn a_gate_without_its_keys_does_not_start() {
-    let Some(world) = World::with_keys() else { return };
+fn a_gate_without_its_keys_does_not_start() -> suite::Result {
+    let world = World::with_keys()?;
     world.good(&["check"]);
     let config = fs::read_to_string(world.gate.path("gate.toml")).unwrap();
     world.import("p256", "03", &ECDSA_P256_SHA256_FIXED_SIGNING);
@@ -301,11 +298,11 @@ fn a_gate_without_its_keys_does_not_start() {
     assert!(world.run(&["check"]).status.code() == Some(1));
     fs::create_dir(world.gate.path("tokens")).unwrap();
     assert!(world.refused().contains("expected one token labelled \"gate\", found 0"));
+    Ok(())
 }
 
-#[test]
-fn a_token_that_goes_away_is_a_denial() {
-    let Some(world) = World::with_keys() else { return };
+fn a_token_that_goes_away_is_a_denial() -> suite::Result {
+    let world = World::with_keys()?;
     let client = world.client();
     let gate = world.serve();
     world.launch(&client).unwrap();
@@ -328,4 +325,12 @@ fn a_token_that_goes_away_is_a_denial() {
     gate.stop();
     let log = fs::read_to_string(world.gate.path("log")).unwrap();
     assert!(!log.contains("panicked"), "{log}");
+    Ok(())
 }
+
+suite!(
+    a_token_signs_tickets_blocks_and_the_log,
+    a_key_that_is_imported_is_that_key,
+    a_gate_without_its_keys_does_not_start,
+    a_token_that_goes_away_is_a_denial,
+);

@@ -1,18 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! RCAR over HTTP, asked as Trustee's client asks: its wire types (`kbs-types`), its canonical JSON, its form of a report (`sev`). Tokens
-//! are verified and resources opened by other people's crates (`jsonwebtoken`, `josekit`), and reports are of guests that the software security
-//! processor launches. Trustee's own client (`kbs_protocol`) is not published as a crate; what is here goes through its steps.
+//! RCAR over HTTP, asked as Trustee's client asks: its wire types (`kbs-types`), its canonical JSON, its form
+//! of a report (`sev`). Tokens are verified and resources opened by other people's crates (`jsonwebtoken`,
+//! `josekit`), and reports are of guests that the software security processor launches. Trustee's own client
+//! (`kbs_protocol`) is not published as a crate; what is here goes through its steps.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod common;
-#[path = "common/guest.rs"]
-mod guest;
-#[path = "../../../tests/psp/tests/common/keys.rs"]
-mod keys;
-#[path = "common/serving.rs"]
-mod serving;
-#[path = "common/world.rs"]
-mod world;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -33,7 +24,8 @@ use cvmm_gate::server::{self, Listeners};
 use cvmm_gate::{audit, clients, policies};
 use cvmm_gate_protocol::messages::{Admit, PROTOCOL, Request, Response};
 use cvmm_gate_protocol::ticket::VerdictKey;
-use guest::Guest;
+use cvmm_test_support::gate::session::{bytes, code};
+use cvmm_test_support::gate::{self, Guest, Server, TestGate};
 use josekit::jwe::JweContext;
 use josekit::jwe::alg::ecdh_es::EcdhEsJweAlgorithm::EcdhEsA256kw;
 use josekit::jwe::alg::rsaes::RsaesJweAlgorithm::RsaOaep256;
@@ -41,11 +33,9 @@ use josekit::jwk::alg::ec::{EcCurve, EcKeyPair};
 use josekit::jwk::alg::rsa::RsaKeyPair;
 use kbs_types::{HashAlgorithm, RuntimeData, Tee, TeePubKey};
 use serde_json::{Value, json};
-use serving::Server;
 use sev::firmware::guest::AttestationReport;
 use sev::firmware::host::{CertTableEntry, CertType};
 use sev::parser::ByteParser as _;
-use world::bytes;
 
 const SECRET: &[u8] = b"what only this guest may know";
 
@@ -53,12 +43,12 @@ const SECRET: &[u8] = b"what only this guest may know";
 struct World {
     /// Until the end of the world.
     server: Option<Server>,
-    world: world::World,
+    world: gate::World,
     address: SocketAddr,
 }
 
 impl Deref for World {
-    type Target = world::World;
+    type Target = gate::World;
 
     fn deref(&self) -> &Self::Target {
         &self.world
@@ -83,8 +73,8 @@ impl World {
     }
 
     /// A world with `release` in `rcar.release`, and what `change` makes of the gate before it starts.
-    fn releasing(release: &str, more: &str, limits: &str, change: impl FnOnce(&common::Gate)) -> Self {
-        let gate = common::Gate::with(
+    fn releasing(release: &str, more: &str, limits: &str, change: impl FnOnce(&TestGate)) -> Self {
+        let gate = TestGate::with(
             "unsafe_test_roots = \"roots\"",
             &format!(
                 "{limits}\n[rcar]\nlisten = \"127.0.0.1:0\"\npolicy = \"p\"\nresources = \"resources\"\nrelease = {{ {release} }}\n{more}"
@@ -97,7 +87,7 @@ impl World {
             fs::write(&path, SECRET).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         }
-        let world = world::World::of(gate);
+        let world = gate::World::of(gate);
         let socket = server::bind(&world.gate.path("gate.sock")).unwrap();
         let rcar = server::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = rcar.local_addr().unwrap();
@@ -604,7 +594,8 @@ fn what_is_released_is_judged_as_things_are_now() {
     assert_eq!(client.resource("default/key/1").refused(), (403, "policy.measurement".into()));
 }
 
-/// A guest that policy `weak` has admitted: the same files, with a knob that policy `p` does not allow. Its report does not show it.
+/// A guest that policy `weak` has admitted: the same files, with a knob that policy `p` does not allow. Its
+/// report does not show it.
 fn weakly_admitted(world: &World) -> Guest {
     let mut manifest = world.gate.manifest.clone();
     manifest.machine.debug = vec!["serve_shim".into()];
@@ -620,7 +611,7 @@ fn weakly_admitted(world: &World) -> Guest {
         let answer = world.send(&mut session, &Request::Admit(admit));
         (session, answer)
     };
-    assert_eq!(world::code(&admit("p").1), "policy.debug-knob");
+    assert_eq!(code(&admit("p").1), "policy.debug-knob");
     let (mut session, Response::Approval(approval)) = admit("weak") else { panic!("no approval") };
     let guest = world.launch(&approval);
     let ticket = world.send(&mut session, &world.evidence(&approval, None));
@@ -630,7 +621,7 @@ fn weakly_admitted(world: &World) -> Guest {
 
 #[test]
 fn a_weak_policys_guest_gets_nothing_of_a_strong_one() {
-    let weak = |gate: &common::Gate, version: u64, release: &str| {
+    let weak = |gate: &TestGate, version: u64, release: &str| {
         let digest = gate.digest.to_string();
         gate.sign_policy("weak", version, &digest, "", release);
         let path = gate.path("policies/weak.toml");
@@ -658,7 +649,8 @@ fn a_weak_policys_guest_gets_nothing_of_a_strong_one() {
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
     assert_eq!(client.resource("other/key/1").status, 200);
     assert_eq!(client.resource("default/key/1").refused(), (403, "rcar.policy".into()));
-    // A policy that does not list the repository any more gives nothing of it, and a gate that is to give it does not start.
+    // A policy that does not list the repository any more gives nothing of it, and a gate that is to give it
+    // does not start.
     weak(&world.gate, 2, "");
     world.engine.reload().unwrap();
     assert_eq!(client.resource("other/key/1").refused(), (403, "rcar.release".into()));
@@ -795,7 +787,7 @@ fn there_is_a_limit_to_how_fast_one_may_ask() {
 }
 
 #[test]
-fn silent_connections_keep_no_client_out() {
+fn silent_connections_do_not_keep_clients_out() {
     let world = World::with("connections = 8\nrequests_per_s = 1000", "message_s = 1");
     let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(world.address).unwrap()).collect();
     Client::new(world.address, Key::p256());

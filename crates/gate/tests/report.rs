@@ -1,29 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reports before the engine: of guests that the software security processor launches from the gate's own approvals, and of all the
-//! others that could be sent instead.
+//! Reports before the engine: of guests that the software security processor launches from the gate's own
+//! approvals, and of all the others that could be sent instead.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod common;
-#[path = "common/guest.rs"]
-mod guest;
-#[path = "../../../tests/psp/tests/common/keys.rs"]
-mod keys;
-#[path = "common/world.rs"]
-mod world;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{SECRETS, firmware};
 use cvmm_first_stage::report_data;
 use cvmm_first_stage::ticket::{self, Expected, PrivateKey};
 use cvmm_gate::keys::Signer;
 use cvmm_gate_protocol::binding::{self, Purpose};
 use cvmm_gate_protocol::messages::{Approval, Request, Response};
-use guest::Guest;
-use world::{World, bytes, claims, code, host_data};
+use cvmm_test_support::gate::session::{bytes, claims, code, host_data};
+use cvmm_test_support::gate::{Guest, SECRETS, TestGate, World, firmware};
 
 #[test]
 fn the_firmware_of_these_tests_has_its_pages() {
@@ -169,7 +160,7 @@ fn a_guest_that_was_not_admitted_is_known_by_its_report() {
 
 /// A gate whose guest has a first stage, and gives it a secret.
 fn staged() -> World {
-    let gate = common::Gate::staged("unsafe_test_roots = \"roots\"\nsecrets = \"secrets\"");
+    let gate = TestGate::staged("unsafe_test_roots = \"roots\"\nsecrets = \"secrets\"");
     gate.secret("p", "vm", "the disk's key");
     gate.policy_with(2, &gate.digest.to_string(), "evidence = \"guest-report\"");
     World::of(gate)
@@ -216,7 +207,7 @@ fn a_first_stage_gets_its_ticket_and_its_secrets() {
 }
 
 #[test]
-fn a_ticket_that_cannot_be_made_is_no_admission() {
+fn without_a_ticket_there_is_no_admission() {
     let world = staged();
     let (_, key) = PrivateKey::derive(&[5; 32]);
     let ask = |key: &[u8; 32]| {

@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who may ask the gate for what: a guest through its channel, a guest of another policy under a VM's name, a client of another host.
+//! Who may ask the gate for what: a guest through its channel, a guest of another policy under a VM's name, a
+//! client of another host.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod common;
-#[path = "common/guest.rs"]
-mod guest;
-#[path = "../../../tests/psp/tests/common/keys.rs"]
-mod keys;
-#[path = "common/world.rs"]
-mod world;
 
 use std::fs;
 use std::sync::Arc;
@@ -21,16 +14,16 @@ use cvmm_gate::clients::{Client, Clients, Table};
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate::keys::Signer;
 use cvmm_gate::store::artifacts::Artifacts;
+use cvmm_gate_client::client::Proposal;
 use cvmm_gate_protocol::binding::{self, Purpose};
 use cvmm_gate_protocol::manifest::{Manifest, Vtpm};
 use cvmm_gate_protocol::messages::lease::{
     Activated, Checkpoint, Identify, Prepare, Prepared, Resume, SecretText,
 };
-use cvmm_gate_protocol::messages::{
-    Admit, Approval, Attest, Evidence, GuestChannel, GuestEvidence, PROTOCOL, Request, Response,
-};
+use cvmm_gate_protocol::messages::{Approval, Attest, Evidence, GuestEvidence, PROTOCOL, Request, Response};
 use cvmm_snp::digest::Digest;
-use world::{World, bytes, claims, code};
+use cvmm_test_support::gate::session::{self, bytes, claims, code, host_data};
+use cvmm_test_support::gate::{DISK, Guest, RELEASE, TestGate, World};
 
 /// What is launched, and under which policy.
 #[derive(Clone)]
@@ -68,13 +61,13 @@ impl<'a> Vm<'a> {
     }
 
     fn admit(&self) -> Request {
-        Request::Admit(Admit {
-            protocol: PROTOCOL,
-            policy: self.policy.into(),
+        let (policy, vm_id) = (self.policy.into(), self.name.into());
+        Request::Admit(session::admit(Proposal {
+            policy,
+            vm_id,
             manifest: self.manifest(),
-            digest: self.digest.to_string(),
-            nonce: STANDARD.encode([9; 32]),
-        })
+            digest: self.digest,
+        }))
     }
 
     fn prepare(&self) -> Request {
@@ -87,12 +80,7 @@ impl<'a> Vm<'a> {
     }
 
     fn channel(&self, launch: &str) -> Request {
-        Request::GuestChannel(GuestChannel {
-            protocol: PROTOCOL,
-            policy: self.policy.into(),
-            vm_id: self.name.into(),
-            launch: launch.into(),
-        })
+        Request::GuestChannel(session::guest_channel(self.policy, self.name, launch))
     }
 }
 
@@ -116,30 +104,22 @@ fn approved(world: &World, vm: &Vm<'_>) -> (Session, Approval) {
 
 /// The evidence of a launch without a first stage.
 fn evidence(vm: &Vm<'_>, approval: &Approval) -> Request {
-    Request::Evidence(Evidence {
-        session: approval.session.clone(),
-        digest: vm.digest.to_string(),
-        host_data: approval.host_data.clone(),
-        platform_status: STANDARD.encode(common::platform_status()),
-        report: None,
-        key: None,
-        certificates: None,
-    })
+    Request::Evidence(session::evidence(&vm.digest, approval, None))
 }
 
 /// A guest that runs, and its launch.
-fn admitted(world: &World, vm: &Vm<'_>) -> (guest::Guest, String) {
+fn admitted(world: &World, vm: &Vm<'_>) -> (Guest, String) {
     let (mut session, approval) = approved(world, vm);
     let psp = format!("keys_dir = '{}'", world.keys.path().display());
     let (block, auth) = (bytes(&approval.id_block), bytes(&approval.id_auth));
-    let host_data = world::host_data(&approval);
-    let guest = guest::Guest::launch(&psp, &vm.manifest.launch, Some((&block, &auth)), host_data, None);
+    let host_data = host_data(&approval);
+    let guest = Guest::launch(&psp, &vm.manifest.launch, Some((&block, &auth)), host_data, None);
     claims(&world.send(&mut session, &evidence(vm, &approval)));
     (guest, approval.session)
 }
 
 /// What the gate says of a guest's report, asked through a channel of `launch`.
-fn verdict(world: &World, vm: &Vm<'_>, launch: &str, guest: &mut guest::Guest) -> Response {
+fn verdict(world: &World, vm: &Vm<'_>, launch: &str, guest: &mut Guest) -> Response {
     let (mut session, answer) = first(&world.engine, &Client::own(), &vm.channel(launch));
     if !matches!(answer, Response::Opened(_)) {
         return answer;
@@ -286,12 +266,12 @@ fn a_guest_that_asks_in_a_loop_is_not_written_down() {
 
 /// A gate with policy `p`, whose guests have a first stage and a secret, and policy `weak` for another guest.
 fn two_policies() -> (World, String) {
-    let gate = common::Gate::staged("unsafe_test_roots = \"roots\"\nsecrets = \"secrets\"");
+    let gate = TestGate::staged("unsafe_test_roots = \"roots\"\nsecrets = \"secrets\"");
     gate.secret("p", "vm", "the disk's key");
     gate.policy_with(2, &gate.digest.to_string(), "evidence = \"guest-report\"");
     let world = World::of(gate);
     let digest = Vm::other(&world, "weak", "vm").digest.to_string();
-    sign(&world, "weak", 1, &digest, common::RELEASE);
+    sign(&world, "weak", 1, &digest, RELEASE);
     (world, digest)
 }
 
@@ -306,14 +286,9 @@ fn given(world: &World, vm: &Vm<'_>) -> Result<Vec<u8>, String> {
     let psp = format!("keys_dir = '{}'", world.keys.path().display());
     let (block, auth) = (bytes(&approval.id_block), bytes(&approval.id_auth));
     let gate = Signer::load(&world.gate.path("keys/verdict.pem")).unwrap().public().unwrap();
-    let host_data = world::host_data(&approval);
-    let mut guest = guest::Guest::launch(
-        &psp,
-        &vm.manifest.launch,
-        Some((&block, &auth)),
-        host_data,
-        Some(*gate.point()),
-    );
+    let host_data = host_data(&approval);
+    let mut guest =
+        Guest::launch(&psp, &vm.manifest.launch, Some((&block, &auth)), host_data, Some(*gate.point()));
     let (private, key) = PrivateKey::derive(&[5; 32]);
     let nonce: [u8; 32] = bytes(&approval.nonce).try_into().unwrap();
     let manifest = ticket::sha384(vm.manifest().as_bytes());
@@ -350,10 +325,10 @@ fn a_secret_is_not_given_for_a_name() {
 
 #[test]
 fn secrets_by_name_alone_are_refused_at_the_start() {
-    let gate = common::Gate::staged("secrets = \"secrets\"");
+    let gate = TestGate::staged("secrets = \"secrets\"");
     let old = gate.path("secrets/vm");
     fs::create_dir_all(&old).unwrap();
-    fs::write(old.join(common::DISK), "a key").unwrap();
+    fs::write(old.join(DISK), "a key").unwrap();
     let error = Engine::open(gate.config()).unwrap_err().to_string();
     assert!(
         error.contains(&format!("mv {} {}", old.display(), gate.path("secrets/POLICY/vm").display())),

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The sandbox holds: a process that has entered it can do what the gate does, and nothing else; and the program enters it, with all
-//! its threads, before it serves.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+//! The sandbox holds: a process that has entered it can do what the gate does, and nothing else; and the
+//! program enters it, with all its threads, before it serves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 #![allow(unsafe_code, reason = "system calls that the sandbox has to refuse")]
 
-mod common;
-#[path = "common/program.rs"]
-mod program;
-
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -18,18 +14,23 @@ use std::thread;
 
 use cvmm_gate::config::Config;
 use cvmm_gate::sandbox::{self, Mode};
-use program::Program;
+use cvmm_test_support::gate::{Program, TestGate, serve_command};
+use cvmm_test_support::needs;
+use cvmm_test_support::suite;
+use cvmm_test_support::suite::Missing;
+
+const GATE: &str = env!("CARGO_BIN_EXE_cvmm-gate");
 
 const FOLDER: &str = "CVMM_TEST_SANDBOX";
 
-/// Whether this kernel has the Landlock that the gate demands (ABI 5).
-fn landlock() -> bool {
+/// The Landlock that the gate requires (ABI 5).
+fn landlock() -> suite::Result {
     // SAFETY: asks for the version, with no pointer.
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) };
-    if version < 5 {
-        println!("skipped: the kernel has no Landlock, or an old one ({version})");
+    if version >= 5 {
+        return Ok(());
     }
-    version >= 5
+    Err(Missing::new(format_args!("needs Landlock ABI 5 in the kernel, found {version}")))
 }
 
 fn refused<T>(what: &str, result: io::Result<T>) {
@@ -42,16 +43,11 @@ fn refused<T>(what: &str, result: io::Result<T>) {
     }
 }
 
-/// Runs `inside`, one of the tests that are ignored here, as a process of its own.
-fn run(inside: &str, gate: &common::Gate) {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--test-threads=1", "--nocapture", inside])
-        .env(FOLDER, gate.folder.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+/// Runs `inside`, which enters the sandbox, in a process of its own.
+fn run(inside: &str, gate: &TestGate) {
+    let output = suite::process(inside).env(FOLDER, gate.folder.path()).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
+    assert!(output.status.success(), "{}: {errors}", output.status);
 }
 
 /// What may be done and what may not, in the thread that has entered and in one it starts.
@@ -60,8 +56,6 @@ fn both_threads(check: impl Fn() + Send + Sync) {
     thread::scope(|scope| scope.spawn(&check).join().unwrap());
 }
 
-#[test]
-#[ignore = "enters the sandbox: only in a process of its own"]
 fn inside_everything() {
     let folder = std::env::var_os(FOLDER).unwrap();
     let folder = Path::new(&folder);
@@ -71,7 +65,8 @@ fn inside_everything() {
     let confinement = sandbox::enter(config.sandbox, &config.sandbox_rules()).unwrap();
     assert!(confinement.seccomp && confinement.landlock);
     both_threads(|| {
-        // Files: state is written, policies are read; nothing else is opened, not even the gate's own configuration and keys.
+        // Files: state is written, policies are read; nothing else is opened, not even the gate's own
+        // configuration and keys.
         fs::write(config.state.join("x"), "x").unwrap();
         fs::rename(config.state.join("x"), config.state.join("y")).unwrap();
         fs::remove_file(config.state.join("y")).unwrap();
@@ -105,7 +100,8 @@ fn inside_everything() {
         UnixStream::pair().unwrap();
         // Programs and processes.
         refused("a program", Command::new("/bin/true").status());
-        // SAFETY: execve() does not return if it succeeds, and the test would not pass; the others change nothing of memory.
+        // SAFETY: execve() does not return if it succeeds, and the test would not pass; the others change
+        // nothing of memory.
         unsafe {
             let argv = [c"/bin/true".as_ptr(), std::ptr::null()];
             let os =
@@ -131,15 +127,12 @@ fn inside_everything() {
     });
 }
 
-#[test]
-fn it_leaves_what_the_gate_needs_and_nothing_else() {
-    if landlock() {
-        run("inside_everything", &common::Gate::new(""));
-    }
+fn the_sandbox_leaves_what_the_gate_needs_and_nothing_else() -> suite::Result {
+    landlock()?;
+    run("inside_everything", &TestGate::new(""));
+    Ok(())
 }
 
-#[test]
-#[ignore = "enters the sandbox: only in a process of its own"]
 fn inside_without_landlock() {
     let folder = std::env::var_os(FOLDER).unwrap();
     let config = Config::load(&Path::new(&folder).join("gate.toml")).unwrap();
@@ -164,13 +157,10 @@ fn inside_without_landlock() {
     });
 }
 
-#[test]
 fn without_landlock_it_is_refused_or_said() {
-    run("inside_without_landlock", &common::Gate::new(""));
+    run("inside_without_landlock", &TestGate::new(""));
 }
 
-#[test]
-#[ignore = "enters the sandbox: only in a process of its own"]
 fn inside_with_more_rules() {
     let folder = std::env::var_os(FOLDER).unwrap();
     let folder = Path::new(&folder);
@@ -192,11 +182,10 @@ fn inside_with_more_rules() {
     refused("a program", Command::new("/bin/true").status());
 }
 
-#[test]
-fn rules_can_allow_more() {
-    if landlock() {
-        run("inside_with_more_rules", &common::Gate::new(""));
-    }
+fn rules_can_allow_more() -> suite::Result {
+    landlock()?;
+    run("inside_with_more_rules", &TestGate::new(""));
+    Ok(())
 }
 
 /// The value of a line of /proc/PID/status.
@@ -205,12 +194,9 @@ fn status_of(status: &str, name: &str) -> String {
     line.split_once(':').unwrap().1.trim().to_owned()
 }
 
-#[test]
-fn the_program_serves_inside_it_with_all_its_threads() {
-    if !landlock() {
-        return;
-    }
-    let program = Program::serve(common::Gate::with("status = \"127.0.0.1:0\"", ""));
+fn the_program_serves_inside_it_with_all_its_threads() -> suite::Result {
+    landlock()?;
+    let program = Program::serve(GATE, TestGate::with("status = \"127.0.0.1:0\"", ""));
     for vm in ["a", "b", "a"] {
         program.launch(vm).unwrap();
     }
@@ -231,22 +217,27 @@ fn the_program_serves_inside_it_with_all_its_threads() {
     });
     let log = program.stop();
     assert!(!log.contains("ERROR"), "{log}");
+    Ok(())
 }
 
-#[test]
-fn root_has_to_be_meant() {
-    let gate = common::Gate::new("");
+fn running_as_root_has_to_be_allowed() -> suite::Result {
+    needs::root()?;
+    let gate = TestGate::new("");
     let path = gate.path("gate.toml");
     let text = fs::read_to_string(&path).unwrap().replace("unsafe_run_as_root = true\n", "");
     fs::write(&path, text).unwrap();
-    // SAFETY: no argument, no memory.
-    if unsafe { libc::getuid() } != 0 {
-        println!("skipped: only root can be refused for being root");
-        return;
-    }
-    let output = program::command(&path).output().unwrap();
+    let output = serve_command(GATE, &path).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("unsafe_run_as_root"), "{said}");
-    io::stdout().flush().unwrap();
+    Ok(())
 }
+
+suite!(
+    roles: [inside_everything, inside_without_landlock, inside_with_more_rules],
+    the_sandbox_leaves_what_the_gate_needs_and_nothing_else,
+    without_landlock_it_is_refused_or_said,
+    rules_can_allow_more,
+    the_program_serves_inside_it_with_all_its_threads,
+    running_as_root_has_to_be_allowed,
+);

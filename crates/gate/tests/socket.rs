@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The gate's socket with invalid, slow and ten thousand silent clients, while valid ones are served.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-mod common;
-#[path = "common/serving.rs"]
-mod serving;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::collections::VecDeque;
 use std::fs;
@@ -19,7 +16,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::launched;
 use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Control, Listeners};
 use cvmm_gate_client::client::{self, ClientError};
@@ -28,21 +24,22 @@ use cvmm_gate_protocol::messages::{
     Admit, Attest, Evidence, GuestEvidence, MAX_FRAME, MAX_SHORT_FRAME, PROTOCOL, Quote, Request, Response,
 };
 use cvmm_gate_protocol::ticket::VerdictKey;
-use serving::Server;
+use cvmm_test_support::gate::{Server, TestGate, launched};
+use cvmm_test_support::{needs, suite};
 
 /// A gate that serves on threads of this process until it is dropped.
 struct Serving {
     server: Server,
-    gate: common::Gate,
+    gate: TestGate,
     status: std::net::SocketAddr,
 }
 
 impl Serving {
     fn new(limits: &str) -> Self {
-        Self::of(common::Gate::new(limits))
+        Self::of(TestGate::new(limits))
     }
 
-    fn of(gate: common::Gate) -> Self {
+    fn of(gate: TestGate) -> Self {
         let engine = Arc::new(Engine::open(gate.config()).unwrap());
         let socket = server::bind(&gate.path("gate.sock")).unwrap();
         let status = server::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -139,8 +136,7 @@ fn cut(mut stream: UnixStream) -> Duration {
     began.elapsed()
 }
 
-#[test]
-fn what_is_no_message_is_denied_and_what_is_no_frame_is_cut() {
+fn invalid_messages_are_denied_and_invalid_frames_cut_off() {
     let gate = Serving::new("message_s = 1");
     let admit = serde_json::to_string(&gate.admit()).unwrap();
     let more = admit.replacen('{', "{\"more\":1,", 1);
@@ -171,7 +167,6 @@ fn what_is_no_message_is_denied_and_what_is_no_frame_is_cut() {
     gate.until("connections are left", |gate| gate.metric("connections") == 0);
 }
 
-#[test]
 fn a_byte_at_a_time_is_cut() {
     let gate = Serving::new("message_s = 1");
     let mut stream = gate.connect();
@@ -184,7 +179,6 @@ fn a_byte_at_a_time_is_cut() {
     gate.launch("vm").unwrap();
 }
 
-#[test]
 fn evidence_belongs_to_its_connection() {
     let gate = Serving::new("");
     let (mut first, mut second) = (gate.connect(), gate.connect());
@@ -213,9 +207,8 @@ fn evidence_belongs_to_its_connection() {
     assert_eq!(code(ask_for(&mut stream, &gate.admit())), "gate.order");
 }
 
-#[test]
 fn evidence_comes_in_time_or_not_at_all() {
-    let gate = common::Gate::new("");
+    let gate = TestGate::new("");
     let path = gate.path("policies/p.toml");
     let text = fs::read_to_string(&path).unwrap();
     let text = text.replace("version = 1", "version = 2");
@@ -229,8 +222,7 @@ fn evidence_comes_in_time_or_not_at_all() {
     assert!((900..5000).contains(&took.as_millis()), "the nonce was good for {took:?}");
 }
 
-#[test]
-fn ten_thousand_silent_connections_keep_no_client_out() {
+fn ten_thousand_silent_connections_do_not_keep_clients_out() {
     let gate = Serving::new("connections = 64\nmessage_s = 60");
     gate.launch("warm").unwrap();
     // A launch in progress keeps its slot.
@@ -276,7 +268,6 @@ fn memory() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-#[test]
 fn a_client_is_told_when_launches_use_all_slots() {
     let gate = Serving::new("connections = 2");
     let approved: Vec<_> = (0..2).map(|_| gate.client().admit(gate.gate.proposal("vm")).unwrap()).collect();
@@ -287,7 +278,6 @@ fn a_client_is_told_when_launches_use_all_slots() {
     gate.until("slots are free again", |gate| gate.launch("vm").is_ok());
 }
 
-#[test]
 fn the_same_vm_many_times_at_once() {
     let gate = Serving::new("");
     thread::scope(|scope| {
@@ -301,7 +291,6 @@ fn the_same_vm_many_times_at_once() {
         .unwrap();
 }
 
-#[test]
 fn policies_are_read_again_and_bad_ones_change_nothing() {
     let gate = Serving::new("");
     let path = gate.gate.path("policies/p.toml");
@@ -321,8 +310,7 @@ fn policies_are_read_again_and_bad_ones_change_nothing() {
     assert_eq!(gate.metric("denials_total{code=\"policy.measurement\"}"), 2);
 }
 
-#[test]
-fn it_stops_when_launches_are_done() {
+fn the_gate_stops_when_launches_are_done() {
     let gate = Serving::new("");
     let approved = gate.client().admit(gate.gate.proposal("vm")).unwrap();
     let silent = gate.connect();
@@ -336,7 +324,6 @@ fn it_stops_when_launches_are_done() {
     assert!(began.elapsed() < Duration::from_secs(3), "it does not stop");
 }
 
-#[test]
 fn monitoring() {
     let gate = Serving::new("");
     gate.launch("secret-name").unwrap();
@@ -358,11 +345,9 @@ const SOCKET: &str = "CVMM_TEST_GATE_SOCKET";
 const SCRIPT: &str = "CVMM_TEST_GATE_SCRIPT";
 const NOBODY: u32 = 65_534;
 
-/// Does nothing by itself: `as_nobody` runs it as another user.
-#[test]
-#[ignore = "only as another user"]
+/// What `as_nobody` runs as another user.
 fn as_another_user() {
-    let Some(socket) = std::env::var_os(SOCKET) else { return };
+    let socket = std::env::var_os(SOCKET).unwrap();
     for line in std::env::var(SCRIPT).unwrap().lines() {
         let (expected, message) = line.split_once(' ').unwrap();
         let mut stream = UnixStream::connect(Path::new(&socket)).unwrap();
@@ -374,17 +359,13 @@ fn as_another_user() {
     }
 }
 
-/// Runs that test as another user; `false` if this user cannot.
-fn as_nobody(gate: &Serving, script: &str) -> bool {
-    // Only root can become another user.
+/// Runs [`as_another_user`] as `nobody`, which only root can do.
+fn as_nobody(gate: &Serving, script: &str) {
     let program = gate.gate.path("test");
-    if fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own)).unwrap() != 0 {
-        return false;
-    }
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     fs::set_permissions(gate.gate.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let output = Command::new(&program)
-        .args(["--ignored", "--exact", "as_another_user"])
+        .env(suite::ROLE, "as_another_user")
         .env(SOCKET, gate.socket())
         .env(SCRIPT, script)
         .current_dir("/")
@@ -392,21 +373,19 @@ fn as_nobody(gate: &Serving, script: &str) -> bool {
         .gid(NOBODY)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
-    true
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[test]
-fn others_are_turned_away() {
+fn others_are_turned_away() -> suite::Result {
+    needs::root()?;
     let gate = Serving::new("");
-    if as_nobody(&gate, "gate.peer {}") {
-        assert_eq!(gate.metric("turned_away_total"), 1);
-    }
+    as_nobody(&gate, "gate.peer {}");
+    assert_eq!(gate.metric("turned_away_total"), 1);
+    Ok(())
 }
 
-#[test]
-fn a_user_asks_about_its_own_vms_only() {
+fn a_user_asks_about_its_own_vms_only() -> suite::Result {
+    needs::root()?;
     let table = format!("[[client]]\nuid = {NOBODY}\npolicies = [\"p\"]\nvms = [\"own-*\"]");
     let gate = Serving::new(&table);
     gate.launch("other").unwrap();
@@ -422,14 +401,13 @@ fn a_user_asks_about_its_own_vms_only() {
         admit("other"),
         admit("own-1")
     );
-    if as_nobody(&gate, &script) {
-        assert_eq!(gate.metric("denials_total{code=\"gate.client\"}"), 3);
-        let log = fs::read_to_string(gate.gate.path("audit.log")).unwrap();
-        assert_eq!(log.matches("\"client\":\"uid 65534\"").count(), 4, "{log}");
-    }
+    as_nobody(&gate, &script);
+    assert_eq!(gate.metric("denials_total{code=\"gate.client\"}"), 3);
+    let log = fs::read_to_string(gate.gate.path("audit.log")).unwrap();
+    assert_eq!(log.matches("\"client\":\"uid 65534\"").count(), 4, "{log}");
+    Ok(())
 }
 
-#[test]
 fn only_a_guest_with_a_challenge_may_send_an_event_log() {
     let gate = Serving::new("");
     gate.launch("vm").unwrap();
@@ -474,7 +452,6 @@ fn only_a_guest_with_a_challenge_may_send_an_event_log() {
     assert!(cut(stream) < Duration::from_millis(900), "a frame that is too long is waited for");
 }
 
-#[test]
 fn a_file_that_is_not_a_socket_is_not_removed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gate.sock");
@@ -487,3 +464,21 @@ fn a_file_that_is_not_a_socket_is_not_removed() {
     drop(server::bind(&path).unwrap());
     assert!(server::bind(&path).is_ok());
 }
+
+suite!(
+    roles: [as_another_user],
+    invalid_messages_are_denied_and_invalid_frames_cut_off,
+    a_byte_at_a_time_is_cut,
+    evidence_belongs_to_its_connection,
+    evidence_comes_in_time_or_not_at_all,
+    ten_thousand_silent_connections_do_not_keep_clients_out,
+    a_client_is_told_when_launches_use_all_slots,
+    the_same_vm_many_times_at_once,
+    policies_are_read_again_and_bad_ones_change_nothing,
+    the_gate_stops_when_launches_are_done,
+    monitoring,
+    others_are_turned_away,
+    a_user_asks_about_its_own_vms_only,
+    only_a_guest_with_a_challenge_may_send_an_event_log,
+    a_file_that_is_not_a_socket_is_not_removed,
+);

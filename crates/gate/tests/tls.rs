@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The gate over TLS: who may ask and who may not, what comes instead of a handshake, and a gate that goes away in the middle.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests")]
+//! The gate over TLS: who may ask and who may not, what comes instead of a handshake, and a gate that goes
+//! away in the middle.
 
-mod common;
-#[path = "common/pki.rs"]
-mod pki;
-#[path = "common/serving.rs"]
-mod serving;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,7 +14,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::launched;
 use cvmm_gate::engine::Engine;
 use cvmm_gate::server::{self, Control, Listeners};
 use cvmm_gate_client::client::channel::GuestConnection;
@@ -28,21 +23,22 @@ use cvmm_gate_client::transport::Endpoint;
 use cvmm_gate_protocol::manifest::{Manifest, Vtpm};
 use cvmm_gate_protocol::messages::Request;
 use cvmm_gate_protocol::ticket::VerdictKey;
-use pki::{Holder, Names, issue};
-use serving::Server;
+use cvmm_test_support::gate::{Server, TestGate, launched};
+use cvmm_test_support::tls::{Credential, Subject, issue, pem};
+use cvmm_test_support::{needs, suite};
 
 const NOW: (u32, u32) = (2024, 2049);
 
 /// A gate with a PKI: one authority for the gate, one for clients.
 struct World {
-    gate: common::Gate,
-    clients: Holder,
+    gate: TestGate,
+    clients: Credential,
 }
 
 impl World {
     fn new(limits: &str) -> Self {
         let top = "sandbox = \"best-effort\"";
-        let gate = common::Gate::with(
+        let gate = TestGate::with(
             top,
             &format!(
                 "{limits}\n[tls]\nlisten = \"127.0.0.1:0\"\ncertificate = \"tls/gate.pem\"\nkey = \"tls/gate.key\"\n\
@@ -55,22 +51,22 @@ impl World {
         );
         let folder = gate.path("tls");
         fs::create_dir(&folder).unwrap();
-        let authority = issue("gate authority", &Names::Authority, None, NOW);
+        let authority = issue("gate authority", &Subject::Authority, None, NOW);
         authority.write(&folder, "gate-ca");
-        issue("gate", &Names::Localhost, Some(&authority), NOW).write(&folder, "gate");
-        let clients = issue("client authority", &Names::Authority, None, NOW);
+        issue("gate", &Subject::Localhost, Some(&authority), NOW).write(&folder, "gate");
+        let clients = issue("client authority", &Subject::Authority, None, NOW);
         clients.write(&folder, "client-ca");
         let world = Self { gate, clients };
         world.client("good", &world.issue("host-1"));
         world
     }
 
-    fn issue(&self, name: &str) -> Holder {
-        issue(name, &Names::Dns(&[name]), Some(&self.clients), NOW)
+    fn issue(&self, name: &str) -> Credential {
+        issue(name, &Subject::Dns(&[name]), Some(&self.clients), NOW)
     }
 
-    fn client(&self, file: &str, holder: &Holder) {
-        holder.write(&self.gate.path("tls"), file);
+    fn client(&self, file: &str, credential: &Credential) {
+        credential.write(&self.gate.path("tls"), file);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -138,15 +134,14 @@ fn cut(mut stream: TcpStream) -> Duration {
     began.elapsed()
 }
 
-#[test]
 fn clients_with_a_certificate_and_a_name_may_ask() {
     let gate = Serving::new("");
     gate.launch("good").unwrap();
     // By the second of its names; by its common name, which counts when there is no other.
     let clients = &gate.world.clients;
-    gate.world.client("second", &issue("x", &Names::Dns(&["other", "host-2"]), Some(clients), NOW));
+    gate.world.client("second", &issue("x", &Subject::Dns(&["other", "host-2"]), Some(clients), NOW));
     gate.launch("second").unwrap();
-    gate.world.client("common", &issue("host-2", &Names::Common, Some(clients), NOW));
+    gate.world.client("common", &issue("host-2", &Subject::CommonName, Some(clients), NOW));
     gate.launch("common").unwrap();
     // By address, as the certificate has it.
     let client = gate.world.ask("127.0.0.1", gate.address.port(), "good", Duration::from_secs(20));
@@ -156,7 +151,6 @@ fn clients_with_a_certificate_and_a_name_may_ask() {
     unix.admit(gate.world.gate.proposal("vm")).unwrap().evidence(launched()).unwrap();
 }
 
-#[test]
 fn a_host_asks_about_its_own_vms_only() {
     let gate = Serving::new("");
     for name in ["host-a", "host-b"] {
@@ -174,7 +168,8 @@ fn a_host_asks_about_its_own_vms_only() {
     let approved = a.admit(gate.world.gate.proposal("a-2")).unwrap();
     approved.evidence(launched()).unwrap();
     let denied = |result: Result<(), ClientError>| result.unwrap_err().code().to_owned();
-    // The other host: while the VM runs, and when the connection of its host is gone. It even has the VM's key.
+    // The other host: while the VM runs, and when the connection of its host is gone. It even has the VM's
+    // key.
     let key = own.keys()[0].clone();
     let epoch = own.epoch();
     assert_eq!(denied(b.prepare(&kept("a-1")).map(|_| ())), "gate.client");
@@ -195,25 +190,24 @@ fn a_host_asks_about_its_own_vms_only() {
     assert_eq!(lines.filter(|line| line.contains("\"client\":\"host-b\"")).count(), 5, "{log}");
 }
 
-#[test]
 fn others_are_refused_and_told_why() {
     let gate = Serving::new("");
     let clients = &gate.world.clients;
-    let other = issue("other authority", &Names::Authority, None, NOW);
-    let same_name = issue("client authority", &Names::Authority, None, NOW);
-    for (file, holder, code) in [
-        ("stranger", issue("host-1", &Names::Dns(&["host-1"]), Some(&other), NOW), "gate.tls"),
-        ("impostor", issue("host-1", &Names::Dns(&["host-1"]), Some(&same_name), NOW), "gate.tls"),
-        ("itself", issue("host-1", &Names::Dns(&["host-1"]), None, NOW), "gate.tls"),
-        ("expired", issue("host-1", &Names::Dns(&["host-1"]), Some(clients), (2019, 2020)), "gate.tls"),
-        ("early", issue("host-1", &Names::Dns(&["host-1"]), Some(clients), (2048, 2049)), "gate.tls"),
-        ("authority", issue("host-1", &Names::Authority, Some(clients), NOW), "gate.tls"),
-        ("unnamed", issue("host-3", &Names::Dns(&["host-3"]), Some(clients), NOW), "gate.peer"),
-        ("part", issue("x", &Names::Dns(&["host-1.example", "host"]), Some(clients), NOW), "gate.peer"),
+    let other = issue("other authority", &Subject::Authority, None, NOW);
+    let same_name = issue("client authority", &Subject::Authority, None, NOW);
+    for (file, credential, code) in [
+        ("stranger", issue("host-1", &Subject::Dns(&["host-1"]), Some(&other), NOW), "gate.tls"),
+        ("impostor", issue("host-1", &Subject::Dns(&["host-1"]), Some(&same_name), NOW), "gate.tls"),
+        ("itself", issue("host-1", &Subject::Dns(&["host-1"]), None, NOW), "gate.tls"),
+        ("expired", issue("host-1", &Subject::Dns(&["host-1"]), Some(clients), (2019, 2020)), "gate.tls"),
+        ("early", issue("host-1", &Subject::Dns(&["host-1"]), Some(clients), (2048, 2049)), "gate.tls"),
+        ("authority", issue("host-1", &Subject::Authority, Some(clients), NOW), "gate.tls"),
+        ("unnamed", issue("host-3", &Subject::Dns(&["host-3"]), Some(clients), NOW), "gate.peer"),
+        ("part", issue("x", &Subject::Dns(&["host-1.example", "host"]), Some(clients), NOW), "gate.peer"),
         // With other names, the common name is only a label.
-        ("label", issue("host-1", &Names::Dns(&["host-3"]), Some(clients), NOW), "gate.peer"),
+        ("label", issue("host-1", &Subject::Dns(&["host-3"]), Some(clients), NOW), "gate.peer"),
     ] {
-        gate.world.client(file, &holder);
+        gate.world.client(file, &credential);
         let error = gate.launch(file).unwrap_err();
         assert_eq!(error.code(), code, "{file}: {error}");
         let text = error.to_string();
@@ -242,7 +236,6 @@ fn pem_der(path: &Path) -> rustls::pki_types::CertificateDer<'static> {
     cvmm_tls_files::certificates(path).unwrap().remove(0)
 }
 
-#[test]
 fn revoked_clients_are_refused_and_so_is_everybody_under_an_old_list() {
     let world = World::new("");
     let config = fs::read_to_string(world.gate.path("gate.toml")).unwrap();
@@ -277,7 +270,6 @@ fn revoked_clients_are_refused_and_so_is_everybody_under_an_old_list() {
     reload(&gate.world.clients.crl(&[], 2025), "good", false);
 }
 
-#[test]
 fn the_gate_has_to_be_the_right_one() {
     let gate = Serving::new("");
     // Another name than its certificate's.
@@ -287,14 +279,14 @@ fn the_gate_has_to_be_the_right_one() {
     let error = client.admit(gate.world.gate.proposal("vm")).unwrap_err();
     assert!(["gate.unreachable", "gate.tls"].contains(&error.code()), "{error}");
     // Another authority than ours.
-    let other = issue("gate authority", &Names::Authority, None, NOW);
-    fs::write(gate.world.path("gate-ca.pem"), pki::pem("CERTIFICATE", &other.der)).unwrap();
+    let other = issue("gate authority", &Subject::Authority, None, NOW);
+    fs::write(gate.world.path("gate-ca.pem"), pem("CERTIFICATE", &other.der)).unwrap();
     let error = gate.launch("good").unwrap_err();
     assert_eq!(error.code(), "gate.tls");
     assert!(error.to_string().contains("gate.ca"), "{error}");
     // A name that only looks like its own.
     fs::copy(gate.world.path("client-ca.pem"), gate.world.path("gate-ca.pem")).unwrap();
-    let wrong = issue("localhost", &Names::Dns(&["localhost.example"]), Some(&gate.world.clients), NOW);
+    let wrong = issue("localhost", &Subject::Dns(&["localhost.example"]), Some(&gate.world.clients), NOW);
     gate.world.client("gate", &wrong);
     gate.server.tell(Control::Reload);
     let end = Instant::now() + Duration::from_secs(10);
@@ -304,8 +296,7 @@ fn the_gate_has_to_be_the_right_one() {
     }
 }
 
-#[test]
-fn what_is_no_handshake_is_cut_in_time() {
+fn invalid_handshakes_are_cut_off_in_time() {
     let gate = Serving::new("message_s = 1");
     let hello = client_hello(&gate);
     let mut old = hello.clone();
@@ -356,8 +347,7 @@ fn client_hello(gate: &Serving) -> Vec<u8> {
     [&head[..], &body].concat()
 }
 
-#[test]
-fn silent_connections_keep_no_client_out() {
+fn silent_connections_do_not_keep_clients_out() {
     let gate = Serving::new("connections = 16\nmessage_s = 60");
     let approved = gate.client("good").admit(gate.world.gate.proposal("early")).unwrap();
     let hello = client_hello(&gate);
@@ -374,7 +364,6 @@ fn silent_connections_keep_no_client_out() {
     drop(silent);
 }
 
-#[test]
 fn handshakes_that_are_not_completed_evict_no_client_that_has_completed_its_own() {
     let gate = Serving::new("connections = 4\nmessage_s = 60");
     let end = Instant::now() + Duration::from_secs(60);
@@ -399,7 +388,6 @@ fn handshakes_that_are_not_completed_evict_no_client_that_has_completed_its_own(
     assert_eq!(waiting.iter_mut().filter_map(|stream| stream.is_over().then_some(())).count(), 1);
 }
 
-#[test]
 fn a_client_is_told_when_launches_use_all_slots() {
     let gate = Serving::new("connections = 2");
     let launch = || gate.client("good").admit(gate.world.gate.proposal("vm")).unwrap();
@@ -410,7 +398,6 @@ fn a_client_is_told_when_launches_use_all_slots() {
     }
 }
 
-#[test]
 fn many_at_once() {
     let gate = Serving::new("");
     thread::scope(|scope| {
@@ -420,8 +407,7 @@ fn many_at_once() {
     });
 }
 
-#[test]
-fn it_stops_when_launches_are_done() {
+fn the_gate_stops_when_launches_over_tls_are_done() {
     let gate = Serving::new("");
     let approved = gate.client("good").admit(gate.world.gate.proposal("vm")).unwrap();
     let silent = gate.connect();
@@ -432,7 +418,6 @@ fn it_stops_when_launches_are_done() {
     approved.evidence(launched()).unwrap();
 }
 
-#[test]
 fn a_client_waits_no_longer_than_its_timeout() {
     let world = World::new("");
     let within = Duration::from_millis(400);
@@ -494,7 +479,6 @@ impl Drop for Program {
     }
 }
 
-#[test]
 fn a_gate_that_is_killed_or_stopped_in_a_session() {
     let world = World::new("");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -542,7 +526,6 @@ fn a_gate_that_is_killed_or_stopped_in_a_session() {
     client.admit(world.gate.proposal("vm")).unwrap().evidence(launched()).unwrap();
 }
 
-#[test]
 fn files_are_checked_before_clients_are_served() {
     let world = World::new("");
     let load = || world.gate.config().tls.unwrap().load().map(drop).map_err(|error| error.to_string());
@@ -580,12 +563,8 @@ fn files_are_checked_before_clients_are_served() {
     assert!(error.to_string().contains("has mode 604"), "{error}");
 }
 
-#[test]
-fn certificates_are_made_as_the_documentation_says() {
-    if Command::new("openssl").arg("version").output().is_err() {
-        eprintln!("skipped: openssl is not installed");
-        return;
-    }
+fn certificates_are_made_as_the_documentation_says() -> suite::Result {
+    needs::output("openssl", &["version"])?;
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide/gate.md");
     let docs = fs::read_to_string(docs).unwrap();
     let script = docs.split("```sh\n").find(|block| block.starts_with("for ca in")).unwrap();
@@ -602,4 +581,23 @@ fn certificates_are_made_as_the_documentation_says() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("name = \"host-1\"", "name = \"host-1.example\"")).unwrap();
     Serving::of(world).launch("good").unwrap();
+    Ok(())
 }
+
+suite!(
+    handshakes_that_are_not_completed_evict_no_client_that_has_completed_its_own,
+    clients_with_a_certificate_and_a_name_may_ask,
+    a_host_asks_about_its_own_vms_only,
+    others_are_refused_and_told_why,
+    revoked_clients_are_refused_and_so_is_everybody_under_an_old_list,
+    the_gate_has_to_be_the_right_one,
+    invalid_handshakes_are_cut_off_in_time,
+    silent_connections_do_not_keep_clients_out,
+    a_client_is_told_when_launches_use_all_slots,
+    many_at_once,
+    the_gate_stops_when_launches_over_tls_are_done,
+    a_client_waits_no_longer_than_its_timeout,
+    a_gate_that_is_killed_or_stopped_in_a_session,
+    files_are_checked_before_clients_are_served,
+    certificates_are_made_as_the_documentation_says,
+);

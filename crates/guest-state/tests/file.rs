@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! State files on a real disk: processes that are killed, disks that are full, two that want one file, and an
-//! independent reader in Python. The test program starts itself again for cases that need a separate process.
+//! State files on a real disk: processes that are killed, disks that are full, two that want one file, and a
+//! reader in Python. The test program starts itself again for what needs a process of its own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cvmm_guest_state::{Expected, Kind, StateError, StateKey, Store, VmId};
+use cvmm_test_support::needs;
+use cvmm_test_support::suite;
+use cvmm_test_support::suite::Missing;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-const CHILD: &str = "CVMM_TEST_STATE_CHILD";
+const PATH: &str = "CVMM_TEST_STATE_PATH";
 
 fn key() -> StateKey {
     StateKey::from_bytes(b"0123456789abcdef0123456789abcdef")
@@ -32,26 +35,16 @@ fn code<T>(result: Result<T, StateError>) -> &'static str {
     result.err().map_or("none", |error| error.code())
 }
 
-/// This program again, as `child` with `task`.
-fn again(task: &str, path: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--nocapture", "--test-threads=1"]);
-    command.env(CHILD, format!("{task} {}", path.display()));
+/// A process that runs the function of this name on a path.
+fn process(function: &str, path: &Path) -> Command {
+    let mut command = suite::process(function);
+    command.env(PATH, path);
     command
 }
 
-/// Not a test: what [`again`] starts.
-#[test]
-fn child() {
-    let Ok(task) = std::env::var(CHILD) else { return };
-    let (task, path) = task.split_once(' ').unwrap();
-    let path = Path::new(path);
-    match task {
-        "write" => write_for_ever(path),
-        "limited" => under_a_limit(path),
-        "tmpfs" => on_a_small_disk(path),
-        _ => panic!("{task}"),
-    }
+/// The path for which this process was started.
+fn path() -> PathBuf {
+    std::env::var_os(PATH).unwrap().into()
 }
 
 /// What the NV of a TPM looks like: its number, and a length that changes.
@@ -68,9 +61,10 @@ fn number(store: &Store) -> u64 {
     number
 }
 
-fn write_for_ever(path: &Path) {
+fn write_endlessly() {
+    let path = path();
     let epoch: u64 = std::env::var("CVMM_TEST_EPOCH").unwrap().parse().unwrap();
-    let mut store = Store::open(path, &[key()], &expected(0, epoch - 1)).unwrap();
+    let mut store = Store::open(&path, &[key()], &expected(0, epoch - 1)).unwrap();
     store.begin(epoch).unwrap();
     let mut next = number(&store) + 1;
     loop {
@@ -81,7 +75,6 @@ fn write_for_ever(path: &Path) {
     }
 }
 
-#[test]
 fn a_killed_process_loses_nothing_that_was_acknowledged() {
     let long = std::env::var_os("CVMM_TEST_LONG").is_some();
     let (writes, kills) = if long { (10_000, 200) } else { (600, 12) };
@@ -92,7 +85,7 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
     let mut seed = u64::from(std::process::id());
     while acknowledged < writes {
         epoch += 1;
-        let mut child = again("write", &path)
+        let mut child = process("write_endlessly", &path)
             .env("CVMM_TEST_EPOCH", epoch.to_string())
             .stdout(Stdio::piped())
             .spawn()
@@ -133,7 +126,6 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
     println!("{acknowledged} writes, killed {epoch} times, {ahead} times between a write and its answer");
 }
 
-#[test]
 fn two_on_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.vmgs");
@@ -162,7 +154,8 @@ fn two_on_one_file() {
 }
 
 /// The kernel refuses writes behind a file size.
-fn under_a_limit(path: &Path) {
+fn under_a_limit() {
+    let path = path();
     let limit = |bytes: Option<u64>| {
         let maximum = getrlimit(Resource::Fsize).maximum;
         setrlimit(Resource::Fsize, Rlimit { current: bytes, maximum }).unwrap();
@@ -171,7 +164,7 @@ fn under_a_limit(path: &Path) {
     limit(Some(1 << 20));
     assert_eq!(code(Store::create(&other, &key(), &vm(), 0)), "state.io");
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left of it");
-    let mut store = Store::open(path, &[key()], &expected(0, 0)).unwrap();
+    let mut store = Store::open(&path, &[key()], &expected(0, 0)).unwrap();
     store.store(Kind::TpmPermanent, 1, b"acknowledged").unwrap();
     // Headers can be written, blocks behind them not; then nothing at all; then some of a write.
     for bytes in [8192, 0, 3 * 4096 + 1000] {
@@ -184,27 +177,25 @@ fn under_a_limit(path: &Path) {
     }
     limit(None);
     store.store(Kind::TpmPermanent, 1, b"again").unwrap();
-    println!("child is done");
 }
 
-#[test]
 fn an_io_error_is_an_error_and_no_loss() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.vmgs");
     drop(Store::create(&path, &key(), &vm(), 0).unwrap());
-    let child = again("limited", &path);
+    let child = process("under_a_limit", &path);
     // The signal that comes with the error would end it.
     let mut command = Command::new("sh");
     command.args(["-c", r#"trap "" XFSZ; exec "$@""#, "sh"]).arg(child.get_program()).args(child.get_args());
     command.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("child is done"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let store = Store::open(&path, &[key()], &expected(0, 0)).unwrap();
     assert_eq!(*store.load(Kind::TpmPermanent).unwrap().unwrap().content, b"again");
 }
 
-fn on_a_small_disk(folder: &Path) {
+fn on_a_small_disk() {
+    let folder = path();
     let path = folder.join("state.vmgs");
     let mut store = Store::create(&path, &key(), &vm(), 0).unwrap();
     let second = folder.join("second.vmgs");
@@ -218,33 +209,26 @@ fn on_a_small_disk(folder: &Path) {
     }
     drop(store);
     assert_eq!(number(&Store::open(&path, &[key()], &expected(0, 0)).unwrap()), 49);
-    println!("child is done");
 }
 
-#[test]
-fn a_full_disk_stops_new_files_only() {
+fn a_full_disk_stops_new_files_only() -> suite::Result {
     let folder = tempfile::tempdir().unwrap();
-    let child = again("tmpfs", folder.path());
+    let child = process("on_a_small_disk", folder.path());
     // A tmpfs of its own, for root or in a user namespace.
-    let mount = r#"mount -t tmpfs -o size=6m cvmm-test "$0" 2>/dev/null || exit 77; exec "$@""#;
+    let mount = r#"mount -t tmpfs -o size=6m cvmm-test "$0" 2>/dev/null || exit 77; echo mounted; exec "$@""#;
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount]).arg(folder.path());
     command.arg(child.get_program()).args(child.get_args());
     command.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let Ok(output) = command.output() else {
-        println!("skipped: there is no unshare");
-        return;
-    };
-    let said = String::from_utf8_lossy(&output.stdout);
-    if !said.contains("running 1 test") {
-        println!("skipped: no tmpfs can be mounted here: {}", String::from_utf8_lossy(&output.stderr).trim());
-        return;
-    }
-    assert!(output.status.success() && said.contains("child is done"), "{said}");
+    let output = command.output().map_err(|error| Missing::new(format_args!("needs unshare: {error}")))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let mounted = String::from_utf8_lossy(&output.stdout).contains("mounted");
+    needs::require(mounted, &format!("needs to mount a tmpfs in a user namespace: {}", errors.trim()))?;
+    assert!(output.status.success(), "{errors}");
+    Ok(())
 }
 
-#[test]
-fn an_independent_reader_reads_it() {
+fn an_independent_reader_reads_it() -> suite::Result {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.vmgs");
     let mut store = Store::create(&path, &key(), &vm(), 0).unwrap();
@@ -256,10 +240,8 @@ fn an_independent_reader_reads_it() {
     fs::write(folder.path().join("key"), key().expose()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decode.py");
     let run = |key: &Path| Command::new("python3").arg(&script).arg(&path).arg(key).output();
-    let Ok(output) = run(&folder.path().join("key")) else {
-        println!("skipped: there is no python3");
-        return;
-    };
+    let output = run(&folder.path().join("key"));
+    let output = output.map_err(|error| Missing::new(format_args!("needs python3: {error}")))?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let nv: String = content(5).iter().map(|byte| format!("{byte:02x}")).collect();
     let wanted = [
@@ -275,9 +257,9 @@ fn an_independent_reader_reads_it() {
     );
     fs::write(folder.path().join("wrong"), [1; 32]).unwrap();
     assert!(!run(&folder.path().join("wrong")).unwrap().status.success());
+    Ok(())
 }
 
-#[test]
 fn a_new_file_is_what_it_says() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.vmgs");
@@ -297,3 +279,13 @@ fn a_new_file_is_what_it_says() {
     assert!(!bytes.windows(name.len()).any(|part| part == name), "not even the VM's name can be read");
     assert_eq!(Store::open_any(&path, &[key()], false).unwrap().epoch(), 9);
 }
+
+suite!(
+    roles: [write_endlessly, under_a_limit, on_a_small_disk],
+    a_killed_process_loses_nothing_that_was_acknowledged,
+    two_on_one_file,
+    an_io_error_is_an_error_and_no_loss,
+    a_full_disk_stops_new_files_only,
+    an_independent_reader_reads_it,
+    a_new_file_is_what_it_says,
+);

@@ -18,6 +18,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::hash::sha384_value;
 
+/// `O_NONBLOCK` of Linux on x86-64: opening a FIFO does not wait for a writer.
+const O_NONBLOCK: i32 = 0o4000;
+
 /// Size of a chunk in bytes: large enough that the cost of system calls does not matter, small enough to stay
 /// in the second-level cache between the read and the copy that follows it.
 pub const CHUNK_SIZE: usize = 64 * 1024;
@@ -115,7 +118,7 @@ impl Blob {
     pub fn open(path: &Path) -> io::Result<Self> {
         // Otherwise opening a FIFO would block here until a writer appears. Regular files
         // ignore the flag.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));

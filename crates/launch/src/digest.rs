@@ -12,8 +12,6 @@
 //! once: four fifths of an OVMF image are 0xff. Memory does not grow with the size of the images.
 
 mod pages;
-#[cfg(test)]
-mod tests;
 
 use aws_lc_rs::digest::{Context, SHA384};
 use cvmm_snp::digest::Digest;

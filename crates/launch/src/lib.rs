@@ -7,6 +7,8 @@
 //! [`digest`] and [`vmsa`] predict what the security processor will measure. This crate does not talk to a
 //! hypervisor.
 
+#![forbid(unsafe_code)]
+
 pub mod blob;
 pub mod digest;
 pub mod firmware;
@@ -24,8 +26,3 @@ pub mod reasons;
 pub mod samples;
 pub mod uki;
 pub mod vmsa;
-
-#[cfg(test)]
-mod psp_tests;
-#[cfg(test)]
-mod testing;

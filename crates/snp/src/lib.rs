@@ -11,6 +11,8 @@
 //! `sev-snp-measure` and the `sev` crate. All integers are little-endian. Values that must stay secret do not
 //! show in `Debug` output.
 
+#![forbid(unsafe_code)]
+
 mod layout;
 
 pub mod cpu;

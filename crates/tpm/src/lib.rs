@@ -8,6 +8,8 @@
 //! Everything that is parsed may come from a guest, a file or a network: lengths have limits, nothing panics,
 //! and an error names the byte at which the structure is invalid.
 
+#![forbid(unsafe_code)]
+
 pub mod attest;
 pub mod command;
 pub mod constants;

@@ -2,7 +2,7 @@
 //! The real program on an encrypted state file: killed in the middle of writes, on a disk that refuses them,
 //! on one that is full.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod common;
 
@@ -12,6 +12,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::*;
+use cvmm_test_support::suite;
+use cvmm_test_support::suite::Missing;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 const INDICES: [u32; 2] = [0x0150_0001, 0x0150_0002];
@@ -71,12 +73,10 @@ fn quick_folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-#[test]
 fn ten_thousand_writes_and_kills_at_any_moment_on_a_thread() {
     write_and_be_killed("thread");
 }
 
-#[test]
 fn ten_thousand_writes_and_kills_at_any_moment_with_a_process() {
     write_and_be_killed("process");
 }
@@ -136,7 +136,6 @@ fn limit(pid: Pid, bytes: Option<u64>) {
     old.unwrap();
 }
 
-#[test]
 fn a_disk_that_refuses_writes_fails_the_tpm_and_not_the_program() {
     // The signal that comes with the error would end it.
     for sandbox in ["thread", "process"] {
@@ -179,8 +178,7 @@ fn a_disk_that_refuses_writes_fails_the_tpm_and_not_the_program() {
     }
 }
 
-#[test]
-fn a_full_disk_stops_new_states_only() {
+fn a_full_disk_stops_new_states_only() -> suite::Result {
     const SCRIPT: &str = r#"
         mount -t tmpfs -o size=6m cvmm-test "$MOUNT" 2>/dev/null || { touch "$SOCKETS/none"; exit 0; }
         "$@" --tpmstate "dir=$MOUNT" & pid=$!
@@ -200,17 +198,13 @@ fn a_full_disk_stops_new_states_only() {
     shell.args([PROGRAM, "socket", "--tpm2", "--flags", "startup-clear", "--log", "level=0", "--key", &key]);
     shell.args(sockets(dir.path())).env("KEY", &key).env("MOUNT", &mount);
     shell.env("SOCKETS", dir.path()).env("PROGRAM", PROGRAM);
-    let Ok(child) = shell.spawn() else {
-        println!("skipped: there is no unshare");
-        return;
-    };
+    let child = shell.spawn().map_err(|error| Missing::new(format_args!("needs unshare: {error}")))?;
     let mut server = Server { child, dir };
     let there = |name: &str| server.dir.path().join(name).exists();
     let until = Instant::now() + Duration::from_secs(60);
     while !there("full") {
         if there("none") || Instant::now() > until {
-            println!("skipped: no tmpfs can be mounted here");
-            return;
+            return Err(Missing::new("needs to mount a tmpfs in a user namespace"));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -228,4 +222,12 @@ fn a_full_disk_stops_new_states_only() {
     assert_eq!(last(&data), 49);
     assert_eq!(ask(&server.ctrl(), &[0, 0, 0, 3], 4), [0; 4]);
     assert!(server.child.wait().unwrap().success());
+    Ok(())
 }
+
+suite!(
+    ten_thousand_writes_and_kills_at_any_moment_on_a_thread,
+    ten_thousand_writes_and_kills_at_any_moment_with_a_process,
+    a_disk_that_refuses_writes_fails_the_tpm_and_not_the_program,
+    a_full_disk_stops_new_states_only,
+);

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the state key is while `cvmm-vtpm` runs: in locked pages, in nothing that is dumped, and in no core
 //! file.
-#![allow(clippy::unwrap_used)] // helpers of tests
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod common;
-#[path = "../../secret-memory/tests/common/cores.rs"]
-mod cores;
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 
 use common::*;
-use cores::{cores, has_no_core_limit_left, with_cores, writes_cores};
+use cvmm_test_support::cores::{cores, has_no_core_limit_left, with_cores, writes_cores};
+use cvmm_test_support::memory::{Found, search};
+use cvmm_test_support::{needs, suite};
 use rustix::process::{Pid, Signal, kill_process};
 
 const INDEX: u32 = 0x0150_0001;
@@ -27,10 +26,7 @@ fn children(pid: u32) -> Vec<u32> {
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-#[test]
-fn a_crash_leaves_no_core_file() {
-    // The limits are looked at in any case.
-    writes_cores();
+fn a_crash_leaves_no_core_file() -> suite::Result {
     for sandbox in ["thread", "process"] {
         let dir = tempfile::tempdir().unwrap();
         let key = private(dir.path().join("key"), &[0xc3; 32]);
@@ -53,59 +49,13 @@ fn a_crash_leaves_no_core_file() {
         assert!(!status.core_dumped(), "{sandbox}");
         assert_eq!(cores(server.dir.path()), Vec::<String>::new(), "{sandbox}");
     }
+    // The limits were checked in any case.
+    writes_cores()
 }
 
-/// A mapping of a process.
-struct Mapping {
-    start: u64,
-    end: u64,
-    /// As smaps has them: "rd", "wr", "dd" ..
-    flags: String,
-}
-
-fn mappings(pid: u32) -> Vec<Mapping> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
-    let mut mappings = Vec::new();
-    for line in text.lines() {
-        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
-        let number = |text| u64::from_str_radix(text, 16).ok();
-        if let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) {
-            mappings.push(Mapping { start, end, flags: String::new() });
-        } else if let (Some(flags), Some(last)) = (line.strip_prefix("VmFlags:"), mappings.last_mut()) {
-            last.flags = flags.to_owned();
-        }
-    }
-    mappings
-}
-
-/// How often `wanted` is in what a debugger of root's would dump, and how often in locked pages that it would
-/// not.
-fn search(pid: u32, wanted: &[u8]) -> (usize, usize) {
-    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
-    let (mut dumped, mut hidden) = (0, 0);
-    for Mapping { start, end, flags } in mappings(pid) {
-        let has = |flag: &str| flags.split_whitespace().any(|found| found == flag);
-        let mut bytes = vec![0; (end - start) as usize];
-        // Some mappings cannot be read, such as [vvar].
-        if !has("rd") || memory.read_exact_at(&mut bytes, start).is_err() {
-            continue;
-        }
-        let count = bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
-        if has("dd") && has("lo") {
-            hidden += count;
-        } else {
-            dumped += count;
-        }
-    }
-    (dumped, hidden)
-}
-
-#[test]
-fn the_state_key_is_only_in_locked_pages_that_are_not_dumped() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root may look into the memory of a process that is not dumpable");
-        return;
-    }
+fn the_state_key_is_only_in_locked_pages_that_are_not_dumped() -> suite::Result {
+    // Only root may read the memory of a process that is not dumpable.
+    needs::root()?;
     for sandbox in ["thread", "process"] {
         let key: Vec<u8> = (0..32u8).map(|byte| byte.wrapping_mul(0x9d) ^ 0x5a).collect();
         let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -118,13 +68,17 @@ fn the_state_key_is_only_in_locked_pages_that_are_not_dumped() {
         assert_eq!(code(&tpm(&data, &nv_define(INDEX, TENANT.len() as u16, 0))), 0);
         assert_eq!(code(&tpm(&data, &nv_write(INDEX, TENANT))), 0);
         assert_eq!(content(&tpm(&data, &nv_read(INDEX, TENANT.len() as u16))), TENANT);
-        let (dumped, hidden) = search(server.child.id(), &key);
-        assert_eq!(dumped, 0, "{sandbox}: the key is outside of the locked pages");
-        assert!(hidden > 0, "{sandbox}: the search finds nothing, so it proves nothing");
-        assert_eq!(search(server.child.id(), digits.as_bytes()), (0, 0), "{sandbox}: as it was in its file");
+        let Found { exposed, locked } = search(server.child.id(), &key);
+        assert_eq!(exposed, 0, "{sandbox}: the key is outside of the locked pages");
+        assert!(locked > 0, "{sandbox}: the search finds nothing, so it proves nothing");
+        let nothing = Found { exposed: 0, locked: 0 };
+        assert_eq!(search(server.child.id(), digits.as_bytes()), nothing, "{sandbox}: as it was in its file");
         // The TPM's own process never has the key.
         for child in children(server.child.id()) {
-            assert_eq!(search(child, &key), (0, 0));
+            assert_eq!(search(child, &key), nothing);
         }
     }
+    Ok(())
 }
+
+suite!(a_crash_leaves_no_core_file, the_state_key_is_only_in_locked_pages_that_are_not_dumped);

@@ -224,7 +224,7 @@ fn garbage_ends_a_connection_and_never_the_server() {
 }
 
 #[test]
-fn it_says_what_it_has_of_swtpm_as_libvirt_asks() {
+fn libvirts_questions_about_swtpm_are_answered() {
     // No other option, and no state folder is touched.
     let output =
         std::process::Command::new(PROGRAM).args(["socket", "--print-capabilities"]).output().unwrap();

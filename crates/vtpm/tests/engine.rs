@@ -342,7 +342,7 @@ fn a_child_that_aborts_or_is_killed_is_a_failed_tpm_until_a_reset() {
 }
 
 #[test]
-fn a_child_that_does_not_answer_is_killed_in_time_and_a_wrong_program_is_no_child() {
+fn a_child_that_does_not_answer_is_killed_in_time_and_a_wrong_program_is_refused() {
     let mut stopped = options();
     stopped.timeout = Duration::from_millis(500);
     let mut engine = ProcessEngine::new(stopped, Box::new(MemoryStore::new())).unwrap();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The peer of `scripts/bench measure`: the launch digest by the `sev` crate, in as little program as it takes.
+//! The peer of `scripts/bench measure`: the launch digest by the `sev` crate, in as little program as it
+//! takes.
 //!
 //! Reads its arguments by hand, so that what is measured is the crate and not an option parser.
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is compared and how each is started.
 //!
-//! Everything that is read during a run is copied to a tmpfs first. QEMU gets the leanest q35 that boots this guest;
-//! docs/internals/performance.md gives the reason for every option.
+//! Everything that is read during a run is copied to a tmpfs first. QEMU gets the leanest q35 that boots this
+//! guest; docs/internals/performance.md gives the reason for every option.
 
 use std::fmt;
 use std::fs;
@@ -30,7 +30,8 @@ impl Contestant {
     /// All of ordinary guests, in the order of a round: the two of a pair follow each other.
     pub const PLAIN: [Self; 5] =
         [Self::CvmmUki, Self::CvmmTpm, Self::QemuUki, Self::CvmmHashes, Self::QemuHashes];
-    /// All of SNP guests: a loader device's pages are not part of QEMU's launch, so that it has one way of direct boot.
+    /// All of SNP guests: a loader device's pages are not part of QEMU's launch, so that it has one way of
+    /// direct boot.
     pub const SNP: [Self; 4] = [Self::CvmmUki, Self::CvmmTpm, Self::CvmmHashes, Self::QemuHashes];
 
     /// Who is compared.
@@ -79,7 +80,8 @@ pub struct Files {
     dir: PathBuf,
 }
 
-/// Where the firmware's hash page, its HOB page and the UKI are in guest RAM (cvmm's own plan puts them there too).
+/// Where the firmware's hash page, its HOB page and the UKI are in guest RAM (cvmm's own plan puts them there
+/// too).
 const HASHES_ADDRESS: &str = "0x810000";
 const HOB_ADDRESS: &str = "0x813000";
 const UKI_ADDRESS: &str = "0x2000000";
@@ -211,7 +213,7 @@ impl Files {
 }
 
 fn phases(text: &str) -> Result<Vec<(String, f64)>> {
-    let json: serde_json::Value = serde_json::from_str(text).context("cvmm's timeline is no JSON")?;
+    let json: serde_json::Value = serde_json::from_str(text).context("cvmm's timeline is not JSON")?;
     let marks = json["phases"].as_array().context("cvmm's timeline has no phases")?;
     marks
         .iter()

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Measures cvmm against stock QEMU: same firmware, kernel, initrd, command line and disk, in the same host, in turns.
+//! Measures cvmm against stock QEMU: same firmware, kernel, initrd, command line and disk, in the same host,
+//! in turns.
 //!
-//! Runs inside the emulated host (`scripts/bench` starts it there) and links nothing of cvmm: both VMMs are programs
-//! that are spawned, watched on their console and seen by the same tracepoints of KVM. Three kinds of runs, because each
-//! would disturb the other: *timing* (nothing traced but the first entry into the guest), *counting* (histograms of KVM's
-//! tracepoints) and *memory* (`smaps` while the guest waits in user space).
+//! Runs inside the emulated host (`scripts/bench` starts it there) and links nothing of cvmm: both VMMs are
+//! programs that are spawned, watched on their console and seen by the same tracepoints of KVM. Three kinds
+//! of runs, because each would disturb the other: *timing* (nothing traced but the first entry into the
+//! guest), *counting* (histograms of KVM's tracepoints) and *memory* (`smaps` while the guest waits in user
+//! space).
 
 mod contestant;
 mod memory;

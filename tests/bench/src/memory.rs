@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a VMM needs beside guest RAM: the private pages of its process, from `/proc/PID/smaps`, without the mappings that
-//! are the guest's memory or its firmware.
+//! What a VMM needs beside guest RAM: the private pages of its process, from `/proc/PID/smaps`, without the
+//! mappings that are the guest's memory or its firmware.
 //!
-//! cvmm names these mappings; QEMU's are told by their size, which is the configured one to the page. The largest of the
-//! remaining mappings are kept in the results, so that a mistake here would show.
+//! cvmm names these mappings; QEMU's are told by their size, which is the configured one to the page. The
+//! largest of the remaining mappings are kept in the results, so that a mistake here would show.
 
 use std::fs;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One life of a VM: spawned with its console on a pipe, watched for the guest's marker lines by the monotonic clock.
+//! One life of a VM: spawned with its console on a pipe, watched for the guest's marker lines by the
+//! monotonic clock.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -32,7 +33,8 @@ pub struct Ended {
 }
 
 impl Running {
-    /// Starts `command`; its console goes to `log` as well. `mark` is called at the moment from which times count.
+    /// Starts `command`; its console goes to `log` as well. `mark` is called at the moment from which times
+    /// count.
     ///
     /// `log` must not be on a file system that waits for the outer host: that would be in the measured time.
     pub fn start(
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_boot_is_no_result() {
+    fn a_failed_boot_is_not_a_result() {
         for (name, script) in [
             ("no-marker", "echo hello"),
             ("no-result", "echo cvmm-guest: userspace"),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! KVM's tracepoints, the same for every VMM: a tracefs instance of our own that either finds the first entry into the
-//! guest or counts exits in kernel histograms.
+//! KVM's tracepoints, the same for every VMM: a tracefs instance of our own that either finds the first entry
+//! into the guest or counts exits in kernel histograms.
 //!
-//! For the first entry, `kvm_entry` writes into a small buffer until the first exit to the VMM switches it off by a
-//! trigger, so that the rest of the boot runs as if nothing were traced. Only one VM may run meanwhile. Counting costs a
-//! few hundred instructions per exit and is therefore never done in a timed run.
+//! For the first entry, `kvm_entry` writes into a small buffer until the first exit to the VMM switches it
+//! off by a trigger, so that the rest of the boot runs as if nothing were traced. Only one VM may run at that
+//! time. Counting costs a few hundred instructions per exit and is therefore never done in a timed run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,12 +28,13 @@ const COUNTERS: [(&str, &str); 4] = [
     ("kvm_mmio", "hist:keys=gpa:size=8192 if type != 0"),
 ];
 
-/// Only real exits: a KVM_RUN that was never entered returns too. 3 is an SNP guest's request to change pages.
+/// Only real exits: a KVM_RUN that was never entered returns too. 3 is an SNP guest's request to change
+/// pages.
 const STOP_AT_EXIT: &str =
     "disable_event:kvm:kvm_entry:1 if errno >= 0 && (reason == 2 || reason == 3 || reason == 6)";
 
-/// A probe at the return of the function by which KVM gives commands to the security processor; only the return from
-/// SNP_LAUNCH_FINISH (0xa2) is kept.
+/// A probe at the return of the function by which KVM gives commands to the security processor; only the
+/// return from SNP_LAUNCH_FINISH (0xa2) is kept.
 const FINISH: &str = "r:cvmm_bench/finish sev_issue_cmd_external_user cmd=$arg2:u32";
 const FINISH_ONLY: &str = "cmd == 0xa2";
 
@@ -60,9 +61,9 @@ pub struct Counters {
     pub to_userspace: BTreeMap<u64, u64>,
     /// VM exits by the processor's (SVM) exit code.
     pub hardware: BTreeMap<u64, u64>,
-    /// Port accesses by port, whoever handled them.
+    /// Port accesses by port, wherever they were handled.
     pub ports: BTreeMap<u64, u64>,
-    /// Emulated MMIO accesses by 4 KiB page, whoever handled them.
+    /// Emulated MMIO accesses by 4 KiB page, wherever they were handled.
     pub mmio_pages: BTreeMap<u64, u64>,
 }
 

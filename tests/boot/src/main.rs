@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Boot tests: a driver that runs inside the emulated host (L1, `tests/emulator`), starts `cvmm` as a person would and
-//! checks the guest's console, the timeline, exit codes and what is left behind.
+//! Boot tests: a driver that runs inside the emulated host (L1, `tests/emulator`), starts `cvmm` as a person
+//! would and checks the guest's console, the timeline, exit codes and what is left behind.
 //!
-//! A case is a function in `cases/`; what cases share is in `harness/`. Nothing here links cvmm: the program is tested
-//! from outside. `scripts/test boot` builds everything and runs this.
+//! A case is a function in `cases/`; what cases share is in `harness/`. Nothing here links cvmm: the program
+//! is tested from outside. `scripts/test boot` builds everything and runs this.
 
 mod cases;
 mod harness;
@@ -63,7 +63,7 @@ struct Options {
     /// Debian 12's OVMF, for the same.
     #[arg(long, default_value = "-")]
     old_stock_firmware: PathBuf,
-    /// Keys and certificates of the host's security processor, for cases that believe its reports.
+    /// Keys and certificates of the host's security processor, for cases that verify its reports.
     #[arg(long, default_value = "-")]
     keys: PathBuf,
 }

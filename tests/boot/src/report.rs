@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a person and a machine read: one line per case, the tails of a failed case's logs, the final count, JSON.
+//! What a person and a machine read: one line per case, the tails of a failed case's logs, the final count,
+//! JSON.
 #![expect(clippy::print_stdout, reason = "the report is this program's output")]
 
 use std::fs;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cases::Case;
-use crate::harness::BootRecord;
+use crate::harness::{BootRecord, rounded};
 
 /// How a case ended.
 #[derive(Debug)]
@@ -132,9 +133,4 @@ pub fn json(finished: &[Finished], spent: Duration) -> Value {
         })
         .collect();
     json!({ "passed": passed, "failed": failed, "skipped": skipped, "seconds": rounded(spent), "cases": cases })
-}
-
-/// Seconds to the millisecond.
-pub fn rounded(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1000.0).round() / 1000.0
 }

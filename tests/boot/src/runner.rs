@@ -94,7 +94,7 @@ fn put_away(options: &Options, case: &Case, work: &Path) {
         let _ = fs::create_dir_all(&to);
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             if entry.metadata().is_ok_and(|data| data.is_file() && data.len() <= KEEP_LIMIT) {
-                // Losing a log is no reason to fail.
+                // A lost log does not fail the case.
                 let _ = fs::copy(entry.path(), to.join(entry.file_name()));
             }
         }

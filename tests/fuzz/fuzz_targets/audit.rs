@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The gate's audit log. Events that are whatever they are go through the writer, with rotations and new starts between them: all of it is
-//! read again and verifies, each event is a line, no line is over the limit, and a bit that is changed afterwards is found. And the
-//! reader gets files that are whatever they are.
+//! The gate's audit log. Events that are whatever they are go through the writer, with rotations and new
+//! starts between them: all of it is read again and verifies, each event is a line, no line is over the
+//! limit, and a bit that is changed afterwards is found. And the reader gets files that are whatever they
+//! are.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! virtio-blk: requests of a hostile driver through worker, engine and a real file.
 //!
-//! The device works on its own threads, so after a kick a step waits for the first interrupt or half a millisecond;
-//! what is not done by then runs into the next step or the reset. Runs are therefore not quite reproducible. What is
-//! checked: a reset always ends, the file keeps its length, and no thread panics.
+//! The device works on its own threads, so after a kick a step waits for the first interrupt or half a
+//! millisecond; what is not done by then runs into the next step or the reset. Runs are therefore not quite
+//! reproducible. What is checked: a reset always ends, the file keeps its length, and no thread panics.
 #![no_main]
 
 use std::fs::File;

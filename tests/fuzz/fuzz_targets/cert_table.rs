@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The certificate table of a guest's host: what is found lies in the table, behind its head, and is where an entry says.
+//! The certificate table of a guest's host: what is found lies in the table, behind its head, and is where an
+//! entry says.
 #![no_main]
 
 use cvmm_attest::claims::SigningKey;

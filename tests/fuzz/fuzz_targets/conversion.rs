@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a guest may ask of its pages: any hypercall arguments and fault addresses, one after the other. Whatever is accepted lies
-//! in the address space, changes memory only, and is nothing to do the second time.
+//! What a guest may ask of its pages: any hypercall arguments and fault addresses, one after the other.
+//! Whatever is accepted lies in the address space, changes memory only, and is nothing to do the second time.
 #![no_main]
 
 use cvmm_kvm_snp::convert::{PageState, Request};

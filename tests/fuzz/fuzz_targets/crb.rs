@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The TPM's command buffer: any accesses to registers, window and page, before a TPM that answers when and what the input
-//! says.
+//! The TPM's command buffer: any accesses to registers, window and page, before a TPM that answers when and
+//! what the input says.
 #![no_main]
 
 use std::sync::{Arc, Mutex};
@@ -24,7 +24,8 @@ const REGISTERS: [u64; 8] = [0x00, 0x08, 0x40, START, 0x48, STATUS, 0x80, 0x84];
 
 #[derive(Default)]
 struct State {
-    /// What the running command will be answered with, and after how many waits; `None` for a TPM that is gone.
+    /// What the running command will be answered with, and after how many waits; `None` for a TPM that is
+    /// gone.
     running: Option<(u8, Option<Vec<u8>>)>,
     next: (u8, Option<Vec<u8>>),
     submitted: u64,

@@ -1,33 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Revocation lists, behind a chain that is in order: any bytes, and lists that the root signs whatever is in them. What is accepted
-//! does not have the chain's serials in it.
+//! Revocation lists, behind a chain that is in order: any bytes, and lists that the root signs whatever is in
+//! them. What is accepted does not have the chain's serials in it.
 #![no_main]
-
-#[path = "../../../crates/attest/tests/common/forge.rs"]
-mod forge;
 
 use std::sync::LazyLock;
 
 use cvmm_attest::refusal::Refusal;
 use cvmm_attest::verify::CrlUse;
 use cvmm_fuzz::Input;
-use forge::{By, List, NOW, World, critical, entry, extension, seq, utc};
+use cvmm_test_support::attest::NOW;
+use cvmm_test_support::attest::forged::{CrlParts, ForgedChain, Signer, entry};
+use cvmm_test_support::der::{critical, extension, seq, utc};
 use libfuzzer_sys::fuzz_target;
 
-struct Chain {
-    world: World,
+struct Evidence {
+    chain: ForgedChain,
     report: Vec<u8>,
     vek: Vec<u8>,
 }
 
-static CHAIN: LazyLock<Chain> = LazyLock::new(|| {
-    let world = World::new();
-    let (report, vek) = (world.report(|_| {}), world.vek(|parts| parts.serial = vec![2, 2, 0x12, 0x34]));
-    Chain { world, report, vek }
+static EVIDENCE: LazyLock<Evidence> = LazyLock::new(|| {
+    let chain = ForgedChain::new();
+    let (report, vek) = (chain.report(|_| {}), chain.vek(|parts| parts.serial = vec![2, 2, 0x12, 0x34]));
+    Evidence { chain, report, vek }
 });
 
 /// A list that the root signs, whose parts are the input's; and whether it says that the chain is revoked.
-fn make(list: &mut List, input: &mut Input<'_>) -> bool {
+fn make(list: &mut CrlParts, input: &mut Input<'_>) -> bool {
     let mut revoked = false;
     while input.more() {
         let what = input.u8();
@@ -52,21 +51,21 @@ fn make(list: &mut List, input: &mut Input<'_>) -> bool {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Chain { world, report, vek } = &*CHAIN;
+    let Evidence { chain, report, vek } = &*EVIDENCE;
     let mut input = Input::new(data);
     let flags = input.u8();
     let use_of = if flags & 1 != 0 { CrlUse::Require } else { CrlUse::IfPresent };
     if flags & 2 == 0 {
-        // Whatever bytes: nobody has the root's key but this program.
-        let refusal = world.judge(report, vek, Some(input.rest()), use_of).expect_err("a forged list");
+        // Only this program has the root's key, so any bytes are a forgery.
+        let refusal = chain.verify(report, vek, Some(input.rest()), use_of).expect_err("a forged list");
         assert!(refusal.code().starts_with("crl."), "{refusal}");
         return;
     }
     let mut revoked = false;
-    let crl = world.crl(By::Root, |list| revoked = make(list, &mut input));
-    match world.judge(report, vek, Some(&crl), use_of) {
+    let crl = chain.crl(Signer::Root, |list| revoked = make(list, &mut input));
+    match chain.verify(report, vek, Some(&crl), use_of) {
         Ok(claims) => {
-            assert!(!revoked, "a revoked chain is believed");
+            assert!(!revoked, "a revoked chain verifies");
             let cvmm_attest::claims::Revocation::List { this_update, next_update } = claims.revocation else {
                 panic!("the list is not in the claims");
             };

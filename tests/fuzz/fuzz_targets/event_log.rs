@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Event logs, as a guest sends them. What is read leads to one value for each PCR, whatever is in it; a part of a log up to any event is a
-//! log; and a refusal says where.
+//! Event logs, as a guest sends them. What is read leads to one value for each PCR, whatever is in it; a part
+//! of a log up to any event is a log; and a refusal says where.
 #![no_main]
 
 use cvmm_tpm::HashAlg;
@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
                 assert!(log.has(bank) && pcrs.len() == 24);
                 for (pcr, value) in (0..24).zip(&pcrs) {
                     assert_eq!(value.len(), bank.digest_len());
-                    // Nobody finds a digest of zeros.
+                    // No input has a digest of zeros.
                     assert!(!log.touches(pcr) || value.iter().any(|byte| *byte != 0));
                 }
             }

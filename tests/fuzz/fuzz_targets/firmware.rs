@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A firmware image of unknown origin: table, SEV and IGVM metadata, and the launch plan made from them. A plan
-//! that is accepted has no overlaps, stays in memory, covers every section once and can be placed.
+//! A firmware image of unknown origin: table, SEV and IGVM metadata, and the launch plan made from them. A
+//! plan that is accepted has no overlaps, stays in memory, covers every section once and can be placed.
 #![no_main]
 
 use std::io;

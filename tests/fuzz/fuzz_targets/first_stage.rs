@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a first stage reads of its host: answers in the mailbox, challenges, tickets, responses of the security processor, secrets; and
-//! the measured page. The first byte chooses.
+//! What a first stage reads of its host: answers in the mailbox, challenges, tickets, responses of the
+//! security processor, secrets; and the measured page. The first byte chooses.
 
 #![no_main]
 
@@ -54,7 +54,7 @@ fuzz_target!(|data: &[u8]| {
             let mut page = [0; psp::PAGE];
             let len = rest.len().min(psp::PAGE);
             page[..len].copy_from_slice(&rest[..len]);
-            assert!(psp::response(&[7; 32], 2, &mut page).is_err(), "nobody has the key");
+            assert!(psp::response(&[7; 32], 2, &mut page).is_err(), "the key is not known");
             if let Ok(params) = Params::read_from_bytes(&page) {
                 let _ = params.check();
             }
@@ -82,7 +82,7 @@ fn ticket(bytes: &[u8], signed: bool) {
     if let Ok(ticket) = open(&mut ticket, GATE.public_key().as_ref(), &expected) {
         assert!(signed);
         if let Ok(table) = ticket.secrets(&private) {
-            assert!(table.is_empty(), "nobody has sealed anything");
+            assert!(table.is_empty(), "nothing was sealed");
         }
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! fw_cfg: port accesses and DMA descriptors against a model of what they return, and a bound on what they cost.
+//! fw_cfg: port accesses and DMA descriptors against a model of what they return, and a bound on what they
+//! cost.
 #![no_main]
 
 use std::collections::BTreeMap;

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What comes to the gate over a socket, and from the gate to the VMM: frames, sessions of messages that are whatever they are, evidence
-//! in sessions that were opened as they should be, and answers. Nothing but the right evidence makes a ticket.
+//! What comes to the gate over a socket, and from the gate to the VMM: frames, sessions of messages that are
+//! whatever they are, evidence in sessions that were opened as they should be, and answers. Nothing but the
+//! right evidence makes a ticket.
 #![no_main]
-
-#[path = "../../../crates/gate/tests/common/mod.rs"]
-mod common;
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -20,13 +18,15 @@ use cvmm_gate_protocol::messages::{
     Admit, Approval, Attest, Evidence, GuestChannel, GuestEvidence, MAX_FRAME, PROTOCOL, Request, Response,
 };
 use cvmm_gate_protocol::ticket::{Token, VerdictKey};
+use cvmm_test_support::gate::session::{self, guest_channel};
+use cvmm_test_support::gate::{TestGate, platform_status};
 use libfuzzer_sys::fuzz_target;
 
 /// Inputs for one gate: its log grows with each.
 const MOST: u32 = 20_000;
 
 struct World {
-    gate: common::Gate,
+    gate: TestGate,
     engine: Engine,
     key: VerdictKey,
     launch: String,
@@ -35,49 +35,27 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let gate = common::Gate::new("guest_sessions_per_s = 400000000");
+        let gate = TestGate::new("guest_sessions_per_s = 400000000");
         let engine = Engine::open(gate.config()).expect("the gate was made for this");
         let key = std::fs::read_to_string(gate.path("keys/verdict.pem.pub")).expect("it was just written");
         let key = VerdictKey::from_pem(&key).expect("it is the gate's own");
         let mut world = Self { gate, engine, key, launch: String::new(), used: 0 };
         // One VM that a guest may ask about.
-        let (mut session, approval) = world.approved();
-        let evidence = Request::Evidence(world.evidence(&approval, &common::platform_status()));
-        assert!(matches!(world.send(&mut session, &evidence), Response::Ticket(_)));
-        world.launch = approval.session;
+        world.launch = session::launch(&world.engine, Client::own(), world.gate.proposal("vm"));
         world
     }
 
     fn send(&self, session: &mut Session, request: &Request) -> Response {
-        self.engine.answer(session, &serde_json::to_vec(request).expect("it is JSON"))
+        session::send(&self.engine, session, request)
     }
 
     fn approved(&self) -> (Session, Approval) {
-        let proposal = self.gate.proposal("vm");
-        let admit = Admit {
-            protocol: PROTOCOL,
-            policy: proposal.policy,
-            manifest: proposal.manifest,
-            digest: proposal.digest.to_string(),
-            nonce: STANDARD.encode([9; 32]),
-        };
-        let mut session = Session::new(Client::own());
-        match self.send(&mut session, &Request::Admit(admit)) {
-            Response::Approval(approval) => (session, approval),
-            other => panic!("the right guest is not approved: {other:?}"),
-        }
+        session::approve(&self.engine, Client::own(), self.gate.proposal("vm"))
     }
 
     fn evidence(&self, approval: &Approval, status: &[u8]) -> Evidence {
-        Evidence {
-            session: approval.session.clone(),
-            digest: self.gate.digest.to_string(),
-            host_data: approval.host_data.clone(),
-            platform_status: STANDARD.encode(status),
-            report: None,
-            key: None,
-            certificates: None,
-        }
+        let platform_status = STANDARD.encode(status);
+        Evidence { platform_status, ..session::evidence(&self.gate.digest, approval, None) }
     }
 }
 
@@ -134,9 +112,9 @@ fn messages(world: &World, input: &mut Input<'_>) {
             | Response::Prepared(_)
             | Response::Activate(_)
             | Response::Certified(_) => assert!(session.until().is_some()),
-            Response::Opened(_) => panic!("a channel of a launch whose name nobody was told"),
-            Response::Noted(_) => panic!("a run that nobody has the key of"),
-            Response::Ticket(_) => panic!("a ticket for a session whose name nobody was told"),
+            Response::Opened(_) => panic!("a channel for a launch with a secret name"),
+            Response::Noted(_) => panic!("a lease without its key"),
+            Response::Ticket(_) => panic!("a ticket for a session with a secret name"),
         }
     }
 }
@@ -152,7 +130,7 @@ fn launch(world: &World, input: &mut Input<'_>) {
     }
     let report = evidence.report.is_some();
     if let Response::Ticket(ticket) = world.send(&mut session, &Request::Evidence(evidence)) {
-        assert!(!report, "nobody can sign reports, and one was believed");
+        assert!(!report, "an unsigned report was accepted");
         // Initialised, and at least the TCB of the policy.
         assert!(status.len() == 32 && status[2] == 1);
         assert!(status[24] >= 4 && status[30] >= 22 && status[31] >= 213);
@@ -163,24 +141,18 @@ fn launch(world: &World, input: &mut Input<'_>) {
 }
 
 fn guest(world: &World, input: &mut Input<'_>) {
-    let mut session = Session::new(Client::own());
-    let (policy, vm_id) = ("p".into(), "vm".into());
-    let open = GuestChannel { protocol: PROTOCOL, policy, vm_id, launch: world.launch.clone() };
-    let answer = world.send(&mut session, &Request::GuestChannel(open));
-    assert!(matches!(answer, Response::Opened(_)), "the VMM's channel is not opened: {answer:?}");
-    let attest = Attest { protocol: PROTOCOL, vm_id: "vm".into() };
-    let Response::Challenge(challenge) = world.send(&mut session, &Request::Attest(attest)) else {
-        panic!("an admitted VM gets no challenge")
-    };
+    let channel = Request::GuestChannel(guest_channel("p", "vm", &world.launch));
+    let mut session = session::open(&world.engine, Client::own(), &channel);
+    let challenge = session::challenge(&world.engine, &mut session, "vm");
     let len = usize::from(input.u16());
     let report = STANDARD.encode(input.bytes(len));
     let certificates = (input.u8() == 1).then(|| STANDARD.encode(input.rest()));
     let request = GuestEvidence { session: challenge.session, report, certificates, key: None, quote: None };
     let answer = world.send(&mut session, &Request::GuestEvidence(request));
-    assert!(matches!(answer, Response::Denied(_)), "nobody can sign reports, and one was believed");
+    assert!(matches!(answer, Response::Denied(_)), "an unsigned report was accepted");
 }
 
-/// What the VMM reads of the gate's.
+/// What the VMM reads from the gate.
 fn answers(world: &World, bytes: &[u8]) {
     if let Ok(answer) = serde_json::from_slice::<Response>(bytes) {
         let text = serde_json::to_vec(&answer).expect("it is JSON");

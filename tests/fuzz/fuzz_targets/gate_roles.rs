@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sequences of messages from somebody with a role: a guest behind its channel, or a client whose table covers other VMs. The messages
-//! are well formed, with names that mean something to this gate, or changed in a byte, or whatever they are. A guest is told what a
-//! guest may be told and no more, a client is refused whatever is about a VM of another, and the key of that VM stays what it was.
+//! Sequences of messages from a client with a role: a guest behind its channel, or a client whose table
+//! covers other VMs. The messages are well formed, with names that mean something to this gate, or changed in
+//! a byte, or any bytes. A guest is told what a guest may be told and no more, a client is refused what
+//! concerns another client's VM, and the key of that VM stays what it was.
 #![no_main]
-
-#[path = "../../../crates/gate/tests/common/mod.rs"]
-mod common;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -23,22 +21,24 @@ use cvmm_gate_protocol::messages::lease::{
 use cvmm_gate_protocol::messages::{
     Admit, Attest, Evidence, GuestChannel, GuestEvidence, PROTOCOL, Request, Response,
 };
+use cvmm_test_support::gate::session::{guest_channel, launch, open, send};
+use cvmm_test_support::gate::{TestGate, platform_status};
 use libfuzzer_sys::fuzz_target;
 
 /// Inputs for one gate: its log grows with each.
 const MOST: u32 = 20_000;
-/// A VM of the victim's, one of the client's own, one of nobody's.
+/// A VM of the victim, one of the client itself, and names that belong to no client.
 const NAMES: [&str; 4] = ["victim-1", "own-1", "other", "../x"];
 const POLICIES: [&str; 3] = ["p", "q", "none"];
 
 struct World {
-    gate: common::Gate,
+    gate: TestGate,
     engine: Engine,
     victim: Arc<Client>,
     stranger: Arc<Client>,
-    /// Of the victim's launch, and of the guest's own.
+    /// Names of the victim's launch and of the guest's own.
     launches: [String; 2],
-    /// The victim's: whoever holds it can prove it.
+    /// The victim's keys, with which its client proves that it runs the VM.
     prepared: Prepared,
     used: u32,
 }
@@ -52,7 +52,7 @@ fn kept(manifest: &Manifest) -> Manifest {
 
 impl World {
     fn new() -> Self {
-        let gate = common::Gate::new("guest_sessions_per_s = 400000000");
+        let gate = TestGate::new("guest_sessions_per_s = 400000000");
         let digest = gate.digest.to_string();
         gate.sign_policy("q", 1, &digest, "", "hand_over = [\"r\"]");
         let engine = Engine::open(gate.config()).expect("the gate was made for this");
@@ -88,29 +88,7 @@ impl World {
 
     /// A launch that was admitted.
     fn launch(&self, client: &Arc<Client>, vm_id: &str) -> String {
-        let proposal = self.gate.proposal(vm_id);
-        let admit = Admit {
-            protocol: PROTOCOL,
-            policy: proposal.policy,
-            manifest: proposal.manifest,
-            digest: proposal.digest.to_string(),
-            nonce: STANDARD.encode([9; 32]),
-        };
-        let mut session = Session::new(Arc::clone(client));
-        let answer = send(&self.engine, &mut session, &Request::Admit(admit));
-        let Response::Approval(approval) = answer else { panic!("no approval: {answer:?}") };
-        let evidence = Evidence {
-            session: approval.session.clone(),
-            digest: self.gate.digest.to_string(),
-            host_data: approval.host_data,
-            platform_status: STANDARD.encode(common::platform_status()),
-            report: None,
-            key: None,
-            certificates: None,
-        };
-        let answer = send(&self.engine, &mut session, &Request::Evidence(evidence));
-        assert!(matches!(answer, Response::Ticket(_)), "no ticket: {answer:?}");
-        approval.session
+        launch(&self.engine, Arc::clone(client), self.gate.proposal(vm_id))
     }
 
     /// A message about names that are known here, and the VM that it is about.
@@ -142,7 +120,7 @@ impl World {
                 session,
                 digest,
                 host_data: base64(input),
-                platform_status: STANDARD.encode(common::platform_status()),
+                platform_status: STANDARD.encode(platform_status()),
                 report: None,
                 key: None,
                 certificates: None,
@@ -204,21 +182,14 @@ impl World {
     }
 
     fn guest(&self, input: &mut Input<'_>) {
-        let mut session = Session::new(Arc::clone(&self.stranger));
-        let open = GuestChannel {
-            protocol: PROTOCOL,
-            policy: "p".into(),
-            vm_id: NAMES[1].into(),
-            launch: self.launches[1].clone(),
-        };
-        let answer = send(&self.engine, &mut session, &Request::GuestChannel(open));
-        assert!(matches!(answer, Response::Opened(_)), "the VMM's channel is not opened: {answer:?}");
+        let channel = Request::GuestChannel(guest_channel("p", NAMES[1], &self.launches[1]));
+        let mut session = open(&self.engine, Arc::clone(&self.stranger), &channel);
         while input.more() && !session.is_over() {
             let (frame, _) = self.frame(input);
             let answer = self.engine.answer(&mut session, &frame);
             assert!(answer.is_for_guest(), "a guest was told {answer:?}");
             match answer {
-                Response::Ticket(_) => panic!("nobody can sign reports, and one was believed"),
+                Response::Ticket(_) => panic!("an unsigned report was accepted"),
                 Response::Denied(denied) => assert!(session.is_over() && !denied.reasons.is_empty()),
                 _ => assert!(!session.is_over()),
             }
@@ -240,10 +211,6 @@ impl World {
             }
         }
     }
-}
-
-fn send(engine: &Engine, session: &mut Session, request: &Request) -> Response {
-    engine.answer(session, &serde_json::to_vec(request).expect("it is JSON"))
 }
 
 thread_local! {

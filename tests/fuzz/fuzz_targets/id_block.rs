@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! ID block and ID authentication from a file or a socket, and private keys from a file. What is accepted is accepted again from its
-//! own bytes; whatever the block says, a key can be found for it, and that pair is accepted.
+//! ID block and ID authentication from a file or a socket, and private keys from a file. What is accepted is
+//! accepted again from its own bytes; whatever the block says, a key can be found for it, and that pair is
+//! accepted.
 #![no_main]
 
 use cvmm_fuzz::Input;
@@ -10,7 +11,8 @@ use cvmm_snp::policy::GuestPolicy;
 use libfuzzer_sys::fuzz_target;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-/// Half of a page of fuzz would be reserved bytes: only what has a meaning comes from the input, and some zeros to change.
+/// Half of a page of fuzz would be reserved bytes: only what has a meaning comes from the input, and some
+/// zeros to change.
 fn auth(input: &mut Input<'_>) -> IdAuth {
     let mut bytes = IdAuth::new_zeroed().as_bytes().to_vec();
     for (at, len) in [(0, 8), (64, 144), (576, 148), (1664, 144), (2176, 148)] {
@@ -42,7 +44,8 @@ fuzz_target!(|data: &[u8]| {
             }
             let mut block = block;
             block.version = 1.into();
-            let keyless = Identity::keyless(block).expect("only a hash nobody can find has no key");
+            let keyless =
+                Identity::keyless(block).expect("a key can be recovered for every hash that can be found");
             keyless.verify().expect("the key was made for it");
             assert_eq!(keyless.check_launch(block.launch_digest, GuestPolicy(block.policy.get())), Ok(()));
         }

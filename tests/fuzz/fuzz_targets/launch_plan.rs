@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Plans saved by `cvmm measure --json`, from anywhere: two of them can be compared and shown, a plan never differs from
-//! itself, and the answer stays short whatever numbers the files claim.
+//! Plans saved by `cvmm measure --json`, from anywhere: two of them can be compared and shown, a plan never
+//! differs from itself, and the answer stays short whatever numbers the files claim.
 #![no_main]
 
 use cvmm::measure::{Listing, compare, explain};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PCI configuration by ports and ECAM, and memory accesses to wherever the guest has put its BARs: host bridge,
-//! LPC bridge and two virtio functions.
+//! PCI configuration by ports and ECAM, and memory accesses to wherever the guest has put its BARs: host
+//! bridge, LPC bridge and two virtio functions.
 #![no_main]
 
 use std::sync::atomic::Ordering;
@@ -97,7 +97,10 @@ fuzz_target!(|data: &[u8]| {
                     mmio.write(at, &data);
                 } else {
                     let there = mmio.read(at, &mut data) != Access::Unclaimed;
-                    assert!(!there || device != 3 || data.iter().all(|byte| *byte == 0xff), "it hides from ECAM");
+                    assert!(
+                        !there || device != 3 || data.iter().all(|byte| *byte == 0xff),
+                        "it hides from ECAM"
+                    );
                 }
             }
             op => {

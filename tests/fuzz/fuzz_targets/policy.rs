@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Policies and what they are made from: a policy is explained and written, and what was written is the same policy; policies of other
-//! programs are imported; Rego code is looked through.
+//! Policies and what they are made from: a policy is explained and written, and what was written is the same
+//! policy; policies of other programs are imported; Rego code is looked through.
 //!
 //! The first byte says which; the rest is the file.
 #![no_main]

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What comes to the gate in RCAR: messages that are whatever they are, evidence that is whatever it is in sessions that were opened as
-//! they should be, and paths. Nothing makes a token or a resource.
+//! What comes to the gate in RCAR: messages that are whatever they are, evidence that is whatever it is in
+//! sessions that were opened as they should be, and paths. Nothing makes a token or a resource.
 #![no_main]
-
-#[path = "../../../crates/gate/tests/common/mod.rs"]
-mod common;
 
 use std::cell::RefCell;
 
@@ -13,6 +10,7 @@ use cvmm_gate::audit::budget::Origin;
 use cvmm_gate::engine::{Call, Engine};
 use cvmm_gate::rcar::evidence::Evidence;
 use cvmm_gate::rcar::wire;
+use cvmm_test_support::gate::TestGate;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
@@ -23,14 +21,14 @@ const X: &str = "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY";
 const Y: &str = "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU";
 
 struct World {
-    _gate: common::Gate,
+    _gate: TestGate,
     engine: Engine,
     used: u32,
 }
 
 impl World {
     fn new() -> Self {
-        let gate = common::Gate::with(
+        let gate = TestGate::with(
             "",
             "[rcar]\nlisten = \"127.0.0.1:0\"\npolicy = \"p\"\nguests = \"any\"\nrequests_per_s = 4000000000\nsessions = 16\n\
              resources = \"resources\"\nrelease = { default = \"p\" }",
@@ -39,12 +37,12 @@ impl World {
         Self { _gate: gate, engine, used: 0 }
     }
 
-    /// A session and its nonce.
-    /// Each input is a client of its own: one alone gets only so many challenges.
+    /// Each input is a client of its own: a client gets a limited number of challenges.
     fn origin(&self) -> Origin {
         Origin::user(self.used)
     }
 
+    /// A session and its nonce.
     fn begin(&self) -> (String, String) {
         let reply =
             self.engine.rcar(Call::Auth(br#"{"version":"0.4.0","tee":"snp"}"#), &self.origin(), "fuzz");

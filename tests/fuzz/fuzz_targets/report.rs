@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Evidence as it comes: a report with a certificate, a revocation list, or neither. Nobody here can sign, so what is believed says what
-//! its own bytes say, and is what somebody once signed: any other byte in the signed part, and it is not believed any more.
+//! Evidence as it comes: a report with a certificate, a revocation list, or neither. This program cannot
+//! sign, so a report that verifies says what its own bytes say, and was signed by a real chip: with any other
+//! byte in the signed part it does not verify any more.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -41,13 +42,16 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(claims.report_data[..], report[0x50..0x90]);
             assert_eq!(claims.host_data[..], report[0xc0..0xe0]);
             assert_eq!(claims.policy.0.to_le_bytes(), report[8..16]);
-            let hint = found.expect("what is believed can be read");
+            let hint = found.expect("what verifies can be read");
             assert_eq!(hint.signing_key, claims.signing_key);
-            assert!(hint.subjects().contains(&(claims.product, claims.reported_tcb)), "its certificate is not looked for");
+            assert!(
+                hint.subjects().contains(&(claims.product, claims.reported_tcb)),
+                "its certificate is not looked for"
+            );
             serde_json::to_string(&claims).expect("claims are JSON");
             let mut forged = report.to_vec();
             forged[(now as usize) % SIGNED] ^= 1 << (flags >> 5);
-            judge(&forged, vek, crl, now, flags).expect_err("a forged report is believed");
+            judge(&forged, vek, crl, now, flags).expect_err("a forged report verifies");
         }
         Err(refusal) => {
             assert!(Refusal::CODES.contains(&refusal.code()));

@@ -72,5 +72,5 @@ fuzz_target!(|data: &[u8]| {
     }
     assert_eq!(serial.dropped(), 0, "the screen takes everything");
     drop(serial);
-    assert!(lock(&screen.0).len() <= written, "characters nobody wrote");
+    assert!(lock(&screen.0).len() <= written, "characters that were not written");
 });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! swtpm's control protocol, without its sockets: requests as they arrive, in pieces and padded, commands between them, before a TPM
-//! that fails when the input says.
+//! swtpm's control protocol, without its sockets: requests as they arrive, in pieces and padded, commands
+//! between them, before a TPM that fails when the input says.
 #![no_main]
 
 use std::sync::{Arc, Mutex};

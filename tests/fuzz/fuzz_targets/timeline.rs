@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
 fn check(svg: &str) {
     assert!(svg.len() <= MAX_SVG, "{} bytes", svg.len());
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
-    assert!(!svg.contains("=\"NaN\""), "a coordinate that is no number");
+    assert!(!svg.contains("=\"NaN\""), "a coordinate that is not a number");
     assert!(!svg.contains("=\"inf\""), "an infinite coordinate");
     let mut open: Vec<&str> = Vec::new();
     let mut rest = svg;

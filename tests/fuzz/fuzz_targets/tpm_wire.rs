@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a TPM says, or somebody in its place: keys, signatures, attestations, responses; and quotes by a key that signs all that the
-//! fuzzer thinks of, so that what comes after the signature is reached too.
+//! What a TPM says, or an attacker in its place: keys, signatures, attestations, responses; and quotes by a
+//! key that signs all that the fuzzer thinks of, so that what comes after the signature is reached too.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -46,7 +46,7 @@ fn public(bytes: &[u8]) {
 fn signature(bytes: &[u8]) {
     let Ok(signature) = Signature::parse(bytes) else { return };
     assert_eq!(signature.to_bytes(), bytes);
-    signature.verify(&SIGNER.public, b"what nobody signed").expect_err("a forged signature");
+    signature.verify(&SIGNER.public, b"an unsigned message").expect_err("a forged signature");
 }
 
 fn attest(bytes: &[u8]) {
@@ -74,7 +74,7 @@ fn response(input: &mut Input<'_>) {
     }
 }
 
-/// A TPMS_ATTEST of the fuzzer's, PCRs of one byte each and the digest mended, if it is to be.
+/// A TPMS_ATTEST that the fuzzer makes, PCRs of one byte each, and the right digest if the input asks for it.
 fn quote(input: &mut Input<'_>) {
     let flags = input.u8();
     let len = usize::from(input.u16());

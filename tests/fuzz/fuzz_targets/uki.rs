@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Unified kernel images, made from a small valid one by changing fields of its headers, its sections and their order. What is accepted
-//! is placed by a model of the firmware's loader: everything in bounds, nothing over anything else, and the stub finds a kernel.
+//! Unified kernel images, made from a small valid one by changing fields of its headers, its sections and
+//! their order. What is accepted is placed by a model of the firmware's loader: everything in bounds, nothing
+//! overlaps, and the stub finds a kernel.
 #![no_main]
 
 use cvmm_fuzz::Input;
@@ -14,11 +15,14 @@ const OPTIONAL: usize = PE + 24;
 const TABLE: usize = OPTIONAL + 0x70;
 const SECTION: usize = 40;
 const NAMES: [&str; 12] = [
-    ".linux", ".cmdline", ".initrd", ".osrel", ".profile", ".dtb", ".dtbauto", ".ucode", ".sbat", ".uname", ".pcrsig", ".vendor",
+    ".linux", ".cmdline", ".initrd", ".osrel", ".profile", ".dtb", ".dtbauto", ".ucode", ".sbat", ".uname",
+    ".pcrsig", ".vendor",
 ];
 
 fn u32_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 4).map_or(0, |field| u64::from(u32::from_le_bytes([field[0], field[1], field[2], field[3]])))
+    bytes
+        .get(at..at + 4)
+        .map_or(0, |field| u64::from(u32::from_le_bytes([field[0], field[1], field[2], field[3]])))
 }
 
 /// An image with sections that the input chooses.
@@ -38,7 +42,8 @@ fn base(input: &mut Input<'_>) -> Vec<u8> {
             (name, content)
         })
         .collect();
-    let mut sections: Vec<(&str, &[u8])> = chosen.iter().map(|(name, content)| (*name, content.as_slice())).collect();
+    let mut sections: Vec<(&str, &[u8])> =
+        chosen.iter().map(|(name, content)| (*name, content.as_slice())).collect();
     sections.push((".linux", &kernel));
     samples::uki(&sections)
 }
@@ -107,6 +112,8 @@ fuzz_target!(|data: &[u8]| {
             load(&bytes, kernel.image_size());
         }
         Ok(_) => {}
-        Err(error) => assert!(error.to_string().starts_with("kernel fuzz.efi: ") && !error.problem.code().is_empty()),
+        Err(error) => {
+            assert!(error.to_string().starts_with("kernel fuzz.efi: ") && !error.problem.code().is_empty())
+        }
     }
 });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Certificates: of signing keys, under AMD's authorities, beside a report that is in order; and as authorities of a test PKI. Only what
-//! AMD signed passes, whatever is around it.
+//! Certificates: of signing keys, under AMD's authorities, beside a report that is in order; and as
+//! authorities of a test PKI. Only what AMD signed passes, whatever is around it.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 
 static AMD: LazyLock<Trust> = LazyLock::new(|| Trust::amd().expect("they are built in"));
 
-/// A report in order that nobody signed.
+/// A well-formed report without a valid signature.
 fn report(flags: u8) -> Vec<u8> {
     let mut report = vec![0; 1184];
     report[0] = 3;
@@ -41,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
     let report = report(flags);
     let evidence = Evidence { report: &report, vek: Some(vek), intermediate: None, crl: None };
     let options = Options { now, crl: CrlUse::IfPresent, masked_chip: true };
-    let refusal = verify(&evidence, &AMD, &options).expect_err("nobody signed the report");
+    let refusal = verify(&evidence, &AMD, &options).expect_err("the report is not signed");
     // What is judged after the certificate is reached only with one that is AMD's.
     assert!(!matches!(
         refusal,

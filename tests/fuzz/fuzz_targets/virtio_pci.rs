@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The virtio transport: any access to the whole BAR and to configuration space, with a device that asserts what
-//! the transport promises, or with the entropy device and its worker thread.
+//! The virtio transport: any access to the whole BAR and to configuration space, with a device that asserts
+//! what the transport promises, or with the entropy device and its worker thread.
 #![no_main]
 
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl Rig {
             } else {
                 assert_eq!(before & !after, 0, "only a reset clears status bits");
                 let added = after & !before & !0x40;
-                assert_eq!(added & !data[0], 0, "a status bit nobody wrote");
+                assert_eq!(added & !data[0], 0, "a status bit that was not written");
             }
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `vm.toml`: what is accepted keeps the documented limits, and what is printed of it as JSON is the same VM again; what is refused is
-//! explained with a place in the text.
+//! `vm.toml`: what is accepted keeps the documented limits, and what is printed of it as JSON is the same VM
+//! again; what is refused is explained with a place in the text.
 #![no_main]
 
 use std::collections::BTreeSet;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A state file that somebody wrote who may even have its key: headers, tables and bodies are made to fit as far as the input says, so that
-//! what lies behind checksums and encryption is reached. Nothing panics, and what is accepted can be read, changed and opened again.
+//! A state file by an attacker who may even have its key: headers, tables and bodies are made to fit as far
+//! as the input says, so that what lies behind checksums and encryption is reached. Nothing panics, and what
+//! is accepted can be read, changed and opened again.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -103,7 +104,7 @@ fuzz_target!(|data: &[u8]| {
             return;
         }
     };
-    // Nobody can forge: whatever is accepted is a state that the sample went through.
+    // Forgery is not possible without the key: an accepted file is a state that the sample went through.
     assert!(
         from_sample
             && container.vm_id().as_str() == "vm"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The host's side of devices: interrupts and doorbells that check how they are used, and a virtio device that
-//! checks its transport.
+//! The host's side of devices: interrupts and doorbells that check how they are used, and a virtio device
+//! that checks its transport.
 
 use std::collections::BTreeMap;
 use std::io;

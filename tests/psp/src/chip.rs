@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The identity of the chip: its secret, its identifier and the endorsement keys that follow from them.
 //!
-//! As on hardware, the VCEK is a function of the chip's secret and the reported TCB: another TCB is another key and
-//! needs another certificate. The VLEK comes from the cloud provider's seed, wrapped for one chip in a "hashstick".
+//! As on hardware, the VCEK is a function of the chip's secret and the reported TCB: another TCB is another
+//! key and needs another certificate. The VLEK comes from the cloud provider's seed, wrapped for one chip in
+//! a "hashstick".
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Command identifiers of the mailbox (CMDRESP bits 26:16), from the kernel's `psp-sev.h` and, for `0x096`, the
-//! "HV_REPORT_REQ" patch series on the KVM list.
+//! Command identifiers of the mailbox (CMDRESP bits 26:16), from the kernel's `psp-sev.h` and, for `0x096`,
+//! the "HV_REPORT_REQ" patch series on the KVM list.
 
 macro_rules! commands {
     ($($name:ident = $id:literal),* $(,)?) => {

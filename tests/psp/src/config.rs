@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Configuration of the modelled security processor, a TOML document.
 //!
-//! Every key has a default; an unknown key is an error, so that a misspelt fault does not silently test nothing.
+//! Every key has a default; an unknown key is an error, so that a misspelt fault does not silently test
+//! nothing.
 
 use std::path::PathBuf;
 
@@ -294,7 +295,8 @@ impl Config {
     }
 }
 
-/// Reports of real firmware: Turin writes version 5, Milan and Genoa 5 from API 1.58, 3 from 1.55, before that 2.
+/// Reports of real firmware: Turin writes version 5, Milan and Genoa 5 from API 1.58, 3 from 1.55, before
+/// that 2.
 fn default_report_version(product: Product, api: (u8, u8)) -> u32 {
     match api {
         _ if product == Product::Turin => 5,

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Validation of CPUID pages.
 //!
-//! A CPUID page is a table the host proposes; the firmware lets it into the guest only if it promises nothing that the
-//! processor does not have. A table with a wrong value is refused with INVALID_PARAM, and the page then holds the
-//! corrected table for the host to read. The page is not measured by content, so this check is all the guest has.
+//! A CPUID page is a table the host proposes; the firmware lets it into the guest only if it promises nothing
+//! that the processor does not have. A table with a wrong value is refused with INVALID_PARAM, and the page
+//! then holds the corrected table for the host to read. The page is not measured by content, so this check is
+//! all the guest has.
 //!
 //! Checked here, against the processor's own CPUID:
-//! - feature words (functions 1, 7, 0Dh, 80000001h, 80000007h, 80000008h, 8000001Fh): bits may be cleared, not set;
+//! - feature words (functions 1, 7, 0Dh, 80000001h, 80000007h, 80000008h, 8000001Fh): bits may be cleared,
+//!   not set;
 //! - address widths (80000008h EAX): not more than the processor has;
 //! - C-bit position (8000001Fh EBX 5:0): exact;
 //! - XSAVE areas (0Dh): the sizes that follow from XCR0_IN and XSS_IN, and the exact place of each component;
 //! - reserved fields: zero.
 //!
-//! Real firmware checks more functions, by tables in AMD's processor manuals that are not public as a list (cache
-//! topology, 8000001Dh, is known to be one) and more fields of those above. What passes here may be refused there.
-//! Bits that belong to the virtual machine and not to the processor (hypervisor present, OSXSAVE, x2APIC, more than one
-//! processor) may always be set; `[[cpuid_allow]]` in the configuration adds others, for processors emulated with fewer bits than KVM gives.
+//! Real firmware checks more functions, by tables in AMD's processor manuals that are not public as a list
+//! (cache topology, 8000001Dh, is known to be one) and more fields of those above. What passes here may be
+//! refused there. Bits that belong to the virtual machine and not to the processor (hypervisor present,
+//! OSXSAVE, x2APIC, more than one processor) may always be set; `[[cpuid_allow]]` in the configuration adds
+//! others, for processors emulated with fewer bits than KVM gives.
 
 use crate::config::{Config, CpuidCheck};
 use crate::host::{self, Host, PAGE, le32, le64};
@@ -30,8 +33,8 @@ const ENTRY: usize = 48;
 const XSAVE_BASE: u32 = 0x240;
 /// 1 ECX: x2APIC, OSXSAVE, hypervisor present.
 const VIRTUAL_1_ECX: u32 = 1 << 21 | 1 << 27 | 1 << 31;
-/// 1 EDX: HTT, and 80000001h ECX: CmpLegacy. More than one logical processor: every such chip has that, and a virtual machine
-/// says of itself. The emulated host's own CPUID may have a single processor.
+/// 1 EDX: HTT, and 80000001h ECX: CmpLegacy. More than one logical processor: every such chip has that, and a
+/// virtual machine says of itself. The emulated host's own CPUID may have a single processor.
 const VIRTUAL_1_EDX: u32 = 1 << 28;
 const VIRTUAL_80000001_ECX: u32 = 1 << 1;
 

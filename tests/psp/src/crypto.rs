@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Secrets, randomness and the few primitives everything else is built from.
 //!
-//! The primitives are those of aws-lc-rs. Randomness comes from the system, or, for reproducible tests, from an
-//! HMAC-SHA-384 counter over a seed: then it is predictable, which suits a test double and nothing else.
+//! The primitives are those of aws-lc-rs. Randomness comes from the system, or, for reproducible tests, from
+//! an HMAC-SHA-384 counter over a seed: then it is predictable, which suits a test double and nothing else.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use aws_lc_rs::signature::{
 use aws_lc_rs::{digest, hmac, rand};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// Bytes nobody may see: wiped when dropped, absent from debug output.
+/// Secret bytes: wiped when dropped, absent from debug output.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Secret<const N: usize>(pub(crate) [u8; N]);
 
@@ -38,7 +38,8 @@ pub(crate) fn sha384(parts: &[&[u8]]) -> [u8; 48] {
     first(context.finish().as_ref())
 }
 
-/// HMAC-SHA-384 over a label and inputs, each input preceded by its length: the key derivation used throughout.
+/// HMAC-SHA-384 over a label and inputs, each input preceded by its length: the key derivation used
+/// throughout.
 pub(crate) fn derive(key: &[u8], label: &str, inputs: &[&[u8]]) -> Zeroizing<[u8; 48]> {
     let key = hmac::Key::new(hmac::HMAC_SHA384, key);
     let mut context = hmac::Context::with_key(&key);
@@ -101,7 +102,8 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// The key pair that belongs to a secret, a purpose and inputs. A hash that is no scalar of the curve is skipped.
+    /// The key pair that belongs to a secret, a purpose and inputs. A hash that is not a scalar of the curve
+    /// is skipped.
     pub(crate) fn derived(secret: &[u8], label: &str, inputs: &[&[u8]]) -> Result<Self, CryptoError> {
         for attempt in 0..64_u8 {
             let mut all: Vec<&[u8]> = inputs.to_vec();
@@ -147,7 +149,8 @@ impl SigningKey {
     }
 }
 
-/// Verify an ECDSA P-384 signature with SHA-384. Numbers are AMD's: little endian, 72 bytes, the upper 24 zero.
+/// Verify an ECDSA P-384 signature with SHA-384. Numbers are AMD's: little endian, 72 bytes, the upper 24
+/// zero.
 pub(crate) fn verify_p384(qx: &[u8], qy: &[u8], r: &[u8], s: &[u8], message: &[u8]) -> bool {
     let numbers = [qx, qy, r, s];
     if numbers.iter().any(|number| number.len() != 72 || number[48..].iter().any(|&byte| byte != 0)) {

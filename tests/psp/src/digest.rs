@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The launch digest: a hash chain over the pages that LAUNCH_UPDATE accepts.
 //!
-//! `LD = SHA-384(PAGE_INFO)`, PAGE_INFO being 0x70 bytes: the digest so far, the hash of the content (zero for page
-//! types whose content the firmware writes or does not measure), length, type, IMI flag, VMPL permissions and the GPA.
+//! `LD = SHA-384(PAGE_INFO)`, PAGE_INFO being 0x70 bytes: the digest so far, the hash of the content (zero
+//! for page types whose content the firmware writes or does not measure), length, type, IMI flag, VMPL
+//! permissions and the GPA.
 
 use crate::crypto::sha384;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The C interface, `include/cvmm_psp.h`: what is documented there is not repeated here.
 //!
-//! A panic does not cross the boundary. It becomes HWERROR_PLATFORM, which is what a security processor that fell over
-//! looks like to the kernel; that needs a build profile that unwinds.
+//! A panic does not cross the boundary. It becomes HWERROR_PLATFORM, which is what a security processor that
+//! fell over looks like to the kernel; that needs a build profile that unwinds.
 #![allow(unsafe_code)] // Every function here takes pointers from C.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -145,8 +145,8 @@ fn build(toml: &str, ops: CvmmPspOps) -> Result<CvmmPsp, NewError> {
 /// See the header.
 ///
 /// # Safety
-/// `config_toml` is NULL or a NUL-terminated string, `ops` points to call-backs that stay callable, and `err` is NULL
-/// or has room for `err_len` bytes.
+/// `config_toml` is NULL or a NUL-terminated string, `ops` points to call-backs that stay callable, and `err`
+/// is NULL or has room for `err_len` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cvmm_psp_new(
     config_toml: *const c_char,
@@ -201,8 +201,8 @@ pub unsafe extern "C" fn cvmm_psp_command(psp: *mut CvmmPsp, id: u32, cmdbuf_spa
     })
 }
 
-/// The status of some work, HWERROR_PLATFORM if it panics. The state may be torn then, but it is never unsound, and the
-/// kernel gives a failed processor up.
+/// The status of some work, HWERROR_PLATFORM if it panics. The state may be torn then, but it is never
+/// unsound, and the kernel gives a failed processor up.
 fn guarded(work: impl FnOnce() -> Status) -> u32 {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Status::HWERROR_PLATFORM).0
 }
@@ -267,10 +267,11 @@ pub unsafe extern "C" fn cvmm_psp_memory(
     let (Ok(len), false) = (usize::try_from(len), data.is_null()) else { return };
     // SAFETY: the caller's promise; NULL gives None.
     let Some(key) = (unsafe { key.as_ref() }) else { return };
-    // SAFETY: not NULL, so by the caller's promise `len` bytes that nobody else uses during the call.
+    // SAFETY: not NULL, so by the caller's promise `len` bytes that nothing else uses during the call.
     let data = unsafe { std::slice::from_raw_parts_mut(data, len) };
     let direction = if encrypt == 0 { Direction::Decrypt } else { Direction::Encrypt };
-    // It indexes nothing that could be out of bounds; should it panic all the same, the data stays as far as it got.
+    // It indexes nothing that could be out of bounds; should it panic all the same, the data stays as far as
+    // it got.
     let _ = catch_unwind(AssertUnwindSafe(|| memory::transform(key, spa, data, direction)));
 }
 

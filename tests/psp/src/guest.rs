@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guest contexts: what the firmware knows of one guest.
 //!
-//! Real firmware keeps this encrypted in the context page; here the page is only a handle, and its RMP entry (state
-//! "context") is what keeps the hypervisor from reusing it. Keys are made at LAUNCH_START, so that a context that was
-//! never launched holds no secret.
+//! Real firmware keeps this encrypted in the context page; here the page is only a handle, and its RMP entry
+//! (state "context") is what keeps the hypervisor from reusing it. Keys are made at LAUNCH_START, so that a
+//! context that was never launched holds no secret.
 
 use crate::crypto::{CryptoError, Rng, Secret};
 use crate::digest::LaunchDigest;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the security processor reaches of the machine it sits in: memory, the RMP, CPUID.
 //!
-//! The RMP (reverse map table) holds one entry per 4 KiB page. The firmware ABI names the combinations of its fields
-//! as page states ([`PageState`]); every command demands a state of the pages it is given and leaves them in a defined
-//! one. All helpers here translate a refusal of the machine into the status the firmware would return.
+//! The RMP (reverse map table) holds one entry per 4 KiB page. The firmware ABI names the combinations of its
+//! fields as page states ([`PageState`]); every command demands a state of the pages it is given and leaves
+//! them in a defined one. All helpers here translate a refusal of the machine into the status the firmware
+//! would return.
 
 use crate::status::{Outcome, Status};
 
@@ -21,7 +22,7 @@ pub struct HostFault;
 pub struct RmpEntry {
     /// Guest physical address of this page, bytes.
     pub gpa: u64,
-    /// Owner; 0 is the firmware or nobody.
+    /// Owner; 0 is the firmware or none.
     pub asid: u32,
     /// Not the hypervisor's.
     pub assigned: bool,
@@ -47,7 +48,7 @@ pub enum PageState {
     Default,
     /// The hypervisor's.
     Hypervisor,
-    /// The hypervisor's for ever (given to SNP_INIT_EX).
+    /// The hypervisor's until the next reset (given to SNP_INIT_EX).
     HvFixed,
     /// Taken back from the firmware, not yet given to the hypervisor.
     Reclaim,
@@ -166,7 +167,8 @@ pub(crate) fn set_page(host: &mut dyn Host, spa: u64, entry: &RmpEntry) -> Outco
     host.rmp_write(spa, entry).map_err(|HostFault| Status::INVALID_ADDRESS)
 }
 
-/// Little-endian fields of a command buffer. Offsets are constants of the callers, within the array they index.
+/// Little-endian fields of a command buffer. Offsets are constants of the callers, within the array they
+/// index.
 pub(crate) fn le64(bytes: &[u8], at: usize) -> u64 {
     let mut field = [0; 8];
     field.copy_from_slice(&bytes[at..at + 8]);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! ID block and ID authentication: the guest owner's signed statement of what may be launched.
 //!
-//! The ID block (96 bytes) names a launch digest, a policy and identifiers; the ID authentication page carries the
-//! signature over it, the public ID key, and optionally an author key with its signature over the ID key. The reports
-//! of the guest later show hashes of both keys. Layouts were cross-checked against the `sev` crate and QEMU, not
-//! against AMD's document; neither was the order of the checks: signatures, then measurement, then policy.
+//! The ID block (96 bytes) names a launch digest, a policy and identifiers; the ID authentication page
+//! carries the signature over it, the public ID key, and optionally an author key with its signature over the
+//! ID key. The reports of the guest later show hashes of both keys. Layouts were cross-checked against the
+//! `sev` crate and QEMU, not against AMD's document; neither was the order of the checks: signatures, then
+//! measurement, then policy.
 
 use crate::crypto::{sha384, verify_p384};
 use crate::digest::LaunchDigest;
@@ -68,7 +69,8 @@ pub(crate) fn check(
     Ok(identity)
 }
 
-/// A key or signature with bytes outside its fields is refused too: two encodings of one key would have two digests.
+/// A key or signature with bytes outside its fields is refused too: two encodings of one key would have two
+/// digests.
 fn verify(key: &[u8], signature: &[u8], message: &[u8]) -> Outcome<()> {
     let clean = key[148..].iter().chain(&signature[144..]).all(|&byte| byte == 0);
     let good = clean

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Launching a guest: GCTX_CREATE, LAUNCH_START, ACTIVATE, LAUNCH_UPDATE, LAUNCH_FINISH, and DECOMMISSION.
 //!
-//! A context goes INIT -> LAUNCH -> RUNNING. Pages are launched one by one in state pre-guest, with an RMP entry that
-//! names the guest's ASID and the GPA; the firmware measures them and hands them to the guest as valid.
+//! A context goes INIT -> LAUNCH -> RUNNING. Pages are launched one by one in state pre-guest, with an RMP
+//! entry that names the guest's ASID and the GPA; the firmware measures them and hands them to the guest as
+//! valid.
 
 use crate::digest::PageType;
 use crate::guest::{Guest, GuestKeys, GuestState};
@@ -13,7 +14,8 @@ use crate::psp::Psp;
 use crate::status::{Outcome, Status};
 use crate::{cpuid, secrets};
 
-/// Contexts that may exist at once. Hardware is limited by memory alone; a test double should not eat the machine.
+/// Contexts that may exist at once. Hardware is limited by memory alone; a test double should not eat the
+/// machine.
 const MAX_CONTEXTS: usize = 4096;
 
 /// Offsets in a VMSA (architecture manual, volume 2, appendix B).
@@ -206,8 +208,8 @@ impl Psp {
         Ok(())
     }
 
-    /// A VMSA must be one of an SNP guest. With the secure TSC feature the firmware, and not the host, sets the scale
-    /// and offset of the guest's time stamp counter (after the measurement).
+    /// A VMSA must be one of an SNP guest. With the secure TSC feature the firmware, and not the host, sets
+    /// the scale and offset of the guest's time stamp counter (after the measurement).
     fn prepare_vmsa(&mut self, host: &mut dyn Host, gctx: u64, content: &mut [u8; 4096]) -> Outcome<()> {
         let features = le64(content, vmsa::SEV_FEATURES);
         if features & vmsa::SNP_ACTIVE == 0 || content[vmsa::VMPL] > 3 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The commands of the older SEV ABI that the kernel's driver uses on an SNP host: INIT, SHUTDOWN, PLATFORM_STATUS,
-//! GET_ID. SEV and SEV-ES guests do not exist here; their commands answer UNSUPPORTED.
+//! The commands of the older SEV ABI that the kernel's driver uses on an SNP host: INIT, SHUTDOWN,
+//! PLATFORM_STATUS, GET_ID. SEV and SEV-ES guests do not exist here; their commands answer UNSUPPORTED.
 
 use crate::host::{self, Host, PageState, le32, le64};
 use crate::psp::{Legacy, Psp};
@@ -16,8 +16,8 @@ impl Psp {
         self.start_legacy(host, le32(&bytes, 0), le64(&bytes, 8), le32(&bytes, 16))
     }
 
-    /// INIT_EX: length 36, flags, TMR address, TMR length, reserved, NV address, NV length. The NV storage is accepted
-    /// and left untouched: nothing that it would hold is modelled.
+    /// INIT_EX: length 36, flags, TMR address, TMR length, reserved, NV address, NV length. The NV storage is
+    /// accepted and left untouched: nothing that it would hold is modelled.
     pub(crate) fn legacy_init_ex(&mut self, host: &mut dyn Host, buffer: u64) -> Outcome<()> {
         let bytes: [u8; 36] = host::read(host, buffer)?;
         if le32(&bytes, 0) != 36 {

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The AMD Secure Processor of an SEV-SNP host, in software.
 //!
-//! A [`Psp`] executes the mailbox commands of the SNP firmware against a [`Host`], which is memory, an RMP and a
-//! CPUID: the SNP host emulator through the C interface in `include/cvmm_psp.h` ([`ffi`]), or a test. It keeps platform
-//! and guest state, computes launch digests, checks ID blocks and CPUID pages, answers guest messages and signs
-//! attestation reports under a test PKI ([`Pki`]) that any verifier can be pointed at.
+//! A [`Psp`] executes the mailbox commands of the SNP firmware against a [`Host`], which is memory, an RMP
+//! and a CPUID: the SNP host emulator through the C interface in `include/cvmm_psp.h` ([`ffi`]), or a test.
+//! It keeps platform and guest state, computes launch digests, checks ID blocks and CPUID pages, answers
+//! guest messages and signs attestation reports under a test PKI ([`Pki`]) that any verifier can be pointed
+//! at.
 //!
-//! It protects nothing. Its secrets lie in ordinary memory and its roots are anybody's; it exists so that launch and
-//! attestation code can be tested where there is no such processor. It must never be a dependency of a program that
-//! runs or verifies guests.
+//! It protects nothing. Its secrets lie in ordinary memory and anyone can make its roots; it exists so that
+//! launch and attestation code can be tested where there is no such processor. It must never be a dependency
+//! of a program that runs or verifies guests.
 //!
 //! # What is faithful and what is not
 //!
-//! Facts come from the kernel's driver and headers, the `sev` crate, QEMU and reports of real chips; AMD's firmware
-//! ABI document (56860) was not at hand.
+//! Facts come from the kernel's driver and headers, the `sev` crate, QEMU and reports of real chips; AMD's
+//! firmware ABI document (56860) was not at hand.
 //!
 //! | part | here |
 //! |---|---|
@@ -30,10 +31,11 @@
 //!
 //! Chosen without a source, so no test of another program should depend on it:
 //!
-//! - the order of checks where several would fail, of signatures before measurement before policy in an ID block;
+//! - the order of checks where several would fail, of signatures before measurement before policy in an ID
+//!   block;
 //! - POLICY_FAILURE for a malformed policy, INVALID_PARAM for a wrong version or algorithm in an ID block;
-//! - AEAD_OFLOW for any sequence number but the next, BAD_MEASUREMENT for a message or hashstick that is not authentic,
-//!   INVALID_PARAM for reserved bytes of a message header that are not zero;
+//! - AEAD_OFLOW for any sequence number but the next, BAD_MEASUREMENT for a message or hashstick that is not
+//!   authentic, INVALID_PARAM for reserved bytes of a message header that are not zero;
 //! - SNP_HV_REPORT_REQ only for running guests;
 //! - a loaded VLEK is dropped when the reported TCB grows beyond the hashstick's;
 //! - RESOURCE_LIMIT for more than 4096 contexts and for range lists of more than 8 TiB outside the RMP;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an SNP guest's memory looks like from outside: AES under a key of the guest's and the address.
+//! What an SNP guest's memory looks like from outside: AES under a key of the guest and the address.
 //!
-//! Each 16-byte block is encrypted as XEX does, with a tweak that is its own system physical address encrypted under
-//! a second key. So equal content at two addresses differs, the same content at one address repeats, and a page that
-//! is moved or given to another guest decrypts to noise: the properties that AMD describes for SNP memory (white
-//! paper "AMD SEV-SNP: strengthening VM isolation", 2020). Nothing protects integrity, as there.
+//! Each 16-byte block is encrypted as XEX does, with a tweak that is its own system physical address
+//! encrypted under a second key. So equal content at two addresses differs, the same content at one address
+//! repeats, and a page that is moved or given to another guest decrypts to noise: the properties that AMD
+//! describes for SNP memory (white paper "AMD SEV-SNP: strengthening VM isolation", 2020). Nothing protects
+//! integrity, as there.
 //!
-//! The emulator keeps guest memory in the clear and calls this where the host looks at it, or where a page changes
-//! hands.
+//! The emulator keeps guest memory in the clear and calls this where the host looks at it, or where a page
+//! changes hands.
 
 use aes::cipher::{BlockDecrypt, BlockEncrypt, KeyInit};
 use aes::{Aes128, Block};
@@ -24,8 +25,8 @@ pub enum Direction {
     Decrypt,
 }
 
-/// Transform whole blocks in place. `spa` is the system physical address of the first and a multiple of 16; bytes
-/// behind the last whole block stay as they are.
+/// Transform whole blocks in place. `spa` is the system physical address of the first and a multiple of 16;
+/// bytes behind the last whole block stay as they are.
 pub fn transform(key: &[u8; 32], spa: u64, data: &mut [u8], direction: Direction) {
     let half = |from: usize| -> [u8; 16] { std::array::from_fn(|n| key[from + n]) };
     let cipher = Aes128::new(&half(0).into());

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guest messages: the encrypted channel between a guest and the firmware.
 //!
-//! A message is a 96-byte header and a payload under AES-256-GCM with the VMPCK that the header names: the nonce is
-//! the sequence number, bytes 30h-5Fh of the header are authenticated. A request carries the number after the last
-//! one seen under its key, the response the one after that; anything else is a replay or a reordering by the host.
+//! A message is a 96-byte header and a payload under AES-256-GCM with the VMPCK that the header names: the
+//! nonce is the sequence number, bytes 30h-5Fh of the header are authenticated. A request carries the number
+//! after the last one seen under its key, the response the one after that; anything else is a replay or a
+//! reordering by the host.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 

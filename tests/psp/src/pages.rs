@@ -6,8 +6,8 @@ use crate::psp::Psp;
 use crate::status::{Outcome, Status};
 
 impl Psp {
-    /// PAGE_RECLAIM: address, bit 0 = 2 MiB. Pages that the firmware holds, but not guest contexts and not pages of a
-    /// running guest, become reclaimable by RMPUPDATE.
+    /// PAGE_RECLAIM: address, bit 0 = 2 MiB. Pages that the firmware holds, but not guest contexts and not
+    /// pages of a running guest, become reclaimable by RMPUPDATE.
     pub(crate) fn page_reclaim(&mut self, host: &mut dyn Host, buffer: u64) -> Outcome<()> {
         self.need_snp()?;
         let word = u64::from_le_bytes(host::read(host, buffer)?);
@@ -27,8 +27,8 @@ impl Psp {
         host::set_page(host, spa, &RmpEntry { assigned: true, large, ..RmpEntry::default() })
     }
 
-    /// PAGE_UNSMASH: address (bit 0 = 2 MiB, must be set): 512 pages of one guest that are adjacent and alike become
-    /// one 2 MiB page again.
+    /// PAGE_UNSMASH: address (bit 0 = 2 MiB, must be set): 512 pages of one guest that are adjacent and alike
+    /// become one 2 MiB page again.
     pub(crate) fn page_unsmash(&mut self, host: &mut dyn Host, buffer: u64) -> Outcome<()> {
         self.need_snp()?;
         let word = u64::from_le_bytes(host::read(host, buffer)?);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The test PKI: a keys folder that stands for AMD's signing authorities, the chip and the key distribution service.
+//! The test PKI: a keys folder that stands for AMD's signing authorities, the chip and the key distribution
+//! service.
 //!
-//! The folder keeps what is secret in `keys/` (authorities' RSA keys, made once because that takes seconds; the chip's
-//! secret; the cloud provider's VLEK seed) and publishes certificates the way verifiers look for them:
+//! The folder keeps what is secret in `keys/` (authorities' RSA keys, made once because that takes seconds;
+//! the chip's secret; the cloud provider's VLEK seed) and publishes certificates the way verifiers look for
+//! them:
 //!
 //! | path | content |
 //! |---|---|
@@ -266,7 +268,7 @@ fn secret_file(
     let bytes = make()?;
     let temporary = write_beside(path, &bytes, 0o600).map_err(io_error)?;
     let linked = fs::hard_link(&temporary, path);
-    // Best effort: a left-over temporary file harms nobody.
+    // Best effort: a left-over temporary file does no harm.
     let _ = fs::remove_file(&temporary);
     match linked {
         Ok(()) => Ok(bytes),

@@ -8,8 +8,8 @@ use crate::product::Tcb;
 use crate::psp::Psp;
 use crate::status::{Outcome, Status};
 
-/// Steps that a range list may cost, a step being a page in the RMP or 2 MiB outside it: 8 TiB of holes, far above what
-/// kernels reserve. A list of the largest ranges there can be would take hours.
+/// Steps that a range list may cost, a step being a page in the RMP or 2 MiB outside it: 8 TiB of holes, far
+/// above what kernels reserve. A list of the largest ranges there can be would take hours.
 const MAX_STEPS: u64 = 1 << 22;
 /// More ranges than fit in a page are not accepted: the list is a single page in the ABI.
 const MAX_RANGES: u32 = ((PAGE - 8) / 16) as u32;
@@ -54,8 +54,9 @@ impl Psp {
         Ok(())
     }
 
-    /// SNP_SHUTDOWN and SNP_SHUTDOWN_EX: `u32` length, flags (IOMMU, x86). Demands that no guest is left and that the
-    /// caches hold none of their lines; the kernel reacts to DFFLUSH_REQUIRED with a flush and a second attempt.
+    /// SNP_SHUTDOWN and SNP_SHUTDOWN_EX: `u32` length, flags (IOMMU, x86). Demands that no guest is left and
+    /// that the caches hold none of their lines; the kernel reacts to DFFLUSH_REQUIRED with a flush and a
+    /// second attempt.
     pub(crate) fn snp_shutdown(&mut self, host: &mut dyn Host, buffer: Option<u64>) -> Outcome<()> {
         self.need_snp()?;
         if let Some(buffer) = buffer {
@@ -154,7 +155,8 @@ impl Psp {
         Ok(())
     }
 
-    /// A changed reported TCB changes the endorsement keys: the certificates must follow, or nothing would verify.
+    /// A changed reported TCB changes the endorsement keys: the certificates must follow, or nothing would
+    /// verify.
     fn set_reported_tcb(&mut self, tcb: Tcb) -> Outcome<()> {
         let old = std::mem::replace(&mut self.platform.reported_tcb, tcb);
         if old != tcb
@@ -164,15 +166,16 @@ impl Psp {
             self.detail = format!(" {error}");
             return Err(Status::HWERROR_PLATFORM);
         }
-        // A hashstick yields the keys of its TCB and of older ones. What became newer needs another one; the host sees
-        // VLEK_EN fall in SNP_PLATFORM_STATUS. What hardware does here is not known to us.
+        // A hashstick yields the keys of its TCB and of older ones. What became newer needs another one; the
+        // host sees VLEK_EN fall in SNP_PLATFORM_STATUS. What hardware does here is not known to us.
         if self.platform.vlek.as_ref().is_some_and(|vlek| !tcb.within(vlek.tcb)) {
             self.platform.vlek = None;
         }
         Ok(())
     }
 
-    /// SNP_COMMIT: `u32` length. The current firmware becomes the least that may run, and the reported TCB follows.
+    /// SNP_COMMIT: `u32` length. The current firmware becomes the least that may run, and the reported TCB
+    /// follows.
     pub(crate) fn commit(&mut self, host: &mut dyn Host, buffer: u64) -> Outcome<()> {
         if u32::from_le_bytes(host::read(host, buffer)?) != 4 {
             return Err(Status::INVALID_LEN);
@@ -233,8 +236,8 @@ fn fix_ranges(host: &mut dyn Host, list: u64) -> Outcome<u64> {
     Ok(fixed)
 }
 
-/// Visit the pages of a range that the RMP covers. Ranges may be terabytes of address space without memory: holes are
-/// left in steps of 2 MiB.
+/// Visit the pages of a range that the RMP covers. Ranges may be terabytes of address space without memory:
+/// holes are left in steps of 2 MiB.
 fn for_covered(
     host: &mut dyn Host,
     base: u64,

@@ -2,8 +2,9 @@
 //! The guest policy: what a guest demands of the platform, checked at LAUNCH_START.
 //!
 //! Bits: 7:0 and 15:8 least ABI minor and major, 16 SMT allowed, 17 must be one, 18 migration agent allowed,
-//! 19 debugging allowed, 20 single socket, 21 CXL allowed, 22 AES-256-XTS required, 23 RAPL must be off, 24 ciphertext
-//! hiding required, 25 page swapping disabled (from API 1.58). Everything above is reserved and must be zero.
+//! 19 debugging allowed, 20 single socket, 21 CXL allowed, 22 AES-256-XTS required, 23 RAPL must be off, 24
+//! ciphertext hiding required, 25 page swapping disabled (from API 1.58). Everything above is reserved and
+//! must be zero.
 
 use crate::config::{Config, DebugRule};
 use crate::status::{Outcome, Status};
@@ -12,7 +13,7 @@ use crate::status::{Outcome, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy(pub u64);
 
-/// What of the platform's state a policy can object to.
+/// The platform state that a policy can exclude.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlatformFacts {
     pub(crate) rapl_disabled: bool,
@@ -30,8 +31,8 @@ impl Policy {
         self.bit(19)
     }
 
-    /// Whether a guest with this policy may start here. The hardware manual does not say which code a malformed policy
-    /// gets; like an unsatisfied one it gets POLICY_FAILURE.
+    /// Whether a guest with this policy may start here. The hardware manual does not say which code a
+    /// malformed policy gets; like an unsatisfied one it gets POLICY_FAILURE.
     pub(crate) fn check(self, config: &Config, facts: PlatformFacts, migration_agent: bool) -> Outcome<()> {
         let highest = if config.api >= (1, 58) { 25 } else { 24 };
         let (major, minor) = ((self.0 >> 8) as u8, self.0 as u8);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The processor generations and how each of them encodes its TCB.
 //!
-//! A TCB version is eight bytes; which byte is which component differs between generations, and bytes that belong to
-//! no component are reserved. Versions must be compared component by component, never as one integer.
+//! A TCB version is eight bytes; which byte is which component differs between generations, and bytes that
+//! belong to no component are reserved. Versions must be compared component by component, never as one
+//! integer.
 
 use serde::Deserialize;
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The security processor: its state and the dispatch of mailbox commands.
 //!
-//! A command is executed from start to end; it either succeeds or returns the first status that applies. Commands
-//! check everything before they change anything, so a refused command leaves pages and guests as they were. The one
-//! exception is the firmware's own: a refused CPUID page is handed back corrected.
+//! A command is executed from start to end; it either succeeds or returns the first status that applies.
+//! Commands check everything before they change anything, so a refused command leaves pages and guests as
+//! they were. The one exception is the firmware's own: a refused CPUID page is handed back corrected.
 
 use std::collections::BTreeMap;
 
@@ -154,8 +154,8 @@ impl Psp {
         self.platform.wbinvd_pending = false;
     }
 
-    /// Platform reset: guests and platform state are forgotten; the chip, the committed TCB and the counters of the
-    /// faults stay.
+    /// Platform reset: guests and platform state are forgotten; the chip, the committed TCB and the counters
+    /// of the faults stay.
     pub fn reset(&mut self) {
         self.platform = Platform::new(&self.config);
         if !self.platform.reported_tcb.within(self.committed_tcb) {
@@ -163,8 +163,8 @@ impl Psp {
         }
         self.trace.clear();
         self.delay_ms = 0;
-        // The reported TCB may be another one now. A reset cannot fail; a certificate that is missing then shows up
-        // at the verifier, which names it.
+        // The reported TCB may be another one now. A reset cannot fail; a certificate that is missing then
+        // shows up at the verifier, which names it.
         let _ = self.export_certificates();
     }
 
@@ -234,14 +234,16 @@ impl Psp {
         self.platform.guests.get_mut(&spa).ok_or(Status::INVALID_GUEST)
     }
 
-    /// Write an answer into host memory. Once SNP is initialised the firmware writes to its own pages only, or to
-    /// memory that the RMP does not cover; and never across a page boundary, as the state is that of one page.
+    /// Write an answer into host memory. Once SNP is initialised the firmware writes to its own pages only,
+    /// or to memory that the RMP does not cover; and never across a page boundary, as the state is that of
+    /// one page.
     pub(crate) fn answer(&self, host: &mut dyn Host, spa: u64, bytes: &[u8]) -> Outcome<()> {
         self.may_answer(host, spa, bytes.len())?;
         host::write(host, spa, bytes)
     }
 
-    /// The check of [`Self::answer`] alone, for commands that must not change anything before they can answer.
+    /// The check of [`Self::answer`] alone, for commands that must not change anything before they can
+    /// answer.
     pub(crate) fn may_answer(&self, host: &mut dyn Host, spa: u64, len: usize) -> Outcome<()> {
         if spa % host::PAGE + len as u64 > host::PAGE {
             return Err(Status::INVALID_ADDRESS);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Attestation reports: 1184 bytes, the first 0x2A0 of them signed.
 //!
-//! Versions differ by what they added: 3 the processor's family, model and stepping and the alias-check bit, 5 the
-//! mitigation vectors. Version 4 has no field of its own in any published decoder and is written like 3. Offsets are
-//! those of the `sev` crate, and were compared with reports of real chips.
+//! Versions differ by what they added: 3 the processor's family, model and stepping and the alias-check bit,
+//! 5 the mitigation vectors. Version 4 has no field of its own in any published decoder and is written like
+//! 3. Offsets are those of the `sev` crate, and were compared with reports of real chips.
 
 use crate::crypto::SigningKey;
 use crate::guest::Guest;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SNP_GUEST_REQUEST and the messages behind it, and the report that the host asks for.
 //!
-//! What is wrong with the envelope ends the command; what is wrong with the content of an authentic request is
-//! answered to the guest, in the status field of the response. Only an answered request moves the sequence number.
-//! AMD's document was not at hand for the code of a wrong sequence number: AEAD_OFLOW, as the kernel's maintainers
-//! describe it.
+//! What is wrong with the envelope ends the command; what is wrong with the content of an authentic request
+//! is answered to the guest, in the status field of the response. Only an answered request moves the sequence
+//! number. AMD's document was not at hand for the code of a wrong sequence number: AEAD_OFLOW, as the
+//! kernel's maintainers describe it.
 
 use zeroize::Zeroizing;
 
@@ -95,7 +95,8 @@ impl Psp {
         Ok(answer)
     }
 
-    /// Fields of the request: root key and VEK selection, field selection, VMPL, guest SVN, TCB, mitigation vector.
+    /// Fields of the request: root key and VEK selection, field selection, VMPL, guest SVN, TCB, mitigation
+    /// vector.
     fn derived_key(&self, guest: &Guest, header: &Header, payload: &[u8]) -> Outcome<Zeroizing<[u8; 48]>> {
         let expected = if header.version == 1 { KEY_REQ_LEN - 8 } else { KEY_REQ_LEN };
         if payload.len() != expected {
@@ -158,9 +159,9 @@ impl Psp {
         Ok(answer)
     }
 
-    /// SNP_HV_REPORT_REQ: length 24, key selection, context, address of the answer. REPORT_DATA is zero and VMPL is
-    /// 0xFFFFFFFF, so that no verifier takes it for a report of the guest. Guests that still launch have no final
-    /// digest and get none (the state hardware demands is not known to us).
+    /// SNP_HV_REPORT_REQ: length 24, key selection, context, address of the answer. REPORT_DATA is zero and
+    /// VMPL is 0xFFFFFFFF, so that no verifier takes it for a report of the guest. Guests that still launch
+    /// have no final digest and get none (the state hardware demands is not known to us).
     pub(crate) fn hv_report(&mut self, host: &mut dyn Host, buffer: u64) -> Outcome<()> {
         let bytes: [u8; 24] = host::read(host, buffer)?;
         let (gctx, answer_at) = (le64(&bytes, 8), le64(&bytes, 16));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The secrets page: how a guest gets its message keys.
 //!
-//! Layout (kernel `struct snp_secrets_page`): version, IMI flag, family/model/stepping, GOSVW, VMPCK0 to VMPCK3, then
-//! areas for the guest's use, all zero, and the TSC factor.
+//! Layout (kernel `struct snp_secrets_page`): version, IMI flag, family/model/stepping, GOSVW, VMPCK0 to
+//! VMPCK3, then areas for the guest's use, all zero, and the TSC factor.
 
 use crate::guest::Guest;
 use crate::host::PAGE;
@@ -13,7 +13,8 @@ const VERSION: u32 = 3;
 /// Offset of VMPCK0; the others follow at 32 bytes each.
 pub(crate) const VMPCK0: usize = 0x20;
 
-/// Content of the page. The TSC factor stays zero: the emulated counter does not drift from its nominal frequency.
+/// Content of the page. The TSC factor stays zero: the emulated counter does not drift from its nominal
+/// frequency.
 pub(crate) fn page(guest: &Guest, signature: u32) -> Outcome<[u8; PAGE as usize]> {
     let keys = guest.keys.as_ref().ok_or(Status::INVALID_GUEST_STATE)?;
     let mut page = [0; PAGE as usize];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Status codes of the firmware, as the mailbox returns them.
 //!
-//! Numbers and names are those of the kernel's `psp-sev.h` (`SEV_RET_*`). A newtype and not an enum: a fault may be
-//! configured to return any number, also one that no firmware has.
+//! Numbers and names are those of the kernel's `psp-sev.h` (`SEV_RET_*`). A newtype and not an enum: a fault
+//! may be configured to return any number, also one that no firmware has.
 
 use std::fmt;
 

@@ -3,11 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests.
 
-mod common;
-
-use common::guest::{CPUID, Guest, POLICY};
-use common::{Buffer, Rig};
 use cvmm_psp::{Host as _, PAGE, PageState, Status};
+use cvmm_test_support::psp::{Buffer, CPUID, Guest, POLICY, Rig};
 
 /// A small processor: x87, SSE and AVX state.
 fn processor(rig: &mut Rig) {

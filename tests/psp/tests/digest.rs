@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Launch digests against `sev-snp-measure`: the values of `golden/digests.txt` (see `golden/make.py`) and the table
-//! of the project's launch reference, made with the same tool and a Debian kernel.
+//! Launch digests against `sev-snp-measure`: the values of `golden/digests.txt` (see `golden/make.py`) and
+//! the table of the project's launch reference, made with the same tool and a Debian kernel.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // Helpers of tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use common::qemu::{Boot, Launch, sha256, synthetic};
+use cvmm_test_support::suite;
+use cvmm_test_support::suite::Missing;
 
 const GOLDEN: &str = include_str!("golden/digests.txt");
 
 /// A real firmware of the golden values: what an environment variable names; under CI without it, what
-/// `scripts/fetch` finds. Without either, or when the archive has another build by now, the reason is said. A file that
+/// `scripts/fetch` finds. Missing without either, or when the archive has another build by now. A file that
 /// should be there and is not fails the test.
-fn real_firmware(name: &str) -> Option<Vec<u8>> {
+fn real_firmware(name: &str) -> Result<Vec<u8>, Missing> {
     let (variable, package, file) = match name {
         "amdsev" => ("CVMM_TEST_FIRMWARE", "ovmf-amdsev", "OVMF.amdsev.fd"),
         "stock" => ("CVMM_TEST_STOCK_FIRMWARE", "ovmf", "OVMF.fd"),
@@ -26,18 +27,18 @@ fn real_firmware(name: &str) -> Option<Vec<u8>> {
         Some(place) => PathBuf::from(place),
         None if std::env::var_os("CI").is_some() => fetched(package),
         None => {
-            println!("skipped: {name}: set {variable} to what `scripts/fetch {package}` prints");
-            return None;
+            let advice =
+                format!("needs real firmware: set {variable} to what `scripts/fetch {package}` prints");
+            return Err(Missing::new(advice));
         }
     };
     // The image itself, or the folder it is in.
     let file = if folder.is_file() { folder } else { folder.join(file) };
     let image = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     if hex(&sha256(&image)) == golden_sum(name) {
-        return Some(image);
+        return Ok(image);
     }
-    println!("skipped: {} is another build than the golden values are of", file.display());
-    None
+    Err(Missing::new(format!("needs the build of the golden values, but {} is another one", file.display())))
 }
 
 fn fetched(package: &str) -> PathBuf {
@@ -76,20 +77,15 @@ fn boot(kind: &str) -> Option<Boot> {
     })
 }
 
-#[test]
-fn digests_are_those_of_sev_snp_measure() {
-    let mut images = BTreeMap::from([("synthetic", synthetic())]);
-    assert_eq!(hex(&sha256(&images["synthetic"])), golden_sum("synthetic"), "not the image of make.py");
-    for name in ["amdsev", "stock", "secboot"] {
-        images.extend(real_firmware(name).map(|image| (name, image)));
-    }
+/// Checks the digests of an image, which has so many.
+fn check(name: &str, firmware: &[u8], cases: usize) {
     let mut checked = 0;
     for line in GOLDEN.lines().filter(|line| !line.starts_with('#')) {
         let fields: Vec<&str> = line.split(' ').collect();
         match fields.as_slice() {
             ["sha256", ..] => {}
-            [name, vcpus, signature, features, kind, expected] => {
-                let Some(firmware) = images.get(name) else { continue };
+            [image, ..] if *image != name => {}
+            [_, vcpus, signature, features, kind, expected] => {
                 let launch = Launch {
                     firmware,
                     vcpus: vcpus.parse().unwrap(),
@@ -103,15 +99,35 @@ fn digests_are_those_of_sev_snp_measure() {
             _ => panic!("golden line: {line}"),
         }
     }
-    // Firmware without an area for hashes has no cases with a kernel.
-    let cases = |name: &str| if ["synthetic", "amdsev"].contains(&name) { 16 } else { 12 };
-    assert_eq!(checked, images.keys().copied().map(cases).sum::<usize>());
+    assert_eq!(checked, cases, "{name}");
+}
+
+fn digests_of_a_synthetic_image_are_those_of_sev_snp_measure() {
+    let image = synthetic();
+    assert_eq!(hex(&sha256(&image)), golden_sum("synthetic"), "not the image of make.py");
+    check("synthetic", &image, 16);
+}
+
+fn digests_of_the_amdsev_image_are_those_of_sev_snp_measure() -> suite::Result {
+    check("amdsev", &real_firmware("amdsev")?, 16);
+    Ok(())
+}
+
+// Firmware without an area for hashes has no cases with a kernel.
+
+fn digests_of_the_stock_image_are_those_of_sev_snp_measure() -> suite::Result {
+    check("stock", &real_firmware("stock")?, 12);
+    Ok(())
+}
+
+fn digests_of_the_secure_boot_image_are_those_of_sev_snp_measure() -> suite::Result {
+    check("secboot", &real_firmware("secboot")?, 12);
+    Ok(())
 }
 
 /// Cases with the kernel `vmlinuz-6.12.95+deb12-cloud-amd64`, of which only the hash is needed.
-#[test]
-fn digests_of_the_reference_table_with_a_debian_kernel() {
-    let Some(firmware) = real_firmware("amdsev") else { return };
+fn digests_of_the_reference_table_with_a_debian_kernel() -> suite::Result {
+    let firmware = real_firmware("amdsev")?;
     let mut kernel = [0; 32];
     let sum = "1e1b20f533828d752b7e822dbf8d86898677f00727f39b36896e3d13881c4a05";
     for (at, byte) in kernel.iter_mut().enumerate() {
@@ -161,4 +177,13 @@ fn digests_of_the_reference_table_with_a_debian_kernel() {
         let launch = Launch { firmware: &firmware, vcpus, signature, features: 1, boot: Some(boot) };
         assert_eq!(launch.digest(), expected);
     }
+    Ok(())
 }
+
+suite!(
+    digests_of_a_synthetic_image_are_those_of_sev_snp_measure,
+    digests_of_the_amdsev_image_are_those_of_sev_snp_measure,
+    digests_of_the_stock_image_are_those_of_sev_snp_measure,
+    digests_of_the_secure_boot_image_are_those_of_sev_snp_measure,
+    digests_of_the_reference_table_with_a_debian_kernel,
+);

@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The C interface: the header's layout is the library's, nothing in it is followed when it is NULL, and a machine
-//! behind call-backs launches a guest.
+//! The C interface: the header's layout is the library's, nothing in it is followed when it is NULL, and a
+//! machine behind call-backs launches a guest.
 #![allow(unsafe_code)] // Calls of the C interface.
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests.
-
-mod common;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
 
-use common::guest::{NORMAL, POLICY};
-use common::{Buffer, Machine, pre_guest};
 use cvmm_psp::ffi::{
     CvmmPsp, CvmmPspOps, CvmmPspRmpEntry, cvmm_psp_command, cvmm_psp_delay_ms, cvmm_psp_free,
     cvmm_psp_memory, cvmm_psp_new, cvmm_psp_reset, cvmm_psp_trace, cvmm_psp_wbinvd_done,
 };
 use cvmm_psp::{Host as _, PAGE, PageState, RmpEntry, Status, command};
+use cvmm_test_support::psp::{BUFFER, Buffer, Machine, NORMAL, POLICY, pre_guest};
 
 /// The machine of a call-back.
 fn machine<'a>(opaque: *mut c_void) -> &'a mut Machine {
@@ -111,9 +108,9 @@ fn make(toml: &CStr, ops: &CvmmPspOps) -> Result<*mut CvmmPsp, String> {
 }
 
 fn run(psp: *mut CvmmPsp, machine: &mut Machine, id: u32, buffer: &[u8]) -> Status {
-    machine.write(common::BUFFER, buffer).unwrap();
+    machine.write(BUFFER, buffer).unwrap();
     // SAFETY: a processor that was made and not freed.
-    Status(unsafe { cvmm_psp_command(psp, id, common::BUFFER) })
+    Status(unsafe { cvmm_psp_command(psp, id, BUFFER) })
 }
 
 fn trace(psp: *mut CvmmPsp) -> String {

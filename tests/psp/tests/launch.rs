@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The launch of a guest: states, page states, policy, ID block; each refusal with its status, and with nothing
-//! changed by it.
+//! The launch of a guest: states, page states, policy, ID block; each refusal with its status, and with
+//! nothing changed by it.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests.
 
 mod common;
 
-use common::guest::{CPUID, Guest, Kind, NORMAL, POLICY, SECRETS, UNMEASURED, VMSA, ZERO};
 use common::identity::p384_recovery::recover;
 use common::identity::{id_auth, id_block, number, pair};
-use common::{Buffer, Rig, pre_guest, qemu};
+use common::qemu;
 use cvmm_psp::{Host as _, LARGE_PAGE, PAGE, PERM_ALL, PageState, RmpEntry, Status, command};
+use cvmm_test_support::psp::{
+    Buffer, CPUID, Guest, Kind, MEMORY, NORMAL, POLICY, Rig, SECRETS, UNMEASURED, VMSA, ZERO, pre_guest,
+};
 
 #[test]
 fn initialisation_fixes_ranges_and_happens_once() {
@@ -19,15 +21,8 @@ fn initialisation_fixes_ranges_and_happens_once() {
     assert_eq!(rig.init(), Status::INVALID_CONFIG);
     rig.machine.snp = true;
     // Two ranges; the second reaches far beyond what the RMP covers.
-    let list = Buffer::default()
-        .u32(2)
-        .u32(0)
-        .u64(0x10_0000)
-        .u32(4)
-        .u32(0)
-        .u64(common::MEMORY - PAGE)
-        .u32(0x40_0000)
-        .u32(0);
+    let list =
+        Buffer::default().u32(2).u32(0).u64(0x10_0000).u32(4).u32(0).u64(MEMORY - PAGE).u32(0x40_0000).u32(0);
     rig.machine.write(0x8000, &list.0).unwrap();
     let buffer = |flags| Buffer::default().u32(flags).u32(0).u64(0x8000).bytes(&[0; 48]).0;
     assert_eq!(rig.run(command::SNP_INIT_EX, &buffer(0x100)), Status::INVALID_PARAM);
@@ -70,7 +65,7 @@ fn guest_commands_need_an_initialised_platform() {
     let status = rig.psp.execute(&mut rig.machine, command::SNP_GCTX_CREATE, u64::MAX - 3);
     assert_eq!(status, Status::INVALID_PLATFORM_STATE);
     assert_eq!(rig.init(), Status::SUCCESS);
-    for address in [u64::MAX - 3, common::MEMORY - 4, common::MEMORY] {
+    for address in [u64::MAX - 3, MEMORY - 4, MEMORY] {
         let status = rig.psp.execute(&mut rig.machine, command::SNP_GCTX_CREATE, address);
         assert_eq!(status, Status::INVALID_ADDRESS);
     }
@@ -366,7 +361,8 @@ fn the_id_block_decides_who_may_start() {
     }
 }
 
-/// "Keyless" ID blocks: the signature is a constant and the key is recovered so that it fits; no private key exists.
+/// "Keyless" ID blocks: the signature is a constant and the key is recovered so that it fits; no private key
+/// exists.
 #[test]
 fn an_id_key_by_recovery_is_as_good_as_any() {
     let block = id_block(&expected_digest(), POLICY);

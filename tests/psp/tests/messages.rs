@@ -5,9 +5,9 @@
 
 mod common;
 
-use common::guest::{Guest, Message, POLICY, VMSA};
-use common::{Buffer, Rig, qemu};
+use common::qemu;
 use cvmm_psp::{PAGE, Status, command};
+use cvmm_test_support::psp::{Buffer, Guest, Message, POLICY, Rig, VMSA};
 
 fn running(toml: &str) -> (Rig, Guest, [[u8; 32]; 4]) {
     let mut rig = Rig::initialised(toml);
@@ -210,7 +210,8 @@ fn derived_keys_follow_the_selected_inputs_only() {
     }
     assert_eq!(ask(&KeyReq { selection: 4, ..KEY }), Err(Status::INVALID_KEY.0));
 
-    // The same guest on the same chip, started anew: VCEK-rooted keys are the same, VMRK-rooted ones are not.
+    // The same guest on the same chip, started again: VCEK-rooted keys are the same, VMRK-rooted ones are
+    // not.
     let (other, other_keys) = rig.running(2, POLICY);
     let mut sequence = 1;
     let mut ask = |request: &KeyReq| derive(&mut rig, other, &other_keys[0], &mut sequence, request);
@@ -250,7 +251,7 @@ fn the_secure_tsc_is_told_to_guests_that_have_it() {
 }
 
 #[test]
-fn the_hosts_report_is_no_guests_report() {
+fn the_hosts_report_is_not_a_guests_report() {
     let (mut rig, guest, _) = running("");
     let page = rig.machine.firmware_page();
     let ask = |len, key, at| Buffer::default().u32(len).u32(key).u64(guest.gctx).u64(at).0;

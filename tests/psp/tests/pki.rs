@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The test PKI as files: what `cvmm-psp-pki` writes, that secrets are private, that what exists is kept, and that the
-//! certificates have the form of AMD's.
+//! The test PKI as files: what `cvmm-psp-pki` writes, that secrets are private, that what exists is kept, and
+//! that the certificates have the form of AMD's.
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests.
 
 mod common;
@@ -12,6 +12,7 @@ use std::process::{Command, Output};
 
 use common::verify::{Kind, chain, der};
 use cvmm_psp::Pki;
+use cvmm_test_support::psp::keys_folder;
 use x509_cert::Certificate;
 use x509_cert::der::Encode as _;
 
@@ -67,7 +68,7 @@ fn a_folder_with_other_files_is_refused() {
 
 #[test]
 fn the_folder_is_what_verifiers_look_for() {
-    let folder = common::keys::folder();
+    let folder = keys_folder();
     let hwid = made(folder.path(), &["--tcb", "4,0,22,213"]);
     assert_eq!(hwid.len(), 128);
     let first = files(folder.path());
@@ -131,7 +132,7 @@ fn fresh_secrets_are_private() {
 
 #[test]
 fn complaints_name_what_is_wrong() {
-    let folder = common::keys::folder();
+    let folder = keys_folder();
     for (arguments, word) in [
         (&["--tcb", "1,2,3"][..], "milan and genoa need 4"),
         (&["--product", "turin", "--tcb", "1,2,3,4"], "turin 5"),
@@ -156,7 +157,7 @@ fn complaints_name_what_is_wrong() {
 
 #[test]
 fn a_list_of_revoked_authorities_can_be_had() {
-    let folder = common::keys::folder();
+    let folder = keys_folder();
     made(folder.path(), &["--revoke", "asvk"]);
     let list = std::fs::read(folder.path().join("crl-revoked.der")).unwrap();
     let (vcek, vlek) = (chain(folder.path(), Kind::Vcek), chain(folder.path(), Kind::Vlek));
@@ -181,7 +182,7 @@ fn certificates_have_the_form_of_amds() {
     const BASIC: &str = "2.5.29.19";
     const USAGE: &str = "2.5.29.15";
     const POINTS: &str = "2.5.29.31";
-    let folder = common::keys::folder();
+    let folder = keys_folder();
     for (product, line, base) in [("milan", "Milan", 1_u8), ("genoa", "Genoa", 2), ("turin", "Turin", 3)] {
         made(folder.path(), &["--product", product]);
         let (vcek, vlek) = (chain(folder.path(), Kind::Vcek), chain(folder.path(), Kind::Vlek));

@@ -4,10 +4,9 @@
 
 mod common;
 
-use common::guest::POLICY;
 use common::verify::World;
-use common::{Buffer, Rig};
 use cvmm_psp::{PageState, Pki, Product, Status, Tcb, command};
+use cvmm_test_support::psp::{Buffer, POLICY, Rig};
 
 /// The answer of SNP_PLATFORM_STATUS.
 struct Info {

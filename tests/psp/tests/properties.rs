@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Random commands with random buffers, between random RMPUPDATEs: nothing panics, a refused command changes nothing,
-//! a page changes its state in the ways the ABI knows, the firmware writes to no page of a running guest or of the
-//! hypervisor, and the digest is that of the launched pages alone.
+//! Random commands with random buffers, between random RMPUPDATEs: nothing panics, a refused command changes
+//! nothing, a page changes its state in the ways the ABI knows, the firmware writes to no page of a running
+//! guest or of the hypervisor, and the digest is that of the launched pages alone.
 #![allow(clippy::unwrap_used)] // Helpers of tests.
-
-mod common;
 
 use std::collections::BTreeMap;
 
 use aws_lc_rs::digest::{SHA384, digest};
-use common::guest::{Guest, Message, POLICY};
-use common::{Buffer, Rig, pre_guest};
 use cvmm_psp::{Host as _, LARGE_PAGE, PAGE, PageState, RmpEntry, Status, command};
+use cvmm_test_support::psp::{BUFFER, Buffer, CPUID, Guest, MEMORY, Message, POLICY, Rig, pre_guest};
 use proptest::prelude::*;
 
 /// Page 0 to 11 are small, 12 and 13 large.
@@ -181,19 +178,19 @@ impl Model {
     fn execute(&mut self, rig: &mut Rig, id: u32, words: &[u64]) {
         let mut buffer: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         buffer.resize(64, 0);
-        rig.machine.write(common::BUFFER, &buffer).unwrap();
+        rig.machine.write(BUFFER, &buffer).unwrap();
         rig.machine.written.clear();
         let before = rig.machine.table().to_vec();
         let keys = rig.machine.keys.clone();
         // Content of the page, should this be an update.
-        let update = (le64(&buffer, 16) & !0xFFF).min(common::MEMORY - LARGE_PAGE);
+        let update = (le64(&buffer, 16) & !0xFFF).min(MEMORY - LARGE_PAGE);
         let len = if buffer[8] & 1 != 0 { LARGE_PAGE } else { PAGE };
         let mut content = vec![0; len as usize];
         if id == command::SNP_LAUNCH_UPDATE {
             rig.machine.read(update, &mut content).unwrap();
         }
 
-        let status = rig.psp.execute(&mut rig.machine, id, common::BUFFER);
+        let status = rig.psp.execute(&mut rig.machine, id, BUFFER);
         let trace = rig.psp.trace().to_owned();
 
         let cpuid_page = id == command::SNP_LAUNCH_UPDATE && buffer[8] >> 1 & 7 == 6;
@@ -208,7 +205,7 @@ impl Model {
         for (at, (old, new)) in before.iter().zip(rig.machine.table()).enumerate() {
             if old != new {
                 check_transition(id, old, new, &trace);
-                // Nobody else's page is touched.
+                // Pages of other owners are not touched.
                 let spa = at as u64 * PAGE;
                 let named = [0, 16].map(|field| le64(&buffer, field) & !1);
                 let near = |from: u64| (from..from.saturating_add(LARGE_PAGE)).contains(&spa);
@@ -383,7 +380,7 @@ proptest! {
     #[test]
     fn buffers_anywhere_do_not_panic(id in 0..0x100_u32, buffer in any::<u64>(), near in 0..0x1000_u64) {
         let mut rig = Rig::new("");
-        for at in [buffer, common::MEMORY - near, u64::MAX - near, buffer % common::MEMORY] {
+        for at in [buffer, MEMORY - near, u64::MAX - near, buffer % MEMORY] {
             rig.psp.execute(&mut rig.machine, id, at);
         }
     }
@@ -448,12 +445,12 @@ proptest! {
         let mut page = table.0;
         page.resize(PAGE as usize, 0);
         let spa = rig.machine.pre_guest(guest.asid, 0x1000, &page);
-        match rig.update(guest, spa, common::guest::CPUID) {
+        match rig.update(guest, spa, CPUID) {
             Status::SUCCESS => prop_assert!(count <= 64),
             status => {
                 prop_assert_eq!(status, Status::INVALID_PARAM);
                 let expected = if count > 64 { Status::INVALID_PARAM } else { Status::SUCCESS };
-                prop_assert_eq!(rig.update(guest, spa, common::guest::CPUID), expected);
+                prop_assert_eq!(rig.update(guest, spa, CPUID), expected);
             }
         }
     }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reports and their certificates before a verifier that others wrote: the `sev` crate reads every version of every
-//! product and finds it signed, under the chain the keys folder publishes; and it finds what was tampered with.
+//! Reports and their certificates before a verifier that others wrote: the `sev` crate reads every version of
+//! every product and finds it signed, under the chain the keys folder publishes; and it finds what was
+//! tampered with.
 #![allow(clippy::unwrap_used)] // Helpers of tests.
 
 mod common;
 
-use common::guest::{NORMAL, POLICY};
 use common::identity::{amd_key, id_auth, id_block, pair};
 use common::verify::{Kind, World, amd_extension, der, revoked, signed_by, small_integer};
-use common::{Buffer, Rig};
 use cvmm_psp::{Authority, Config, Pki, Product, Status, Tcb, command};
+use cvmm_test_support::psp::{Buffer, Message, NORMAL, POLICY, Rig, keys_folder};
 use sev::certs::snp::Verifiable as _;
 use sev::firmware::guest::AttestationReport;
 use sev::parser::ByteParser as _;
@@ -117,7 +117,8 @@ fn a_flipped_byte_is_found() {
         bad[at] ^= 0x10;
         assert!(!signed_by(&bad, &key), "byte {at:#x}");
     }
-    // The same by the `sev` crate, in fields that it does not re-create: SVN, policy, data, measurement, chip.
+    // The same by the `sev` crate, in fields that it does not re-create: SVN, policy, data, measurement,
+    // chip.
     for at in [0x04, 0x08, 0x50, 0x90, 0xC0, 0x140, 0x186, 0x1A0, 0x2A0, 0x2E8] {
         let mut bad = raw.clone();
         bad[at] ^= 0x10;
@@ -137,7 +138,7 @@ fn another_tcb_is_another_key() {
     let raw = world.report([1; 64], 1).unwrap();
     let report = parse(&raw);
     assert_eq!((components(report.reported_tcb), components(report.current_tcb).snp), (lower, 22));
-    assert!((&old_chain, &report).verify().is_err(), "the VCEK of another TCB");
+    assert!((&old_chain, &report).verify().is_err(), "the VCEK of a different TCB");
     let chain = world.chain(Kind::Vcek);
     (&chain, &report).verify().unwrap();
     check_certificate(&world, &report, Kind::Vcek);
@@ -223,14 +224,14 @@ fn keys_that_are_not_there_are_not_used() {
     // Without a keys folder there are reports, signed by a key that nothing endorses.
     let mut rig = Rig::initialised("");
     let (guest, keys) = rig.running(1, POLICY);
-    let message = common::guest::Message::report(1, [0; 64], 0, 1);
+    let message = Message::report(1, [0; 64], 0, 1);
     let raw = rig.ask(guest, &keys[0], &message).unwrap().payload[32..].to_vec();
     assert!(!signed_by(&raw, &der(&world.chain(Kind::Vcek).vek)));
 }
 
 #[test]
 fn the_report_names_the_keys_of_the_id_block() {
-    let folder = common::keys::folder();
+    let folder = keys_folder();
     let mut rig = Rig::initialised(&format!("keys_dir = '{}'", folder.path().display()));
     let (id, author) = (pair(), pair());
     let sha384 = |bytes: &[u8]| -> [u8; 48] {
@@ -246,7 +247,7 @@ fn the_report_names_the_keys_of_the_id_block() {
         let identity = (flags != 0).then_some((&block[..], &auth[..]));
         assert_eq!(rig.finish(guest, identity, flags, [0; 32]), Status::SUCCESS, "{}", rig.psp.trace());
         measured = rig.digest();
-        let message = common::guest::Message::report(1, [0; 64], 0, 1);
+        let message = Message::report(1, [0; 64], 0, 1);
         let report = parse(&rig.ask(guest, &keys[0], &message).unwrap().payload[32..]);
         (&common::verify::chain(folder.path(), Kind::Vcek), &report).verify().unwrap();
         let named = flags & 1 == 1;

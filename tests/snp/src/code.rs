@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guests' programs, 16-bit code as a processor runs it after reset.
 
-use crate::vm::PAGE;
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
 
 /// What the guest gives as its reason to the host: reason set 3, reason 0x42 (GHCB specification, 2.3.1).
 pub const TERMINATION: u64 = 0x42_3100;
@@ -23,7 +24,7 @@ pub fn load_data(end: &[u8]) -> Vec<u8> {
     [&[0xa0, 0x00, 0x10], end].concat()
 }
 
-/// Makes a secret of 64 bytes at 1200h out of `seed`, then `end`. Nobody else ever has it as a whole.
+/// Makes a secret of 64 bytes at 1200h out of `seed`, then `end`. It is never elsewhere as a whole.
 pub fn make_secret(seed: u32, end: &[u8]) -> Vec<u8> {
     let mut code = vec![0xbf, 0x00, 0x12]; // MOV DI, 1200h
     code.extend([0xb9, 16, 0x00]); // MOV CX, 16

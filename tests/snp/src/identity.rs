@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Launch digests and ID blocks, written a second time: the security processor has its own code for both.
 //!
-//! Sources: SEV-SNP firmware ABI (56860), 8.17.2 PAGE_INFO and 8.18 ID block; the VMSA's fields as KVM fills them for a
-//! vCPU that nobody has touched since its creation.
+//! Sources: SEV-SNP firmware ABI (56860), 8.17.2 PAGE_INFO and 8.18 ID block; the VMSA's fields as KVM fills
+//! them for a vCPU that was not touched since its creation.
 
 use anyhow::{Context, Result};
 use aws_lc_rs::digest::{SHA384, digest};
@@ -74,7 +74,7 @@ fn reset_vmsa() -> [u8; PAGE] {
         (0x170, 0x2),                   // RFLAGS
         (0x178, 0xfff0),                // RIP
         (0x268, 0x0007_0406_0007_0406), // PAT
-        (0x310, 0x600),                 // RDX: the processor's signature, which nobody has set
+        (0x310, 0x600),                 // RDX: the processor's signature, which was not set
         (0x3b0, 1),                     // SEV features: SNP active
         (0x3e8, 1),                     // XCR0
     ] {

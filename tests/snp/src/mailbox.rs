@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The security processor's registers, past the kernel's driver: for a command that the driver does not pass on.
+//! The security processor's registers, past the kernel's driver: for a command that the driver does not pass
+//! on.
 //!
-//! Linux, drivers/crypto/ccp/sp-pci.c (`sevv2`): command 10980h, address of the buffer 109E0h and 109E4h. The host is
-//! started with `iomem=relaxed`, without which the kernel does not let anybody at registers that a driver has.
+//! Linux, drivers/crypto/ccp/sp-pci.c (`sevv2`): command 10980h, address of the buffer 109E0h and 109E4h. The
+//! host is started with `iomem=relaxed`, without which the kernel denies access to registers that a driver
+//! has.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;

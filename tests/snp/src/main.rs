@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of the emulated SEV-SNP host (`tests/emulator`), run inside it by `tests/snp/run`.
 //!
-//! Most cases are guests of a few instructions by raw ioctls, without firmware: they take milliseconds. Each names the
-//! kernel's and the firmware's answer that it expects. A group belongs to one start of the host, because the security
-//! processor's options (faults, ASIDs, TCB) are fixed then:
+//! Most cases are guests of a few instructions by raw ioctls, without firmware: they take milliseconds. Each
+//! names the kernel's and the firmware's answer that it expects. A group belongs to one start of the host,
+//! because the security processor's options (faults, ASIDs, TCB) are fixed then:
 //!
-//! - `payload`: an ordinary host; `faults`: one whose firmware refuses, dawdles or forbids; `broken`: one whose
-//!   firmware does not come up at all;
+//! - `payload`: an ordinary host; `faults`: one whose firmware refuses, dawdles or forbids; `broken`: one
+//!   whose firmware does not come up at all;
 //! - `linux`: stock QEMU with OVMF and Debian's kernel.
 //!
 //! Nothing here links cvmm or the security processor: both sides of every check are written twice.
@@ -14,7 +14,6 @@
 mod cases;
 mod code;
 mod identity;
-mod linux;
 mod mailbox;
 mod memory;
 mod plain;

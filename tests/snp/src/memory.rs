@@ -101,9 +101,9 @@ impl Dump {
         bail!("physical address {address:#x} is not in /proc/kcore")
     }
 
-    /// Where the words stand in memory that is in use (as dump tools do, free pages are left out), and how many pages
-    /// were read; the first place only, if that is enough. `words` makes them anew each time: no copy of the whole must
-    /// lie about. Their place is a multiple of 8.
+    /// Where the words stand in memory that is in use (as dump tools do, free pages are left out), and how
+    /// many pages were read; the first place only, if that is enough. `words` makes them again each time: no
+    /// copy of the whole must lie about. Their place is a multiple of 8.
     pub fn find(
         &self,
         words: impl Fn() -> Box<dyn Iterator<Item = u32>>,

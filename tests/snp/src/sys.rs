@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the tests need of Linux below the standard library: memory of their own, an alarm, modules, privileged files.
+//! What the tests need of Linux below the standard library: memory of their own, an alarm, modules,
+//! privileged files.
 #![expect(unsafe_code, reason = "mmap, signals and module loading")]
 
 use std::ffi::CString;

@@ -16,10 +16,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
+pub use crate::code::PAGE;
 use crate::sys::{self, Mapping};
 
-/// A page, bytes.
-pub const PAGE: usize = 4096;
 /// GPA of the page of the reset vector.
 pub const TOP: u64 = 0xffff_f000;
 /// GPA of the first page for data.

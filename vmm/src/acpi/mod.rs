@@ -145,8 +145,3 @@ fn vmgenid(id: [u8; 16]) -> Vec<u8> {
     page[start..start + id.len()].copy_from_slice(&id);
     page
 }
-
-#[cfg(test)]
-mod checkers;
-#[cfg(test)]
-mod tests;

@@ -362,6 +362,3 @@ fn claim_lines(claims: &Claims) -> Vec<String> {
     );
     lines
 }
-
-#[cfg(test)]
-mod tests;

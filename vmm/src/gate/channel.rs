@@ -182,10 +182,6 @@ fn denied(reason: Reason) -> Response {
 }
 
 #[cfg(test)]
-#[path = "../../../crates/gate/tests/common/pki.rs"]
-mod pki;
-
-#[cfg(test)]
 mod tests {
     use std::io::Read;
     use std::net::TcpListener;
@@ -194,8 +190,8 @@ mod tests {
 
     use cvmm_gate_protocol::messages::lease::Noted;
     use cvmm_gate_protocol::messages::{Challenge, Opened, Ticket};
+    use cvmm_test_support::tls::{Subject, issue};
 
-    use super::pki::{Names, issue};
     use super::*;
     use crate::config::GateEndpoint;
 
@@ -304,11 +300,11 @@ mod tests {
     #[test]
     fn and_so_it_is_over_tls() {
         let folder = tempfile::tempdir().unwrap();
-        let authority = issue("authority", &Names::Authority, None, (2024, 2049));
+        let authority = issue("authority", &Subject::Authority, None, (2024, 2049));
         let (ca, _) = authority.write(folder.path(), "ca");
         let (certificate, key) =
-            issue("gate", &Names::Localhost, Some(&authority), (2024, 2049)).write(folder.path(), "gate");
-        let client = issue("host", &Names::Dns(&["host"]), Some(&authority), (2024, 2049));
+            issue("gate", &Subject::Localhost, Some(&authority), (2024, 2049)).write(folder.path(), "gate");
+        let client = issue("host", &Subject::Dns(&["host"]), Some(&authority), (2024, 2049));
         let (client_certificate, client_key) = client.write(folder.path(), "client");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let roots = Arc::new(cvmm_tls_files::roots(&ca).unwrap());

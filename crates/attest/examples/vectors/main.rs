@@ -1,40 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `scripts/bench attest` compares with other verifiers: verdicts on the attestation vectors, and the time for one report.
+//! What `scripts/bench attest` compares with other verifiers: verdicts on the attestation vectors, and the
+//! time for one report.
 //!
-//! `vectors make FOLDER` makes evidence of its own into a folder, for where there are no published vectors: a PKI like AMD's, and reports
-//! signed with its keys, good ones and ones with one thing wrong. `vectors verdicts` prints a line of JSON for each vector of
-//! CVMM_VECTORS: its class, what is expected, what came out. `vectors time REPORT VEK ROUNDS` prints the nanoseconds of each round:
-//! everything from the bytes to the claims, and with the policy's judgement.
+//! `vectors make FOLDER` makes evidence of its own into a folder, for where there are no published vectors: a
+//! PKI like AMD's, and reports signed with its keys, good ones and ones with one thing wrong. `vectors
+//! verdicts` prints a line of JSON for each vector of CVMM_VECTORS: its class, what is expected, what came
+//! out. `vectors time REPORT VEK ROUNDS` prints the nanoseconds of each round: everything from the bytes to
+//! the claims, and with the policy's judgement.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic)] // A benchmark.
 
-#[path = "../../tests/common/clauses.rs"]
-mod clauses;
-#[path = "../../tests/common/mod.rs"]
-mod common;
-#[path = "../../tests/common/forge.rs"]
-mod forge;
 mod made;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use common::{THEN, Vector, check};
 use cvmm_attest::policy::Expected;
 use cvmm_attest::roots::Trust;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, verify};
+use cvmm_test_support::artefacts;
+use cvmm_test_support::attest::vectors::{Vector, check, trust, vectors};
+use cvmm_test_support::attest::{NOW, clauses};
 
 const QUARTER: i64 = 90 * 86_400;
 
 /// Valid when it was made and expired at the time of the verdicts: judged inside of its time.
 fn time(vector: &Vector, trust: &Trust) -> i64 {
     if !vector.expected.contains("expired at") {
-        return THEN;
+        return NOW;
     }
-    (0..12)
-        .map(|quarter| THEN - quarter * QUARTER)
-        .find(|at| check(vector, trust, *at).is_ok())
-        .unwrap_or(THEN)
+    (0..12).map(|quarter| NOW - quarter * QUARTER).find(|at| check(vector, trust, *at).is_ok()).unwrap_or(NOW)
 }
 
 /// The code of a refusal, or nothing.
@@ -49,15 +44,15 @@ fn refusal(vector: &Vector, trust: &Trust, data: &[u8; 64], digest: &str) -> Opt
         expected.report_data = Some(data);
     }
     let policy = clause.map_or_else(clauses::lenient, |clause| clauses::strict(clause, digest));
-    policy.judge_claims(&claims, &expected, THEN).first().map(|reason| reason.code.to_string())
+    policy.judge_claims(&claims, &expected, NOW).first().map(|reason| reason.code.to_string())
 }
 
 fn verdicts() {
-    let folder = common::folder().unwrap();
-    let (amd, made) = (common::trust(&folder, false), common::trust(&folder, true));
-    let all = common::vectors(&folder);
+    let folder = artefacts::vectors().unwrap();
+    let (amd, made) = (trust(&folder, false), trust(&folder, true));
+    let all = vectors(&folder);
     let good = all.iter().find(|vector| vector.id == "synth/ok-milan-v3").expect("a good made vector");
-    let good = check(good, &made, THEN).unwrap();
+    let good = check(good, &made, NOW).unwrap();
     for vector in &all {
         let allowed = vector.expected.starts_with("valid") || vector.expected == "allow";
         let class = match vector.id.split_once('/') {
@@ -70,13 +65,13 @@ fn verdicts() {
                 Some("ch") => "chain",
                 Some("crl") => "crl",
                 Some("pol") => "policy",
-                other => panic!("a class nobody knows: {other:?}"),
+                other => panic!("unknown class: {other:?}"),
             },
         };
-        let trust = if vector.made { &made } else { &amd };
+        let trust = if vector.synthetic { &made } else { &amd };
         let code = refusal(vector, trust, &good.report_data, &good.measurement.to_string());
         let line = serde_json::json!({
-            "id": vector.id, "class": class, "made": vector.made, "allowed": allowed, "refusal": code,
+            "id": vector.id, "class": class, "made": vector.synthetic, "allowed": allowed, "refusal": code,
         });
         println!("{line}");
     }
@@ -93,16 +88,16 @@ fn main() {
             let own = std::env::var_os("CVMM_VECTORS")
                 .map(PathBuf::from)
                 .filter(|own| !own.join("tav-milan").exists());
-            let trust = own.map_or_else(|| Trust::amd().unwrap(), |own| common::trust(&own, true));
+            let trust = own.map_or_else(|| Trust::amd().unwrap(), |own| trust(&own, true));
             let policy = clauses::lenient();
             let evidence = Evidence { report: &report, vek: Some(&vek), intermediate: None, crl: None };
-            let options = Options { now: THEN, crl: CrlUse::IfPresent, masked_chip: false };
+            let options = Options { now: NOW, crl: CrlUse::IfPresent, masked_chip: false };
             let nothing = Expected { report_data: None, host_data: None, measurement: None, id_key: None };
             for _ in 0..rounds.parse().unwrap() {
                 let began = Instant::now();
                 let claims = verify(&evidence, &trust, &options).unwrap();
                 let verified = began.elapsed().as_nanos();
-                assert!(policy.judge_claims(&claims, &nothing, THEN).is_empty());
+                assert!(policy.judge_claims(&claims, &nothing, NOW).is_empty());
                 println!("{verified} {}", began.elapsed().as_nanos());
             }
         }

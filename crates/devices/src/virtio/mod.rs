@@ -10,8 +10,8 @@ pub mod console;
 pub mod pci;
 pub mod queue;
 pub mod rng;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod worker;
 
 use std::sync::Arc;

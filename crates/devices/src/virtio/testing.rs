@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest's side of a virtio device, for tests: memory, rings, a driver and a host that records.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure is a failed test")]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,9 +24,12 @@ pub const BUFFERS: u64 = 0x10_0000;
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// VIRTQ_DESC_F_NEXT.
 pub const NEXT: u16 = 1;
+/// VIRTQ_DESC_F_WRITE.
 pub const WRITE: u16 = 2;
 
+/// Guest RAM.
 pub fn memory() -> DeviceMemory {
     let ranges = [
         (GuestAddress(0), SECOND_REGION as usize),
@@ -49,11 +53,14 @@ pub fn wait_for(mut done: impl FnMut() -> bool) -> bool {
 /// Counts what a device signals.
 #[derive(Debug, Default)]
 pub struct Signals {
+    /// Interrupts by queue.
     pub counts: Mutex<BTreeMap<u16, u32>>,
+    /// How often DEVICE_NEEDS_RESET was set.
     pub resets: Mutex<u32>,
 }
 
 impl Signals {
+    /// Whether the device asked for a reset.
     pub fn reset_asked(&self) -> bool {
         *self.resets.lock().unwrap() > 0
     }
@@ -74,18 +81,29 @@ impl VirtioInterrupt for Signals {
 /// A split ring as a driver sees it. Descriptors are handed out in order and recycled when used.
 #[derive(Debug)]
 pub struct Ring {
+    /// Where it lies.
     pub memory: DeviceMemory,
+    /// Descriptors.
     pub size: u16,
+    /// Address of the descriptor table.
     pub desc: u64,
+    /// Address of the available ring.
     pub avail: u64,
+    /// Address of the used ring.
     pub used: u64,
+    /// The doorbell.
     pub kick: Arc<EventFd>,
     /// VIRTIO_F_EVENT_IDX: announce as little as the device asks for, ask for each interrupt.
     pub event_idx: bool,
+    /// How often [`Self::kick_if_asked`] rang the doorbell.
     pub kicks: u32,
+    /// `avail_idx` at that time.
     pub kicked_idx: u16,
+    /// The next descriptor.
     pub next_desc: u16,
+    /// The driver's position in the available ring.
     pub avail_idx: u16,
+    /// The driver's position in the used ring.
     pub used_idx: u16,
 }
 
@@ -109,6 +127,7 @@ impl Ring {
         }
     }
 
+    /// The queue as the transport hands it to the device.
     pub fn active(&self, index: u16) -> ActiveQueue {
         let mut queue = Queue::new(self.size).unwrap();
         queue.try_set_desc_table_address(GuestAddress(self.desc)).unwrap();
@@ -119,6 +138,7 @@ impl Ring {
         ActiveQueue { index, queue, kick: self.kick.clone() }
     }
 
+    /// Writes a descriptor of a table.
     pub fn write_desc(&self, table: u64, index: u16, addr: u64, len: u32, flags: u16, next: u16) {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&addr.to_le_bytes());
@@ -150,10 +170,12 @@ impl Ring {
         self.set_avail_idx(self.avail_idx);
     }
 
+    /// Sets the index of the available ring.
     pub fn set_avail_idx(&self, idx: u16) {
         self.memory.store(idx, GuestAddress(self.avail + 2), std::sync::atomic::Ordering::Release).unwrap();
     }
 
+    /// Rings the doorbell.
     pub fn kick(&self) {
         self.kick.write(1).unwrap();
     }
@@ -221,9 +243,13 @@ pub fn activate(device: &mut dyn VirtioDevice, rings: &[&Ring], features: u64) -
 /// A host that records interrupts and doorbells.
 #[derive(Debug, Default)]
 pub struct Host {
+    /// What each vector was programmed with.
     pub programmed: Mutex<BTreeMap<u16, Option<MsiMessage>>>,
+    /// How often a vector was programmed.
     pub program_calls: Mutex<u32>,
+    /// Vectors in the order of their interrupts.
     pub triggered: Mutex<Vec<u16>>,
+    /// Addresses of registered doorbells.
     pub doorbells: Mutex<Vec<u64>>,
 }
 

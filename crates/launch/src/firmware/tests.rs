@@ -2,7 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{IGVM, Image, SECTIONS, metadata, pair, real_firmware};
+use crate::samples::firmware::{IGVM, Image, SECTIONS, metadata, pair};
 
 fn parse(image: &Image) -> Result<Firmware, FirmwareProblem> {
     parse_bytes(image.bytes())
@@ -28,51 +28,6 @@ fn with_entry(guid: Guid, data: Vec<u8>) -> Result<Firmware, FirmwareProblem> {
     image.entries.retain(|(other, _)| *other != guid);
     image.entries.push((guid, data));
     parse(&image)
-}
-
-/// The values both the synthetic and the real image must give: machine-model 1.2, read with another tool.
-fn check_amdsev(firmware: &Firmware) {
-    assert_eq!(firmware.ap_start(), Some(0x0080_b004));
-    assert_eq!(firmware.secret_area(), Some(Area { gpa: 0x81_0000, len: 0xc00 }));
-    assert_eq!(firmware.kernel_hashes(), Some(Area { gpa: 0x81_0c00, len: 0x400 }));
-    let section = |gpa, len, kind| Section { gpa, len, kind };
-    let expected = [
-        section(0x80_0000, 0x9000, SectionKind::SecMem),
-        section(0x80_a000, 0x3000, SectionKind::SecMem),
-        section(0x80_d000, 0x1000, SectionKind::Secrets),
-        section(0x80_e000, 0x1000, SectionKind::Cpuid),
-        section(0x80_f000, 0x1000, SectionKind::SvsmCaa),
-        section(0x81_1000, 0x1_f000, SectionKind::SecMem),
-        section(0x81_0000, 0x1000, SectionKind::KernelHashes),
-    ];
-    assert_eq!(firmware.sections(), Some(&expected[..]));
-    let igvm = firmware.igvm().unwrap();
-    assert_eq!(
-        igvm.parameters,
-        Some(ParameterArea { gpa: 0x81_2000, len: 0x1000, memory_map: (0, 0xc0), vcpu_count: 0xc0 })
-    );
-    assert_eq!(igvm.hobs, Some(HobArea { gpa: 0x81_3000, len: 0x1000 }));
-}
-
-#[test]
-fn a_synthetic_amdsev_image_is_understood() {
-    let firmware = parse(&Image::amdsev()).unwrap();
-    check_amdsev(&firmware);
-    assert_eq!((firmware.gpa(), firmware.size()), (0xffff_e000, 0x2000));
-    assert_eq!(firmware.guids().len(), 5);
-}
-
-#[test]
-fn the_real_amdsev_image_is_understood() {
-    let Some(path) = real_firmware() else { return };
-    let firmware = Firmware::parse(Blob::open(&path).unwrap()).unwrap();
-    check_amdsev(&firmware);
-    assert_eq!((firmware.gpa(), firmware.size()), (0xffc0_0000, 0x40_0000));
-    assert_eq!(firmware.reset_vector(), 0xffff_fff0);
-    // Nearest the end first; the fifth is the TDX metadata, which mean nothing here.
-    assert_eq!(firmware.guids().len(), 6);
-    assert_eq!(firmware.guids()[0], RESET_BLOCK_GUID);
-    assert_eq!(firmware.guids()[4].to_string(), "e47a6535-984a-4798-865e-4685a7bf8ec2");
 }
 
 #[test]

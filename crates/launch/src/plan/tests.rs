@@ -8,8 +8,8 @@ use super::*;
 use crate::firmware::{Firmware, SectionKind};
 use crate::hashes::KernelHashes;
 use crate::memory::MemoryLayout;
+use crate::samples::firmware::{IGVM, Image, SECTIONS};
 use crate::samples::{bzimage, uki_of};
-use crate::testing::{IGVM, Image, SECTIONS, real_firmware};
 use crate::uki as uki_rules;
 
 const MIB: u64 = 1 << 20;
@@ -118,20 +118,6 @@ fn the_uki_order_splits_the_section_and_puts_the_image_last() {
     let parameters = firmware(&Image::amdsev()).igvm().unwrap().parameters.unwrap();
     let page = uki_rules::parameter_page(&parameters, &MEMORY, 2).unwrap();
     assert_eq!(memory.read(0x81_2000, 4096), page);
-}
-
-#[test]
-fn the_real_firmware_gives_the_pages_of_the_proof_runs() {
-    let Some(path) = real_firmware() else { return };
-    let firmware = Firmware::parse(Blob::open(&path).unwrap()).unwrap();
-    // The UKI of the proof runs had this many bytes.
-    let plan = LaunchPlan::build(&firmware, &uki_profile(13_230_433), &MEMORY, 1).unwrap();
-    let pages =
-        |kind| -> u64 { plan.imports().iter().filter(|i| i.kind == kind).map(|i| i.len / PAGE_SIZE).sum() };
-    assert_eq!((pages(Normal), pages(Zero), pages(Secrets), pages(Cpuid)), (4257, 43, 1, 1));
-    assert_eq!(plan.imports().len(), 12);
-    let text: Vec<String> = plan.explain().map(|row| row.to_string()).collect();
-    assert!(text[0].starts_with("0x00ffc00000    1024 pages  normal      firmware  "), "{}", text[0]);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Two holes of the stock firmware that a hostile host can use although the security processor has accepted the guest
-//! and its report shows the right digest (docs/internals/threat-model.md). cvmm plays that host by `debug.serve_shim` and
-//! `debug.inject_variables`.
+//! Two holes of the stock firmware that a hostile host can use although the security processor has accepted
+//! the guest and its report shows the right digest (docs/internals/threat-model.md). cvmm plays that host by
+//! `debug.serve_shim` and `debug.inject_variables`.
 //!
-//! These cases say what is, not what should be: when a firmware closes a hole, its case fails and has to be turned round.
+//! These cases say what is, not what should be: when a firmware closes a hole, its case fails and has to be
+//! turned round.
 
 mod forge;
 
@@ -23,7 +24,7 @@ pub const CASES: &[Case] = &[
         "snp-hole-shim",
         300,
         shim,
-        "hashes profile: a program that nobody measured runs in a guest whose report is right",
+        "hashes profile: an unmeasured program runs in a guest with a valid report",
     ),
     on(
         Host::Snp,
@@ -42,8 +43,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Runs `spec` with an ID block for what is measured of it. The guest's report has to show the digest that was
-/// predicted without the hostile host's part in it.
+/// Runs `spec` with an ID block for what is measured of it. The guest's report has to show the digest that
+/// was predicted without the hostile host's part in it.
 fn run(ctx: &Ctx, honest: &Spec, hostile: (&'static str, String)) -> Result<Ended> {
     let predicted = measure(ctx, honest, &[])?;
     let mut spec = with_id_block(ctx, honest)?;
@@ -60,7 +61,7 @@ fn run(ctx: &Ctx, honest: &Spec, hostile: (&'static str, String)) -> Result<Ende
     Ok(ended)
 }
 
-/// A shim that is a whole Linux with an initrd of the host's.
+/// A shim that is a whole Linux with an initrd chosen by the host.
 fn forged_shim(ctx: &Ctx) -> Result<(&'static str, String)> {
     let shim = ctx.path("shim.efi");
     let image = fs::read(ctx.guest.join("guest.efi")).context("read the guest's UKI")?;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guest kernels of other versions than the 6.12 that all other cases boot: what each makes of the machine's memory types.
+//! Guest kernels older or newer than the 6.12 that all other cases boot: what each makes of the machine's
+//! memory types.
 //!
-//! Until 6.3 Linux had no PAT without MTRRs, and so no write-protected mapping, which an SNP guest needs before it has a console.
+//! Until 6.3 Linux had no PAT without MTRRs, and so no write-protected mapping, which an SNP guest needs
+//! before it has a console.
 
 use anyhow::{Context, Result, ensure};
 
@@ -52,7 +54,8 @@ pub fn check_memory_types(ended: &Ended) -> Result<()> {
     // Linux's own table with all types in it; without PAT there would be no WC and no WP.
     ended.fact("pat", "WB WC UC- UC WB WP UC- WT")?;
     ended.fact("mtrr_override", "no")?;
-    // From 6.12 on Linux has no /proc/mtrr in an SNP guest: what the host says of memory types counts for nothing there.
+    // From 6.12 on Linux has no /proc/mtrr in an SNP guest: what the host says of memory types counts for
+    // nothing there.
     let facts = ended.facts();
     if facts.get("snp") == Some(&"no") { ended.fact("mtrr", "yes") } else { Ok(()) }
 }

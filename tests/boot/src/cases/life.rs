@@ -8,7 +8,12 @@ use crate::harness::spec::{USER_SPACE, cmdline};
 use crate::harness::{Ctx, Disk, Spec, Vm, contract, images};
 
 pub const CASES: &[Case] = &[
-    case("power-button", 180, power_button, "SIGTERM lets the guest power off; its disk is locked meanwhile"),
+    case(
+        "power-button",
+        180,
+        power_button,
+        "SIGTERM lets the guest power off; its disk stays locked until then",
+    ),
     case("panic-resets", 240, panic_resets, "a kernel panic resets the VM; SIGQUIT stops it in its firmware"),
     case(
         "panic-exits",
@@ -44,7 +49,7 @@ fn panic_resets(ctx: &Ctx) -> Result<()> {
     let spec = Spec::uki(ctx, images::uki(ctx, "panic", &cmdline("ttyS0", "panic"))?);
     let mut vm = Vm::start(ctx, &spec)?;
     vm.wait_for(PANIC)?;
-    vm.until("cvmm builds the machine anew", |vm| vm.messages().contains("guest reset").then_some(()))?;
+    vm.until("cvmm builds the machine again", |vm| vm.messages().contains("guest reset").then_some(()))?;
     // The new machine is in its firmware, which knows no power button.
     vm.signal(libc::SIGQUIT)?;
     let ended = vm.end_soon(contract::STOPPED)?;

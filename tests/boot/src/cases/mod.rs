@@ -30,7 +30,7 @@ pub enum Host {
     Snp,
     /// The same, and a security processor that fails at times.
     Faults,
-    /// The same as `Snp`, for what is no test: figures that somebody wants to see.
+    /// The same as `Snp`, for figures, which are not tests.
     Figures,
 }
 

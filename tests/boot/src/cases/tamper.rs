@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The hashes profile against a host that serves other files than the measured ones.
 //!
-//! Each change is one bit where the boot does not depend on it, and the control boots with all three changes when they
-//! are what is measured. So if the firmware did not compare, the changed guests would come up just as well. That one
-//! was refused is seen from outside the guest: its firmware has read the files, then makes no device access any more
-//! for a long time, and Linux never looked at the PCI bus.
+//! Each change is one bit where the boot does not depend on it, and the control boots with all three changes
+//! when they are what is measured. So if the firmware did not compare, the changed guests would come up just
+//! as well. That one was refused is seen from outside the guest: its firmware has read the files, then makes
+//! no device access any more for a long time, and Linux never looked at the PCI bus.
 //!
-//! The refused guests are also the ones that ignore a power button, so they serve to test the ways to stop a VM.
+//! The refused guests are also the ones that ignore a power button, so they serve to test the ways to stop a
+//! VM.
 
 use std::path::PathBuf;
 use std::thread;
@@ -26,8 +27,8 @@ pub const CASES: &[Case] = &[case(
     "a changed kernel, initrd or command line is refused; grace time, second signal, Ctrl-A x",
 )];
 
-/// How long a guest must be silent to count as refused. Longer than the firmware needs to hash a kernel in the
-/// emulated host (2 to 4 s), the longest time without device access in a boot.
+/// How long a guest must be silent to count as refused. Longer than the firmware needs to hash a kernel in
+/// the emulated host (2 to 4 s), the longest time without device access in a boot.
 const SILENCE: Duration = Duration::from_secs(8);
 
 struct Files {

@@ -82,8 +82,8 @@ fn uki(ctx: &Ctx) -> Result<()> {
 }
 
 fn reset(ctx: &Ctx) -> Result<()> {
-    // Two boots of one cvmm: Startup would be refused the second time if the TPM had not been reset, and then the
-    // firmware would leave the TPM alone and the kernel find PCRs without a log.
+    // Two boots of one cvmm: Startup would be refused the second time if the TPM had not been reset, and then
+    // the firmware would leave the TPM alone and the kernel find PCRs without a log.
     let disk = images::blank(&ctx.path("disk.img"), 1)?;
     let mut rebooting =
         Spec::uki(ctx, images::uki(ctx, "reboot", &cmdline("ttyS0", "reboot cvmm.then=tpm"))?);
@@ -108,7 +108,7 @@ fn killed(ctx: &Ctx) -> Result<()> {
     ended.said("cvmm-guest: power-button")?;
     // The driver sees the error bit.
     ended.fact("tpm_gone", "yes")?;
-    ensure!(ended.messages.contains("tpm has failed"), "cvmm did not tell of the TPM's end");
+    ensure!(ended.messages.contains("tpm has failed"), "cvmm did not report that the TPM failed");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The ACPI tables that a guest has, for checkers outside of this host: `tests/boot/run` shows them every `acpi.log`.
+//! The ACPI tables that a guest has, for checkers outside of this host: `tests/boot/run` shows them every
+//! `acpi.log`.
 
 use std::fmt::Write;
 use std::fs;

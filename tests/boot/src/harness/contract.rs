@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What cvmm promises its callers, in one place: exit codes and names of phases. Written down here a second time on
-//! purpose: a change in cvmm that callers would notice has to fail a test.
+//! What cvmm promises its callers, in one place: exit codes and names of phases. Written down here a second
+//! time on purpose: a change in cvmm that callers would notice has to fail a test.
 
 /// The guest powered itself off.
 pub const POWERED_OFF: i32 = 0;
@@ -14,7 +14,7 @@ pub const REFUSED: i32 = 4;
 pub const FILE: i32 = 5;
 /// The security processor refused the launch.
 pub const UNMEASURED: i32 = 7;
-/// Nobody listens at the gate's socket.
+/// The gate does not answer at its socket.
 pub const GATE_UNREACHABLE: i32 = 20;
 /// The gate did not answer in time.
 pub const GATE_SILENT: i32 = 21;
@@ -24,7 +24,7 @@ pub const GATE_DENIED: i32 = 22;
 pub const GATE_ANSWER: i32 = 23;
 /// The gate's ticket is not for this launch, or not the gate's.
 pub const TICKET: i32 = 24;
-/// Nobody has admitted the SNP guest.
+/// The SNP guest was not admitted.
 pub const NOT_ADMITTED: i32 = 8;
 /// The guest shut down by a triple fault.
 pub const TRIPLE_FAULT: i32 = 10;

@@ -14,8 +14,8 @@ const DIRECT_MAP_END: u64 = 0xffff_c000_0000_0000;
 /// Pages read at once.
 const BATCH: usize = 256;
 
-/// Physical addresses where a page in use begins with `words` at the offset `at`, and how many pages were read. `words` makes them
-/// anew each time: no copy of the whole must lie about.
+/// Physical addresses where a page in use begins with `words` at the offset `at`, and how many pages were
+/// read. `words` makes them again each time, so that no copy of the whole is in memory.
 pub fn find<I: Iterator<Item = u32>>(words: impl Fn() -> I, at: usize) -> Result<(Vec<u64>, usize)> {
     let mut found = Vec::new();
     let pages = walk(&mut |physical, page| {
@@ -62,7 +62,8 @@ fn walk(look: &mut dyn FnMut(u64, &[u8]) -> bool) -> Result<usize> {
             frame += batch as u64;
         }
     }
-    // What was found must not be found again here, nor where the kernel had it for us: in a buffer for the page that was read last.
+    // What was found must not be found again here, nor where the kernel had it for us: in a buffer for the
+    // page that was read last.
     if let Some((_, _, offset)) = segments(&core)?.first() {
         core.read_exact_at(&mut buffer[..PAGE], *offset).context("read /proc/kcore")?;
     }
@@ -71,10 +72,11 @@ fn walk(look: &mut dyn FnMut(u64, &[u8]) -> bool) -> Result<usize> {
     Ok(pages)
 }
 
-/// Where `needle` is in the host's pages in use, by physical address with the page's flags, and how many pages were read. With `enough`
-/// the first find is all.
+/// Where `needle` is in the host's pages in use, by physical address with the page's flags, and how many
+/// pages were read. With `enough` the first find is all.
 pub fn search(needle: &Needle, enough: bool) -> Result<(Vec<String>, usize)> {
-    // Pages that were freed just now wait on the processor's own list, where they look as if they were in use: a file in memory uses them.
+    // Pages that were freed just now wait on the processor's own list, where they look as if they were in
+    // use: a file in memory uses them.
     let mut waiting = tempfile::tempfile()?;
     for _ in 0..64 {
         waiting.write_all(&[1; 1 << 20])?;
@@ -94,8 +96,8 @@ pub fn search(needle: &Needle, enough: bool) -> Result<(Vec<String>, usize)> {
     Ok((found, pages))
 }
 
-/// Where `needle` is in the memory of a process, by virtual address, and how many pages were read: of all that it has mapped, what is
-/// there.
+/// Where `needle` is in the memory of a process, by virtual address, and how many pages were read: of all
+/// that it has mapped, what is there.
 pub fn search_process(pid: u32, needle: &Needle) -> Result<(Vec<u64>, usize)> {
     let file = |name: &str| {
         let path = format!("/proc/{pid}/{name}");
@@ -121,7 +123,7 @@ pub fn search_process(pid: u32, needle: &Needle) -> Result<(Vec<u64>, usize)> {
                 continue;
             }
             let address = start + index as u64 * PAGE as u64;
-            // Device memory and what may not be read is no memory of the process's own.
+            // Device memory and unreadable mappings are not the process's own memory.
             if memory.read_exact_at(&mut page, address).is_ok() {
                 pages += 1;
                 if needle.is_in(&page) {
@@ -138,7 +140,8 @@ pub fn search_process(pid: u32, needle: &Needle) -> Result<(Vec<u64>, usize)> {
 /// What is searched for. No copy of it lies about here: what is kept is changed by a mask.
 #[derive(Debug, Default)]
 pub struct Needle {
-    /// The eight bytes at each of the first [`STRIDE`] places: wherever the whole is, one of these is at a multiple of [`STRIDE`].
+    /// The eight bytes at each of the first [`STRIDE`] places: wherever the whole is, one of these is at a
+    /// multiple of [`STRIDE`].
     words: Vec<u64>,
     /// Which lowest bytes these have, for speed.
     lowest: Vec<bool>,

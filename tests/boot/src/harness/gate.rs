@@ -60,7 +60,8 @@ impl Gate {
         Ok(fs::write(config, format!("{line}\n{text}"))?)
     }
 
-    /// Gives it a secret for a VM under the policy of [`Gate::admit`], by a GUID, which the policy has to list.
+    /// Gives it a secret for a VM under the policy of [`Gate::admit`], by a GUID, which the policy has to
+    /// list.
     pub fn secret(&self, vm: &str, guid: &str, secret: &[u8]) -> Result<PathBuf> {
         let folder = self.path("secrets").join(POLICY).join(vm);
         if !folder.exists() {
@@ -98,8 +99,8 @@ impl Gate {
         Ok(fs::write(config, format!("unsafe_test_roots = \"roots\"\n{text}\n[limits]\nguest_s = 300\n"))?)
     }
 
-    /// Gives it the files of `spec` and a policy that admits that guest; with keys more in the policy's top, `[guest]` and
-    /// `[platform]`.
+    /// Gives it the files of `spec` and a policy that admits that guest; with keys more in the policy's top,
+    /// `[guest]` and `[platform]`.
     pub fn admit(&mut self, ctx: &Ctx, spec: &Spec, top: &str, guest: &str, platform: &str) -> Result<()> {
         self.import(&spec.firmware)?;
         let profile = match &spec.boot {

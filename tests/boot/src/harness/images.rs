@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Changes to the guest's images: another command line in a UKI, one flipped bit in places where the guest would not
-//! mind, so that only verification can stop it.
+//! Changes to the guest's images: another command line in a UKI, one flipped bit in places where the guest
+//! would not mind, so that only verification can stop it.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -15,7 +15,7 @@ pub fn uki(ctx: &Ctx, name: &str, cmdline: &str) -> Result<PathBuf> {
     uki_of(ctx, &ctx.guest.join("guest.efi"), name, cmdline)
 }
 
-/// The same of another UKI.
+/// The same for a second UKI.
 pub fn uki_of(ctx: &Ctx, path: &Path, name: &str, cmdline: &str) -> Result<PathBuf> {
     let mut image = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     set_cmdline(&mut image, cmdline)?;
@@ -88,8 +88,8 @@ pub fn flip_kernel(kernel: &Path, out: &Path) -> Result<()> {
 /// The text in the file that [`marked_initrd`] adds.
 const MARK: &[u8; 8] = b"original";
 
-/// The initrd with a small archive before it (the kernel reads any number of them): in `flipped` one bit of its
-/// only file's contents differs.
+/// The initrd with a small archive before it (the kernel reads any number of them): in `flipped` one bit of
+/// its only file's contents differs.
 pub fn marked_initrd(initrd: &Path, out: &Path, flipped: bool) -> Result<()> {
     let mut mark = *MARK;
     if flipped {

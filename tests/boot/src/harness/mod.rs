@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the cases share: [`Ctx`] knows the artefacts and the case's folder and deadline, [`Spec`] is a `vm.toml`,
-//! [`Vm`] a running cvmm.
+//! What the cases share: [`Ctx`] knows the artefacts and the case's folder and deadline, [`Spec`] is a
+//! `vm.toml`, [`Vm`] a running cvmm.
 
 pub mod acpi;
 pub mod contract;
@@ -31,7 +31,6 @@ pub use spec::{Boot, Disk, Spec};
 pub use vm::Vm;
 
 use crate::Options;
-use crate::report::rounded;
 
 /// A case that cannot be tried here, as an error.
 #[derive(Debug)]
@@ -132,14 +131,14 @@ impl Ctx {
         self.made.borrow().clone()
     }
 
-    /// `KIND-NUMBER.END` in the case's folder, which thereby is no leftover.
+    /// `KIND-NUMBER.END` in the case's folder, which is thereby not a leftover.
     pub fn own_file(&self, kind: &str, number: u32, end: &str) -> PathBuf {
         let path = self.path(&format!("{kind}-{number}.{end}"));
         self.made.borrow_mut().push(path.clone());
         path
     }
 
-    /// `NAME` in the case's folder, which thereby is no leftover.
+    /// `NAME` in the case's folder, which is thereby not a leftover.
     pub fn own_path(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         self.made.borrow_mut().push(path.clone());
@@ -155,4 +154,9 @@ impl Ctx {
     pub fn into_records(self) -> Vec<BootRecord> {
         self.records.into_inner()
     }
+}
+
+/// Seconds to the millisecond.
+pub fn rounded(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
 }

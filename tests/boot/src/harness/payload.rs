@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guests of a few instructions: a firmware image of 64 KiB that does what a list of [`Step`]s says, launched within
-//! milliseconds. It has what an SNP launch has besides (SEV sections of three kinds), and shows its end by a
-//! termination request.
+//! Guests of a few instructions: a firmware image of 64 KiB that does what a list of [`Step`]s says, launched
+//! within milliseconds. It also has what an SNP launch needs (SEV sections of three kinds), and shows its end
+//! by a termination request.
 #![expect(unsafe_code, reason = "the payload is between two symbols")]
 
 use std::fs;
@@ -54,7 +54,7 @@ pub enum Step {
     },
     /// Reads there.
     Touch(u32),
-    /// Waits for ever.
+    /// Waits indefinitely.
     Hold,
     /// Makes [`secret`] of the seed at the address.
     Secret(u32, u32),
@@ -69,7 +69,8 @@ impl Step {
         match self {
             Self::End(reason) => [0, reason, 0, 0],
             Self::Change { gfn, private, granted } => {
-                // GHCB specification 2.3.1: code 0x14, GFN in bits 51:12, operation in 55:52 (1 private, 2 shared).
+                // GHCB specification 2.3.1: code 0x14, GFN in bits 51:12, operation in 55:52 (1 private, 2
+                // shared).
                 let value = 0x14 | gfn << 12 & 0xf_ffff_ffff_f000 | if private { 1 } else { 2 } << 52;
                 [1, value as u32, (value >> 32) as u32, u32::from(!granted)]
             }
@@ -87,7 +88,8 @@ pub fn secret(seed: u32) -> impl Iterator<Item = u32> {
     std::iter::successors(Some(seed), next).skip(1).take(16)
 }
 
-/// `NAME.fd` in the case's folder, a guest that takes `steps` and then ends with [`DONE`]; and the machine for it.
+/// `NAME.fd` in the case's folder, a guest that takes `steps` and then ends with [`DONE`]; and the machine
+/// for it.
 pub fn spec(ctx: &Ctx, name: &str, steps: &[Step]) -> Result<Spec> {
     let path = ctx.own_path(&format!("{name}.fd"));
     fs::write(&path, image(steps)?)?;
@@ -95,7 +97,7 @@ pub fn spec(ctx: &Ctx, name: &str, steps: &[Step]) -> Result<Spec> {
     if !disk.exists() {
         images::blank(&disk, 1)?;
     }
-    // The profile that takes any firmware; nobody looks at the disk.
+    // The profile that takes any firmware; the payload does not read the disk.
     let mut spec = Spec::disk(ctx, Disk { read_only: true, ..Disk::data(&disk) }).snp();
     spec.boot = Boot::Disk;
     spec.memory = "96MiB";
@@ -126,8 +128,8 @@ fn image(steps: &[Step]) -> Result<Vec<u8>> {
     put(metadata_at, &metadata);
     put(CODE, interpreter());
     put(RECORDS, &(BASE as u32).to_le_bytes());
-    // The GUID table, read from its end: footer with the length of all, the place of the metadata, and where vCPUs after the
-    // first would start (none does).
+    // The GUID table, read from its end: footer with the length of all, the place of the metadata, and where
+    // vCPUs after the first would start (none does).
     let guid = |data1: u32, data2: u16, data3: u16, data4: [u8; 8]| {
         let mut bytes = data1.to_le_bytes().to_vec();
         bytes.extend(data2.to_le_bytes());

@@ -67,7 +67,7 @@ terminate:
     movl $GHCB_MSR, %ecx
     wrmsr
     rep vmmcall
-# 3: wait for ever.
+# 3: wait indefinitely.
 hold:
     hlt
     jmp hold

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A quote that the guest has taken by tpm2-tools (which have checked it in the guest), verified by what the gate verifies quotes with.
+//! A quote that the guest has taken by tpm2-tools (which have checked it in the guest), verified by what the
+//! gate verifies quotes with.
 
 use anyhow::{Context, Result, ensure};
 use cvmm_tpm::eventlog::EventLog;
@@ -13,7 +14,7 @@ use super::vm::Ended;
 
 /// What the guest has it qualified with.
 const QUALIFYING: &str = "00112233445566778899aabbccddeeff";
-/// What it has quoted, of each bank. PCR 10 is the kernel's, in a log of its own.
+/// The quoted PCRs of each bank. The kernel extends PCR 10 and has a separate log.
 const QUOTED: [u8; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13];
 
 /// The guest's quote and event log: of the PCRs that it has told, and of this boot.

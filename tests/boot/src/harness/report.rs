@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The guest's attestation report, and the digest that `cvmm measure` predicts. Offsets: SEV-SNP firmware ABI, table
-//! "ATTESTATION_REPORT Structure"; a second time beside cvmm's own, on purpose.
+//! The guest's attestation report, and the digest that `cvmm measure` predicts. Offsets: SEV-SNP firmware
+//! ABI, table "ATTESTATION_REPORT Structure"; a second time beside cvmm's own, on purpose.
 
 use std::fs;
 use std::process::{Command, Output};

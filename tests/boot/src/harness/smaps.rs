@@ -6,8 +6,9 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail};
 
-/// Resident bytes of the mappings of an SNP guest's RAM, and the address of the first. They are known by what cvmm has
-/// asked for: not in core dumps (`dd`), no large pages (`nh`). Not by name: not every kernel has names.
+/// Resident bytes of the mappings of an SNP guest's RAM, and the address of the first. They are known by what
+/// cvmm has asked for: not in core dumps (`dd`), no large pages (`nh`). Not by name: not every kernel has
+/// names.
 pub fn guest_ram(pid: u32) -> Result<(u64, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps")).context("read smaps")?;
     parse(&text).with_context(|| format!("process {pid} has no mapping of guest RAM"))

@@ -132,7 +132,7 @@ impl Spec {
         self
     }
 
-    /// The same as an SNP guest, which nobody has to admit.
+    /// The same as an SNP guest, launched without admission.
     pub fn snp(mut self) -> Self {
         self.isolation = "snp";
         self.without_gate = true;

@@ -19,7 +19,7 @@ impl Timeline {
     pub fn read(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("no timeline {}", path.display()))?;
-        let json: Value = serde_json::from_str(&text).context("the timeline is no JSON")?;
+        let json: Value = serde_json::from_str(&text).context("the timeline is not JSON")?;
         let phases = json.get("phases").and_then(Value::as_array).context("the timeline has no phases")?;
         let phases = phases
             .iter()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A running cvmm: started as a person would, watched through its console, ended within a deadline in every case.
+//! A running cvmm: started as a person would, watched through its console, ended within a deadline in every
+//! case.
 //!
 //! Whatever the console is connected to ends up in `console-N.log`; cvmm's own messages are in `cvmm-N.log`.
 
@@ -265,7 +266,8 @@ impl<'a> Vm<'a> {
         sys::kill(self.pid(), signal).with_context(|| format!("signal {signal} to cvmm"))
     }
 
-    /// Waits for the end and checks the exit status, that the terminal is as it was, and that nothing is left behind.
+    /// Waits for the end and checks the exit status, that the terminal is as it was, and that nothing is left
+    /// behind.
     pub fn end(&mut self, code: i32) -> Result<Ended> {
         self.end_by(self.ctx.deadline, code)
     }
@@ -327,8 +329,8 @@ impl Drop for Vm<'_> {
     }
 }
 
-/// Runs `cvmm run` with a configuration that it has to refuse within seconds; returns its message. `user` runs it as
-/// another user.
+/// Runs `cvmm run` with a configuration that it has to refuse within seconds; returns its message. `user`
+/// runs it as another user.
 pub fn refuse(ctx: &Ctx, toml: &str, code: i32, user: Option<u32>) -> Result<String> {
     let config = ctx.own_file("vm", ctx.next_number(), "toml");
     fs::write(&config, toml)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm-psp-pki`: make a keys folder, or add the certificates of another TCB to one. What a verifier is to trust can so
-//! be made before an emulated host starts with the same folder, or without one.
+//! `cvmm-psp-pki`: make a keys folder, or add the certificates of another TCB to one. What a verifier is to
+//! trust can so be made before an emulated host starts with the same folder, or without one.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -51,7 +51,8 @@ struct Args {
     /// Keys folder; made when absent, which takes seconds
     #[arg(long)]
     out: PathBuf,
-    /// Security versions: bootloader,tee,snp,microcode; for turin fmc first. Default: a plausible current firmware
+    /// Security versions: bootloader,tee,snp,microcode; for turin fmc first. Default: a plausible current
+    /// firmware
     #[arg(long, value_delimiter = ',')]
     tcb: Vec<u8>,
     /// Cloud provider named in the VLEK certificate
@@ -81,8 +82,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether keys and certificates may be put into `folder`: it is new or empty, or a keys folder already. Certificates have fixed names
-/// there, and would replace files of others.
+/// Whether keys and certificates may be put into `folder`: it is new or empty, or a keys folder already.
+/// Certificates have fixed names there, and would replace files of others.
 fn usable(folder: &Path) -> io::Result<bool> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The certificates of the endorsement hierarchy, shaped like AMD's.
 //!
-//! ARK signs itself, ASK, ASVK and the revocation list; ASK signs VCEKs, ASVK signs VLEKs. RSA-4096 with PSS and
-//! SHA-384 above, EC P-384 below. VEKs have serial number 0, no key usage, and AMD's extensions: structVersion,
-//! productName, one security version per TCB component, and HWID (raw bytes, no OCTET STRING inside) or CSP_ID.
+//! ARK signs itself, ASK, ASVK and the revocation list; ASK signs VCEKs, ASVK signs VLEKs. RSA-4096 with PSS
+//! and SHA-384 above, EC P-384 below. VEKs have serial number 0, no key usage, and AMD's extensions:
+//! structVersion, productName, one security version per TCB component, and HWID (raw bytes, no OCTET STRING
+//! inside) or CSP_ID.
 
 use aws_lc_rs::rsa::KeyPair;
 use aws_lc_rs::signature::{KeyPair as _, RSA_PSS_SHA384};
@@ -78,8 +79,8 @@ fn name(common: &str) -> Vec<u8> {
     )
 }
 
-/// RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt of 48 bytes. AMD's roots spell the default trailer field out, the
-/// VEKs do not; both forms must be met by verifiers, so both are written.
+/// RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt of 48 bytes. AMD's roots spell the default trailer field
+/// out, the VEKs do not; both forms must be met by verifiers, so both are written.
 fn pss(trailer: bool) -> Vec<u8> {
     let sha384 = tlv(SEQUENCE, &[oid(SHA384), vec![5, 0]]);
     let mgf1 = tlv(SEQUENCE, &[oid("1.2.840.113549.1.1.8"), sha384.clone()]);
@@ -198,7 +199,8 @@ pub(super) fn vek(
     };
     let amd = |suffix: &str, value: &[u8]| extension(&format!("{AMD}.{suffix}"), false, value);
     let mut extensions = vec![amd("1", &integer(u64::from(turin))), amd("2", &tlv(IA5, &[product_name]))];
-    // Numbers of the components, in the order real certificates have; 4 to 7 are reserved, 4 does not exist on Turin.
+    // Numbers of the components, in the order real certificates have; 4 to 7 are reserved, 4 does not exist
+    // on Turin.
     let components: &[(&str, u8)] = if turin {
         &[("9", tcb.fmc), ("1", tcb.bootloader), ("2", tcb.tee), ("3", tcb.snp)]
     } else {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Just enough DER to write certificates and revocation lists. Nothing here reads DER: the library signs its own
-//! output, so a reader's robustness is not needed, and the exact bytes AMD's certificates have (raw HWID, serial
-//! number 0, explicit PSS trailer in the roots) are easier to write than to persuade a builder of.
+//! Just enough DER to write certificates and revocation lists. Nothing here reads DER: the library signs its
+//! own output, so a reader's robustness is not needed, and the exact bytes AMD's certificates have (raw HWID,
+//! serial number 0, explicit PSS trailer in the roots) are easier to write than to persuade a builder of.
 
 /// Tags.
 pub(super) const INTEGER: u8 = 0x02;

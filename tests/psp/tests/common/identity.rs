@@ -3,8 +3,7 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-
-use super::Buffer;
+use cvmm_test_support::psp::Buffer;
 
 pub fn pair() -> EcdsaKeyPair {
     EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap()

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Launches firmware through the security processor in the page order of QEMU 9.1 and later: image, metadata sections
-//! in file order, one VMSA per vCPU. Written from the description of the formats, apart from the crates that cvmm
-//! itself launches with: a shared mistake would not be noticed.
+//! Launches firmware through the security processor in the page order of QEMU 9.1 and later: image, metadata
+//! sections in file order, one VMSA per vCPU. Written from the description of the formats, apart from the
+//! crates that cvmm itself launches with: a shared mistake would not be noticed.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use cvmm_psp::{PAGE, Status};
-
-use super::Rig;
-use super::guest::{CPUID, Guest, Kind, NORMAL, POLICY, SECRETS, VMSA, ZERO};
+use cvmm_test_support::psp::{CPUID, Guest, Kind, NORMAL, POLICY, Rig, SECRETS, VMSA, ZERO};
 
 pub struct Launch<'a> {
     pub firmware: &'a [u8],

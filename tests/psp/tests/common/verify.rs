@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The verifier's side: chains as the `sev` crate reads them, certificates and revocation lists as `x509-cert` does,
-//! and the signature of a report over its raw bytes.
+//! The verifier's side: chains as the `sev` crate reads them, certificates and revocation lists as
+//! `x509-cert` does, and the signature of a report over its raw bytes.
 
 use std::path::Path;
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
-use cvmm_psp::{Status, command};
+use cvmm_psp::Status;
+use cvmm_test_support::psp::{Guest, Message, POLICY, Rig, keys_folder};
 use sev::certs::snp::Chain;
 use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::{Decode as _, Encode as _};
-
-use super::guest::{Guest, Message, POLICY};
-use super::{Buffer, Rig, keys};
 
 /// A running guest on a chip with certificates.
 pub struct World {
@@ -30,7 +28,7 @@ impl World {
 
     /// With flags of LAUNCH_FINISH.
     pub fn launched(toml: &str, flags: u64) -> Self {
-        let folder = keys::folder();
+        let folder = keys_folder();
         let mut rig = Rig::initialised(&format!("keys_dir = '{}'\n{toml}", folder.path().display()));
         let guest = rig.launching(1, POLICY);
         let vmpck = rig.launch_secrets(guest);
@@ -58,17 +56,6 @@ impl World {
     /// The published chain.
     pub fn chain(&self, kind: Kind) -> Chain {
         chain(self.folder.path(), kind)
-    }
-}
-
-impl Rig {
-    pub fn load_vlek(&mut self, stick: &[u8]) -> Status {
-        cvmm_psp::Host::write(&mut self.machine, 0x6000, stick).unwrap();
-        self.run(command::SNP_VLEK_LOAD, &Buffer::default().u32(16).u32(0).u64(0x6000).0)
-    }
-
-    pub fn set_config(&mut self, tcb: [u8; 8], flags: u32) -> Status {
-        self.run(command::SNP_CONFIG, &Buffer::default().bytes(&tcb).u32(flags).bytes(&[0; 52]).0)
     }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A host whose firmware does not initialise SNP: guests are refused and the kernel says why; plain ones still run.
+//! A host whose firmware does not initialise SNP: guests are refused and the kernel says why; plain ones
+//! still run.
 
 use anyhow::{Context, Result, ensure};
 

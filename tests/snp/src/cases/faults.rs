@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A firmware that fails, dawdles or forbids, as `tests/snp/run` has told it to; the numbers there and here belong
-//! together. Every fault is followed by a guest that works: nothing may be left behind.
+//! A firmware that fails, dawdles or forbids, as `tests/snp/run` has told it to; the numbers there and here
+//! belong together. Every fault is followed by a guest that works: nothing may be left behind.
 
 use std::time::Instant;
 

@@ -57,8 +57,9 @@ fn unvalidated(_: &crate::Options) -> Result<String> {
     Ok("shutdown".to_owned())
 }
 
-/// Both pages are valid and of the same guest; only the address in the RMP entry is another. The guest is stopped at
-/// its load (a nested page fault, for which KVM has no answer but to try again) and goes on when the page is back.
+/// Both pages are valid and of the same guest; only the address in the RMP entry is another. The guest is
+/// stopped at its load (a nested page fault, for which KVM has no answer but to try again) and goes on when
+/// the page is back.
 fn remapped(_: &crate::Options) -> Result<String> {
     let mut vm = two_pages()?;
     let began = Instant::now();

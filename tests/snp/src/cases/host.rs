@@ -119,8 +119,8 @@ fn vlek_load(options: &crate::Options) -> Result<String> {
             format!("by ioctl; altered: {error}")
         }
         Err(error) => {
-            // Kernels before the fix (and Debian's 6.12.95) do not know this command's length: they warn and do not
-            // ask the firmware.
+            // Kernels before the fix (and Debian's 6.12.95) do not know this command's length: they warn and
+            // do not ask the firmware.
             let kernel = sys::dmesg()?.contains("__sev_do_cmd_locked");
             ensure!(kernel && error.to_string().contains("os error 22"), "{error}");
             let status = by_mailbox(&bytes)?;

@@ -58,7 +58,8 @@ fn frame_of(gpa: u64) -> Result<u64> {
     Ok(frames[0] as u64)
 }
 
-/// A kernel module does the write: user space has no way to such a page. The kernel kills whoever loads it.
+/// A kernel module does the write: user space has no way to such a page. The kernel kills the process that
+/// loads it.
 fn host_write(options: &crate::Options) -> Result<String> {
     let mut vm = SnpVm::started()?;
     vm.code(&TERMINATE)?;

@@ -5,6 +5,7 @@ mod broken;
 mod faults;
 mod guests;
 mod host;
+mod linux;
 mod memory;
 mod refusals;
 
@@ -13,7 +14,7 @@ use anyhow::{Result, bail};
 pub use host::parts;
 
 use crate::vm::Refused;
-use crate::{Group, Options, linux};
+use crate::{Group, Options};
 
 /// A test.
 #[derive(Clone, Copy)]

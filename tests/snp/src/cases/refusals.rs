@@ -82,8 +82,8 @@ fn id_block_policy(_: &crate::Options) -> Result<String> {
     refused("SNP_LAUNCH_FINISH", vm.finish_with(&block, &auth), POLICY_FAILURE)
 }
 
-/// SME (8000001Fh EAX bit 0) in the table: this processor does not have it. The firmware hands the page back with the
-/// bit cleared, and takes that one.
+/// SME (8000001Fh EAX bit 0) in the table: this processor does not have it. The firmware hands the page back
+/// with the bit cleared, and takes that one.
 fn cpuid_page(_: &crate::Options) -> Result<String> {
     const LEAF: u32 = 0x8000_001f;
     const EAX: usize = 16 + 24;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reports verified by the `sev` crate, as its documentation does it, in as little program as it takes.
 //!
-//! `sev-verify verdicts` reads lines of four files (report, VEK, root, intermediate; certificates in DER) and answers each with a
-//! line: `ok`, `refused: WHY` or `panicked`. `sev-verify time REPORT VEK ROOT INTERMEDIATE ROUNDS` prints the nanoseconds of each round, twice: with
-//! everything, and with root and intermediate parsed and verified beforehand, which is the work that cvmm does for a report.
+//! `sev-verify verdicts` reads lines of four files (report, VEK, root, intermediate; certificates in DER) and
+//! answers each with a line: `ok`, `refused: WHY` or `panicked`. `sev-verify time REPORT VEK ROOT
+//! INTERMEDIATE ROUNDS` prints the nanoseconds of each round, twice: with everything, and with root and
+//! intermediate parsed and verified beforehand, which is the work that cvmm does for a report.
 
 use std::error::Error;
 use std::fs;

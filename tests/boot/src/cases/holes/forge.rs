@@ -19,8 +19,9 @@ pub const CONTENTS: &[u8] = b"injected by the host";
 const INITRD_MEDIA: [u8; 16] =
     [0x27, 0xe4, 0x68, 0x55, 0xfc, 0x68, 0x3d, 0x4f, 0xac, 0x74, 0xca, 0x55, 0x52, 0x31, 0xcc, 0x68];
 
-/// Makes a shim of a UKI: with an initrd of its own, which its kernel takes instead of the measured one that the
-/// firmware offers already. Stub and kernel meet at another GUID, else the stub would find the place taken and give up.
+/// Makes a shim of a UKI: with an initrd of its own, which its kernel takes instead of the measured one that
+/// the firmware offers already. Stub and kernel meet at another GUID, else the stub would find the place
+/// taken and give up.
 pub fn shim(mut uki: Vec<u8>, initrd: &[u8]) -> Result<Vec<u8>> {
     let places: Vec<_> = (0..uki.len()).filter(|at| uki[*at..].starts_with(&INITRD_MEDIA)).collect();
     ensure!(places.len() == 2, "stub and kernel have {} places of the initrd, expected 2", places.len());
@@ -60,8 +61,8 @@ fn replace_section(image: &mut Vec<u8>, name: [u8; 8], contents: &[u8]) -> Resul
 const AUTHENTICATED_STORE: [u8; 16] =
     [0x78, 0x2c, 0xf3, 0xaa, 0x7b, 0x94, 0x9a, 0x43, 0xa1, 0x80, 0x2e, 0x14, 0x4e, 0xc3, 0x77, 0x92];
 
-/// The firmware's own variable store, which is empty, with one variable in it. Layout: UEFI PI specification (firmware
-/// volume header), edk2 VariableFormat.h (store and variable headers).
+/// The firmware's own variable store, which is empty, with one variable in it. Layout: UEFI PI specification
+/// (firmware volume header), edk2 VariableFormat.h (store and variable headers).
 pub fn variable_store(firmware: &[u8]) -> Result<Vec<u8>> {
     let cut = "the firmware is cut off";
     let u64_at =
@@ -73,7 +74,7 @@ pub fn variable_store(firmware: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = firmware.get(..volume).context(cut)?.to_vec();
     ensure!(
         bytes.get(store..store + 16) == Some(&AUTHENTICATED_STORE),
-        "the firmware's first volume is no store of authenticated variables"
+        "the firmware's first volume is not a store of authenticated variables"
     );
     let variable = variable();
     let place = bytes.get_mut(store + 28..store + 28 + variable.len()).context("no room for a variable")?;

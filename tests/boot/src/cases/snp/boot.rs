@@ -48,7 +48,7 @@ pub const CASES: &[Case] = &[
         "snp-disk",
         400,
         disk,
-        "ext4 with checksums on a disk through bounce buffers, then a reset: the machine is built anew",
+        "ext4 with checksums on a disk through bounce buffers, then a reset: the machine is built again",
     ),
 ];
 
@@ -59,7 +59,7 @@ const LARGE: &str = "5GiB";
 const DEFAULT_POLICY: u64 = 0x3_0000;
 const HOST_DATA: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-/// 64 bytes of the case's own, so that a report cannot be another's.
+/// 64 bytes chosen by the case, so that a report of another case does not pass.
 fn nonce(name: u8) -> String {
     (0..64_u8).map(|at| format!("{:02x}", at.wrapping_mul(37).wrapping_add(name))).collect()
 }
@@ -164,7 +164,8 @@ fn above_4g(ctx: &Ctx) -> Result<()> {
     let total = facts.get("filled_mb").and_then(|text| text.split_once("of_mb=")).map(|(_, total)| total);
     let total: u64 = total.context("no of_mb")?.parse()?;
     ensure!((4700..=5120).contains(&total), "the guest found {total} MiB");
-    // Its 320 MiB are private; what the VMM sees is what the guest lent it, a twentieth of the memory at most (swiotlb).
+    // Its 320 MiB are private; what the VMM sees is what the guest lent it, a twentieth of the memory at most
+    // (swiotlb).
     ensure!(most > 0, "no mapping of guest RAM was seen");
     ensure!(most < 96 << 20, "the VMM has {} MiB of the guest's memory", most >> 20);
     Ok(())
@@ -179,7 +180,8 @@ fn disk(ctx: &Ctx) -> Result<()> {
     let ended =
         Vm::start(ctx, &with_disk(Spec::hashes_with_tools(ctx, "disk-write cvmm.mb=4")))?.end_well()?;
     ended.fact("fio", "ok")?;
-    // The superblock's magic number: the file system is on the disk, in the clear, because that is what the guest wrote.
+    // The superblock's magic number: the file system is on the disk, in the clear, because that is what the
+    // guest wrote.
     ensure!(fs::read(&image)?.get(0x438..0x43a) == Some(&[0x53, 0xef]), "no ext4 on the disk");
 
     let mut vm = Vm::start(ctx, &with_disk(Spec::hashes(ctx, "reboot")))?;

@@ -38,7 +38,7 @@ fn good(ctx: &Ctx) -> Result<()> {
     let (report, code) = doctor(ctx)?;
     ensure!(number(&report, "/asids/used")? == 1, "with a guest, asids: {}", report["asids"]);
     ensure!(number(&report, "/platform/guests")? == 1, "with a guest, platform: {}", report["platform"]);
-    ensure!(code == Some(0), "a full host is no broken one, exit code {code:?}");
+    ensure!(code == Some(0), "a full host is reported as broken, exit code {code:?}");
     vm.signal(libc::SIGQUIT)?;
     vm.end_soon(contract::STOPPED)?;
     nothing_is_left(ctx)

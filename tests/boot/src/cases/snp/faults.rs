@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A security processor that fails. `tests/boot/run` tells it which calls, counted from its start, so this is one case with its
-//! launches in a fixed order. After each failure a launch that works is the proof that nothing was left behind.
+//! A security processor that fails. `tests/boot/run` tells it which calls, counted from its start, so this is
+//! one case with its launches in a fixed order. After each failure a launch that works is the proof that
+//! nothing was left behind.
 
 use std::time::Duration;
 
@@ -67,8 +68,8 @@ fn faults(ctx: &Ctx) -> Result<()> {
         for word in words {
             ensure!(message.contains(&word), "{what}: no {word:?} in: {}", last_words(&message));
         }
-        // Of a page in the middle of a section Linux 6.12 only tells how far it got. So cvmm goes on there, and a processor that
-        // refuses once does no harm: the digest shows that no page is missing.
+        // Of a page in the middle of a section Linux 6.12 only tells how far it got. So cvmm goes on there,
+        // and a processor that refuses once does no harm: the digest shows that no page is missing.
         next_one_works(ctx, "next").with_context(|| format!("after {what}"))?;
     }
     slow(ctx)?;
@@ -76,7 +77,7 @@ fn faults(ctx: &Ctx) -> Result<()> {
     nothing_is_left(ctx)
 }
 
-/// A late answer is waited for, whatever it is; a signal that comes meanwhile is heeded after it.
+/// cvmm waits for a late answer, whatever it is, and handles a signal after it.
 fn slow(ctx: &Ctx) -> Result<()> {
     const LATE: Duration = Duration::from_secs(2);
     let ended = Vm::start(ctx, &payload::spec(ctx, "slow", &[])?)?.end(contract::UNMEASURED)?;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! No guest runs unless the gate admits it: the right one does, every other one and every failure of the gate is told and ends there.
+//! No guest runs unless the gate admits it: the right one does, every other one and every failure of the gate
+//! is told and ends there.
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -40,7 +41,7 @@ pub const CASES: &[Case] = &[
         "gate-fails",
         120,
         fails,
-        "a gate that is absent, stopped, killed before or between its answers, or somebody else: the guest does not run",
+        "a gate that is absent, stopped, killed before or between its answers, or an impostor: the guest does not run",
     ),
     on(
         Host::Snp,
@@ -166,7 +167,7 @@ fn fails(ctx: &Ctx) -> Result<()> {
     gate.start()?;
     terminates(ctx, &gate.guards(&spec), DONE)?;
 
-    // Somebody else's key, or no key.
+    // A different key, or no key.
     let other = Gate::new(ctx)?;
     let stranger = gate.guards_with(&spec, &other.path("keys/verdict.pem.pub"));
     has(&kept_out(ctx, &stranger, contract::TICKET)?, "ticket.signature")?;
@@ -311,8 +312,8 @@ fn attest(ctx: &Ctx) -> Result<()> {
     let audit = fs::read_to_string(gate.path("audit.log"))?;
     ensure!(audit.contains(&verdict), "the gate did not give this verdict");
 
-    // The same guest, launched by a host that did not ask: it takes the challenge itself and has the guest answer it. All is right
-    // but the ID key and HOST_DATA, which only an admitted launch has.
+    // The same guest, launched by a host that did not ask: it takes the challenge itself and has the guest
+    // answer it. All is right but the ID key and HOST_DATA, which only an admitted launch has.
     let (mut line, challenge) = ask(&gate, &launch(&gate)?)?;
     let nonce = challenge["nonce"].as_str().context("no challenge")?;
     let report_data = report_data(nonce, "test")?;
@@ -347,10 +348,10 @@ fn attest(ctx: &Ctx) -> Result<()> {
     Ok(())
 }
 
-/// What a guest has to put into its report for a nonce of the gate's, as hexadecimal digits.
+/// What a guest has to put into its report for the gate's nonce, as hexadecimal digits.
 pub(super) fn report_data(nonce: &str, vm_id: &str) -> Result<String> {
     let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, nonce)?;
-    let nonce = bytes.as_slice().try_into().context("a nonce of another length")?;
+    let nonce = bytes.as_slice().try_into().context("the nonce has a wrong length")?;
     let data = binding::report_data(Purpose::Attest, nonce, vm_id, &[]);
     Ok(data.iter().map(|byte| format!("{byte:02x}")).collect())
 }

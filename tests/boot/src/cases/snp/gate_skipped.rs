@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A VMM that takes from the gate what it can get and runs the guest without its ticket. cvmm's types do not bind it: it is another
-//! program (here: whoever launches with `--without-gate` and what the gate gave to a question of cvmm's). Nothing on the host can stop
-//! it; what is told here is what it does not get.
+//! A VMM that takes from the gate what it can get and runs the guest without its ticket. cvmm's types do not
+//! bind it: it is another program (here: a launch with `--without-gate` and the approval that the gate gave
+//! cvmm). Nothing on the host can stop it; what is told here is what it does not get.
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -27,7 +27,7 @@ pub const CASES: &[Case] = &[on(
     "gate-skipped",
     400,
     skipped,
-    "a VMM that takes the gate's approval and runs the guest without a ticket: no other guest fits it, and nobody believes the guest",
+    "a VMM that takes the gate's approval and runs the guest without a ticket: the approval fits no other guest, and the gate does not accept this one",
 )];
 
 fn skipped(ctx: &Ctx) -> Result<()> {
@@ -48,14 +48,15 @@ fn skipped(ctx: &Ctx) -> Result<()> {
 
     // The right guest runs. That is the limit of a gate on the host's side.
     terminates(ctx, &approval, DONE)?;
-    // But it is nobody: the gate has admitted no such VM, and a guest's question about it ends at once.
+    // But it is unknown: the gate has admitted no such VM, and a guest's question about it ends at once.
     let audit = fs::read_to_string(gate.path("audit.log"))?;
-    ensure!(!audit.contains("\"event\":\"admitted\""), "the gate admitted a guest that nobody showed");
+    ensure!(!audit.contains("\"event\":\"admitted\""), "the gate admitted a guest without evidence");
     let (_, answer) = ask(&gate, "0")?;
     ensure!(codes(&answer) == ["gate.vm"], "a VM that was never admitted got {answer}");
 
-    // Once a VM of that name was admitted there is a challenge, and the next guest that the host runs without a ticket can answer it:
-    // with the right measurement, a signed report, the gate's own ID key. HOST_DATA is of another launch.
+    // Once a VM of that name was admitted there is a challenge, and the next guest that the host runs without
+    // a ticket can answer it: with the right measurement, a signed report, the gate's own ID key. HOST_DATA
+    // belongs to a different launch.
     terminates(ctx, &gate.guards(&spec), DONE)?;
     let (mut line, challenge) = ask(&gate, &launch(&gate)?)?;
     let nonce = challenge["nonce"].as_str().context("no challenge")?;
@@ -97,7 +98,7 @@ struct Stolen {
 }
 
 impl Stolen {
-    /// A launch with it that nobody has to admit.
+    /// A launch with it, without admission.
     fn give(self, spec: &Spec) -> Spec {
         let quoted = |path: &PathBuf| format!("{:?}", path.display().to_string());
         spec.clone()
@@ -111,7 +112,8 @@ fn stolen_for(ctx: &Ctx, gate: &Gate, spec: &Spec) -> Result<Spec> {
     Ok(stolen(ctx, gate, spec)?.give(spec))
 }
 
-/// Lets cvmm ask about the guest of `spec`, keeps the gate's approval, and hangs up on both. cvmm itself does not run the guest.
+/// Lets cvmm ask about the guest of `spec`, keeps the gate's approval, and hangs up on both. cvmm itself does
+/// not run the guest.
 fn stolen(ctx: &Ctx, gate: &Gate, spec: &Spec) -> Result<Stolen> {
     let between = gate.path(&format!("between-{}.sock", ctx.next_number()));
     let listener = UnixListener::bind(&between)?;

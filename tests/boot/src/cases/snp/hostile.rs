@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guests that ask for nonsense: every request is answered, or the guest is stopped with the reason; nothing of it is the
-//! VMM's problem.
+//! Guests that ask for nonsense: every request is answered, or the guest is stopped with the reason; nothing
+//! of it is the VMM's problem.
 
 use anyhow::{Result, ensure};
 
@@ -22,7 +22,7 @@ pub const CASES: &[Case] = &[
         "snp-no-memory",
         60,
         no_memory,
-        "a private access to what is no memory; an access to memory that was not accepted",
+        "a private access outside of memory; an access to memory that was not accepted",
     ),
 ];
 
@@ -41,8 +41,8 @@ fn requests(ctx: &Ctx) -> Result<()> {
     }
     // What it is launched with is private already.
     steps.extend([change(payload::CPUID >> 12, true, true), change(BASE >> 12, true, true)]);
-    // The first page behind RAM, the hole below 4 GiB, interrupt controllers, the first page behind all memory, and the highest of
-    // all. No memory, so nothing to make private; shared they are, as MMIO is.
+    // The first page behind RAM, the hole below 4 GiB, interrupt controllers, the first page behind all
+    // memory, and the highest of all. No memory, so nothing to make private; shared they are, as MMIO is.
     for gfn in [ram_end, 0x8_0000, 0xf_ec00, 0xf_ee00, 0x10_0000, 1 << 36, (1 << 40) - 1] {
         steps.extend([change(gfn, true, false), change(gfn, false, true)]);
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the host has of an SNP guest's memory: nothing but what the guest lends it, and that only while it does.
+//! What the host has of an SNP guest's memory: nothing but what the guest lends it, and that only while it
+//! does.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -94,7 +95,7 @@ fn given_back(ctx: &Ctx) -> Result<()> {
     let began = Instant::now();
     loop {
         let (now, _) = smaps::guest_ram(vm.pid())?;
-        // What the guest never lent stays: nobody takes it from the host, which shows that the rest was taken.
+        // What the guest never shared stays with the host, which shows that the rest was taken.
         ensure!(now >= kept, "{now} bytes are left, some of pages that were never converted");
         if now < kept + (1 << 20) {
             break;

@@ -22,7 +22,8 @@ use crate::harness::payload::{self, Step};
 use crate::harness::vm::Ended;
 use crate::harness::{Ctx, Spec, Vm, contract};
 
-/// Runs a payload guest that has to end by its own request; `reason` is the one it gives if all its steps went well.
+/// Runs a payload guest that has to end by its own request; `reason` is the one it gives if all its steps
+/// went well.
 fn terminates(ctx: &Ctx, spec: &Spec, reason: u32) -> Result<Ended> {
     let ended = Vm::start(ctx, spec)?.end(contract::TERMINATED)?;
     ensure!(
@@ -33,7 +34,8 @@ fn terminates(ctx: &Ctx, spec: &Spec, reason: u32) -> Result<Ended> {
     Ok(ended)
 }
 
-/// A guest that does nothing is launched and ends: whatever happened before has left the host in order, and its only ASID free.
+/// A guest that does nothing is launched and ends: whatever happened before has left the host in order, and
+/// its only ASID free.
 fn next_one_works(ctx: &Ctx, name: &str) -> Result<()> {
     terminates(ctx, &payload::spec(ctx, name, &[] as &[Step])?, payload::DONE)?;
     Ok(())

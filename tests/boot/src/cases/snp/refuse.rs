@@ -20,9 +20,9 @@ pub const CASES: &[Case] = &[
         "snp-id-block",
         240,
         id_block,
-        "with the ID block of another guest the security processor refuses: firmware, UKI, command line, vCPUs, policy",
+        "with the ID block of a different guest the security processor refuses: firmware, UKI, command line, vCPUs, policy",
     ),
-    on(Host::Snp, "snp-no-gate", 30, no_gate, "nobody admits the guest: it is not launched"),
+    on(Host::Snp, "snp-no-gate", 30, no_gate, "without admission the guest is not launched"),
     on(Host::Plain, "snp-no-host", 30, no_host, "an SNP guest on a host without SEV-SNP"),
 ];
 
@@ -50,7 +50,8 @@ fn id_block(ctx: &Ctx) -> Result<()> {
     let line = with_id_block(ctx, &with_cmdline("P"))?;
     let mut line_changed = line.clone();
     line_changed.boot = with_cmdline("Q").boot;
-    // The block of the UKI's guest was overwritten: the refusals come in the order in which the blocks are made.
+    // The block of the UKI's guest was overwritten: the refusals come in the order in which the blocks are
+    // made.
     refuse_other(ctx, "the command line", &line, &line_changed)?;
 
     let good = with_id_block(ctx, &good)?;

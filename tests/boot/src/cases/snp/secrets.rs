@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the gate seals to a first stage gets into the guest's folder of secrets, and into nobody else's memory.
+//! What the gate seals to a first stage gets into the guest's folder of secrets and nowhere else in memory.
 
 use std::fs;
 use std::hint::black_box;
@@ -28,7 +28,7 @@ const GUIDS: [&str; 2] = [DISK, OTHER];
 /// Of the UKI: cvmm has it in its configuration.
 const NAME: &str = "a-name-that-is-long-enough-to-be-found-wherever-it-is";
 
-/// A secret of 64 bytes, made anew whenever it is needed.
+/// A secret of 64 bytes, made again whenever it is needed.
 #[derive(Clone, Copy)]
 struct Secret(u64);
 
@@ -77,8 +77,8 @@ fn secrets(ctx: &Ctx) -> Result<()> {
 
     let mut vm = Vm::start(ctx, &spec)?;
     vm.wait_for("cvmm-guest: ready")?;
-    // The secrets are in the guest now, and it holds them. While the gate has its files the search finds them in this host's memory, so
-    // it would find them elsewhere.
+    // The secrets are in the guest now, and it holds them. While the gate has its files the search finds them
+    // in this host's memory, so it would find them elsewhere.
     let needle =
         given.iter().try_fold(Needle::default(), |needle, secret| secret.with(|bytes| needle.or(bytes)))?;
     let (places, _) = dump::search(&needle, true)?;

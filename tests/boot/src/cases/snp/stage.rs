@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guests with a first stage: it holds them until the gate's ticket is there, and verifies what it hands to the firmware.
+//! Guests with a first stage: it holds them until the gate's ticket is there, and verifies what it hands to
+//! the firmware.
 
 use std::path::PathBuf;
 
@@ -121,9 +122,11 @@ fn tamper(ctx: &Ctx) -> Result<()> {
     ] {
         ends(ctx, &spec, knob, code)?;
     }
-    // Which byte the host gets changed while the stage reads is chance; that nothing of it is believed is not.
+    // Which byte the host gets changed while the stage reads is chance; that nothing of it is believed is
+    // not.
     ends(ctx, &spec, "race-answer", "stage.")?;
-    // Another challenge than the gate's: the gate does not recognise its own question in the report, and gives no ticket.
+    // Another challenge than the gate's: the gate does not recognise its own question in the report, and
+    // gives no ticket.
     let mut other = spec.clone();
     other.debug.push(("first_stage", quoted("other-challenge")));
     let ended = Vm::start(ctx, &other)?.end(contract::GATE_DENIED)?;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a first stage costs and saves (`scripts/bench stage`). Times are the emulated host's; only their comparison means something.
+//! What a first stage costs and saves (`scripts/bench stage`). Times are the emulated host's; only their
+//! comparison means something.
 #![expect(clippy::print_stdout, reason = "figures are what this is for")]
 
 use std::fs;

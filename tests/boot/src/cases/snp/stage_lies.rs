@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A host between cvmm and the gate that lies to the first stage: with other guests' tickets and reports, and with tickets that only
-//! the gate's own key could sign (it has that key here), so that each of the stage's checks is the one that holds.
+//! A host between cvmm and the gate that lies to the first stage: with other guests' tickets and reports, and
+//! with tickets that only the gate's own key could sign (it has that key here), so that each of the stage's
+//! checks is the one that holds.
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -27,7 +28,7 @@ pub const CASES: &[Case] = &[on(
     "stage-lies",
     300,
     lies,
-    "tickets of another VM, key, report or time, of another guest's start, and another guest's report: each is refused for what it is",
+    "tickets for a different VM, key, report, time or launch, and a different guest's report: each is refused with its own reason",
 )];
 
 // Of a ticket (firmware/first-stage/src/ticket.rs); a second time here, on purpose.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Another VMM with the same pages. Stock QEMU cannot start a processor anywhere but at the reset vector, so it does not run the first
-//! stage: it goes around it. What it launches is then another guest, to the security processor and to everybody who sees a report.
+//! Another VMM with the same pages. Stock QEMU cannot start a processor anywhere but at the reset vector, so
+//! it does not run the first stage: it goes around it. What it launches is then another guest, to the
+//! security processor and to everybody who sees a report.
 
 use std::fs::File;
 use std::path::Path;
@@ -127,7 +128,8 @@ fn qemu(ctx: &Ctx) -> Result<()> {
     ensure!(!well && said.contains("LAUNCH_FINISH"), "QEMU was not refused for the ID block: {said}");
     ensure!(std::fs::read(&console).unwrap_or_default().is_empty(), "the refused guest said something");
 
-    // Without it: firmware and Linux run, which never had a ticket; and its report says that it is another guest.
+    // Without it: firmware and Linux run, which never had a ticket; and its report says that it is another
+    // guest.
     let nonce = "5c".repeat(64);
     let (console, log) = (ctx.own_path("qemu.console"), ctx.own_path("qemu.log"));
     let files = ["vmlinuz", "initrd.img"].map(|name| ctx.guest.join(name).to_string_lossy().into_owned());
@@ -138,6 +140,6 @@ fn qemu(ctx: &Ctx) -> Result<()> {
     let report = Report::on(&String::from_utf8_lossy(&std::fs::read(&console)?))?;
     ensure!(report.report_data() == nonce, "the report is not of this guest");
     ensure!(report.measurement() != digest, "QEMU launched the guest that the policy names");
-    ensure!(report.host_data() == "0".repeat(64), "nobody gave QEMU's guest HOST_DATA");
+    ensure!(report.host_data() == "0".repeat(64), "QEMU's guest has HOST_DATA that was not given");
     Ok(())
 }

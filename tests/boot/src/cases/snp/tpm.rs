@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an SNP guest does with a TPM whose state is kept: Debian's tpm2-tools, a disk that systemd has bound to it, the gate's verdict.
+//! What an SNP guest does with a TPM whose state is kept: Debian's tpm2-tools, a disk that systemd has bound
+//! to it, the gate's verdict.
 
 use std::fs;
 use std::io::Write;
@@ -89,7 +90,8 @@ fn kept(ctx: &Ctx) -> Result<()> {
     let older = ctx.own_path("older.vmgs");
     fs::copy(&state, &older)?;
 
-    // From now on only what was measured now is right. The other UKI is admitted all the same: that it is another is for the TPM to say.
+    // From now on only what was measured now is right. The other UKI is admitted all the same: that it is
+    // another is for the TPM to say.
     let facts = ended.facts();
     let measured = facts.get("pcr-sha384").and_then(|pcrs| pcrs.split(',').nth(11)).context("no PCR 11")?;
     let pinned = format!("{QUOTE}\n[vtpm.pcr.sha384]\n11 = [\"{}\"]\n", measured.to_lowercase());
@@ -99,8 +101,8 @@ fn kept(ctx: &Ctx) -> Result<()> {
     ended.fact("unseal", "policy-fail")?;
     ended.fact("luks", "refused")?;
     has(ended.facts().get("refused").copied().unwrap_or_default(), "policy.pcr")?;
-    let meanwhile = quote::of(&ended)?;
-    ensure!(meanwhile.pcrs != before.pcrs, "another UKI has not changed any PCR");
+    let between = quote::of(&ended)?;
+    ensure!(between.pcrs != before.pcrs, "another UKI has not changed any PCR");
     tell(&ended, "two banks, coalesced mmio")?;
 
     gate.admit(ctx, &first, &pinned, "", "")?;
@@ -113,7 +115,8 @@ fn kept(ctx: &Ctx) -> Result<()> {
     let after = quote::of(&ended)?;
     believed(&gate, &ended)?;
     for ((bank, pcr), value) in &before.pcrs.0 {
-        // The VM's generation ID, which is new with each start, is among the ACPI tables that firmware measures.
+        // The VM's generation ID, which is new with each start, is among the ACPI tables that firmware
+        // measures.
         let same = after.pcrs.get(*bank, *pcr) == Some(value);
         ensure!(
             same || *pcr == 1,
@@ -122,7 +125,7 @@ fn kept(ctx: &Ctx) -> Result<()> {
         );
     }
     ensure!(after.ak_name == before.ak_name, "the VM has another TPM");
-    let starts = [&before, &meanwhile, &after].map(|quote| quote.clock.reset_count);
+    let starts = [&before, &between, &after].map(|quote| quote.clock.reset_count);
     ensure!(starts.is_sorted_by(|a, b| a < b), "the TPM does not count its starts: {starts:?}");
     let none = tell(&ended, "two banks")?;
     ensure!(all.mmio * 2 < none.mmio, "the measures save too little: {} and {}", all.mmio, none.mmio);
@@ -152,7 +155,7 @@ fn certified(ended: &Ended) -> Result<()> {
     let y = key.get(key.len().saturating_sub(40)..).context("a short key")?;
     ensure!(
         certificate.windows(y.len()).any(|window| window == y),
-        "the attestation key's certificate is of another key"
+        "the certificate of the attestation key certifies a different key"
     );
     Ok(())
 }
@@ -166,8 +169,8 @@ fn believed(gate: &Gate, ended: &Ended) -> Result<()> {
     Ok(())
 }
 
-/// The first start's bundle, which the guest has put half a mebibyte into the disk `blobs`, is believed without the gate by whoever asked,
-/// and is no answer to another question.
+/// The first start's bundle, which the guest has put half a mebibyte into the disk `blobs`, verifies without
+/// the gate for the nonce that was asked, and for no other.
 fn offline(ctx: &Ctx, gate: &Gate) -> Result<()> {
     let disk = fs::read(ctx.path("blobs.img"))?;
     let text = disk.get(512 << 10..).unwrap_or_default().split(|byte| *byte == 0).next().unwrap_or_default();
