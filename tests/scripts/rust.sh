@@ -4,7 +4,7 @@
 : "${root:?}"
 
 test_the_minimum_rust_version_is_true() {
-    local stated needed place
+    local stated needed place script
     stated=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
     # Of all that the default build of the programs compiles.
     needed=$(cd "$root" && cargo metadata --locked --format-version 1 --filter-platform x86_64-unknown-linux-gnu | python3 -c '
@@ -28,6 +28,14 @@ print(max(versions, key=lambda version: [int(part) for part in version.split("."
         fail "Cargo.toml says Rust $stated, and a dependency of the default build needs $needed"
     for place in README.md docs/guide/install.md; do
         grep -qF "Rust toolchain ($stated or later)" "$root/$place" || fail "$place does not say Rust toolchain ($stated or later)"
+    done
+    # Packages that do not belong to the workspace are built with the same toolchain.
+    while read -r place; do
+        grep -qxF -e "rust-version = \"$stated\"" -e 'rust-version.workspace = true' "$root/$place" ||
+            fail "$place does not say rust-version $stated"
+    done < <(git -C "$root" ls-files '*Cargo.toml' | grep -v '^tests/bench/peers/')
+    for script in $(cd "$root" && grep -lE '^[^#]*\bcargo (build|test|rustc|run|clippy)' scripts/*); do
+        grep -q '\bneed_rust\b' "$root/$script" || fail "$script runs cargo without need_rust"
     done
 }
 
