@@ -7,7 +7,7 @@
 use thiserror::Error;
 
 /// Page size of all requests.
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = cvmm_snp::PAGE_SIZE as u64;
 /// End of the physical address space of any x86-64 processor.
 const ADDRESS_END: u64 = 1 << 52;
 /// KVM_MAP_GPA_RANGE_ENCRYPTED.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use cvmm_gate_protocol::ticket::VerifiedTicket;
 use cvmm_launch::id_block::Identity;
 use cvmm_launch::plan::{LaunchPlan, PageImport, PageKind, Source};
+use cvmm_snp::PAGE_SIZE;
 use cvmm_snp::cpuid::CpuidPage;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
@@ -26,7 +27,6 @@ use crate::memory::PrivateMemory;
 use crate::sys::{self, SevCallError};
 use crate::vm::SnpVm;
 
-const PAGE: usize = 4096;
 /// Bytes of a report.
 pub const REPORT_LEN: usize = size_of::<cvmm_snp::report::Report>();
 /// Pages handed to the kernel in one call: enough that calls do not show beside the firmware's work for each page.
@@ -38,7 +38,7 @@ const MOST_RETRIES: u32 = 16;
 /// Memory the kernel copies from, aligned as it wants it. KVM_SEV_SNP_LAUNCH_UPDATE never takes guest RAM for its source.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
-struct StagingPage([u8; PAGE]);
+struct StagingPage([u8; PAGE_SIZE]);
 
 /// What LAUNCH_FINISH is given besides the guest.
 #[derive(Clone, Debug)]
@@ -125,7 +125,7 @@ impl Started {
         cpuid: &CpuidPage,
         tolerance: Tolerance,
     ) -> Result<Measured, UpdateError> {
-        let mut staging = vec![StagingPage([0; PAGE]); BATCH];
+        let mut staging = vec![StagingPage([0; PAGE_SIZE]); BATCH];
         let mut accepted = Vec::new();
         for import in plan.imports() {
             let (gpa, len, tag) = (import.gpa, import.len, import.tag);
@@ -143,7 +143,7 @@ impl Started {
 
     /// All pages of an import.
     fn pages(&self, import: &PageImport, staging: &mut [StagingPage]) -> Result<(), UpdateError> {
-        let batch = (staging.len() * PAGE) as u64;
+        let batch = (staging.len() * PAGE_SIZE) as u64;
         let mut at = 0;
         while at < import.len {
             let len = (import.len - at).min(batch);
@@ -166,7 +166,7 @@ impl Started {
     ) -> Result<(), UpdateError> {
         let PageImport { gpa, kind, tag, .. } = import;
         let mut update = kvm_sev_snp_launch_update {
-            gfn_start: (gpa + at) / PAGE as u64,
+            gfn_start: (gpa + at) / PAGE_SIZE as u64,
             // Also for pages without content: Linux 6.12 answers a missing source with a warning and EIO.
             uaddr: staging.as_mut_ptr() as u64,
             len,
@@ -178,7 +178,7 @@ impl Started {
         while update.len != 0 {
             let left = update.len;
             let result = self.vm.command(sys::SNP_LAUNCH_UPDATE, &mut update);
-            let gpa = update.gfn_start.saturating_mul(PAGE as u64);
+            let gpa = update.gfn_start.saturating_mul(PAGE_SIZE as u64);
             let kind = kind.name();
             match result {
                 Ok(()) if update.len < left => retries = 0,
@@ -208,7 +208,7 @@ impl Started {
             return Err(CpuidRefused { gpa, differences: vec![] }.into());
         };
         page.0.copy_from_slice(cpuid.as_bytes());
-        let refused = match self.update(import, 0, PAGE as u64, staging) {
+        let refused = match self.update(import, 0, PAGE_SIZE as u64, staging) {
             Err(UpdateError::Firmware { status: SevError::InvalidParam, .. }) => staging,
             other => return other.map(|()| Vec::new()),
         };
@@ -224,7 +224,7 @@ impl Started {
         for difference in &differences {
             cvmm_log_limit::warn!(%difference, "the security processor's cpuid value is used");
         }
-        self.update(import, 0, PAGE as u64, refused)?;
+        self.update(import, 0, PAGE_SIZE as u64, refused)?;
         Ok(differences)
     }
 }

@@ -138,7 +138,7 @@ impl SharedView {
         let mut counters = self.lock();
         for change in self.states.private_runs(gpa, len) {
             self.drop_pages(change);
-            counters.settled += change.len / crate::states::PAGE;
+            counters.settled += change.len / crate::convert::PAGE;
         }
     }
 

@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
-use crate::convert::{PageState, Request};
+use crate::convert::{PAGE, PageState, Request};
 
-pub(crate) const PAGE: u64 = 4096;
 const WORD_BITS: u64 = 64;
 
 /// A run of memory that a machine cannot have.
