@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Asking the gate: one connection, two questions, a ticket or a reason.
+//! A launch at the gate: one connection, two requests, a ticket or reasons.
 
 pub mod channel;
 pub mod lease;
@@ -26,7 +26,8 @@ const ID_BLOCK: usize = 96;
 /// Bytes of its authentication.
 const ID_AUTH: usize = 4096;
 
-/// The codes of a [`ClientError`] beside those of [`frame::CODES`], [`cvmm_gate_protocol::ticket::CODES`] and the gate's own reasons.
+/// The codes of a [`ClientError`] beside those of [`frame::CODES`], [`cvmm_gate_protocol::ticket::CODES`] and
+/// the gate's own reasons.
 pub const CODES: &[&str] = &["gate.unreachable", "gate.answer", "gate.denied"];
 
 /// Why there is no ticket.
@@ -35,25 +36,25 @@ pub enum ClientError {
     /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// It listens and does not answer, or closes.
-    #[error("the gate gave no answer to {question}: {source}")]
+    /// It does not answer, or closes the connection.
+    #[error("no response from the gate to {question}: {source}")]
     NoAnswer {
-        /// Which.
+        /// The request.
         question: &'static str,
         /// What happened.
         #[source]
         source: FrameError,
     },
-    /// It answers something else.
-    #[error("the gate's answer to {question} is of no use: {problem}")]
+    /// Its answer is malformed or unexpected.
+    #[error("invalid response from the gate to {question}: {problem}")]
     Answer {
-        /// To what.
+        /// The request.
         question: &'static str,
         /// What is wrong with it.
         problem: String,
     },
-    /// It says no.
-    #[error("the gate refused: {}", list(.0))]
+    /// A denial.
+    #[error("denied by the gate: {}", list(.0))]
     Denied(Vec<Reason>),
     /// Its ticket does not verify.
     #[error(transparent)]
@@ -83,7 +84,7 @@ impl ClientError {
     }
 }
 
-/// Where the gate is and how its word is known.
+/// Where the gate is, and the key of its verdicts.
 #[derive(Clone, Debug)]
 pub struct Gate {
     /// Where it listens.
@@ -97,7 +98,7 @@ pub struct Gate {
 /// What is to be launched.
 #[derive(Clone, Debug)]
 pub struct Proposal {
-    /// The policy to judge by.
+    /// The policy to appraise by.
     pub policy: String,
     /// The VM's name at the gate, as in the manifest.
     pub vm_id: String,
@@ -124,10 +125,10 @@ impl Gate {
         const QUESTION: &str = "admit";
         let mut stream = self.endpoint.connect(Instant::now() + self.timeout)?;
         let Proposal { policy, vm_id, manifest, digest } = proposal;
-        let manifest_digest = sha384(manifest.as_bytes());
+        let manifest_digest = binding::sha384(manifest.as_bytes());
         let mut vmm_nonce = [0; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut vmm_nonce)
-            .map_err(|_| ClientError::answer(QUESTION, "there are no random numbers to ask with"))?;
+            .map_err(|_| ClientError::answer(QUESTION, "the random number generator failed"))?;
         let request = Admit {
             nonce: STANDARD.encode(vmm_nonce),
             protocol: PROTOCOL,
@@ -137,18 +138,19 @@ impl Gate {
         };
         let answer = self.ask(&mut stream, QUESTION, &Request::Admit(request))?;
         let Response::Approval(approval) = answer else {
-            return Err(ClientError::answer(QUESTION, "it is no approval"));
+            return Err(ClientError::answer(QUESTION, "not an approval"));
         };
-        let Approval { session, nonce, deadline_ms, policy: judge, id_block, id_auth, host_data } = approval;
+        let Approval { session, nonce, deadline_ms, policy: appraiser, id_block, id_auth, host_data } =
+            approval;
         let field = |what: &str| ClientError::answer(QUESTION, format!("{what} is malformed"));
         let decode = |text: &str, what| STANDARD.decode(text).map_err(|_| field(what));
         let nonce: [u8; NONCE_LEN] = decode(&nonce, "nonce")?.try_into().map_err(|_| field("nonce"))?;
-        let judge_digest: Digest = judge.sha384.parse().map_err(|_| field("policy.sha384"))?;
-        if judge.id != policy {
-            return Err(ClientError::answer(QUESTION, "another policy judges than was asked for"));
+        let policy_digest: Digest = appraiser.sha384.parse().map_err(|_| field("policy.sha384"))?;
+        if appraiser.id != policy {
+            return Err(ClientError::answer(QUESTION, "it names a different policy"));
         }
-        // HOST_DATA binds the launch to this question: it is not the gate's to choose.
-        let bound = binding::host_data(manifest.as_bytes(), &nonce, &judge_digest);
+        // HOST_DATA binds the launch to this session: the gate does not choose it.
+        let bound = binding::host_data(manifest.as_bytes(), &nonce, &policy_digest);
         if host_data != hex::encode(bound) {
             return Err(field("host_data"));
         }
@@ -156,7 +158,7 @@ impl Gate {
         if id_block.len() != ID_BLOCK || id_auth.len() != ID_AUTH {
             return Err(field("id_block"));
         }
-        // A deadline the gate would not keep open for is as good as one that is far away.
+        // The gate enforces its own deadline: a longer one here does no harm.
         let deadline = Instant::now() + Duration::from_millis(deadline_ms.min(3_600_000));
         Ok(Approved {
             stream,
@@ -169,7 +171,7 @@ impl Gate {
                 launch_digest: digest,
                 host_data: bound,
                 manifest: manifest_digest,
-                policy: judge,
+                policy: appraiser,
             },
             deadline,
             id_block,
@@ -198,7 +200,8 @@ fn ask(
     // Strings, numbers and structs of them are always JSON.
     let bytes = Zeroizing::new(serde_json::to_vec(request).unwrap_or_default());
     match frame::write(stream, &bytes, deadline) {
-        // A client that is turned away is told why before the connection is closed, perhaps before it has asked.
+        // A client that is refused at once receives the reason before the connection closes, perhaps before
+        // it has written.
         Ok(()) | Err(FrameError::Closed) => {}
         Err(error) => return Err(no_answer(error)),
     }
@@ -210,12 +213,12 @@ fn ask(
     }
 }
 
-/// What the host can say of a finished launch.
+/// The host's evidence of a finished launch.
 #[derive(Clone, Debug, Default)]
 pub struct Launched {
     /// SNP_PLATFORM_STATUS.
     pub platform_status: Vec<u8>,
-    /// A report: a first stage's, or one the host asked for.
+    /// A report: a first stage's, or one that the host requested.
     pub report: Option<Vec<u8>>,
     /// The first stage's key.
     pub key: Option<[u8; 32]>,
@@ -242,7 +245,7 @@ impl Approved {
         &self.expected.host_data
     }
 
-    /// The policy that judges.
+    /// The policy that appraises.
     #[must_use]
     pub fn policy(&self) -> &PolicyId {
         &self.expected.policy
@@ -278,12 +281,12 @@ impl Approved {
         self.gate.timeout
     }
 
-    /// Hands in the evidence and takes the ticket.
+    /// Sends the evidence and returns the verified ticket.
     pub fn evidence(self, launched: Launched) -> Result<VerifiedTicket, ClientError> {
         Ok(self.stage_evidence(launched)?.0)
     }
 
-    /// The same of a guest with a first stage, for which there is a ticket of its own.
+    /// The same for a guest with a first stage, which has a ticket of its own.
     pub fn stage_evidence(
         mut self,
         launched: Launched,
@@ -291,7 +294,7 @@ impl Approved {
         const QUESTION: &str = "evidence";
         if Instant::now() > self.deadline {
             let source = FrameError::Timeout;
-            return Err(ClientError::NoAnswer { question: "a launch that took too long", source });
+            return Err(ClientError::NoAnswer { question: "a launch that exceeded the deadline", source });
         }
         let Launched { platform_status, report, key, certificates } = launched;
         let request = Evidence {
@@ -306,7 +309,7 @@ impl Approved {
         let Response::Ticket(ticket) =
             self.gate.ask(&mut self.stream, QUESTION, &Request::Evidence(request))?
         else {
-            return Err(ClientError::answer(QUESTION, "it is no ticket"));
+            return Err(ClientError::answer(QUESTION, "not a ticket"));
         };
         let verified = VerifiedTicket::verify(&ticket.jwt, &self.gate.key, &self.expected, unix_time())?;
         let stage = ticket.stage.map(|text| STANDARD.decode(text)).transpose();
@@ -315,16 +318,9 @@ impl Approved {
     }
 }
 
-/// Seconds of Unix time. A clock before 1970 is taken for 1970: no ticket is valid then.
+/// Seconds of Unix time. A clock before 1970 reads as 1970: no ticket is valid then.
 fn unix_time() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
-}
-
-fn sha384(bytes: &[u8]) -> Digest {
-    let mut out = Digest::ZERO;
-    // SHA-384 has as many bytes as Digest.
-    out.0.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, bytes).as_ref());
-    out
 }
 
 #[cfg(test)]
@@ -453,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_listens() {
+    fn a_socket_that_does_not_exist_is_unreachable() {
         let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let key = VerdictKey::from_point(pair.public_key().as_ref()).unwrap();
         let gate =

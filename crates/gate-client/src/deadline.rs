@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Deadlines on blocking streams: a peer that sends a byte a second does not delay anything beyond the deadline.
+//! Deadlines on blocking streams: a peer that sends a byte a second does not delay anything beyond the
+//! deadline.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;

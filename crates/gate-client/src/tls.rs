@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TLS 1.3 to the gate: its certificate has to be of the given authority and for the given name, and ours is shown to it.
+//! TLS 1.3 to the gate: its certificate has to be issued by the given authority for the given name, and ours
+//! is presented to it.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -52,9 +53,9 @@ impl fmt::Display for Tls {
 /// PEM files of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
-    /// The authorities that the other side's certificate may be of.
+    /// The authorities that may issue the gate's certificate.
     pub ca: &'a Path,
-    /// Our certificate, with those between it and its authority after it.
+    /// Our certificate, followed by those between it and its authority.
     pub certificate: &'a Path,
     /// Its private key.
     pub key: &'a Path,
@@ -72,7 +73,7 @@ impl Tls {
             .with_root_certificates(roots)
             .with_client_auth_cert(certificates(files.certificate)?, private_key(files.key)?)
             .map_err(|error| content(unfit(&error)))?;
-        // Nothing is kept from one connection to the next.
+        // No state is carried from one connection to the next.
         config.resumption = Resumption::disabled();
         Ok(Self { host: host.to_owned(), port, name, config: Arc::new(config) })
     }
@@ -99,10 +100,10 @@ impl Tls {
     }
 }
 
-/// What rustls says of a key that does not belong to its certificate.
+/// Explains why rustls refuses a key and its certificate.
 fn unfit(error: &rustls::Error) -> String {
     match error {
-        rustls::Error::InconsistentKeys(_) => "is not the key of the certificate".to_owned(),
+        rustls::Error::InconsistentKeys(_) => "does not match the certificate".to_owned(),
         other => format!("or its certificate cannot be used: {other}"),
     }
 }
@@ -159,7 +160,7 @@ impl Timed for TlsStream {
     }
 }
 
-/// A socket with a deadline: a record of TLS may take many reads, of which each is short.
+/// A socket with a deadline: a TLS record may take many short reads.
 #[derive(Debug)]
 struct Bounded {
     stream: TcpStream,
@@ -192,11 +193,11 @@ impl Write for Bounded {
     }
 }
 
-/// What a failure of TLS means to whoever set it up.
+/// Explains a failure of TLS to the operator.
 pub(crate) fn explain(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(problem) => format!(
-            "its certificate is not accepted: {problem}; is gate.ca its authority, and is the name in gate.url the certificate's?"
+            "the gate's certificate is rejected: {problem}; check that gate.ca issued it and that it has the name in gate.url"
         ),
         rustls::Error::AlertReceived(
             alert @ (AlertDescription::BadCertificate
@@ -208,8 +209,8 @@ pub(crate) fn explain(error: &rustls::Error) -> String {
             | AlertDescription::UnknownCA
             | AlertDescription::DecryptError
             | AlertDescription::AccessDenied),
-        ) => format!("the gate does not accept our certificate (gate.client_certificate): {alert:?}"),
-        rustls::Error::AlertReceived(alert) => format!("the other side gave up: {alert:?}"),
-        other => format!("{other}; is it a cvmm-gate with [tls]?"),
+        ) => format!("the gate rejects our certificate (gate.client_certificate): {alert:?}"),
+        rustls::Error::AlertReceived(alert) => format!("the gate aborted the handshake: {alert:?}"),
+        other => format!("{other}; check that it is a cvmm-gate with [tls]"),
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ways to the gate: a Unix socket, or TLS 1.3 over TCP with a certificate on both sides.
 //!
-//! TLS keeps what is asked from others and lets only known clients ask. It decides nothing about a launch: that is the ticket's
-//! signature alone, whichever way it came. Every step has a deadline: looking up the name, connecting, the handshake and each frame.
+//! TLS keeps requests confidential and admits known clients only. It has no part in a launch's verdict: only
+//! the ticket's signature counts, whichever way it came. Every step has a deadline: looking up the name,
+//! connecting, the handshake and each frame.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -22,14 +23,16 @@ use crate::deadline::{Timed, left, timed_out};
 use crate::frame::FrameError;
 use crate::tls::{Tls, TlsStream};
 
-/// Lookups of names at a time: one that hangs goes on after its deadline, in a thread of its own.
+/// Name lookups at a time: one that hangs continues after its deadline, in a thread of its own.
 const MAX_LOOKUPS: usize = 32;
 
 /// Why there is no connection.
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    /// Nobody listens there.
-    #[error("cannot reach the gate at {at}: {source}; is cvmm-gate running, and may this user connect?")]
+    /// No connection.
+    #[error(
+        "cannot reach the gate at {at}: {source}; check that cvmm-gate is running and that this user may connect"
+    )]
     Unreachable {
         /// Where.
         at: String,
@@ -37,8 +40,8 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
-    /// Somebody listens, and the TLS handshake fails.
-    #[error("no TLS connection to the gate at {at}: {source}")]
+    /// Connected, and the TLS handshake failed.
+    #[error("TLS handshake with the gate at {at} failed: {source}")]
     Handshake {
         /// Where.
         at: String,
@@ -98,7 +101,7 @@ pub enum Connection {
 }
 
 impl Connection {
-    /// Whether the other side has closed it, or said something that nobody asked for. Does not wait.
+    /// Whether the gate has closed it, or sent something without a request. Does not wait.
     pub fn is_over(&mut self) -> bool {
         match self {
             Self::Unix(stream) => {
@@ -153,8 +156,8 @@ impl Timed for Connection {
     }
 }
 
-/// An ordinary connect waits as long as the queue of a gate that has stopped accepting is full. A limit on writes limits it too
-/// (unix(7) does not say so, connect(2) and socket(7) do).
+/// An ordinary connect waits as long as the queue of a gate that has stopped accepting is full. A limit on
+/// writes limits it too (unix(7) does not say so, connect(2) and socket(7) do).
 fn connect_unix(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_write_timeout(Some(left(deadline)?))?;
@@ -167,9 +170,9 @@ fn connect_unix(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
 
 fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
     let addresses = lookup(host, port, deadline)?;
-    let mut failed = io::Error::other("its name has no address");
+    let mut failed = io::Error::other("the name has no address");
     for (tried, address) in addresses.iter().enumerate() {
-        // An address where nobody answers leaves time for the next.
+        // An address that does not answer leaves time for the next.
         let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         match TcpStream::connect_timeout(address, (left(deadline)? / share).max(Duration::from_millis(1))) {
             Ok(stream) => {
@@ -182,7 +185,7 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream
     Err(failed)
 }
 
-/// The addresses of `host`. The system's resolver knows no deadline, so it is asked in a thread of its own.
+/// The addresses of `host`. The system's resolver has no deadline, so it runs in a thread of its own.
 fn lookup(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
     struct Running;
@@ -204,7 +207,7 @@ fn lookup(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr
     thread::Builder::new().name("lookup".to_owned()).spawn(move || {
         let _running = running;
         let found = (host.as_str(), port).to_socket_addrs().map(|addresses| addresses.take(16).collect());
-        let _ = sender.send(found); // nobody waits any more if it was too late
+        let _ = sender.send(found); // fails if the caller has timed out
     })?;
     receiver.recv_timeout(left(deadline)?).map_err(|_| timed_out())?
 }
@@ -252,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_listens_at_a_port() {
+    fn a_closed_port_refuses_the_connection() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let error = connect_tcp("127.0.0.1", port, Instant::now() + Duration::from_secs(2)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
@@ -264,7 +267,7 @@ mod tests {
         let mut connection = Connection::Unix(a);
         assert!(!connection.is_over());
         (&b).write_all(b"x").unwrap();
-        assert!(connection.is_over(), "something nobody asked for");
+        assert!(connection.is_over(), "data without a request");
         drop(b);
         assert!(connection.is_over());
     }

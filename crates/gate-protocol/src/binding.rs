@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What ties evidence to one question.
+//! What binds evidence to one challenge.
 //!
-//! Each value begins with a label of its own and has a length before whatever can vary in length, so that no two purposes and
-//! no two splits give the same bytes.
+//! Each value begins with a label of its own, and every part has its length before it, so no two purposes and
+//! no two splits have the same bytes.
 
 use aws_lc_rs::digest::{Context, SHA256, SHA384, digest};
 use aws_lc_rs::hmac;
@@ -10,12 +10,12 @@ use cvmm_snp::digest::Digest;
 
 use crate::messages::NONCE_LEN;
 
-/// Why a guest asks for a report.
+/// What a guest's report is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// To be judged, nothing else.
+    /// An appraisal, nothing else.
     Attest,
-    /// To be given keys.
+    /// The release of keys.
     Release,
 }
 
@@ -28,7 +28,16 @@ impl Purpose {
     }
 }
 
-/// HOST_DATA of a launch that was approved for `manifest` (its text), `nonce` and a policy.
+/// SHA-384 of `bytes`, as the protocol has it of manifests and policies.
+#[must_use]
+pub fn sha384(bytes: &[u8]) -> Digest {
+    let mut out = Digest::ZERO;
+    // SHA-384 has as many bytes as Digest.
+    out.0.copy_from_slice(digest(&SHA384, bytes).as_ref());
+    out
+}
+
+/// HOST_DATA of a launch that was approved for `manifest` (its text), `nonce` and a policy's digest.
 #[must_use]
 pub fn host_data(manifest: &[u8], nonce: &[u8; NONCE_LEN], policy: &Digest) -> [u8; 32] {
     let manifest = digest(&SHA384, manifest);
@@ -41,7 +50,7 @@ pub fn report_data(purpose: Purpose, nonce: &[u8; NONCE_LEN], vm_id: &str, key: 
     padded_sha384(&[purpose.label(), nonce, vm_id.as_bytes(), key])
 }
 
-/// What REPORT_DATA has of a quote.
+/// The parts of a quote that REPORT_DATA binds.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<'a> {
     /// Name of the attestation key.
@@ -58,7 +67,8 @@ pub fn quote_data(nonce: &[u8; NONCE_LEN], key: &[u8]) -> [u8; 32] {
     sha256(&[b"cvmm quote v1", nonce, key])
 }
 
-/// REPORT_DATA of a guest's report that goes with a quote: SHA-384, then 16 zero bytes. Neither can be shown with another's.
+/// REPORT_DATA of a guest's report that goes with a quote: SHA-384, then 16 zero bytes. Report and quote
+/// cannot be replaced separately.
 #[must_use]
 pub fn quoted_report_data(nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8], quoted: &Quoted<'_>) -> [u8; 64] {
     let mut quote = Context::new(&SHA384);
@@ -75,7 +85,7 @@ pub fn admit_report_data(nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8], manif
     padded_sha384(&[b"cvmm report data v1: admit", nonce, vm_id.as_bytes(), key, &manifest.0])
 }
 
-/// What shows that whoever resumes a run was given its key: HMAC-SHA-256 with the key.
+/// Proof that the client that resumes a lease has its key: HMAC-SHA-256 with the key.
 #[must_use]
 pub fn resume_proof(key: &[u8; 32], vm_id: &str, epoch: u64) -> [u8; 32] {
     let mut hash = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
@@ -104,7 +114,7 @@ fn padded_sha384(parts: &[&[u8]]) -> [u8; 64] {
 /// Each part behind its length.
 fn fields(parts: &[&[u8]], mut update: impl FnMut(&[u8])) {
     for part in parts {
-        // No slice is longer than a u64 can say.
+        // A slice's length fits into a u64.
         update(&(part.len() as u64).to_le_bytes());
         update(part);
     }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A guest's evidence in one file, for whoever judges it later and elsewhere: `cvmm attest verify`.
+//! A guest's evidence in one file, to verify it later and elsewhere: `cvmm attest verify`.
 //!
-//! What binds it to a question is as in the protocol ([`crate::binding`]); the question's nonce is not in the file, as whoever judges
-//! has to know it himself.
+//! It is bound to a challenge as in the protocol ([`crate::binding`]). The nonce is not in the file: the
+//! verifier has to know it.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::messages::Quote;
 
-/// What [`Bundle::format`] says.
+/// The value of [`Bundle::format`].
 pub const FORMAT: &str = "cvmm-attestation-bundle";
 /// The version of the format.
 pub const VERSION: u32 = 1;
@@ -19,7 +19,7 @@ pub const MAX_BUNDLE: usize = 1 << 20;
 /// Codes of what is wrong with a bundle itself.
 pub const CODES: &[&str] = &["bundle.format", "bundle.launch", "bundle.identity"];
 
-/// Whether this is the content of a bundle, of this version or another.
+/// Whether this is the content of a bundle, of any version.
 #[must_use]
 pub fn is_bundle(content: &[u8]) -> bool {
     #[derive(Deserialize)]
@@ -29,17 +29,17 @@ pub fn is_bundle(content: &[u8]) -> bool {
     serde_json::from_slice::<Outline>(content).is_ok_and(|outline| outline.format == FORMAT)
 }
 
-/// Why bytes are no bundle.
+/// Why bytes are not a bundle.
 #[derive(Debug, Error)]
 pub enum BundleError {
     /// Too long.
-    #[error("it has {0} bytes, at most {MAX_BUNDLE} are read")]
+    #[error("the bundle has {0} bytes, at most {MAX_BUNDLE} are read")]
     TooLong(usize),
     /// Not JSON of this form.
-    #[error("it is not understood: {0}")]
+    #[error("the bundle is malformed: {0}")]
     Json(#[from] serde_json::Error),
-    /// Something else, or of another version.
-    #[error("it is of format {0:?} {1}, not {FORMAT:?} {VERSION}")]
+    /// A different format or version.
+    #[error("unsupported format {0:?} {1}, expected {FORMAT:?} {VERSION}")]
     Format(String, u32),
 }
 
@@ -72,7 +72,7 @@ pub struct Bundle {
     pub launch: Option<Launch>,
 }
 
-/// What a TPM says, and who it is.
+/// What a TPM says, and which TPM it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TpmEvidence {
@@ -104,7 +104,7 @@ pub struct Launch {
 }
 
 impl Bundle {
-    /// With nothing but a report.
+    /// With only a report.
     #[must_use]
     pub fn new(vm_id: &str, report: String) -> Self {
         Self {
@@ -143,10 +143,10 @@ mod tests {
         let text = serde_json::to_string(&bundle).unwrap();
         assert_eq!(Bundle::parse(text.as_bytes()).unwrap(), bundle);
         let refused = |text: &str| Bundle::parse(text.as_bytes()).unwrap_err().to_string();
-        assert!(refused(&text.replace("\"version\":1", "\"version\":2")).contains("2, not"));
-        assert!(refused(&text.replace("cvmm-att", "att")).starts_with("it is of format"));
+        assert!(refused(&text.replace("\"version\":1", "\"version\":2")).contains("2, expected"));
+        assert!(refused(&text.replace("cvmm-att", "att")).starts_with("unsupported format"));
         assert!(refused(&text.replace("{", "{\"more\":1,")).contains("unknown field"));
-        assert!(refused("").starts_with("it is not understood"));
+        assert!(refused("").starts_with("the bundle is malformed"));
         assert!(matches!(Bundle::parse(&vec![b' '; MAX_BUNDLE + 1]), Err(BundleError::TooLong(_))));
     }
 }

@@ -3,17 +3,18 @@
 //!
 //! ```text
 //! VMM                                        gate
-//!   Admit {manifest, policy, digest} ------->  recomputes the digest, appraises what is known before the launch
+//!   Admit {manifest, policy, digest} ------->  recomputes the digest, appraises what is known by then
 //!   <------ Approval {nonce, id block, host data}
 //!   launches; the security processor checks the ID block
 //!   Evidence {what was launched, report} ---->  verifies and appraises it
 //!   <------ Ticket {signed verdict}, or Denied {reasons} at any point
 //! ```
 //!
-//! A session is a connection. EOF, a timeout or a message that is not understood ends it without a ticket, and without a ticket
-//! nothing runs.
+//! A session is a connection. EOF, a timeout or a message that is not understood ends it without a ticket,
+//! and without a ticket nothing runs.
 //!
-//! Everything here is pure: bytes in, values out. Sockets, TLS and clocks are in `cvmm-gate-client` and in the gate.
+//! Everything here is pure: bytes in, values out. Sockets, TLS and clocks are in `cvmm-gate-client` and in
+//! the gate.
 
 #![forbid(unsafe_code)]
 

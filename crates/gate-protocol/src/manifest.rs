@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The manifest: what the VMM says it will launch.
 //!
-//! The gate computes the launch digest from it (with the files, which it finds by their digests) and judges the rest. Its hash is
-//! part of HOST_DATA, so a report of the guest shows with which manifest it was launched. The hash is over the text as sent,
-//! so nobody has to agree on a canonical form.
+//! The gate computes the launch digest from it (with the files, which it finds by their digests) and
+//! appraises the rest. Its hash is part of HOST_DATA, so a report of the guest shows with which manifest it
+//! was launched. The hash covers the text as sent, so no canonical form is needed.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub struct Manifest {
     pub isolation: String,
     /// What the launch digest depends on.
     pub launch: Launch,
-    /// What it does not.
+    /// What the launch digest does not depend on.
     pub machine: Machine,
 }
 
@@ -51,7 +51,8 @@ pub struct Launch {
     pub first_stage: Option<FirstStage>,
 }
 
-/// A first stage. It waits for a ticket of the gate that is asked: the digest is computed with that gate's key.
+/// A first stage. It waits for a ticket of the gate that appraises the launch: the digest is computed with
+/// that gate's key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FirstStage {
@@ -67,7 +68,7 @@ pub enum Boot {
     Uki {
         /// The image.
         image: FileDigest,
-        /// Where it lies in guest memory.
+        /// Its address in guest memory.
         gpa: u64,
     },
     /// Hashes in a measured page.
@@ -93,7 +94,7 @@ pub struct FileDigest {
     pub len: u64,
 }
 
-/// The machine around the measured part, and how the VMM was told to launch it.
+/// The machine around the measured part, and the options of the launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
@@ -107,12 +108,13 @@ pub struct Machine {
     pub rng: bool,
     /// Whether reports can only be signed with a VLEK.
     pub vlek_only: bool,
-    /// Whether corrections of the CPUID page's cache description are taken over.
+    /// Whether corrections of the CPUID page's cache description are accepted.
     pub cpuid_corrections: bool,
     /// The TPM that the VMM gives the guest, if any. It is on the host's side of the boundary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vtpm: Option<Vtpm>,
-    /// Names of the development knobs (`debug.*`) that are not at their default; a policy refuses any unless it says otherwise.
+    /// Names of the development options (`debug.*`) that are not at their default; a policy refuses any that
+    /// it does not list.
     pub debug: Vec<String>,
 }
 
@@ -124,10 +126,10 @@ pub struct Vtpm {
     pub mode: String,
     /// The active PCR banks: `sha1`, `sha256`, `sha384`, `sha512`.
     pub pcr_banks: Vec<String>,
-    /// Whether its state is kept from one start to the next, encrypted with a key of the gate's.
+    /// Whether its state persists from one start to the next, encrypted with a key from the gate.
     #[serde(default, skip_serializing_if = "is_false")]
     pub state: bool,
-    /// Which TPM it is, once the gate has certified it. The gate knows too; here it gets into HOST_DATA.
+    /// Which TPM it is, once the gate has certified it. The gate knows it; here it becomes part of HOST_DATA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<TpmIdentity>,
 }
@@ -136,7 +138,8 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// A TPM by the names of its keys (TPM 2.0 Library, Part 1, 16: nameAlg and digest of the public area), hexadecimal.
+/// A TPM by the names of its keys (TPM 2.0 Library, Part 1, 16: nameAlg and digest of the public area),
+/// hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TpmIdentity {

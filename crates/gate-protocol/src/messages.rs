@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The messages. A frame is a length of 4 bytes (little-endian, at most [`MAX_FRAME`]) and that much JSON; the same on a Unix
-//! socket and inside TLS. Unknown fields and unknown messages end the session.
+//! The messages: JSON, each in a [frame](crate::frame), the same on a Unix socket and inside TLS. Unknown
+//! fields and unknown messages end the session.
 //!
 //! Binary values are standard base64 with padding; digests are hexadecimal.
 
@@ -15,21 +15,21 @@ pub use self::quote::{Pcr, Quote};
 
 /// The version of the protocol, in the first message.
 pub const PROTOCOL: u32 = 1;
-/// The longest frame in bytes, without its length: a guest's evidence with an event log.
+/// The longest frame in bytes, without its header: a guest's evidence with an event log.
 pub const MAX_FRAME: usize = 256 << 10;
-/// The longest of all others, which is what the gate takes of whom it does not know yet.
+/// The longest of all others: the limit for peers that the gate does not know yet.
 pub const MAX_SHORT_FRAME: usize = 64 << 10;
 /// Bytes of a nonce.
 pub const NONCE_LEN: usize = 32;
 
-/// Sessions that a guest may begin at once through its channel; then [`GUEST_A_SECOND`].
+/// Sessions that a guest may begin at once through its channel; then [`GUEST_RATE`].
 pub const GUEST_BURST: u32 = 10;
-/// Sessions a second that a guest may begin after that.
-pub const GUEST_A_SECOND: u32 = 1;
+/// Sessions per second that a guest may begin after that.
+pub const GUEST_RATE: u32 = 1;
 
-/// What the VMM says, or a guest through it.
+/// A request of the VMM, or of a guest through it.
 ///
-/// Which of the two speaks belongs to the connection: the VMM, until it says [`Request::GuestChannel`].
+/// The connection determines which of the two: the VMM, until it sends [`Request::GuestChannel`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
@@ -37,28 +37,29 @@ pub enum Request {
     Admit(Admit),
     /// It has been launched. Only after an [`Approval`], on the same connection.
     Evidence(Evidence),
-    /// From here on a guest speaks. Only as the first message.
+    /// From here on the requests are a guest's. Only as the first message.
     GuestChannel(GuestChannel),
-    /// A guest that runs wants to be judged. Only after [`Opened`]. Opens a session that ends with a verdict.
+    /// A running guest asks for an appraisal. Only after [`Opened`]. Opens a session that ends with a
+    /// verdict.
     Attest(Attest),
     /// The guest's evidence. Only after a [`Challenge`], on the same connection.
     GuestEvidence(GuestEvidence),
-    /// A VM with kept state is to be launched. Opens a run.
+    /// A VM with persistent state is to be launched. Opens a lease.
     Prepare(Prepare),
     /// Its TPM is this one. Only after [`Prepared`], on the same connection.
     Identify(Identify),
-    /// It is one TPM. Only after [`Activate`], on the same connection.
+    /// Its keys are of one TPM. Only after [`Activate`], on the same connection.
     Activated(Activated),
-    /// Its state has changed so often. Only in a run whose TPM is certified.
+    /// How often its state has changed. Only in a lease whose TPM is certified.
     Checkpoint(Checkpoint),
-    /// Likewise, and the run is over.
+    /// The same, and the lease ends.
     End(Checkpoint),
-    /// A run goes on whose connection was lost. Opens a session that is that run.
+    /// Resumes a lease whose connection was lost. Opens a session that is that lease.
     Resume(Resume),
 }
 
 impl Request {
-    /// Whether a guest may say this.
+    /// Whether a guest may send this.
     #[must_use]
     pub fn is_of_guest(&self) -> bool {
         match self {
@@ -94,7 +95,7 @@ impl Request {
     }
 }
 
-/// What the gate says.
+/// A response of the gate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Response {
@@ -106,7 +107,7 @@ pub enum Response {
     Challenge(Challenge),
     /// The end: a signed verdict.
     Ticket(Ticket),
-    /// The end: no.
+    /// The end: a denial.
     Denied(Denied),
     /// Answer to [`Request::Prepare`].
     Prepared(Prepared),
@@ -119,12 +120,12 @@ pub enum Response {
 }
 
 impl Response {
-    /// Whether a guest may be told this.
+    /// Whether a guest may receive this.
     #[must_use]
     pub fn is_for_guest(&self) -> bool {
         match self {
             Self::Challenge(_) | Self::Denied(_) => true,
-            // A first stage's part is for the VMM to hand on.
+            // A first stage's part is for the VMM to forward.
             Self::Ticket(ticket) => ticket.stage.is_none(),
             Self::Approval(_)
             | Self::Opened(_)
@@ -142,18 +143,18 @@ impl Response {
 pub struct Admit {
     /// [`PROTOCOL`].
     pub protocol: u32,
-    /// The policy to judge by.
+    /// The policy to appraise by.
     pub policy: String,
     /// The manifest ([`crate::manifest::Manifest`]), as JSON text; it is hashed as it stands here.
     pub manifest: String,
     /// The launch digest the VMM expects. The gate's own must be the same.
     pub digest: String,
-    /// Base64 of [`NONCE_LEN`] bytes of the VMM's own. They are in the ticket: one that was given to an earlier question is none for
-    /// this.
+    /// Base64 of [`NONCE_LEN`] bytes from the VMM. The ticket repeats them: a ticket of an earlier session
+    /// does not fit.
     pub nonce: String,
 }
 
-/// Launch it like this.
+/// How to launch it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Approval {
@@ -163,7 +164,7 @@ pub struct Approval {
     pub nonce: String,
     /// Evidence must have arrived this many milliseconds from now.
     pub deadline_ms: u64,
-    /// The policy that judges.
+    /// The policy that appraises.
     pub policy: PolicyId,
     /// Base64 of the ID block (96 bytes).
     pub id_block: String,
@@ -173,7 +174,7 @@ pub struct Approval {
     pub host_data: String,
 }
 
-/// Which policy.
+/// Identifies a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyId {
@@ -195,9 +196,10 @@ pub struct Evidence {
     pub digest: String,
     /// HOST_DATA that the launch was finished with.
     pub host_data: String,
-    /// Base64 of SNP_PLATFORM_STATUS (32 bytes), as the host's driver gave it.
+    /// Base64 of SNP_PLATFORM_STATUS (32 bytes), as the host's driver returned it.
     pub platform_status: String,
-    /// Base64 of a report: the first stage's, if there is one; else one the host asked for, if the kernel can.
+    /// Base64 of a report: the first stage's, if there is one; else one that the host requested, if its
+    /// kernel can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
     /// Base64 of the first stage's X25519 key (32 bytes), to which its report binds it.
@@ -208,7 +210,7 @@ pub struct Evidence {
     pub certificates: Option<String>,
 }
 
-/// From here on a guest speaks on this connection: of this VM, in this launch. It cannot be taken back.
+/// From here on the requests on this connection are those of this VM's guest, in this launch. This is final.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuestChannel {
@@ -218,16 +220,17 @@ pub struct GuestChannel {
     pub policy: String,
     /// The VM's name at the gate.
     pub vm_id: String,
-    /// The session of the [`Approval`] that the VM was launched with. Once it is launched again this channel is worth nothing.
+    /// The session of the [`Approval`] that the VM was launched with. Once the VM is launched again this
+    /// channel is refused.
     pub launch: String,
 }
 
-/// What comes next is the guest's.
+/// The next requests are the guest's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Opened {}
 
-/// A guest that runs wants to be judged.
+/// A running guest asks for an appraisal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attest {
@@ -264,23 +267,23 @@ pub struct GuestEvidence {
     /// Base64 of a public key that the report binds, if the guest has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// What its TPM says, if it has one that the VM was admitted with.
+    /// What its TPM says, if the VM was admitted with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote: Option<Quote>,
 }
 
-/// A signed verdict: an EAR as JWT.
+/// A signed verdict: an EAT Attestation Result (EAR) as JWT.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ticket {
     /// The token.
     pub jwt: String,
-    /// Base64 of the ticket for a first stage (`cvmm_first_stage::ticket`), if it was one that asked.
+    /// Base64 of the ticket for a first stage (`cvmm_first_stage::ticket`), if a first stage asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
 }
 
-/// No.
+/// A denial.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Denied {

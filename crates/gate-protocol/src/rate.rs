@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How often something may happen: a burst, then a rate.
+//! A limit on how often something may happen: a burst, then a rate.
 
 use std::time::Instant;
 
-/// So many at once, and so many a second after that.
+/// A token bucket: so many at once, and so many per second after that.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
     burst: f64,
@@ -13,14 +13,14 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Nothing has happened yet at `now`.
+    /// A full bucket.
     #[must_use]
     pub fn new(burst: u32, a_second: u32, now: Instant) -> Self {
         let burst = f64::from(burst);
         Self { burst, a_second: f64::from(a_second), left: burst, then: now }
     }
 
-    /// Whether one more is within the rate.
+    /// Whether one more is within the limit; takes a token if so.
     pub fn take(&mut self, now: Instant) -> bool {
         self.refill(now);
         let within = self.left >= 1.0;
@@ -30,7 +30,7 @@ impl Rate {
         within
     }
 
-    /// Whether a new one would allow no more than this one.
+    /// Whether it is full, as a new one.
     pub fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.left >= self.burst

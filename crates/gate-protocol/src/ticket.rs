@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The ticket: a verdict of the gate, as an EAT Attestation Result (draft-ietf-rats-ear-04) in a JWT signed with ES384.
+//! The ticket: a verdict of the gate, as an EAT Attestation Result (draft-ietf-rats-ear-04) in a JWT signed
+//! with ES384.
 //!
-//! Standard claims are for whoever else reads it; what binds it to one launch is in the private claim `cvmm_ticket`. The signature is
-//! verified before anything inside is looked at, and each claim is held against what the asker knows itself.
+//! Standard claims are for other relying parties; the private claim `cvmm_ticket` binds it to one launch. The
+//! signature is verified before anything inside is parsed, and each claim is compared with what the relying
+//! party knows itself.
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use cvmm_reason::duration::Span;
 use cvmm_snp::digest::Digest;
+use cvmm_snp::p384::{POINT_LEN, SPKI_PREFIX};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -18,18 +21,11 @@ use crate::messages::{NONCE_LEN, PolicyId};
 pub const MAX_TOKEN: usize = 16 << 10;
 /// The longest time from `iat` to `exp`, in seconds.
 pub const MAX_LIFETIME: i64 = 300;
-/// How far apart the clocks of gate and asker may be, in seconds. They are usually on one machine.
+/// How far apart the clocks of gate and relying party may be, in seconds. They are usually on one machine.
 const SKEW: i64 = 5;
 /// The profile of the EAR.
 pub const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
 const HEADER: &str = r#"{"alg":"ES384","typ":"JWT"}"#;
-/// A point of P-384, uncompressed.
-const POINT: usize = 97;
-/// SubjectPublicKeyInfo of a P-384 key up to the point: id-ecPublicKey, secp384r1 (RFC 5480).
-const SPKI_PREFIX: [u8; 23] = [
-    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81,
-    0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
-];
 
 /// Every code of a [`TicketError`], in the order of the checks.
 pub const CODES: &[&str] = &[
@@ -52,10 +48,10 @@ pub const CODES: &[&str] = &[
     "ticket.policy",
 ];
 
-/// What a ticket is held against. Each has a code of its own: an operator who sees only the code knows what differs.
+/// A claim that is compared. Each has a code of its own: the code alone says what differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// What it is for.
+    /// Its purpose.
     Purpose,
     /// The VM, in what binds the ticket.
     Vm,
@@ -78,7 +74,7 @@ pub enum Claim {
 }
 
 impl Claim {
-    /// In a message.
+    /// Its name in messages.
     fn name(self) -> &'static str {
         match self {
             Self::Purpose => "purpose",
@@ -86,7 +82,7 @@ impl Claim {
             Self::Subject => "subject",
             Self::Session => "session",
             Self::Nonce => "nonce",
-            Self::Question => "question",
+            Self::Question => "VMM nonce",
             Self::LaunchDigest => "launch digest",
             Self::HostData => "HOST_DATA",
             Self::Manifest => "manifest",
@@ -110,32 +106,32 @@ impl Claim {
     }
 }
 
-/// Why a token admits nobody.
+/// Why a token does not admit the launch.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TicketError {
     /// Not a token at all.
     #[error("the ticket is malformed: {0}")]
     Format(&'static str),
-    /// Another algorithm.
-    #[error("the ticket's header is {0}; only ES384 without extensions is accepted")]
+    /// An unsupported algorithm.
+    #[error("the ticket's header is {0}, only ES384 without extensions is accepted")]
     Algorithm(String),
     /// The signature.
     #[error("the ticket is not signed with the gate's verdict key (gate.verdict_key)")]
     Signature,
     /// Too late.
-    #[error("the ticket expired {ago} ago; are the clocks right?", ago = Span(*.0))]
+    #[error("the ticket expired {ago} ago; check the clocks", ago = Span(*.0))]
     Expired(i64),
     /// Too early.
-    #[error("the ticket is valid only in {ahead}; are the clocks right?", ahead = Span(*.0))]
+    #[error("the ticket becomes valid in {ahead}; check the clocks", ahead = Span(*.0))]
     NotYet(i64),
     /// Valid for too long.
     #[error("the ticket is valid for {0} s, at most {MAX_LIFETIME} are accepted")]
     Lifetime(i64),
-    /// The verdict is none that lets anybody do anything.
+    /// The verdict is not an admission.
     #[error("the ticket's verdict is {0:?}, not \"affirming\"")]
     Status(String),
-    /// A claim is about something else.
-    #[error("the ticket is for another {}: it says {found}, expected {expected}", claim.name())]
+    /// A claim differs.
+    #[error("ticket mismatch in {}: found {found}, expected {expected}", claim.name())]
     Other {
         /// Which claim.
         claim: Claim,
@@ -163,14 +159,14 @@ impl TicketError {
     }
 }
 
-/// A public key that is none.
+/// Text that is not a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not a P-384 public key in PEM (BEGIN PUBLIC KEY)")]
 pub struct KeyError;
 
 /// The public half of the key that verdicts are signed with.
 #[derive(Clone, PartialEq, Eq)]
-pub struct VerdictKey([u8; POINT]);
+pub struct VerdictKey([u8; POINT_LEN]);
 
 impl std::fmt::Debug for VerdictKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -181,7 +177,7 @@ impl std::fmt::Debug for VerdictKey {
 impl VerdictKey {
     /// From an uncompressed point.
     pub fn from_point(point: &[u8]) -> Result<Self, KeyError> {
-        let point: [u8; POINT] = point.try_into().map_err(|_| KeyError)?;
+        let point: [u8; POINT_LEN] = point.try_into().map_err(|_| KeyError)?;
         if point[0] != 4 {
             return Err(KeyError);
         }
@@ -190,7 +186,7 @@ impl VerdictKey {
 
     /// The uncompressed point.
     #[must_use]
-    pub fn point(&self) -> &[u8; POINT] {
+    pub fn point(&self) -> &[u8; POINT_LEN] {
         &self.0
     }
 
@@ -217,24 +213,24 @@ impl VerdictKey {
     }
 }
 
-/// What the token says.
+/// The claims of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// [`PROFILE`].
     pub eat_profile: String,
-    /// When it was made, in seconds of Unix time.
+    /// When it was issued, in seconds of Unix time.
     pub iat: i64,
-    /// From when on it is valid.
+    /// The start of its validity.
     pub nbf: i64,
-    /// Until when it is valid.
+    /// The end of its validity.
     pub exp: i64,
-    /// Names this token.
+    /// Identifies this token.
     pub jti: String,
     /// The VM.
     pub sub: String,
     /// The nonce, base64url.
     pub eat_nonce: String,
-    /// Who judged.
+    /// The verifier.
     pub ear_verifier_id: VerifierId,
     /// The appraisals: one, called `cpu0`.
     pub submods: Submods,
@@ -242,12 +238,12 @@ pub struct Token {
     pub cvmm_ticket: Binding,
 }
 
-/// Who judged.
+/// The verifier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifierId {
-    /// Who makes the verifier.
+    /// Its developer.
     pub developer: String,
-    /// Which build of it.
+    /// Its build.
     pub build: String,
 }
 
@@ -265,7 +261,7 @@ pub struct Appraisal {
     pub ear_status: String,
     /// AR4SI values.
     pub ear_trustworthiness_vector: Vector,
-    /// The policies that judged.
+    /// The policies of the appraisal.
     pub ear_appraisal_policy_ids: Vec<String>,
 }
 
@@ -293,7 +289,7 @@ pub struct Binding {
     pub session: String,
     /// Base64 of the nonce.
     pub nonce: String,
-    /// Base64 of the VMM's nonce; empty for a guest's question.
+    /// Base64 of the VMM's nonce; empty in a running guest's session.
     pub vmm_nonce: String,
     /// Launch digest, hexadecimal.
     pub launch_digest: String,
@@ -301,7 +297,7 @@ pub struct Binding {
     pub host_data: String,
     /// SHA-384 of the manifest.
     pub manifest_sha384: String,
-    /// The policy that judged.
+    /// The policy of the appraisal.
     pub policy: PolicyId,
     /// How strong the evidence was.
     pub evidence_class: String,
@@ -322,7 +318,7 @@ impl Token {
         format!("{signing_input}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// Verifies signature and times of `jwt`; what it is about is the caller's to compare.
+    /// Verifies signature and times of `jwt`; comparing its claims is left to the caller.
     pub fn verify(jwt: &str, key: &VerdictKey, now: i64) -> Result<Self, TicketError> {
         if jwt.len() > MAX_TOKEN {
             return Err(TicketError::Format("it is too long"));
@@ -361,7 +357,7 @@ impl Token {
     }
 }
 
-/// What an admission has to be about.
+/// What an admission has to say.
 #[derive(Clone, Debug)]
 pub struct Expected {
     /// The VM's name at the gate.
@@ -384,7 +380,7 @@ pub struct Expected {
 
 /// The gate's admission of one launch. Only [`VerifiedTicket::verify`] makes one, and it cannot be copied.
 ///
-/// Its fields are nobody's to fill in (E0451), and what admitted one launch cannot admit another (E0382, E0277):
+/// Its fields are private (E0451), and what admitted one launch cannot admit another (E0382, E0277):
 ///
 /// ```compile_fail,E0451
 /// # use cvmm_gate_protocol::ticket::VerifiedTicket;
@@ -407,7 +403,7 @@ pub struct Expected {
 /// }
 /// ```
 ///
-/// Nor is there a way around the signature by serde, as there is for a [`Token`] (E0277):
+/// Unlike a [`Token`], it cannot be deserialized, which would bypass the signature (E0277):
 ///
 /// ```compile_fail,E0277
 /// # use cvmm_gate_protocol::ticket::VerifiedTicket;

@@ -6,7 +6,7 @@
 //! with `guest-channel`, by which the VMM tells the gate who speaks: the gate then takes nothing else either, for this VM and this launch
 //! only, and only what a guest may have is handed to it.
 //!
-//! Everything is bounded: a frame by [`MAX_FRAME`], an exchange by the timeout, sessions by [`GUEST_BURST`] and [`GUEST_A_SECOND`]. A guest
+//! Everything is bounded: a frame by [`MAX_FRAME`], an exchange by the timeout, sessions by [`GUEST_BURST`] and [`GUEST_RATE`]. A guest
 //! that sends nonsense keeps only its own thread busy, `PENALTY` at a time.
 
 use std::fs::File;
@@ -20,7 +20,7 @@ use cvmm_gate_client::client::channel::GuestConnection;
 use cvmm_gate_client::transport::Endpoint;
 use cvmm_gate_protocol::frame::{self, FrameIoError};
 use cvmm_gate_protocol::messages::{
-    Denied, GUEST_A_SECOND, GUEST_BURST, GuestChannel, MAX_FRAME, PROTOCOL, Request, Response,
+    Denied, GUEST_BURST, GUEST_RATE, GuestChannel, MAX_FRAME, PROTOCOL, Request, Response,
 };
 use cvmm_gate_protocol::rate::Rate;
 use cvmm_reason::Reason;
@@ -76,7 +76,7 @@ impl Channel {
 
     fn serve(mut self) {
         let mut session = None;
-        let mut rate = Rate::new(GUEST_BURST, GUEST_A_SECOND, Instant::now());
+        let mut rate = Rate::new(GUEST_BURST, GUEST_RATE, Instant::now());
         loop {
             let frame = match frame::read(&mut self.from_guest, MAX_FRAME) {
                 Ok(frame) => frame,
@@ -105,7 +105,7 @@ impl Channel {
         let connection = match session.take() {
             Some(connection) if matches!(request, Request::GuestEvidence(_)) => Ok(connection),
             _ if !rate.take(Instant::now()) => {
-                let message = format!("this guest asks too often: {GUEST_A_SECOND} a second at most");
+                let message = format!("this guest asks too often: {GUEST_RATE} a second at most");
                 return refused(Reason::new("gate.rate", message));
             }
             _ => GuestConnection::open(&self.endpoint, &self.guest, deadline),
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_asks_in_a_loop_costs_the_gate_little() {
-        let sessions = (0..=GUEST_BURST + GUEST_A_SECOND).map(|_| vec![opened(), challenge()]).collect();
+        let sessions = (0..=GUEST_BURST + GUEST_RATE).map(|_| vec![opened(), challenge()]).collect();
         let (mut guest, _gate, _folder) = pair(sessions);
         let began = Instant::now();
         let answers: Vec<_> = (0..2 * GUEST_BURST).map(|_| guest.ask(ATTEST)).collect();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A run: a VM's keys from the gate, its TPM's certificates, and a connection that is held while the VM lives.
+//! A lease: a VM's keys from the gate, its TPM's certificates, and a connection that stays open while the VM
+//! runs.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ pub const KEY_LEN: usize = 32;
 /// A key of a state file.
 pub type Key = Secret<KEY_LEN>;
 
-/// A VM's keys, before its TPM has shown itself.
+/// A VM's keys, before its TPM is identified.
 #[derive(Debug)]
 pub struct Prepared {
     run: Run,
@@ -56,16 +57,16 @@ pub struct Challenge {
     pub secret: Vec<u8>,
 }
 
-/// What the gate says to a TPM.
+/// The gate's answer about a TPM.
 #[derive(Debug)]
 pub enum Identified {
-    /// It knows it.
+    /// The TPM is on record.
     Known(Run, TpmCertificates),
-    /// It does not.
+    /// It is not.
     Unknown(Challenged),
 }
 
-/// A TPM that has to open two credentials.
+/// Two credentials that the TPM has to open.
 #[derive(Debug)]
 pub struct Challenged {
     run: Run,
@@ -75,7 +76,8 @@ pub struct Challenged {
     pub ek_ecc: Challenge,
 }
 
-/// A run that goes on. Dropping it ends the run at the gate, without a last word.
+/// A lease in force. Dropping it closes the connection, which ends the lease at the gate without a last
+/// checkpoint.
 #[derive(Debug)]
 pub struct Run {
     stream: Connection,
@@ -103,12 +105,12 @@ impl Gate {
             digest: proposal.digest.to_string(),
         });
         let Response::Prepared(grant) = self.ask(&mut stream, QUESTION, &request)? else {
-            return Err(ClientError::answer(QUESTION, "it is none to this question"));
+            return Err(ClientError::answer(QUESTION, "unexpected kind of response"));
         };
         let Grant { session, keys, accepted: (first, last), least_counter, epoch, may_create, deadline_ms } =
             grant;
         let key = |SecretText(text): &SecretText| {
-            // Decoded where it stays. The decoder wants room for what the text could be at most.
+            // Decoded in locked memory. The decoder needs capacity for the longest value of such a text.
             let mut bytes = SecretBytes::zeroed(base64::decoded_len_estimate(text.len()));
             let len = STANDARD.decode_slice(text, &mut bytes).map_err(|_| malformed(QUESTION, "keys"))?;
             bytes.get(..len).and_then(Secret::from_slice).ok_or_else(|| malformed(QUESTION, "keys"))
@@ -128,7 +130,7 @@ impl Gate {
         })
     }
 
-    /// Takes up a run again whose connection was lost.
+    /// Resumes a lease whose connection was lost.
     pub fn resume(&self, vm_id: &str, epoch: u64, key: &Key) -> Result<Run, ClientError> {
         const QUESTION: &str = "resume";
         let mut stream = self.endpoint.connect(Instant::now() + self.timeout)?;
@@ -140,13 +142,13 @@ impl Gate {
         });
         match self.ask(&mut stream, QUESTION, &request)? {
             Response::Noted(_) => Ok(Run { stream, gate: self.clone(), epoch }),
-            _ => Err(ClientError::answer(QUESTION, "it is none to this question")),
+            _ => Err(ClientError::answer(QUESTION, "unexpected kind of response")),
         }
     }
 }
 
 impl Prepared {
-    /// The file's key; or the old and the new one, while they change.
+    /// The file's key; during a key change, the old and the new one.
     #[must_use]
     pub fn keys(&self) -> &[Key] {
         &self.keys
@@ -158,7 +160,7 @@ impl Prepared {
         self.accepted.clone()
     }
 
-    /// It has seen at least this many changes.
+    /// The fewest changes that the file may have seen.
     #[must_use]
     pub fn least_counter(&self) -> u64 {
         self.least_counter
@@ -170,19 +172,19 @@ impl Prepared {
         self.run.epoch
     }
 
-    /// Whether no file is as good as an empty one.
+    /// Whether a missing file may be created.
     #[must_use]
     pub fn may_create(&self) -> bool {
         self.may_create
     }
 
-    /// Says that the epoch is in the file, durably, and which TPM it is.
+    /// Reports that the epoch is in the file, durably, and which TPM it is.
     pub fn identify(self, areas: &PublicAreas) -> Result<Identified, ClientError> {
         const QUESTION: &str = "identify";
         let Self { mut run, deadline, session, .. } = self;
         if Instant::now() > deadline {
             let source = FrameError::Timeout;
-            return Err(ClientError::NoAnswer { question: "a TPM that took too long to start", source });
+            return Err(ClientError::NoAnswer { question: "a TPM that exceeded the deadline", source });
         }
         let request = Request::Identify(Identify {
             session,
@@ -197,13 +199,13 @@ impl Prepared {
                 let (ek_rsa, ek_ecc) = (challenge(QUESTION, &ek_rsa)?, challenge(QUESTION, &ek_ecc)?);
                 Ok(Identified::Unknown(Challenged { run, ek_rsa, ek_ecc }))
             }
-            _ => Err(ClientError::answer(QUESTION, "it is none to this question")),
+            _ => Err(ClientError::answer(QUESTION, "unexpected kind of response")),
         }
     }
 }
 
 impl Challenged {
-    /// Hands in what the endorsement keys opened.
+    /// Sends what the endorsement keys opened.
     pub fn answer(self, ek_rsa: &[u8], ek_ecc: &[u8]) -> Result<(Run, TpmCertificates), ClientError> {
         const QUESTION: &str = "activated";
         let mut run = self.run;
@@ -214,13 +216,13 @@ impl Challenged {
                 let certificates = certificates(QUESTION, &certified)?;
                 Ok((run, certificates))
             }
-            _ => Err(ClientError::answer(QUESTION, "it is none to this question")),
+            _ => Err(ClientError::answer(QUESTION, "unexpected kind of response")),
         }
     }
 }
 
 impl Run {
-    /// The run's epoch.
+    /// The lease's epoch.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -231,12 +233,12 @@ impl Run {
         self.stream.is_over()
     }
 
-    /// Tells that the file has seen `counter` changes, durably; also that the VM lives.
+    /// Reports that the file has seen `counter` changes, durably. Also renews the lease.
     pub fn checkpoint(&mut self, counter: u64) -> Result<(), ClientError> {
         self.note("checkpoint", &Request::Checkpoint(Checkpoint { counter }))
     }
 
-    /// The same for the last time.
+    /// Reports the last changes and ends the lease.
     pub fn end(mut self, counter: u64) -> Result<(), ClientError> {
         self.note("end", &Request::End(Checkpoint { counter }))
     }
@@ -244,7 +246,7 @@ impl Run {
     fn note(&mut self, question: &'static str, request: &Request) -> Result<(), ClientError> {
         match self.ask(question, request)? {
             Response::Noted(_) => Ok(()),
-            _ => Err(ClientError::answer(question, "it is none to this question")),
+            _ => Err(ClientError::answer(question, "unexpected kind of response")),
         }
     }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The messages of a run: of a VM whose state is kept from one start to the next.
+//! The messages of a lease: for a VM whose state persists from one start to the next.
 //!
 //! ```text
-//! Prepare {manifest} ------->  judged as a launch is
+//! Prepare {manifest} ------->  appraised as a launch is
 //!   <------- Prepared {keys, epochs}
 //! (the VMM opens the state file, writes the epoch, starts the TPM)
 //! Identify {public areas} -->  the epoch is confirmed
@@ -10,12 +10,12 @@
 //! Activated {secrets} ------>
 //!   <------- Certified {certificates}
 //! (launches, each in a session of its own, with the TPM's names in their manifests)
-//! Checkpoint {counter} ----->  as often as the VMM likes, at least every [`HEARTBEAT`]
+//! Checkpoint {counter} ----->  at least every [`HEARTBEAT`]
 //!   <------- Noted
 //! End {counter} ------------>
 //!   <------- Noted
 //! ```
-//! The connection is the run: while it is open, nobody else is given the VM's keys.
+//! The connection is the lease: while it is open, no other client receives the VM's keys.
 
 use std::fmt;
 use std::time::Duration;
@@ -25,10 +25,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// A run that is not heard of for five times this long is taken for dead.
+/// A lease without a message for five times this long has expired.
 pub const HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// Base64 of a secret. Forgotten when dropped, and never shown.
+/// Base64 of a secret. Zeroized when dropped, redacted in `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
 pub struct SecretText(pub String);
@@ -39,7 +39,7 @@ impl fmt::Debug for SecretText {
     }
 }
 
-/// A VM with kept state is to be launched: may it have its keys? Opens a run.
+/// A VM with persistent state is to be launched and needs its keys. Opens a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prepare {
@@ -53,21 +53,21 @@ pub struct Prepare {
     pub digest: String,
 }
 
-/// The keys, and what the file has to be.
+/// The keys, and what the state file has to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prepared {
-    /// Names the run in logs.
+    /// Names the lease in logs.
     pub session: String,
-    /// Base64 of the file's key (32 bytes); of the old and the new one, while they change.
+    /// Base64 of the file's key (32 bytes); during a key change, of the old and the new one.
     pub keys: Vec<SecretText>,
     /// The first and the last epoch that the file may have.
     pub accepted: (u64, u64),
-    /// It has seen at least this many changes.
+    /// The fewest changes that it may have seen.
     pub least_counter: u64,
     /// The epoch to write into it before anything else.
     pub epoch: u64,
-    /// Whether no file is as good as an empty one.
+    /// Whether a missing file may be created.
     pub may_create: bool,
     /// [`Identify`] must have arrived this many milliseconds from now.
     pub deadline_ms: u64,
@@ -99,7 +99,7 @@ pub struct Credential {
     pub secret: String,
 }
 
-/// Show that the keys are of one TPM.
+/// A challenge to show that the keys are of one TPM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Activate {
@@ -109,7 +109,7 @@ pub struct Activate {
     pub ek_ecc: Credential,
 }
 
-/// What was in the credentials.
+/// The secrets of the credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Activated {
@@ -181,7 +181,7 @@ impl Certified {
     }
 }
 
-/// The file has seen so many changes, durably.
+/// How many changes the file has seen, durably.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
@@ -189,7 +189,7 @@ pub struct Checkpoint {
     pub counter: u64,
 }
 
-/// A run goes on whose connection was lost.
+/// Resumes a lease whose connection was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resume {
@@ -197,13 +197,13 @@ pub struct Resume {
     pub protocol: u32,
     /// The VM's name at the gate.
     pub vm_id: String,
-    /// The run's epoch.
+    /// The lease's epoch.
     pub epoch: u64,
-    /// Base64 of [`crate::binding::resume_proof`]: who does not have the key does not have the run.
+    /// Base64 of [`crate::binding::resume_proof`]: resuming a lease needs its key.
     pub proof: String,
 }
 
-/// It is written down.
+/// It is recorded durably.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Noted {}

@@ -9,7 +9,8 @@ use cvmm_tpm::HashAlg;
 use cvmm_tpm::pcr::PcrValues;
 use serde::{Deserialize, Serialize};
 
-/// What a guest's TPM says: TPM2_Quote by the attestation key, its qualifyingData being [`crate::binding::quote_data`].
+/// What a guest's TPM says: TPM2_Quote by the attestation key, its qualifyingData being
+/// [`crate::binding::quote_data`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quote {
@@ -37,7 +38,7 @@ pub struct Pcr {
 }
 
 impl Quote {
-    /// Of bytes.
+    /// From bytes.
     #[must_use]
     pub fn new(attest: &[u8], signature: &[u8], pcrs: &PcrValues, event_log: Option<&[u8]>) -> Self {
         Self {
@@ -49,7 +50,7 @@ impl Quote {
     }
 }
 
-/// As messages have them.
+/// In the form of messages.
 #[must_use]
 pub fn from_values(values: &PcrValues) -> Vec<Pcr> {
     let pcr = |((bank, index), value): (&(HashAlg, u8), &Vec<u8>)| Pcr {
@@ -60,22 +61,22 @@ pub fn from_values(values: &PcrValues) -> Vec<Pcr> {
     values.0.iter().map(pcr).collect()
 }
 
-/// Out of a message; `None` if one is malformed or there twice.
+/// From a message; `None` if one is malformed or appears twice.
 #[must_use]
 pub fn to_values(pcrs: &[Pcr]) -> Option<PcrValues> {
     let mut values = PcrValues::default();
     for Pcr { bank, index, value } in pcrs {
         let bank = HashAlg::from_name(bank)?;
         match values.0.entry((bank, *index)) {
-            Entry::Vacant(place) => place.insert(unhex(value)?),
+            Entry::Vacant(place) => place.insert(digest(value)?),
             Entry::Occupied(_) => return None,
         };
     }
     Some(values)
 }
 
-/// A digest in hexadecimal.
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// A digest in hexadecimal, SHA-512 or shorter.
+fn digest(text: &str) -> Option<Vec<u8>> {
     if text.len() > 128 { None } else { hex::decode(text).ok() }
 }
 

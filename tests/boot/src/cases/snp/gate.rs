@@ -210,7 +210,7 @@ fn replay(ctx: &Ctx) -> Result<()> {
     let (real, between) = (gate.socket(), between);
     spec.gate = spec.gate.map(|table| table.replace(&*real.to_string_lossy(), &between.to_string_lossy()));
     terminates(ctx, &spec, DONE)?;
-    has(&kept_out(ctx, &spec, contract::TICKET)?, "ticket is for another question")?;
+    has(&kept_out(ctx, &spec, contract::TICKET)?, "ticket mismatch in VMM nonce")?;
     has(&kept_out(ctx, &spec, contract::GATE_ANSWER)?, "gate.answer")?;
     match recorder.join() {
         Ok(recorded) => recorded.context("the recorder"),
