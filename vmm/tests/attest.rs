@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use cvmm::attest::{Files, Requirements, Verdict, appraise};
 use cvmm::exit_code::ExitStatus;
 use cvmm::policy::PolicyFileError;
-use cvmm_attest::policy::Policy;
 use cvmm_attest::roots::Trust;
+use cvmm_policy::Policy;
 use cvmm_test_support::attest::NOW;
 use cvmm_test_support::{artefacts, suite};
 

@@ -11,7 +11,6 @@ use cvmm::config::{Checks, Config};
 use cvmm::gate::manifest::manifest;
 use cvmm::machine::Inputs;
 use cvmm_attest::claims::{FirmwareVersion, Product};
-use cvmm_attest::policy::{EvidenceClass, LaunchFacts, PlatformFacts, Policy};
 use cvmm_gate::config::Config as GateConfig;
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate::keys::Signer;
@@ -19,6 +18,7 @@ use cvmm_gate::store::artifacts;
 use cvmm_gate::{policies, setup};
 use cvmm_gate_protocol::messages::{Admit, Evidence, PROTOCOL, Request, Response};
 use cvmm_launch::samples::firmware::Image;
+use cvmm_policy::{EvidenceClass, LaunchFacts, PlatformFacts, Policy};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::TcbParts;
@@ -124,21 +124,21 @@ fn init_writes_a_policy_that_admits_the_guest_and_no_other() {
     assert_eq!((policy.id.as_str(), policy.version), ("web", 1));
     assert!(policy.warnings().is_empty());
     let digest = lab.measured("vm.toml", "EPYC-Milan");
-    assert_eq!(policy.judge_launch(&facts(digest)), []);
+    assert_eq!(policy.appraise_launch(&facts(digest)), []);
     let platform = PlatformFacts {
         class: EvidenceClass::IdBlock,
         product: Some(Product::Milan),
         firmware: FirmwareVersion { major: 1, minor: 55, build: 21 },
         reported_tcb: Some(TcbParts { fmc: None, bootloader: 4, tee: 0, snp: 22, microcode: 213 }),
     };
-    assert_eq!(policy.judge_platform(&platform), []);
+    assert_eq!(policy.appraise_platform(&platform), []);
     // Another number of vCPUs, another processor, a guest policy that allows more.
     lab.toml("other.toml", 3, "");
     for other in [lab.measured("other.toml", "EPYC-Milan"), lab.measured("vm.toml", "EPYC-Genoa")] {
-        assert_eq!(policy.judge_launch(&facts(other))[0].code, "policy.measurement");
+        assert_eq!(policy.appraise_launch(&facts(other))[0].code, "policy.measurement");
     }
     for (bits, code) in [(0xb_0000, "policy.debug"), (0x23_0000, "policy.guest-policy")] {
-        let reasons = policy.judge_launch(&LaunchFacts { policy: GuestPolicy(bits), ..facts(digest) });
+        let reasons = policy.appraise_launch(&LaunchFacts { policy: GuestPolicy(bits), ..facts(digest) });
         assert_eq!(reasons[0].code, code);
     }
     // Into a file, under another name.
@@ -162,8 +162,8 @@ fn init_writes_a_policy_that_admits_the_guest_and_no_other() {
             cpuid_corrections: true,
             ..facts(lab.measured("more.toml", "EPYC-Milan"))
         };
-        assert_eq!(policy.judge_launch(&guest), []);
-        let smt = policy.judge_launch(&LaunchFacts { policy: GuestPolicy(0x13_0000), ..guest });
+        assert_eq!(policy.appraise_launch(&guest), []);
+        let smt = policy.appraise_launch(&LaunchFacts { policy: GuestPolicy(0x13_0000), ..guest });
         assert_eq!(smt[0].code, "policy.guest-policy");
     } else {
         panic!("{}", text.said());
@@ -367,7 +367,7 @@ fn a_vm_toml_stands_for_its_digests_until_the_policy_is_signed() {
         ("b.toml", "EPYC-Milan"),
         ("b.toml", "EPYC-Genoa"),
     ];
-    assert_eq!(policy.measurements, wanted.map(|(config, cpu)| lab.measured(config, cpu)));
+    assert_eq!(policy.guest.measurements, wanted.map(|(config, cpu)| lab.measured(config, cpu)));
     // Again, into a file: nothing changes.
     lab.policy(&["resolve", "policies/source.toml", "-o", "out.toml"]).ok();
     assert_eq!(lab.policy(&["resolve", "out.toml"]).ok(), text);
@@ -389,7 +389,7 @@ fn a_vm_toml_stands_for_its_digests_until_the_policy_is_signed() {
         .replace(", \"0xa10f10\"", "");
     lab.write("one.toml", &one);
     let policy = Policy::parse(&lab.policy(&["resolve", "one.toml"]).ok()).unwrap();
-    assert_eq!(policy.measurements, [digest, Digest([0xab; 48])]);
+    assert_eq!(policy.guest.measurements, [digest, Digest([0xab; 48])]);
     // The others measure on the fly.
     lab.policy(&["check", "one.toml"]).ok();
     assert!(lab.policy(&["explain", "policies/source.toml"]).ok().contains(&digest.to_string()));
@@ -519,7 +519,7 @@ fn other_programs_policies_are_imported() {
     lab.write("key.json", &skr);
     let words = ["import", "--from", "azure-skr", "key.json", "--product", "milan", "--tcb", "4,0,22,213"];
     let text = lab.policy(&words).ok();
-    assert_eq!(Policy::parse(&text).unwrap().measurements, [Digest([0xab; 48])]);
+    assert_eq!(Policy::parse(&text).unwrap().guest.measurements, [Digest([0xab; 48])]);
     assert!(lab.policy(&words[..4]).code(2).contains("--product"));
     assert!(lab.policy(&["import", "--from", "azure-skr", "none.json"]).code(5).contains("none.json"));
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What verified evidence says.
 //!
-//! Only the verifier makes [`Claims`] (and tests of policies). Numbers are numbers, digests are bytes, what a report version
-//! does not have is `None`, so that "absent" and "zero" cannot be confused by a policy. Serialised they are a complete document
-//! in which what is absent is `null` (docs/reference/attestation.md).
+//! Only the verifier makes [`Claims`] (and tests of policies). Numbers are numbers, digests are bytes, what a
+//! report version does not have is `None`, so that "absent" and "zero" cannot be confused by a policy.
+//! Serialised they are a complete document in which what is absent is `null` (docs/reference/attestation.md).
 
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
@@ -98,12 +98,12 @@ impl SigningKey {
     }
 }
 
-/// Who asked for a report.
+/// Who requested a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Requester {
     /// Software in the guest, at this VMPL (0 to 3).
     Guest(u8),
-    /// The host. Such a report proves nothing to anyone who does not trust the host, and never releases a key.
+    /// The host. Such a report proves nothing to those who do not trust the host, and never releases a key.
     Host,
 }
 
@@ -129,7 +129,7 @@ pub struct Claims {
     pub cpuid: Option<(u8, u8, u8)>,
     /// What signed it.
     pub signing_key: SigningKey,
-    /// Who asked.
+    /// Who requested it.
     pub requester: Requester,
     /// Guest policy.
     pub policy: GuestPolicy,
@@ -151,7 +151,7 @@ pub struct Claims {
     pub author_key_digest: Option<Digest>,
     /// Identifies the guest.
     pub report_id: [u8; 32],
-    /// PLATFORM_INFO, raw: bits nobody knows yet are set on real chips.
+    /// PLATFORM_INFO, raw: real chips set bits without a known meaning.
     pub platform_info: u64,
     /// `None` when masked. 64 bytes, of which Turin uses 8.
     pub chip_id: Option<[u8; 64]>,
@@ -177,12 +177,12 @@ pub struct Claims {
     pub revocation: Revocation,
 }
 
-/// What was known of revoked certificates. A revoked one never makes claims.
+/// What is known about revoked certificates. A revoked one never leads to claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revocation {
     /// No list was given.
     NoList,
-    /// A list of the right issuer with a valid signature; none of the chain is in it.
+    /// A list by the right issuer with a valid signature; it has no certificate of the chain.
     List {
         /// When it was made, in seconds of Unix time.
         this_update: i64,

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A strict reader for the DER of X.509: definite lengths in their shortest form, tags of one byte, nothing behind the end.
+//! A strict reader for the DER of X.509: definite lengths in their shortest form, tags of one byte, nothing
+//! behind the end.
 //!
-//! Of our own, because AMD's certificates are not what X.509 libraries accept: a serial number of zero, an extension that is no DER
-//! at all (the chip's identifier), PSS parameters with a default value written out. It only reads, never copies, and every slice it
-//! gives out is the original's, so that what is hashed is what was parsed.
+//! X.509 libraries read AMD's certificates too, but accept more than one encoding of the same value. This
+//! reader accepts exactly one, and copies nothing: every slice is the original's, so what is hashed is what
+//! was parsed. It takes what AMD's certificates have: a serial number of zero, an extension that is not DER
+//! (the chip's identifier), PSS parameters with a default value written out.
 
 use thiserror::Error;
+
+use crate::utc::Utc;
 
 pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const BIT_STRING: u8 = 0x03;
@@ -119,47 +123,28 @@ impl<'a> Reader<'a> {
         let digits = text.strip_suffix(b"Z").ok_or(DerError)?;
         let (year, rest) = match (tag, digits.len()) {
             (UTC_TIME, 12) => {
-                let year = pair(digits, 0)?;
+                let year = i64::from(pair(digits, 0)?);
                 (if year < 50 { 2000 + year } else { 1900 + year }, digits.get(2..))
             }
             // What UTCTime can say has to be said with it.
             (GENERALIZED_TIME, 14) => {
-                let year = pair(digits, 0)? * 100 + pair(digits, 2)?;
+                let year = i64::from(pair(digits, 0)?) * 100 + i64::from(pair(digits, 2)?);
                 (year, digits.get(4..).filter(|_| !(1950..2050).contains(&year)))
             }
             _ => return Err(DerError),
         };
         let rest = rest.ok_or(DerError)?;
         let [month, day, hour, minute, second] = [0, 2, 4, 6, 8].map(|at| pair(rest, at));
-        unix(year, month?, day?, hour?, minute?, second?).ok_or(DerError)
+        let time = Utc { year, month: month?, day: day?, hour: hour?, minute: minute?, second: second? };
+        time.seconds().ok_or(DerError)
     }
 }
 
-fn pair(digits: &[u8], at: usize) -> Result<i64, DerError> {
+fn pair(digits: &[u8], at: usize) -> Result<u8, DerError> {
     match digits.get(at..at + 2) {
-        Some([high @ b'0'..=b'9', low @ b'0'..=b'9']) => {
-            Ok(i64::from(high - b'0') * 10 + i64::from(low - b'0'))
-        }
+        Some([high @ b'0'..=b'9', low @ b'0'..=b'9']) => Ok((high - b'0') * 10 + (low - b'0')),
         _ => Err(DerError),
     }
-}
-
-/// Seconds since 1970 of a date of the Gregorian calendar; `None` if there is no such.
-pub(crate) fn unix(year: i64, month: i64, day: i64, hour: i64, minute: i64, second: i64) -> Option<i64> {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days = match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    // Years from March on: then the leap day is a year's last.
-    let (year, month) = if month < 3 { (year - 1, month + 9) } else { (year, month - 3) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Certificates and revocation lists as files have them: DER, or PEM with whatever tools put around it.
 //!
-//! PEM may have text before, between and after its blocks (`openssl x509 -text` prints it), blank lines, any line length and
-//! line end, a byte order mark, or be UTF-16 (what a Windows shell makes of a program's output). Several blocks are a chain, in any
-//! order: which certificate is the signing key's is found by its content, not by its place.
+//! PEM may have text before, between and after its blocks (`openssl x509 -text` prints it), blank lines, any
+//! line length and line end, a byte order mark, or be UTF-16 (what a Windows shell makes of a program's
+//! output). Several blocks are a chain, in any order: which certificate is the signing key's is found by its
+//! content, not by its place.
 
 use std::borrow::Cow;
 
@@ -29,12 +30,12 @@ pub enum EncodingError {
     #[error("its PEM is malformed: {0}")]
     Pem(String),
     /// PEM of other things.
-    #[error("its PEM holds {found}, not {wanted}")]
+    #[error("its PEM has {found}, not {expected}")]
     Other {
         /// What is in it, by its labels.
         found: String,
         /// What was looked for.
-        wanted: &'static str,
+        expected: &'static str,
     },
     /// More than one where one is meant.
     #[error("it has {0} revocation lists, and only one can be used")]
@@ -83,8 +84,8 @@ pub fn text(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-fn contains(bytes: &[u8], wanted: &str) -> bool {
-    bytes.windows(wanted.len()).any(|window| window == wanted.as_bytes())
+fn contains(bytes: &[u8], expected: &str) -> bool {
+    bytes.windows(expected.len()).any(|window| window == expected.as_bytes())
 }
 
 /// The labels of a file's blocks, for people.
@@ -118,8 +119,8 @@ pub fn items<'a>(bytes: &'a [u8]) -> Result<Vec<Item<'a>>, EncodingError> {
     // A block of another kind, known or not, would be passed over.
     let blocks = text.windows(BEGIN.len()).filter(|window| *window == BEGIN.as_bytes()).count();
     if found.len() != blocks {
-        let wanted = "only certificates and revocation lists";
-        return Err(EncodingError::Other { found: labels(&text), wanted });
+        let expected = "only certificates and revocation lists";
+        return Err(EncodingError::Other { found: labels(&text), expected });
     }
     Ok(found)
 }
@@ -141,7 +142,8 @@ fn der(bytes: &[u8]) -> Result<Item<'_>, EncodingError> {
         Ok(_) => What::RevocationList,
         Err(_) => What::Certificate,
     };
-    // Whether it is a certificate is for who uses it; this tells text and other formats from a damaged certificate.
+    // Whether it is a certificate is for who uses it; this tells text and other formats from a damaged
+    // certificate.
     match bytes {
         [0x30, 0x81..=0x84, ..] => Ok(Item { what, der: Cow::Borrowed(bytes) }),
         [] => Err(EncodingError::Unknown(": it is empty")),
@@ -156,7 +158,10 @@ fn der(bytes: &[u8]) -> Result<Item<'_>, EncodingError> {
 pub fn certificates(bytes: &[u8]) -> Result<Vec<Cow<'_, [u8]>>, EncodingError> {
     let items = items(bytes)?;
     if items.iter().any(|item| item.what == What::RevocationList) {
-        return Err(EncodingError::Other { found: "a revocation list".to_owned(), wanted: "a certificate" });
+        return Err(EncodingError::Other {
+            found: "a revocation list".to_owned(),
+            expected: "a certificate",
+        });
     }
     Ok(items.into_iter().map(|item| item.der).collect())
 }
@@ -169,13 +174,13 @@ pub fn revocation_list(bytes: &[u8]) -> Result<Cow<'_, [u8]>, EncodingError> {
         (Some(list), 0) => Ok(list.der),
         (Some(_), more) => Err(EncodingError::Lists(more + 1)),
         (None, _) => {
-            Err(EncodingError::Other { found: "a certificate".to_owned(), wanted: "a revocation list" })
+            Err(EncodingError::Other { found: "a certificate".to_owned(), expected: "a revocation list" })
         }
     }
 }
 
-/// The certificate in a file that is the signing key's of the report that `hint` is of. The only certificate of a file is taken
-/// for it, whatever it is: the verifier says what is wrong with it.
+/// The certificate in a file that is the signing key's of the report that `hint` is of. The only certificate
+/// of a file is taken for it, whatever it is: the verifier says what is wrong with it.
 pub fn vek<'a>(bytes: &'a [u8], hint: &Hint) -> Result<Cow<'a, [u8]>, EncodingError> {
     pick(certificates(bytes)?, hint)
 }

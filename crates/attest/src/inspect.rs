@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a file is that somebody wants to keep for later: a signing key's certificate, an authority's, a revocation list; and
-//! whether one of the trusted made it.
+//! What a file for a certificate store is: a signing key's certificate, an authority's, or a revocation list;
+//! and whether a trusted authority issued it.
 //!
-//! Signatures are verified, dates are told: a store lists what has expired, and an import refuses it.
+//! Signatures are verified, dates are reported: a store lists what has expired, and an import refuses it.
 
 use cvmm_snp::tcb::TcbParts;
 
@@ -14,7 +14,7 @@ use crate::verify::issuer;
 use crate::x509::{Certificate, Key, RevocationList};
 use cvmm_reason::duration::Span;
 
-/// A file that one of the trusted made.
+/// A file that a trusted authority issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inspected {
     /// The certificate of a key that signs reports.
@@ -28,15 +28,15 @@ pub enum Inspected {
 /// A VCEK's or VLEK's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyCertificate {
-    /// Of which product.
+    /// The product.
     pub product: Product,
-    /// Whose key.
+    /// The kind of key.
     pub kind: SigningKey,
-    /// For which TCB.
+    /// The TCB it is certified for.
     pub tcb: TcbParts,
-    /// Of which chip, 64 bytes, or 8 from Turin on; a VLEK is of none.
+    /// CHIP_ID of the chip: 64 bytes, or 8 from Turin on; `None` for a VLEK.
     pub chip: Option<Vec<u8>>,
-    /// Of which cloud; a VCEK is of none.
+    /// The cloud; `None` for a VCEK.
     pub csp_id: Option<String>,
     /// Seconds of Unix time.
     pub not_before: i64,
@@ -46,7 +46,7 @@ pub struct KeyCertificate {
 
 impl KeyCertificate {
     /// Whether it is valid at `now`.
-    pub fn judge_time(&self, now: i64) -> Result<(), Refusal> {
+    pub fn check_time(&self, now: i64) -> Result<(), Refusal> {
         let what = "signing key";
         if now < self.not_before {
             return Err(Refusal::NotYetValid { what, seconds: Span(self.not_before.saturating_sub(now)) });
@@ -61,7 +61,7 @@ impl KeyCertificate {
 /// A revocation list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
-    /// Of which product's root.
+    /// The product whose root issued it.
     pub product: Product,
     /// When it was made, in seconds of Unix time.
     pub this_update: i64,
@@ -72,8 +72,8 @@ pub struct List {
 }
 
 impl List {
-    /// Whether it is good at `now`.
-    pub fn judge_time(&self, now: i64) -> Result<(), Refusal> {
+    /// Whether it is current at `now`.
+    pub fn check_time(&self, now: i64) -> Result<(), Refusal> {
         if now < self.this_update {
             return Err(Refusal::CrlFuture { seconds: Span(self.this_update.saturating_sub(now)) });
         }
@@ -82,7 +82,7 @@ impl List {
     }
 }
 
-/// Looks at DER bytes.
+/// Identifies DER bytes.
 pub fn inspect(der: &[u8], trust: &Trust) -> Result<Inspected, Refusal> {
     match RevocationList::parse(der) {
         Ok(list) => inspect_list(&list, trust).map(Inspected::List),
@@ -107,9 +107,10 @@ fn inspect_list(list: &RevocationList<'_>, trust: &Trust) -> Result<List, Refusa
 
 fn inspect_certificate(der: &[u8], trust: &Trust) -> Result<Inspected, Refusal> {
     let certificate =
-        Certificate::parse(der).map_err(|_| Refusal::Vek { what: "it is no X.509 certificate" })?;
+        Certificate::parse(der).map_err(|_| Refusal::Vek { what: "it is not an X.509 certificate" })?;
     if matches!(certificate.key, Key::Rsa(_)) {
-        // Authorities are pinned whole; of a root the name and the key are, and its own signature over the rest.
+        // Authorities are pinned whole; of a root the name and the key are, and its own signature over the
+        // rest.
         let known = trust.authorities.iter().find(|authority| {
             authority.der == der
                 || (authority.root_name == certificate.subject

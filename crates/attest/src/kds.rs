@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What to fetch from AMD's key distribution service, for a chip at a TCB (AMD, publication 57230). No program of cvmm fetches anything:
-//! where they run there need be no way out.
+//! What to fetch from AMD's key distribution service, for a chip at a TCB (AMD, publication 57230). No
+//! program of cvmm fetches anything: where they run there need be no way out.
 
 use cvmm_snp::tcb::TcbParts;
 use serde::Serialize;
@@ -62,7 +62,8 @@ pub enum KdsError {
 }
 
 impl Subject {
-    /// Whose certificate verifies the report that `hint` is of: one, or two of which only the certificate tells which it is.
+    /// Whose certificate verifies the report that `hint` is of: one, or two of which only the certificate
+    /// tells which it is.
     #[must_use]
     pub fn of(hint: &Hint) -> Vec<Self> {
         let Hint { signing_key, chip_id, .. } = *hint;
@@ -71,7 +72,8 @@ impl Subject {
     }
 }
 
-/// What a gate needs for this subject: its certificate, the revocation list, and the chain for other verifiers.
+/// What a gate needs for this subject: its certificate, the revocation list, and the chain for other
+/// verifiers.
 pub fn downloads(subject: &Subject) -> Result<Vec<Download>, KdsError> {
     let Subject { product, kind, chip, tcb } = subject;
     let (product, kind) = (*product, *kind);

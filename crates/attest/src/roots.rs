@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is trusted: AMD's intermediate authorities, as they are, byte for byte.
 //!
-//! Each product line has a root (ARK) and two authorities under it: the ASK, which certifies chips' keys, and the ASVK, which
-//! certifies the keys that clouds have. All nine certificates are built in; none is ever taken from evidence. Their source is
-//! AMD's key distribution service; the tests check that each is signed by its root and is the one that is known publicly.
+//! Each product line has a root (ARK) and two authorities under it: the ASK, which certifies chips' keys, and
+//! the ASVK, which certifies the keys that clouds have. All nine certificates are built in; none is ever
+//! taken from evidence. Their source is AMD's key distribution service; the tests check that each is signed
+//! by its root and is the one that is known publicly.
 
 use thiserror::Error;
 
@@ -72,13 +73,14 @@ impl Trust {
         Ok(trust)
     }
 
-    /// Nobody.
+    /// No authorities.
     #[must_use]
-    pub fn nobody() -> Self {
+    pub fn none() -> Self {
         Self { authorities: Vec::new(), test: false }
     }
 
-    /// Trusts an authority of a test PKI besides. Whoever has its keys can make any report: never with guests that matter.
+    /// Also trusts an authority of a test PKI. Its keys can sign any report: never use it for guests that
+    /// matter.
     pub fn unsafe_add_test(&mut self, ark: &[u8], authority: &[u8]) -> Result<(), TrustError> {
         self.add(ark, authority)?;
         self.test = true;
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn what_is_no_authority_is_refused() {
         let [milan, genoa, _] = AMD;
-        let add = |ark: &[u8], ica: &[u8]| Trust::nobody().unsafe_add_test(ark, ica).unwrap_err();
+        let add = |ark: &[u8], ica: &[u8]| Trust::none().unsafe_add_test(ark, ica).unwrap_err();
         assert_eq!(add(milan[0], genoa[1]), TrustError::Name("ARK-Milan".into()));
         assert_eq!(add(milan[0], milan[0]), TrustError::Name("ARK-Milan".into()));
         assert_eq!(add(milan[1], milan[1]), TrustError::Name("SEV-Milan".into()));

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The certificate table that a host gives its guest along with a report (GHCB specification, 4.1.8.1).
 //!
-//! Entries of 24 bytes: GUID, offset and length, ended by one of zeros; then the certificates. It comes from the host through the
-//! guest, so each number in it is checked before it is used. Entries are DER, or PEM as some hosts have them.
+//! Entries of 24 bytes: GUID, offset and length, ended by one of zeros; then the certificates. It comes from
+//! the host through the guest, so each number in it is checked before it is used. Entries are DER, or PEM as
+//! some hosts have them.
 
 use std::borrow::Cow;
 
@@ -48,7 +49,7 @@ pub fn vek<'a>(table: &'a [u8], hint: &Hint) -> Result<Option<Cow<'a, [u8]>>, Ta
 
 /// The content of the entry for a key of this kind, as it is in the table.
 pub fn entry(table: &[u8], kind: SigningKey) -> Result<Option<&[u8]>, TableError> {
-    let wanted = match kind {
+    let expected = match kind {
         SigningKey::Vcek => VCEK,
         SigningKey::Vlek => VLEK,
     };
@@ -78,7 +79,7 @@ pub fn entry(table: &[u8], kind: SigningKey) -> Result<Option<&[u8]>, TableError
     for (guid, offset, len) in entries {
         let content = offset.checked_add(len).and_then(|end| table.get(offset..end));
         match content.filter(|content| offset >= head && !content.is_empty()) {
-            Some(content) if guid == wanted => found = Some(content),
+            Some(content) if guid == expected => found = Some(content),
             Some(_) => {}
             None => return Err(TableError::Malformed("an entry points to where there is no certificate")),
         }

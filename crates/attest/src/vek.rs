@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! VCEK and VLEK certificates: an X.509 certificate whose extensions say for which chip or cloud, and for which TCB, a key was
-//! derived.
+//! VCEK and VLEK certificates: an X.509 certificate whose extensions say for which chip or cloud, and for
+//! which TCB, a key was derived.
 //!
-//! Extensions are below 1.3.6.1.4.1.3704.1 (AMD, "Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface
-//! Specification", 57230): .1 structVersion, .2 productName, .3.N security patch levels, .4 HWID, .5 CSP_ID.
+//! Extensions are below 1.3.6.1.4.1.3704.1 (AMD, "Versioned Chip Endorsement Key (VCEK) Certificate and KDS
+//! Interface Specification", 57230): .1 structVersion, .2 productName, .3.N security patch levels, .4 HWID,
+//! .5 CSP_ID.
 
 use cvmm_snp::tcb::TcbParts;
 
@@ -32,39 +33,39 @@ pub(crate) struct Vek<'a> {
 
 impl<'a> Vek<'a> {
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
-        let no = |what| move |_| Refusal::Vek { what };
-        let none = |what| Refusal::Vek { what };
-        let certificate = Certificate::parse(bytes).map_err(no("it is no X.509 certificate"))?;
-        let kind = match common_name(certificate.subject).map_err(no("its subject"))? {
+        let because = |what| move |_| Refusal::Vek { what };
+        let refuse = |what| Refusal::Vek { what };
+        let certificate = Certificate::parse(bytes).map_err(because("it is not an X.509 certificate"))?;
+        let kind = match common_name(certificate.subject).map_err(because("its subject"))? {
             "SEV-VCEK" => SigningKey::Vcek,
             "SEV-VLEK" => SigningKey::Vlek,
-            _ => return Err(none("its subject is neither SEV-VCEK nor SEV-VLEK")),
+            _ => return Err(refuse("its subject is neither SEV-VCEK nor SEV-VLEK")),
         };
-        let Key::P384(key) = certificate.key else { return Err(none("its key is not on P-384")) };
+        let Key::P384(key) = certificate.key else { return Err(refuse("its key is not on P-384")) };
         for extension in &certificate.extensions {
             let known =
                 extension.id.strip_prefix(ARC).map(|tail| matches!(tail, [1] | [2] | [3, 1..=9] | [4] | [5]));
             if known == Some(false) || (known.is_none() && extension.critical) {
-                return Err(none("it has an extension that is not known"));
+                return Err(refuse("it has an unknown extension"));
             }
         }
         let value = |tail: &[u8]| certificate.extension(&[ARC, tail].concat());
-        let version = value(&[1]).ok_or(none("structVersion is missing"))?;
-        let name = value(&[2]).ok_or(none("productName is missing"))?;
-        let name = text(name).ok_or(none("productName"))?;
+        let version = value(&[1]).ok_or(refuse("structVersion is missing"))?;
+        let name = value(&[2]).ok_or(refuse("productName is missing"))?;
+        let name = text(name).ok_or(refuse("productName"))?;
         // "Milan-B0": the stepping is of no interest.
         let line = name.split_once('-').map_or(name, |(line, _)| line);
-        let product = Product::from_line(line).ok_or(none("productName is not known"))?;
+        let product = Product::from_line(line).ok_or(refuse("productName is unknown"))?;
         let turin = product == Product::Turin;
         if integer(version) != Some(u8::from(turin)) {
-            return Err(none("structVersion does not fit the product"));
+            return Err(refuse("structVersion does not fit the product"));
         }
-        let level = |number: u8, what| value(&[3, number]).and_then(integer).ok_or(none(what));
+        let level = |number: u8, what| value(&[3, number]).and_then(integer).ok_or(refuse(what));
         let tcb = TcbParts {
             fmc: match (turin, value(&[3, 9])) {
                 (true, Some(_)) => Some(level(9, "fmcSPL")?),
-                (true, None) => return Err(none("fmcSPL is missing")),
-                (false, Some(_)) => return Err(none("fmcSPL is not of this product")),
+                (true, None) => return Err(refuse("fmcSPL is missing")),
+                (false, Some(_)) => return Err(refuse("fmcSPL is not of this product")),
                 (false, None) => None,
             },
             bootloader: level(1, "blSPL")?,
@@ -77,18 +78,18 @@ impl<'a> Vek<'a> {
                 // Levels of nothing yet; the report has zeros in their place.
                 (_, Some(value)) if integer(value) == Some(0) => {}
                 (4, None) if turin => {}
-                _ => return Err(none("a reserved SPL is missing or not zero")),
+                _ => return Err(refuse("a reserved SPL is missing or not zero")),
             }
         }
         let (hwid, csp_id) = match (kind, value(&[4]), value(&[5])) {
             (SigningKey::Vcek, Some(hwid), None) => {
-                (Some(chip(hwid, product.chip_id_len()).ok_or(none("hwID has another length"))?), None)
+                (Some(chip(hwid, product.chip_id_len()).ok_or(refuse("hwID has another length"))?), None)
             }
             (SigningKey::Vlek, None, Some(csp)) => {
-                let csp = text(csp).filter(|csp| !csp.is_empty()).ok_or(none("cspID"))?;
+                let csp = text(csp).filter(|csp| !csp.is_empty()).ok_or(refuse("cspID"))?;
                 (None, Some(csp))
             }
-            _ => return Err(none("a VCEK has a hwID and a VLEK a cspID, and neither has both")),
+            _ => return Err(refuse("a VCEK has a hwID and a VLEK a cspID, and neither has both")),
         };
         Ok(Self { certificate, kind, product, tcb, hwid, csp_id, key })
     }

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From bytes to claims.
 //!
-//! In this order, and nothing is looked at that what comes before does not vouch for, save to find the right certificate:
+//! In this order. Each step uses only what the earlier ones have verified, except to find the right
+//! certificate:
 //!
-//! 1. the report's form: length, version, the bytes that the version reserves, algorithm, key, policy, VMPL, processor;
-//! 2. the signing key's certificate: form, kind, product; its issuer, which is one that is built in; algorithm, signature, dates;
+//! 1. the report's form: length, version, the bytes that the version reserves, algorithm, key, policy, VMPL,
+//!    processor;
+//! 2. the signing key's certificate: form, kind, product; its issuer, which is one that is built in;
+//!    algorithm, signature, dates;
 //! 3. the revocation list of the root;
-//! 4. the report's signature, over the bytes as they came;
+//! 4. the report's signature, over the bytes as received;
 //! 5. what ties the two together: TCB and chip.
 //!
-//! Guest policy, versions, measurements and so on are judged by a policy, from the claims.
+//! Guest policy, versions, measurements and so on are for a policy to appraise, from the claims.
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use cvmm_snp::digest::Digest;
@@ -31,20 +34,21 @@ pub const REPORT_LEN: usize = size_of::<Report>();
 const COMPONENT: usize = 72;
 const SCALAR: usize = 48;
 
-/// What is to be believed or not.
+/// What is to be verified.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evidence<'a> {
     /// The report.
     pub report: &'a [u8],
     /// Certificate of the key that signed it, DER.
     pub vek: Option<&'a [u8]>,
-    /// The intermediate certificate that came along, DER. It is not needed; if it is there, it must be the pinned one.
+    /// The intermediate certificate from the evidence, DER. Not needed; if present, it must be the pinned
+    /// one.
     pub intermediate: Option<&'a [u8]>,
     /// The root's revocation list, DER.
     pub crl: Option<&'a [u8]>,
 }
 
-/// What to make of revocation lists.
+/// Whether there has to be a revocation list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CrlUse {
     /// There must be one, and it must not be overdue.
@@ -54,7 +58,7 @@ pub enum CrlUse {
     IfPresent,
 }
 
-/// What the verifier decides by.
+/// Options of the verifier.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The time, in seconds of Unix time.
@@ -65,7 +69,7 @@ pub struct Options {
     pub masked_chip: bool,
 }
 
-/// What a report says of where its certificate is to be found. Nothing of it is verified.
+/// What a report says about where to find its certificate. Nothing of it is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hint {
     /// What signed it.
@@ -79,17 +83,19 @@ pub struct Hint {
 }
 
 impl Hint {
-    /// The products that the report can be of, each with its REPORTED_TCB, the likeliest first. From version 3 there is at most one.
+    /// The products that the report can belong to, each with its REPORTED_TCB, the likeliest first. From
+    /// version 3 there is at most one.
     ///
-    /// A report of version 2 does not name its processor. Turin has chip identifiers of 8 bytes and another order of TCB bytes with
-    /// other reserved ones; Milan and Genoa differ in nothing that is here, and only the certificate tells which of them it is.
+    /// A report of version 2 does not name its processor. Turin has chip identifiers of 8 bytes and another
+    /// order of TCB bytes with other reserved ones; Milan and Genoa do not differ here; only the certificate
+    /// says which of them it is.
     #[must_use]
     pub fn subjects(&self) -> Vec<(Product, TcbParts)> {
         let (short, rest) = self.chip_id.split_at(Product::Turin.chip_id_len());
         let (short, long) = (short.iter().any(|byte| *byte != 0), rest.iter().any(|byte| *byte != 0));
         let possible = |product: &Product| match self.product {
             Some(named) => named == *product,
-            // Masked identifiers, and those of a cloud's VLEK, tell nothing.
+            // Masked identifiers, and those of reports signed with a VLEK, say nothing.
             None => !short || (*product == Product::Turin) != long,
         };
         let products = Product::ALL.into_iter().filter(possible);
@@ -116,8 +122,8 @@ pub fn product_of(vek: &[u8]) -> Option<Product> {
     Vek::parse(vek).ok().map(|vek| vek.product)
 }
 
-/// What a report says of itself, with no certificate to verify it by: anyone can have written it. For people who look for the
-/// certificate; no policy is asked about it.
+/// What a report says of itself, with no certificate to verify it by: anyone can have written it. For people
+/// who look for the certificate; no policy is asked about it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(transparent)]
 pub struct Unverified(Claims);
@@ -377,7 +383,8 @@ fn revocation(
     Ok(Revocation::List { this_update, next_update })
 }
 
-/// ECDSA P-384 over the signed part as it came. R and S are little-endian in a report and big-endian everywhere else.
+/// ECDSA P-384 over the signed part as it came. R and S are little-endian in a report and big-endian
+/// everywhere else.
 fn signature(raw: &[u8; REPORT_LEN], key: &[u8]) -> Result<(), Refusal> {
     let (signed, rest) = raw.split_at(SIGNED_LEN);
     let mut fixed = [0; 2 * SCALAR];
@@ -419,7 +426,8 @@ fn chip(report: &Report, vek: &Vek<'_>, options: &Options) -> Result<Option<[u8;
 mod tests {
     use super::*;
 
-    /// A report of version 2 does not name its processor: chip identifier and TCB bytes tell a Turin from the others.
+    /// A report of version 2 does not name its processor: chip identifier and TCB bytes tell a Turin from the
+    /// others.
     #[test]
     fn products_of_old_reports_follow_from_chip_and_tcb() {
         let (turin, milan) = ([1, 2, 0, 4, 0, 0, 0, 71], [4, 0, 0, 0, 0, 0, 22, 213]);

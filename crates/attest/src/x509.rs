@@ -2,10 +2,12 @@
 //! The part of X.509 that AMD's certificates and revocation lists use (RFC 5280).
 
 use aws_lc_rs::signature::{RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
+use cvmm_snp::p384;
 
 use crate::der::{self, DerError, Reader};
 
-/// RSASSA-PSS with SHA-384, MGF1 with SHA-384, 48 bytes of salt: the one algorithm certificates are signed with.
+/// RSASSA-PSS with SHA-384, MGF1 with SHA-384, 48 bytes of salt: the one algorithm certificates are signed
+/// with.
 const PSS_SHA384: &[u8] = &[
     0x30, 0x41, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a, 0x30, 0x34, 0xa0, 0x0f,
     0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05, 0x00, 0xa1, 0x1c,
@@ -20,20 +22,16 @@ const PSS_SHA384_TRAILER: &[u8] = &[
     0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05, 0x00, 0xa2, 0x03, 0x02, 0x01, 0x30, 0xa3,
     0x03, 0x02, 0x01, 0x01,
 ];
-/// AlgorithmIdentifier of an EC key on P-384, and of an RSA key.
-const EC_P384: &[u8] = &[
-    0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00,
-    0x22,
-];
+/// AlgorithmIdentifier of an RSA key.
 const RSA: &[u8] =
     &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
-/// deltaCRLIndicator, issuingDistributionPoint and certificateIssuer: a list that has one does not say for all certificates of its
-/// issuer whether they are revoked (RFC 5280, 5.2.4, 5.2.5, 5.3.3). They have to be marked critical, and who forgot to is not
-/// believed either.
+/// deltaCRLIndicator, issuingDistributionPoint and certificateIssuer: a list that has one does not say for
+/// all certificates of its issuer whether they are revoked (RFC 5280, 5.2.4, 5.2.5, 5.3.3). They have to be
+/// critical; a list that omits the flag is refused too.
 const PARTIAL: [&[u8]; 3] = [&[0x55, 0x1d, 0x1b], &[0x55, 0x1d, 0x1c], &[0x55, 0x1d, 0x1d]];
 /// id-at-commonName.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-/// No certificate of AMD's is a quarter of this.
+/// Four times the size of AMD's largest certificate.
 pub(crate) const MAX_CERTIFICATE: usize = 16 << 10;
 /// A list of some ten thousand serial numbers.
 pub(crate) const MAX_CRL: usize = 1 << 20;
@@ -131,7 +129,7 @@ impl<'a> Certificate<'a> {
         let bits = info.bits()?;
         info.end()?;
         let key = match kind {
-            EC_P384 => Key::P384(bits),
+            algorithm if algorithm == p384::ALGORITHM => Key::P384(bits),
             RSA => Key::Rsa(bits),
             _ => Key::Other,
         };

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
-use cvmm_attest::policy::Expected;
+use cvmm_policy::Expected;
 use cvmm_test_support::attest::NOW;
 use cvmm_test_support::attest::clauses::{self, strict};
 use cvmm_test_support::attest::vectors::{check, trust, vectors};
@@ -26,9 +26,9 @@ fn every_clause_refuses_its_vector() -> suite::Result {
         let claims = check(vector, &made, NOW).unwrap();
         let clause = vector.policy.as_str().unwrap();
         let expected = if clause == "report_data" { data } else { nothing };
-        let reasons = strict(clause, &good.measurement.to_string()).judge_claims(&claims, &expected, NOW);
+        let reasons = strict(clause, &good.measurement.to_string()).appraise_claims(&claims, &expected, NOW);
         assert!(!reasons.is_empty(), "{} is admitted with {clause}", vector.id);
-        assert_eq!(lenient.judge_claims(&claims, &nothing, NOW), [], "{}", vector.id);
+        assert_eq!(lenient.appraise_claims(&claims, &nothing, NOW), [], "{}", vector.id);
         judged += 1;
     }
     assert!(judged >= 16, "only {judged} vectors");

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The policies: files `ID.toml`, each with a detached signature `ID.toml.jws` of somebody the configuration names.
+//! The policies: files `ID.toml`, each with a detached signature `ID.toml.jws` by one of the keys in
+//! `policy_keys`.
 //!
-//! The signature is a JWS with its payload detached and unencoded (RFC 7797), ES384. The highest version of each policy that was ever
-//! in force, with its hash, is kept in the state folder: an older version, or another file with the same number, is refused. To go
-//! back, the old content gets a higher number.
+//! The signature is a JWS with its payload detached and unencoded (RFC 7797), ES384. The highest version of
+//! each policy that was ever in force, with its hash, is kept in the state folder: an older version, or
+//! another file with the same number, is refused. To go back, the old content gets a higher number.
 //!
 //! A policy that names Rego code has the SHA-384 of that file in it, so that the signature covers both.
 
@@ -12,23 +13,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA384, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cvmm_attest::policy::{GateVersion, MAX_FILE, Policy, PolicyError};
+use cvmm_gate_protocol::binding::sha384;
 use cvmm_gate_protocol::messages::PolicyId;
 use cvmm_gate_protocol::ticket::VerdictKey;
+use cvmm_policy::rego::input::{Facts, document};
+use cvmm_policy::rego::{self, Rego};
+use cvmm_policy::{GateVersion, MAX_FILE, Policy, PolicyError};
 use cvmm_reason::Reason;
 use cvmm_snp::digest::Digest;
 use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::keys::{KeysError, Signer};
-use crate::rego::{self, Rego};
 
 const HEADER: &str = r#"{"alg":"ES384","b64":false,"crit":["b64"]}"#;
-/// Policies of one gate, at most.
-const MOST: usize = 1024;
+/// The most policies of one gate.
+const MAX_POLICIES: usize = 1024;
 
 /// Why the policies cannot be used.
 #[derive(Debug, Error)]
@@ -36,7 +38,7 @@ pub enum PoliciesError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Not a policy.
+    /// Not a valid policy.
     #[error("{path}: {problem}")]
     Policy {
         /// Which.
@@ -59,26 +61,27 @@ pub enum PoliciesError {
 pub struct InForce {
     /// The policy.
     pub policy: Policy,
-    /// What tickets call it.
+    /// Its name, version and digest in tickets.
     pub id: PolicyId,
     /// SHA-384 of its file.
     pub digest: Digest,
-    /// What else is asked.
+    /// Its Rego code.
     pub rego: Option<Rego>,
 }
 
 impl InForce {
-    /// What the policy's Rego code has against what is known. Nothing, if the policy names none.
+    /// What the policy's Rego code has against these facts. Empty if the policy names none.
     #[must_use]
-    pub fn ask(&self, known: &rego::input::Known<'_>) -> Vec<Reason> {
-        self.rego.as_ref().map_or_else(Vec::new, |rego| rego.ask(&rego::input::document(known)))
+    pub fn ask(&self, facts: &Facts<'_>) -> Vec<Reason> {
+        self.rego.as_ref().map_or_else(Vec::new, |rego| rego.ask(&document(facts)))
     }
 }
 
 /// All policies, by name.
 pub type Policies = BTreeMap<String, Arc<InForce>>;
 
-/// Reads the policies in `folder`, signed by one of `signers` and not older than what is in `versions`. All or none; nothing is written.
+/// Reads the policies in `folder`, signed by one of `signers` and not older than what is in `versions`. All
+/// or none; nothing is written.
 pub fn load(folder: &Path, signers: &[VerdictKey], versions: &Path) -> Result<Policies, PoliciesError> {
     let failed = |source| FileError { what: "read", path: folder.to_owned(), source };
     let mut found = Policies::new();
@@ -88,19 +91,19 @@ pub fn load(folder: &Path, signers: &[VerdictKey], versions: &Path) -> Result<Po
             continue;
         }
         let unfit = |problem: String| PoliciesError::Unfit { path: path.clone(), problem };
-        if found.len() >= MOST {
-            return Err(unfit(format!("more than {MOST} policies")));
+        if found.len() >= MAX_POLICIES {
+            return Err(unfit(format!("more than {MAX_POLICIES} policies")));
         }
         let bytes = files::read(&path, MAX_FILE as u64)?;
         let jws = files::read(&signature_path(&path), 1024)?;
         if !signers.iter().any(|signer| is_signed(&bytes, &jws, signer)) {
-            return Err(unfit("its signature (.jws) is of none of policy_keys".to_owned()));
+            return Err(unfit("its signature (.jws) was made by none of policy_keys".to_owned()));
         }
         let text = String::from_utf8(bytes).map_err(|_| unfit("it is not UTF-8".to_owned()))?;
         let policy =
             Policy::parse(&text).map_err(|problem| PoliciesError::Policy { path: path.clone(), problem })?;
         if path.file_stem().and_then(|stem| stem.to_str()) != Some(&policy.id) {
-            return Err(unfit(format!("its id is {}: the file has to be called so", policy.id)));
+            return Err(unfit(format!("its id is {}: the file must have the same name", policy.id)));
         }
         if let Some(least) = policy.min_gate_version.filter(|least| *least > own_version()) {
             return Err(unfit(format!(
@@ -117,12 +120,12 @@ pub fn load(folder: &Path, signers: &[VerdictKey], versions: &Path) -> Result<Po
     Ok(found)
 }
 
-/// Remembers that `policies` are in force: older versions are refused from now on.
+/// Records that `policies` are in force: older versions are refused from now on.
 pub fn remember(policies: &Policies, versions: &Path) -> Result<(), FileError> {
     for InForce { id, .. } in policies.values().map(AsRef::as_ref) {
         let path = versions.join(&id.id);
         let text = format!("{} {}\n", id.version, id.sha384);
-        // What is there already need not be written, and synced, with each reload.
+        // An unchanged record is not written, and synced, again with each reload.
         if files::read_if_there(&path, 256)?.as_deref() != Some(text.as_bytes()) {
             files::replace(&path, text.as_bytes(), 0o600)?;
         }
@@ -130,8 +133,8 @@ pub fn remember(policies: &Policies, versions: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// SHA-384 over the list of policies, `ID VERSION SHA384` with a line feed each, in the order of their names: what the audit log says is in
-/// force.
+/// SHA-384 over the list of policies, `ID VERSION SHA384` with a line feed each, in the order of their names:
+/// what the audit log says is in force.
 #[must_use]
 pub fn list_digest(policies: &Policies) -> Digest {
     let line = |policy: &Arc<InForce>| {
@@ -158,12 +161,12 @@ fn complete(path: &Path, policy: &Policy) -> Result<Option<Rego>, PoliciesError>
         return Err(unfit(problem));
     }
     let Some(named) = &policy.rego else { return Ok(None) };
-    // A name without a folder: the policy's parser sees to that.
+    // The policy's parser accepts only a name without a folder.
     let bytes = files::read(&path.with_file_name(&named.file), rego::MAX_FILE as u64)?;
     let found = sha384(&bytes);
     if found != named.sha384 {
         return Err(unfit(format!(
-            "{} has SHA-384 {found}, which is not rego.sha384: it is not what was signed",
+            "{} has SHA-384 {found}, which differs from rego.sha384: it was changed since the policy was signed",
             named.file
         )));
     }
@@ -184,11 +187,11 @@ fn not_older(policy: &Policy, digest: Digest, versions: &Path) -> Result<(), Str
     match parsed {
         None => Err(format!("{} is damaged", path.display())),
         Some((highest, _)) if policy.version < highest => Err(format!(
-            "version {} is older than {highest}, which was in force (policy.rollback); give the old content a higher number",
+            "version {} is older than {highest}, which was in force (policy.rollback); give the old content a higher version",
             policy.version
         )),
         Some((highest, known)) if policy.version == highest && known != digest => {
-            Err(format!("version {highest} was another file; give each change a higher number"))
+            Err(format!("version {highest} was a different file; give each change a higher version"))
         }
         Some(_) => Ok(()),
     }
@@ -208,7 +211,7 @@ fn signing_input(content: &[u8]) -> (String, Vec<u8>) {
     (header, input)
 }
 
-/// Whether a gate could use the policy at `path`: nobody signs what it would refuse. Says what is unsafe about it.
+/// Checks that a gate could use the policy at `path`, and logs what is unsafe about it.
 pub fn check(path: &Path) -> Result<Policy, PoliciesError> {
     parsed(path, &files::read(path, MAX_FILE as u64)?)
 }
@@ -231,11 +234,11 @@ pub fn sign(path: &Path, signer: &Signer) -> Result<(), PoliciesError> {
     let content = files::read(path, MAX_FILE as u64)?;
     parsed(path, &content)?;
     let written = signature_path(path);
-    // An older signature is replaced, another file of that name is not.
+    // Replaces an older signature, but not a different file with that name.
     if written.symlink_metadata().is_ok() && !files::read(&written, 1024).is_ok_and(|old| is_detached(&old)) {
         return Err(PoliciesError::Unfit {
             path: written,
-            problem: "it exists and is not a policy's signature; move it away".to_owned(),
+            problem: "the file exists and is not a policy's signature; move it away".to_owned(),
         });
     }
     let (header, input) = signing_input(&content);
@@ -260,14 +263,6 @@ fn is_signed(content: &[u8], jws: &[u8], signer: &VerdictKey) -> bool {
         return false;
     };
     URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| signer.verifies(&input, &signature))
-}
-
-/// SHA-384 of `bytes`.
-pub fn sha384(bytes: &[u8]) -> Digest {
-    let mut out = Digest::ZERO;
-    // SHA-384 has as many bytes as Digest.
-    out.0.copy_from_slice(digest(&SHA384, bytes).as_ref());
-    out
 }
 
 #[cfg(test)]
@@ -307,7 +302,7 @@ mod tests {
         assert_eq!(put(&policy(3, 0), &signer).unwrap()["p"].id.version, 3);
         assert!(put(&policy(4, 0), &stranger).unwrap_err().to_string().contains("policy_keys"));
         assert!(put(&policy(2, 0), &signer).unwrap_err().to_string().contains("policy.rollback"));
-        assert!(put(&policy(3, 1), &signer).unwrap_err().to_string().contains("another file"));
+        assert!(put(&policy(3, 1), &signer).unwrap_err().to_string().contains("a different file"));
         assert!(put(&policy(3, 0), &signer).is_ok());
         assert!(put(&policy(4, 1), &signer).is_ok());
         assert!(put(&policy(3, 0), &signer).is_err());
@@ -329,7 +324,9 @@ mod tests {
         put(&policy(6, 2), &signer).unwrap();
         fs::rename(&path, policies.join("q.toml")).unwrap();
         fs::rename(signature_path(&path), policies.join("q.toml.jws")).unwrap();
-        assert!(load(&policies, &keys, &versions).unwrap_err().to_string().contains("called so"));
+        assert!(
+            load(&policies, &keys, &versions).unwrap_err().to_string().contains("must have the same name")
+        );
     }
 
     /// A folder with keys; and what a policy with these lines in its top and at its end is loaded as.
@@ -410,7 +407,7 @@ mod tests {
             return;
         }
         fs::write(lab.path("p.rego"), format!("{code}#")).unwrap();
-        assert!(lab.reload().unwrap_err().contains("not what was signed"));
+        assert!(lab.reload().unwrap_err().contains("changed since the policy was signed"));
         let other = "package cvmm\nverdict := input.lauch\n";
         fs::write(lab.path("p.rego"), other).unwrap();
         let error = lab.load(&with(other, "p.rego")).unwrap_err();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The codes of the gate's own reasons, and denials. Other codes come from the policy and the verifier (`cvmm_attest`), from Rego code
-//! ([`crate::rego`]) and from the client.
+//! (`cvmm_policy::rego`) and from the client.
 
 use std::fmt;
 
@@ -199,8 +199,8 @@ mod tests {
         let own =
             Code::ALL.iter().map(|code| code.name()).filter(|code| *code != Code::PolicyEvidence.name());
         let others = [
-            crate::rego::CODES,
-            cvmm_attest::policy::CODES,
+            cvmm_policy::rego::CODES,
+            cvmm_policy::CODES,
             cvmm_attest::refusal::Refusal::CODES,
             cvmm_gate_protocol::bundle::CODES,
             cvmm_gate_client::client::CODES,
@@ -209,7 +209,7 @@ mod tests {
             cvmm_launch::reasons::CODES,
             cvmm_tpm::quote::CODES,
         ];
-        assert!(cvmm_attest::policy::CODES.contains(&Code::PolicyEvidence.name()));
+        assert!(cvmm_policy::CODES.contains(&Code::PolicyEvidence.name()));
         let all: Vec<_> = others.concat().into_iter().chain(own).collect();
         let distinct: BTreeSet<_> = all.iter().copied().collect();
         assert_eq!(distinct.len(), all.len(), "a code has two meanings");

@@ -69,15 +69,8 @@ impl KeyFormat {
             Self::Hex => {
                 let digits = bytes.trim_ascii();
                 let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
-                if digits.len() != 2 * KEY_LEN {
-                    return None;
-                }
                 let mut key = StateKey(Secret::zeroed());
-                for (byte, pair) in key.0.iter_mut().zip(digits.chunks_exact(2)) {
-                    for digit in pair {
-                        *byte = *byte << 4 | char::from(*digit).to_digit(16)? as u8;
-                    }
-                }
+                hex::decode_to_slice(digits, key.0.as_mut_slice()).ok()?;
                 Some(key)
             }
         }

@@ -69,15 +69,9 @@ enum Command {
 }
 
 fn nonce(text: &str) -> Result<[u8; NONCE_LEN], String> {
-    let wrong = || format!("expected {} hexadecimal digits", 2 * NONCE_LEN);
-    if text.len() != 2 * NONCE_LEN || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
     let mut nonce = [0; NONCE_LEN];
-    for (at, byte) in nonce.iter_mut().enumerate() {
-        let digits = text.get(2 * at..2 * at + 2).ok_or_else(wrong)?;
-        *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
-    }
+    hex::decode_to_slice(text, &mut nonce)
+        .map_err(|_| format!("expected {} hexadecimal digits", 2 * NONCE_LEN))?;
     Ok(nonce)
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Durations in messages, in the unit that a person thinks in.
+//! Durations in messages, in a readable unit.
 
 use std::fmt;
 
-/// A number of seconds, shown as "45 s", "3 min", "5 h" or "355 days": in the largest unit of which there are two, rounded down.
+/// A number of seconds, shown as "45 s", "3 min", "5 h" or "355 days": in the largest unit of which there are
+/// two, rounded down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub i64);
 

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reason {
-    /// Stable, for programs: `report.length`, `chain.signature`, `policy.min-tcb` ... (docs/reference/reasons.md lists all). Never reused.
+    /// Stable, for programs: `report.length`, `chain.signature`, `policy.min-tcb` ...
+    /// (docs/reference/reasons.md lists all). Never reused.
     pub code: Cow<'static, str>,
-    /// For people: a lower-case sentence that names the field, what was found, what was wanted, and what to do.
+    /// For humans: a lower-case sentence that names the field, what was found, what was expected, and what to
+    /// do.
     pub message: String,
 }
 

@@ -5,17 +5,17 @@
 //! The first byte says which; the rest is the file.
 #![no_main]
 
-use cvmm::policy::import::{Format, Options, import, product};
-use cvmm_attest::policy::Policy;
-use cvmm_gate::rego::Rego;
-use cvmm_gate::rego::input::{Known, Stage, document};
+use cvmm_policy::import::{Format, Options, import, product};
+use cvmm_policy::Policy;
+use cvmm_policy::rego::Rego;
+use cvmm_policy::rego::input::{Facts, Stage, document};
 use cvmm_snp::tcb::TcbParts;
 use libfuzzer_sys::fuzz_target;
 
 fn policy(text: &str) {
     let Ok(policy) = Policy::parse(text) else { return };
     assert!(policy.explain().len() > 5);
-    let _ = (policy.warnings(), policy.unresolved(), policy.judge_time(0));
+    let _ = (policy.warnings(), policy.unresolved(), policy.appraise_time(0));
     let Ok(written) = policy.to_toml() else { return };
     let again = Policy::parse(&written).unwrap_or_else(|error| panic!("{error}\n{written}"));
     assert_eq!(again, policy);
@@ -47,7 +47,7 @@ fn imported(format: Format, flags: u8, text: &str) {
 fn rego(text: &str) {
     let Ok(rego) = Rego::load("x.rego", text) else { return };
     let known =
-        Known { stage: Stage::Launch, now: 0, policy: ("p", 1), launch: None, platform: None, report: None };
+        Facts { stage: Stage::Launch, now: 0, policy: ("p", 1), launch: None, platform: None, report: None };
     let _ = rego.ask(&document(&known));
 }
 

@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
     if flags & 8 != 0 {
         let len = usize::from(input.u16());
         let (ark, authority) = (input.bytes(len), input.rest());
-        let mut trust = Trust::nobody();
+        let mut trust = Trust::none();
         let added = trust.unsafe_add_test(ark, authority);
         assert_eq!(trust.has_test(), added.is_ok());
         return;

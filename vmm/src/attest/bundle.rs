@@ -24,7 +24,7 @@ const MAX_SIGNATURE: u64 = 1024;
 const MAX_PCRS: u64 = 64 << 10;
 const MAX_MANIFEST: u64 = 64 << 10;
 /// As the gate reads policies.
-const MAX_POLICY: u64 = cvmm_attest::policy::MAX_FILE as u64;
+const MAX_POLICY: u64 = cvmm_policy::MAX_FILE as u64;
 
 /// The parts of a bundle.
 #[derive(Clone, Debug, Default)]

@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use cvmm_attest::claims::{Claims, Product, Requester, Revocation};
 use cvmm_attest::encoding::{self, EncodingError};
 use cvmm_attest::kds::{self, Download, Subject};
-use cvmm_attest::policy::{CrlRule, Expected, Policy};
 use cvmm_attest::refusal::Refusal;
 use cvmm_attest::roots::Trust;
 use cvmm_attest::table;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, Unverified, hint, product_of, read_unverified, verify};
+use cvmm_policy::{CrlRule, Expected, Policy};
 use cvmm_reason::Reason;
 use serde::Serialize;
 
@@ -115,8 +115,8 @@ pub fn appraise(files: &Files, requirements: &Requirements<'_>) -> Result<Verdic
     let expected =
         Expected { report_data: report_data.as_ref(), host_data: None, measurement: None, id_key: None };
     if let Some(policy) = policy {
-        reasons = policy.judge_time(now);
-        reasons.extend(policy.judge_claims(&claims, &expected, now));
+        reasons = policy.appraise_time(now);
+        reasons.extend(policy.appraise_claims(&claims, &expected, now));
         reasons.extend(undecided(policy));
     } else {
         reasons.extend(compare_report_data(&claims, report_data.as_ref()));
@@ -132,11 +132,11 @@ fn verify_report(
     requirements: &Requirements<'_>,
 ) -> Result<Claims, Reason> {
     let Requirements { trust, now, require_crl, masked_chip, policy, .. } = *requirements;
-    let required = require_crl || policy.is_some_and(|policy| policy.crl == CrlRule::Require);
+    let required = require_crl || policy.is_some_and(|policy| policy.platform.crl == CrlRule::Require);
     let options = Options {
         now,
         crl: if required { CrlUse::Require } else { CrlUse::IfPresent },
-        masked_chip: policy.map_or(masked_chip, |policy| policy.allow_masked_chip_id),
+        masked_chip: policy.map_or(masked_chip, |policy| policy.platform.allow_masked_chip_id),
     };
     let evidence = Evidence { report, vek, intermediate: None, crl };
     verify(&evidence, trust, &options).map_err(|refusal| refusal.reason())

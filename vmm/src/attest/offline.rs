@@ -8,7 +8,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::claims::{Claims, Requester};
 use cvmm_attest::encoding;
-use cvmm_attest::policy::{Expected, Policy};
 use cvmm_attest::table;
 use cvmm_attest::verify::hint;
 use cvmm_gate_protocol::binding::{self, Purpose, Quoted, quote_data};
@@ -16,6 +15,7 @@ use cvmm_gate_protocol::bundle::{Bundle, Launch, MAX_BUNDLE, TpmEvidence};
 use cvmm_gate_protocol::manifest::Manifest;
 use cvmm_gate_protocol::messages::NONCE_LEN;
 use cvmm_gate_protocol::messages::quote::{from_values, to_values};
+use cvmm_policy::{Expected, Policy};
 use cvmm_reason::Reason;
 use cvmm_snp::digest::Digest;
 use cvmm_tpm::eventlog::{Event, about, describe, kind_name};
@@ -233,7 +233,7 @@ pub(super) fn appraise_bytes(bytes: &[u8], requirements: &BundleRequirements<'_>
     if let Some(policy) = requirements.report.policy {
         // A quote that is not verified already has its reason.
         if quote.is_some() || decoded.tpm.is_none() {
-            reasons.extend(policy.judge_quote(quote.as_ref().map(|quote| &quote.claims)));
+            reasons.extend(policy.appraise_quote(quote.as_ref().map(|quote| &quote.claims)));
         }
     }
     let verdict = Verdict::of(claims, reasons);
@@ -271,8 +271,8 @@ fn about_report(
                 measurement: None,
                 id_key: None,
             };
-            reasons.extend(policy.judge_time(now));
-            reasons.extend(policy.judge_claims(claims, &expected, now));
+            reasons.extend(policy.appraise_time(now));
+            reasons.extend(policy.appraise_claims(claims, &expected, now));
             reasons.extend(undecided(policy));
         }
         None => reasons.extend(compare_report_data(claims, Some(&report_data))),

@@ -3,10 +3,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cvmm_attest::policy::Policy;
 use cvmm_attest::roots::Trust;
 use cvmm_gate_protocol::bundle::is_bundle;
 use cvmm_output::Existing;
+use cvmm_policy::Policy;
 use cvmm_reason::printable;
 use serde::Serialize;
 

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cvmm_attest::policy::{Policy, is_name};
 use cvmm_attest::roots::Trust;
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_output::Existing;
+use cvmm_policy::{Policy, import, is_name};
 use cvmm_sev_host::SevDevice;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
@@ -19,7 +19,7 @@ use super::{Sentence, Session};
 use crate::config::{Checks, Config};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::measure::Subject;
-use crate::policy::{self, Changes, Platform, PolicyFileError, ResolveError, Update, import};
+use crate::policy::{self, Changes, Platform, PolicyFileError, ResolveError, Update};
 
 impl Session<'_> {
     pub(super) fn policy(&mut self, command: &PolicyCommand) -> ExitStatus {
@@ -107,7 +107,7 @@ impl Session<'_> {
             any_measurement: args.unsafe_any_measurement,
             leave_out: args.leave_out.clone(),
         };
-        let imported = import::import(args.from, &text, &options);
+        let imported = import::import(args.from.into(), &text, &options);
         match imported.and_then(|imported| Ok((imported.to_toml()?, imported))) {
             Ok((text, imported)) => {
                 Self::warn(&imported.policy);

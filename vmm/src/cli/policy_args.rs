@@ -3,13 +3,13 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use cvmm_attest::claims::Product;
+use cvmm_policy::import::{self, Format};
 use cvmm_snp::cpu::CpuSignature;
 
 use super::output::OutputArgs;
 use crate::policy::TcbText;
-use crate::policy::import::{self, Format};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
@@ -52,7 +52,7 @@ pub(super) struct ImportArgs {
     pub(super) file: PathBuf,
     /// Whose it is
     #[arg(long, value_enum, value_name = "FORMAT")]
-    pub(super) from: Format,
+    pub(super) from: ImportFormat,
     /// The policy's name. Default: the file's
     #[arg(long, value_name = "NAME")]
     pub(super) id: Option<String>,
@@ -73,6 +73,24 @@ pub(super) struct ImportArgs {
     pub(super) unsafe_any_measurement: bool,
     #[command(flatten)]
     pub(super) output: OutputArgs,
+}
+
+/// [`Format`], as an option.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum ImportFormat {
+    /// check.Policy of go-sev-guest, as text
+    GoSevGuest,
+    /// Key release policy of Azure Key Vault, version 1.0.0, JSON
+    AzureSkr,
+}
+
+impl From<ImportFormat> for Format {
+    fn from(format: ImportFormat) -> Self {
+        match format {
+            ImportFormat::GoSevGuest => Self::GoSevGuest,
+            ImportFormat::AzureSkr => Self::AzureSkr,
+        }
+    }
 }
 
 fn product(name: &str) -> Result<Product, String> {

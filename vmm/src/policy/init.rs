@@ -4,7 +4,7 @@
 use std::str::FromStr;
 
 use cvmm_attest::claims::Product;
-use cvmm_attest::policy::{GuestBit, unproven};
+use cvmm_policy::{GuestBit, unproven};
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
@@ -16,7 +16,8 @@ use super::resolve::profile;
 use crate::config::{Config, CpuidTolerance, Isolation};
 use crate::gate::manifest::knobs;
 
-/// The least TCB, as it is written on a command line: `bootloader,tee,snp,microcode`, on Turin with the FMC before.
+/// The minimum TCB, as it is written on a command line: `bootloader,tee,snp,microcode`, on Turin with the FMC
+/// before.
 #[derive(Clone, Debug)]
 pub struct TcbText(Vec<u8>);
 
@@ -58,7 +59,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// The product of a processor, with the least TCB from a command line or, without, from what the host's security processor reports.
+    /// The product of a processor, with the minimum TCB from the command line or, by default, from what the
+    /// host's security processor reports.
     pub fn new(
         signature: CpuSignature,
         given: Option<&TcbText>,
@@ -76,7 +78,7 @@ impl Platform {
     }
 }
 
-/// A guest that no policy admits without an `unsafe_` key, which nobody but a person writes.
+/// A guest that no policy admits without an `unsafe_` key, which only people write.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum InitError {
     /// Not an SNP guest.
@@ -114,7 +116,8 @@ pub fn admissible(config: &Config) -> Result<(), InitError> {
     Ok(())
 }
 
-/// The text of a policy for the guest of `config` with launch digest `digest`. It admits that guest and no other.
+/// The text of a policy for the guest of `config` with launch digest `digest`. It admits that guest and no
+/// other.
 pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> Result<String, InitError> {
     admissible(config)?;
     let guest_policy = GuestPolicy(config.snp.policy);
@@ -124,9 +127,9 @@ pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> R
     let warning = unproven(profile).map_or(String::new(), |warning| {
         format!("# Not proven, {warning} (docs/internals/threat-model.md).\n")
     });
-    // What the guest does without is forbidden, what it has for its own protection is required.
+    // What the guest does not use is forbidden, what protects it is required.
     let names = |bits: &[(GuestBit, &'static str)], set: bool| {
-        let found = bits.iter().filter(|(bit, _)| guest_policy.has(bit.bit()) == set);
+        let found = bits.iter().filter(|(bit, _)| guest_policy.has(bit.mask()) == set);
         found.map(|(_, name)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
     };
     let forbid = names(&[(GuestBit::Smt, "smt"), (GuestBit::CxlAllowed, "cxl-allowed")], false);
@@ -171,7 +174,7 @@ pub fn init(id: &str, config: &Config, digest: Digest, platform: &Platform) -> R
          \n\
          [platform]\n\
          products = [\"{product}\"]\n\
-         # \"require\" demands AMD's revocation list in the gate's certificate store as soon as there are reports.\n\
+         # \"require\" needs AMD's revocation list in the gate's certificate store as soon as there are reports.\n\
          crl = \"require\"\n\
          \n\
          [platform.min_tcb.{product}]\n\

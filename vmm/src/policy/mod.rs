@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm policy`: making a policy for a guest, reading one, trying one on reports, and importing one of another program.
+//! `cvmm policy`: writing a policy for a guest, reading one, and trying one on reports.
 
-pub mod import;
 mod init;
 mod resolve;
 mod trial;
@@ -11,8 +10,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use cvmm_attest::policy::{MAX_FILE, Policy};
 use cvmm_launch::blob::{Blob, ReadError};
+use cvmm_policy::{MAX_FILE, Policy};
 use thiserror::Error;
 
 pub use init::{InitError, Platform, TcbText, admissible, init};
@@ -64,8 +63,8 @@ pub fn load(path: &Path) -> Result<Policy, PolicyFileError> {
     Policy::parse(&load_text(path)?).map_err(content)
 }
 
-/// Whether the Rego code that the policy in `path` names is beside it, and what it was signed with. What it says is the gate's to
-/// find out: this program has no interpreter.
+/// Checks that the Rego code that the policy in `path` names is beside it and unchanged since it was signed.
+/// Only a gate evaluates it: this program has no interpreter.
 pub fn rego(path: &Path, policy: &Policy) -> Result<(), PolicyFileError> {
     let Some(rego) = &policy.rego else { return Ok(()) };
     let path = path.with_file_name(&rego.file);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `guest.config`: a policy that names a `vm.toml` instead of its launch digests.
 //!
-//! A gate has neither the file nor what it names, and what is signed has to say which guests it admits: so the digests are measured
-//! here, where the guest is made, and put in the place of the names before the policy is signed.
+//! A gate has neither the file nor what it names, and the signature has to cover which guests are admitted.
+//! So the digests are measured here, where the guest is built, and replace the names before the policy is
+//! signed.
 
 use std::path::Path;
 
-use cvmm_attest::policy::{Policy, PolicyError, vcpu_signature};
 use cvmm_launch::vmsa::VcpuModel;
+use cvmm_policy::{Policy, PolicyError, vcpu_signature};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
 use thiserror::Error;
@@ -16,7 +17,7 @@ use toml_edit::{DocumentMut, Item, Value};
 use crate::config::{Boot, Checks, Config, ConfigError};
 use crate::measure::{MeasureError, Subject};
 
-/// Why the digests could not be put in.
+/// Why the digests could not be inserted.
 #[derive(Debug, Error)]
 pub enum ResolveError {
     /// The policy.
@@ -38,8 +39,8 @@ pub enum ResolveError {
         /// Why.
         source: Box<MeasureError>,
     },
-    /// A guest that the rest of the policy refuses anyway.
-    #[error("{config} has boot profile {profile}, which is none of guest.profiles")]
+    /// A guest that the rest of the policy refuses.
+    #[error("{config} has boot profile {profile}, which is not in guest.profiles")]
     Profile {
         /// As the policy names it.
         config: String,
@@ -57,10 +58,11 @@ pub(super) fn profile(config: &Config) -> &'static str {
     }
 }
 
-/// The text with digests in the place of the configurations it names; as it is, if it names none. Paths start at `folder`.
+/// The text with digests instead of the configurations it names; unchanged if it names none. Paths start at
+/// `folder`.
 pub fn resolve(text: &str, folder: &Path) -> Result<String, ResolveError> {
     let policy = Policy::parse(text).map_err(ResolveError::Policy)?;
-    if policy.configs.is_empty() {
+    if policy.guest.config.is_empty() {
         return Ok(text.to_owned());
     }
     let syntax = |problem: String| ResolveError::Policy(PolicyError::Syntax(problem));
@@ -69,10 +71,10 @@ pub fn resolve(text: &str, folder: &Path) -> Result<String, ResolveError> {
     let guest = document
         .get_mut("guest")
         .and_then(Item::as_table_like_mut)
-        .ok_or_else(|| syntax("guest is no table".to_owned()))?;
-    let mut known = policy.measurements.clone();
+        .ok_or_else(|| syntax("guest is not a table".to_owned()))?;
+    let mut known = policy.guest.measurements.clone();
     let mut measured = Vec::new();
-    for name in &policy.configs {
+    for name in &policy.guest.config {
         for (vcpu, digest) in measure(&policy, name, folder)? {
             if !known.contains(&digest) {
                 known.push(digest);
@@ -85,7 +87,7 @@ pub fn resolve(text: &str, folder: &Path) -> Result<String, ResolveError> {
     let digests =
         guest.entry("measurements").or_insert_with(|| Item::Value(Value::Array(Default::default())));
     let digests =
-        digests.as_array_mut().ok_or_else(|| syntax("guest.measurements is no array".to_owned()))?;
+        digests.as_array_mut().ok_or_else(|| syntax("guest.measurements is not an array".to_owned()))?;
     for (what, digest) in measured {
         let comment = cvmm_reason::printable::line(&what);
         digests.push_formatted(
@@ -95,9 +97,9 @@ pub fn resolve(text: &str, folder: &Path) -> Result<String, ResolveError> {
     digests.set_trailing("\n");
     digests.set_trailing_comma(true);
     let text = document.to_string();
-    // What is written is read, and says it.
+    // Parse what was written, to be sure.
     let resolved = Policy::parse(&text).map_err(ResolveError::Policy)?;
-    if resolved.unresolved().is_some() || resolved.measurements != known {
+    if resolved.unresolved().is_some() || resolved.guest.measurements != known {
         return Err(syntax("the policy could not be rewritten; write guest.measurements by hand".to_owned()));
     }
     Ok(text)
@@ -109,17 +111,17 @@ fn measure(policy: &Policy, name: &str, folder: &Path) -> Result<Vec<(String, Di
     let config = Config::load_with(&folder.join(name), Checks { files: true, host: false })
         .map_err(|source| ResolveError::Config { config: name.to_owned(), source })?;
     let profile = profile(&config);
-    if !policy.profiles.iter().any(|known| known == profile) {
+    if !policy.guest.profiles.iter().any(|known| known == profile) {
         return Err(ResolveError::Profile { config: name.to_owned(), profile });
     }
     let subject = Subject::from_config(&config).map_err(failed)?;
     let digest = |vcpu: &String| {
-        // The policy's parser has seen to it that there is such a processor.
+        // The policy's parser accepts known processors only.
         let signature = vcpu_signature(vcpu).ok_or_else(|| {
             ResolveError::Policy(PolicyError::Value { key: "guest.vcpu_types".into(), problem: vcpu.clone() })
         })?;
         let model = VcpuModel { signature, features: SevFeatures::SNP_ACTIVE };
         Ok((vcpu.clone(), subject.digest(model).map_err(failed)?))
     };
-    policy.vcpu_types.iter().map(digest).collect()
+    policy.guest.vcpu_types.iter().map(digest).collect()
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A policy tried on reports: what it would say of each.
+//! Trials of a policy on reports.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cvmm_attest::policy::{CrlRule, Expected, Policy};
 use cvmm_attest::roots::Trust;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, verify};
+use cvmm_policy::{CrlRule, Expected, Policy};
 use cvmm_reason::Reason;
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use crate::attest::{from_table, list, vek_of};
 
 /// As much of a report as the verifier needs to refuse what is too long.
 const MAX_REPORT: u64 = 4096;
-/// Names of the signing key's certificate, of a host's certificate table, and of the revocation list.
+/// File names of the signing key's certificate, of a host's certificate table, and of the revocation list.
 const VEK: [&str; 2] = ["vek.der", "vek.pem"];
 const TABLE: [&str; 1] = ["certs.bin"];
 const CRL: [&str; 2] = ["crl.der", "crl.pem"];
@@ -24,20 +24,20 @@ const MAX_DEPTH: usize = 4;
 /// Reports in one trial, at most.
 const MAX_REPORTS: usize = 10_000;
 
-/// What a policy says of one report.
+/// A policy's verdict on one report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Outcome {
     /// Its folder.
     pub name: String,
-    /// Whether it is believed and the policy has nothing against it.
+    /// Whether it is verified and the policy accepts it.
     pub admitted: bool,
     /// Why not.
     pub reasons: Vec<Reason>,
 }
 
-/// Judges each report below `folder` (`report.bin` with `vek.der`, `vek.pem` or `certs.bin` and, if there is one, `crl.der` or `crl.pem`) at
-/// the time `now`. Neither nonce
-/// nor HOST_DATA of a launch is known here, so they are not judged. Rego code is not asked either, and then nothing is admitted.
+/// Appraises each report below `folder` (`report.bin` with `vek.der`, `vek.pem` or `certs.bin` and, if there
+/// is one, `crl.der` or `crl.pem`) at the time `now`. Neither nonce nor HOST_DATA of a launch is known here,
+/// so they are not checked. Rego code is not evaluated either, and then nothing is admitted.
 pub fn trial(
     policy: &Policy,
     folder: &Path,
@@ -61,16 +61,16 @@ pub fn trial(
             Evidence { report: &report, vek: vek.as_deref(), intermediate: None, crl: crl.as_deref() };
         let options = Options {
             now,
-            crl: match policy.crl {
+            crl: match policy.platform.crl {
                 CrlRule::Require => CrlUse::Require,
                 CrlRule::IfPresent => CrlUse::IfPresent,
             },
-            masked_chip: policy.allow_masked_chip_id,
+            masked_chip: policy.platform.allow_masked_chip_id,
         };
         let nothing = Expected { report_data: None, host_data: None, measurement: None, id_key: None };
-        let mut reasons = policy.judge_time(now);
+        let mut reasons = policy.appraise_time(now);
         match verify(&evidence, trust, &options) {
-            Ok(claims) => reasons.extend(policy.judge_claims(&claims, &nothing, now)),
+            Ok(claims) => reasons.extend(policy.appraise_claims(&claims, &nothing, now)),
             Err(refusal) => reasons.push(refusal.reason()),
         }
         if reasons.is_empty() {
@@ -89,11 +89,11 @@ pub fn trial(
     Ok(outcomes)
 }
 
-/// What is left open by a program that cannot ask Rego code.
+/// What a program without a Rego interpreter leaves undecided.
 #[must_use]
 pub fn undecided(policy: &Policy) -> Option<Reason> {
     let rego = policy.rego.as_ref()?;
-    let message = format!("undecided: {} is asked by the gate only, and may refuse this report", rego.file);
+    let message = format!("undecided: only the gate evaluates {}, which may refuse this report", rego.file);
     Some(Reason::new("policy.rego", message))
 }
 

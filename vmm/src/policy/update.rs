@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Changing the launch digests of a policy that exists, and nothing else of it.
 //!
-//! Comments, the order of keys and all that a person wrote stays: only `version` and `guest.measurements` are written. A new
-//! digest beside the old one is a rolling update: both guests are admitted until the old one is taken out.
+//! Comments, the order of keys and everything else stay: only `version` and `guest.measurements` are written.
+//! A new digest beside the old one is a rolling update: both guests are admitted until the old one is taken
+//! out.
 
-use cvmm_attest::policy::Policy;
+use cvmm_policy::Policy;
 use cvmm_snp::digest::Digest;
 use serde::Serialize;
 use thiserror::Error;
@@ -43,13 +44,13 @@ pub struct Changes {
 pub enum UpdateError {
     /// It is not a policy.
     #[error(transparent)]
-    Policy(#[from] cvmm_attest::policy::PolicyError),
-    /// Its digests come from somewhere else.
+    Policy(#[from] cvmm_policy::PolicyError),
+    /// It has configurations instead of digests.
     #[error("it names vm.toml files (guest.config), not digests: cvmm policy resolve measures them")]
     Config,
     /// It does not admit guests with this boot profile.
     #[error(
-        "the guest has boot profile \"{0}\", which is not in guest.profiles: edit the policy first, if that is what you want"
+        "the guest has boot profile \"{0}\", which is not in guest.profiles: edit the policy first if this is intended"
     )]
     Profile(&'static str),
     /// The version cannot grow.
@@ -71,17 +72,17 @@ pub fn update(
     how: Update,
 ) -> Result<(String, Changes), UpdateError> {
     let policy = Policy::parse(text)?;
-    if !policy.configs.is_empty() {
+    if !policy.guest.config.is_empty() {
         return Err(UpdateError::Config);
     }
-    if !policy.profiles.iter().any(|known| known == profile) {
+    if !policy.guest.profiles.iter().any(|known| known == profile) {
         return Err(UpdateError::Profile(profile));
     }
     let old_version = policy.version;
-    let added = !policy.measurements.contains(&digest);
+    let added = !policy.guest.measurements.contains(&digest);
     let removed: Vec<_> = match how {
         Update::Add => Vec::new(),
-        Update::Replace => policy.measurements.iter().filter(|known| **known != digest).collect(),
+        Update::Replace => policy.guest.measurements.iter().filter(|known| **known != digest).collect(),
     };
     let mut changes = Changes {
         policy: policy.id.clone(),
@@ -90,7 +91,7 @@ pub fn update(
         version: old_version,
         added: added.then(|| digest.to_string()).into_iter().collect(),
         removed: removed.iter().map(ToString::to_string).collect(),
-        measurements: policy.measurements.iter().map(ToString::to_string).collect(),
+        measurements: policy.guest.measurements.iter().map(ToString::to_string).collect(),
     };
     if !changes.changed {
         return Ok((text.to_owned(), changes));
@@ -128,13 +129,13 @@ pub fn update(
     }
     let text = document.to_string();
     let written = Policy::parse(&text)?;
-    changes.measurements = written.measurements.iter().map(ToString::to_string).collect();
+    changes.measurements = written.guest.measurements.iter().map(ToString::to_string).collect();
     // What was read is what was meant.
     let expected = written.version == version
-        && written.measurements.contains(&digest)
-        && removed.iter().all(|digest| !written.measurements.contains(digest))
+        && written.guest.measurements.contains(&digest)
+        && removed.iter().all(|digest| !written.guest.measurements.contains(digest))
         && (how == Update::Replace
-            || policy.measurements.iter().all(|old| written.measurements.contains(old)));
+            || policy.guest.measurements.iter().all(|old| written.guest.measurements.contains(old)));
     if expected { Ok((text, changes)) } else { Err(form()) }
 }
 
@@ -208,14 +209,14 @@ microcode = 115
         for old in [OLD, &both] {
             let (text, changes) = update(old, digest(0x22), "uki", Update::Replace).unwrap();
             let policy = Policy::parse(&text).unwrap();
-            assert_eq!(policy.measurements, [digest(0x22)]);
+            assert_eq!(policy.guest.measurements, [digest(0x22)]);
             assert_eq!(policy.version, changes.old_version + 1);
             assert_eq!(changes.removed, [digest(0x11).to_string()]);
             assert!(text.contains("# release 41") && text.contains("# AMD's"), "{text}");
         }
         let (only, changes) = update(&both, digest(0x11), "uki", Update::Replace).unwrap();
         assert_eq!(
-            (Policy::parse(&only).unwrap().measurements, changes.added.len()),
+            (Policy::parse(&only).unwrap().guest.measurements, changes.added.len()),
             (vec![digest(0x11)], 0)
         );
     }
@@ -231,7 +232,7 @@ microcode = 115
                 && text.contains(&format!("\n  \"{}\"", digest(0x22))),
             "{text}"
         );
-        assert_eq!(Policy::parse(&text).unwrap().measurements.len(), 3);
+        assert_eq!(Policy::parse(&text).unwrap().guest.measurements.len(), 3);
     }
 
     #[test]

@@ -15,9 +15,9 @@ mod made;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use cvmm_attest::policy::Expected;
 use cvmm_attest::roots::Trust;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, verify};
+use cvmm_policy::Expected;
 use cvmm_test_support::artefacts;
 use cvmm_test_support::attest::vectors::{Vector, check, trust, vectors};
 use cvmm_test_support::attest::{NOW, clauses};
@@ -44,7 +44,7 @@ fn refusal(vector: &Vector, trust: &Trust, data: &[u8; 64], digest: &str) -> Opt
         expected.report_data = Some(data);
     }
     let policy = clause.map_or_else(clauses::lenient, |clause| clauses::strict(clause, digest));
-    policy.judge_claims(&claims, &expected, NOW).first().map(|reason| reason.code.to_string())
+    policy.appraise_claims(&claims, &expected, NOW).first().map(|reason| reason.code.to_string())
 }
 
 fn verdicts() {
@@ -97,7 +97,7 @@ fn main() {
                 let began = Instant::now();
                 let claims = verify(&evidence, &trust, &options).unwrap();
                 let verified = began.elapsed().as_nanos();
-                assert!(policy.judge_claims(&claims, &nothing, NOW).is_empty());
+                assert!(policy.appraise_claims(&claims, &nothing, NOW).is_empty());
                 println!("{verified} {}", began.elapsed().as_nanos());
             }
         }

@@ -4,19 +4,19 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use cvmm_attest::claims::{Claims, Requester};
-use cvmm_attest::policy::{CrlRule, EvidenceClass, Expected};
 use cvmm_attest::table;
 use cvmm_attest::verify::{CrlUse, Evidence, Options, hint, product_of, verify};
 use cvmm_gate_protocol::messages::{NONCE_LEN, Response, Ticket};
 use cvmm_gate_protocol::ticket::{Appraisal, Binding, PROFILE, Submods, Token, Vector, VerifierId};
+use cvmm_policy::{CrlRule, EvidenceClass, Expected};
 use cvmm_reason::Reason;
 
 use super::checks::{decode, session_id};
 use super::core::Engine;
 use crate::policies::InForce;
 use crate::reasons::{Code, Denial, reject_if_any};
-use crate::rego::input::{Known, Stage};
 use crate::store::admissions::Admission;
+use cvmm_policy::rego::input::{Facts, Stage};
 
 /// AR4SI: the claim is affirmed.
 const AFFIRMING: i8 = 2;
@@ -78,11 +78,11 @@ impl Engine {
         let evidence = Evidence { report, vek, intermediate: None, crl: crl.as_deref() };
         let options = Options {
             now,
-            crl: match policy.policy.crl {
+            crl: match policy.policy.platform.crl {
                 CrlRule::Require => CrlUse::Require,
                 CrlRule::IfPresent => CrlUse::IfPresent,
             },
-            masked_chip: policy.policy.allow_masked_chip_id,
+            masked_chip: policy.policy.platform.allow_masked_chip_id,
         };
         Ok(verify(&evidence, &self.trust, &options)?)
     }
@@ -156,7 +156,7 @@ pub(super) fn appraise_guest(
     expected: &Expected<'_>,
     now: i64,
 ) -> Vec<Reason> {
-    let mut reasons = policy.policy.judge_claims(claims, expected, now);
+    let mut reasons = policy.policy.appraise_claims(claims, expected, now);
     if !matches!(claims.requester, Requester::Guest(_)) {
         reasons.push(Code::PolicyEvidence.reason("the host requested this report, not the guest"));
     }
@@ -165,7 +165,7 @@ pub(super) fn appraise_guest(
 
 /// Asks a policy's Rego code about a running guest.
 pub(super) fn ask_about_guest(policy: &InForce, claims: &Claims, now: i64) -> Result<(), Denial> {
-    reject_if_any(policy.ask(&Known {
+    reject_if_any(policy.ask(&Facts {
         stage: Stage::Guest,
         now,
         policy: (&policy.id.id, policy.id.version),

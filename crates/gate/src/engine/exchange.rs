@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::session::{Session, State};
 use crate::audit::budget::Origin;
-use crate::policies::sha384;
+use cvmm_gate_protocol::binding::sha384;
 
 /// How a message came.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_attest::policy::{EvidenceClass, Expected};
 use cvmm_gate_protocol::binding::{self, Purpose};
 use cvmm_gate_protocol::messages::{Attest, Challenge, GuestChannel, GuestEvidence, Opened, Response};
+use cvmm_policy::{EvidenceClass, Expected};
 use cvmm_reason::Reason;
 
 use super::appraisal::{TicketRequest, appraise_guest, ask_about_guest};
@@ -98,7 +98,7 @@ impl Engine {
         // The admission and its policy, as they are now.
         let admission = self.latest_admission(policy, vm_id, launch)?;
         let policy = self.policy(&admission.policy.id)?;
-        reject_if_any(policy.policy.judge_time(now))?;
+        reject_if_any(policy.policy.appraise_time(now))?;
         let key = key.as_deref().map(|key| decode("key", key)).transpose()?.unwrap_or_default();
         let claims = self.claims(&decode("report", report)?, certificates.as_deref(), &policy, now)?;
         let damaged = || state_error("the record of this VM's admission is damaged");
@@ -120,7 +120,7 @@ impl Engine {
         };
         reject_if_any(appraise_guest(&policy, &claims, &expected, now))?;
         let quote = quote.map(|quote| quote.verify(&guest.nonce, &key)).transpose()?;
-        reject_if_any(policy.policy.judge_quote(quote.as_ref()))?;
+        reject_if_any(policy.policy.appraise_quote(quote.as_ref()))?;
         ask_about_guest(&policy, &claims, now)?;
         let response = self.ticket(TicketRequest {
             stage: None,
@@ -132,7 +132,7 @@ impl Engine {
             admission: &admission,
             class: EvidenceClass::GuestReport,
             now,
-            lifetime: policy.policy.lifetime,
+            lifetime: policy.policy.ticket.lifetime_s,
         })?;
         Ok(response.into())
     }

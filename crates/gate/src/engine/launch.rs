@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_attest::policy::{EvidenceClass, Expected, LaunchFacts};
 use cvmm_gate_protocol::binding;
 use cvmm_gate_protocol::manifest::{self, Manifest};
 use cvmm_gate_protocol::messages::{Admit, Approval, Evidence, NONCE_LEN, Response};
 use cvmm_launch::id_block::Identity;
+use cvmm_policy::{EvidenceClass, Expected, LaunchFacts};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
 use cvmm_snp::policy::GuestPolicy;
@@ -25,11 +25,12 @@ use super::platform;
 use super::record::{Change, Outcome};
 use super::session::{Launch, Session, State};
 use crate::clients::Client;
-use crate::policies::{InForce, sha384};
+use crate::policies::InForce;
 use crate::reasons::{Code, Denial, reject_if_any};
-use crate::rego::input::{Known, Stage};
 use crate::store::admissions::Admission;
 use crate::store::check_vm_name;
+use cvmm_gate_protocol::binding::sha384;
+use cvmm_policy::rego::input::{Facts, Stage};
 
 /// A launch that satisfies its policy, as far as the manifest tells.
 pub(super) struct ApprovedLaunch {
@@ -60,7 +61,7 @@ impl Engine {
         client.may_ask(policy, &manifest.vm_id)?;
         let policy = self.policy(policy)?;
         self.check_owner(&policy, &manifest.vm_id)?;
-        reject_if_any(policy.policy.judge_time(now))?;
+        reject_if_any(policy.policy.appraise_time(now))?;
         let digest = self.artifacts.digest(client.name(), &manifest.launch)?;
         if claimed.parse() != Ok(digest) {
             return Code::ManifestDigest.deny(format!(
@@ -78,9 +79,9 @@ impl Engine {
             vlek_only: manifest.machine.vlek_only,
             cpuid_corrections: manifest.machine.cpuid_corrections,
         };
-        reject_if_any(policy.policy.judge_launch(&facts))?;
+        reject_if_any(policy.policy.appraise_launch(&facts))?;
         // Rego code can only refuse more: it is asked about launches that satisfy the policy's keys.
-        reject_if_any(policy.ask(&Known {
+        reject_if_any(policy.ask(&Facts {
             stage: Stage::Launch,
             now,
             policy: (&policy.id.id, policy.id.version),
@@ -108,17 +109,17 @@ impl Engine {
         let (id, nonce) = (session_id()?, random()?);
         exchange.session.clone_from(&id);
         let mut block = IdBlock::new(digest, GuestPolicy(manifest.launch.policy));
-        block.family_id = policy.policy.family_id.unwrap_or_default();
-        block.image_id = policy.policy.image_id.unwrap_or_default();
-        block.guest_svn = U32::new(policy.policy.min_svn);
+        block.family_id = policy.policy.guest.family_id.unwrap_or_default();
+        block.image_id = policy.policy.guest.image_id.unwrap_or_default();
+        block.guest_svn = U32::new(policy.policy.guest.min_svn);
         let identity = Identity::signed(block, &self.keys.id, self.keys.author.as_ref())
             .or_else(|error| Code::GateKey.deny(error.to_string()))?;
         let host_data = binding::host_data(text.as_bytes(), &nonce, &policy.digest);
-        let time = Duration::from_secs(policy.policy.launch_time.into());
+        let time = Duration::from_secs(policy.policy.ticket.launch_s.into());
         let approval = Approval {
             session: id.clone(),
             nonce: STANDARD.encode(nonce),
-            deadline_ms: u64::from(policy.policy.launch_time) * 1000,
+            deadline_ms: u64::from(policy.policy.ticket.launch_s) * 1000,
             policy: policy.id.clone(),
             id_block: STANDARD.encode(identity.block().as_bytes()),
             id_auth: STANDARD.encode(identity.auth().as_bytes()),
@@ -159,7 +160,7 @@ impl Engine {
                 policy.id
             ));
         }
-        reject_if_any(launch.policy.policy.judge_time(now))?;
+        reject_if_any(launch.policy.policy.appraise_time(now))?;
         let status = decode("platform_status", platform_status)?;
         let mut class = EvidenceClass::IdBlock;
         let mut stage = None;
@@ -182,13 +183,13 @@ impl Engine {
                 measurement: Some(launch.digest),
                 id_key: Some(self.id_key),
             };
-            reject_if_any(launch.policy.policy.judge_claims(&claims, &expected, now))?;
+            reject_if_any(launch.policy.policy.appraise_claims(&claims, &expected, now))?;
             class = EvidenceClass::HostReport;
             host_claims = Some(claims);
         }
         let facts = platform::facts(&status, launch.manifest.launch.cpu_signature, class)?;
-        reject_if_any(launch.policy.policy.judge_platform(&facts))?;
-        reject_if_any(launch.policy.ask(&Known {
+        reject_if_any(launch.policy.policy.appraise_platform(&facts))?;
+        reject_if_any(launch.policy.ask(&Facts {
             stage: Stage::Evidence,
             now,
             policy: (&policy.id, policy.version),
@@ -222,7 +223,7 @@ impl Engine {
             admission: &admission,
             class,
             now,
-            lifetime: launch.policy.policy.lifetime,
+            lifetime: launch.policy.policy.ticket.lifetime_s,
         })?;
         let change =
             Change::Admission { vm_id: vm_id.clone(), admission: Box::new(admission), _guard: guard };

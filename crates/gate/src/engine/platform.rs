@@ -2,7 +2,7 @@
 //! SNP_PLATFORM_STATUS, as the host sends it (firmware ABI, "STRUCT_PLATFORM_STATUS").
 
 use cvmm_attest::claims::{FirmwareVersion, Product};
-use cvmm_attest::policy::{EvidenceClass, PlatformFacts};
+use cvmm_policy::{EvidenceClass, PlatformFacts};
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::tcb::TcbVersion;
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_attest::claims::Claims;
-use cvmm_attest::policy::Expected;
 use cvmm_attest::refusal::Refusal;
 use cvmm_attest::verify::hint;
+use cvmm_policy::Expected;
 use cvmm_reason::Reason;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -26,7 +26,7 @@ use super::exchange::Exchange;
 use super::record::{Change, Grant};
 use crate::audit::budget::Origin;
 use crate::metrics::AnswerKind;
-use crate::policies::{InForce, sha384};
+use crate::policies::InForce;
 use crate::rcar::config::{Config, Guests};
 use crate::rcar::evidence::Evidence;
 use crate::rcar::jwe::Recipient;
@@ -36,6 +36,7 @@ use crate::rcar::sessions::{Attested, NewSession, Pending, Session};
 use crate::rcar::token::{Subject, Token};
 use crate::rcar::wire::{self, Attestation, ErrorInformation, ExtraParams, Hash};
 use crate::reasons::{Code, Denial, reject_if_any, state_error};
+use cvmm_gate_protocol::binding::sha384;
 
 /// A request.
 #[derive(Clone, Copy, Debug)]
@@ -245,7 +246,7 @@ impl Engine {
             return Err(Code::RcarPolicy.reason(message).into());
         }
         let vm_id = vm.map(|vm| vm.vm_id);
-        let lifetime = policy.policy.lifetime;
+        let lifetime = policy.policy.ticket.lifetime_s;
         let expires = now + i64::from(lifetime);
         let jti = session_id()?;
         let token = Token::affirming(&Subject {
@@ -344,7 +345,7 @@ impl Engine {
         now: i64,
     ) -> Result<(Arc<InForce>, Option<AdmittedVm>), Denial> {
         let policy = self.policy(policy)?;
-        reject_if_any(policy.policy.judge_time(now))?;
+        reject_if_any(policy.policy.appraise_time(now))?;
         let mut expected =
             Expected { report_data: Some(report_data), host_data: None, measurement: None, id_key: None };
         let mut admitted = None;
@@ -358,7 +359,7 @@ impl Engine {
         }
         let mut reasons = appraise_guest(&policy, claims, &expected, now);
         // RCAR has no place for a quote.
-        reasons.extend(policy.policy.judge_quote(None));
+        reasons.extend(policy.policy.appraise_quote(None));
         reject_if_any(reasons)?;
         ask_about_guest(&policy, claims, now)?;
         Ok((policy, admitted))

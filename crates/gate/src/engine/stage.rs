@@ -2,9 +2,9 @@
 //! Admission of a guest with a first stage: by the stage's own report, with a ticket for the stage.
 
 use cvmm_attest::claims::{Claims, Requester};
-use cvmm_attest::policy::Expected;
 use cvmm_gate_protocol::binding;
 use cvmm_gate_protocol::messages::Evidence;
+use cvmm_policy::Expected;
 
 use super::checks::decode;
 use super::core::Engine;
@@ -46,7 +46,7 @@ impl Engine {
             measurement: Some(launch.digest),
             id_key: Some(self.id_key),
         };
-        let mut reasons = launch.policy.policy.judge_claims(&claims, &expected, now);
+        let mut reasons = launch.policy.policy.appraise_claims(&claims, &expected, now);
         // Whatever the policy allows to others: a first stage runs at VMPL 0, and the host cannot request its report.
         if claims.requester != Requester::Guest(0) {
             let message = "the report was not requested by software at VMPL 0 of the guest";
@@ -72,7 +72,7 @@ impl Engine {
             vm_id: &launch.manifest.vm_id,
             policy: &digest.0,
             epoch,
-            lifetime: policy.lifetime,
+            lifetime: policy.ticket.lifetime_s,
         };
         stage_ticket::make(&stage, &table, &self.keys.verdict)
             .or_else(|error| Code::GateKey.deny(error.to_string()))

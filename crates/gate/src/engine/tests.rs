@@ -24,10 +24,11 @@ use crate::audit::budget::Origin;
 use crate::clients::{Client, Clients, Table};
 use crate::config::Config;
 use crate::keys::Signer;
-use crate::policies::{self, sha384};
+use crate::policies::{self};
 use crate::rcar::service::RcarService;
 use crate::setup;
 use crate::store::artifacts::Artifacts;
+use cvmm_gate_protocol::binding::sha384;
 
 /// A firmware image of a page, with the tables of a build for SNP guests.
 fn firmware() -> Vec<u8> {

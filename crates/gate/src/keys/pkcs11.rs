@@ -23,6 +23,7 @@ use cryptoki::slot::Slot;
 use cryptoki::types::RawAuthPin;
 use cvmm_secret_memory::SecretBytes;
 use cvmm_secret_memory::private_file::PrivateFileError;
+use cvmm_snp::p384::{self, POINT_LEN};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -30,12 +31,8 @@ use crate::files::read_private;
 
 /// Threads that sign, and so sessions with the token.
 const SESSIONS: usize = 4;
-/// CKA_EC_PARAMS of P-384: the object identifier secp384r1 (RFC 5480), in DER.
-const P384: [u8; 7] = [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
-/// An uncompressed point of P-384.
-const POINT: usize = 97;
 /// What precedes it in CKA_EC_POINT: the DER header of an OCTET STRING. Some modules omit it.
-const POINT_PREFIX: [u8; 2] = [0x04, POINT as u8];
+const POINT_PREFIX: [u8; 2] = [0x04, POINT_LEN as u8];
 
 /// `[pkcs11]` of gate.toml.
 #[derive(Clone, Debug, Deserialize)]
@@ -175,7 +172,7 @@ pub(super) struct TokenKey {
     number: usize,
     label: String,
     /// The public key as an uncompressed point.
-    point: [u8; POINT],
+    point: [u8; POINT_LEN],
 }
 
 /// The threads that sign.
@@ -243,7 +240,7 @@ pub(super) fn open(settings: &Settings) -> Result<Vec<TokenKey>, TokenError> {
 
 impl TokenKey {
     /// The public key as an uncompressed point: 4, X, Y.
-    pub(super) fn point(&self) -> &[u8; POINT] {
+    pub(super) fn point(&self) -> &[u8; POINT_LEN] {
         &self.point
     }
 
@@ -438,7 +435,10 @@ fn find(session: &Session, label: &str, class: ObjectClass) -> Result<ObjectHand
     }
     let attributes =
         session.get_attributes(key, &[AttributeType::EcParams]).map_err(failed("read the curve of a key"))?;
-    if !attributes.iter().any(|attribute| matches!(attribute, Attribute::EcParams(oid) if *oid == P384)) {
+    if !attributes
+        .iter()
+        .any(|attribute| matches!(attribute, Attribute::EcParams(oid) if *oid == p384::CURVE))
+    {
         return Err(curve());
     }
     Ok(key)
@@ -450,12 +450,12 @@ fn objects(session: &Session, label: &str, class: ObjectClass) -> Result<Vec<Obj
 }
 
 /// Reads the public key with `label`.
-fn point(session: &Session, label: &str) -> Result<[u8; POINT], TokenError> {
+fn point(session: &Session, label: &str) -> Result<[u8; POINT_LEN], TokenError> {
     let key = find(session, label, ObjectClass::PUBLIC_KEY)?;
     let attributes =
         session.get_attributes(key, &[AttributeType::EcPoint]).map_err(failed("read a public key"))?;
     let point = attributes.iter().find_map(|attribute| match attribute {
-        Attribute::EcPoint(bytes) if bytes.len() == POINT => bytes.as_slice().try_into().ok(),
+        Attribute::EcPoint(bytes) if bytes.len() == POINT_LEN => bytes.as_slice().try_into().ok(),
         Attribute::EcPoint(bytes) => bytes.strip_prefix(&POINT_PREFIX)?.try_into().ok(),
         _ => None,
     });
@@ -480,7 +480,8 @@ pub fn generate(settings: &Settings) -> Result<Vec<String>, TokenError> {
         }
         let name = label.as_bytes().to_vec();
         let both = [Attribute::Token(true), Attribute::Label(name.clone()), Attribute::Id(name)];
-        let public = [Attribute::Private(false), Attribute::Verify(true), Attribute::EcParams(P384.to_vec())];
+        let public =
+            [Attribute::Private(false), Attribute::Verify(true), Attribute::EcParams(p384::CURVE.to_vec())];
         let private = [
             Attribute::Private(true),
             Attribute::Sensitive(true),
@@ -506,7 +507,7 @@ mod tests {
     fn key(timeout: u64) -> (TokenKey, Receiver<Job>) {
         let (jobs, receiver) = mpsc::channel();
         let threads = Arc::new(Threads { jobs: jobs.into(), first: Mutex::new(None), timeout });
-        (TokenKey { threads, number: 1, label: "x".to_owned(), point: [4; POINT] }, receiver)
+        (TokenKey { threads, number: 1, label: "x".to_owned(), point: [4; POINT_LEN] }, receiver)
     }
 
     #[test]

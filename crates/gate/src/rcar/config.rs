@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use cvmm_attest::policy::is_name;
+use cvmm_policy::is_name;
 use serde::Deserialize;
 
 /// `[rcar]`.

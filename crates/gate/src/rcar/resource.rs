@@ -4,7 +4,7 @@
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use cvmm_attest::policy::is_name;
+use cvmm_policy::is_name;
 use cvmm_secret_memory::private_file::{self, PrivateFileError};
 use thiserror::Error;
 use zeroize::Zeroizing;

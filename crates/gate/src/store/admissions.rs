@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use cvmm_attest::policy::is_name;
 use cvmm_gate_protocol::messages::PolicyId;
+use cvmm_policy::is_name;
 use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 

@@ -35,8 +35,8 @@ use cvmm_snp::features::SevFeatures;
 use thiserror::Error;
 
 use crate::files::{self, FileError};
-use crate::policies::sha384;
 use crate::reasons::Code;
+use cvmm_gate_protocol::binding::sha384;
 
 /// The largest file that is launched.
 const MAX_ARTIFACT: u64 = 1 << 30;

@@ -19,7 +19,7 @@ pub mod secrets;
 pub mod tpms;
 pub mod vm_keys;
 
-use cvmm_attest::policy::is_name;
+use cvmm_policy::is_name;
 use cvmm_reason::Reason;
 
 use crate::reasons::Code;

@@ -10,9 +10,9 @@
 
 use std::path::{Path, PathBuf};
 
-use cvmm_attest::policy::release::guid;
-use cvmm_attest::policy::{Release, is_name};
 use cvmm_first_stage::secrets;
+use cvmm_policy::guid;
+use cvmm_policy::{Release, is_name};
 use cvmm_reason::Reason;
 use thiserror::Error;
 use zeroize::Zeroizing;

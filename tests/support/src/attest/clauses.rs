@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The clauses of the `pol-*` vectors, as policies.
 
-use cvmm_attest::policy::Policy;
+use cvmm_policy::Policy;
 
 const PRODUCTS: &str = r#"
 products = ["milan", "genoa", "turin"]

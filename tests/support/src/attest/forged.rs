@@ -137,7 +137,7 @@ impl ForgedChain {
         let (root, authority) = (rsa(), rsa());
         let vek = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let mut chain =
-            Self { root, authority, vek, trust: Trust::nobody(), ark: vec![], intermediate: vec![] };
+            Self { root, authority, vek, trust: Trust::none(), ark: vec![], intermediate: vec![] };
         chain.ark = chain.sign(&chain.authority_parts("ARK-Milan", Signer::Root, 1), Signer::Root);
         chain.intermediate =
             chain.sign(&chain.authority_parts("SEV-Milan", Signer::Authority, 5), Signer::Root);

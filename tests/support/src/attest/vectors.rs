@@ -70,7 +70,7 @@ pub fn trust(folder: &Path, synthetic: bool) -> Trust {
     if !synthetic {
         return Trust::amd().unwrap();
     }
-    let mut trust = Trust::nobody();
+    let mut trust = Trust::none();
     for line in ["milan", "genoa", "turin"] {
         let read = |name: &str| fs::read(folder.join(format!("synth/roots/{line}_{name}.der")));
         let Ok(ark) = read("ark") else { continue };

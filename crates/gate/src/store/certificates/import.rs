@@ -82,7 +82,7 @@ fn key_certificate(
     der: &[u8],
     now: i64,
 ) -> Result<(PathBuf, Option<String>), Reason> {
-    key.judge_time(now).map_err(|refusal| refusal.reason())?;
+    key.check_time(now).map_err(|refusal| refusal.reason())?;
     let path = folder.join(vek_name(key.kind, key.chip.as_deref().unwrap_or_default(), &key.tcb));
     let note = store(&path, MAX_CERTIFICATE, der)?;
     Ok((path, note))
@@ -96,7 +96,7 @@ fn revocation_list(
     trust: &Trust,
     now: i64,
 ) -> Result<(PathBuf, Option<String>), Reason> {
-    let overdue = match list.judge_time(now) {
+    let overdue = match list.check_time(now) {
         // What it revokes stays revoked; a policy may require a newer one.
         Err(refusal) if refusal.code() == "crl.stale" => Some("overdue: fetch a newer one".to_owned()),
         Err(refusal) if refusal.code() == "crl.undated" => {

@@ -144,7 +144,7 @@ fn entry(folder: &Path, path: &Path, trust: &Trust, now: i64) -> StoreEntry {
             entry.chip = key.chip.as_ref().map(hex::encode);
             let exact = vek_name(key.kind, chip, &key.tcb);
             let any = exact.with_file_name(format!("{}.der", key.kind.name()));
-            let judged = key.judge_time(now);
+            let judged = key.check_time(now);
             entry.csp_id = key.csp_id;
             (vec![exact, any], judged)
         }
@@ -154,7 +154,7 @@ fn entry(folder: &Path, path: &Path, trust: &Trust, now: i64) -> StoreEntry {
             (entry.from, entry.until) = (Some(list.this_update), list.next_update);
             entry.revoked = Some(list.revoked);
             let names = [SigningKey::Vcek, SigningKey::Vlek].map(|kind| crl_name(list.product, kind));
-            (names.to_vec(), list.judge_time(now))
+            (names.to_vec(), list.check_time(now))
         }
     };
     let (state, problem) = match judged {

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use cvmm_attest::claims::{Claims, FirmwareVersion, Product, Requester, Revocation, SigningKey};
+use cvmm_attest::document::{CLAIMS, Shape};
+use cvmm_reason::Reason;
+use cvmm_snp::digest::Digest;
+use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::TcbParts;
 
 use super::*;
-use crate::claims::{Claims, Requester, Revocation};
-use cvmm_reason::Reason;
 
 const NOW: i64 = 1_795_435_200;
 
@@ -35,7 +38,7 @@ fn tcb() -> TcbParts {
     TcbParts { fmc: None, bootloader: 4, tee: 0, snp: 22, microcode: 213 }
 }
 
-fn claims() -> Claims {
+pub(crate) fn claims() -> Claims {
     let firmware = FirmwareVersion { major: 1, minor: 55, build: 21 };
     Claims {
         report_version: 5,
@@ -78,9 +81,9 @@ fn codes(reasons: &[Reason]) -> Vec<&str> {
 #[test]
 fn the_base_admits_its_guest() {
     let policy = with("", "");
-    assert_eq!(policy.judge_claims(&claims(), &NOTHING, NOW), []);
-    assert_eq!(policy.judge_launch(&launch()), []);
-    assert_eq!(policy.judge_time(NOW), []);
+    assert_eq!(policy.appraise_claims(&claims(), &NOTHING, NOW), []);
+    assert_eq!(policy.appraise_launch(&launch()), []);
+    assert_eq!(policy.appraise_time(NOW), []);
     assert_eq!(policy.evidence, EvidenceClass::IdBlock);
     assert!(policy.warnings().is_empty());
 }
@@ -136,22 +139,22 @@ fn every_clause_of_a_report_counts() {
     for (table, line, code, change) in cases {
         let policy = with(table, line);
         let mut claims = claims();
-        assert_eq!(policy.judge_claims(&claims, &NOTHING, NOW), [], "{line}");
+        assert_eq!(policy.appraise_claims(&claims, &NOTHING, NOW), [], "{line}");
         change(&mut claims);
-        let reasons = policy.judge_claims(&claims, &NOTHING, NOW);
+        let reasons = policy.appraise_claims(&claims, &NOTHING, NOW);
         assert!(codes(&reasons).contains(&code), "{line}: {reasons:?}");
     }
     // Clauses that the base's claims do not satisfy.
     for (table, line, code) in
         [("guest", author.as_str(), "policy.author-key"), ("platform", "csp_ids = [\"x\"]", "policy.csp-id")]
     {
-        assert_eq!(codes(&with(table, line).judge_claims(&claims(), &NOTHING, NOW)), [code]);
+        assert_eq!(codes(&with(table, line).appraise_claims(&claims(), &NOTHING, NOW)), [code]);
     }
     let mut authored = claims();
     authored.author_key_digest = Some(Digest([9; 48]));
     authored.csp_id = Some("x".to_owned());
-    assert_eq!(with("guest", &author).judge_claims(&authored, &NOTHING, NOW), []);
-    assert_eq!(with("platform", "csp_ids = [\"x\"]").judge_claims(&authored, &NOTHING, NOW), []);
+    assert_eq!(with("guest", &author).appraise_claims(&authored, &NOTHING, NOW), []);
+    assert_eq!(with("platform", "csp_ids = [\"x\"]").appraise_claims(&authored, &NOTHING, NOW), []);
 }
 
 #[test]
@@ -164,7 +167,7 @@ fn a_report_answers_one_question() {
         id_key: Some(Digest::ZERO),
     };
     assert_eq!(
-        codes(&policy.judge_claims(&claims(), &other, NOW)),
+        codes(&policy.appraise_claims(&claims(), &other, NOW)),
         ["policy.measurement", "policy.host-data", "policy.report-data", "policy.id-key"]
     );
     let right = Expected {
@@ -173,24 +176,24 @@ fn a_report_answers_one_question() {
         measurement: Some(Digest([0xaa; 48])),
         id_key: Some(Digest([5; 48])),
     };
-    assert_eq!(policy.judge_claims(&claims(), &right, NOW), []);
+    assert_eq!(policy.appraise_claims(&claims(), &right, NOW), []);
 }
 
 #[test]
-fn revocation_lists_are_demanded_unless_said_otherwise() {
+fn revocation_lists_are_required_by_default() {
     let strict = Policy::parse(&base().replace("crl = \"if-present\"\n", "max_crl_age_days = 30\n")).unwrap();
-    let judge = |policy: &Policy, revocation| {
-        policy.judge_claims(&Claims { revocation, ..claims() }, &NOTHING, NOW).len()
+    let appraise = |policy: &Policy, revocation| {
+        policy.appraise_claims(&Claims { revocation, ..claims() }, &NOTHING, NOW).len()
     };
     let list =
         |made: i64, next: i64| Revocation::List { this_update: NOW + made, next_update: Some(NOW + next) };
     const DAY: i64 = 86_400;
-    assert_eq!(judge(&strict, list(-DAY, DAY)), 0);
-    assert_eq!(judge(&strict, Revocation::NoList), 1);
-    assert_eq!(judge(&strict, list(-2 * DAY, -DAY)), 1);
-    assert_eq!(judge(&strict, list(-31 * DAY, DAY)), 1);
-    assert_eq!(judge(&strict, Revocation::List { this_update: NOW, next_update: None }), 1);
-    assert_eq!(judge(&with("", ""), list(-2 * DAY, -DAY)), 0);
+    assert_eq!(appraise(&strict, list(-DAY, DAY)), 0);
+    assert_eq!(appraise(&strict, Revocation::NoList), 1);
+    assert_eq!(appraise(&strict, list(-2 * DAY, -DAY)), 1);
+    assert_eq!(appraise(&strict, list(-31 * DAY, DAY)), 1);
+    assert_eq!(appraise(&strict, Revocation::List { this_update: NOW, next_update: None }), 1);
+    assert_eq!(appraise(&with("", ""), list(-2 * DAY, -DAY)), 0);
 }
 
 fn launch() -> LaunchFacts<'static> {
@@ -211,25 +214,25 @@ fn launch() -> LaunchFacts<'static> {
 fn every_clause_of_a_launch_counts() {
     let knobs = ["mtrr_hidden".to_owned()];
     let policy = with("guest", "max_vcpus = 4\nmax_memory_mib = 1024");
-    let judge = |facts: LaunchFacts<'_>| {
-        policy.judge_launch(&facts).into_iter().map(|reason| reason.code.into_owned()).collect::<Vec<_>>()
+    let appraise = |facts: LaunchFacts<'_>| {
+        policy.appraise_launch(&facts).into_iter().map(|reason| reason.code.into_owned()).collect::<Vec<_>>()
     };
-    assert!(judge(launch()).is_empty());
-    assert_eq!(judge(LaunchFacts { snp: false, ..launch() }), ["policy.isolation"]);
-    assert_eq!(judge(LaunchFacts { profile: "hashes", ..launch() }), ["policy.profile"]);
-    assert_eq!(judge(LaunchFacts { digest: Digest::ZERO, ..launch() }), ["policy.measurement"]);
-    assert_eq!(judge(LaunchFacts { policy: GuestPolicy(0xb_0000), ..launch() }), ["policy.debug"]);
-    assert_eq!(judge(LaunchFacts { vcpus: 5, ..launch() }), ["policy.vcpus"]);
-    assert_eq!(judge(LaunchFacts { memory: (1 << 30) + 1, ..launch() }), ["policy.memory"]);
-    assert_eq!(judge(LaunchFacts { debug: &knobs, ..launch() }), ["policy.debug-knob"]);
-    assert_eq!(judge(LaunchFacts { cpuid_corrections: true, ..launch() }), ["policy.cpuid-corrections"]);
-    assert_eq!(codes(&with("guest", "vlek_only = true").judge_launch(&launch())), ["policy.vlek-only"]);
+    assert!(appraise(launch()).is_empty());
+    assert_eq!(appraise(LaunchFacts { snp: false, ..launch() }), ["policy.isolation"]);
+    assert_eq!(appraise(LaunchFacts { profile: "hashes", ..launch() }), ["policy.profile"]);
+    assert_eq!(appraise(LaunchFacts { digest: Digest::ZERO, ..launch() }), ["policy.measurement"]);
+    assert_eq!(appraise(LaunchFacts { policy: GuestPolicy(0xb_0000), ..launch() }), ["policy.debug"]);
+    assert_eq!(appraise(LaunchFacts { vcpus: 5, ..launch() }), ["policy.vcpus"]);
+    assert_eq!(appraise(LaunchFacts { memory: (1 << 30) + 1, ..launch() }), ["policy.memory"]);
+    assert_eq!(appraise(LaunchFacts { debug: &knobs, ..launch() }), ["policy.debug-knob"]);
+    assert_eq!(appraise(LaunchFacts { cpuid_corrections: true, ..launch() }), ["policy.cpuid-corrections"]);
+    assert_eq!(codes(&with("guest", "vlek_only = true").appraise_launch(&launch())), ["policy.vlek-only"]);
     // All reasons at once.
-    assert_eq!(judge(LaunchFacts { snp: false, digest: Digest::ZERO, vcpus: 9, ..launch() }).len(), 3);
+    assert_eq!(appraise(LaunchFacts { snp: false, digest: Digest::ZERO, vcpus: 9, ..launch() }).len(), 3);
 }
 
 #[test]
-fn the_platform_is_judged_by_what_the_host_says_of_it() {
+fn the_platform_is_appraised_by_what_the_host_says() {
     let policy = with("platform", "min_firmware = \"1.55.0\"");
     let facts = PlatformFacts {
         class: EvidenceClass::IdBlock,
@@ -237,9 +240,9 @@ fn the_platform_is_judged_by_what_the_host_says_of_it() {
         firmware: FirmwareVersion { major: 1, minor: 55, build: 21 },
         reported_tcb: Some(tcb()),
     };
-    assert_eq!(policy.judge_platform(&facts), []);
+    assert_eq!(policy.appraise_platform(&facts), []);
     let code = |facts: PlatformFacts| {
-        policy.judge_platform(&facts).into_iter().map(|r| r.code.into_owned()).collect::<Vec<_>>()
+        policy.appraise_platform(&facts).into_iter().map(|r| r.code.into_owned()).collect::<Vec<_>>()
     };
     assert_eq!(code(PlatformFacts { class: EvidenceClass::HostAsserted, ..facts }), ["policy.evidence"]);
     assert_eq!(code(PlatformFacts { product: None, ..facts }), ["policy.product"]);
@@ -256,11 +259,11 @@ fn the_floor_is_lowered_by_name_only() {
     let debug = GuestPolicy(0xf_0000);
     let policy = with("", "unsafe_allow_debug = true\nunsafe_allow_migration_agent = true");
     assert_eq!(policy.warnings().len(), 2);
-    assert_eq!(policy.judge_launch(&LaunchFacts { policy: debug, ..launch() }), []);
-    let reasons = with("", "").judge_launch(&LaunchFacts { policy: debug, ..launch() });
+    assert_eq!(policy.appraise_launch(&LaunchFacts { policy: debug, ..launch() }), []);
+    let reasons = with("", "").appraise_launch(&LaunchFacts { policy: debug, ..launch() });
     assert_eq!(codes(&reasons), ["policy.debug", "policy.migration-agent"]);
     let any = with("", "unsafe_any_measurement = true");
-    assert_eq!(any.judge_launch(&LaunchFacts { digest: Digest::ZERO, ..launch() }), []);
+    assert_eq!(any.appraise_launch(&LaunchFacts { digest: Digest::ZERO, ..launch() }), []);
     assert!(Policy::parse(&text("guest", "require = [\"debug\"]")).is_err());
     assert!(Policy::parse(&text("guest", "max_vmpl = 4")).is_err());
 }
@@ -285,16 +288,16 @@ fn a_policy_tells_what_it_wants() {
 #[test]
 fn times_have_to_be_utc() {
     let policy = with("", "not_before = 2026-01-01T00:00:00Z\nnot_after = 2026-12-31T23:59:59Z");
-    assert_eq!(policy.judge_time(NOW), []);
-    assert_eq!(codes(&policy.judge_time(NOW - 365 * 86_400)), ["policy.not-yet"]);
-    assert_eq!(codes(&policy.judge_time(NOW + 365 * 86_400)), ["policy.over"]);
+    assert_eq!(policy.appraise_time(NOW), []);
+    assert_eq!(codes(&policy.appraise_time(NOW - 365 * 86_400)), ["policy.not-yet"]);
+    assert_eq!(codes(&policy.appraise_time(NOW + 365 * 86_400)), ["policy.over"]);
     for time in ["2026-01-01", "2026-01-01T00:00:00", "2026-01-01T00:00:00+01:00"] {
         assert!(Policy::parse(&text("", &format!("not_before = {time}"))).is_err(), "{time}");
     }
 }
 
 #[test]
-fn what_is_not_understood_is_no_policy() {
+fn what_is_not_understood_is_refused() {
     for (table, line) in [
         ("", "surprise = 1"),
         ("guest", "mesurements = []"),
@@ -341,39 +344,39 @@ fn mitigations_are_each_products_own() {
     let policy = Policy::parse(&text).unwrap();
     let mut claims = claims();
     claims.current_mit_vector = Some(0);
-    assert_eq!(codes(&policy.judge_claims(&claims, &NOTHING, NOW)), ["policy.mitigations"]);
+    assert_eq!(codes(&policy.appraise_claims(&claims, &NOTHING, NOW)), ["policy.mitigations"]);
     claims.product = Product::Genoa;
-    assert_eq!(policy.judge_claims(&claims, &NOTHING, NOW), []);
+    assert_eq!(policy.appraise_claims(&claims, &NOTHING, NOW), []);
 }
 
 #[test]
-fn a_policy_that_is_not_measured_yet_admits_nobody() {
+fn a_policy_that_is_not_measured_yet_admits_no_guest() {
     let line = "config = [\"a.toml\", \"b.toml\"]\nvcpu_types = [\"EPYC-Milan\", \"0xa00f11\"]";
     let policy = with("guest", line);
     assert!(policy.unresolved().unwrap().contains("cvmm policy resolve"));
-    assert_eq!(codes(&policy.judge_launch(&launch())), ["policy.unresolved"]);
-    assert_eq!(codes(&policy.judge_claims(&claims(), &NOTHING, NOW)), ["policy.unresolved"]);
+    assert_eq!(codes(&policy.appraise_launch(&launch())), ["policy.unresolved"]);
+    assert_eq!(codes(&policy.appraise_claims(&claims(), &NOTHING, NOW)), ["policy.unresolved"]);
     assert!(
         policy.explain().join("\n").contains("that of b.toml on EPYC-Milan, 0xa00f11 (not measured yet)")
     );
     assert_eq!(with("", "").unresolved(), None);
     // Instead of digests.
     let none = text("guest", line).replace(&format!("measurements = [\"{}\"]\n", "aa".repeat(48)), "");
-    assert!(Policy::parse(&none).unwrap().measurements.is_empty());
+    assert!(Policy::parse(&none).unwrap().guest.measurements.is_empty());
     let many = (0..33).map(|n| format!("\"{n}.toml\"")).collect::<Vec<_>>().join(",");
     let line = format!("config = [{many}]\nvcpu_types = [\"EPYC-Milan\", \"0xa00f11\"]");
     assert!(Policy::parse(&text("guest", &line)).is_err());
 }
 
 #[test]
-fn host_data_is_for_guests_of_nobodys_launch() {
+fn host_data_is_for_guests_launched_without_a_gate() {
     let policy = with("guest", &format!("host_data = [\"{}\"]", "03".repeat(32)));
-    assert_eq!(codes(&policy.judge_launch(&launch())), ["policy.host-data"]);
+    assert_eq!(codes(&policy.appraise_launch(&launch())), ["policy.host-data"]);
 }
 
-#[test]
-fn what_is_written_is_read_as_the_same_policy() {
-    let everything = format!(
+/// A policy with every key.
+fn everything() -> String {
+    format!(
         "not_before = 2000-02-29T23:59:59Z\nnot_after = 2100-03-01T00:00:00Z\nmin_gate_version = \"1.20.300\"\nevidence = \"guest-report\"\n\
          unsafe_allow_debug = true\nunsafe_allow_migration_agent = true\nunsafe_any_measurement = true\nunsafe_isolation_none = true\n\
          id = \"p\"\nversion = 9\n[guest]\nmeasurements = [\"{d}\"]\nconfig = \"a \\\"b\\\".toml\"\nvcpu_types = [\"EPYC-Milan\"]\n\
@@ -392,7 +395,12 @@ fn what_is_written_is_read_as_the_same_policy() {
         h = "cd".repeat(32),
         i = "ef".repeat(16),
         c = "12".repeat(64),
-    );
+    )
+}
+
+#[test]
+fn what_is_written_is_read_as_the_same_policy() {
+    let everything = everything();
     for text in [everything.as_str(), &base()] {
         let policy = Policy::parse(text).unwrap_or_else(|error| panic!("{error}"));
         let written = policy.to_toml().unwrap();
@@ -442,9 +450,9 @@ fn quote(pcrs: &[(u8, u8)], log: bool) -> cvmm_tpm::quote::QuoteClaims {
 }
 
 #[test]
-fn a_quote_is_judged_by_what_it_shows() {
+fn a_quote_is_appraised_by_what_it_shows() {
     let codes = |policy: &Policy, quote: Option<&cvmm_tpm::quote::QuoteClaims>| {
-        policy.judge_quote(quote).into_iter().map(|reason| reason.code).collect::<Vec<_>>()
+        policy.appraise_quote(quote).into_iter().map(|reason| reason.code).collect::<Vec<_>>()
     };
     // By default a guest may have no TPM, and what it shows has to be right, which the verifier has seen to.
     let default = with("guest", "");
@@ -463,14 +471,14 @@ fn a_quote_is_judged_by_what_it_shows() {
         ["policy.event-log", "policy.pcr", "policy.pcr"]
     );
     assert_eq!(codes(&strict, Some(&quote(&[(4, 0)], true))), ["policy.pcr"], "PCR 7 is not quoted");
-    assert!(strict.judge_quote(Some(&quote(&[(4, 0)], true)))[0].message.contains("not quoted"));
+    assert!(strict.appraise_quote(Some(&quote(&[(4, 0)], true)))[0].message.contains("not quoted"));
 }
 
 #[test]
-fn pcrs_that_make_no_sense_are_no_policy() {
+fn pcrs_that_make_no_sense_are_refused() {
     for (lines, key) in [
         ("event_log = \"require\"", "vtpm.quote"),
-        ("[vtpm.pcr.sha256]\n4 = [\"00\"]", "vtpm.quote"),
+        (format!("[vtpm.pcr.sha256]\n4 = [\"{}\"]", "00".repeat(32)).as_str(), "vtpm.quote"),
         ("quote = \"require\"\n[vtpm.pcr.sha256]\n4 = [\"00\"]", "vtpm.pcr.sha256.4"),
         ("quote = \"require\"\n[vtpm.pcr.sha256]\n4 = []", "vtpm.pcr.sha256.4"),
         ("quote = \"require\"\n[vtpm.pcr.sha256]\n24 = []", "vtpm.pcr.sha256.24"),
@@ -478,22 +486,39 @@ fn pcrs_that_make_no_sense_are_no_policy() {
         ("quote = \"require\"\n[vtpm.pcr.sha1]\n4 = []", "vtpm.pcr.sha1"),
     ] {
         let error = Policy::parse(&text("vtpm", lines)).unwrap_err();
-        assert!(error.to_string().starts_with(&format!("{key}: ")), "{lines}: {error}");
+        assert!(error.to_string().contains(&format!("{key}: ")), "{lines}: {error}");
     }
+}
+
+/// Every path of a table's keys.
+fn paths(table: &toml::Table, prefix: &str, out: &mut Vec<String>) {
+    for (key, value) in table {
+        let path = format!("{prefix}{key}");
+        out.push(path.clone());
+        if let toml::Value::Table(inner) = value {
+            paths(inner, &format!("{path}."), out);
+        }
+    }
+}
+
+/// Every key that a policy can have.
+fn keys() -> Vec<String> {
+    let table = toml::from_str(&Policy::parse(&everything()).unwrap().to_toml().unwrap()).unwrap();
+    let mut keys = Vec::new();
+    paths(&table, "", &mut keys);
+    keys
 }
 
 /// The manual has every key and every code.
 #[test]
 fn all_of_it_is_in_the_manual() {
-    let manual = include_str!("../../../../docs/guide/policy.md");
+    let manual = include_str!("../../../docs/guide/policy.md");
     for code in CODES {
         assert!(manual.contains(&format!("`{code}`")), "docs/guide/policy.md lacks {code}");
     }
-    let keys = include_str!("file.rs")
-        .lines()
-        .filter_map(|line| line.strip_prefix("    pub(super) ")?.split_once(':'));
-    let mut count = 0;
-    for (key, _) in keys {
+    let keys = keys();
+    for path in &keys {
+        let key = path.rsplit('.').next().unwrap();
         let written = [
             format!("`{key}`"),
             format!("`[{key}]`"),
@@ -501,15 +526,108 @@ fn all_of_it_is_in_the_manual() {
             format!(".{key}`"),
             format!("{key} = "),
         ];
-        assert!(written.iter().any(|form| manual.contains(form)), "docs/guide/policy.md lacks the key {key}");
-        count += 1;
+        // A bank, a PCR, a product.
+        let value = path.starts_with("vtpm.pcr.") || ["milan", "turin"].contains(&key);
+        assert!(
+            value || written.iter().any(|form| manual.contains(form)),
+            "docs/guide/policy.md lacks the key {path}"
+        );
     }
-    assert!(count > 45, "only {count} keys");
+    assert!(keys.len() > 60, "only {} keys", keys.len());
 }
 
+/// Which claim each key appraises, by its path in the document of claims. The bits are in the order of `ALL`.
+const APPRAISED: [(&str, &str); 38] = [
+    ("unsafe_allow_debug", "policy.debug"),
+    ("unsafe_allow_migration_agent", "policy.migrate_ma"),
+    ("evidence", "requested_by"),
+    ("guest.measurements", "measurement"),
+    ("guest.host_data", "host_data"),
+    ("guest.require", "policy.smt"),
+    ("guest.require", "policy.single_socket"),
+    ("guest.require", "policy.cxl_allow"),
+    ("guest.require", "policy.mem_aes_256_xts"),
+    ("guest.require", "policy.rapl_dis"),
+    ("guest.require", "policy.ciphertext_hiding"),
+    ("guest.require", "policy.page_swap_disable"),
+    ("guest.min_svn", "guest_svn"),
+    ("guest.family_id", "family_id"),
+    ("guest.image_id", "image_id"),
+    ("guest.id_keys", "id_key_digest"),
+    ("guest.author_keys", "author_key_digest"),
+    ("guest.max_vmpl", "vmpl"),
+    ("platform.products", "product"),
+    ("platform.signing_keys", "signing_key"),
+    ("platform.require", "platform_info.smt"),
+    ("platform.require", "platform_info.tsme"),
+    ("platform.require", "platform_info.ecc"),
+    ("platform.require", "platform_info.rapl_dis"),
+    ("platform.require", "platform_info.ciphertext_hiding_dram"),
+    ("platform.require", "platform_info.alias_check_complete"),
+    ("platform.require", "platform_info.tio"),
+    ("platform.min_tcb", "reported_tcb"),
+    ("platform.min_tcb", "current_tcb"),
+    ("platform.min_launch_tcb", "launch_tcb"),
+    ("platform.min_firmware", "current_firmware"),
+    ("platform.min_firmware", "committed_firmware"),
+    ("platform.allow_provisional", "committed_tcb"),
+    ("platform.mit_vector", "launch_mit_vector"),
+    ("platform.mit_vector", "current_mit_vector"),
+    ("platform.chip_ids", "chip_id"),
+    ("platform.csp_ids", "csp_id"),
+    ("platform.crl", "crl"),
+];
+
+/// Claims that no key is about: they identify, or other claims depend on them. REPORT_DATA answers a
+/// challenge.
+const NOT_APPRAISED: [&str; 4] = ["report_version", "cpuid", "report_id", "report_data"];
+
+/// The words of a policy, of the document of claims and of the manual are about the same things.
+#[test]
+fn every_claim_has_its_key_and_every_bit_its_claim() {
+    let Shape::Table(claims_shape) = CLAIMS else { panic!("claims are a table") };
+    for (claim, _) in claims_shape {
+        let is_of = |path: &str| path.split('.').next() == Some(*claim);
+        let appraised = APPRAISED.iter().any(|(_, path)| is_of(path));
+        assert!(appraised != NOT_APPRAISED.contains(claim), "{claim}");
+    }
+    let keys = keys();
+    let document = serde_json::to_value(claims()).unwrap();
+    let manual = include_str!("../../../docs/reference/attestation.md");
+    let (_, manual) = manual.split_once("\n## Claims\n").unwrap();
+    for (key, claim) in APPRAISED {
+        assert!(keys.iter().any(|known| known == key), "{key}");
+        let pointer = format!("/{}", claim.replace('.', "/"));
+        assert!(document.pointer(&pointer).is_some(), "there is no claim {claim}");
+        let (table, inner) = claim.split_once('.').unwrap_or((claim, ""));
+        let row = manual.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{table}")));
+        let row = row.unwrap_or_else(|| panic!("docs/reference/attestation.md lacks {claim}"));
+        assert!(row.contains(inner) && row.contains(&format!("`{key}`")), "no {key} beside {claim}: {row}");
+    }
+    // A bit that a policy names is the one that the document shows under its name.
+    let of = |table: &str| -> Vec<&str> {
+        let inner = APPRAISED.iter().filter_map(|(key, path)| {
+            let (found, inner) = path.split_once('.')?;
+            (found == table && key.ends_with(".require")).then_some(inner)
+        });
+        inner.collect()
+    };
+    let set = |claims: Claims, table: &str| -> Vec<String> {
+        let document = serde_json::to_value(claims).unwrap();
+        let flags = document[table].as_object().unwrap().iter();
+        flags.filter(|(_, value)| *value == true).map(|(key, _)| key.clone()).collect()
+    };
+    for (bit, name) in GuestBit::ALL.into_iter().zip(of("policy")) {
+        assert_eq!(set(Claims { policy: GuestPolicy(bit.mask()), ..claims() }, "policy"), [name]);
+    }
+    for (bit, name) in PlatformBit::ALL.into_iter().zip(of("platform_info")) {
+        assert_eq!(set(Claims { platform_info: bit.mask(), ..claims() }, "platform_info"), [name]);
+    }
+    assert_eq!((of("policy").len(), of("platform_info").len()), (7, 7));
+}
 #[test]
 fn codes_are_unique() {
-    let mut all: Vec<_> = CODES.iter().chain(crate::refusal::Refusal::CODES).collect();
+    let mut all: Vec<_> = CODES.iter().chain(cvmm_attest::refusal::Refusal::CODES).collect();
     let count = all.len();
     all.sort_unstable();
     all.dedup();

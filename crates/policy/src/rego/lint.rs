@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Looking through code before it is ever asked.
+//! Checks code before it is ever evaluated.
 //!
-//! Rego skips what it cannot make sense of: a misspelt field is undefined, `not` makes that true, and a string is greater than every
-//! number. What is written here is what would otherwise only show as a guest that was let in.
+//! Rego skips what it cannot make sense of: a misspelt field is undefined, `not` makes that true, and a
+//! string is greater than every number. Without these checks such a mistake would only show when it admits a
+//! guest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::unstable::{BoolOp, Expr, Literal, Module, Query, Rule, RuleAssign, RuleHead, Span};
 
-use super::input::{ALWAYS, DOCUMENT, Shape};
+use cvmm_attest::document::Shape;
 
-/// Functions whose result is not larger than what they are given, that know no time, no chance and no network.
+use super::input::{ALWAYS, DOCUMENT, RENAMED};
+
+/// Functions whose result is not larger than their arguments, without time, randomness and network.
 const FUNCTIONS: &[&str] = &[
     "abs",
     "bits.and",
@@ -57,7 +60,7 @@ const FUNCTIONS: &[&str] = &[
 /// What is wrong, with its place.
 type Outcome = Result<(), String>;
 
-/// Whether the code of `module` may be asked.
+/// Whether the code of `module` may be evaluated.
 pub(super) fn check(module: &Module) -> Outcome {
     if module.package.refr.span().text() != "cvmm" {
         return Err(at(module.package.refr.span(), "the package has to be cvmm"));
@@ -120,6 +123,12 @@ pub(super) fn check(module: &Module) -> Outcome {
 
 fn at(span: &Span, problem: &str) -> String {
     format!("line {}, column {}: {problem}", span.line, span.col)
+}
+
+/// The path that replaces one of an earlier version.
+fn renamed(path: &str) -> Option<&'static str> {
+    let path = path.trim_start_matches('.');
+    RENAMED.iter().find(|(old, _)| *old == path).map(|(_, now)| *now)
 }
 
 fn variable(expr: &Expr) -> Option<&str> {
@@ -192,7 +201,10 @@ impl Lint<'_> {
                     RuleHead::Func { refr, args, assign, .. } => {
                         for argument in args {
                             if first_name(argument).is_some_and(|name| name == "input" || name == "data") {
-                                return Err(at(argument.span(), "input and data are no names of arguments"));
+                                return Err(at(
+                                    argument.span(),
+                                    "input and data are not allowed as names of arguments",
+                                ));
                             }
                             self.expr(argument)?;
                         }
@@ -242,7 +254,7 @@ impl Lint<'_> {
         }
     }
 
-    /// Remembers what a query finds not to be null.
+    /// Records what a query finds not to be null.
     fn collect(&mut self, query: &Query) {
         for statement in &query.stmts {
             let Literal::Expr { expr, .. } = &statement.literal else { continue };
@@ -269,13 +281,13 @@ impl Lint<'_> {
             if let Some(with) = statement.with_mods.first() {
                 return Err(at(
                     &with.span,
-                    "with is not for policies: it would judge something that was never shown",
+                    "with is not allowed in policies: it would evaluate input that was never presented",
                 ));
             }
             match &statement.literal {
                 Literal::SomeVars { vars, .. } => {
                     if let Some(span) = vars.iter().find(|span| matches!(span.text(), "input" | "data")) {
-                        return Err(at(span, "input and data are no names of variables"));
+                        return Err(at(span, "input and data are not allowed as names of variables"));
                     }
                 }
                 Literal::SomeIn { key, value, collection, .. } => {
@@ -287,7 +299,7 @@ impl Lint<'_> {
                 Literal::Every { key, value, domain, query, .. } => {
                     for span in key.iter().chain([value]) {
                         if matches!(span.text(), "input" | "data") {
-                            return Err(at(span, "input and data are no names of variables"));
+                            return Err(at(span, "input and data are not allowed as names of variables"));
                         }
                     }
                     self.expr(domain)?;
@@ -299,7 +311,8 @@ impl Lint<'_> {
         Ok(())
     }
 
-    /// Which path of the input a reference is; `None` for other references, an error for one that does not exist.
+    /// Which path of the input a reference is; `None` for other references, an error for one that does not
+    /// exist.
     fn place(&self, expr: &Expr) -> Result<Option<Place>, String> {
         let mut path = Vec::new();
         if steps(expr, &mut path) != Some("input") {
@@ -307,30 +320,39 @@ impl Lint<'_> {
         }
         let (mut shape, mut name) = (DOCUMENT, String::new());
         for step in path {
-            let wrong = |problem: &str| Err(at(expr.span(), &format!("input{name} {problem}")));
+            let wrong = |problem: &str| Err(at(expr.span(), &format!("input{name}{problem}")));
             match (shape, step) {
                 (Shape::Table(keys), Step::Key(key)) => match keys.iter().find(|(known, _)| *known == key) {
                     Some((known, found)) => {
                         shape = *found;
                         name = format!("{name}.{known}");
                     }
-                    None => return wrong(&format!("has no {key:?}")),
+                    None => {
+                        return match renamed(&format!("{name}.{key}")) {
+                            Some(now) => wrong(&format!(".{key} is now input.{now}")),
+                            None => wrong(&format!(" has no {key:?}")),
+                        };
+                    }
                 },
                 (Shape::Table(_), Step::Index) => {
-                    return wrong("has to be followed by a name, not by a variable");
+                    return wrong(" has to be followed by a name, not by a variable");
                 }
                 (Shape::Texts, Step::Index) => {
                     shape = Shape::Text;
                     name.push_str("[_]");
                 }
                 (Shape::Text | Shape::Number | Shape::Flag | Shape::Texts, _) => {
-                    return wrong("is not a table");
+                    return wrong(" is not a table");
                 }
             }
         }
         if matches!(shape, Shape::Table(_)) {
-            // Under another name nobody could see any more which fields are asked for.
-            return Err(at(expr.span(), &format!("input{name} is a table: name the field that is meant")));
+            // Under another name this lint could no longer see which fields are read.
+            let problem = match renamed(&name) {
+                Some(now) => format!("input{name} is a table; its number is now input.{now}"),
+                None => format!("input{name} is a table: name the field that is meant"),
+            };
+            return Err(at(expr.span(), &problem));
         }
         Ok(Some(Place { path: name.trim_start_matches('.').to_owned(), shape }))
     }
@@ -379,7 +401,7 @@ impl Lint<'_> {
             }
             Expr::AssignExpr { lhs, rhs, span, .. } => {
                 if variable(lhs).is_some_and(|name| matches!(name, "input" | "data")) {
-                    return Err(at(span, "input and data are no names of variables"));
+                    return Err(at(span, "input and data are not allowed as names of variables"));
                 }
                 self.expr(lhs)?;
                 self.expr(rhs)

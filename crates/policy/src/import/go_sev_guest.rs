@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `check.Policy` of go-sev-guest. Source: its `proto/check.proto` for the fields, `validate/validate.go` for what they mean.
+//! `check.Policy` of go-sev-guest. Source: its `proto/check.proto` for the fields, `validate/validate.go` for
+//! what they mean.
 
 use cvmm_attest::claims::{FirmwareVersion, Product};
-use cvmm_attest::policy::{GuestBit, PlatformBit};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::{TcbParts, TcbVersion};
 
 use super::textproto::{self, Field, Value};
 use super::{Draft, ImportError, Imported, Options, exact, product};
+use crate::guest::GuestBit;
+use crate::platform::PlatformBit;
 
 /// Fields that may stand more than once.
 const REPEATED: [&str; 4] =
@@ -51,7 +53,7 @@ pub(super) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
     let mut seen: Vec<&str> = Vec::new();
     for field in &fields {
         if !REPEATED.contains(&field.name.as_str()) && seen.contains(&field.name.as_str()) {
-            draft.refuse(&field.name, format!("line {}: stands here twice", field.line));
+            draft.refuse(&field.name, format!("line {}: appears twice", field.line));
             continue;
         }
         seen.push(&field.name);
@@ -107,10 +109,10 @@ fn take(draft: &mut Draft<'_>, found: &mut Found, field: &Field) -> Result<(), S
         name @ ("trusted_author_keys" | "trusted_id_keys") => {
             draft.cannot(
                 name,
-                "certificates are not taken; write the key's SHA-384 into the field with _hashes",
+                "certificates are not imported; write the key's SHA-384 into the field with _hashes",
             );
         }
-        _ => return Err("is no field of check.Policy that is known here".to_owned()),
+        _ => return Err("is not a known field of check.Policy".to_owned()),
     }
     Ok(())
 }
@@ -130,7 +132,7 @@ fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
     let (used, unused) = if turin { (unused, used) } else { (used, unused) };
     for (name, value) in unused {
         if value != 0 {
-            draft.cannot(name, "is for another product than this policy's");
+            draft.cannot(name, "belongs to a different product");
         }
     }
     let [tcb, launch_tcb] = used.map(|(name, value)| {
@@ -146,13 +148,13 @@ fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
 
     let mut policy = found.policy.unwrap_or_default();
     if policy & GuestPolicy::RESERVED_ONE == 0 {
-        draft.refuse("policy", "is missing or has bit 17 clear, which go-sev-guest does not accept either");
+        draft.refuse("policy", "is missing, or bit 17 is not set: go-sev-guest does not accept that either");
     }
     if policy & 0xffff != 0 {
-        draft.cannot("policy.abi", "a least ABI version of the guest policy is no clause here");
+        draft.cannot("policy.abi", "policies here have no minimum ABI version of the guest policy");
     }
     if policy & !KNOWN_BITS != 0 {
-        draft.refuse("policy", format!("{policy:#x} has bits that are not known"));
+        draft.refuse("policy", format!("{policy:#x} has unknown bits"));
     }
     for (bit, name, key) in [
         (GuestPolicy::DEBUG, "DEBUG", "unsafe_allow_debug"),
@@ -165,33 +167,36 @@ fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
     policy &= KNOWN_BITS;
 
     if found.build != 0 {
-        draft.cannot("minimum_build", "a least build whatever the version is no clause here; platform.min_firmware compares major, minor, build in turn");
+        draft.cannot("minimum_build", "policies here have no minimum build for every version; platform.min_firmware compares major, minor, build in turn");
     }
-    let platform_forbid = found.platform_info.map_or(0, |info| {
+    let mut forbidden = Vec::new();
+    if let Some(info) = found.platform_info {
         if info & !PLATFORM_BITS != 0 {
-            draft.cannot("platform_info", "only bits 0 (SMT) and 1 (TSME) are compared there");
+            draft.cannot("platform_info", "the original compares bits 0 (SMT) and 1 (TSME) only");
         }
-        let bits = [PlatformBit::Smt, PlatformBit::Tsme].map(PlatformBit::bit);
-        draft.note("platform_info: bits that are not known are refused, as there; real Turin chips set one");
-        bits.into_iter().filter(|bit| info & bit == 0).fold(PlatformBit::unknown(), |all, bit| all | bit)
-    });
+        draft.note("platform_info: unknown bits are refused, as in the original; real Turin chips set one");
+        let unset = |bit: &PlatformBit| info & bit.mask() == 0;
+        forbidden.extend([PlatformBit::Smt, PlatformBit::Tsme].into_iter().filter(unset));
+    }
 
-    // Either key will do there; here every clause has to hold.
+    // The original accepts either key; here every clause has to hold.
     let (mut id_keys, mut author_keys) = (found.id_keys, found.author_keys);
     if found.require_author {
         if author_keys.is_empty() {
-            draft.refuse("require_author_key", "without trusted_author_key_hashes admits nobody");
+            draft.refuse("require_author_key", "admits no guest without trusted_author_key_hashes");
         }
         if !id_keys.is_empty() {
-            draft.note("trusted_id_key_hashes: has no effect beside require_author_key, there as here");
+            draft.note(
+                "trusted_id_key_hashes: has no effect with require_author_key, in the original and here",
+            );
             id_keys.clear();
         }
     } else if found.require_id_block {
         match (id_keys.is_empty(), author_keys.is_empty()) {
-            (true, true) => draft.refuse("require_id_block", "without trusted keys admits nobody"),
+            (true, true) => draft.refuse("require_id_block", "admits no guest without trusted keys"),
             (false, false) => draft.cannot(
                 "trusted_author_key_hashes",
-                "beside trusted_id_key_hashes means \"one of the two\"; here both have to hold",
+                "with trusted_id_key_hashes means \"one of the two\"; here both have to hold",
             ),
             _ => {}
         }
@@ -200,26 +205,29 @@ fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
         }
     } else if !id_keys.is_empty() || !author_keys.is_empty() {
         draft.note(
-            "trusted keys: were not looked at without require_id_block or require_author_key; here they are",
+            "trusted keys: were ignored without require_id_block or require_author_key; here they are checked",
         );
     }
 
     draft.finish(product, tcb, |out| {
-        out.min_svn = found.svn;
-        out.family_id = found.family_id;
-        out.image_id = found.image_id;
-        out.max_vmpl = found.max_vmpl.unwrap_or(3);
-        out.measurements = found.measurement.into_iter().collect();
-        out.host_data = found.host_data.into_iter().collect();
-        out.chip_ids = found.chip_id.into_iter().collect();
-        out.profiles = ["uki", "hashes", "disk"].map(str::to_owned).to_vec();
-        out.min_firmware = found.version.map(|(major, minor)| FirmwareVersion { major, minor, build: 0 });
-        out.allow_provisional = found.provisional;
-        out.id_keys = id_keys;
-        out.author_keys = author_keys;
-        out.platform_forbid = platform_forbid;
-        if let Some((product, least)) = product.zip(launch_tcb.or_else(|| zero(product))) {
-            out.min_launch_tcb.insert(product, least);
+        let (guest, platform) = (&mut out.guest, &mut out.platform);
+        guest.min_svn = found.svn;
+        guest.family_id = found.family_id;
+        guest.image_id = found.image_id;
+        guest.max_vmpl = found.max_vmpl.unwrap_or(3);
+        guest.measurements = found.measurement.into_iter().collect();
+        guest.host_data = found.host_data.into_iter().collect();
+        guest.profiles = ["uki", "hashes", "disk"].map(str::to_owned).to_vec();
+        guest.id_keys = id_keys;
+        guest.author_keys = author_keys;
+        platform.chip_ids = found.chip_id.into_iter().collect();
+        platform.min_firmware =
+            found.version.map(|(major, minor)| FirmwareVersion { major, minor, build: 0 });
+        platform.allow_provisional = found.provisional;
+        platform.forbid = forbidden;
+        platform.refuse_unknown_bits = found.platform_info.is_some();
+        if let Some((product, min)) = product.zip(launch_tcb.or_else(|| zero(product))) {
+            platform.min_launch_tcb.insert(product, min);
         }
         for (bit, allows) in [
             (GuestBit::Smt, true),
@@ -229,17 +237,17 @@ fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
             (GuestBit::RaplDisabled, false),
             (GuestBit::CiphertextHiding, false),
         ] {
-            let set = policy & bit.bit() != 0;
+            let set = policy & bit.mask() != 0;
             match (allows, set) {
-                (true, false) => out.guest_forbid |= bit.bit(),
-                (false, true) => out.guest_require |= bit.bit(),
+                (true, false) => guest.forbid.push(bit),
+                (false, true) => guest.require.push(bit),
                 _ => {}
             }
         }
     })
 }
 
-/// No least TCB at launch, which without saying so would be that of the report.
+/// No minimum for the TCB at launch. Left out, it would be the minimum of the report's.
 fn zero(product: Option<Product>) -> Option<TcbParts> {
     let fmc = (product? == Product::Turin).then_some(0);
     Some(TcbParts { fmc, bootloader: 0, tee: 0, snp: 0, microcode: 0 })
@@ -248,7 +256,7 @@ fn zero(product: Option<Product>) -> Option<TcbParts> {
 fn number(value: &Value) -> Result<u64, String> {
     match value {
         Value::Number(number) => Ok(*number),
-        _ => Err("is no number".to_owned()),
+        _ => Err("is not a number".to_owned()),
     }
 }
 
@@ -281,7 +289,7 @@ fn bytes<const N: usize>(value: &Value) -> Result<Option<[u8; N]>, String> {
     match value {
         Value::Bytes(bytes) if bytes.is_empty() => Ok(None),
         Value::Bytes(bytes) => exact(bytes).map(Some),
-        _ => Err("is no string of bytes".to_owned()),
+        _ => Err("is not a string of bytes".to_owned()),
     }
 }
 
@@ -297,8 +305,8 @@ fn chip(value: &Value) -> Result<Option<[u8; 64]>, String> {
 }
 
 fn version(value: &Value) -> Result<Option<(u8, u8)>, String> {
-    let Value::Bytes(text) = value else { return Err("is no string".to_owned()) };
-    let wrong = || "is no version such as \"1.55\"".to_owned();
+    let Value::Bytes(text) = value else { return Err("is not a string".to_owned()) };
+    let wrong = || "is not a version such as \"1.55\"".to_owned();
     if text.is_empty() {
         return Ok(None);
     }
@@ -315,12 +323,12 @@ fn sev_product(draft: &mut Draft<'_>, value: &Value) -> Result<Option<Product>, 
         match (name.as_str(), value) {
             ("name", Value::Word(word)) => {
                 let found = word.strip_prefix("SEV_PRODUCT_").and_then(product);
-                named = Some(found.ok_or_else(|| format!("{word} is none of milan, genoa and turin"))?);
+                named = Some(found.ok_or_else(|| format!("{word} is not one of milan, genoa and turin"))?);
             }
             ("machine_stepping" | "stepping", _) => {
-                draft.cannot("product.machine_stepping", "a stepping is no clause here");
+                draft.cannot("product.machine_stepping", "policies here have no clause for the stepping");
             }
-            _ => return Err(format!("{name} is not known here")),
+            _ => return Err(format!("{name} is unknown")),
         }
     }
     Ok(named)

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The text form of protocol buffers, as much of it as messages with scalar fields and one level of messages need.
+//! The text form of protocol buffers, as much of it as messages with scalar fields and one level of messages
+//! need.
 //!
-//! Source: "Text Format Language Specification" of protobuf.dev. Extensions, `Any`, and floating-point numbers are refused.
+//! Source: "Text Format Language Specification" of protobuf.dev. Extensions, `Any`, and floating-point
+//! numbers are refused.
 
 /// Fields of one file, at most.
 const MAX_FIELDS: usize = 1024;
@@ -54,7 +56,7 @@ impl Parser<'_> {
         Some(*first)
     }
 
-    /// The next byte that is no space or comment.
+    /// The next byte that is neither white space nor part of a comment.
     fn peek(&mut self) -> Option<u8> {
         loop {
             match self.rest.first()? {
@@ -67,8 +69,8 @@ impl Parser<'_> {
         }
     }
 
-    fn accept(&mut self, wanted: u8) -> bool {
-        let found = self.peek() == Some(wanted);
+    fn accept(&mut self, expected: u8) -> bool {
+        let found = self.peek() == Some(expected);
         if found {
             self.take();
         }
@@ -102,7 +104,7 @@ impl Parser<'_> {
             let line = self.line;
             let name = self.word();
             if !name.bytes().next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_') {
-                return self.wrong("the name of a field is wanted");
+                return self.wrong("expected the name of a field");
             }
             let colon = self.accept(b':');
             let mut values = Vec::new();
@@ -113,7 +115,7 @@ impl Parser<'_> {
                 while !self.accept(b']') {
                     values.push(self.value(true, depth)?);
                     if !self.accept(b',') && self.peek() != Some(b']') {
-                        return self.wrong("a comma or ] is wanted");
+                        return self.wrong("expected a comma or ]");
                     }
                     self.count()?;
                 }
@@ -143,7 +145,7 @@ impl Parser<'_> {
                 self.take();
                 Ok(Value::Message(self.message(Some(b'>'), depth + 1)?))
             }
-            _ if !scalar => self.wrong("a colon or a message is wanted"),
+            _ if !scalar => self.wrong("expected a colon or a message"),
             Some(b'"' | b'\'') => {
                 let mut bytes = Vec::new();
                 // Strings side by side are one.
@@ -158,10 +160,10 @@ impl Parser<'_> {
                 match word.bytes().next() {
                     Some(first) if first.is_ascii_digit() => match number(&word) {
                         Some(number) => Ok(Value::Number(number)),
-                        None => self.wrong(&format!("{word:?} is no number without sign of at most 64 bits")),
+                        None => self.wrong(&format!("{word:?} is not an unsigned number of at most 64 bits")),
                     },
                     Some(first) if first.is_ascii_alphabetic() => Ok(Value::Word(word)),
-                    _ => self.wrong("a value is wanted"),
+                    _ => self.wrong("expected a value"),
                 }
             }
         }

@@ -2,9 +2,10 @@
 
 use cvmm_attest::claims::FirmwareVersion;
 use cvmm_snp::digest::Digest;
-use cvmm_snp::policy::GuestPolicy;
 
 use super::*;
+use crate::guest::GuestBit;
+use crate::platform::PlatformBit;
 
 fn options() -> Options {
     Options { id: "p".to_owned(), ..Options::default() }
@@ -39,13 +40,19 @@ fn gsg() -> String {
 #[test]
 fn a_policy_of_go_sev_guest_is_taken_over() {
     let policy = import_ok(Format::GoSevGuest, &gsg(), &options()).policy;
-    assert_eq!((policy.min_svn, policy.max_vmpl, policy.allow_provisional), (2, 0, false));
-    assert_eq!(policy.measurements, [Digest([0xaa; 48])]);
-    assert_eq!(policy.products, [Product::Milan]);
-    assert_eq!(policy.min_tcb[&Product::Milan].to_string(), "bootloader 4, tee 0, snp 22, microcode 213");
-    assert_eq!(policy.min_launch_tcb[&Product::Milan].microcode, 0);
-    assert_eq!(policy.guest_forbid, GuestPolicy::CXL_ALLOWED);
-    assert_eq!(policy.guest_require, GuestPolicy::SINGLE_SOCKET);
+    assert_eq!(
+        (policy.guest.min_svn, policy.guest.max_vmpl, policy.platform.allow_provisional),
+        (2, 0, false)
+    );
+    assert_eq!(policy.guest.measurements, [Digest([0xaa; 48])]);
+    assert_eq!(policy.platform.products, [Product::Milan]);
+    assert_eq!(
+        policy.platform.min_tcb[&Product::Milan].to_string(),
+        "bootloader 4, tee 0, snp 22, microcode 213"
+    );
+    assert_eq!(policy.platform.min_launch_tcb[&Product::Milan].microcode, 0);
+    assert_eq!(policy.guest.forbid, [GuestBit::CxlAllowed]);
+    assert_eq!(policy.guest.require, [GuestBit::SingleSocket]);
     // All the others.
     let more = format!(
         "{}family_id: '{}' image_id: \"{}\" host_data: \"{}\" chip_id: \"{}\";\nminimum_launch_tcb: 0xd516000000000004,\n\
@@ -61,19 +68,19 @@ fn a_policy_of_go_sev_guest_is_taken_over() {
     );
     let imported = import_ok(Format::GoSevGuest, &more, &options());
     let policy = &imported.policy;
-    assert_eq!((policy.family_id, policy.image_id), (Some([1; 16]), Some([2; 16])));
-    assert_eq!(policy.host_data, [[3; 32]]);
+    assert_eq!((policy.guest.family_id, policy.guest.image_id), (Some([1; 16]), Some([2; 16])));
+    assert_eq!(policy.guest.host_data, [[3; 32]]);
     assert_eq!(
-        (policy.chip_ids[0][..9].to_vec(), policy.chip_ids.len()),
+        (policy.platform.chip_ids[0][..9].to_vec(), policy.platform.chip_ids.len()),
         ([[4; 8].as_slice(), &[0]].concat(), 1)
     );
-    assert_eq!(policy.min_launch_tcb[&Product::Milan].microcode, 213);
-    assert_eq!(policy.id_keys, [Digest([5; 48]), Digest([6; 48])]);
-    assert_eq!(policy.min_firmware, Some(FirmwareVersion { major: 1, minor: 55, build: 0 }));
-    assert!(policy.allow_provisional);
-    // SMT may be on, TSME and what nobody knows may not.
-    assert_eq!(policy.platform_forbid & 3, 2);
-    assert_eq!(policy.platform_forbid >> 63, 1);
+    assert_eq!(policy.platform.min_launch_tcb[&Product::Milan].microcode, 213);
+    assert_eq!(policy.guest.id_keys, [Digest([5; 48]), Digest([6; 48])]);
+    assert_eq!(policy.platform.min_firmware, Some(FirmwareVersion { major: 1, minor: 55, build: 0 }));
+    assert!(policy.platform.allow_provisional);
+    // SMT may be on, TSME and unknown bits may not.
+    assert_eq!(policy.platform.forbid, [PlatformBit::Tsme]);
+    assert!(policy.platform.refuse_unknown_bits);
     assert!(imported.notes.iter().any(|note| note.starts_with("host_data")));
     // Turin has fields of its own.
     let turin = gsg()
@@ -82,7 +89,7 @@ fn a_policy_of_go_sev_guest_is_taken_over() {
         .replace("0xd516000000000004", "0x5500000004030201");
     let policy = import_ok(Format::GoSevGuest, &turin, &options()).policy;
     assert_eq!(
-        policy.min_tcb[&Product::Turin].to_string(),
+        policy.platform.min_tcb[&Product::Turin].to_string(),
         "fmc 1, bootloader 2, tee 3, snp 4, microcode 85"
     );
 }
@@ -137,13 +144,17 @@ fn what_no_policy_here_says_is_refused_by_its_name() {
     assert_eq!(refused(Format::GoSevGuest, &change("value: 0", "value: 2"), &options()), ["vmpl"]);
     assert_eq!(refused(Format::GoSevGuest, &change("MILAN", "ROME"), &options()), ["product", "product"]);
     let limit = Options { equal_as_limit: true, ..options() };
-    assert_eq!(import_ok(Format::GoSevGuest, &change("value: 0", "value: 2"), &limit).policy.max_vmpl, 2);
+    assert_eq!(
+        import_ok(Format::GoSevGuest, &change("value: 0", "value: 2"), &limit).policy.guest.max_vmpl,
+        2
+    );
     // What the command line says for what is not there; and never against what is.
     let genoa = Options { product: Some(Product::Genoa), ..options() };
     assert_eq!(refused(Format::GoSevGuest, &gsg(), &genoa), ["product"]);
     assert_eq!(
         import_ok(Format::GoSevGuest, &change("product { name: SEV_PRODUCT_MILAN }", ""), &genoa)
             .policy
+            .platform
             .products,
         [Product::Genoa]
     );
@@ -236,15 +247,18 @@ fn a_key_release_policy_is_taken_over() {
         equals("x-ms-sevsnpvm-imageId", &hex("06", 16)),
     ];
     let policy = import_ok(Format::AzureSkr, &skr(&conditions.join(",")), &milan()).policy;
-    assert_eq!(policy.measurements, [Digest([0xab; 48])]);
-    assert_eq!(policy.host_data, [[1; 32], [2; 32]]);
+    assert_eq!(policy.guest.measurements, [Digest([0xab; 48])]);
+    assert_eq!(policy.guest.host_data, [[1; 32], [2; 32]]);
     assert_eq!(
-        (policy.id_keys.as_slice(), policy.author_keys.as_slice()),
+        (policy.guest.id_keys.as_slice(), policy.guest.author_keys.as_slice()),
         (&[Digest([3; 48])][..], &[Digest([4; 48])][..])
     );
-    assert_eq!((policy.family_id, policy.image_id, policy.max_vmpl), (Some([5; 16]), Some([6; 16]), 0));
-    assert_eq!(policy.guest_require, GuestPolicy::SMT);
-    assert_eq!(policy.min_tcb[&Product::Milan].microcode, 213);
+    assert_eq!(
+        (policy.guest.family_id, policy.guest.image_id, policy.guest.max_vmpl),
+        (Some([5; 16]), Some([6; 16]), 0)
+    );
+    assert_eq!(policy.guest.require, [GuestBit::Smt]);
+    assert_eq!(policy.platform.min_tcb[&Product::Milan].microcode, 213);
     // Numbers are limits only when that is said, and never below the command line's.
     let svns = [("guestsvn", "7"), ("bootloader-svn", "3"), ("microcode-svn", "\"220\"")]
         .map(|(claim, value)| equals(&format!("x-ms-sevsnpvm-{claim}"), value))
@@ -252,8 +266,11 @@ fn a_key_release_policy_is_taken_over() {
     let text = skr(&format!("{},{svns}", measured()));
     assert_eq!(refused(Format::AzureSkr, &text, &milan()).len(), 3);
     let policy = import_ok(Format::AzureSkr, &text, &Options { equal_as_limit: true, ..milan() }).policy;
-    assert_eq!(policy.min_svn, 7);
-    assert_eq!(policy.min_tcb[&Product::Milan].to_string(), "bootloader 4, tee 0, snp 22, microcode 220");
+    assert_eq!(policy.guest.min_svn, 7);
+    assert_eq!(
+        policy.platform.min_tcb[&Product::Milan].to_string(),
+        "bootloader 4, tee 0, snp 22, microcode 220"
+    );
 }
 
 #[test]

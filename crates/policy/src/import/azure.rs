@@ -4,16 +4,17 @@
 //! ```json
 //! {"version": "1.0.0", "anyOf": [{"authority": "https://…", "allOf": [{"claim": "x-ms-…", "equals": "…"}]}]}
 //! ```
-//! A policy here is a list of clauses that all have to hold, some of which name several values. So one authority is taken, and within
-//! it alternatives (`anyOf`) only between values of one claim that a policy here lists. Claims: as Microsoft Azure Attestation names
-//! them for SEV-SNP VMs, with or without `x-ms-isolation-tee.` in front.
+//! A policy here is a list of clauses that all have to hold, some of which name several values. So one
+//! authority is taken, and within it alternatives (`anyOf`) only between values of one claim that a policy
+//! here lists. Claims: as Microsoft Azure Attestation names them for SEV-SNP VMs, with or without
+//! `x-ms-isolation-tee.` in front.
 
-use cvmm_attest::policy::GuestBit;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::tcb::TcbParts;
 use serde_json::{Map, Value};
 
-use super::{Draft, ImportError, Imported, Options, exact};
+use super::{Draft, ImportError, Imported, Options};
+use crate::guest::GuestBit;
 
 /// Conditions of one policy, at most.
 const MAX_CONDITIONS: usize = 256;
@@ -47,7 +48,7 @@ pub(super) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
     let file = |problem: &str| ImportError::one("file", problem);
     // Depth is limited by the parser.
     let root: Value = serde_json::from_str(text).map_err(|error| file(&error.to_string()))?;
-    let root = root.as_object().ok_or_else(|| file("is no object"))?;
+    let root = root.as_object().ok_or_else(|| file("is not an object"))?;
     let mut draft = Draft::new(options);
     only(&mut draft, "", root, &["version", "anyOf"]);
     if root.get("version").and_then(Value::as_str) != Some("1.0.0") {
@@ -60,16 +61,16 @@ pub(super) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
         }
         _ => None,
     };
-    let authority = authority.ok_or_else(|| ImportError::one("anyOf", "is no list with an authority"))?;
+    let authority = authority.ok_or_else(|| ImportError::one("anyOf", "is not a list with an authority"))?;
     only(&mut draft, "anyOf[0].", authority, &["authority", "allOf"]);
     match authority.get("authority").and_then(Value::as_str) {
         Some(url) => {
-            draft.note(format!("authority {url}: here the gate itself judges reports, by AMD's roots"))
+            draft.note(format!("authority {url}: here the gate itself verifies reports, by AMD's roots"))
         }
         None => draft.refuse("anyOf[0].authority", "is missing"),
     }
     let Some(conditions) = authority.get("allOf").and_then(Value::as_array) else {
-        return Err(ImportError::one("anyOf[0].allOf", "is missing: what has to hold"));
+        return Err(ImportError::one("anyOf[0].allOf", "is missing: it lists what has to hold"));
     };
     if conditions.len() > MAX_CONDITIONS {
         return Err(ImportError::one("anyOf[0].allOf", format!("has more than {MAX_CONDITIONS} conditions")));
@@ -85,9 +86,12 @@ pub(super) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
             continue;
         }
         if group.iter().any(|other| other.claim != first.claim) {
-            draft.refuse(place, "has alternatives between different claims, which no policy here can say");
+            draft.refuse(
+                place,
+                "has alternatives between different claims, which a policy here cannot express",
+            );
         } else if seen.contains(&claim) {
-            draft.refuse(claim, "stands here twice");
+            draft.refuse(claim, "appears twice");
         } else if group.len() > 1 && !is_listed(claim) {
             draft
                 .refuse(claim, "has alternatives; a policy here lists measurements, HOST_DATA and keys only");
@@ -106,24 +110,24 @@ pub(super) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
 /// The conditions of which one has to hold: one alone, or those of an `anyOf`.
 fn alternatives<'a>(draft: &mut Draft<'_>, place: &str, value: &'a Value) -> Option<Vec<Condition<'a>>> {
     let Some(object) = value.as_object() else {
-        draft.refuse(place, "is no condition");
+        draft.refuse(place, "is not a condition");
         return None;
     };
     let Some(any) = object.get("anyOf") else { return condition(draft, place, object).map(|one| vec![one]) };
     only(draft, &format!("{place}."), object, &["anyOf"]);
     let Some(any) = any.as_array().filter(|any| (1..=MAX_CONDITIONS).contains(&any.len())) else {
-        draft.refuse(format!("{place}.anyOf"), format!("is no list of 1 to {MAX_CONDITIONS} conditions"));
+        draft.refuse(format!("{place}.anyOf"), format!("is not a list of 1 to {MAX_CONDITIONS} conditions"));
         return None;
     };
     let inner = any.iter().enumerate().map(|(index, value)| {
         let place = format!("{place}.anyOf[{index}]");
         let Some(object) = value.as_object() else {
-            draft.refuse(place, "is no condition");
+            draft.refuse(place, "is not a condition");
             return None;
         };
         condition(draft, &place, object)
     });
-    // All of them, so that each is told.
+    // All of them, so that each is reported.
     inner.collect::<Vec<_>>().into_iter().collect()
 }
 
@@ -144,7 +148,7 @@ fn condition<'a>(
 
 fn only(draft: &mut Draft<'_>, place: &str, object: &Map<String, Value>, known: &[&str]) {
     for key in object.keys().filter(|key| !known.contains(&key.as_str())) {
-        draft.refuse(format!("{place}{key}"), "is not known here");
+        draft.refuse(format!("{place}{key}"), "is unknown");
     }
 }
 
@@ -165,7 +169,7 @@ fn take(draft: &mut Draft<'_>, found: &mut Found, claim: &str, value: &Value) ->
             let snp = value.as_str() == Some("sevsnpvm");
             return if snp { Ok(()) } else { Err("is not \"sevsnpvm\"".to_owned()) };
         }
-        draft.cannot(claim, "is a claim of Azure's own, which no report has");
+        draft.cannot(claim, "is Azure's own claim, which no report has");
         return Ok(());
     };
     match short {
@@ -178,7 +182,7 @@ fn take(draft: &mut Draft<'_>, found: &mut Found, claim: &str, value: &Value) ->
         "is-debuggable" | "migration-allowed" => {
             if flag(value)? {
                 return Err(
-                    "has to be false: a policy here can allow this (unsafe_ keys), but never demand it"
+                    "has to be false: a policy here can allow this (unsafe_ keys), but not require it"
                         .to_owned(),
                 );
             }
@@ -217,7 +221,7 @@ fn take(draft: &mut Draft<'_>, found: &mut Found, claim: &str, value: &Value) ->
                 "changes with every report or run; the gate compares REPORT_DATA with its own challenge",
             );
         }
-        _ => draft.cannot(claim, "is not known here"),
+        _ => draft.cannot(claim, "is unknown"),
     }
     Ok(())
 }
@@ -245,21 +249,24 @@ fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
             microcode: part(found.microcode, base.microcode),
         })
     };
-    draft.note("signing_keys, provisional firmware: Azure's own judgement; see platform.allow_provisional");
+    draft.note(
+        "signing_keys, provisional firmware: left to Azure in the original; see platform.allow_provisional",
+    );
     let product = draft.options.product;
     draft.finish(product, tcb, |out| {
-        out.measurements = found.measurements;
-        out.host_data = found.host_data;
-        out.id_keys = found.id_keys;
-        out.author_keys = found.author_keys;
-        out.family_id = found.family_id;
-        out.image_id = found.image_id;
-        out.min_svn = found.svn;
-        out.max_vmpl = found.max_vmpl.unwrap_or(3);
-        out.profiles = ["uki", "hashes", "disk"].map(str::to_owned).to_vec();
+        let guest = &mut out.guest;
+        guest.measurements = found.measurements;
+        guest.host_data = found.host_data;
+        guest.id_keys = found.id_keys;
+        guest.author_keys = found.author_keys;
+        guest.family_id = found.family_id;
+        guest.image_id = found.image_id;
+        guest.min_svn = found.svn;
+        guest.max_vmpl = found.max_vmpl.unwrap_or(3);
+        guest.profiles = ["uki", "hashes", "disk"].map(str::to_owned).to_vec();
         match found.smt {
-            Some(true) => out.guest_require |= GuestBit::Smt.bit(),
-            Some(false) => out.guest_forbid |= GuestBit::Smt.bit(),
+            Some(true) => guest.require.push(GuestBit::Smt),
+            Some(false) => guest.forbid.push(GuestBit::Smt),
             None => {}
         }
     })
@@ -280,14 +287,13 @@ fn number(value: &Value) -> Result<u32, String> {
         Value::String(text) => text.parse().ok(),
         other => other.as_u64().and_then(|number| u32::try_from(number).ok()),
     };
-    number.ok_or_else(|| "is no number".to_owned())
+    number.ok_or_else(|| "is not a number".to_owned())
 }
 
 fn hex<const N: usize>(value: &Value) -> Result<[u8; N], String> {
     let wrong = || format!("is not {} hexadecimal digits", 2 * N);
     let text = value.as_str().ok_or_else(wrong)?;
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-    let digits = digits.filter(|digits| digits.len() == 2 * N).ok_or_else(wrong)?;
-    exact(&digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect::<Vec<_>>())
+    let mut bytes = [0; N];
+    hex::decode_to_slice(text, &mut bytes).map_err(|_| wrong())?;
+    Ok(bytes)
 }

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
 #[cfg(feature = "rego")]
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::input::{DOCUMENT, Known, Stage, document, fits};
+use cvmm_attest::document::{CLAIMS, Shape};
+use serde_json::Value;
 
 use super::CODES;
 #[cfg(feature = "rego")]
 use super::Rego;
+use super::input::{ALWAYS, DOCUMENT, Facts, RENAMED, Stage, document, fits};
 
-fn nothing(stage: Stage) -> serde_json::Value {
-    document(&Known { stage, now: 1, policy: ("p", 3), launch: None, platform: None, report: None })
+fn nothing(stage: Stage) -> Value {
+    document(&Facts { stage, now: 1, policy: ("p", 3), launch: None, platform: None, report: None })
 }
 
 #[test]
@@ -32,11 +34,78 @@ fn the_document_is_always_complete() {
     assert!(!fits(&more, &DOCUMENT));
 }
 
-/// Every name of the document, and every code, is in the manual.
+/// Rego reads the document that `cvmm attest --json` prints.
+#[test]
+fn the_report_is_the_document_of_claims() {
+    let mut claims = crate::tests::claims();
+    for absent in [false, true] {
+        if absent {
+            (claims.cpuid, claims.chip_id) = (None, None);
+        }
+        let facts = Facts {
+            stage: Stage::Guest,
+            now: 1,
+            policy: ("p", 3),
+            launch: None,
+            platform: None,
+            report: Some(&claims),
+        };
+        let document = document(&facts);
+        assert!(fits(&document, &DOCUMENT));
+        let json = serde_json::to_value(&claims).unwrap();
+        let (report, json) = (document["report"].as_object().unwrap(), json.as_object().unwrap());
+        assert!(report.keys().eq(json.keys()));
+        for (key, value) in json {
+            let known = &report[key];
+            // A table of which nothing is known is a table, so that paths in it exist.
+            let blank =
+                |table: &Value| table.as_object().is_some_and(|table| table.values().all(Value::is_null));
+            assert!(known == value || value.is_null() && blank(known), "{key}: {known} {value}");
+        }
+    }
+}
+
+fn shape_at(path: &str) -> Option<Shape> {
+    path.split('.').try_fold(DOCUMENT, |shape, key| match shape {
+        Shape::Table(keys) => keys.iter().find(|(known, _)| *known == key).map(|(_, shape)| *shape),
+        _ => None,
+    })
+}
+
+#[test]
+fn names_of_earlier_versions_are_no_values_any_more() {
+    let manual = include_str!("../../../../docs/guide/policy.md");
+    for (old, now) in RENAMED {
+        assert!(matches!(shape_at(old), None | Some(Shape::Table(_))), "{old} is a value");
+        assert!(
+            matches!(shape_at(now), Some(Shape::Number | Shape::Text | Shape::Flag)),
+            "{now} is not a value"
+        );
+        let row = format!("| `{old}` | `{now}` |");
+        assert!(manual.contains(&row), "docs/guide/policy.md lacks {row}");
+    }
+    assert!(ALWAYS.iter().all(|path| shape_at(path).is_some()));
+}
+
+#[cfg(feature = "rego")]
+#[test]
+fn names_of_earlier_versions_are_refused_with_the_new_name() {
+    for (old, now) in RENAMED {
+        let body = format!(
+            "deny contains \"x\" if input.{old}\nverdict := {{\"allow\": count(deny) == 0, \"reasons\": deny}}"
+        );
+        let error = load(&body).err().unwrap_or_else(|| panic!("loaded: {body}"));
+        assert!(error.contains(&format!("is now input.{now}")), "{old}: {error}");
+        let body = body.replace(&format!("input.{old}"), &format!("input.{now} != null"));
+        assert!(load(&body).is_ok(), "{now}");
+    }
+}
+
+/// Every name of the document, and every code, is in the manual. The claims are in the one about attestation.
 #[test]
 fn all_of_it_is_in_the_manual() {
-    fn names(shape: &super::input::Shape, out: &mut Vec<&'static str>) {
-        if let super::input::Shape::Table(keys) = shape {
+    fn names(shape: &Shape, out: &mut Vec<&'static str>) {
+        if let Shape::Table(keys) = shape {
             for (key, inner) in *keys {
                 out.push(key);
                 names(inner, out);
@@ -45,15 +114,27 @@ fn all_of_it_is_in_the_manual() {
     }
     let manual = include_str!("../../../../docs/guide/policy.md");
     let mut all = Vec::new();
-    names(&DOCUMENT, &mut all);
+    let Shape::Table(tables) = DOCUMENT else { panic!("the document is a table") };
+    for (key, shape) in tables.iter().filter(|(key, _)| *key != "report") {
+        all.push(*key);
+        names(shape, &mut all);
+    }
     for name in all.iter().chain(CODES) {
         assert!(manual.contains(name), "docs/guide/policy.md lacks {name}");
     }
+    // That `cvmm_attest::document` sees to.
+    assert!(
+        matches!((shape_at("report"), CLAIMS), (Some(Shape::Table(report)), Shape::Table(claims)) if report.len() == claims.len())
+    );
 }
+
+/// For a machine that runs many tests at once.
+#[cfg(feature = "rego")]
+const BUSY: Duration = Duration::from_millis(2500);
 
 #[cfg(feature = "rego")]
 fn load(body: &str) -> Result<Rego, String> {
-    Rego::load("t.rego", &format!("package cvmm\nimport rego.v1\n{body}\n"))
+    Rego::load_with("t.rego", &format!("package cvmm\nimport rego.v1\n{body}\n"), BUSY)
 }
 
 /// The code of the only reason, or "" for none.
@@ -136,7 +217,7 @@ fn what_would_fail_open_is_not_loaded() {
     let good = "verdict := {\"allow\": count(deny) == 0, \"reasons\": deny}";
     for (body, problem) in [
         // A field that does not exist is undefined, and not of it is true.
-        ("deny contains \"x\" if input.report.debugg", "input.report has no \"debugg\""),
+        ("deny contains \"x\" if input.report.policy.debugg", "input.report.policy has no \"debugg\""),
         ("deny contains \"x\" if not input[\"reprot\"].debug", "input has no \"reprot\""),
         ("deny contains \"x\" if input.report.vmpl.x", "input.report.vmpl is not a table"),
         ("deny contains \"x\" if { some k; input[k] }", "followed by a name"),
@@ -146,7 +227,7 @@ fn what_would_fail_open_is_not_loaded() {
         // Another type: a string is greater than every number, null less.
         ("deny contains \"x\" if input.report.guest_svn < \"5\"", "never of the type"),
         ("deny contains \"x\" if input.report.measurement == 5", "never of the type"),
-        ("deny contains \"x\" if input.report.debug == \"true\"", "never of the type"),
+        ("deny contains \"x\" if input.report.policy.debug == \"true\"", "never of the type"),
         ("deny contains \"x\" if not input.report.vmpl <= 1", "can be null"),
         ("ok := input.report.vmpl <= 1\ndeny contains \"x\" if not ok", "can be null"),
         // What is not for a policy.
@@ -157,15 +238,15 @@ fn what_would_fail_open_is_not_loaded() {
         ("deny contains \"x\" if object.get(input, \"x\", true)", "object.get cannot be used"),
         ("deny contains \"x\" if print(\"x\")", "print cannot be used"),
         ("deny contains \"x\" if nothing(1)", "nothing cannot be used"),
-        ("deny contains \"x\" if ok with input as {}\nok := true", "with is not for policies"),
+        ("deny contains \"x\" if ok with input as {}\nok := true", "with is not allowed in policies"),
         ("f(x) := f(x)\ndeny contains \"x\" if f(1)", "needs itself"),
         ("a if b\nb if a\ndeny contains \"x\" if a", "needs itself"),
-        ("f(input) := input.x\ndeny contains \"x\" if f({\"x\": true})", "no names of arguments"),
+        ("f(input) := input.x\ndeny contains \"x\" if f({\"x\": true})", "not allowed as names of arguments"),
         ("deny contains \"x\" if { some input in [1]; input == 1 }", "input"),
         ("deny contains \"x\" if { input := {\"x\": 1}; input.x == 1 }", "input"),
         (
-            "deny contains \"x\" if { every input in [{}] { not input.report.debug } }",
-            "no names of variables",
+            "deny contains \"x\" if { every input in [{}] { not input.report.policy.debug } }",
+            "not allowed as names of variables",
         ),
         ("bits.and(x, y) := bits.and(x, y)\ndeny contains \"x\" if bits.and(1, 1)", "bits is taken"),
         ("count(x) := 0", "count is taken"),
@@ -191,7 +272,7 @@ fn what_would_fail_open_is_not_loaded() {
         "deny contains \"x\" if { input.report.guest_svn != null; input.report.guest_svn < 5 }",
         "deny contains sprintf(\"svn %d\", [input.report.guest_svn]) if { is_number(input.report.guest_svn); input.report.guest_svn < 5 }",
         "deny contains \"x\" if { input.stage == \"launch\"; some serial in input.launch.disks; not serial in allowed }\nallowed := {\"root\"}",
-        "deny contains \"x\" if { input.report.debug == true }",
+        "deny contains \"x\" if { input.report.policy.debug == true }",
         "deny contains \"x\" if input.report.chip_id in {\"aa\", \"bb\"}",
         "deny contains \"x\" if bits.and(5, 1) == 0",
         "bad(x) if x == \"b\"\ndeny contains \"x\" if bad(input.report.csp_id)",
@@ -245,7 +326,7 @@ fn code_that_does_not_end_is_a_denial() {
     let rego = load(&body).unwrap();
     let reasons = rego.ask(&nothing(Stage::Guest));
     assert_eq!(reasons[0].code, "rego.time");
-    // The next ones do not wait for ever either.
+    // The next ones do not wait indefinitely either.
     assert_eq!(rego.ask(&nothing(Stage::Guest))[0].code, "rego.time");
     assert!(began.elapsed().as_secs() < 10);
 }

@@ -1,102 +1,185 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Claims as a plain document, for programs and for policies written in a language of their own.
+//! The document of claims: what `cvmm attest --json` prints and what Rego code reads as `input.report`.
 //!
-//! Complete: what a report does not have is there as `null`, so that a rule about it cannot pass because nothing is found. Numbers are
-//! numbers, bits are booleans, bytes are lower-case hexadecimal. Names are AMD's, in lower case.
+//! It is complete: what a report does not have is `null`, so that a rule about it cannot pass because nothing
+//! is found. Numbers are numbers, bits are booleans, bytes are lower-case hexadecimal. Names are AMD's, in
+//! lower case (docs/reference/attestation.md).
+//!
+//! This is the one place that takes [`Claims`] apart for a document. [`shaped_table!`] makes a table's
+//! [`Shape`] from the same definition that serde writes it by, so names and types of both cannot differ.
 
+use cvmm_snp::platform_info;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_snp::tcb::TcbParts;
 use serde::{Serialize, Serializer};
 
 use crate::claims::{Claims, FirmwareVersion, Product, Requester, Revocation, SigningKey};
 
-#[derive(Serialize)]
-struct Document<'a> {
-    report_version: u32,
-    product: Product,
-    cpuid: Option<Cpuid>,
-    signing_key: SigningKey,
-    requested_by: &'static str,
-    vmpl: Option<u8>,
-    policy: Policy,
-    guest_svn: u32,
-    family_id: String,
-    image_id: String,
-    measurement: String,
-    host_data: String,
-    report_data: String,
-    id_key_digest: String,
-    author_key_digest: Option<String>,
-    report_id: String,
-    platform_info: PlatformInfo,
-    chip_id: Option<String>,
-    csp_id: Option<&'a str>,
-    reported_tcb: Tcb,
-    current_tcb: Tcb,
-    committed_tcb: Tcb,
-    launch_tcb: Tcb,
-    current_firmware: Firmware,
-    committed_firmware: Firmware,
-    launch_mit_vector: Option<u64>,
-    current_mit_vector: Option<u64>,
-    crl: Option<Crl>,
+/// What stands at a place of a document.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// A string or `null`.
+    Text,
+    /// A number or `null`.
+    Number,
+    /// A boolean or `null`.
+    Flag,
+    /// A list of strings, or `null`.
+    Texts,
+    /// An object with all of these keys, or `null`.
+    Table(&'static [(&'static str, Shape)]),
 }
 
-#[derive(Serialize)]
-struct Cpuid {
-    family: u8,
-    model: u8,
-    stepping: u8,
+/// A type with a fixed place in a document.
+pub trait Shaped {
+    /// How it is serialized.
+    const SHAPE: Shape;
 }
 
-#[derive(Serialize)]
-struct Policy {
-    value: u64,
-    abi_major: u8,
-    abi_minor: u8,
-    smt: bool,
-    migrate_ma: bool,
-    debug: bool,
-    single_socket: bool,
-    cxl_allow: bool,
-    mem_aes_256_xts: bool,
-    rapl_dis: bool,
-    ciphertext_hiding: bool,
-    page_swap_disable: bool,
+macro_rules! shaped {
+    ($($type:ty => $shape:ident),* $(,)?) => {
+        $(impl Shaped for $type { const SHAPE: Shape = Shape::$shape; })*
+    };
 }
 
-#[derive(Serialize)]
-struct PlatformInfo {
-    value: u64,
-    smt: bool,
-    tsme: bool,
-    ecc: bool,
-    rapl_dis: bool,
-    ciphertext_hiding_dram: bool,
-    alias_check_complete: bool,
-    tio: bool,
+shaped! {
+    u8 => Number, u32 => Number, u64 => Number, i64 => Number,
+    bool => Flag,
+    str => Text, String => Text, Product => Text, SigningKey => Text,
+    Vec<&str> => Texts, [String] => Texts,
 }
 
-#[derive(Serialize)]
-struct Tcb {
-    fmc: Option<u8>,
-    bootloader: u8,
-    tee: u8,
-    snp: u8,
-    microcode: u8,
+impl<T: Shaped + ?Sized> Shaped for &T {
+    const SHAPE: Shape = T::SHAPE;
 }
 
-#[derive(Serialize)]
-struct Firmware {
-    major: u8,
-    minor: u8,
-    build: u8,
+impl<T: Shaped> Shaped for Option<T> {
+    const SHAPE: Shape = T::SHAPE;
 }
 
-#[derive(Serialize)]
-struct Crl {
-    this_update: i64,
-    next_update: Option<i64>,
+/// A struct that is serialized as a table, with the table's [`Shape`].
+#[macro_export]
+macro_rules! shaped_table {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident $(<$life:lifetime>)? {
+        $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $type:ty,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(serde::Serialize)]
+        $vis struct $name $(<$life>)? { $($(#[$field_meta])* $field_vis $field: $type,)* }
+
+        impl $(<$life>)? $crate::document::Shaped for $name $(<$life>)? {
+            const SHAPE: $crate::document::Shape = $crate::document::Shape::Table(&[
+                $((stringify!($field), <$type as $crate::document::Shaped>::SHAPE),)*
+            ]);
+        }
+    };
+}
+
+/// The document of claims.
+pub const CLAIMS: Shape = Document::SHAPE;
+
+impl Shaped for Claims {
+    const SHAPE: Shape = CLAIMS;
+}
+
+shaped_table! {
+    struct Document<'a> {
+        report_version: u32,
+        product: Product,
+        cpuid: Option<Cpuid>,
+        signing_key: SigningKey,
+        requested_by: &'static str,
+        vmpl: Option<u8>,
+        policy: Policy,
+        guest_svn: u32,
+        family_id: String,
+        image_id: String,
+        measurement: String,
+        host_data: String,
+        report_data: String,
+        id_key_digest: String,
+        author_key_digest: Option<String>,
+        report_id: String,
+        platform_info: PlatformInfo,
+        chip_id: Option<String>,
+        csp_id: Option<&'a str>,
+        reported_tcb: Tcb,
+        current_tcb: Tcb,
+        committed_tcb: Tcb,
+        launch_tcb: Tcb,
+        current_firmware: Firmware,
+        committed_firmware: Firmware,
+        launch_mit_vector: Option<u64>,
+        current_mit_vector: Option<u64>,
+        crl: Option<Crl>,
+    }
+}
+
+shaped_table! {
+    struct Cpuid {
+        family: u8,
+        model: u8,
+        stepping: u8,
+    }
+}
+
+shaped_table! {
+    struct Policy {
+        value: u64,
+        abi_major: u8,
+        abi_minor: u8,
+        smt: bool,
+        migrate_ma: bool,
+        debug: bool,
+        single_socket: bool,
+        cxl_allow: bool,
+        mem_aes_256_xts: bool,
+        rapl_dis: bool,
+        ciphertext_hiding: bool,
+        page_swap_disable: bool,
+    }
+}
+
+shaped_table! {
+    struct PlatformInfo {
+        value: u64,
+        smt: bool,
+        tsme: bool,
+        ecc: bool,
+        rapl_dis: bool,
+        ciphertext_hiding_dram: bool,
+        alias_check_complete: bool,
+        tio: bool,
+    }
+}
+
+shaped_table! {
+    /// A TCB version by its product's layout.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Tcb {
+        fmc: Option<u8>,
+        bootloader: u8,
+        tee: u8,
+        snp: u8,
+        microcode: u8,
+    }
+}
+
+shaped_table! {
+    /// A version of the firmware.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Firmware {
+        major: u8,
+        minor: u8,
+        build: u8,
+    }
+}
+
+shaped_table! {
+    struct Crl {
+        this_update: i64,
+        next_update: Option<i64>,
+    }
 }
 
 impl From<TcbParts> for Tcb {
@@ -131,18 +214,18 @@ impl From<GuestPolicy> for Policy {
     }
 }
 
-impl PlatformInfo {
-    fn new(value: u64) -> Self {
-        let bit = |bit: u32| value >> bit & 1 == 1;
+impl From<platform_info::PlatformInfo> for PlatformInfo {
+    fn from(info: platform_info::PlatformInfo) -> Self {
+        use platform_info::PlatformInfo as Bits;
         Self {
-            value,
-            smt: bit(0),
-            tsme: bit(1),
-            ecc: bit(2),
-            rapl_dis: bit(3),
-            ciphertext_hiding_dram: bit(4),
-            alias_check_complete: bit(5),
-            tio: bit(7),
+            value: info.0,
+            smt: info.has(Bits::SMT),
+            tsme: info.has(Bits::TSME),
+            ecc: info.has(Bits::ECC),
+            rapl_dis: info.has(Bits::RAPL_DISABLED),
+            ciphertext_hiding_dram: info.has(Bits::CIPHERTEXT_HIDING),
+            alias_check_complete: info.has(Bits::ALIAS_CHECK_COMPLETE),
+            tio: info.has(Bits::TIO),
         }
     }
 }
@@ -200,7 +283,7 @@ impl Serialize for Claims {
             id_key_digest: id_key_digest.to_string(),
             author_key_digest: author_key_digest.map(|digest| digest.to_string()),
             report_id: hex::encode(report_id),
-            platform_info: PlatformInfo::new(*platform_info),
+            platform_info: platform_info::PlatformInfo(*platform_info).into(),
             chip_id: chip_id.map(hex::encode),
             csp_id: csp_id.as_deref(),
             reported_tcb: (*reported_tcb).into(),
@@ -290,5 +373,40 @@ mod tests {
             (&info["smt"], &info["alias_check_complete"], &info["tio"]),
             (&json!(true), &json!(true), &json!(false))
         );
+        assert!(fits(&plain, &CLAIMS));
+    }
+
+    /// Whether `value` has every key of the shape, no others, and each with a value of its type or `null`.
+    fn fits(value: &Value, shape: &Shape) -> bool {
+        match (shape, value) {
+            (_, Value::Null) => true,
+            (Shape::Table(keys), Value::Object(found)) => {
+                found.len() == keys.len()
+                    && keys.iter().all(|(key, shape)| found.get(*key).is_some_and(|value| fits(value, shape)))
+            }
+            (Shape::Texts, Value::Array(items)) => items.iter().all(Value::is_string),
+            (Shape::Text, Value::String(_))
+            | (Shape::Number, Value::Number(_))
+            | (Shape::Flag, Value::Bool(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Every claim has a row in the manual, under its table's name.
+    #[test]
+    fn every_claim_is_in_the_manual() {
+        let manual = include_str!("../../../docs/reference/attestation.md");
+        let Some((_, claims)) = manual.split_once("\n## Claims\n") else { panic!("no section about claims") };
+        let claims = claims.split("\n## ").next().unwrap();
+        let Shape::Table(keys) = CLAIMS else { panic!("claims are a table") };
+        for (key, shape) in keys {
+            let row = claims.lines().find(|line| line.contains(&format!("`{key}")));
+            let row = row.unwrap_or_else(|| panic!("docs/reference/attestation.md lacks the claim {key}"));
+            if let Shape::Table(inner) = shape {
+                for (inner, _) in *inner {
+                    assert!(row.contains(inner), "docs/reference/attestation.md lacks {key}.{inner}");
+                }
+            }
+        }
     }
 }

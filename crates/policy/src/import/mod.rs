@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Policies of other programs as policies of the gate.
+//! Imports policies of other programs.
 //!
-//! What they demand is demanded afterwards, or the import is refused with the name of what cannot be said. Nothing is left out but
-//! what is named on the command line, and that is written into the result. Where the gate is stricter by itself, a note says so.
+//! An imported policy has all requirements of the original, or the import is refused with the names of those
+//! that cannot be expressed. Nothing is left out unless the command line names it, and then the result says
+//! so. Where the gate is stricter by itself, a note says so.
 
 mod azure;
 mod go_sev_guest;
@@ -13,31 +14,34 @@ mod textproto;
 use std::fmt::Write;
 
 use cvmm_attest::claims::Product;
-use cvmm_attest::policy::{MAX_FILE, Policy, is_name};
 use cvmm_snp::tcb::TcbParts;
 use thiserror::Error;
 
-/// Whose policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+use crate::error::MAX_FILE;
+use crate::guest::is_name;
+use crate::policy::Policy;
+
+/// The format of the original.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// check.Policy of go-sev-guest, as text
+    /// check.Policy of go-sev-guest, as text.
     GoSevGuest,
-    /// Key release policy of Azure Key Vault, version 1.0.0, JSON
+    /// Key release policy of Azure Key Vault, version 1.0.0, JSON.
     AzureSkr,
 }
 
-/// What the other policy does not say, and what may be left out of it.
+/// What the original does not say, and what may be left out of it.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The policy's name.
     pub id: String,
-    /// The processor, if the other policy does not name it.
+    /// The processor, if the original does not name it.
     pub product: Option<Product>,
-    /// The least TCB, if the other policy has none.
+    /// The minimum TCB, if the original has none.
     pub tcb: Option<TcbParts>,
-    /// Equality with a number is taken for a limit.
+    /// Whether equality with a number becomes a limit.
     pub equal_as_limit: bool,
-    /// Without a measurement any guest is admitted.
+    /// Whether every guest is admitted if the original has no measurement.
     pub any_measurement: bool,
     /// Names of what is left out.
     pub leave_out: Vec<String>,
@@ -46,7 +50,7 @@ pub struct Options {
 /// Something that is not imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The field or claim, as the other policy calls it.
+    /// The field or claim, by its name in the original.
     pub name: String,
     /// What is wrong with it.
     pub problem: String,
@@ -73,7 +77,7 @@ impl ImportError {
 pub struct Imported {
     /// The policy.
     pub policy: Policy,
-    /// What whoever uses it should know.
+    /// What its users should know.
     pub notes: Vec<String>,
 }
 
@@ -107,7 +111,7 @@ pub fn import(format: Format, text: &str, options: &Options) -> Result<Imported,
     }
 }
 
-/// What is collected on the way.
+/// An import in progress.
 struct Draft<'a> {
     options: &'a Options,
     used: Vec<&'a str>,
@@ -140,22 +144,22 @@ impl<'a> Draft<'a> {
         true
     }
 
-    /// Something that no policy here can say.
+    /// Something that a policy here cannot express.
     fn cannot(&mut self, name: &str, problem: &str) {
         if !self.left_out(name) {
-            self.refuse(name, format!("{problem} (to do without: --leave-out {name})"));
+            self.refuse(name, format!("{problem} (to leave it out: --leave-out {name})"));
         }
     }
 
     /// Equality with a number, where a policy here has a limit.
     fn limit(&mut self, name: &str, limit: &str) -> bool {
         if self.options.equal_as_limit {
-            self.note(format!("{name}: equality was taken for \"{limit}\" (--equal-as-limit)"));
+            self.note(format!("{name}: equality became \"{limit}\" (--equal-as-limit)"));
             return true;
         }
         self.cannot(
             name,
-            &format!("equality with a number is not a clause here; --equal-as-limit makes it \"{limit}\""),
+            &format!("policies here have limits instead of equality; --equal-as-limit makes it \"{limit}\""),
         );
         false
     }
@@ -172,7 +176,7 @@ impl<'a> Draft<'a> {
             return Err(ImportError(self.refused));
         };
         let Some(tcb) = tcb.or(self.options.tcb) else {
-            self.refuse("tcb", "there is no least TCB; add --tcb");
+            self.refuse("tcb", "there is no minimum TCB; add --tcb");
             return Err(ImportError(self.refused));
         };
         if tcb.fmc.is_some() != (product == Product::Turin) {
@@ -191,27 +195,25 @@ impl<'a> Draft<'a> {
         };
         policy.unsafe_any_measurement = false;
         fill(&mut policy);
-        if policy.measurements.is_empty() {
+        if policy.guest.measurements.is_empty() {
             if self.options.any_measurement {
                 policy.unsafe_any_measurement = true;
-                self.note("unsafe_any_measurement: no measurement was given, so any guest is admitted");
+                self.note("unsafe_any_measurement: no measurement was given, so every guest is admitted");
             } else {
                 self.refuse(
                     "measurement",
-                    "there is none: any guest would do; add it, or --unsafe-any-measurement",
+                    "is missing, so every guest would be admitted; add it, or --unsafe-any-measurement",
                 );
             }
         }
-        if !policy.host_data.is_empty() {
-            self.note("host_data: guests that are launched through a gate have another HOST_DATA; this policy is for others");
+        if !policy.guest.host_data.is_empty() {
+            self.note("host_data: a gate gives each launch a HOST_DATA of its own; this policy is for guests launched without one");
         }
         self.note("crl: a fresh revocation list is required, as always unless crl = \"if-present\"");
         for left in &self.options.leave_out {
             if !self.used.contains(&left.as_str()) {
-                self.refused.push(Refused {
-                    name: left.clone(),
-                    problem: "is not there, or need not be left out".to_owned(),
-                });
+                let problem = "does not exist, or can be imported".to_owned();
+                self.refused.push(Refused { name: left.clone(), problem });
             }
         }
         if self.refused.is_empty() {
@@ -224,7 +226,7 @@ impl<'a> Draft<'a> {
 
 /// Bytes of exactly this length.
 fn exact<const N: usize>(bytes: &[u8]) -> Result<[u8; N], String> {
-    bytes.try_into().map_err(|_| format!("has {} bytes, {N} are wanted", bytes.len()))
+    bytes.try_into().map_err(|_| format!("has {} bytes, not {N}", bytes.len()))
 }
 
 /// A product by its name.
