@@ -151,7 +151,7 @@ impl Session {
     }
 
     /// Until when the next message may begin; `None` if there is no deadline but the server's.
-    pub(crate) fn until(&self) -> Option<Instant> {
+    pub fn until(&self) -> Option<Instant> {
         match &self.state {
             State::New | State::Channel(_) | State::Over => None,
             State::Launch(launch) => Some(launch.until),
