@@ -200,7 +200,7 @@ pub struct Service {
 pub struct Rules {
     /// Refuse locality 4.
     pub reject_locality_4: bool,
-    /// Accept [`CC_SET_LOCALITY`] on the data connection.
+    /// Accept swtpm's command to set the locality on the data connection.
     pub set_locality_command: bool,
     /// Send no `TPM2_Shutdown` when the TPM is stopped or reset: the client sends it.
     pub disable_auto_shutdown: bool,

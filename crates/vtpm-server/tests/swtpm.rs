@@ -311,6 +311,7 @@ fn a_pid_file_replaces_a_pid_file_and_nothing_else() {
     // Of a server that was killed.
     fs::write(&mine, "4711\n").unwrap();
     let server = start(tempfile::tempdir().unwrap(), &["--pid", &option]);
-    drop(server.ctrl());
+    // It listens before it writes the file, and answers after that.
+    ask(&server.ctrl(), &[0, 0, 0, 1], 8);
     assert_eq!(fs::read_to_string(&mine).unwrap(), format!("{}\n", server.child.id()));
 }
