@@ -7,7 +7,7 @@
 programs() {
     local name
     mkdir -p "$1"
-    for name in cvmm cvmm-boot-tests cvmm-gate cvmm-guest cvmm-psp-pki cvmm-snp-tests cvmm-vtpm; do
+    for name in cvmm cvmm-boot-tests cvmm-gate cvmm-guest cvmm-hostile cvmm-psp-pki cvmm-snp-tests cvmm-vtpm; do
         printf '#!/bin/sh\nexit 1\n' >"$1/$name"
         chmod 755 "$1/$name"
     done

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A console in a file that does not grow without limit: what a guest prints is its own choice.
+//! A console in a file that does not grow without limit: the guest decides how much it prints.
 //!
 //! `PATH` takes the output up to `max_size` bytes. Then its content is copied to `PATH.1`, which held what was older, and `PATH`
 //! begins again from its start. Both files are opened when the console is, and keep their inodes: `tail -F PATH` goes on, and no
@@ -110,7 +110,7 @@ impl Write for ConsoleFile {
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    // A symbolic link could lead to any file of this user's. Without O_NONBLOCK, opening a FIFO waits for its reader.
+    // A symbolic link could lead to any file that this user can write. Without O_NONBLOCK, opening a FIFO waits for its reader.
     options.read(true).append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     options
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The exit codes of `cvmm`: a host agent decides by them, so they never change their meaning.
 //!
-//! Codes below 10 say that the VM did not start or that cvmm itself failed; from 10 to 19 the guest ran and ended in
-//! another way than by powering off; from 20 on the attestation gate did not admit it, so that it did not run; 30 is its state file's; 40 is of evidence that could not be verified. Nothing else is used: a code above 127 is a signal's, set by the shell.
+//! Codes below 10 say that the VM did not start or that cvmm itself failed; from 10 to 19 the guest ran and ended and
+//! ended in another way than by powering off; from 20 on the attestation gate did not admit it, so that it did not run; 30 is about its
+//! state file; 40 is about evidence that could not be verified. Nothing else is used: the shell sets codes above 127 for signals.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,7 +14,7 @@ use std::fmt::Write;
 pub enum ExitStatus {
     /// The guest powered off, or the command did what it was asked.
     Success = 0,
-    /// cvmm failed for a reason that is none of the others.
+    /// cvmm failed for any other reason.
     Internal = 1,
     /// The command line or the configuration is wrong.
     Usage = 2,
@@ -27,7 +28,7 @@ pub enum ExitStatus {
     Differs = 6,
     /// The security processor refused the launch: another guest than expected, its policy, or a page.
     Unmeasured = 7,
-    /// Nobody has admitted the guest.
+    /// The guest was not admitted.
     NotAdmitted = 8,
     /// `policy test`, `attest report`, `attest verify`: evidence is not verified or not accepted.
     NotMet = 9,
@@ -45,17 +46,17 @@ pub enum ExitStatus {
     MemoryViolation = 15,
     /// The guest has shown nothing on its console within `--boot-timeout`.
     Silent = 16,
-    /// Nobody listens where the gate should, or TLS fails.
+    /// The gate cannot be reached, or TLS fails.
     GateUnreachable = 20,
     /// The gate did not answer in time, or closed the connection.
     GateSilent = 21,
     /// The gate refused.
     GateDenied = 22,
-    /// The gate's answer is of no use.
+    /// The gate's answer is invalid.
     GateAnswer = 23,
-    /// The gate's ticket is not for this launch, or not the gate's.
+    /// The gate's ticket is not valid for this launch, or not signed by the gate.
     Ticket = 24,
-    /// A VM's state file is damaged, another VM's, too old, or the key is wrong.
+    /// A VM's state file is damaged, belongs to another VM, is too old, or the key is wrong.
     State = 30,
     /// `attest report`, `attest verify`: there is no certificate to verify a report by.
     Unverified = 40,
@@ -110,7 +111,7 @@ impl ExitStatus {
             Self::Unmeasured => {
                 "the security processor refused the launch (digest, policy, id block or a page)"
             }
-            Self::NotAdmitted => "nobody has admitted the SNP guest",
+            Self::NotAdmitted => "the SNP guest was not admitted",
             Self::NotMet => {
                 "policy test, attest report, attest verify: evidence is not verified or not accepted"
             }
@@ -123,17 +124,17 @@ impl ExitStatus {
             Self::Terminated => "the SNP guest terminated itself",
             Self::MemoryViolation => "the SNP guest used memory in a way that cannot be served",
             Self::Silent => "the guest wrote nothing to its console within --boot-timeout",
-            Self::GateUnreachable => {
-                "the attestation gate cannot be reached: nobody listens there, or TLS fails"
-            }
+            Self::GateUnreachable => "the attestation gate cannot be reached, or TLS fails",
             Self::GateSilent => "the attestation gate did not answer in time",
             Self::GateDenied => "the attestation gate refused the guest; the message has its reasons",
-            Self::GateAnswer => "the attestation gate's answer is of no use",
-            Self::Ticket => "the attestation gate's ticket is not for this launch, or not the gate's",
+            Self::GateAnswer => "invalid response from the attestation gate",
+            Self::Ticket => "the attestation gate's ticket is not valid for this launch",
             Self::Unverified => {
                 "attest report, attest verify: there is no certificate to verify the report by; what to fetch is printed"
             }
-            Self::State => "the VM's state file is refused: damaged, another VM's, too old, or a wrong key",
+            Self::State => {
+                "the VM's state file is refused: damaged, of a different VM, too old, or a wrong key"
+            }
         }
     }
 
@@ -171,7 +172,7 @@ pub trait ExitReport {
         None
     }
 
-    /// Exits by kind (`io.0x3f8`, `mmio.ecam`, `hlt`), if they were counted.
+    /// Exits by kind (`interrupted`, `io.0x3f8`, `mmio.0xfed40000`), if they were counted.
     fn exits(&self) -> Option<BTreeMap<String, u64>> {
         None
     }

@@ -5,18 +5,22 @@
 //! Modules that a running guest can reach log with a limit (`cvmm_log_limit`); `tests/log_lines.rs` has their list.
 
 pub mod acpi;
+pub mod admission;
 pub mod attest;
 pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod console_file;
+pub mod control;
 pub mod exit_code;
-pub mod gate;
+pub mod inputs;
+pub mod launch;
 pub mod logging;
 pub mod machine;
 pub mod measure;
+pub mod pipe;
 pub mod policy;
+pub mod progress;
 pub mod run;
 pub mod timeline;
-pub mod vm;
 pub mod vtpm;

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cvmm::gate::channel::Channel;
+use cvmm::admission::channel::Channel;
 use cvmm_gate::engine::Engine;
 use cvmm_gate_protocol::messages::lease::{Checkpoint, Prepare};
 use cvmm_gate_protocol::messages::{Admit, Attest, GuestEvidence, PROTOCOL, Request, Response};

@@ -7,9 +7,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use cvmm::admission::manifest::manifest;
 use cvmm::config::{Checks, Config};
-use cvmm::gate::manifest::manifest;
-use cvmm::machine::Inputs;
+use cvmm::inputs::Inputs;
 use cvmm_attest::claims::{FirmwareVersion, Product};
 use cvmm_gate::config::Config as GateConfig;
 use cvmm_gate::engine::{Engine, Session};

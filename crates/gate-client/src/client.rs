@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::frame::{self, FrameError};
 use crate::transport::{ConnectError, Connection, Endpoint};
 use cvmm_gate_protocol::binding;
+use cvmm_gate_protocol::messages::lease::SUPERSEDED;
 use cvmm_gate_protocol::messages::{
     Admit, Approval, Denied, Evidence, NONCE_LEN, PROTOCOL, PolicyId, Request, Response,
 };
@@ -56,6 +57,9 @@ pub enum ClientError {
     /// A denial.
     #[error("denied by the gate: {}", list(.0))]
     Denied(Vec<Reason>),
+    /// A later start of the VM has superseded its lease.
+    #[error("the gate refused: {}", list(.0))]
+    Superseded(Vec<Reason>),
     /// Its ticket does not verify.
     #[error(transparent)]
     Ticket(#[from] TicketError),
@@ -74,6 +78,7 @@ impl ClientError {
             Self::Connect(ConnectError::Handshake { source, .. }) => source.code(),
             Self::NoAnswer { source, .. } => source.code(),
             Self::Answer { .. } => "gate.answer",
+            Self::Superseded(_) => SUPERSEDED,
             Self::Denied(reasons) => reasons.first().map_or("gate.denied", |reason| &reason.code),
             Self::Ticket(error) => error.code(),
         }
@@ -207,6 +212,9 @@ fn ask(
     }
     let answer = Zeroizing::new(frame::read(stream, deadline).map_err(no_answer)?);
     match serde_json::from_slice(&answer) {
+        Ok(Response::Denied(denied)) if denied.is_superseded() => {
+            Err(ClientError::Superseded(denied.reasons))
+        }
         Ok(Response::Denied(Denied { reasons })) => Err(ClientError::Denied(reasons)),
         Ok(response) => Ok(response),
         Err(error) => Err(ClientError::answer(question, error.to_string())),
@@ -396,6 +404,10 @@ mod tests {
         let reason = Reason::new("policy.measurement", "no");
         let denied = serde_json::to_vec(&Response::Denied(Denied { reasons: vec![reason] })).unwrap();
         assert_eq!(code(vec![denied.clone()], false), "policy.measurement");
+        let reasons = vec![Reason::new("gate.other", "no"), Reason::new(SUPERSEDED, "started again")];
+        let superseded = serde_json::to_vec(&Response::Denied(Denied { reasons })).unwrap();
+        let error = ask(vec![superseded], false).unwrap_err();
+        assert_eq!((matches!(error, ClientError::Superseded(_)), error.code()), (true, "key.superseded"));
         let good = || approval(|_| ());
         assert_eq!(code(vec![good(), denied], false), "policy.measurement");
         assert_eq!(code(vec![good()], true), "gate.timeout");

@@ -290,3 +290,11 @@ pub struct Denied {
     /// At least one.
     pub reasons: Vec<Reason>,
 }
+
+impl Denied {
+    /// Whether a later start of the VM has superseded the lease that was asked about: it is over for good.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.reasons.iter().any(|reason| reason.code == lease::SUPERSEDED)
+    }
+}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a guest asks to be done with its pages, checked before anybody acts on it.
+//! Requests of a guest to change its pages, checked before they are carried out.
 //!
 //! A guest changes the state of pages by KVM_HC_MAP_GPA_RANGE (KVM's form of its page state changes), or by touching
 //! a page in the other state (KVM_EXIT_MEMORY_FAULT). Everything here comes from the guest and may be nonsense.
@@ -18,14 +18,14 @@ const FLAG_SIZES: u64 = 0xf;
 /// State of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageState {
-    /// Encrypted, out of the host's reach.
+    /// Encrypted: the host cannot read it.
     Private,
     /// Ordinary memory, seen by guest and devices.
     Shared,
 }
 
 impl PageState {
-    /// In words.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Private => "private",
@@ -62,7 +62,7 @@ pub enum RequestError {
         /// Asked for.
         pages: u64,
     },
-    /// Bits nobody defined.
+    /// Undefined bits.
     #[error("undefined flags {0:#x}")]
     Flags(u64),
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The CPUID page of a guest, and what to make of the firmware's corrections.
+//! The CPUID page of a guest, and the firmware's corrections of it.
 //!
 //! The page tells the guest what its processor can do; the firmware lets it in only if the processor agrees, and hands a
-//! refused page back with the values it would take. Loading those blindly would let whoever controls the host's processor
+//! refused page back with the values it would take. Loading those blindly would let an attacker who controls the host's processor
 //! settings choose what the guest believes, and the launch digest does not cover any of it. So the differences are shown, and
 //! accepted only where [`Tolerance`] says that they cannot matter.
 
@@ -47,7 +47,7 @@ pub struct Difference {
     pub leaf: u32,
     /// ECX.
     pub subleaf: u32,
-    /// Which result: `"eax"` and so on, or a field the table has besides.
+    /// Which result: `"eax"` and so on, or another field of the table.
     pub field: &'static str,
     /// What the page had.
     pub proposed: u64,

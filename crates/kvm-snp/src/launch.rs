@@ -32,15 +32,15 @@ pub const REPORT_LEN: usize = size_of::<cvmm_snp::report::Report>();
 /// Pages handed to the kernel in one call: enough that calls do not show beside the firmware's work for each page.
 const BATCH: usize = 256;
 
-/// How often an update is given to the kernel again that it left without a reason of the page's (see [`may_go_on`]).
-const MOST_RETRIES: u32 = 16;
+/// How often an update is retried that the kernel left for a reason other than the page (see [`may_go_on`]).
+const MAX_RETRIES: u32 = 16;
 
 /// Memory the kernel copies from, aligned as it wants it. KVM_SEV_SNP_LAUNCH_UPDATE never takes guest RAM for its source.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
 struct StagingPage([u8; PAGE_SIZE]);
 
-/// What LAUNCH_FINISH is given besides the guest.
+/// Parameters of LAUNCH_FINISH.
 #[derive(Clone, Debug)]
 pub struct FinishOptions {
     /// Expected digest and policy, signed. The security processor refuses any other guest.
@@ -83,7 +83,7 @@ pub struct Finished {
 #[derive(Debug)]
 pub struct Staged(Finished);
 
-/// A guest that may run. Nobody else makes one:
+/// A guest that may run. Only an admission makes one (E0451):
 ///
 /// ```compile_fail,E0451
 /// # use cvmm_kvm_snp::launch::Admitted;
@@ -183,7 +183,7 @@ impl Started {
             match result {
                 Ok(()) if update.len < left => retries = 0,
                 Ok(()) => return Err(UpdateError::Stuck { tag, gpa }),
-                Err(error) if may_go_on(error) && retries < MOST_RETRIES => retries += 1,
+                Err(error) if may_go_on(error) && retries < MAX_RETRIES => retries += 1,
                 Err(error) => {
                     return Err(match error.firmware {
                         Some(status) => UpdateError::Firmware { tag, gpa, kind, status },
@@ -230,7 +230,7 @@ impl Started {
 }
 
 /// Whether an update failed in a way that the next try may not. The kernel leaves it when the thread has a signal or other work
-/// pending, and Linux 6.12 answers EIO then as for everything else. What stands against the page itself is there the next time too.
+/// pending, and Linux 6.12 answers EIO then as for everything else. A reason that lies in the page itself is still there the next time.
 fn may_go_on(error: SevCallError) -> bool {
     error.firmware.is_none() && matches!(error.errno, libc::EIO | libc::EINTR | libc::EAGAIN)
 }
@@ -363,7 +363,7 @@ impl Finished {
         Ok(Admitted { _vm: self.vm, memory: self.memory })
     }
 
-    /// Lets it run because the operator said so, without anybody having seen evidence.
+    /// Lets it run because the operator said so, without any evidence.
     pub fn admit_without_gate(self) -> Admitted {
         Admitted { _vm: self.vm, memory: self.memory }
     }

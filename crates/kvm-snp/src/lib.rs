@@ -5,7 +5,7 @@
 //!
 //! [`vm::SnpVm`] (created, initialised) → [`launch::Started`] (LAUNCH_START) → [`launch::Measured`] (every page of the
 //! plan in) → [`launch::Finished`] (LAUNCH_FINISH: the security processor has checked digest and policy) →
-//! [`launch::Admitted`] (somebody has decided that it may run). KVM itself does not stop KVM_RUN after a failed
+//! [`launch::Admitted`] (an admission allows it to run). KVM itself does not stop KVM_RUN after a failed
 //! LAUNCH_FINISH; the VMM lets vCPUs run only with an `Admitted`. An error anywhere consumes the VM: nothing can be tried
 //! again on it, and its memory and ASID go with it.
 //!
@@ -20,6 +20,7 @@ pub mod convert;
 pub mod cpuid_page;
 pub mod launch;
 pub mod memory;
+mod memory_error;
 pub mod probe;
 pub mod shared_view;
 pub mod states;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Private and shared memory of an SNP guest.
 //!
-//! Each region has two backings: a guest_memfd that nobody can map, for its private pages, and an ordinary mapping for its
+//! Each region has two backings: a guest_memfd that cannot be mapped, for its private pages, and an ordinary mapping for its
 //! shared ones. An attribute per page tells KVM which one the guest sees. All pages start private. When pages change
 //! state, the attribute changes first, so that no vCPU can bring the old state back, and then what the old backing held is
 //! given back to the host. [`crate::shared_view`] sees to it that accesses which are under way do not bring it back: a guest that
@@ -18,11 +18,12 @@ use std::sync::Arc;
 
 use kvm_bindings::{kvm_create_guest_memfd, kvm_memory_attributes, kvm_userspace_memory_region2};
 use kvm_ioctls::VmFd;
-use thiserror::Error;
 
 use crate::convert::{PageState, Request};
+pub use crate::memory_error::{ConvertError, MemoryError};
+pub use crate::shared_view::Counters;
 use crate::shared_view::{Backing, Mapping, SharedView};
-use crate::states::{Change, NotMemory, RunError};
+use crate::states::Change;
 use crate::sys;
 use crate::vm::SnpVm;
 
@@ -37,81 +38,6 @@ pub struct Region {
     pub shared: *mut u8,
     /// What it is, for messages.
     pub name: &'static str,
-}
-
-/// Why memory could not be set up.
-#[derive(Debug, Error)]
-pub enum MemoryError {
-    /// The regions themselves.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// KVM_CREATE_GUEST_MEMFD.
-    #[error("kvm refused {len:#x} bytes of private memory for {name}: {source}")]
-    Memfd {
-        /// Which region.
-        name: &'static str,
-        /// Its length.
-        len: u64,
-        /// The kernel's answer.
-        #[source]
-        source: kvm_ioctls::Error,
-    },
-    /// KVM_SET_USER_MEMORY_REGION2.
-    #[error("kvm refused the memory slot of {name} at {gpa:#x} ({len:#x} bytes): {source}")]
-    Slot {
-        /// Which region.
-        name: &'static str,
-        /// Start.
-        gpa: u64,
-        /// Length.
-        len: u64,
-        /// The kernel's answer.
-        #[source]
-        source: kvm_ioctls::Error,
-    },
-    /// KVM_SET_MEMORY_ATTRIBUTES.
-    #[error("kvm refused to make {len:#x} bytes at {gpa:#x} {to}: {source}", to = .to.name())]
-    Attributes {
-        /// Start.
-        gpa: u64,
-        /// Length.
-        len: u64,
-        /// Wanted state.
-        to: PageState,
-        /// The kernel's answer.
-        #[source]
-        source: kvm_ioctls::Error,
-    },
-}
-
-/// Why a request of the guest was not carried out.
-#[derive(Debug, Error)]
-pub enum ConvertError {
-    /// Only memory can be private, and only memory can be touched in the wrong state.
-    #[error("the guest uses what is no memory as if it were: {0}")]
-    NotMemory(#[from] NotMemory),
-    /// The host did not do it.
-    #[error(transparent)]
-    Host(#[from] MemoryError),
-}
-
-/// What conversions have cost so far, in pages where not said otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Requests by hypercall.
-    pub requests: u64,
-    /// Of these, requests for what already was so.
-    pub repeated: u64,
-    /// Requests that were refused.
-    pub refused: u64,
-    /// Pages that became private.
-    pub to_private: u64,
-    /// Pages that became shared.
-    pub to_shared: u64,
-    /// Pages converted because the guest touched them without asking.
-    pub by_fault: u64,
-    /// Private pages that were dropped from the shared view after an access that had begun before.
-    pub settled: u64,
 }
 
 /// All memory of one SNP VM.

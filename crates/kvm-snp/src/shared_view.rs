@@ -7,7 +7,7 @@
 //!
 //! Why nothing gets through: a conversion marks a page as private before it drops it. An access that reaches the page before the drop
 //! leaves nothing behind. One that reaches it after the drop faults, which the kernel orders after the drop, and so after the mark:
-//! its `settle` sees the mark. A page that has become shared again meanwhile keeps its content: `settle` drops pages under the lock of
+//! its `settle` sees the mark. A page that has become shared again in between keeps its content: `settle` drops pages under the lock of
 //! conversions.
 #![expect(unsafe_code, reason = "gives memory back to the host")]
 
@@ -16,8 +16,27 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::convert::{PageState, Request};
-use crate::memory::{ConvertError, Counters, MemoryError};
+use crate::memory_error::{ConvertError, MemoryError};
 use crate::states::{Change, PageStates, RunError};
+
+/// What conversions have cost so far, in pages where not said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests by hypercall.
+    pub requests: u64,
+    /// Of these, requests for what already was so.
+    pub repeated: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// Pages that became private.
+    pub to_private: u64,
+    /// Pages that became shared.
+    pub to_shared: u64,
+    /// Pages converted because the guest touched them without asking.
+    pub by_fault: u64,
+    /// Private pages that were dropped from the shared view after an access that had begun before.
+    pub settled: u64,
+}
 
 /// The other side of a conversion: what the guest sees, and the backing of private pages.
 pub trait Backing {

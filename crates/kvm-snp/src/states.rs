@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which pages are private: pure bookkeeping, without KVM.
 //!
-//! One bit per page of each run of memory. Whoever changes pages holds a lock; reading needs none, because devices ask at every
+//! One bit per page of each run of memory. Pages are changed under a lock; reading needs none, because devices ask at every
 //! access.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -212,7 +212,7 @@ mod tests {
         assert!(!states.is(BASE - PAGE, PAGE, PageState::Private));
         assert!(!states.is(BASE - PAGE, PAGE, PageState::Shared));
         assert!(!states.is(u64::MAX, 2, PageState::Shared));
-        // Firmware shares MMIO: nothing to do. Nobody makes it private.
+        // Firmware shares MMIO: nothing to do. It cannot become private.
         let mmio = request(0xfec0_0000, 1, PageState::Shared);
         assert_eq!(states.plan(mmio, false), Ok(vec![]));
         assert_eq!(states.plan(mmio, true), Err(NotMemory { gpa: 0xfec0_0000, len: PAGE }));

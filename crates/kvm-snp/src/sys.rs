@@ -96,7 +96,7 @@ pub fn sev_command<T>(vm: &VmFd, sev: BorrowedFd<'_>, id: u32, data: &mut T) -> 
     let firmware = SevError::from_code(command.error).filter(|error| *error != SevError::NoCall);
     match (result, firmware) {
         (Ok(()), None) => Ok(()),
-        // Never seen (Linux 6.12 hides what stopped an update that made some progress), but a refusal is no success.
+        // Never seen (Linux 6.12 hides what stopped an update that made some progress), but a refusal is not a success.
         (Ok(()), firmware) => Err(SevCallError { errno: libc::EIO, firmware }),
         (Err(error), firmware) => Err(SevCallError { errno: error.errno(), firmware }),
     }

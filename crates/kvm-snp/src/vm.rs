@@ -22,7 +22,7 @@ pub enum CreateError {
     ExitHypercall(#[source] kvm_ioctls::Error),
     /// SEV_FEATURES this kernel does not launch with.
     #[error(
-        "sev features {wanted:#x} are not available: this kernel and processor allow {available:#x} besides snp_active"
+        "sev features {wanted:#x} are not available: this kernel and processor allow {available:#x} in addition to snp_active"
     )]
     Features {
         /// Asked for.

@@ -42,6 +42,9 @@ struct Options {
     /// The cvmm program.
     #[arg(long, default_value = "-")]
     cvmm: PathBuf,
+    /// The cvmm-hostile program, which plays a hostile host.
+    #[arg(long, default_value = "-")]
+    hostile: PathBuf,
     /// What tests/guest/build made.
     #[arg(long, default_value = "-")]
     guest: PathBuf,

@@ -24,6 +24,7 @@ pub fn run(options: &Options, cases: &[Case]) -> Result<bool> {
     ensure!(!cases.is_empty(), "no case has {:?} in its name; --list shows them", options.filter);
     for (what, path) in [
         ("--cvmm", &options.cvmm),
+        ("--hostile", &options.hostile),
         ("--guest", &options.guest),
         ("--firmware", &options.firmware),
         ("--stock-firmware", &options.stock_firmware),

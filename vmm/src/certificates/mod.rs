@@ -3,8 +3,8 @@
 //!
 //! A guest's extended request brings the certificate chain of its report from the host, so that it can be verified without AMD's
 //! key server. Kernels that know KVM_SEV_SNP_ENABLE_REQ_CERTS (not Linux 6.12) leave with exit reason 43 for them; the
-//! certificates come from a folder ([`store`]) and go to the guest as a table ([`table`]). Nothing is believed because of them:
-//! whoever verifies the report verifies the chain too.
+//! certificates come from a folder ([`store`]) and go to the guest as a table ([`table`]). Nothing depends on their origin:
+//! a verifier of the report verifies the chain too.
 //!
 //! Which certificates are right depends on the platform's reported TCB, which a firmware update changes while guests run. Asking
 //! the security processor and reading files is the work of a thread (`worker`); a vCPU takes what that thread found, and waits
@@ -18,6 +18,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cvmm_devices::memory::DeviceMemory;
+use cvmm_kvm::vcpu::{CertificateAnswer, CertificateSource};
 use cvmm_sev_host::SevHostError;
 use cvmm_snp::cpu::CpuSignature;
 use thiserror::Error;
@@ -39,33 +40,6 @@ pub enum CertificateError {
     Store(#[from] StoreError),
 }
 
-/// What the guest is answered: the `ret` of exit reason 43 (Linux Documentation/virt/kvm/api.rst, KVM_EXIT_SNP_REQ_CERTS).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The table is in the guest's buffer.
-    Done,
-    /// The buffer is too small; this many pages are needed.
-    TooSmall(u64),
-    /// The certificates are being fetched: the guest is told to ask again (SNP_GUEST_VMM_ERR_BUSY).
-    Busy,
-    /// It could not be done.
-    Failed,
-}
-
-impl Answer {
-    /// The number for the kernel.
-    pub fn code(self) -> u64 {
-        let errno = match self {
-            Self::Done => 0,
-            Self::TooSmall(_) => libc::ENOSPC,
-            Self::Busy => libc::EAGAIN,
-            Self::Failed => libc::EIO,
-        };
-        // Error numbers are positive.
-        errno.unsigned_abs().into()
-    }
-}
-
 /// Serves one VM.
 #[derive(Debug)]
 pub struct Certificates {
@@ -83,29 +57,30 @@ impl Certificates {
         let mut platform = Platform::new(root, signature);
         Ok(Self { worker: Worker::start(move || platform.table())?, memory })
     }
+}
 
-    /// Answers one request: `pages` pages at `gpa` are the guest's buffer. Called on vCPU threads: it waits for the worker for
-    /// `worker::PATIENCE` at most.
-    pub fn serve(&self, gpa: u64, pages: u64) -> Answer {
+impl CertificateSource for Certificates {
+    /// Waits for the worker for `worker::PATIENCE` at most.
+    fn serve(&self, gpa: u64, pages: u64) -> CertificateAnswer {
         match self.worker.find() {
             Found::Table(table) => put(&self.memory, &table, gpa, pages),
-            Found::Nothing => Answer::Failed,
-            Found::NotYet => Answer::Busy,
+            Found::Nothing => CertificateAnswer::Failed,
+            Found::NotYet => CertificateAnswer::Busy,
         }
     }
 }
 
-fn put(memory: &DeviceMemory, table: &[u8], gpa: u64, pages: u64) -> Answer {
+fn put(memory: &DeviceMemory, table: &[u8], gpa: u64, pages: u64) -> CertificateAnswer {
     let needed = (table.len() as u64).div_ceil(PAGE);
     if pages < needed {
-        return Answer::TooSmall(needed);
+        return CertificateAnswer::TooSmall(needed);
     }
     // The guest chose the address: it may be private, or no memory.
     match memory.write_slice(table, GuestAddress(gpa)) {
-        Ok(()) => Answer::Done,
+        Ok(()) => CertificateAnswer::Done,
         Err(error) => {
             cvmm_log_limit::warn!(gpa, %error, "the guest's buffer for certificates cannot be written");
-            Answer::Failed
+            CertificateAnswer::Failed
         }
     }
 }
@@ -124,14 +99,20 @@ mod tests {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
         let memory = DeviceMemory::new(Arc::new(ram));
         let table = vec![7; 5000];
-        assert_eq!(put(&memory, &table, 0x1000, 1), Answer::TooSmall(2));
-        assert_eq!(put(&memory, &table, 0x1000, 2), Answer::Done);
+        assert_eq!(put(&memory, &table, 0x1000, 1), CertificateAnswer::TooSmall(2));
+        assert_eq!(put(&memory, &table, 0x1000, 2), CertificateAnswer::Done);
         assert_eq!(memory.read_obj::<u8>(GuestAddress(0x1000 + 4999)).unwrap(), 7);
         assert_eq!(memory.read_obj::<u8>(GuestAddress(0x1000 + 5000)).unwrap(), 0);
         for gpa in [0x3000, 0x4000, u64::MAX - 100] {
-            assert_eq!(put(&memory, &table, gpa, u64::MAX), Answer::Failed, "{gpa:#x}");
+            assert_eq!(put(&memory, &table, gpa, u64::MAX), CertificateAnswer::Failed, "{gpa:#x}");
         }
-        let codes = [Answer::Done, Answer::TooSmall(1), Answer::Failed, Answer::Busy].map(Answer::code);
+        let codes = [
+            CertificateAnswer::Done,
+            CertificateAnswer::TooSmall(1),
+            CertificateAnswer::Failed,
+            CertificateAnswer::Busy,
+        ]
+        .map(CertificateAnswer::code);
         assert_eq!(codes, [0, 28, 5, 11]);
     }
 
@@ -141,7 +122,7 @@ mod tests {
         let memory = DeviceMemory::new(Arc::new(ram));
         let lines = Lines::of(|| {
             for request in 0..10_000 {
-                assert_eq!(put(&memory, &[7; 100], 0x4000 + request, 1), Answer::Failed);
+                assert_eq!(put(&memory, &[7; 100], 0x4000 + request, 1), CertificateAnswer::Failed);
             }
         });
         assert!(lines.len() <= cvmm_log_limit::BURST as usize, "{} lines", lines.len());

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! vcek/<chip id>/bl02_tee00_snp06_ucode21_vcek.der      of one TCB (Turin: ..._fmc01_vcek.der)
-//! vcek/<chip id>/vcek.der                               of whatever TCB, when there is no better one
+//! vcek/<chip id>/vcek.der                               of any TCB, used when the exact one is missing
 //! vlek/bl02_tee00_snp06_ucode21_vlek.der, vlek/vlek.der
 //! roots/<milan|genoa|turin>/ask.der, asvk.der, ark.der  optional
 //! ```
@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use super::table::Kind;
 
-/// No certificate of AMD's is a tenth of this.
+/// Certificates of AMD are less than a tenth of this.
 const MAX_CERTIFICATE: u64 = 16 << 10;
 
 /// Why a chain could not be had.
@@ -55,7 +55,7 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    /// Too long, or PEM that is none.
+    /// Too long, or invalid PEM.
     #[error("{path} is not a certificate: {problem}")]
     Content {
         /// Which.
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_refused() {
+    fn other_content_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.der");
         assert!(read(&file).unwrap().is_none());

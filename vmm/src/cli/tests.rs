@@ -364,7 +364,7 @@ fn check_looks_at_this_host() {
     }
     // An ordinary guest needs KVM and nothing else.
     let findings = crate::run::check::host(&config("\"none\""), || panic!("the doctor was asked"));
-    assert_eq!(findings.is_empty(), crate::vm::host::open(2).is_ok(), "{findings:?}");
+    assert_eq!(findings.is_empty(), cvmm_kvm::host::open(2).is_ok(), "{findings:?}");
     let (_folder, toml) = machine();
     let (status, out, err) = idle(&["config", "check", &toml]);
     assert_eq!(status == ExitStatus::Success, findings.is_empty(), "{err}");

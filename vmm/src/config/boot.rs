@@ -116,7 +116,7 @@ fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
         Profile::Hashes => Boot::Hashes {
             kernel: rules.required_path("boot.kernel", kernel.as_deref()),
             initrd: initrd.map(|initrd| rules.path("boot.initrd", &initrd)),
-            cmdline: check_cmdline("boot.cmdline", cmdline.unwrap_or_default(), rules),
+            cmdline: check_cmdline(cmdline.unwrap_or_default(), rules),
         },
         Profile::Disk => {
             if rules.vm.disks == 0 && !rules.is_cut("disk") {
@@ -128,14 +128,15 @@ fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
     }
 }
 
-pub(super) fn check_cmdline(key: &str, cmdline: String, rules: &mut Rules<'_>) -> String {
+fn check_cmdline(cmdline: String, rules: &mut Rules<'_>) -> String {
+    const KEY: &str = "boot.cmdline";
     if cmdline.len() > MAX_CMDLINE {
         let message = format!("the command line has {} bytes; Linux cuts it silently", cmdline.len());
-        rules.add(Problem::at(key, "length", message).allowed(format!("at most {MAX_CMDLINE} bytes")));
+        rules.add(Problem::at(KEY, "length", message).allowed(format!("at most {MAX_CMDLINE} bytes")));
     }
     if !cmdline.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         let message = "the command line has a character that is not printable ASCII";
-        rules.add(Problem::at(key, "format", message).allowed("printable ASCII without line breaks"));
+        rules.add(Problem::at(KEY, "format", message).allowed("printable ASCII without line breaks"));
     }
     cmdline
 }

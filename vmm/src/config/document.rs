@@ -81,10 +81,6 @@ pm_timer_scale = 7
 firmware_console = true
 mtrr = true
 user_space_marker = "up"
-serve_kernel = "k2"
-serve_initrd = "i2"
-serve_cmdline = "c2"
-serve_shim = "s2"
 "#,
         r#"
 name = "b"
@@ -113,9 +109,6 @@ channel = true
 [vtpm]
 mode = "in-process"
 state = "st"
-[debug]
-inject_variables = "vars"
-first_stage = "cut-ticket"
 "#,
         r#"
 name = "c"

@@ -134,16 +134,7 @@ mod tests {
             let vtpm = full.vtpm.take().unwrap();
             let default = parse(&text.replace("# [vtpm]\n# mode", "[vtpm]\nmode")).unwrap().vtpm.unwrap();
             assert_eq!(super::super::Vtpm { state: None, ..vtpm }, default);
-            let debug = super::super::Debug {
-                user_space_marker: None,
-                serve_kernel: None,
-                serve_initrd: None,
-                serve_cmdline: None,
-                serve_shim: None,
-                inject_variables: None,
-                first_stage: None,
-                ..full.debug.clone()
-            };
+            let debug = super::super::Debug { user_space_marker: None, ..full.debug.clone() };
             full.debug = debug;
             assert_eq!(full, given, "{profile}");
         }

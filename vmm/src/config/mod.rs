@@ -50,7 +50,7 @@ pub use boot::{Boot, MAX_CMDLINE};
 pub use console::{
     Console, ConsoleDevice, ConsoleMode, DEFAULT_CONSOLE_SIZE, MAX_CONSOLE_SIZE, MIN_CONSOLE_SIZE,
 };
-pub use debug::{Debug, StageTamper};
+pub use debug::Debug;
 pub use disk::{CacheMode, Disk, DiskFormat, MAX_DISK_QUEUES, MAX_DISKS, MAX_SERIAL};
 pub use example::example;
 pub use gate::{Gate, GateEndpoint};

@@ -289,8 +289,6 @@ fn an_snp_guest_has_a_policy() {
     // What an snp guest demands says nothing about another one.
     let error = parse(&format!("{GOOD}[snp]\n")).unwrap_err();
     assert_eq!(error.problems()[0].code, "config.snp.isolation");
-    let injecting = format!("{GOOD}[debug]\ninject_variables = \"vars.fd\"\n");
-    assert_eq!(parse(&injecting).unwrap_err().problems()[0].code, "config.debug.inject_variables.isolation");
 }
 
 #[test]
@@ -575,7 +573,7 @@ pub(super) fn schema_keys() -> Vec<String> {
     let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
     let mut keys = Vec::new();
     walk(&schema, &schema, "", &mut keys);
-    assert!(keys.len() > 50 && keys.iter().any(|key| key == "disk.serial"), "{keys:?}");
+    assert!(keys.len() > 40 && keys.iter().any(|key| key == "disk.serial"), "{keys:?}");
     keys
 }
 

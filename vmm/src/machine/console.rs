@@ -2,8 +2,7 @@
 //! The guest's console device and the way the operator's input takes into it.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cvmm_devices::legacy::Serial;
@@ -36,22 +35,12 @@ impl ConsolePort {
     }
 }
 
-/// A pipe for the virtio console: the device's end, and ours, which does not block.
-pub fn input_pipe() -> io::Result<(OwnedFd, File)> {
-    let (reader, writer) = io::pipe()?;
-    let writer = File::from(OwnedFd::from(writer));
-    let reader = OwnedFd::from(reader);
-    for fd in [std::os::fd::AsFd::as_fd(&reader), std::os::fd::AsFd::as_fd(&writer)] {
-        crate::vm::fd::set_nonblocking(fd)?;
-    }
-    Ok((reader, writer))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
 
     use super::*;
+    use crate::pipe::input_pipe;
 
     #[test]
     fn a_full_pipe_takes_nothing_and_does_not_block() {

@@ -21,22 +21,22 @@ use cvmm_devices::virtio::block::{self, Block, BlockConfig, BlockError};
 use cvmm_devices::virtio::console::Console;
 use cvmm_devices::virtio::pci::{TransportError, VirtioPci};
 use cvmm_devices::virtio::rng::Rng;
+use cvmm_kvm::irq::{IrqRoutes, KvmDoorbells, KvmMsi};
 use kvm_ioctls::VmFd;
 use thiserror::Error;
 
-use super::console::{ConsolePort, input_pipe};
-use super::dispatch::{Dispatch, Milestones};
+use super::console::ConsolePort;
+use super::console_sink::ConsoleSink;
+use super::dispatch::Dispatch;
 use super::fw_cfg;
-use super::inputs::Inputs;
-use super::stage::{self, Mailbox};
+use super::layout;
 use super::tpm::GuestTpm;
 use crate::acpi::{self, AcpiConfig};
 use crate::config::{Boot, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES, MAX_SERIAL};
-use crate::gate::channel;
-use crate::run::output::ConsoleSink;
-use crate::vm::control::Control;
-use crate::vm::irq::{IrqRoutes, KvmDoorbells, KvmMsi};
-use crate::vm::layout;
+use crate::control::Control;
+use crate::inputs::Inputs;
+use crate::pipe::input_pipe;
+use crate::progress::Milestones;
 
 /// Device number of the host bridge, and of the LPC bridge where Q35 has it.
 const SLOT_HOST_BRIDGE: u8 = 0;
@@ -80,7 +80,7 @@ pub enum DeviceError {
         source: TransportError,
     },
     /// A descriptor or thread.
-    #[error("cannot make {what}: {source}")]
+    #[error("cannot create {what}: {source}")]
     Host {
         /// What was tried.
         what: &'static str,
@@ -90,7 +90,7 @@ pub enum DeviceError {
     },
     /// The guest's address space is too small.
     #[error(
-        "no room for the 64-bit pci window: the guest has {bits} physical address bits and memory = {high:#x} \
+        "the 64-bit pci window does not fit: the guest has {bits} physical address bits and memory = {high:#x} \
          bytes above 4 GiB; lower memory"
     )]
     NoPciWindow {
@@ -104,7 +104,7 @@ pub enum DeviceError {
     Random(#[source] std::io::Error),
 }
 
-/// What devices are made of.
+/// What devices are built from.
 pub struct Parts<'a> {
     /// The configuration.
     pub config: &'a Config,
@@ -126,18 +126,16 @@ pub struct Parts<'a> {
     pub milestones: &'a Arc<Milestones>,
     /// The TPM, if there is one.
     pub tpm: Option<&'a GuestTpm>,
-    /// The gate's name for this launch, if a gate has approved of it.
-    pub gate_launch: Option<&'a str>,
+    /// Virtio devices from outside, with their names.
+    pub virtio: Vec<(String, Box<dyn VirtioDevice>)>,
 }
 
 /// The devices, ready to answer.
-pub struct Built {
+pub struct Devices {
     /// Where accesses go.
     pub dispatch: Arc<Dispatch>,
     /// Where console input goes.
     pub console: ConsolePort,
-    /// Where a first stage's messages go.
-    pub mailbox: Mailbox,
 }
 
 fn shared<T: BusDevice + 'static>(device: T) -> Arc<Mutex<dyn BusDevice>> {
@@ -145,7 +143,7 @@ fn shared<T: BusDevice + 'static>(device: T) -> Arc<Mutex<dyn BusDevice>> {
 }
 
 /// Builds all devices.
-pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
+pub fn build(parts: Parts<'_>) -> Result<Devices, DeviceError> {
     let Parts {
         config,
         inputs,
@@ -157,7 +155,7 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
         physical_bits,
         milestones,
         tpm,
-        gate_launch,
+        virtio,
     } = parts;
     let host = |what| move |source| DeviceError::Host { what, source };
     let boots_from_disk = config.boot == Boot::Disk;
@@ -185,16 +183,6 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     let scale = NonZeroU32::new(config.debug.pm_timer_scale).unwrap_or(NonZeroU32::MIN);
     ports.add(0x608, 4, "pm timer", shared(PmTimer::new(scale)))?;
 
-    let mailbox = Mailbox::new(
-        memory.clone(),
-        inputs.plan.staged_uki().map(|uki| uki.blob().clone()),
-        Arc::clone(control),
-        config.debug.first_stage,
-    );
-    if inputs.plan.has_first_stage() {
-        ports.add(stage::PORT, stage::PORT_LEN, "first stage", shared(mailbox.clone()))?;
-    }
-
     let mut functions: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
     let console_port = match config.console.device {
         ConsoleDevice::Serial => {
@@ -221,11 +209,7 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
     if config.rng {
         functions.push(("rng".to_owned(), Box::new(Rng::new())));
     }
-    if let Some((gate, launch)) = config.gate.as_ref().filter(|gate| gate.channel).zip(gate_launch) {
-        let (writer, reader) = channel::connect(gate, launch).map_err(host("the line to the gate"))?;
-        let output = ConsoleOut::new("gate-out", Box::new(writer)).map_err(host("the gate's thread"))?;
-        functions.push(("gate".to_owned(), Box::new(Console::new(Box::new(output), Some(reader)))));
-    }
+    functions.extend(virtio);
 
     // A device that firmware has no use for costs it nothing when its enumeration does not see it.
     let visibility = if boots_from_disk { Visibility::Everywhere } else { Visibility::Cf8Only };
@@ -265,7 +249,7 @@ pub fn build(parts: Parts<'_>) -> Result<Built, DeviceError> {
 
     let ecam = Ecam::new(Arc::clone(&pci), ecam);
     let dispatch = Dispatch { ports, mmio, ecam, pci, milestones: Arc::clone(milestones) };
-    Ok(Built { dispatch: Arc::new(dispatch), console: console_port, mailbox })
+    Ok(Devices { dispatch: Arc::new(dispatch), console: console_port })
 }
 
 /// The window lies below 4 GiB by its definition.
@@ -280,14 +264,14 @@ fn open_disk(disk: &Disk, vcpus: u32) -> Result<Block, BlockError> {
         serial: disk.serial.clone(),
         cache: disk.cache.into(),
         format: disk.format.into(),
-        // One queue per vCPU lets each submit without taking a lock of the others.
+        // One queue per vCPU: no vCPU waits for another one's lock.
         queues: disk
             .queues
             .unwrap_or(u16::try_from(vcpus).map_or(MAX_DISK_QUEUES, |vcpus| vcpus.min(MAX_DISK_QUEUES))),
     })
 }
 
-/// Fresh for every machine, so that a guest that was reset or copied knows it.
+/// Fresh for every machine, so that a guest notices that it was reset or copied.
 fn generation_id() -> Result<[u8; 16], DeviceError> {
     let mut id = [0; 16];
     let file = std::fs::File::open("/dev/urandom").map_err(DeviceError::Random)?;

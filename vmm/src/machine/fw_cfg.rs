@@ -2,8 +2,8 @@
 //! What the firmware finds on its configuration device.
 //!
 //! Firmware reads the directory entry by entry, so every file costs exits; there are only those it needs. Never
-//! among them: `opt/*` (knobs that change what firmware does) and, but for tests, `etc/boot/shim` (an EFI binary that an
-//! AmdSev build would run unmeasured).
+//! among them: `opt/*` (knobs that change what firmware does) and `etc/boot/shim` (an EFI binary that an AmdSev build would
+//! run unmeasured).
 
 use std::io;
 use std::ops::Range;
@@ -13,9 +13,9 @@ use cvmm_launch::blob::Blob;
 use cvmm_launch::memory::MemoryLayout;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::inputs::{Inputs, Served};
+use super::layout;
 use crate::acpi::AcpiBlobs;
-use crate::vm::layout;
+use crate::inputs::{HashedFiles, Inputs};
 
 /// One entry of `etc/e820` (QEMU docs/specs/fw_cfg: 20 bytes, packed, little-endian).
 #[derive(IntoBytes, Immutable)]
@@ -125,17 +125,14 @@ pub fn build(
     if let Some(mem64) = mem64 {
         builder = builder.file("etc/hardware-info", hardware_info(mem64));
     }
-    if let Some(Served { kernel, initrd, cmdline }) = &inputs.served {
+    if let Some(HashedFiles { kernel, initrd, cmdline }) = &inputs.served {
         builder = builder.file("etc/boot/kernel", FromBlob(kernel.clone())).cmdline(cmdline.clone());
         if let Some(initrd) = initrd {
             builder = builder.initrd(FromBlob(initrd.clone()));
         }
     }
-    if let Some(shim) = &inputs.hostile.shim {
-        cvmm_log_limit::warn!(
-            "debug.serve_shim: this host is hostile, the guest may run a program that was not measured"
-        );
-        builder = builder.file("etc/boot/shim", FromBlob(shim.clone()));
+    for (name, file) in &inputs.more_files {
+        builder = builder.file(name.clone(), FromBlob(file.clone()));
     }
     builder.build(memory)
 }
@@ -143,7 +140,7 @@ pub fn build(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::layout::{GIB, MIB};
+    use crate::machine::layout::{GIB, MIB};
 
     #[test]
     fn e820_is_packed() {

@@ -1,35 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A machine whose vCPUs run, each on a thread of its own.
 
-use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
+use cvmm_kvm::exits::{ExitCounters, ExitCounts};
+use cvmm_kvm::kick::Kicker;
+use cvmm_kvm::memory::MachineMemory;
+use cvmm_kvm::vcpu::{Permit, RunnableVcpu};
 use cvmm_kvm_snp::launch::Admitted;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{ConsolePort, GuestTpm, Machine, TpmCounts};
-use crate::run::signals::kick;
-use crate::run::supervisor::Guest;
+use super::board::{Board, Vcpus};
+use super::console::ConsolePort;
+use super::dispatch::Dispatch;
+use super::error::MachineError;
+use super::tpm::{GuestTpm, TpmCounts};
+use crate::control::{Control, Ending};
 use crate::timeline::Phase;
-use crate::vm::control::{Control, Ending};
-use crate::vm::exits::ExitCounts;
-use crate::vm::memory::MachineMemory;
-use crate::vm::vcpu::{EndOnDrop, Permit};
 
 /// vCPU threads recurse nowhere and keep no large buffers on the stack; short TPM commands run on them, in a library whose
-/// buffers are of some KiB each. Pages that nobody touches cost nothing.
+/// buffers are of some KiB each. Pages that are never touched cost nothing.
 const STACK: usize = 1 << 20;
-/// A kick that arrives between a vCPU's look at the stop flag and its entry into the guest is lost, so kicks
-/// are repeated until the thread has ended.
-const KICK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// A thread that runs a vCPU.
+#[derive(Debug)]
+struct VcpuThread {
+    handle: JoinHandle<()>,
+    kicker: Kicker,
+    counters: Arc<ExitCounters>,
+}
 
 /// The running machine. Dropping it stops it.
 #[derive(Debug)]
 pub struct RunningMachine {
-    threads: Vec<JoinHandle<ExitCounts>>,
-    counts: ExitCounts,
+    threads: Vec<VcpuThread>,
+    /// Of vCPUs whose threads have ended.
+    ended: ExitCounts,
     console: ConsolePort,
     power_button: EventFd,
     tpm: Option<GuestTpm>,
@@ -39,28 +46,48 @@ pub struct RunningMachine {
     _memory: MachineMemory,
 }
 
+/// How a machine ended.
+#[derive(Clone, Debug)]
+pub struct MachineEnd {
+    /// Why.
+    pub ending: Ending,
+    /// Exits of all vCPUs.
+    pub exits: ExitCounts,
+    /// What its TPM device has done, if it has one.
+    pub tpm: Option<TpmCounts>,
+}
+
+/// Ends the VM when a vCPU thread is left in any way, a panic included: a VM with a missing processor must not linger.
+#[derive(Debug)]
+struct EndOnDrop(Arc<Control>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if !self.0.is_stopping() {
+            self.0.end(Ending::InternalError { vcpu: 0, detail: "a vcpu thread ended early".to_owned() });
+        }
+    }
+}
+
 impl RunningMachine {
+    /// Starts a thread for each vCPU. The vCPUs of an SNP guest do not run unless `admitted` is theirs.
     pub(super) fn start(
-        machine: Machine,
+        vcpus: Vcpus,
+        board: Board,
         admitted: Option<Admitted>,
-        count_addresses: bool,
-    ) -> io::Result<Self> {
-        let Machine {
-            vcpus,
-            dispatch,
-            console,
-            power_button,
-            tpm,
-            control,
-            timeline,
-            isolation: _,
-            mailbox: _,
-            _vm,
-            memory,
-        } = machine;
+    ) -> Result<Self, MachineError> {
+        let permit = match &admitted {
+            Some(admitted) => Permit::Admitted(admitted),
+            None => Permit::NotIsolated,
+        };
+        let permitted: Option<Vec<_>> = vcpus.all().map(|vcpu| vcpu.permit(permit)).collect();
+        let vcpus = permitted.ok_or(MachineError::NotAdmitted)?;
+        let Board {
+            dispatch, console, power_button, tpm, control, timeline, count_addresses, memory, ..
+        } = board;
         let mut running = Self {
             threads: Vec::with_capacity(vcpus.len()),
-            counts: ExitCounts::new(count_addresses),
+            ended: ExitCounts::default(),
             console,
             power_button,
             tpm,
@@ -68,90 +95,103 @@ impl RunningMachine {
             admitted,
             _memory: memory,
         };
-        let permit = match &running.admitted {
-            Some(admitted) => Permit::Admitted(admitted),
-            None => Permit::NotIsolated,
-        };
-        let permitted: Option<Vec<_>> = vcpus.into_iter().map(|vcpu| vcpu.permit(permit)).collect();
-        let vcpus = permitted.ok_or_else(|| io::Error::other("the guest is not admitted"))?;
         timeline.mark(Phase::FirstRun);
-        for mut vcpu in vcpus {
-            let dispatch = Arc::clone(&dispatch);
-            let control = Arc::clone(&running.control);
-            let thread = thread::Builder::new().name(format!("vcpu{}", vcpu.id())).stack_size(STACK).spawn(
-                move || {
-                    let guard = EndOnDrop(Arc::clone(&control));
-                    let counts = vcpu.run(&*dispatch, &control, ExitCounts::new(count_addresses));
-                    drop(guard);
-                    counts
-                },
-            );
-            match thread {
-                Ok(thread) => running.threads.push(thread),
-                Err(error) => {
-                    running.control.end(Ending::Stopped);
-                    running.join();
-                    return Err(error);
-                }
-            }
+        for vcpu in vcpus {
+            // An error drops the machine, which stops the vCPUs that run already.
+            running.spawn(vcpu, &dispatch, count_addresses).map_err(MachineError::host("a vcpu thread"))?;
         }
         Ok(running)
     }
 
-    /// The VM's end.
+    fn spawn(
+        &mut self,
+        mut vcpu: RunnableVcpu,
+        dispatch: &Arc<Dispatch>,
+        count_addresses: bool,
+    ) -> std::io::Result<()> {
+        let kicker = vcpu.kicker();
+        let counters = Arc::new(ExitCounters::new(count_addresses));
+        let (dispatch, control, counts) =
+            (Arc::clone(dispatch), Arc::clone(&self.control), Arc::clone(&counters));
+        let thread = thread::Builder::new().name(format!("vcpu{}", vcpu.id())).stack_size(STACK);
+        let handle = thread.spawn(move || {
+            let guard = EndOnDrop(Arc::clone(&control));
+            if let Some(end) = vcpu.run(&*dispatch, &counts, &|| control.is_stopping()) {
+                control.end(Ending::of_vcpu(vcpu.id(), end));
+            }
+            drop(guard);
+        })?;
+        self.threads.push(VcpuThread { handle, kicker, counters });
+        Ok(())
+    }
+
+    /// How the VM ends.
     pub fn control(&self) -> &Arc<Control> {
         &self.control
     }
 
-    /// Stops all vCPUs and waits for them. Returns why the VM ended, what its vCPUs did, and what its TPM device did.
-    pub fn stop(mut self) -> (Ending, ExitCounts, Option<TpmCounts>) {
-        if !self.control.is_stopping() {
-            self.control.end(Ending::Stopped);
+    /// Exits of all vCPUs so far.
+    pub fn exits(&self) -> ExitCounts {
+        let mut exits = self.ended.clone();
+        for thread in &self.threads {
+            exits.add(&thread.counters.snapshot());
         }
-        self.join();
-        let ending = self.control.ending().unwrap_or(Ending::Stopped);
-        (ending, std::mem::take(&mut self.counts), self.tpm.as_ref().map(GuestTpm::counts))
+        exits
     }
 
-    fn join(&mut self) {
-        self.console.release();
-        while self.threads.iter().any(|thread| !thread.is_finished()) {
-            for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
-                kick(thread);
-            }
-            thread::sleep(KICK_INTERVAL);
-        }
-        if let Some(admitted) = &self.admitted {
-            let counters = admitted.memory().counters();
-            cvmm_log_limit::debug!(?counters, "page conversions");
-        }
-        for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(counts) => self.counts.add(&counts),
-                Err(_) => cvmm_log_limit::error!("a vcpu thread panicked"),
-            }
-        }
+    /// What the TPM device has done so far, if there is one.
+    pub fn tpm(&self) -> Option<TpmCounts> {
+        self.tpm.as_ref().map(GuestTpm::counts)
     }
-}
 
-impl Drop for RunningMachine {
-    fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.control.end(Ending::Stopped);
-            self.join();
-        }
-    }
-}
-
-impl Guest for RunningMachine {
-    fn power_button(&self) {
+    /// Presses the power button.
+    pub fn press_power_button(&self) {
         // The interrupt is an edge: one signal, one press.
         if let Err(error) = self.power_button.write(1) {
             cvmm_log_limit::warn!(%error, "power button");
         }
     }
 
-    fn console_input(&self, bytes: &[u8]) -> usize {
+    /// Offers console input; returns how many bytes were taken.
+    pub fn console_input(&self, bytes: &[u8]) -> usize {
         self.console.push(bytes)
+    }
+
+    /// Stops all vCPUs and waits for them.
+    pub fn stop(mut self) -> MachineEnd {
+        self.end();
+        MachineEnd {
+            ending: self.control.ending().unwrap_or(Ending::Stopped),
+            exits: self.exits(),
+            tpm: self.tpm(),
+        }
+    }
+
+    fn end(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
+        if !self.control.is_stopping() {
+            self.control.end(Ending::Stopped);
+        }
+        self.console.release();
+        // After `end`: a kicked vCPU looks at `control` before it enters the guest again.
+        self.threads.iter().for_each(|thread| thread.kicker.kick());
+        for VcpuThread { handle, counters, .. } in self.threads.drain(..) {
+            if handle.join().is_err() {
+                cvmm_log_limit::error!("a vcpu thread panicked");
+            }
+            self.ended.add(&counters.snapshot());
+        }
+        if let Some(admitted) = &self.admitted {
+            let counters = admitted.memory().counters();
+            cvmm_log_limit::debug!(?counters, "page conversions");
+        }
+    }
+}
+
+impl Drop for RunningMachine {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -13,12 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cvmm_devices::bus::BusDevice;
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_devices::tpm::{Counters, Crb, TpmExecutor, crb};
+use cvmm_kvm::coalesced::{CAPACITY, CoalescedWrites};
+use cvmm_kvm::vcpu::Vcpu;
 use kvm_ioctls::{IoEventAddress, VmFd};
 
 use crate::acpi::TpmRegion;
 use crate::config::Vtpm;
-use crate::vm::coalesced::{CAPACITY, CoalescedWrites};
-use crate::vm::vcpu::Vcpu;
 
 /// A shared handle to a machine's TPM device.
 #[derive(Clone)]

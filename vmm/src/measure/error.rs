@@ -11,7 +11,7 @@ use cvmm_launch::plan::PlanError;
 use thiserror::Error;
 
 use crate::exit_code::{ExitReport, ExitStatus};
-use crate::machine::InputError;
+use crate::inputs::InputError;
 
 /// Why a guest cannot be measured.
 #[derive(Debug, Error)]

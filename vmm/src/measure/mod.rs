@@ -23,7 +23,7 @@ use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::digest::Digest;
 
 use crate::config::{Boot, Config};
-use crate::machine::{InputError, Inputs};
+use crate::inputs::{InputError, Inputs};
 
 pub use compare::compare;
 pub use error::MeasureError;

@@ -13,8 +13,8 @@ use cvmm_snp::tcb::{TcbParts, TcbVersion};
 use thiserror::Error;
 
 use super::resolve::profile;
+use crate::admission::manifest::knobs;
 use crate::config::{Config, CpuidTolerance, Isolation};
-use crate::gate::manifest::knobs;
 
 /// The minimum TCB, as it is written on a command line: `bootloader,tee,snp,microcode`, on Turin with the FMC
 /// before.

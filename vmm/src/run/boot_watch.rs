@@ -9,14 +9,13 @@
 //! Signs of life are bytes from the console device and the marker port. Each machine is watched from its own start: a guest that was
 //! reset boots again.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::output::ConsoleSink;
-use crate::machine::{Milestones, Seen};
+use crate::control::{Ending, Silence};
+use crate::machine::console_sink::ConsoleSink;
+use crate::progress::{Milestones, Progress};
 use crate::timeline::{Phase, Timeline};
-use crate::vm::control::Ending;
 
 /// When a silent guest is reported. Several times what a boot takes on any host with hardware virtualisation.
 pub const REPORT_AFTER: Duration = Duration::from_secs(60);
@@ -30,31 +29,6 @@ pub enum BootTimeout {
     Off,
     /// It is ended after this time.
     End(Duration),
-}
-
-/// What is known of a guest that has shown nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Silence {
-    /// Since its start.
-    pub time: Duration,
-    /// How far it came.
-    pub seen: Seen,
-}
-
-impl fmt::Display for Silence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seen = match self.seen {
-            Seen::Nothing => "its firmware has accessed no device",
-            Seen::Firmware => "its firmware ran, its kernel has not probed the PCI bus",
-            Seen::Kernel => "its kernel was entered and has probed the PCI bus",
-            Seen::UserSpace => "its user space was reached",
-        };
-        write!(
-            f,
-            "the guest has written nothing to its console in {} s since its start; {seen}",
-            self.time.as_secs_f64().round()
-        )
-    }
 }
 
 /// What is due.
@@ -113,8 +87,8 @@ impl BootWatch {
         let Some(next) = self.report.into_iter().chain(self.end).min().filter(|_| !self.done) else {
             return Due::Never;
         };
-        let seen = self.milestones.seen();
-        if seen == Seen::UserSpace || self.console.shown() != self.before {
+        let progress = self.milestones.progress();
+        if progress == Progress::UserSpace || self.console.shown() != self.before {
             self.done = true;
             return Due::Never;
         }
@@ -122,7 +96,7 @@ impl BootWatch {
         if time < next {
             return Due::In(next - time);
         }
-        let silence = Silence { time, seen };
+        let silence = Silence { time, progress };
         self.timeline.mark(Phase::Silent);
         if self.end.is_some_and(|end| end <= time) {
             self.done = true;
@@ -186,7 +160,7 @@ mod tests {
             );
             let before_the_end = all.watch.tick(start + seconds(limit - 1));
             assert_eq!(before_the_end, Due::In(seconds(1)));
-            let silence = Silence { time: seconds(limit), seen: Seen::Kernel };
+            let silence = Silence { time: seconds(limit), progress: Progress::Kernel };
             assert_eq!(all.watch.tick(start + seconds(limit)), Due::End(Ending::Silent(silence)));
             assert!(silence.to_string().contains("its kernel was entered"), "{silence}");
         }

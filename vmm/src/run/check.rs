@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `cvmm run` would refuse before it starts anything: the content of files, and the host.
 //!
-//! The same code looks as when a VM is run: [`Inputs`] for what is launched, the gate client for its keys, [`mod@host`] and the
+//! The same code checks as when a VM is run: [`Inputs`] for what is launched, the gate client for its keys, [`mod@host`] and the
 //! doctor for the machine. Nothing is started, locked or asked over the network.
 
 use std::fs::File;
@@ -11,15 +11,15 @@ use cvmm_doctor::{Report, Status};
 use cvmm_gate_client::tls::TlsSetupError;
 use cvmm_guest_state::StateError;
 use cvmm_guest_state::info::Info;
+use cvmm_kvm::host;
 use cvmm_kvm_snp::probe::SnpHost;
 use cvmm_launch::plan::PlanError;
 
 use super::RunError;
+use crate::admission::{AdmissionClient, AdmissionError};
 use crate::config::{Boot, Config, Gate, GateEndpoint, Isolation, Problem};
-use crate::exit_code::{ExitReport, ExitStatus};
-use crate::gate::{Asker, GateError};
-use crate::machine::{InputError, Inputs};
-use crate::vm::host;
+use crate::exit_code::ExitStatus;
+use crate::inputs::{InputError, Inputs};
 use crate::vtpm;
 
 /// Something that a run would end with.
@@ -36,13 +36,13 @@ pub struct Finding {
 pub fn files(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(gate) = &config.gate {
-        findings.extend(Asker::open(gate).err().map(|error| of_gate(gate, &error)));
+        findings.extend(AdmissionClient::open(gate).err().map(|error| of_gate(gate, error)));
     }
     let keyed = findings.iter().any(|finding| finding.problem.key == "gate.verdict_key");
     for error in Inputs::faults(config) {
-        // The first stage is told the gate's key: that one has been reported.
-        if !(keyed && matches!(error, InputError::VerdictKey { .. })) {
-            findings.push(finding(ExitStatus::LaunchRefused, input_key(config, &error), "content", &error));
+        // The gate's key is measured into the first stage: that one has been reported.
+        if !(keyed && matches!(error, InputError::VerdictKey(_))) {
+            findings.push(finding(input_key(config, &error), "content", &error.into()));
         }
     }
     if let Some(path) = config.vtpm.as_ref().and_then(|vtpm| vtpm.state.as_deref()) {
@@ -51,7 +51,7 @@ pub fn files(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// What this host lacks for `config`. `examine` is asked only for a guest that needs SNP.
+/// What this host lacks for `config`. `examine` is only called for a guest that needs SNP.
 #[must_use]
 pub fn host(config: &Config, examine: impl FnOnce() -> Report) -> Vec<Finding> {
     const KEY: &str = "isolation";
@@ -72,8 +72,8 @@ pub fn host(config: &Config, examine: impl FnOnce() -> Report) -> Vec<Finding> {
     });
     match opened {
         Ok(()) => Vec::new(),
-        Err(error @ RunError::Vtpm(_)) => vec![finding(error.exit_status(), "vtpm.mode", "host", &error)],
-        Err(error) => vec![finding(error.exit_status(), KEY, "host", &error)],
+        Err(error @ RunError::Vtpm(_)) => vec![finding("vtpm.mode", "host", &error)],
+        Err(error) => vec![finding(KEY, "host", &error)],
     }
 }
 
@@ -93,16 +93,16 @@ fn fatal_items(report: &Report) -> Vec<Finding> {
         .collect()
 }
 
-fn finding(status: ExitStatus, key: &str, reason: &str, error: &dyn std::error::Error) -> Finding {
-    Finding { status, problem: Problem::at(key, reason, error.to_string()) }
+fn finding(key: &str, reason: &str, error: &RunError) -> Finding {
+    Finding { status: error.into(), problem: Problem::at(key, reason, error.to_string()) }
 }
 
-fn of_gate(gate: &Gate, error: &GateError) -> Finding {
-    let key = match error {
-        GateError::Tls(error) => tls_key(&gate.endpoint, error),
+fn of_gate(gate: &Gate, error: AdmissionError) -> Finding {
+    let key = match &error {
+        AdmissionError::Tls(error) => tls_key(&gate.endpoint, error),
         _ => "gate.verdict_key",
     };
-    finding(error.exit_status(), key, "content", error)
+    finding(key, "content", &error.into())
 }
 
 /// The key of the file that an error is about.
@@ -131,14 +131,14 @@ fn input_key(config: &Config, error: &InputError) -> &'static str {
         InputError::Firmware(_) => "firmware",
         InputError::Kernel(_) | InputError::Read(_) => boot,
         InputError::Identity(_) => "snp.id_block",
-        InputError::VerdictKey { .. } => "gate.verdict_key",
+        InputError::VerdictKey(_) => "gate.verdict_key",
         // Firmware, profile and memory do not fit together: the profile is what was chosen.
         InputError::Plan(PlanError::Snp(_)) => "firmware",
         InputError::Plan(_) => "boot.profile",
     }
 }
 
-/// Looks at a state file as far as that needs no key. One that is not there is made at the first start.
+/// Checks a state file as far as that needs no key. One that does not exist is created at the first start.
 fn state(path: &Path) -> Option<Finding> {
     const KEY: &str = "vtpm.state";
     let folder = path.parent().is_none_or(Path::is_dir);

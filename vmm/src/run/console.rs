@@ -14,10 +14,10 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlo
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use thiserror::Error;
 
-use super::output::{ConsoleSink, OnText};
 use super::terminal::RawMode;
 use crate::config::{Console, ConsoleMode, DEFAULT_CONSOLE_SIZE};
 use crate::console_file::ConsoleFile;
+use crate::machine::console_sink::{ConsoleSink, OnText};
 
 /// Why the console could not be opened.
 #[derive(Debug, Error)]
@@ -49,7 +49,7 @@ pub struct ConsoleEnds {
     pub sink: ConsoleSink,
     /// Where the operator's input comes from.
     pub input: Option<ConsoleInput>,
-    /// Kept for its drop: leaves raw mode.
+    /// Leaves raw mode when it is dropped.
     _raw: Option<RawMode>,
 }
 
@@ -126,6 +126,15 @@ impl ConsoleInput {
                 Some(Vec::new())
             }
             Err(_) => None,
+        }
+    }
+
+    /// The pseudo-terminal that it comes from, if it does.
+    #[cfg(test)]
+    pub(super) fn pty_path(&self) -> Option<&std::path::Path> {
+        match &self.source {
+            Source::Stdin => None,
+            Source::Pty(pty) => Some(&pty.path),
         }
     }
 

@@ -14,9 +14,9 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use super::boot_watch::{BootWatch, Due};
 use super::console::{ConsoleInput, Key};
 use super::signals::StopSignals;
-use crate::vm::control::{Control, Ending};
+use crate::control::{Control, Ending};
 
-/// Input waits for the guest in pieces of at most this many bytes; reading pauses meanwhile.
+/// How often input that the guest has not taken is offered again. Until it is taken, no more is read.
 const INPUT_RETRY: Duration = Duration::from_millis(5);
 
 /// What the supervisor may do to the machine.
@@ -63,7 +63,7 @@ pub fn wait(
         control: Arc::clone(control),
         signals,
         input,
-        input_open: false,
+        watch: InputWatch::Closed,
         pending: VecDeque::new(),
         grace,
         boot,
@@ -71,6 +71,9 @@ pub fn wait(
     // At least once, so that a guest that resets faster than this thread gets here cannot keep signals out.
     loop {
         let timeout = manager.subscriber_mut(id)?.tick();
+        if let Some(input) = manager.subscriber_mut(id)?.resume_input() {
+            manager.event_ops(id)?.add(input)?;
+        }
         match manager.run_with_timeout(timeout) {
             Ok(_) => {}
             // A signal outside the signalfd (SIGCONT after a stop): look again.
@@ -83,13 +86,23 @@ pub fn wait(
     }
 }
 
+/// Whether the operator's input is in the event loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InputWatch {
+    /// It ended, or cannot be watched.
+    Closed,
+    /// It is read when there is some.
+    Open,
+    /// Not until the guest has taken what was read: descriptors are level-triggered.
+    Paused,
+}
+
 struct Supervisor<'a> {
     guest: &'a dyn Guest,
     control: Arc<Control>,
     signals: &'a mut StopSignals,
     input: Option<&'a mut ConsoleInput>,
-    /// Whether the input is in the event loop.
-    input_open: bool,
+    watch: InputWatch,
     /// Bytes the guest has not taken yet. Not read further before it is empty, so bounded by one read.
     pending: VecDeque<u8>,
     grace: &'a mut Grace,
@@ -150,32 +163,38 @@ impl Supervisor<'_> {
 
     fn read_input(&mut self, ops: &mut EventOps<'_>) {
         let Some(input) = &mut self.input else { return };
-        if !self.pending.is_empty() {
-            // Level-triggered: without a pause this would spin until the guest reads.
-            std::thread::sleep(Duration::from_millis(1));
+        let source = Events::empty_raw(input.as_raw_fd());
+        let Some(keys) = input.read() else {
+            cvmm_log_limit::debug!("console input ended");
+            let _ = ops.remove(source);
+            self.watch = InputWatch::Closed;
             return;
-        }
-        match input.read() {
-            Some(keys) => {
-                let mut stop = false;
-                for key in keys {
-                    match key {
-                        Key::Guest(byte) => self.pending.push_back(byte),
-                        Key::Stop => stop = true,
-                        Key::PowerButton => self.guest.power_button(),
-                    }
-                }
-                if stop {
-                    self.stop();
-                }
-                self.offer_pending();
-            }
-            None => {
-                cvmm_log_limit::debug!("console input ended");
-                let _ = ops.remove(Events::empty_raw(input.as_raw_fd()));
-                self.input_open = false;
+        };
+        let mut stop = false;
+        for key in keys {
+            match key {
+                Key::Guest(byte) => self.pending.push_back(byte),
+                Key::Stop => stop = true,
+                Key::PowerButton => self.guest.power_button(),
             }
         }
+        if stop {
+            self.stop();
+        }
+        self.offer_pending();
+        if !self.pending.is_empty() && ops.remove(source).is_ok() {
+            self.watch = InputWatch::Paused;
+        }
+    }
+
+    /// The input, if it has to be watched again.
+    fn resume_input(&mut self) -> Option<Events> {
+        let input = self.input.as_ref()?;
+        if self.watch != InputWatch::Paused || !self.pending.is_empty() {
+            return None;
+        }
+        self.watch = InputWatch::Open;
+        Some(Events::new_raw(input.as_raw_fd(), EventSet::IN))
     }
 }
 
@@ -190,7 +209,7 @@ impl MutEventSubscriber for Supervisor<'_> {
         }
         if let Some(input) = &self.input {
             match ops.add(Events::new_raw(input.as_raw_fd(), EventSet::IN)) {
-                Ok(()) => self.input_open = true,
+                Ok(()) => self.watch = InputWatch::Open,
                 // Regular files and /dev/null cannot be watched: the guest then has no input.
                 Err(error) => cvmm_log_limit::debug!(%error, "console input is not watched"),
             }
@@ -205,7 +224,7 @@ impl MutEventSubscriber for Supervisor<'_> {
             }
         } else if events.fd() == self.control.changed().as_raw_fd() {
             let _ = self.control.changed().read();
-        } else if self.input_open {
+        } else if self.watch == InputWatch::Open {
             self.read_input(ops);
         }
     }
@@ -213,13 +232,16 @@ impl MutEventSubscriber for Supervisor<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
+    use std::io::Write;
     use std::thread;
 
     use super::*;
-    use crate::machine::Milestones;
+    use crate::config::{Console, ConsoleDevice, ConsoleMode};
+    use crate::machine::console_sink::ConsoleSink;
+    use crate::progress::Milestones;
     use crate::run::boot_watch::BootTimeout;
-    use crate::run::output::ConsoleSink;
+    use crate::run::console::ConsoleEnds;
     use crate::timeline::Timeline;
 
     fn boot_watch(timeout: BootTimeout) -> BootWatch {
@@ -251,7 +273,7 @@ mod tests {
             control: Arc::clone(control),
             signals,
             input: None,
-            input_open: false,
+            watch: InputWatch::Closed,
             pending: VecDeque::new(),
             grace,
             boot,
@@ -273,6 +295,57 @@ mod tests {
             wait(&guest, &control, &mut signals, None, &mut grace, &mut boot).unwrap();
         });
         assert_eq!((control.ending(), guest.0.get()), (Some(Ending::PowerOff), 0));
+    }
+
+    /// A guest that takes no input for a while.
+    struct Busy {
+        until: Instant,
+        text: RefCell<Vec<u8>>,
+        offers: Cell<u32>,
+        control: Arc<Control>,
+    }
+
+    impl Guest for Busy {
+        fn power_button(&self) {}
+        fn console_input(&self, bytes: &[u8]) -> usize {
+            self.offers.set(self.offers.get() + 1);
+            if Instant::now() < self.until {
+                return 0;
+            }
+            self.text.borrow_mut().extend_from_slice(bytes);
+            if self.text.borrow().ends_with(b"!") {
+                self.control.end(Ending::PowerOff);
+            }
+            bytes.len()
+        }
+    }
+
+    #[test]
+    fn input_waits_for_a_busy_guest_without_a_busy_loop() {
+        let console =
+            Console { device: ConsoleDevice::Serial, mode: ConsoleMode::Pty, path: None, max_size: None };
+        let mut ends = ConsoleEnds::open(&console, None).unwrap();
+        let mut input = ends.input.take().unwrap();
+        let text: Vec<u8> = (0..1000).map(|at| b'a' + (at % 26) as u8).chain(*b"!").collect();
+        let mut operator = std::fs::File::options().write(true).open(input.pty_path().unwrap()).unwrap();
+        operator.write_all(&text).unwrap();
+        let mut signals = StopSignals::take_over().unwrap();
+        let control = Control::new().unwrap();
+        let began = Instant::now();
+        let guest = Busy {
+            until: began + Duration::from_millis(500),
+            text: RefCell::default(),
+            offers: Cell::new(0),
+            control: Arc::clone(&control),
+        };
+        let mut grace = Grace::new(Duration::from_secs(5));
+        let mut boot = boot_watch(BootTimeout::Off);
+        wait(&guest, &control, &mut signals, Some(&mut input), &mut grace, &mut boot).unwrap();
+        assert_eq!(*guest.text.borrow(), text);
+        // One for each retry, and for each read of 64 bytes.
+        let retries = began.elapsed().as_millis() / INPUT_RETRY.as_millis();
+        let limit = retries as u32 + text.len().div_ceil(64) as u32 + 10;
+        assert!(guest.offers.get() <= limit, "{} offers, {limit} expected at most", guest.offers.get());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which PCR banks are active: set before the guest's firmware sees the TPM, because every active bank costs each of its
-//! measurements a digest, and firmware randomises the platform's authorisation, after which nobody can change them.
+//! measurements a digest, and firmware randomises the platform's authorisation, after which they cannot be changed.
 //!
 //! The commands are those of the TPM 2.0 library specification, part 3: Startup, GetCapability(TPM_CAP_PCRS) and, if
 //! something else is active, PCR_Allocate. An allocation comes into force with the next power cycle, which the caller makes.
@@ -16,7 +16,7 @@ use crate::config::PcrBank;
 /// Bytes of a selection of 24 PCRs.
 const SELECT: u8 = 3;
 /// More banks than any TPM has.
-const MOST_BANKS: usize = 16;
+const MAX_BANKS: usize = 16;
 
 /// Why the banks cannot be set.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -29,14 +29,14 @@ pub enum BankError {
         /// Its response code.
         code: u32,
     },
-    /// A response that is none.
+    /// A response that is not valid.
     #[error("vtpm.banks.answer: the tpm's answer to {0} cannot be read")]
     Answer(&'static str),
     /// A bank that the TPM cannot have.
     #[error("vtpm.banks.unknown: this tpm has no {bank} bank: remove it from vtpm.pcr_banks", bank = .0.name())]
     Unknown(PcrBank),
-    /// No room for all of them.
-    #[error("vtpm.banks.room: the tpm has no room for all of vtpm.pcr_banks: name fewer")]
+    /// Too many of them.
+    #[error("vtpm.banks.room: the tpm has no capacity for all of vtpm.pcr_banks: name fewer")]
     NoRoom,
 }
 
@@ -85,21 +85,21 @@ fn parameters(
 
 /// The platform's password is empty before firmware has run.
 fn allocate(banks: &[(u16, bool)]) -> Command {
-    // As many as the TPM named, which was at most MOST_BANKS.
+    // As many as the TPM named, which was at most MAX_BANKS.
     let command = Command::new(cc::PCR_ALLOCATE).handle(rh::PLATFORM).password(&[]).u32(banks.len() as u32);
     banks.iter().fold(command, |command, (id, active)| {
         command.u16(*id).u8(SELECT).raw(&[if *active { 0xff } else { 0 }; SELECT as usize])
     })
 }
 
-/// The banks in a capability response, and whether each has PCRs; also such as have a hash that nobody here knows.
+/// The banks in a capability response, and whether each has PCRs; also banks of unknown hashes.
 fn parse(parameters: &[u8]) -> Option<Vec<(u16, bool)>> {
     let mut reader = Reader::new(parameters);
     let _more = reader.u8("moreData").ok()?;
     if reader.u32("capability").ok()? != cap::PCRS {
         return None;
     }
-    let count = reader.count("assignedPCR.count", MOST_BANKS).ok()?;
+    let count = reader.count("assignedPCR.count", MAX_BANKS).ok()?;
     let mut banks = Vec::new();
     for _ in 0..count {
         let id = reader.u16("hash").ok()?;

@@ -45,7 +45,7 @@ impl TpmExecutor for Executor {
         let pending = self.pending.as_mut().ok_or(TpmGone)?;
         let Some(response) = pending.wait(limit) else { return Ok(Progress::Pending) };
         self.pending = None;
-        // The TPM answers for a failed engine; the device has an error bit to set besides.
+        // The TPM answers for a failed engine; the device also has an error bit to set.
         if self.tpm.failure().is_some() {
             return Err(TpmGone);
         }

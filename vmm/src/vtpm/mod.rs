@@ -2,19 +2,20 @@
 //! The guest's TPM over the life of the process.
 //!
 //! A [`Vtpm`] is made before the first machine and outlives all of them: a reset of the guest is a new machine with the same
-//! TPM, which loses its power in between (so PCRs start anew and keys stay). Startup is the firmware's. What a machine gets is an
+//! TPM, which loses its power in between (PCRs are reset, keys stay). The firmware sends Startup. A machine gets an
 //! executor for its device ([`Vtpm::power_cycle`]).
 //!
-//! A TPM that fails while the guest runs is the guest's to see (`TPM_RC_FAILURE` and the device's error bit); the next reset
+//! A TPM that fails while the guest runs is visible to the guest (`TPM_RC_FAILURE` and the device's error bit); the next reset
 //! tries to bring it back. Only a TPM that never worked keeps a VM from starting.
 
 mod banks;
 mod executor;
-pub mod kept;
+pub mod persistent;
 
 use std::path::PathBuf;
 
 use cvmm_devices::tpm::TpmExecutor;
+use cvmm_gate_client::client::ClientError;
 use cvmm_guest_state::StateError;
 use cvmm_vtpm::command::CRB_BUFFER;
 use cvmm_vtpm::provision::ProvisionError;
@@ -27,18 +28,16 @@ use kvm_ioctls::Kvm;
 use thiserror::Error;
 
 pub use banks::BankError;
-pub use kept::Changes;
+pub use persistent::ChangeCounter;
 
 use crate::config::{self, Sandbox, VtpmMode};
-use crate::exit_code::ExitStatus;
-use crate::gate::GateError;
 use executor::Executor;
 
 /// Why there is no TPM.
 #[derive(Debug, Error)]
 pub enum VtpmError {
     /// The engine.
-    #[error("vtpm.engine: the guest's tpm does not start: {0}")]
+    #[error("vtpm.engine: failed to start the guest's TPM: {0}")]
     Engine(#[from] EngineError),
     /// Its keys and certificates.
     #[error("vtpm.identity: {0}")]
@@ -51,9 +50,13 @@ pub enum VtpmError {
         /// Why not.
         source: StateError,
     },
-    /// The gate.
-    #[error(transparent)]
-    Gate(#[from] GateError),
+    /// The exchange with the gate.
+    #[error("{source} [{}]", source.code())]
+    Gate {
+        /// What happened.
+        #[from]
+        source: ClientError,
+    },
     /// Its banks.
     #[error(transparent)]
     Banks(#[from] BankError),
@@ -69,18 +72,6 @@ pub enum VtpmError {
          use mode = \"in-process\" or none"
     )]
     UnreleasedVmpls(i32),
-}
-
-impl VtpmError {
-    /// The exit code for it.
-    pub fn exit_status(&self) -> ExitStatus {
-        match self {
-            Self::Engine(_) | Self::NoVmpls | Self::UnreleasedVmpls(_) => ExitStatus::Host,
-            Self::Banks(_) | Self::Provision(_) => ExitStatus::Internal,
-            Self::State { .. } => ExitStatus::State,
-            Self::Gate(error) => error.exit_status(),
-        }
-    }
 }
 
 /// KVM_CAP_PLANES as in the patches for Linux (x86 kernels without them answer 0).
@@ -104,11 +95,11 @@ pub struct Vtpm {
 }
 
 impl Vtpm {
-    /// The TPM that `config` wants, with state that nobody keeps.
+    /// The TPM of `config`, whose state is lost at the end.
     pub fn start(config: &config::Vtpm) -> Result<Self, VtpmError> {
         cvmm_log_limit::warn!(
-            "the guest's tpm is on the host's side of the boundary (vtpm.mode = \"in-process\"): whoever controls the host can read its \
-             keys and forge its pcrs; it is new with this process, and what the guest seals is lost with it"
+            "the guest's tpm is on the host's side of the boundary (vtpm.mode = \"in-process\"): the host can read its keys and \
+             forge its pcrs; it is new with this process, and what the guest seals is lost with it"
         );
         Self::new(engine(config.sandbox, Box::new(MemoryStore::new()))?, &config.pcr_banks)
     }
@@ -128,8 +119,8 @@ impl Vtpm {
     /// had no time to send TPM2_Shutdown.
     pub fn power_cycle(&self) -> Box<dyn TpmExecutor> {
         if let Err(error) = self.tpm.power_cycle() {
-            // The guest will be told at its first command.
-            cvmm_log_limit::error!(%error, "the guest's tpm does not come up");
+            // The guest learns it from its first command.
+            cvmm_log_limit::error!(%error, "cannot power-cycle the guest's tpm");
         }
         Box::new(Executor::new(self.tpm.clone()))
     }
@@ -140,14 +131,14 @@ impl Vtpm {
     }
 }
 
-/// The VM ends: however it did, its TPM is left in order, so that the next start counts no failed authorisation.
+/// Shuts the TPM down in order, however the VM ended, so that the next start counts no failed authorisation.
 impl Drop for Vtpm {
     fn drop(&mut self) {
         self.tpm.shut_down(MAX_PATIENCE);
     }
 }
 
-/// What a TPM needs before its first machine. It is off before and after.
+/// Prepares a TPM for its first machine. It is off before and after.
 fn set_up(engine: &mut dyn TpmEngine, banks: &[config::PcrBank]) -> Result<(), VtpmError> {
     // So that TPM_PT_MAX_COMMAND_SIZE and the device's buffer agree.
     engine.buffer_size(Some(CRB_BUFFER))?;

@@ -33,7 +33,7 @@ pub fn a_reset_can_be_the_end() -> suite::Result {
     Ok(())
 }
 
-/// Every reset builds all of the machine anew; what one leaves behind shows after many.
+/// Every reset builds the whole machine again; what one leaves behind shows after many.
 pub fn resets_leave_nothing_behind() -> suite::Result {
     for (port, value) in [(0xcf9, 0x06), (0x64, 0xfe)] {
         let script = Script::new().text("boot\n").out8(port, value).halt();

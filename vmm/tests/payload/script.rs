@@ -154,12 +154,12 @@ impl Script {
         self.op(Operation::Flood, address, len, times)
     }
 
-    /// Waits, but not for ever, until the byte at `address` is `value` in the bits of `mask`.
+    /// Waits for a limited time until the byte at `address` is `value` in the bits of `mask`.
     pub fn wait8(self, address: u32, mask: u8, value: u8) -> Self {
         self.op(Operation::Wait8, address, mask.into(), value.into())
     }
 
-    /// Waits, but not for ever, until the word at `address` is `value` in the bits of `mask`.
+    /// Waits for a limited time until the word at `address` is `value` in the bits of `mask`.
     pub fn wait32(self, address: u32, mask: u32, value: u32) -> Self {
         self.op(Operation::Wait32, address, mask, value)
     }
@@ -214,7 +214,7 @@ impl Script {
         self.op(Operation::Delay, count, 0, 0)
     }
 
-    /// Lets the other processors write to `len` bytes at `address` for ever, each byte by itself.
+    /// Lets the other processors write to `len` bytes at `address` without end, each byte by itself.
     pub fn hammer(self, address: u32, len: u32) -> Self {
         self.op(Operation::Hammer, address, len, 0)
     }

@@ -28,6 +28,10 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// A lease without a message for five times this long has expired.
 pub const HEARTBEAT: Duration = Duration::from_secs(60);
 
+/// The code of the one denial that ends a running VM: it was started again, and what this run writes into its state file is never
+/// accepted again ([`super::Denied::is_superseded`]).
+pub const SUPERSEDED: &str = "key.superseded";
+
 /// Base64 of a secret. Zeroized when dropped, redacted in `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]

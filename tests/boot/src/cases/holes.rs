@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two holes of the stock firmware that a hostile host can use although the security processor has accepted
-//! the guest and its report shows the right digest (docs/internals/threat-model.md). cvmm plays that host by
-//! `debug.serve_shim` and `debug.inject_variables`.
+//! the guest and its report shows the right digest (docs/internals/threat-model.md). `cvmm-hostile`
+//! (`tests/hostile`) plays that host.
 //!
 //! These cases say what is, not what should be: when a firmware closes a hole, its case fails and has to be
 //! turned round.
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Case, Host, on};
 use crate::harness::report::{Report, measure, with_id_block};
-use crate::harness::spec::{cmdline, path};
+use crate::harness::spec::cmdline;
 use crate::harness::vm::Ended;
 use crate::harness::{Ctx, Spec, Vm, images};
 
@@ -45,10 +45,9 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Runs `spec` with an ID block for what is measured of it. The guest's report has to show the digest that
 /// was predicted without the hostile host's part in it.
-fn run(ctx: &Ctx, honest: &Spec, hostile: (&'static str, String)) -> Result<Ended> {
+fn run(ctx: &Ctx, honest: &Spec, attack: String) -> Result<Ended> {
     let predicted = measure(ctx, honest, &[])?;
-    let mut spec = with_id_block(ctx, honest)?;
-    spec.debug.push(hostile);
+    let spec = with_id_block(ctx, honest)?.attacked(attack);
     let ended = Vm::start(ctx, &spec)?.end_well()?;
     ended.fact("snp", "active")?;
     let report = Report::of(&ended)?;
@@ -62,12 +61,12 @@ fn run(ctx: &Ctx, honest: &Spec, hostile: (&'static str, String)) -> Result<Ende
 }
 
 /// A shim that is a whole Linux with an initrd chosen by the host.
-fn forged_shim(ctx: &Ctx) -> Result<(&'static str, String)> {
+fn forged_shim(ctx: &Ctx) -> Result<String> {
     let shim = ctx.path("shim.efi");
     let image = fs::read(ctx.guest.join("guest.efi")).context("read the guest's UKI")?;
     let initrd = images::initrd_with_mark(&ctx.guest.join("initrd.img"), UNMEASURED.as_bytes())?;
     fs::write(&shim, forge::shim(image, &initrd)?)?;
-    Ok(("serve_shim", path(&shim)))
+    Ok(format!("serve-shim={}", shim.display()))
 }
 
 fn shim(ctx: &Ctx) -> Result<()> {
@@ -86,7 +85,7 @@ fn variables(ctx: &Ctx) -> Result<()> {
 
     let store = ctx.path("variables.fd");
     fs::write(&store, forge::variable_store(&fs::read(&ctx.firmware).context("read the firmware")?)?)?;
-    let ended = run(ctx, &spec, ("inject_variables", path(&store)))?;
+    let ended = run(ctx, &spec, format!("inject-variables={}", store.display()))?;
     // efivarfs shows four bytes of attributes before the contents.
     let attributes = forge::ATTRIBUTES.to_le_bytes();
     ended.fact("efivar", &hex(&[&attributes, forge::CONTENTS].concat()))

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::{Case, case};
-use crate::harness::spec::{Mode, cmdline, path, quoted};
+use crate::harness::spec::{Mode, cmdline};
 use crate::harness::vm::Ended;
 use crate::harness::{Boot, Ctx, Spec, Vm, contract, images, stats};
 
@@ -72,7 +72,7 @@ fn tampered(ctx: &Ctx) -> Result<()> {
 
     // The grace time: the firmware does not see the button.
     let mut spec = good.spec(ctx);
-    spec.debug.push(("serve_kernel", path(&bad.kernel)));
+    spec.hostile = Some(format!("serve-kernel={}", bad.kernel.display()));
     spec.grace = Duration::from_secs(2);
     let mut vm = Vm::start(ctx, &spec)?;
     wait_for_refusal(&mut vm, &control)?;
@@ -83,7 +83,7 @@ fn tampered(ctx: &Ctx) -> Result<()> {
 
     // The second signal does not wait.
     let mut spec = good.spec(ctx);
-    spec.debug.push(("serve_initrd", path(&bad.initrd)));
+    spec.hostile = Some(format!("serve-initrd={}", bad.initrd.display()));
     spec.grace = Duration::from_secs(200);
     let mut vm = Vm::start(ctx, &spec)?;
     wait_for_refusal(&mut vm, &control)?;
@@ -95,7 +95,7 @@ fn tampered(ctx: &Ctx) -> Result<()> {
 
     // Ctrl-A x on a terminal, which has to come back in line mode.
     let mut spec = good.spec(ctx);
-    spec.debug.push(("serve_cmdline", quoted(&bad.cmdline)));
+    spec.hostile = Some(format!("serve-cmdline={}", bad.cmdline));
     spec.mode = Mode::Terminal;
     let mut vm = Vm::start(ctx, &spec)?;
     wait_for_refusal(&mut vm, &control)?;

@@ -69,6 +69,8 @@ impl BootRecord {
 pub struct Ctx {
     /// The program under test.
     pub cvmm: PathBuf,
+    /// The same with a hostile host.
+    pub hostile: PathBuf,
     /// What `tests/guest/build` made.
     pub guest: PathBuf,
     /// A UKI whose kernel shows the guest its secrets.
@@ -99,6 +101,7 @@ impl Ctx {
     pub fn new(options: &Options, dir: &Path, limit: Duration) -> Self {
         Self {
             cvmm: options.cvmm.clone(),
+            hostile: options.hostile.clone(),
             guest: options.guest.clone(),
             secrets_guest: options.secrets_guest.clone(),
             kernels: options.kernels.clone(),

@@ -100,6 +100,8 @@ pub struct Spec {
     pub first_stage: bool,
     /// The keys of `[vtpm]`.
     pub vtpm: Option<String>,
+    /// What the host does to the guest, as in the variable `CVMM_HOSTILE` of `cvmm-hostile` (`tests/hostile`); none for `cvmm`.
+    pub hostile: Option<String>,
 }
 
 impl Spec {
@@ -123,7 +125,13 @@ impl Spec {
             gate: None,
             first_stage: false,
             vtpm: None,
+            hostile: None,
         }
+    }
+
+    /// The same on a hostile host.
+    pub fn attacked(&self, attack: impl Into<String>) -> Self {
+        Self { hostile: Some(attack.into()), ..self.clone() }
     }
 
     /// With a first stage.

@@ -104,7 +104,9 @@ impl<'a> Vm<'a> {
             (name("console", "log"), name("cvmm", "log"), name("timeline", "json"));
         fs::write(&config, spec.toml(&console))?;
         let log = File::create(&messages)?;
-        let mut command = Command::new(&ctx.cvmm);
+        let program = if spec.hostile.is_some() { &ctx.hostile } else { &ctx.cvmm };
+        let mut command = Command::new(program);
+        command.envs(spec.hostile.as_ref().map(|attack| ("CVMM_HOSTILE", attack)));
         command
             .args(["--log-format", "json", "run", "--exit-stats", "--config"])
             .arg(&config)
@@ -142,7 +144,7 @@ impl<'a> Vm<'a> {
             "a new terminal is not in line mode"
         );
         let started = Instant::now();
-        let mut child = command.spawn().with_context(|| format!("start {}", ctx.cvmm.display()))?;
+        let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let mut vm = Self {
             ctx,

@@ -82,7 +82,7 @@ fn admits(ctx: &Ctx) -> Result<()> {
     let mut gate = Gate::for_guest(ctx, &spec)?;
     for _ in 0..2 {
         let ended = terminates(ctx, &gate.guards(&spec), DONE)?;
-        for word in ["the gate approves of this launch", "the gate admits the guest", "id-block"] {
+        for word in ["gate approved the launch", "gate admitted the guest", "id-block"] {
             has(&ended.messages, word)?;
         }
         ensure!(!ended.messages.contains("no gate stands"), "cvmm says that no gate stands");
@@ -159,7 +159,7 @@ fn fails(ctx: &Ctx) -> Result<()> {
 
     // Between its answers: the guest is launched and never runs.
     let mut vm = Vm::start(ctx, &gate.guards(&spec))?;
-    vm.until("the gate's approval", |vm| vm.messages().contains("the gate approves").then_some(()))?;
+    vm.until("the gate's approval", |vm| vm.messages().contains("gate approved").then_some(()))?;
     gate.end(libc::SIGKILL)?;
     let ended = vm.end_soon(contract::GATE_SILENT)?;
     ensure!(ended.timeline()?.at(contract::FIRST_RUN).is_none(), "a guest whose gate was killed ran");

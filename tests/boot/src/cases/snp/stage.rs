@@ -10,7 +10,7 @@ use super::super::{Case, Host, on};
 use super::last_words;
 use crate::harness::gate::{DISK, Gate};
 use crate::harness::report::{Report, measure};
-use crate::harness::spec::{cmdline, quoted};
+use crate::harness::spec::cmdline;
 use crate::harness::{Ctx, Disk, Spec, Vm, contract, images};
 
 pub const CASES: &[Case] = &[
@@ -61,8 +61,7 @@ pub(super) fn gated_with(ctx: &Ctx, image: PathBuf, low: Option<&'static str>) -
     let mut spec = gate.guards(&spec);
     // What the gate judges here takes it longer, in a host that is emulated.
     spec.gate = spec.gate.map(|table| table.replace("timeout = 3\n", "timeout = 30\n"));
-    // The knob is this host's, and a hostile one would not tell of it.
-    gate.admit(ctx, &spec, "evidence = \"guest-report\"", "debug_knobs = [\"first_stage\"]", "")?;
+    gate.admit(ctx, &spec, "evidence = \"guest-report\"", "", "")?;
     gate.start()?;
     Ok((gate, spec))
 }
@@ -93,22 +92,21 @@ fn gate(ctx: &Ctx, vcpus: u32, memory: &'static str) -> Result<()> {
     Ok(())
 }
 
-/// Runs a guest whose first stage must end it; `code` is the reason's.
-fn ends(ctx: &Ctx, spec: &Spec, knob: &str, code: &str) -> Result<()> {
-    let mut spec = spec.clone();
-    spec.debug.push(("first_stage", quoted(knob)));
+/// Runs a guest whose first stage must end it, with this reason code.
+fn ends(ctx: &Ctx, spec: &Spec, attack: &str, code: &str) -> Result<()> {
+    let spec = spec.attacked(format!("first-stage={attack}"));
     let ended = Vm::start(ctx, &spec)?.end(contract::TERMINATED)?;
-    ensure!(ended.messages.contains(code), "{knob}: no {code} in: {}", last_words(&ended.messages));
+    ensure!(ended.messages.contains(code), "{attack}: no {code} in: {}", last_words(&ended.messages));
     let timeline = ended.timeline()?;
-    ensure!(timeline.at(contract::FIRST_RUN).is_some(), "{knob}: the first stage did not run");
-    ensure!(timeline.at(contract::FIRMWARE).is_none(), "{knob}: the firmware ran");
-    ensure!(ended.console.is_empty(), "{knob}: a guest that was not admitted said something");
+    ensure!(timeline.at(contract::FIRST_RUN).is_some(), "{attack}: the first stage did not run");
+    ensure!(timeline.at(contract::FIRMWARE).is_none(), "{attack}: the firmware ran");
+    ensure!(ended.console.is_empty(), "{attack}: a guest that was not admitted said something");
     Ok(())
 }
 
 fn tamper(ctx: &Ctx) -> Result<()> {
     let (_gate, spec) = gated(ctx, "boot")?;
-    for (knob, code) in [
+    for (attack, code) in [
         ("silent", "stage.silence"),
         ("wrong-answer", "stage.mailbox"),
         ("long-answer", "stage.mailbox"),
@@ -120,15 +118,14 @@ fn tamper(ctx: &Ctx) -> Result<()> {
         ("take-secrets", "stage.page"),
         ("take-cpuid", "stage.page"),
     ] {
-        ends(ctx, &spec, knob, code)?;
+        ends(ctx, &spec, attack, code)?;
     }
     // Which byte the host gets changed while the stage reads is chance; that nothing of it is believed is
     // not.
     ends(ctx, &spec, "race-answer", "stage.")?;
     // Another challenge than the gate's: the gate does not recognise its own question in the report, and
     // gives no ticket.
-    let mut other = spec.clone();
-    other.debug.push(("first_stage", quoted("other-challenge")));
+    let other = spec.attacked("first-stage=other-challenge");
     let ended = Vm::start(ctx, &other)?.end(contract::GATE_DENIED)?;
     ensure!(ended.messages.contains("policy.report-data"), "another reason: {}", last_words(&ended.messages));
     ensure!(ended.timeline()?.at(contract::FIRMWARE).is_none(), "the firmware ran");
@@ -138,8 +135,7 @@ fn tamper(ctx: &Ctx) -> Result<()> {
 fn old_ticket(ctx: &Ctx) -> Result<()> {
     let (_gate, mut spec) = gated(ctx, "reboot")?;
     spec.disks.push(Disk::data(&images::blank(&ctx.path("disk.img"), 1)?));
-    spec.debug.push(("first_stage", quoted("old-ticket")));
-    let ended = Vm::start(ctx, &spec)?.end(contract::TERMINATED)?;
+    let ended = Vm::start(ctx, &spec.attacked("first-stage=old-ticket"))?.end(contract::TERMINATED)?;
     ensure!(ended.messages.contains("stage.ticket-nonce"), "another reason: {}", last_words(&ended.messages));
     ended.said("cvmm-guest: first boot, resetting")
 }

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The files a VM starts from, opened and checked before anything else exists.
+//!
+//! A wrong file costs the operator one message and the host no memory. The descriptors stay open for the life of
+//! the VM, a guest reset included, so that what was checked is what is used.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use cvmm_gate_protocol::ticket::VerdictKey;
+use cvmm_launch::blob::{Blob, ReadError};
+use cvmm_launch::firmware::{Firmware, FirmwareError};
+use cvmm_launch::first_stage::FirstStage;
+use cvmm_launch::id_block::{IdError, Identity};
+use cvmm_launch::kernel::{Kernel, KernelError};
+use cvmm_launch::memory::MemoryLayout;
+use cvmm_launch::plan::{LaunchPlan, PlanError, Profile};
+use cvmm_launch::uki;
+use thiserror::Error;
+
+use crate::config::{Boot, Config, IdentityFiles, Isolation};
+
+/// Bytes read of an ID block or its authentication: one more than the longer of them has.
+const MAX_IDENTITY: usize = 4097;
+/// Bytes read of a public key's file, which has a few hundred.
+const MAX_KEY: u64 = 4096;
+
+/// Why the key of a gate's verdicts cannot be used.
+#[derive(Debug, Error)]
+#[error("gate.verdict_key {path} cannot be used: {problem}")]
+pub struct VerdictKeyError {
+    /// Its file.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// Why an input cannot be used.
+#[derive(Debug, Error)]
+pub enum InputError {
+    /// A file could not be opened.
+    #[error("cannot open {what} {path}: {source}")]
+    Open {
+        /// Key of `vm.toml`.
+        what: &'static str,
+        /// As configured.
+        path: PathBuf,
+        /// The host's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The firmware image.
+    #[error(transparent)]
+    Firmware(#[from] FirmwareError),
+    /// The kernel or UKI.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The content of a small file.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The ID block.
+    #[error("snp.id_block and snp.id_auth: {0}")]
+    Identity(#[source] IdError),
+    /// The gate's key, which is measured into the first stage.
+    #[error(transparent)]
+    VerdictKey(#[from] VerdictKeyError),
+    /// Firmware, profile and memory do not fit together.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+impl InputError {
+    /// Code of the reason, if it has one (docs/reference/reasons.md).
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Firmware(error) => Some(error.problem.code()),
+            Self::Kernel(error) => Some(error.problem.code()),
+            Self::Plan(error) => Some(error.code()),
+            Self::Open { .. } | Self::Read(_) | Self::Identity(_) | Self::VerdictKey(_) => None,
+        }
+    }
+}
+
+/// The boot files of the `hashes` profile, which fw_cfg serves and the firmware checks against measured hashes.
+#[derive(Clone, Debug)]
+pub struct HashedFiles {
+    /// Kernel or UKI file, unpatched.
+    pub kernel: Blob,
+    /// Initial RAM disk.
+    pub initrd: Option<Blob>,
+    /// Command line without its NUL.
+    pub cmdline: String,
+}
+
+/// Checked inputs.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The firmware image.
+    pub firmware: Firmware,
+    /// Where RAM lies.
+    pub memory: MemoryLayout,
+    /// How the guest gets its operating system.
+    pub profile: Profile,
+    /// The pages that exist before the first instruction.
+    pub plan: LaunchPlan,
+    /// Boot files for fw_cfg: the `hashes` profile only.
+    pub served: Option<HashedFiles>,
+    /// Further files for fw_cfg, with their names. `cvmm` has none.
+    pub more_files: Vec<(String, Blob)>,
+    /// The owner's ID block, if there is one.
+    pub identity: Option<Identity>,
+}
+
+impl Inputs {
+    /// Opens and checks the files of `config` and makes the launch plan.
+    pub fn open(config: &Config) -> Result<Self, InputError> {
+        let firmware = firmware(config)?;
+        if config.isolation == Isolation::Snp {
+            // Before other problems of such an image, such as too little space for a first stage.
+            firmware.check_snp(config.vcpus).map_err(PlanError::from)?;
+        }
+        let memory = MemoryLayout { low: config.low_memory, high: config.memory - config.low_memory };
+        let (profile, served) = boot(config)?;
+        let stage = config.first_stage.then(|| first_stage(config)).transpose()?;
+        let plan = LaunchPlan::build_with(&firmware, &profile, &memory, config.vcpus, stage.as_ref())?;
+        let identity = config.snp.identity.as_ref().map(identity).transpose()?;
+        Ok(Self { firmware, memory, profile, plan, served, more_files: Vec::new(), identity })
+    }
+
+    /// All that [`Inputs::open`] refuses, as far as one does not hide the other.
+    #[must_use]
+    pub fn faults(config: &Config) -> Vec<InputError> {
+        let steps = [
+            firmware(config).err(),
+            boot(config).err(),
+            config.snp.identity.as_ref().and_then(|files| identity(files).err()),
+        ];
+        let faults: Vec<_> = steps.into_iter().flatten().collect();
+        if faults.is_empty() { Self::open(config).err().into_iter().collect() } else { faults }
+    }
+}
+
+fn firmware(config: &Config) -> Result<Firmware, InputError> {
+    Ok(Firmware::parse(open("firmware", &config.firmware)?)?)
+}
+
+fn boot(config: &Config) -> Result<(Profile, Option<HashedFiles>), InputError> {
+    Ok(match &config.boot {
+        Boot::Uki { uki } => {
+            let image = Kernel::recognise(open("boot.uki", uki)?)?;
+            (Profile::Uki { image, gpa: uki::DEFAULT_GPA }, None)
+        }
+        Boot::Hashes { kernel, initrd, cmdline } => {
+            let kernel = Kernel::recognise(open("boot.kernel", kernel)?)?;
+            let initrd = initrd.as_deref().map(|path| open("boot.initrd", path)).transpose()?;
+            let served = HashedFiles {
+                kernel: kernel.blob().clone(),
+                initrd: initrd.clone(),
+                cmdline: cmdline.clone(),
+            };
+            (Profile::Hashes { kernel, initrd, cmdline: cmdline.clone() }, Some(served))
+        }
+        Boot::Disk => (Profile::Disk, None),
+    })
+}
+
+/// Reads and checks an ID block and its authentication.
+fn identity(files: &IdentityFiles) -> Result<Identity, InputError> {
+    let read = |what, path: &Path| {
+        let blob = open(what, path)?;
+        // Longer files are refused by their length, and need not be read for that.
+        let len = usize::try_from(blob.len()).unwrap_or(usize::MAX).min(MAX_IDENTITY);
+        let mut bytes = vec![0; len];
+        blob.read(&mut bytes, 0)?;
+        Ok::<_, InputError>(bytes)
+    };
+    let block = read("snp.id_block", &files.id_block)?;
+    let auth = read("snp.id_auth", &files.id_auth)?;
+    Identity::from_bytes(&block, &auth).map_err(InputError::Identity)
+}
+
+/// What is measured into the first stage: the key of the gate, if there is one.
+fn first_stage(config: &Config) -> Result<FirstStage, InputError> {
+    let key = config.gate.as_ref().map(|gate| verdict_key(&gate.verdict_key)).transpose()?;
+    Ok(FirstStage { verdict_key: key.map(|key| *key.point()) })
+}
+
+/// Reads the key of a gate's verdicts from a PEM file.
+///
+/// # Errors
+/// The file cannot be read, or has no such key.
+pub fn verdict_key(path: &Path) -> Result<VerdictKey, VerdictKeyError> {
+    let problem = |problem| VerdictKeyError { path: path.to_owned(), problem };
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_KEY).read_to_string(&mut text))
+        .map_err(|error| problem(error.to_string()))?;
+    VerdictKey::from_pem(&text).map_err(|error| problem(error.to_string()))
+}
+
+fn open(what: &'static str, path: &Path) -> Result<Blob, InputError> {
+    Blob::open(path).map_err(|source| InputError::Open { what, path: path.to_owned(), source })
+}
