@@ -53,10 +53,13 @@ def problems(folder, line):
             continue
         # Options of inner commands may be named without the command.
         known += "".join(help_of(folder, (*command, name)) for name in inner if name != "help")
+        fine = True
         for option in re.findall(r"(?<![\w-])(--[a-z][a-z-]*|-[a-zA-Z])(?![\w-])", " ".join(rest)):
             if not re.search(rf"(?<![\w-]){option}(?![\w-])", known):
+                fine = False
                 yield f"{' '.join(command)} has no option {option}"
-        yield None
+        if fine:
+            yield None
 
 
 def main():

@@ -123,9 +123,9 @@ test_the_gate_by_hand_of_emulator_md_is_set_up_as_printed() {
 
 test_commands_that_pages_print_exist() {
     local programs program
-    programs=$(built_programs) || { echo "skipped: cvmm and cvmm-gate are not built"; return 0; }
+    programs=$(built_programs) || skip "cvmm and cvmm-gate are not built"
     for program in cvmm-guest cvmm-vtpm cvmm-psp-pki; do
-        [ -x "$programs/$program" ] || { echo "skipped: $program is not built"; return 0; }
+        [ -x "$programs/$program" ] || skip "$program is not built"
     done
     (cd "$root" && python3 tests/scripts/commands.py "$programs") >said 2>&1 || fail "$(cat said)"
     # A page with commands that do not exist.
