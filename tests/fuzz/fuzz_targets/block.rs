@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cvmm_devices::virtio::block::{Block, BlockConfig, BlockError, CacheMode, DiskError, EngineKind, ImageFormat};
+use cvmm_devices::virtio::block::{
+    Block, BlockConfig, BlockError, CacheMode, DiskError, EngineKind, ImageFormat,
+};
 use cvmm_devices::virtio::worker::event_fd;
 use cvmm_devices::virtio::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 use cvmm_fuzz::Input;

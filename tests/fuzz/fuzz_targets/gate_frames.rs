@@ -14,12 +14,10 @@ use cvmm_fuzz::Input;
 use cvmm_gate::clients::Client;
 use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate_client::frame::{self, Timed};
-use cvmm_gate_protocol::messages::{
-    Admit, Approval, Attest, Evidence, GuestChannel, GuestEvidence, MAX_FRAME, PROTOCOL, Request, Response,
-};
+use cvmm_gate_protocol::messages::{Approval, Evidence, GuestEvidence, MAX_FRAME, Request, Response};
 use cvmm_gate_protocol::ticket::{Token, VerdictKey};
+use cvmm_test_support::gate::TestGate;
 use cvmm_test_support::gate::session::{self, guest_channel};
-use cvmm_test_support::gate::{TestGate, platform_status};
 use libfuzzer_sys::fuzz_target;
 
 /// Inputs for one gate: its log grows with each.
