@@ -215,7 +215,13 @@ impl Vm {
     pub fn wait_for(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !condition(self) {
-            if start.elapsed() > PATIENCE || self.exited().is_some() && !condition(self) {
+            let exited = self.exited().is_some();
+            if exited {
+                // What it wrote last may still be in the pipes.
+                self.stdout.complete();
+                self.stderr.complete();
+            }
+            if start.elapsed() > PATIENCE || exited && !condition(self) {
                 panic!("waited in vain for {what}; {}", self.last_words());
             }
             thread::sleep(Duration::from_millis(2));
