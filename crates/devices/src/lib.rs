@@ -11,9 +11,9 @@
 #![deny(clippy::disallowed_macros)]
 
 pub mod bus;
+pub mod chipset;
 pub mod fw_cfg;
 pub mod host;
-pub mod legacy;
 pub mod memory;
 pub mod pci;
 pub mod tpm;

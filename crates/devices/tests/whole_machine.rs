@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use cvmm_devices::bus::{Access, Bus, BusDevice};
 use cvmm_devices::fw_cfg::{self, FwCfg};
 use cvmm_devices::host::{PowerEvent, PowerSink};
-use cvmm_devices::legacy::{KeyboardReset, PmTimer, ResetControl, Rtc, Serial, SleepControl, SleepStatus};
+use cvmm_devices::chipset::{KeyboardReset, PmTimer, ResetControl, Rtc, Serial, SleepControl, SleepStatus};
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_devices::pci::{ConfigPorts, Ecam, EcamWindow, HostBridge, LpcBridge, PciRoot, Visibility, Window};
 use proptest::prelude::*;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use cvmm_devices::bus::{Access, Bus, BusDevice};
-use cvmm_devices::legacy::ResetControl;
+use cvmm_devices::chipset::ResetControl;
 use cvmm_devices::pci::{ConfigPorts, Ecam, EcamWindow, HostBridge, LpcBridge, PciRoot, Visibility, Window};
 use cvmm_devices::virtio::pci::VirtioPci;
 use cvmm_fuzz::Input;

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use cvmm_devices::bus::BusDevice;
-use cvmm_devices::legacy::Serial;
+use cvmm_devices::chipset::Serial;
 use cvmm_fuzz::Input;
 use cvmm_fuzz::input::width;
 use cvmm_fuzz::machine::lock;

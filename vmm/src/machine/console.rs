@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cvmm_devices::legacy::Serial;
-use cvmm_devices::legacy::console_out::ConsoleControl;
+use cvmm_devices::chipset::Serial;
+use cvmm_devices::chipset::console_out::ConsoleControl;
 
 /// Where console input goes.
 #[derive(Debug)]

@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 
 use cvmm_devices::bus::{Bus, BusDevice, BusError};
-use cvmm_devices::fw_cfg::FwCfgError;
-use cvmm_devices::host::PowerSink;
-use cvmm_devices::legacy::console_out::ConsoleOut;
-use cvmm_devices::legacy::{
+use cvmm_devices::chipset::console_out::ConsoleOut;
+use cvmm_devices::chipset::{
     KeyboardReset, PmTimer, ResetControl, Rtc, Serial, SerialError, SleepControl, SleepStatus,
 };
+use cvmm_devices::fw_cfg::FwCfgError;
+use cvmm_devices::host::PowerSink;
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_devices::pci::{
     ConfigPorts, Ecam, EcamWindow, HostBridge, LpcBridge, PciError, PciRoot, Visibility, Window,
