@@ -181,7 +181,7 @@ fn start(world: &World, path: &std::path::Path, kind: EngineKind) -> (Block, Dri
     queue.try_set_used_ring_address(GuestAddress(USED)).unwrap();
     queue.set_ready(true);
     let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
-    let queues = vec![ActiveQueue { index: 0, queue, kick: kick.clone() }];
+    let queues = vec![ActiveQueue { index: 0, queue, kick: kick.clone(), metrics: Arc::default() }];
     let features = block.features();
     let memory = world.devices();
     block.activate(Activation { memory, queues, interrupt: Arc::new(Silent), features }).unwrap();

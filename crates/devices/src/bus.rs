@@ -11,6 +11,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use cvmm_metrics::{Inspect, View, counters};
 use thiserror::Error;
 
 /// A device reached by port or MMIO accesses.
@@ -22,6 +23,20 @@ pub trait BusDevice: Send {
     fn read(&mut self, offset: u64, data: &mut [u8]);
     /// Takes `data`; writes the device does not implement are dropped.
     fn write(&mut self, offset: u64, data: &[u8]);
+    /// What the device has done, beyond the accesses, which the bus counts.
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        Arc::new(())
+    }
+}
+
+counters! {
+    /// Accesses to a device.
+    struct AccessMetrics {
+        /// Reads.
+        reads,
+        /// Writes.
+        writes,
+    }
 }
 
 /// Why a device cannot be put at an address. Ranges are shown as first and last address.
@@ -69,6 +84,15 @@ struct Entry {
     last: u64,
     name: String,
     device: Arc<Mutex<dyn BusDevice>>,
+    accesses: AccessMetrics,
+    metrics: Arc<dyn Inspect>,
+}
+
+impl Inspect for Entry {
+    fn inspect(&self, view: &mut View) {
+        self.accesses.inspect(view);
+        self.metrics.inspect(view);
+    }
 }
 
 /// Devices by address.
@@ -115,7 +139,9 @@ impl Bus {
                 old_last: old.last,
             });
         }
-        self.entries.insert(at, Entry { first: base, last, name, device });
+        let metrics = lock(&device).metrics();
+        let accesses = AccessMetrics::default();
+        self.entries.insert(at, Entry { first: base, last, name, device, accesses, metrics });
         Ok(())
     }
 
@@ -138,6 +164,7 @@ impl Bus {
         };
         let mut device = lock(&entry.device);
         let mut items = data.chunks_exact_mut(width);
+        entry.accesses.reads.add(items.len() as u64);
         for item in &mut items {
             device.read(addr - entry.first, item);
         }
@@ -151,7 +178,9 @@ impl Bus {
             return Access::Unclaimed;
         };
         let mut device = lock(&entry.device);
-        for item in data.chunks_exact(width) {
+        let items = data.chunks_exact(width);
+        entry.accesses.writes.add(items.len() as u64);
+        for item in items {
             device.write(addr - entry.first, item);
         }
         Access::Claimed(&entry.name)
@@ -163,6 +192,15 @@ impl Bus {
         let last = addr.checked_add(more)?;
         let at = self.entries.partition_point(|e| e.last < addr);
         self.entries.get(at).filter(|e| e.first <= addr && last <= e.last)
+    }
+}
+
+/// Every device under its name.
+impl Inspect for Bus {
+    fn inspect(&self, view: &mut View) {
+        for entry in &self.entries {
+            view.part(entry.name.as_str(), entry);
+        }
     }
 }
 
@@ -231,6 +269,22 @@ mod tests {
         bus.write_string(0x511, 1, &[7, 8]);
         assert_eq!(device.lock().unwrap().writes, [(1, vec![7]), (1, vec![8])]);
         assert_eq!(bus.read_string(0x511, 0, &mut data), Access::Unclaimed);
+    }
+
+    #[test]
+    fn accesses_are_counted_by_device() {
+        let mut bus = Bus::new();
+        bus.add(0x70, 2, "rtc", probe()).unwrap();
+        bus.add(0x510, 4, "fw_cfg", probe()).unwrap();
+        bus.read(0x71, &mut [0]);
+        bus.write(0x70, &[1]);
+        // Not the device's: its rest is too short, it crosses the end, nothing is there.
+        bus.read_string(0x510, 2, &mut [0; 7]);
+        bus.read(0x71, &mut [0; 2]);
+        bus.write(0x80, &[0]);
+        let view = View::of(&bus);
+        let counts = |name| (view.count(&[name, "reads"]).unwrap(), view.count(&[name, "writes"]).unwrap());
+        assert_eq!((counts("rtc"), counts("fw_cfg")), ((1, 1), (3, 0)));
     }
 
     #[test]

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cvmm_devices::bus::{Access, Bus, BusDevice};
+use cvmm_devices::chipset::{KeyboardReset, PmTimer, ResetControl, Rtc, Serial, SleepControl, SleepStatus};
 use cvmm_devices::fw_cfg::{self, FwCfg};
 use cvmm_devices::host::{PowerEvent, PowerSink};
-use cvmm_devices::chipset::{KeyboardReset, PmTimer, ResetControl, Rtc, Serial, SleepControl, SleepStatus};
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_devices::pci::{ConfigPorts, Ecam, EcamWindow, HostBridge, LpcBridge, PciRoot, Visibility, Window};
+use cvmm_metrics::View;
 use proptest::prelude::*;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -84,6 +85,30 @@ fn firmware_finds_its_way() {
     ports.write(0x605, &[0x20]);
     ports.write(0x604, &0x2001_u16.to_le_bytes());
     assert_eq!((power.off.load(Ordering::Relaxed), power.reset.load(Ordering::Relaxed)), (2, 2));
+}
+
+#[test]
+fn every_device_can_be_looked_at_while_it_works() {
+    let (ports, ecam, root, _) = machine();
+    let mut data = [0; 4];
+    ecam.read(ECAM, &mut data);
+    ports.write(0xcf8, &(1_u32 << 31).to_le_bytes());
+    ports.read(0xcfc, &mut data);
+    ports.write(0x3f8, b"x");
+    ports.write(0xcf9, &[0x06]);
+    ports.write(0x604, &[0]);
+    let view = View::of(&ports);
+    let names: Vec<_> = view.iter().map(|(name, _)| name).collect();
+    let all = ["keyboard reset", "rtc", "serial", "fw_cfg", "sleep status", "sleep control", "pm timer"];
+    assert_eq!(names, [&all[..], &["pci config"]].concat());
+    let count = |path: &[&str]| view.count(path).unwrap_or_else(|| panic!("{path:?}"));
+    assert_eq!((count(&["serial", "writes"]), count(&["serial", "bytes_out"])), (1, 1));
+    assert_eq!(count(&["pci config", "reset", "requests"]), 1);
+    assert_eq!((count(&["sleep control", "writes"]), count(&["sleep control", "requests"])), (1, 0));
+    let view = View::of(&*root);
+    assert_eq!(view.count(&["host bridge", "config_reads"]), Some(2));
+    assert_eq!(view.count(&["host bridge", "pciexbar"]), Some(ECAM | 1));
+    assert_eq!(view.count(&["lpc", "config_reads"]), Some(0));
 }
 
 fn port() -> impl Strategy<Value = u64> {

@@ -82,7 +82,7 @@ fuzz_target!(|data: &[u8]| {
     let mut ring = Ring::new(&memory, input.u8());
     let kick = Arc::new(event_fd().expect("an eventfd"));
     let signals = Arc::new(Signals::default());
-    let active = ActiveQueue { index: 0, queue: ring.queue(mode & 8 != 0), kick: kick.clone() };
+    let active = ActiveQueue { index: 0, queue: ring.queue(mode & 8 != 0), kick: kick.clone(), metrics: Arc::default() };
     let accepted = if mode & 16 != 0 { block.features() } else { block.features() & !(1 << 9) };
     let activation =
         Activation { memory, queues: vec![active], interrupt: signals.clone(), features: accepted };

@@ -11,6 +11,7 @@ use cvmm_devices::host::{Doorbells, MsiAllocator, MsiMessage, MsiVectors, PowerE
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_devices::virtio::queue::{Chain, VirtQueue};
 use cvmm_devices::virtio::{ActivateError, Activation, VirtioDevice, VirtioInterrupt};
+use cvmm_metrics::Inspect;
 use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
@@ -154,6 +155,10 @@ const PROBE_FEATURES: u64 = 0b1010_0110;
 const PROBE_QUEUES: [u16; 3] = [16, 256, 1];
 
 impl VirtioDevice for Probe {
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        Arc::new(())
+    }
+
     fn device_id(&self) -> u32 {
         4
     }

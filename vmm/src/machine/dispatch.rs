@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cvmm_devices::bus::{Access, Bus};
 use cvmm_devices::pci::{Ecam, PciRoot};
 use cvmm_kvm::vcpu::AccessHandler;
+use cvmm_metrics::{Inspect, View};
 
 use crate::progress::Milestones;
 
@@ -30,6 +31,15 @@ pub struct Dispatch {
     pub pci: Arc<PciRoot>,
     /// Milestones.
     pub milestones: Arc<Milestones>,
+}
+
+/// Every device under its name, by the way it is reached.
+impl Inspect for Dispatch {
+    fn inspect(&self, view: &mut View) {
+        view.part("ports", &self.ports);
+        view.part("mmio", &self.mmio);
+        view.part("pci", &*self.pci);
+    }
 }
 
 impl AccessHandler for Dispatch {

@@ -15,6 +15,7 @@ use cvmm_devices::memory::DeviceMemory;
 use cvmm_devices::tpm::{Counters, Crb, TpmExecutor, crb};
 use cvmm_kvm::coalesced::{CAPACITY, CoalescedWrites};
 use cvmm_kvm::vcpu::Vcpu;
+use cvmm_metrics::Inspect;
 use kvm_ioctls::{IoEventAddress, VmFd};
 
 use crate::acpi::TpmRegion;
@@ -154,5 +155,9 @@ impl BusDevice for Front {
     fn write(&mut self, offset: u64, data: &[u8]) {
         self.catch_up();
         self.crb.write(offset, data);
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.crb.metrics()
     }
 }

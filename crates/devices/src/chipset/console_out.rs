@@ -18,6 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::metrics::ConsoleOutMetrics;
 use crate::bus::lock;
 
 /// Bytes held for the terminal: about a boot's worth of kernel messages.
@@ -46,7 +47,6 @@ struct State {
     failed: bool,
     /// The thread has ended.
     done: bool,
-    dropped: u64,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +56,7 @@ struct Shared {
     data: Condvar,
     /// Room in the buffer, or done.
     room: Condvar,
+    metrics: Arc<ConsoleOutMetrics>,
 }
 
 /// The writer's end. Never fails and never blocks longer than [`PATIENCE`].
@@ -81,10 +82,17 @@ impl ConsoleOut {
 
     /// Characters lost so far because the terminal did not take them.
     pub fn dropped(&self) -> u64 {
-        lock(&self.shared.state).dropped
+        self.shared.metrics.dropped.get()
+    }
+
+    /// What it has done.
+    pub fn metrics(&self) -> &Arc<ConsoleOutMetrics> {
+        &self.shared.metrics
     }
 
     fn push(&self, mut input: &[u8]) {
+        let metrics = &self.shared.metrics;
+        metrics.bytes.add(input.len() as u64);
         let mut state = lock(&self.shared.state);
         let deadline = Instant::now() + PATIENCE;
         while !input.is_empty() && !state.failed {
@@ -92,6 +100,7 @@ impl ConsoleOut {
             if room == 0 {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if state.stalled || state.released || left.is_zero() {
+                    metrics.stalls.add(u64::from(!state.stalled));
                     state.stalled = true;
                     break;
                 }
@@ -105,7 +114,7 @@ impl ConsoleOut {
             state.buffer.extend(now);
             input = later;
         }
-        state.dropped = state.dropped.saturating_add(input.len() as u64);
+        metrics.dropped.add(input.len() as u64);
     }
 }
 
@@ -152,8 +161,8 @@ impl Drop for ConsoleOut {
             }
             state = wait(&self.shared.room, state, left);
         }
-        let dropped = state.dropped;
         drop(state);
+        let dropped = self.dropped();
         if dropped > 0 {
             cvmm_log_limit::warn!(dropped, "console output was lost because the terminal was too slow");
         }

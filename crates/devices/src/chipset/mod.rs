@@ -14,11 +14,13 @@
 //! The power button has no register: the machine pulses the interrupt of the generic event device.
 
 pub mod console_out;
+mod metrics;
 mod pm_timer;
 mod power;
 mod rtc;
 mod serial;
 
+pub use metrics::{ConsoleOutMetrics, PmTimerMetrics, PowerMetrics, RtcMetrics, SerialMetrics};
 pub use pm_timer::PmTimer;
 pub use power::{KeyboardReset, ResetControl, SleepControl, SleepStatus};
 pub use rtc::Rtc;

@@ -11,8 +11,12 @@
 //! clock guarantees lower bounds only), and at most [`LONGEST_NAP`], so that no vCPU is held for long.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cvmm_metrics::Inspect;
+
+use super::metrics::PmTimerMetrics;
 use crate::bus::BusDevice;
 
 /// Ticks per second at scale 1.
@@ -55,6 +59,7 @@ pub struct PmTimer {
     sleep: Box<dyn Fn(Duration) + Send>,
     ticks_per_second: u128,
     poll: Poll,
+    metrics: Arc<PmTimerMetrics>,
 }
 
 impl std::fmt::Debug for PmTimer {
@@ -77,7 +82,7 @@ impl PmTimer {
         sleep: Box<dyn Fn(Duration) + Send>,
     ) -> Self {
         let ticks_per_second = u128::from(FREQUENCY) * u128::from(scale.get());
-        Self { elapsed, sleep, ticks_per_second, poll: Poll::default() }
+        Self { elapsed, sleep, ticks_per_second, poll: Poll::default(), metrics: Arc::default() }
     }
 
     /// The counter's value. At the largest scale the product would overflow after some 700,000 years; it
@@ -92,6 +97,9 @@ impl BusDevice for PmTimer {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         if let Some(nap) = self.poll.nap((self.elapsed)()) {
             (self.sleep)(nap);
+            self.metrics.naps.increment();
+            // At most LONGEST_NAP.
+            self.metrics.nap_micros.add(nap.as_micros() as u64);
             // The nap is no gap between reads.
             self.poll.last = (self.elapsed)();
         }
@@ -103,13 +111,17 @@ impl BusDevice for PmTimer {
     }
 
     fn write(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.metrics.clone()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use cvmm_metrics::View;
     use proptest::prelude::*;
 
     use super::*;
@@ -184,6 +196,25 @@ mod tests {
             assert!(reads < 200, "{reads} reads of {exit} ns");
             assert!((10_000_000..11_300_000).contains(&nanos), "{nanos} ns");
         }
+    }
+
+    #[test]
+    fn naps_are_counted() {
+        let now = Arc::new(AtomicU64::new(1_000_000_000));
+        let clock = now.clone();
+        let mut timer = PmTimer::with_clock(
+            NonZeroU32::MIN,
+            Box::new(move || Duration::from_nanos(clock.load(Ordering::Relaxed))),
+            Box::new(|_| {}),
+        );
+        let metrics = timer.metrics();
+        for _ in 0..9 {
+            now.fetch_add(20_000, Ordering::Relaxed);
+            read32(&mut timer);
+        }
+        // The ninth read comes 160 µs after the first: an eighth of that is the shortest nap.
+        let view = View::of(&*metrics);
+        assert_eq!((view.count(&["naps"]), view.count(&["nap_micros"])), (Some(1), Some(20)));
     }
 
     #[test]

@@ -10,6 +10,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use cvmm_metrics::Inspect;
+
+use super::metrics::PowerMetrics;
 use crate::bus::BusDevice;
 use crate::host::{PowerEvent, PowerSink};
 
@@ -26,16 +29,33 @@ const RESET_KIND: u8 = 1 << 1 | 1 << 3;
 /// Keyboard controller command: pulse output line 0, which is wired to reset.
 const PULSE_RESET: u8 = 0xfe;
 
+/// Where a register's requests go.
+struct Requests {
+    sink: Arc<dyn PowerSink>,
+    metrics: Arc<PowerMetrics>,
+}
+
+impl Requests {
+    fn new(sink: Arc<dyn PowerSink>) -> Self {
+        Self { sink, metrics: Arc::default() }
+    }
+
+    fn request(&self, event: PowerEvent, source: &'static str) {
+        self.metrics.requests.increment();
+        self.sink.request(event, source);
+    }
+}
+
 /// Ports 0x604-0x605.
 pub struct SleepControl {
-    sink: Arc<dyn PowerSink>,
+    requests: Requests,
     sci_enabled: bool,
 }
 
 impl SleepControl {
     /// Reports soft off to `sink`.
     pub fn new(sink: Arc<dyn PowerSink>) -> Self {
-        Self { sink, sci_enabled: false }
+        Self { requests: Requests::new(sink), sci_enabled: false }
     }
 }
 
@@ -61,11 +81,15 @@ impl BusDevice for SleepControl {
                 0 => self.sci_enabled = byte & SCI_EN != 0,
                 1 if byte & SLP_EN != 0 => {
                     let source = if data.len() == 1 { "port 0x605" } else { "port 0x604" };
-                    self.sink.request(PowerEvent::PowerOff, source);
+                    self.requests.request(PowerEvent::PowerOff, source);
                 }
                 _ => {}
             }
         }
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.requests.metrics.clone()
     }
 }
 
@@ -86,14 +110,14 @@ impl BusDevice for SleepStatus {
 
 /// Port 0xcf9, at offset 0.
 pub struct ResetControl {
-    sink: Arc<dyn PowerSink>,
+    requests: Requests,
     kind: u8,
 }
 
 impl ResetControl {
     /// Reports resets to `sink`.
     pub fn new(sink: Arc<dyn PowerSink>) -> Self {
-        Self { sink, kind: 0 }
+        Self { requests: Requests::new(sink), kind: 0 }
     }
 }
 
@@ -115,22 +139,26 @@ impl BusDevice for ResetControl {
         if let (0, Some(value)) = (offset, data.first()) {
             self.kind = value & RESET_KIND;
             if value & RST_CPU != 0 {
-                self.sink.request(PowerEvent::Reset, "port 0xcf9");
+                self.requests.request(PowerEvent::Reset, "port 0xcf9");
             }
         }
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.requests.metrics.clone()
     }
 }
 
 /// Port 0x64: the keyboard controller's command port, of which only the reset pulse exists. Reads are all ones,
 /// by which software sees that there is no controller.
 pub struct KeyboardReset {
-    sink: Arc<dyn PowerSink>,
+    requests: Requests,
 }
 
 impl KeyboardReset {
     /// Reports resets to `sink`.
     pub fn new(sink: Arc<dyn PowerSink>) -> Self {
-        Self { sink }
+        Self { requests: Requests::new(sink) }
     }
 }
 
@@ -147,8 +175,12 @@ impl BusDevice for KeyboardReset {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         if offset == 0 && data.first() == Some(&PULSE_RESET) {
-            self.sink.request(PowerEvent::Reset, "port 0x64");
+            self.requests.request(PowerEvent::Reset, "port 0x64");
         }
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.requests.metrics.clone()
     }
 }
 
@@ -156,6 +188,7 @@ impl BusDevice for KeyboardReset {
 mod tests {
     use std::sync::Mutex;
 
+    use cvmm_metrics::View;
     use proptest::prelude::*;
 
     use super::*;
@@ -228,6 +261,15 @@ mod tests {
         let mut status = [0];
         device.read(0, &mut status);
         assert_eq!(status[0], 0xff);
+    }
+
+    #[test]
+    fn requests_are_counted() {
+        let mut device = ResetControl::new(Arc::new(Log::default()));
+        let metrics = device.metrics();
+        device.write(0, &[0x06]);
+        device.write(0, &[0x02]);
+        assert_eq!(View::of(&*metrics).count(&["requests"]), Some(1));
     }
 
     proptest! {

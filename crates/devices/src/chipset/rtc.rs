@@ -10,8 +10,12 @@
 //! for [`HOLD`]. Seconds are always live: polling them terminates.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cvmm_metrics::Inspect;
+
+use super::metrics::RtcMetrics;
 use crate::bus::BusDevice;
 
 /// How long a moment taken with the seconds is shown in the other fields.
@@ -43,6 +47,7 @@ pub struct Rtc {
     /// Cells that only remember: alarm times, the shutdown code at 0x0f and whatever else software stores.
     cells: [u8; 128],
     held: Option<SystemTime>,
+    metrics: Arc<RtcMetrics>,
 }
 
 impl fmt::Debug for Rtc {
@@ -65,7 +70,7 @@ impl Rtc {
 
     /// Shows the time that `now` gives; before 1970 it shows 1970, after 9999 the year is cut to four digits.
     pub fn with_clock(now: Box<dyn Fn() -> SystemTime + Send>) -> Self {
-        Self { now, index: 0, cells: [0; 128], held: None }
+        Self { now, index: 0, cells: [0; 128], held: None, metrics: Arc::default() }
     }
 
     fn cell(&mut self) -> u8 {
@@ -80,6 +85,7 @@ impl Rtc {
     }
 
     fn time_field(&mut self) -> u8 {
+        self.metrics.time_reads.increment();
         let live = (self.now)();
         let moment = match self.held {
             Some(held) if self.index != SECONDS && is_recent(held, live) => held,
@@ -107,7 +113,9 @@ impl Rtc {
             self.index,
             SECONDS | MINUTES | HOURS | WEEKDAY..=YEAR | STATUS_A..=STATUS_D | CENTURY
         );
-        if let Some(cell) = self.cells.get_mut(usize::from(self.index)).filter(|_| !fixed) {
+        if fixed {
+            self.metrics.errors.increment();
+        } else if let Some(cell) = self.cells.get_mut(usize::from(self.index)) {
             *cell = value;
         }
     }
@@ -181,13 +189,17 @@ impl BusDevice for Rtc {
             _ => {}
         }
     }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.metrics.clone()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use cvmm_metrics::View;
     use proptest::prelude::*;
 
     use super::*;
@@ -251,6 +263,19 @@ mod tests {
         assert_eq!(get(&mut rtc, 0x02), 0x01, "an old moment is not kept");
         millis.fetch_sub(120_000, Ordering::Relaxed);
         assert_eq!(get(&mut rtc, 0x02), 0x59, "nor one from before the clock was set back");
+    }
+
+    #[test]
+    fn reads_and_ignored_writes_are_counted() {
+        let mut rtc = at(0);
+        let metrics = rtc.metrics();
+        fields(&mut rtc);
+        rtc.write(0, &[0x04]);
+        rtc.write(1, &[0x11]);
+        rtc.write(0, &[0x0f]);
+        rtc.write(1, &[0x11]);
+        let view = View::of(&*metrics);
+        assert_eq!((view.count(&["time_reads"]), view.count(&["errors"])), (Some(8), Some(1)));
     }
 
     #[test]

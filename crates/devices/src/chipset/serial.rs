@@ -7,15 +7,23 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
 
+use cvmm_metrics::{Inspect, View};
 use thiserror::Error;
 use vm_superio::Trigger;
 use vm_superio::serial::{Error as UartError, Serial as Uart, SerialEvents};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::console_out::{ConsoleControl, ConsoleOut};
+use super::metrics::{ConsoleOutMetrics, SerialMetrics};
 use crate::bus::BusDevice;
 
+/// Transmitter holding register, while the divisor latch is not shown.
+const THR: u64 = 0;
+/// Line control register; its bit 7 shows the divisor latch.
+const LCR: u64 = 3;
+const LCR_DLAB: u8 = 1 << 7;
 /// Number of registers.
 pub const LEN: u64 = 8;
 /// Modem control register; its bit 4 is the loopback mode.
@@ -61,9 +69,23 @@ impl SerialEvents for Room {
     }
 }
 
+/// What the port and the buffer behind it have done.
+struct PortMetrics {
+    port: Arc<SerialMetrics>,
+    output: Arc<ConsoleOutMetrics>,
+}
+
+impl Inspect for PortMetrics {
+    fn inspect(&self, view: &mut View) {
+        self.port.inspect(view);
+        view.part("output", &*self.output);
+    }
+}
+
 /// The UART.
 pub struct Serial {
     uart: Uart<Line, Room, ConsoleOut>,
+    metrics: Arc<SerialMetrics>,
 }
 
 impl fmt::Debug for Serial {
@@ -81,7 +103,7 @@ impl Serial {
         terminal: Box<dyn Write + Send>,
     ) -> Result<Self, SerialError> {
         let out = ConsoleOut::new("serial-out", terminal).map_err(SerialError::Thread)?;
-        Ok(Self { uart: Uart::with_events(Line(interrupt), Room(input_ready), out) })
+        Ok(Self { uart: Uart::with_events(Line(interrupt), Room(input_ready), out), metrics: Arc::default() })
     }
 
     /// Bytes that [`Serial::enqueue`] would take, outside of loopback mode.
@@ -92,16 +114,19 @@ impl Serial {
     /// Gives `input` to the guest and returns how many bytes it took; 0 when the FIFO is full or the guest has
     /// switched on loopback. Keep the rest for when `input_ready` is signalled.
     pub fn enqueue(&mut self, input: &[u8]) -> usize {
-        let room = self.uart.fifo_capacity();
-        match self.uart.enqueue_raw_bytes(input) {
+        let capacity = self.uart.fifo_capacity();
+        let taken = match self.uart.enqueue_raw_bytes(input) {
             Ok(count) => count,
             Err(UartError::FullFifo) => 0,
             // The bytes are in the FIFO; only their interrupt got lost.
             Err(error) => {
+                self.metrics.errors.increment();
                 cvmm_log_limit::warn!(%error, "serial input interrupt lost");
-                room - self.uart.fifo_capacity()
+                capacity - self.uart.fifo_capacity()
             }
-        }
+        };
+        self.metrics.bytes_in.add(taken as u64);
+        taken
     }
 
     /// A handle that stops vCPUs from waiting for the terminal, for the end of the machine.
@@ -131,7 +156,11 @@ impl BusDevice for Serial {
             let Some(register) = u8::try_from(at).ok().filter(|_| at < LEN) else {
                 return;
             };
+            if at == THR && self.uart.read(LCR as u8) & LCR_DLAB == 0 {
+                self.metrics.bytes_out.increment();
+            }
             if let Err(error) = self.uart.write(register, *byte) {
+                self.metrics.errors.increment();
                 // A guest could repeat this without end, so it is not for the ordinary log.
                 cvmm_log_limit::debug!(%error, "serial write");
             }
@@ -140,11 +169,15 @@ impl BusDevice for Serial {
             }
         }
     }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        Arc::new(PortMetrics { port: self.metrics.clone(), output: self.uart.writer().metrics().clone() })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use proptest::prelude::*;
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
@@ -220,6 +253,23 @@ mod tests {
         assert!(rig.ready.read().is_ok());
         assert_eq!(rig.serial.enqueue(&input[64..]), 36);
         assert_eq!(get(&mut rig.serial, 0), 64);
+    }
+
+    #[test]
+    fn bytes_are_counted_and_the_divisor_is_none_of_them() {
+        let mut rig = rig();
+        let metrics = rig.serial.metrics();
+        rig.serial.write(LCR, &[0x83]);
+        rig.serial.write(0, &[1]);
+        rig.serial.write(LCR, &[0x03]);
+        for byte in b"hello" {
+            rig.serial.write(0, &[*byte]);
+        }
+        assert_eq!(rig.serial.enqueue(b"typed"), 5);
+        let view = View::of(&*metrics);
+        let count = |path: &[&str]| view.count(path).unwrap();
+        assert_eq!((count(&["bytes_out"]), count(&["bytes_in"]), count(&["errors"])), (5, 5, 0));
+        assert_eq!((count(&["output", "bytes"]), count(&["output", "dropped"])), (5, 0));
     }
 
     #[test]

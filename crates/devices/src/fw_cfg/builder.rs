@@ -7,7 +7,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::content::Content;
-use super::{FwCfg, key};
+use super::device::FwCfg;
+use super::key;
 use crate::memory::DeviceMemory;
 
 /// A directory entry's name field, with the NUL at its end.
@@ -49,6 +50,13 @@ pub struct FwCfgBuilder {
     initrd: Option<Arc<dyn Content>>,
     cmdline: Option<String>,
     files: Vec<(String, Arc<dyn Content>)>,
+}
+
+impl FwCfg {
+    /// Starts collecting items.
+    pub fn builder() -> FwCfgBuilder {
+        FwCfgBuilder::default()
+    }
 }
 
 impl std::fmt::Debug for FwCfgBuilder {

@@ -11,12 +11,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use cvmm_metrics::Inspect;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::builder::FwCfgBuilder;
 use super::content::Content;
 use super::dma::{self, Descriptor, Transfer};
 use super::key;
+use super::metrics::FwCfgMetrics;
 use crate::bus::BusDevice;
 use crate::memory::DeviceMemory;
 
@@ -48,6 +49,7 @@ pub struct FwCfg {
     dma_high: u32,
     /// An unreadable item has been reported; a guest can ask again and again.
     reported: Cell<bool>,
+    metrics: Arc<FwCfgMetrics>,
 }
 
 impl std::fmt::Debug for FwCfg {
@@ -61,11 +63,6 @@ impl std::fmt::Debug for FwCfg {
 }
 
 impl FwCfg {
-    /// Starts collecting items.
-    pub fn builder() -> FwCfgBuilder {
-        FwCfgBuilder::default()
-    }
-
     pub(super) fn new(items: BTreeMap<u16, Arc<dyn Content>>, memory: DeviceMemory) -> Self {
         Self {
             items,
@@ -76,6 +73,7 @@ impl FwCfg {
             window_at: 0,
             dma_high: 0,
             reported: Cell::new(false),
+            metrics: Arc::default(),
         }
     }
 
@@ -102,6 +100,7 @@ impl FwCfg {
             byte = held(&self.window, self.window_at);
         }
         self.offset = at.saturating_add(1);
+        self.metrics.bytes.increment();
         byte.unwrap_or(0)
     }
 
@@ -121,6 +120,7 @@ impl FwCfg {
         if let Err(error) = item.read_at(self.offset, &mut self.window) {
             // The guest sees zeros from here on.
             self.window.fill(0);
+            self.metrics.errors.increment();
             self.report(&error);
         }
     }
@@ -134,12 +134,19 @@ impl FwCfg {
 
     /// Runs the descriptor at `address`.
     fn run_dma(&mut self, address: u64) {
+        self.metrics.requests.increment();
         let mut bytes = [0; dma::LEN];
         if let Err(error) = self.memory.read_slice(&mut bytes, GuestAddress(address)) {
+            self.metrics.errors.increment();
             cvmm_log_limit::debug!(address, %error, "fw_cfg descriptor is not in guest memory");
             return;
         }
-        let result = if self.execute(&Descriptor::parse(&bytes)) { 0 } else { dma::ERROR };
+        let result = if self.execute(&Descriptor::parse(&bytes)) {
+            0
+        } else {
+            self.metrics.errors.increment();
+            dma::ERROR
+        };
         // A transfer cannot make the descriptor's own memory go away, but the bytes may straddle a region's end.
         if let Err(error) = self.memory.write_slice(&result.to_be_bytes(), GuestAddress(address)) {
             cvmm_log_limit::debug!(address, %error, "fw_cfg result cannot be written");
@@ -203,6 +210,7 @@ impl FwCfg {
             }
             done += count as u64;
         }
+        self.metrics.bytes.add(done);
         true
     }
 }
@@ -239,5 +247,9 @@ impl BusDevice for FwCfg {
             }
             _ => {}
         }
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.metrics.clone()
     }
 }

@@ -14,10 +14,12 @@ mod builder;
 mod content;
 mod device;
 mod dma;
+mod metrics;
 
 pub use builder::{FwCfgBuilder, FwCfgError};
 pub use content::{Content, FileContent};
 pub use device::{FwCfg, PADDING_LIMIT};
+pub use metrics::FwCfgMetrics;
 
 /// First port.
 pub const BASE: u64 = 0x510;

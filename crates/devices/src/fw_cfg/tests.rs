@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use cvmm_metrics::View;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -70,6 +71,18 @@ impl Guest {
             })
             .collect()
     }
+}
+
+#[test]
+fn transfers_bytes_and_errors_are_counted() {
+    let mut guest = guest(FwCfgBuilder::default());
+    let metrics = guest.device.metrics();
+    guest.by_port(0, 4);
+    guest.by_dma(0, 4);
+    assert_ne!(guest.dma(0x2, 4, RAM as u64), 0);
+    let view = View::of(&*metrics);
+    let counts = ["requests", "bytes", "errors"].map(|name| view.count(&[name]).unwrap());
+    assert_eq!(counts, [2, 8, 1]);
 }
 
 #[test]

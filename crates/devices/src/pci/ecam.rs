@@ -11,6 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use cvmm_metrics::{Inspect, View};
+
 use super::root::{ConfigAddress, Mechanism, PciRoot};
 use crate::bus::Access;
 
@@ -57,6 +59,12 @@ impl EcamWindow {
         let range = range(self.register())?;
         let end = gpa.checked_add(u64::try_from(len).ok()?)?;
         (range.start <= gpa && end <= range.end).then(|| gpa - range.start)
+    }
+}
+
+impl Inspect for EcamWindow {
+    fn inspect(&self, view: &mut View) {
+        view.number("pciexbar", self.register());
     }
 }
 

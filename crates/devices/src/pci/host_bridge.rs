@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use cvmm_metrics::Inspect;
+
 use super::PciFunction;
 use super::config_space::{ConfigSpace, Identity};
 use super::ecam::EcamWindow;
@@ -47,5 +49,9 @@ impl PciFunction for HostBridge {
             self.config.read(PCIEXBAR, &mut register);
             self.window.program(u64::from_le_bytes(register));
         }
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.window.clone()
     }
 }

@@ -13,6 +13,7 @@ pub mod config_space;
 mod ecam;
 mod host_bridge;
 mod lpc;
+mod metrics;
 mod ports;
 mod root;
 
@@ -21,6 +22,10 @@ pub use host_bridge::HostBridge;
 pub use lpc::LpcBridge;
 pub use ports::ConfigPorts;
 pub use root::{ConfigAddress, Mechanism, PciError, PciRoot, Visibility, Window};
+
+use std::sync::Arc;
+
+use cvmm_metrics::Inspect;
 
 /// A PCI function (PCI 3.0, chapter 6). Offsets are in bytes; `data` is 1, 2 or 4 bytes (8 for BARs).
 pub trait PciFunction: Send {
@@ -41,5 +46,9 @@ pub trait PciFunction: Send {
     /// Writes inside that range.
     fn bar_write(&mut self, offset: u64, data: &[u8]) {
         let _ = (offset, data);
+    }
+    /// What the function has done, beyond the accesses, which the bus counts.
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        Arc::new(())
     }
 }

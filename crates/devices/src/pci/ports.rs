@@ -11,6 +11,8 @@
 
 use std::sync::Arc;
 
+use cvmm_metrics::{Inspect, View};
+
 use super::root::{ConfigAddress, Mechanism, PciRoot};
 use crate::bus::BusDevice;
 
@@ -22,6 +24,17 @@ const DATA_OFFSET: u64 = 4;
 const ENABLE: u32 = 1 << 31;
 /// CONFIG_ADDRESS bits 30:24, which no function here answers to.
 const RESERVED: u32 = 0x7f << 24;
+
+/// What the device behind the ports has done.
+struct PortsMetrics {
+    reset: Arc<dyn Inspect>,
+}
+
+impl Inspect for PortsMetrics {
+    fn inspect(&self, view: &mut View) {
+        view.part("reset", &*self.reset);
+    }
+}
 
 /// Ports 0xcf8-0xcff.
 pub struct ConfigPorts {
@@ -92,5 +105,9 @@ impl BusDevice for ConfigPorts {
             }
             _ => {}
         }
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        Arc::new(PortsMetrics { reset: self.reset.metrics() })
     }
 }

@@ -8,9 +8,11 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use cvmm_metrics::{Inspect, View};
 use thiserror::Error;
 
 use super::PciFunction;
+use super::metrics::FunctionMetrics;
 use crate::bus::{Access, lock};
 
 /// Device numbers on a bus (PCI 3.0, 3.2.2.3.2).
@@ -80,6 +82,15 @@ struct Slot {
     name: String,
     visibility: Visibility,
     function: Arc<Mutex<dyn PciFunction>>,
+    accesses: FunctionMetrics,
+    metrics: Arc<dyn Inspect>,
+}
+
+impl Inspect for Slot {
+    fn inspect(&self, view: &mut View) {
+        self.accesses.inspect(view);
+        self.metrics.inspect(view);
+    }
 }
 
 /// The functions of bus 0.
@@ -122,7 +133,9 @@ impl PciRoot {
             None => Err(PciError::DeviceNumber { name, device }),
             Some(Some(old)) => Err(PciError::Taken { new: name, old: old.name.clone(), device }),
             Some(free) => {
-                *free = Some(Slot { name, visibility, function });
+                let metrics = lock(&function).metrics();
+                let accesses = FunctionMetrics::default();
+                *free = Some(Slot { name, visibility, function, accesses, metrics });
                 Ok(())
             }
         }
@@ -134,6 +147,7 @@ impl PciRoot {
         let Some((_, slot)) = self.slot(via, address) else {
             return Access::Unclaimed;
         };
+        slot.accesses.config_reads.increment();
         let mut function = lock(&slot.function);
         for (offset, range) in aligned_pieces(address.offset, data.len()) {
             if let (Ok(offset), Some(piece)) = (u8::try_from(offset), data.get_mut(range)) {
@@ -148,6 +162,7 @@ impl PciRoot {
         let Some((index, slot)) = self.slot(via, address) else {
             return Access::Unclaimed;
         };
+        slot.accesses.config_writes.increment();
         let mut function = lock(&slot.function);
         for (offset, range) in aligned_pieces(address.offset, data.len()) {
             if let (Ok(offset), Some(piece)) = (u8::try_from(offset), data.get(range)) {
@@ -163,7 +178,8 @@ impl PciRoot {
     /// A memory read that no fixed device claimed. All ones where no BAR decodes all of the access.
     pub fn bar_read(&self, gpa: u64, data: &mut [u8]) -> Access<'_> {
         let len = data.len();
-        let answer = self.with_bar(gpa, len, |function, offset| function.bar_read(offset, data));
+        let count = |accesses: &FunctionMetrics| accesses.bar_reads.increment();
+        let answer = self.with_bar(gpa, len, count, |function, offset| function.bar_read(offset, data));
         match answer {
             Some(name) => Access::Claimed(name),
             None => {
@@ -175,13 +191,21 @@ impl PciRoot {
 
     /// A memory write that no fixed device claimed. Dropped where no BAR decodes all of the access.
     pub fn bar_write(&self, gpa: u64, data: &[u8]) -> Access<'_> {
-        let answer = self.with_bar(gpa, data.len(), |function, offset| function.bar_write(offset, data));
+        let count = |accesses: &FunctionMetrics| accesses.bar_writes.increment();
+        let answer =
+            self.with_bar(gpa, data.len(), count, |function, offset| function.bar_write(offset, data));
         answer.map_or(Access::Unclaimed, Access::Claimed)
     }
 
     /// Runs `access` on the function whose BAR decodes `gpa..gpa + len`. When a guest lets BARs overlap, the
     /// lowest device number wins.
-    fn with_bar(&self, gpa: u64, len: usize, access: impl FnOnce(&mut dyn PciFunction, u64)) -> Option<&str> {
+    fn with_bar(
+        &self,
+        gpa: u64,
+        len: usize,
+        count: impl FnOnce(&FunctionMetrics),
+        access: impl FnOnce(&mut dyn PciFunction, u64),
+    ) -> Option<&str> {
         let len = u64::try_from(len).ok()?;
         let index = {
             let table = self.decoded.read().unwrap_or_else(PoisonError::into_inner);
@@ -191,6 +215,7 @@ impl PciRoot {
         let mut function = lock(&slot.function);
         // Another vCPU may have moved the BAR since the table was read.
         let range = self.decoded_by(&*function).filter(|r| r.holds(gpa, len))?;
+        count(&slot.accesses);
         access(&mut *function, gpa - range.base);
         Some(&slot.name)
     }
@@ -207,6 +232,15 @@ impl PciRoot {
         let index = usize::from(address.device);
         let slot = self.slots.get(index)?.as_ref()?;
         (via == Mechanism::Ports || slot.visibility == Visibility::Everywhere).then_some((index, slot))
+    }
+}
+
+/// Every function under its name.
+impl Inspect for PciRoot {
+    fn inspect(&self, view: &mut View) {
+        for slot in self.slots.iter().flatten() {
+            view.part(slot.name.as_str(), slot);
+        }
     }
 }
 

@@ -32,11 +32,14 @@
 //! When the TPM fails, the guest reads TPM_RC_FAILURE and the error bit until its next reset; the VMM lives on.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use cvmm_metrics::Inspect;
 use vm_memory::{Bytes, GuestAddress};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::metrics::CrbMetrics;
 use super::{Progress, TpmExecutor, TpmGone};
 use crate::bus::BusDevice;
 use crate::memory::DeviceMemory;
@@ -126,7 +129,7 @@ pub struct Crb {
     busy: bool,
     cancel: bool,
     failed: bool,
-    counters: Counters,
+    metrics: Arc<CrbMetrics>,
 }
 
 impl fmt::Debug for Crb {
@@ -138,7 +141,7 @@ impl fmt::Debug for Crb {
             .field("idle", &self.idle)
             .field("busy", &self.busy)
             .field("failed", &self.failed)
-            .field("counters", &self.counters)
+            .field("metrics", &self.metrics)
             .finish_non_exhaustive()
     }
 }
@@ -156,7 +159,7 @@ impl Crb {
             busy: false,
             cancel: false,
             failed: false,
-            counters: Counters::default(),
+            metrics: Arc::default(),
         }
     }
 
@@ -169,7 +172,16 @@ impl Crb {
 
     /// What it has done.
     pub fn counters(&self) -> Counters {
-        self.counters
+        let CrbMetrics { commands, from_page, slow, accesses, bytes_in, bytes_out, errors: _ } =
+            &*self.metrics;
+        Counters {
+            commands: commands.get(),
+            from_page: from_page.get(),
+            slow: slow.get(),
+            accesses: accesses.get(),
+            bytes_in: bytes_in.get(),
+            bytes_out: bytes_out.get(),
+        }
     }
 
     /// Whether the guest has been told that its TPM failed.
@@ -232,25 +244,25 @@ impl Crb {
             Some(memory) if !in_window => {
                 // Cannot fail: the page is there as long as the machine. Zeros are no command.
                 let _ = memory.read_slice(&mut buffer[..], GuestAddress(PAGE));
-                self.counters.from_page += 1;
+                self.metrics.from_page.increment();
             }
             _ => buffer.copy_from_slice(&self.window[..]),
         }
-        self.counters.commands += 1;
+        self.metrics.commands.increment();
         if self.failed {
-            return self.respond(&error(RC_FAILURE));
+            return self.refuse(RC_FAILURE);
         }
         let [_, _, size @ .., _, _, _, _] = first(&buffer);
         let len = usize::try_from(u32::from_be_bytes(size)).unwrap_or(usize::MAX);
         let Some(command) = buffer.get(..len).filter(|command| command.len() >= HEADER_LEN) else {
-            return self.respond(&error(RC_COMMAND_SIZE));
+            return self.refuse(RC_COMMAND_SIZE);
         };
-        self.counters.bytes_in += len as u64;
+        self.metrics.bytes_in.add(len as u64);
         match self.tpm.submit(command) {
             Ok(()) => {
                 self.busy = true;
                 self.collect(INLINE_WAIT);
-                self.counters.slow += u64::from(self.busy);
+                self.metrics.slow.add(u64::from(self.busy));
             }
             Err(TpmGone) => self.fail(),
         }
@@ -276,7 +288,7 @@ impl Crb {
         if let Some(to) = self.window.get_mut(..response.len()) {
             to.copy_from_slice(response);
         }
-        self.counters.bytes_out += response.len() as u64;
+        self.metrics.bytes_out.add(response.len() as u64);
         self.busy = false;
     }
 
@@ -287,7 +299,12 @@ impl Crb {
             );
         }
         self.failed = true;
-        self.respond(&error(RC_FAILURE));
+        self.refuse(RC_FAILURE);
+    }
+
+    fn refuse(&mut self, code: u32) {
+        self.metrics.errors.increment();
+        self.respond(&error(code));
     }
 }
 
@@ -309,7 +326,7 @@ fn error(code: u32) -> [u8; HEADER_LEN] {
 
 impl BusDevice for Crb {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        self.counters.accesses += 1;
+        self.metrics.accesses.increment();
         if self.busy {
             self.collect(Duration::ZERO);
         }
@@ -324,7 +341,7 @@ impl BusDevice for Crb {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        self.counters.accesses += 1;
+        self.metrics.accesses.increment();
         if self.busy {
             self.collect(Duration::ZERO);
         }
@@ -348,6 +365,10 @@ impl BusDevice for Crb {
             self.write_register(at & !3, u32::from_le_bytes(lanes));
             (at, rest) = (at + here.len() as u64, others);
         }
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.metrics.clone()
     }
 }
 

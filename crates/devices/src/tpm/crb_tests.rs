@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use cvmm_metrics::View;
 use proptest::prelude::*;
 use vm_memory::GuestMemoryMmap;
 
@@ -253,6 +254,8 @@ fn sizes_that_cannot_be_are_answered_without_the_tpm() {
         assert_eq!(window(&mut crb, 10), error(RC_COMMAND_SIZE));
     }
     assert!(tpm.seen().is_empty());
+    let view = View::of(&*crb.metrics());
+    assert_eq!((view.count(&["commands"]), view.count(&["errors"])), (Some(5), Some(5)));
     fill(&mut crb, &command(7, &[0x5a; BUFFER_LEN - HEADER_LEN]));
     put(&mut crb, CTRL_START, 1);
     assert_eq!(tpm.seen().len(), 1, "the longest possible");

@@ -5,6 +5,7 @@
 //! hands in: a TPM on a thread, in another process, or a script in a test.
 
 pub mod crb;
+mod metrics;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 pub use crb::{Counters, Crb};
+pub use metrics::CrbMetrics;
 
 /// The TPM is gone and will not come back before the guest's next reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

@@ -7,6 +7,7 @@
 
 pub mod block;
 pub mod console;
+mod metrics;
 pub mod pci;
 pub mod queue;
 pub mod rng;
@@ -20,7 +21,10 @@ use thiserror::Error;
 use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
+pub use metrics::QueueMetrics;
+
 use crate::memory::DeviceMemory;
+use cvmm_metrics::Inspect;
 
 /// Why a device could not be started. The transport then sets DEVICE_NEEDS_RESET.
 #[derive(Debug, Error)]
@@ -58,6 +62,8 @@ pub struct ActiveQueue {
     pub queue: Queue,
     /// Signalled when the driver rings the doorbell. Shared with the transport; do not close early.
     pub kick: Arc<EventFd>,
+    /// What the queue has carried, over all activations.
+    pub metrics: Arc<QueueMetrics>,
 }
 
 /// What a device runs with between DRIVER_OK and reset.
@@ -100,4 +106,6 @@ pub trait VirtioDevice: Send {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
     /// Stops all activity, waits for in-flight requests and returns to the state before activation.
     fn reset(&mut self);
+    /// What the device has done. The transport shows the queues' own counters beside it.
+    fn metrics(&self) -> Arc<dyn Inspect>;
 }

@@ -18,7 +18,8 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{ActiveQueue, VirtioInterrupt};
+use super::worker::drain_event;
+use super::{ActiveQueue, QueueMetrics, VirtioInterrupt};
 use crate::memory::DeviceMemory;
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
@@ -101,6 +102,7 @@ pub struct VirtQueue {
     interrupt: Arc<dyn VirtioInterrupt>,
     in_flight: u16,
     broken: bool,
+    metrics: Arc<QueueMetrics>,
 }
 
 impl std::fmt::Debug for VirtQueue {
@@ -117,8 +119,8 @@ impl std::fmt::Debug for VirtQueue {
 impl VirtQueue {
     /// Takes over an activated queue.
     pub fn new(active: ActiveQueue, memory: DeviceMemory, interrupt: Arc<dyn VirtioInterrupt>) -> Self {
-        let ActiveQueue { index, queue, kick } = active;
-        Self { index, queue, memory, kick, interrupt, in_flight: 0, broken: false }
+        let ActiveQueue { index, queue, kick, metrics } = active;
+        Self { index, queue, memory, kick, interrupt, in_flight: 0, broken: false, metrics }
     }
 
     /// Index of the queue in its device.
@@ -134,6 +136,12 @@ impl VirtQueue {
     /// Doorbell.
     pub fn kick(&self) -> &EventFd {
         &self.kick
+    }
+
+    /// Takes note of the doorbell, which has woken the worker.
+    pub fn take_kick(&self) {
+        self.metrics.kicks.add_unshared(1);
+        drain_event(&self.kick);
     }
 
     /// The memory its buffers are in.
@@ -189,6 +197,7 @@ impl VirtQueue {
             return Err(QueueError::BrokenChain(head));
         }
         self.in_flight += 1;
+        self.metrics.requests.add_unshared(1);
         Ok(true)
     }
 
@@ -209,6 +218,7 @@ impl VirtQueue {
             u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0
         };
         if wanted {
+            self.metrics.interrupts.add_unshared(1);
             self.interrupt.signal_queue(self.index);
         }
         Ok(())
@@ -230,6 +240,7 @@ impl VirtQueue {
             return;
         }
         self.broken = true;
+        self.metrics.errors.add_unshared(1);
         cvmm_log_limit::warn!(queue = self.index, %error, "virtqueue broken; the device needs a reset");
         self.interrupt.needs_reset();
     }

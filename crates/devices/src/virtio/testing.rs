@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::worker::event_fd;
-use super::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
+use super::{Activation, ActiveQueue, QueueMetrics, VirtioDevice, VirtioInterrupt};
 use crate::host::{Doorbells, MsiAllocator, MsiMessage, MsiVectors};
 use crate::memory::DeviceMemory;
 
@@ -93,6 +93,8 @@ pub struct Ring {
     pub used: u64,
     /// The doorbell.
     pub kick: Arc<EventFd>,
+    /// What the queue carries.
+    pub metrics: Arc<QueueMetrics>,
     /// VIRTIO_F_EVENT_IDX: announce as little as the device asks for, ask for each interrupt.
     pub event_idx: bool,
     /// How often [`Self::kick_if_asked`] rang the doorbell.
@@ -118,6 +120,7 @@ impl Ring {
             avail: desc + 0x4000,
             used: desc + 0x6000,
             kick: Arc::new(event_fd().unwrap()),
+            metrics: Arc::default(),
             event_idx: false,
             kicks: 0,
             kicked_idx: 0,
@@ -135,7 +138,7 @@ impl Ring {
         queue.try_set_used_ring_address(GuestAddress(self.used)).unwrap();
         queue.set_event_idx(self.event_idx);
         queue.set_ready(true);
-        ActiveQueue { index, queue, kick: self.kick.clone() }
+        ActiveQueue { index, queue, kick: self.kick.clone(), metrics: self.metrics.clone() }
     }
 
     /// Writes a descriptor of a table.

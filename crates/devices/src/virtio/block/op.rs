@@ -16,6 +16,9 @@ use vm_memory::{GuestMemory, Permissions};
 use crate::memory::{Access, DeviceMemory};
 use crate::virtio::queue::Segment;
 
+/// A finished operation: its tag and how it went.
+pub type Finished = (u16, io::Result<()>);
+
 /// Buffers in one call (IOV_MAX).
 const MAX_IOVECS: usize = 1024;
 /// Bytes of zeros in memory; they are never written, so they take one shared page of the system.

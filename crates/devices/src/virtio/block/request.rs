@@ -9,7 +9,7 @@
 use cvmm_disk_image::{Disk, SECTOR};
 use vm_memory::{Address, GuestAddress};
 
-use super::{F_DISCARD, F_WRITE_ZEROES, MAX_DISCARD_SECTORS, MAX_TRANSFER, MAX_ZERO_SECTORS};
+use super::spec::{F_DISCARD, F_WRITE_ZEROES, MAX_DISCARD_SECTORS, MAX_TRANSFER, MAX_ZERO_SECTORS};
 use crate::memory::DeviceMemory;
 use crate::virtio::queue::{Chain, QueueError, take_front, total_len};
 
@@ -79,6 +79,8 @@ pub struct Request {
     pub status: GuestAddress,
     /// Bytes of writable data before the status.
     pub in_len: u32,
+    /// Bytes of readable data behind the header.
+    pub out_len: u32,
     /// What to do.
     pub command: Command,
 }
@@ -102,7 +104,9 @@ pub fn parse(
     // The descriptor iterator ends a chain before it reaches 2^32 bytes.
     let in_len = total_len(&chain.writable) as u32;
     let command = command(memory, chain, disk, features).unwrap_or_else(Command::Refuse);
-    Ok(Request { head, status, in_len, command })
+    // As above.
+    let out_len = total_len(&chain.readable) as u32;
+    Ok(Request { head, status, in_len, out_len, command })
 }
 
 /// Takes the header off `chain`; the error is a status.

@@ -5,16 +5,17 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use cvmm_disk_image::Disk;
+use cvmm_disk_image::{CacheMode, Disk};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::bounce::{Bounce, Direction};
-use super::engine::{Engine, Finished};
-use super::op::Op;
+use super::engine::Engine;
+use super::metrics::BlockQueueMetrics;
+use super::op::{Finished, Op};
 use super::request::{Command, Request, STATUS_IOERR, STATUS_OK, parse};
-use super::{CacheMode, F_FLUSH, SERIAL_LEN};
+use super::spec::{F_FLUSH, SERIAL_LEN};
 use crate::virtio::queue::{Chain, QueueError, VirtQueue, write_segments};
-use crate::virtio::worker::{Handler, Sources, drain_event};
+use crate::virtio::worker::{Handler, Sources};
 
 /// Event tokens.
 const KICK: u32 = 0;
@@ -26,12 +27,31 @@ struct InFlight {
     head: u16,
     status: GuestAddress,
     in_len: u32,
+    out_len: u32,
+    kind: Kind,
 }
 
-impl From<Request> for InFlight {
-    fn from(request: Request) -> Self {
-        let Request { head, status, in_len, .. } = request;
-        Self { head, status, in_len }
+/// What a request is counted as.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Read,
+    Write,
+    Flush,
+    Discard,
+    Other,
+}
+
+impl From<&Request> for InFlight {
+    fn from(request: &Request) -> Self {
+        let Request { head, status, in_len, out_len, command } = *request;
+        let kind = match command {
+            Command::Read { .. } => Kind::Read,
+            Command::Write { .. } => Kind::Write,
+            Command::Flush => Kind::Flush,
+            Command::Discard { .. } | Command::WriteZeroes { .. } => Kind::Discard,
+            Command::GetId | Command::Refuse(_) => Kind::Other,
+        };
+        Self { head, status, in_len, out_len, kind }
     }
 }
 
@@ -57,6 +77,7 @@ pub struct BlockWorker {
     in_flight: Vec<Option<InFlight>>,
     free: Vec<u16>,
     finished: Vec<Finished>,
+    metrics: Arc<BlockQueueMetrics>,
 }
 
 impl BlockWorker {
@@ -67,6 +88,7 @@ impl BlockWorker {
         disk: Arc<Disk>,
         serial: [u8; SERIAL_LEN],
         features: u64,
+        metrics: Arc<BlockQueueMetrics>,
     ) -> Self {
         let size = queue.size();
         Self {
@@ -80,6 +102,7 @@ impl BlockWorker {
             chain: Chain::default(),
             bounce: Bounce::default(),
             finished: Vec::new(),
+            metrics,
         }
     }
 
@@ -93,7 +116,7 @@ impl BlockWorker {
             }
             let request = parse(self.queue.memory(), &mut self.chain, &self.disk, self.features)?;
             if let Started::Now(status, written) = self.start(&request)? {
-                self.answer(request.into(), status, written)?;
+                self.answer((&request).into(), status, written)?;
                 now = true;
             }
         }
@@ -152,18 +175,37 @@ impl BlockWorker {
         let Some(tag) = self.free.pop() else {
             return Err(QueueError::TooManyInFlight(self.queue.size()));
         };
-        self.in_flight[usize::from(tag)] = Some((*request).into());
+        self.in_flight[usize::from(tag)] = Some(request.into());
         self.engine.start(tag, op)?;
         Ok(Started::Later)
     }
 
     /// Writes the status and gives the chain back.
     fn answer(&mut self, request: InFlight, status: u8, written: u32) -> Result<(), QueueError> {
+        self.count(&request, status);
         self.queue.memory().write_obj(status, request.status)?;
         // The used length counts from the first writable byte without a gap, so it includes the status only if
         // all data before it was written (2.7.8.2).
         let used = if written == request.in_len { written.saturating_add(1) } else { written };
         self.queue.complete(request.head, used)
+    }
+
+    fn count(&self, request: &InFlight, status: u8) {
+        let metrics = &self.metrics;
+        let requests = match request.kind {
+            Kind::Read => &metrics.reads,
+            Kind::Write => &metrics.writes,
+            Kind::Flush => &metrics.flushes,
+            Kind::Discard => &metrics.discards,
+            Kind::Other => &metrics.others,
+        };
+        requests.add_unshared(1);
+        match request.kind {
+            _ if status != STATUS_OK => metrics.errors.add_unshared(1),
+            Kind::Read => metrics.bytes_read.add_unshared(request.in_len.into()),
+            Kind::Write => metrics.bytes_written.add_unshared(request.out_len.into()),
+            Kind::Flush | Kind::Discard | Kind::Other => {}
+        }
     }
 
     fn answer_finished(&mut self) -> Result<(), QueueError> {
@@ -208,7 +250,7 @@ impl Handler for BlockWorker {
         let result = if token == ENGINE {
             self.answer_finished()
         } else {
-            drain_event(self.queue.kick());
+            self.queue.take_kick();
             if self.queue.is_broken() { Ok(()) } else { self.take_requests() }
         };
         if let Err(error) = result {

@@ -101,6 +101,11 @@ impl Interrupt {
         self.driver_ok.store(true, Ordering::Release);
     }
 
+    /// Whether the driver has set DRIVER_OK.
+    pub fn driver_ok(&self) -> bool {
+        self.driver_ok.load(Ordering::Acquire)
+    }
+
     /// True if the device asked for a reset.
     pub fn reset_needed(&self) -> bool {
         self.needs_reset.load(Ordering::Acquire)

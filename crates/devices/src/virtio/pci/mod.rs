@@ -13,18 +13,21 @@
 pub mod common;
 pub mod interrupt;
 pub mod layout;
+mod metrics;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::sync::Arc;
 
+use cvmm_metrics::{Counter, Inspect};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use self::common::{Action, Common};
 use self::interrupt::Interrupt;
 use self::layout::Capabilities;
+use self::metrics::TransportMetrics;
 use super::worker::{drain_event, event_fd};
 use super::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 use crate::host::{Doorbells, MsiAllocator};
@@ -107,6 +110,7 @@ pub struct VirtioPci {
     doorbells: Arc<dyn Doorbells>,
     /// Per queue: where its doorbell is registered.
     registered: Vec<Option<u64>>,
+    metrics: Arc<TransportMetrics>,
 }
 
 impl std::fmt::Debug for VirtioPci {
@@ -162,9 +166,20 @@ impl VirtioPci {
         });
         space.set_bar64(layout::BAR_LEN, true)?;
         let capabilities = layout::add_capabilities(&mut space, queues, count)?;
+        let interrupt = Arc::new(Interrupt::new(vectors, sizes.len()));
+        let metrics = TransportMetrics {
+            activations: Counter::default(),
+            resets: Counter::default(),
+            trapped_kicks: Counter::default(),
+            errors: Counter::default(),
+            interrupt: interrupt.clone(),
+            queues: sizes.iter().map(|_| Arc::default()).collect(),
+            device: device.metrics(),
+        };
         Ok(Self {
             common: Common::new(device.features(), sizes),
-            interrupt: Arc::new(Interrupt::new(vectors, sizes.len())),
+            interrupt,
+            metrics: Arc::new(metrics),
             registered: vec![None; sizes.len()],
             device,
             memory,
@@ -176,6 +191,7 @@ impl VirtioPci {
     }
 
     fn start(&mut self) {
+        self.metrics.activations.increment();
         self.interrupt.set_driver_ok();
         let queues = self
             .common
@@ -183,7 +199,8 @@ impl VirtioPci {
             .into_iter()
             .filter_map(|(index, queue)| {
                 let kick = self.kicks.get(usize::from(index))?.clone();
-                Some(ActiveQueue { index, queue, kick })
+                let metrics = self.metrics.queues.get(usize::from(index))?.clone();
+                Some(ActiveQueue { index, queue, kick, metrics })
             })
             .collect();
         let activation = Activation {
@@ -193,6 +210,7 @@ impl VirtioPci {
             features: self.common.features(),
         };
         if let Err(error) = self.device.activate(activation) {
+            self.metrics.errors.increment();
             let device = self.device.device_id();
             cvmm_log_limit::error!(device, %error, "virtio device cannot start; it asks the driver for a reset");
             self.interrupt.needs_reset();
@@ -200,6 +218,7 @@ impl VirtioPci {
     }
 
     fn reset(&mut self) {
+        self.metrics.resets.increment();
         // Also after a failed start, which may have left half a device running.
         self.device.reset();
         self.common.reset();
@@ -337,6 +356,7 @@ impl PciFunction for VirtioPci {
             Place::Notify(at) => {
                 let index = at / layout::NOTIFY_STRIDE;
                 if let Some(kick) = self.kicks.get(index as usize) {
+                    self.metrics.trapped_kicks.increment();
                     // Fails only when the counter is full, and then the queue is awake.
                     let _ = kick.write(1);
                 }
@@ -344,6 +364,10 @@ impl PciFunction for VirtioPci {
             Place::Table(at) => self.interrupt.write_table(at, data),
             Place::Isr | Place::Pending(_) | Place::Nothing => {}
         }
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.metrics.clone()
     }
 }
 

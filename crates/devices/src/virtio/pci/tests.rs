@@ -3,6 +3,7 @@
 
 use std::sync::Mutex;
 
+use cvmm_metrics::{Value, View};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -60,6 +61,9 @@ impl VirtioDevice for Dummy {
         let mut log = self.log.lock().unwrap();
         log.activations.clear();
         log.resets += 1;
+    }
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        Arc::new(())
     }
 }
 
@@ -337,6 +341,11 @@ fn a_device_that_cannot_start_asks_for_a_reset() {
     assert_eq!(guest.set_status(0xf), 0xf | DEVICE_NEEDS_RESET);
     assert_eq!(guest.read::<1>(ISR), [2]);
     assert_eq!(guest.set_status(0), 0);
+    let view = View::of(&*guest.pci.metrics());
+    let counts =
+        ["activations", "errors", "resets", "trapped_kicks"].map(|name| view.count(&[name]).unwrap());
+    assert_eq!(counts, [1, 1, 1, 0]);
+    assert_eq!(view.get(&["running"]), Some(&Value::Flag(false)));
 }
 
 #[test]
@@ -360,6 +369,9 @@ fn a_broken_queue_is_seen_by_the_driver() {
     // Said once.
     queue.serve(&mut Chain::default(), |_, _| panic!("a broken queue was served"));
     assert_eq!(guest.triggered(), NONE);
+    let view = View::of(&*guest.pci.metrics());
+    assert_eq!((view.count(&["activations"]), view.count(&["queue0", "errors"])), (Some(1), Some(1)));
+    assert_eq!(view.get(&["needs_reset"]), Some(&Value::Flag(true)));
 }
 
 #[test]
@@ -505,6 +517,9 @@ fn configuration_access_capability_reaches_the_bar() {
 fn devices_that_break_the_rules_are_refused() {
     struct Odd(u32, Vec<u16>);
     impl VirtioDevice for Odd {
+        fn metrics(&self) -> Arc<dyn Inspect> {
+            Arc::new(())
+        }
         fn device_id(&self) -> u32 {
             self.0
         }

@@ -16,10 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use self::pool::Pool;
 use self::uring::Uring;
-use super::op::Op;
-
-/// A finished operation: its tag and how it went.
-pub type Finished = (u16, io::Result<()>);
+use super::op::{Finished, Op};
 
 /// How operations are carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

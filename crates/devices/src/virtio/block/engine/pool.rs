@@ -12,8 +12,7 @@ use cvmm_disk_image::Disk;
 use rustix::fs::{FallocateFlags, fallocate};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Finished;
-use crate::virtio::block::op::{Op, Progress, Step};
+use crate::virtio::block::op::{Finished, Op, Progress, Step};
 use crate::virtio::worker::{drain_event, event_fd};
 
 /// Threads per queue. More help only with disks that are far away; those have kernels with io_uring.

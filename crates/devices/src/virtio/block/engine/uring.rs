@@ -10,8 +10,7 @@ use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Finished;
-use crate::virtio::block::op::{Op, Progress, Step};
+use crate::virtio::block::op::{Finished, Op, Progress, Step};
 use crate::virtio::worker::{drain_event, event_fd};
 
 /// Times a full or busy ring is tried before the queue is given up.

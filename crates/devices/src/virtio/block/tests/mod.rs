@@ -8,14 +8,19 @@ mod requests;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use cvmm_disk_image::{Disk, SECTOR};
+use cvmm_metrics::{Value, View};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::request::{STATUS_IOERR, STATUS_OK, STATUS_UNSUPPORTED};
+use super::spec::*;
 use super::*;
+use crate::virtio::VirtioDevice;
 use crate::virtio::testing::{BUFFERS, RAM_LEN, Ring, Signals, activate, memory, wait_for};
 
 const SECTORS: u64 = 2048;
@@ -66,7 +71,7 @@ impl Machine {
         let mut device = Block::open_with(config, kind).unwrap();
         let memory = memory();
         let rings: Vec<_> =
-            (0..device.queue_sizes.len()).map(|number| Ring::new(&memory, number as u64, 64)).collect();
+            (0..device.queue_sizes().len()).map(|number| Ring::new(&memory, number as u64, 64)).collect();
         let signals = activate(&mut device, &rings.iter().collect::<Vec<_>>(), features);
         Self { device, rings, signals }
     }

@@ -32,6 +32,36 @@ fn reads_and_writes_reach_the_file() {
 }
 
 #[test]
+fn requests_bytes_and_errors_are_counted_for_each_queue() {
+    for kind in ENGINES {
+        let (_dir, path) = image();
+        let mut machine = Machine::new(BlockConfig { queues: 2, ..config(&path) }, kind, ALL);
+        assert_eq!(machine.request(IN, 0, &[(DATA, 1024, true)]).0, STATUS_OK);
+        assert_eq!(machine.request(OUT, 0, &[(DATA, 512, false)]).0, STATUS_OK);
+        assert_eq!(machine.request(FLUSH, 0, &[]).0, STATUS_OK);
+        assert_eq!(machine.range(DISCARD, 8, 8, 0), STATUS_OK);
+        assert_eq!(machine.request(GET_ID, 0, &[(DATA, 20, true)]).0, STATUS_OK);
+        // Past the end.
+        assert_eq!(machine.request(IN, SECTORS, &[(DATA, 512, true)]).0, STATUS_IOERR);
+        let view = View::of(&*machine.device.metrics());
+        let counts = |queue: &str| {
+            ["reads", "writes", "flushes", "discards", "others", "bytes_read", "bytes_written", "errors"]
+                .map(|name| view.count(&[queue, name]).unwrap())
+        };
+        assert_eq!(counts("queue0"), [1, 1, 1, 1, 2, 1024, 512, 1], "{kind:?}");
+        assert_eq!(counts("queue1"), [0; 8], "{kind:?}");
+        assert_eq!(view.count(&["size"]), Some(SECTORS * SECTOR));
+        assert_eq!(view.get(&["read_only"]), Some(&Value::Flag(false)));
+        let ring = &machine.rings[0].metrics;
+        assert_eq!((ring.requests.get(), ring.errors.get()), (6, 0));
+        assert!(ring.kicks.get() >= 1 && ring.interrupts.get() >= 1);
+        // They go on after a reset.
+        machine.device.reset();
+        assert_eq!(View::of(&*machine.device.metrics()).count(&["queue0", "reads"]), Some(1));
+    }
+}
+
+#[test]
 fn header_and_status_may_be_spread_over_any_descriptors() {
     for kind in ENGINES {
         let (_dir, path) = image();
