@@ -19,8 +19,8 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
+use super::config::{AcpiConfig, POWER_BUTTON_GSI, SERIAL_GSI, TpmRegion};
 use super::tables::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, without_checksum};
-use super::{AcpiConfig, POWER_BUTTON_GSI, SERIAL_GSI, TpmRegion};
 
 /// Offset of the generation ID in its page: the firmware looks for an ACPI table where a loader pointer leads and
 /// would take the page away if it found one; 40 bytes of zero before the ID show it that there is none.

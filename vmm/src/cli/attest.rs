@@ -10,9 +10,9 @@ use cvmm_policy::Policy;
 use cvmm_reason::printable;
 use serde::Serialize;
 
-use super::Session;
 use super::attest_args::{AppraisalArgs, AttestCommand, BundleArgs, ReportArgs, VerifyArgs};
 use super::policy::trust;
+use super::session::Session;
 use crate::attest::{self, BundleRequirements, Files, LaunchParts, Parts, Requirements, TpmParts};
 use crate::exit_code::ExitStatus;
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::Session;
+use super::session::Session;
 use crate::config::{Checks, Config, ConfigError, Isolation};
 use crate::exit_code::ExitStatus;
 use crate::run::check;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::Session;
+use super::session::Session;
 use crate::exit_code::ExitStatus;
 
 impl Session<'_> {

@@ -15,7 +15,7 @@ use zerocopy::little_endian::U32;
 use zeroize::Zeroizing;
 
 use super::measure_args::{MeasureArgs, Mode, OutputFormat};
-use super::{Sentence, Session};
+use super::session::{Sentence, Session};
 use crate::config::{Config, ConfigError};
 use crate::exit_code::ExitStatus;
 use crate::measure::{Id, Listing, MeasureError, Options, Subject, compare, explain, firmware_digest};

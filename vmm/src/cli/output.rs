@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use cvmm_output::{Existing, OutputError};
 
-use super::Session;
+use super::session::{Sentence, Session};
 use crate::exit_code::ExitStatus;
 
 /// `--output` and `--force`.
@@ -46,7 +46,7 @@ impl Session<'_> {
         if matches!(error, OutputError::Exists { .. }) {
             sentence += " (--force overwrites it)";
         }
-        self.error(ExitStatus::File, &super::Sentence(sentence));
+        self.error(ExitStatus::File, &Sentence(sentence));
         ExitStatus::File
     }
 }

@@ -15,7 +15,7 @@ use cvmm_snp::features::SevFeatures;
 
 use super::output::OutputArgs;
 use super::policy_args::{ImportArgs, InitArgs, PolicyCommand, TestArgs};
-use super::{Sentence, Session};
+use super::session::{Sentence, Session};
 use crate::config::{Checks, Config};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::measure::Subject;

@@ -11,8 +11,8 @@ use cvmm_guest_state::info::Info;
 use cvmm_guest_state::{Expected, Kind, StateError, StateKey, Store};
 use serde_json::{Value, json};
 
+use super::session::{Sentence, Session};
 use super::state_args::{CheckArgs, CreateArgs, ExportArgs, Opened, RekeyArgs, StateCommand};
-use super::{Sentence, Session};
 use crate::exit_code::ExitStatus;
 
 impl Session<'_> {

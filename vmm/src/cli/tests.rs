@@ -4,10 +4,15 @@
 use cvmm_launch::samples::firmware::Image;
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
+use super::timeline::label;
 use super::*;
+use crate::config::Checks;
+use crate::timeline::{Phase, Recording};
 
 #[derive(Debug, thiserror::Error)]
 #[error("the machine broke")]

@@ -9,13 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use cvmm_launch::digest::Observer;
 use cvmm_launch::firmware::Firmware;
 use cvmm_launch::hashes::{KernelHashes, TABLE_LEN};
+use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, PAGE_SIZE, PageImport, Source};
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::vmsa::Vmsa;
 use serde::{Deserialize, Serialize};
-
-use super::Subject;
 
 /// A measured plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +179,15 @@ impl Listing {
     }
 }
 
+/// What a listing says of the guest as a whole.
+pub(super) struct Facts<'a> {
+    pub(super) firmware: &'a Firmware,
+    pub(super) memory: &'a MemoryLayout,
+    pub(super) profile: &'static str,
+    pub(super) plan: &'a LaunchPlan,
+    pub(super) model: VcpuModel,
+}
+
 /// Makes a listing of what a measurement goes through.
 pub(super) struct Collector {
     pages: bool,
@@ -194,17 +202,17 @@ impl Collector {
         Self { pages, contents: Vec::new(), imports: Vec::new(), vmsas: Vec::new(), last: None }
     }
 
-    pub(super) fn finish(self, subject: &Subject, model: VcpuModel, launch_digest: Digest) -> Listing {
-        let (firmware, plan) = (&subject.firmware, &subject.plan);
+    pub(super) fn finish(self, facts: &Facts<'_>, launch_digest: Digest) -> Listing {
+        let Facts { firmware, memory, profile, plan, model } = facts;
         let igvm = firmware.igvm().unwrap_or_default();
         Listing {
             format: Format::One,
             launch_digest,
-            profile: subject.profile.to_owned(),
+            profile: (*profile).to_owned(),
             vcpus: plan.vcpus().len(),
             vcpu_signature: model.signature.0.into(),
             guest_features: model.features.0,
-            memory: [subject.memory.low, subject.memory.high],
+            memory: [memory.low, memory.high],
             firmware: FirmwareFacts {
                 reset_vector: firmware.reset_vector().into(),
                 ap_start: firmware.ap_start().map(|eip| format!("{eip:#x}")),
