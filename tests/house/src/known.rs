@@ -18,7 +18,6 @@ pub struct Known {
 /// The list.
 pub const KNOWN: &[Known] = &[
     ring("crates/attest/src/policy/file.rs", "policy crate: file and policy become one type"),
-    ring("crates/devices/src/fw_cfg/builder.rs", "devices: the builder moves beside the device"),
     ring("crates/gate/src/engine.rs", "gate in rooms"),
     ring("crates/gate/src/keys.rs", "gate in rooms: keys, pkcs11 and sandbox take their own settings"),
     ring("crates/kvm-snp/src/memory.rs", "kvm-snp: errors and counters move to a file of their own"),

@@ -20,7 +20,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cvmm_devices::legacy::console_out::ConsoleOut;
+use cvmm_devices::chipset::console_out::ConsoleOut;
 use cvmm_devices::virtio::console::Console;
 use cvmm_kvm::exits::ExitCounts;
 use cvmm_kvm::host;
