@@ -16,7 +16,7 @@ use cvmm_tpm::eventlog::{EventLog, MAX_LOG};
 use cvmm_tpm::public::MAX_PUBLIC;
 use cvmm_tpm::{Attest, Public, Signature};
 
-use super::{certificate, report_of, vek_of};
+use super::files::{certificate, report_of, vek_of};
 use crate::policy::{PolicyFileError, read};
 
 const MAX_KEY: u64 = 4096;

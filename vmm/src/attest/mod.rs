@@ -6,19 +6,17 @@
 //! given.
 
 mod bundle;
+pub(crate) mod files;
 mod identity;
 mod offline;
 
-use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cvmm_attest::claims::{Claims, Product, Requester, Revocation};
-use cvmm_attest::encoding::{self, EncodingError};
 use cvmm_attest::kds::{self, Download, Subject};
 use cvmm_attest::refusal::Refusal;
 use cvmm_attest::roots::Trust;
-use cvmm_attest::table;
-use cvmm_attest::verify::{CrlUse, Evidence, Options, Unverified, hint, product_of, read_unverified, verify};
+use cvmm_attest::verify::{CrlUse, Evidence, Options, Unverified, hint, read_unverified, verify};
 use cvmm_policy::{CrlRule, Expected, Policy};
 use cvmm_reason::Reason;
 use serde::Serialize;
@@ -27,16 +25,9 @@ pub use bundle::{LaunchParts, Parts, TpmParts, bundle};
 pub use identity::Voucher;
 pub use offline::{BundleRequirements, BundleVerdict, TpmVerdict, appraise_bundle};
 
+use self::files::{from_table, list, report_of, vek_of};
 use crate::exit_code::ExitStatus;
-use crate::policy::{PolicyFileError, read, undecided};
-
-const MAX_REPORT: u64 = 4096;
-pub(crate) const MAX_CERTIFICATE: u64 = 64 << 10;
-pub(crate) const MAX_CRL: u64 = 1 << 20;
-/// Offset of the report in the security processor's message (MSG_REPORT_RSP), which some tools save
-/// unchanged.
-const HEADER: usize = 0x20;
-const REPORT: usize = 1184;
+use crate::policy::{PolicyFileError, undecided};
 
 /// Files of evidence.
 #[derive(Clone, Debug, Default)]
@@ -148,79 +139,6 @@ fn compare_report_data(claims: &Claims, expected: Option<&[u8; 64]>) -> Option<R
     (!same).then(|| {
         Reason::new("policy.report-data", "REPORT_DATA mismatch: the report answers a different challenge")
     })
-}
-
-/// Reads a report from a file that contains it, or the security processor's complete message.
-fn report_of(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
-    let mut report = read(path, MAX_REPORT)?;
-    if report.len() == HEADER + REPORT {
-        report.drain(..HEADER);
-    }
-    if report.len() != REPORT {
-        let len = report.len();
-        let what = format!(
-            "{len} bytes, but a report has {REPORT}; convert it if it is text (base64, hexadecimal, JSON)"
-        );
-        return Err(unreadable(path, what));
-    }
-    Ok(report)
-}
-
-/// The error for a file with invalid content, on which there is no verdict.
-fn unreadable(path: &Path, problem: impl std::fmt::Display) -> PolicyFileError {
-    PolicyFileError::Other(format!("{}: {problem}", path.display()))
-}
-
-/// Reads the certificates in a file, DER or PEM. If there are several, one must be that of a signing key.
-pub(crate) fn vek_chain(path: &Path) -> Result<Vec<Vec<u8>>, PolicyFileError> {
-    let bytes = read(path, MAX_CERTIFICATE)?;
-    let all = encoding::certificates(&bytes).map_err(|problem| unreadable(path, problem))?;
-    for der in &all {
-        encoding::check_certificate(der).map_err(|problem| unreadable(path, problem))?;
-    }
-    if all.len() > 1 && !all.iter().any(|der| product_of(der).is_some()) {
-        return Err(unreadable(path, EncodingError::NoKey(all.len())));
-    }
-    Ok(all.into_iter().map(Cow::into_owned).collect())
-}
-
-/// Reads the certificate of the key that signed `report` from a file.
-pub(crate) fn vek_of(path: &Path, report: &[u8]) -> Result<Vec<u8>, PolicyFileError> {
-    let mut all = vek_chain(path)?;
-    match hint(report) {
-        Ok(hint) => encoding::pick(all, &hint).map_err(|problem| unreadable(path, problem)),
-        // Verification fails before any certificate is used.
-        Err(_) => Ok(all.swap_remove(0)),
-    }
-}
-
-/// Reads the only certificate in a file, DER or PEM.
-pub(crate) fn certificate(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
-    let bytes = read(path, MAX_CERTIFICATE)?;
-    let mut all = encoding::certificates(&bytes).map_err(|problem| unreadable(path, problem))?;
-    match (all.pop(), all.len()) {
-        (Some(der), 0) => Ok(der.into_owned()),
-        (_, more) => Err(unreadable(path, format!("{} certificates, but one is expected", more + 1))),
-    }
-}
-
-/// Reads the revocation list in a file, DER or PEM.
-pub(crate) fn list(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
-    let bytes = read(path, MAX_CRL)?;
-    let list = encoding::revocation_list(&bytes).map_err(|problem| unreadable(path, problem))?;
-    encoding::check_list(&list).map_err(|problem| unreadable(path, problem))?;
-    Ok(list.into_owned())
-}
-
-/// Reads the certificate for the report's kind of key from a table; `None` if the report is malformed.
-pub(crate) fn from_table(path: &Path, report: &[u8]) -> Result<Option<Vec<u8>>, PolicyFileError> {
-    let bytes = read(path, table::MAX_TABLE as u64)?;
-    let Ok(hint) = hint(report) else { return Ok(None) };
-    let vek = table::vek(&bytes, &hint).map_err(|error| unreadable(path, error))?;
-    if let Some(der) = &vek {
-        encoding::check_certificate(der).map_err(|problem| unreadable(path, problem))?;
-    }
-    Ok(vek.map(Cow::into_owned))
 }
 
 impl UnverifiedReport {

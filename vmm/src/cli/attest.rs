@@ -77,9 +77,9 @@ impl Session<'_> {
 
     fn attest_verify(&mut self, args: &VerifyArgs) -> Result<ExitStatus, ExitStatus> {
         let appraisal = self.appraisal(&args.appraisal)?;
-        let vek = args.vek.as_deref().map(attest::vek_chain).transpose();
-        let crl = args.appraisal.crl.as_deref().map(attest::list).transpose();
-        let tpm_ca = args.tpm_ca.as_deref().map(attest::certificate).transpose();
+        let vek = args.vek.as_deref().map(attest::files::vek_chain).transpose();
+        let crl = args.appraisal.crl.as_deref().map(attest::files::list).transpose();
+        let tpm_ca = args.tpm_ca.as_deref().map(attest::files::certificate).transpose();
         let requirements = BundleRequirements {
             nonce: args.nonce,
             vek: vek.map_err(|error| self.refuse(&error))?,

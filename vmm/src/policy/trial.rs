@@ -11,7 +11,7 @@ use cvmm_reason::Reason;
 use serde::Serialize;
 
 use super::{PolicyFileError, read_start};
-use crate::attest::{from_table, list, vek_of};
+use crate::attest::files::{from_table, list, vek_of};
 
 /// As much of a report as the verifier needs to refuse what is too long.
 const MAX_REPORT: u64 = 4096;
