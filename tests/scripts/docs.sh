@@ -29,6 +29,7 @@ PAGE
 # docs_problem WORDS: the docs check refuses the tree, and says WORDS
 docs_problem() {
     local said
+    # shellcheck disable=SC2154 # set by run
     if said=$(python3 "$root/scripts/lib/docs-check.py" . 2>&1); then fail "no problem found, expected: $1"; fi
     grep -qF -- "$1" <<<"$said" || fail "expected '$1' in: $said"
 }

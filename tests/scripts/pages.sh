@@ -129,6 +129,7 @@ test_commands_that_pages_print_exist() {
     done
     (cd "$root" && python3 tests/scripts/commands.py "$programs") >said 2>&1 || fail "$(cat said)"
     # A page with commands that do not exist.
+    # shellcheck disable=SC2016 # as a page has it
     printf 'Run `cvmm run --config vm.toml`, `cvmm run --confg vm.toml` and `cvmm rum`.\n' >page.md
     python3 "$root/tests/scripts/commands.py" "$programs" page.md >said 2>&1 && fail "accepts: $(cat page.md)"
     grep -qx 'page.md: cvmm run has no option --confg' said || fail "$(cat said)"
