@@ -259,7 +259,7 @@ fn a_quote_counts_only_if_its_key_is_vouched_for() {
     assert_eq!(lab.codes(&[], alone), ["bundle.identity"]);
     assert!(lab.codes(&["--ak-name", &name], alone).is_empty());
     assert_eq!(lab.codes(&["--ak-name", &format!("000c{}", "00".repeat(48))], same), ["bundle.identity"]);
-    // The manifest is of another TPM.
+    // The manifest belongs to a different TPM.
     let other = forged(Some(&lab.ak), |_| {});
     other.bundle();
     assert_eq!(other.codes(&[], same), ["bundle.identity"]);
@@ -317,7 +317,7 @@ fn invalid_bundles_are_reported_and_forged_quotes_refused() {
     format(|bundle| bundle["tpm"]["quote"]["pcrs"][0]["bank"] = "md5".into());
     format(|bundle| bundle["launch"]["nonce"] = "AAAA".into());
     format(|bundle| bundle["launch"]["manifest"] = "{}".into());
-    // Files that cannot be what they should be are no bundle.
+    // Files with other content are not valid bundles.
     let text = fs::read_to_string(&bundle).unwrap();
     let from = |words: &[&str]| cvmm(&[&["bundle", "--from", bundle.to_str().unwrap()], words].concat());
     let (code, again) = from(&[]);

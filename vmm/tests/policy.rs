@@ -371,7 +371,7 @@ fn a_vm_toml_stands_for_its_digests_until_the_policy_is_signed() {
     // Again, into a file: nothing changes.
     lab.policy(&["resolve", "policies/source.toml", "-o", "out.toml"]).ok();
     assert_eq!(lab.policy(&["resolve", "out.toml"]).ok(), text);
-    // The same text again is no loss; over another file only if the user says so.
+    // The same text again loses nothing; over another file only if the user says so.
     lab.policy(&["resolve", "policies/source.toml", "-o", "out.toml"]).ok();
     lab.write("mine.toml", "a file of the user");
     let said = lab.policy(&["resolve", "policies/source.toml", "-o", "mine.toml"]).code(5);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Evidence that nobody publishes, rightly signed: encodings that a lenient reader takes, certificates that
+//! Evidence that no vendor issues, correctly signed: encodings that a lenient reader takes, certificates that
 //! contradict themselves, revocation lists that do not say what they seem to. What is wrong is refused, by
 //! the code that is its own.
 
@@ -142,7 +142,7 @@ fn every_wrong_report_has_its_code() {
         (0x33, &[0xff], "report.vmpl"),
         (0x48, &[1], "report.author-key"),
         (0x110, &[1], "report.author-key"),
-        // Rome, Venice, and models that are nobody's.
+        // Rome, Venice, and models that do not exist.
         (0x188, &[0x17], "report.processor"),
         (0x188, &[0x1a, 0x50], "report.processor"),
         (0x188, &[0x19, 0x20], "report.processor"),
@@ -328,7 +328,7 @@ fn every_wrong_certificate_is_refused() {
         ("an identifier of 63 bytes", |p| p.set(&[4], &[7; 63]), "vek.malformed"),
         ("an identifier of 8 bytes", |p| p.set(&[4], &[7; 8]), "vek.malformed"),
         ("no identifier", |p| p.remove(&[4]), "vek.malformed"),
-        ("a cloud besides", |p| p.set(&[5], &tlv(IA5, b"CN=cloud")), "vek.malformed"),
+        ("a cloud too", |p| p.set(&[5], &tlv(IA5, b"CN=cloud")), "vek.malformed"),
     ];
     for (what, change, expected) in changes {
         assert_eq!(code(&chain.vek(change)), expected, "{what}");
@@ -411,7 +411,7 @@ fn every_wrong_list_is_refused() {
         ),
         ("a part of the list", |l| l.extensions.push(extension(&[0x55, 0x1d, 0x1c], &[0x30, 0])), malformed),
         (
-            "certificates of somebody else",
+            "certificates of another chip",
             |l| l.revoked.push(entry(&[9], &[extension(&[0x55, 0x1d, 0x1d], &[0x30, 0])])),
             malformed,
         ),

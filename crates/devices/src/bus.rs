@@ -3,7 +3,7 @@
 //!
 //! One [`Bus`] serves ports, another MMIO. It is filled while the machine is built and then shared, read-only,
 //! by all vCPU threads; each device has its own lock, so two vCPUs contend only when they touch the same one.
-//! Addresses nobody claims read as all ones and swallow writes, as on a PC. The same happens to an access that
+//! Unclaimed addresses read as all ones and swallow writes, as on a PC. The same happens to an access that
 //! only partly lies in a device's range: real chipsets differ there and no guest relies on it.
 //!
 //! Every access says who answered ([`Access`]), so that the VMM can count exits per device.
@@ -75,7 +75,7 @@ pub enum BusError {
 pub enum Access<'a> {
     /// The device of this name.
     Claimed(&'a str),
-    /// Nobody: reads gave all ones, writes were dropped.
+    /// No device: reads gave all ones, writes were dropped.
     Unclaimed,
 }
 

@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub enum PowerEvent {
     /// Soft off (ACPI S5).
     PowerOff,
-    /// Platform reset: the VM is torn down and built anew.
+    /// Platform reset: the VM is torn down and built again.
     Reset,
 }
 

@@ -6,7 +6,7 @@
 //! firmware image is not part of it, and neither is anything else a device has no business with. The state of an SNP
 //! guest's pages is consulted here, in one place, for every access of every device: an address whose page is private is
 //! refused, because what lies behind it in the shared view is not what the guest means. And it is consulted again when the access
-//! is over, because the guest may have made the page private meanwhile: whatever the access left there is dropped.
+//! is over, because the guest may have made the page private in the meantime: whatever the access left there is dropped.
 
 use std::sync::Arc;
 

@@ -69,7 +69,7 @@ impl Foreign {
     }
 }
 
-/// `text` as one word of a shell's.
+/// `text` as one shell word.
 fn quoted(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=:@,".contains(&byte);
     if !text.is_empty() && text.bytes().all(plain) {

@@ -51,7 +51,7 @@ pub enum DiskError {
     /// It is a directory.
     #[error("disk {path}: is a directory; `path` must name a raw image file or a block device", path = .0.display())]
     Directory(PathBuf),
-    /// It is something else that is no disk.
+    /// It is something else, not a disk.
     #[error("disk {path}: is a {kind}; `path` must name a raw image file or a block device", path = .path.display())]
     Kind {
         /// The disk.
@@ -110,7 +110,7 @@ pub enum DiskError {
         /// What direct I/O needs, in bytes.
         needed: u64,
     },
-    /// Somebody else uses it.
+    /// Another process uses it.
     #[error("disk {path}: is in use by another VM or mounted; a disk can be shared only if all open it read-only", path = .0.display())]
     InUse(PathBuf),
     /// Anything else.
@@ -351,7 +351,7 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), DiskError> {
     }
 }
 
-/// Locks all of `file`; `false` if somebody else has a lock that excludes this one.
+/// Locks all of `file`; `false` if another process has a lock that excludes this one.
 #[expect(unsafe_code)]
 fn lock(file: &File, write: bool) -> io::Result<bool> {
     let kind = if write { libc::F_WRLCK } else { libc::F_RDLCK };

@@ -25,7 +25,7 @@ pub fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| format!("\"{}\" is not a number", shown(text)))
 }
 
-/// A line `KEY VALUE` of a misc cgroup file; `max` is no limit. Source:
+/// A line `KEY VALUE` of a misc cgroup file; `max` means unlimited. Source:
 /// Documentation/admin-guide/cgroup-v2.rst, "Misc".
 pub fn misc_value(text: &str, key: &str) -> Result<u64, String> {
     let value = text.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {

@@ -370,7 +370,7 @@ mod tests {
         );
         let error = lab.load(&named).unwrap_err();
         assert!(error.contains("sign:") && error.contains("cvmm policy resolve"), "{error}");
-        // Signed by somebody else's program, it is refused all the same.
+        // Signed by another program, it is refused too.
         lab.load(&text).unwrap();
         fs::write(lab.path("p.toml"), &named).unwrap();
         let signer = Signer::load(&lab.0.path().join("a.pem")).unwrap();

@@ -709,7 +709,7 @@ fn a_report_that_is_not_put_together_exactly_is_refused() {
         let reply =
             world.engine.rcar(Call::Attest(Some(&session.0), body.as_bytes()), &Origin::default(), "test");
         let error: kbs_types::ErrorInformation = serde_json::from_slice(&reply.body).unwrap();
-        // Not for its REPORT_DATA, which is of another challenge: that would be looked at last.
+        // Not for its REPORT_DATA, which belongs to a different challenge: that is checked last.
         let early = ["report.", "vek.", "chain.", "gate.certificate", "certificate."];
         assert!(early.iter().any(|code| error.error_type.starts_with(code)), "{path}: {error:?}");
     }

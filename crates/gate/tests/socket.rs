@@ -242,7 +242,7 @@ fn ten_thousand_silent_connections_do_not_keep_clients_out() {
         }
         silent.push_back(stream);
         if number % 2500 == 0 {
-            gate.launch("meanwhile").unwrap();
+            gate.launch("another").unwrap();
         }
     }
     gate.launch("late").unwrap();

@@ -85,7 +85,7 @@ impl CoalescedWrites {
         unsafe { AtomicU32::from_ptr(&raw mut (*self.ring.as_ptr()).last) }
     }
 
-    /// Takes the oldest write. Entries that are no write are skipped.
+    /// Takes the oldest write. Entries that are not writes are skipped.
     pub fn take(&mut self) -> Option<Collected> {
         loop {
             let first = self.first().load(Ordering::Relaxed);

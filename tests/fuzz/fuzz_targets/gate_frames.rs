@@ -21,7 +21,7 @@ use cvmm_test_support::gate::session::{self, guest_channel};
 use libfuzzer_sys::fuzz_target;
 
 /// Inputs for one gate: its log grows with each.
-const MOST: u32 = 20_000;
+const MAX_USES: u32 = 20_000;
 
 struct World {
     gate: TestGate,
@@ -175,7 +175,7 @@ fuzz_target!(|data: &[u8]| {
         return frames(input.rest());
     }
     WORLD.with_borrow_mut(|world| {
-        if world.as_ref().is_some_and(|world| world.used >= MOST) {
+        if world.as_ref().is_some_and(|world| world.used >= MAX_USES) {
             *world = None;
         }
         let world = world.get_or_insert_with(World::new);

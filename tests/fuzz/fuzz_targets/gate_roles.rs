@@ -26,7 +26,7 @@ use cvmm_test_support::gate::{TestGate, platform_status};
 use libfuzzer_sys::fuzz_target;
 
 /// Inputs for one gate: its log grows with each.
-const MOST: u32 = 20_000;
+const MAX_USES: u32 = 20_000;
 /// A VM of the victim, one of the client itself, and names that belong to no client.
 const NAMES: [&str; 4] = ["victim-1", "own-1", "other", "../x"];
 const POLICIES: [&str; 3] = ["p", "q", "none"];
@@ -220,7 +220,7 @@ thread_local! {
 fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
     WORLD.with_borrow_mut(|world| {
-        if world.as_ref().is_some_and(|world| world.used >= MOST) {
+        if world.as_ref().is_some_and(|world| world.used >= MAX_USES) {
             *world = None;
         }
         let world = world.get_or_insert_with(World::new);

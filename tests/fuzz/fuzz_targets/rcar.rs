@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
 /// Inputs for one gate: its log grows with each.
-const MOST: u32 = 20_000;
+const MAX_USES: u32 = 20_000;
 /// The generator of P-256: a key as good as any.
 const X: &str = "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY";
 const Y: &str = "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU";
@@ -68,7 +68,7 @@ fuzz_target!(|data: &[u8]| {
     let what = input.u8() % 5;
     let rest = input.rest();
     WORLD.with_borrow_mut(|world| {
-        if world.as_ref().is_some_and(|world| world.used >= MOST) {
+        if world.as_ref().is_some_and(|world| world.used >= MAX_USES) {
             *world = None;
         }
         let world = world.get_or_insert_with(World::new);

@@ -22,7 +22,7 @@ const HABITS: [(&str, &str, &str, &str); 7] = [
     (
         "is_no",
         r"\b(is|are|was|were) no\b",
-        r"\bthere (is|are|was|were) no\b|\bis no longer\b",
+        r"\b[Tt]here (is|are|was|were) no\b|\b(is|are) no longer\b",
         "is not a valid X, or not an X",
     ),
     ("of_another", r"\b(is|are|was|were|be) (of|for) another\b", "", "X mismatch, belongs to a different X"),

@@ -181,7 +181,7 @@ fn tpm(region: &TpmRegion, aml: &mut Vec<u8>) {
     Device::new(
         Path::new("TPM_"),
         vec![
-            // A string: the ID is no EISA ID.
+            // A string: the ID is not an EISA ID.
             &Name::new(Path::new("_HID"), &"MSFT0101"),
             &Name::new(Path::new("_UID"), &ZERO),
             &Name::new(Path::new("_STA"), &PRESENT_AND_WORKING),
@@ -205,7 +205,7 @@ fn vm_generation_id(aml: &mut Vec<u8>) {
     Device::new(
         Path::new("VGEN"),
         vec![
-            // Any ID of the vendor's; drivers look for the compatible ones: Linux (from 6.1) and Hyper-V's guests for the first, which
+            // Any ID of the vendor; drivers look for the compatible ones: Linux (from 6.1) and Hyper-V's guests for the first, which
             // fits into ACPI's eight characters, others for that of the specification.
             &Name::new(Path::new("_HID"), &"CVMM0001"),
             &Name::new(Path::new("_CID"), &Package::new(vec![&"VMGENCTR", &"VM_Gen_Counter"])),

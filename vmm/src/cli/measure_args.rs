@@ -95,7 +95,7 @@ pub(super) struct MeasureArgs {
     /// Write the ID authentication (4096 bytes) that belongs to it
     #[arg(long, value_name = "OUT", requires = "id_block")]
     pub(super) id_auth: Option<PathBuf>,
-    /// P-384 private key (PEM) that signs the ID block; without one the block gets a key nobody has
+    /// P-384 private key (PEM) that signs the ID block; without one the block gets a key that no one has
     #[arg(long, value_name = "KEY", requires = "id_block")]
     pub(super) id_key: Option<PathBuf>,
     /// P-384 private key (PEM) that signs the ID key

@@ -140,7 +140,7 @@ pub(super) struct TestArgs {
     /// The time to judge at, in seconds of Unix time. Default: now
     #[arg(long, value_name = "SECONDS")]
     pub(super) at: Option<i64>,
-    /// Believe a test PKI besides AMD's roots: folder of LINE_ark.der, LINE_ask.der, LINE_asvk.der
+    /// Trust a test PKI in addition to AMD's roots: folder of LINE_ark.der, LINE_ask.der, LINE_asvk.der
     #[arg(long, value_name = "FOLDER")]
     pub(super) test_roots: Option<PathBuf>,
     /// Print the outcomes as JSON

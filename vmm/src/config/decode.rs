@@ -2,7 +2,7 @@
 //! From the TOML tree to the parse layer, with all unknown keys and wrong types at once.
 //!
 //! A serde decoder stops at its first error. To report all of them, the offending entry is cut out of a copy of the tree and
-//! decoding starts again, until it succeeds. Each round removes one entry, so it ends; the number of rounds is bounded besides.
+//! decoding starts again, until it succeeds. Each round removes one entry, so it ends; the number of rounds is bounded too.
 //! The cut keys are handed on, so that `validate` does not call them missing.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::source::Source;
 use super::vm::{RawVm, TABLES};
 
-/// After this many type errors a file is no configuration.
+/// After this many type errors a file is not taken for a configuration.
 const MAX_ERRORS: usize = 32;
 
 /// The parse layer and what did not fit into it.

@@ -44,7 +44,7 @@ pub(super) struct RawGate {
     /// Its private key (PEM), relative to this file and readable for its user only.
     #[schemars(length(min = 1))]
     pub(super) client_key: Option<String>,
-    /// The public key its verdicts are signed with (P-384, PEM), relative to this file. Whoever listens there cannot admit a guest without
+    /// The public key its verdicts are signed with (P-384, PEM), relative to this file. A different program that listens there cannot admit a guest without
     /// the private half.
     #[schemars(required, length(min = 1))]
     pub(super) verdict_key: Option<String>,
@@ -164,7 +164,7 @@ fn check_endpoint(
         rules.add(Problem::at("gate.url", "socket", message).allowed("one of both"));
     }
     let (host, port) = split_url(&url).unwrap_or_else(|| {
-        let message = format!("url {} is no address of a gate", show_url(&url));
+        let message = format!("url {} is not the address of a gate", show_url(&url));
         rules.add(
             Problem::at("gate.url", "format", message)
                 .allowed("tls://HOST:PORT, such as tls://gate.example:9443"),
@@ -189,7 +189,7 @@ fn split_url(url: &str) -> Option<(String, u16)> {
                 (1..=63).contains(&label.len()) && label.bytes().all(known)
             };
             let name = host.len() <= 253 && host.split('.').all(label);
-            // Digits and dots alone are an address or nothing: 10.0.0 is no name.
+            // Digits and dots alone are an address or nothing: 10.0.0 is not a name.
             let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
             (name && (!numeric || host.parse::<Ipv4Addr>().is_ok())).then(|| host.to_owned())?
         }

@@ -24,7 +24,7 @@ pub(super) fn check(config: &Config, total: Option<u64>) -> Vec<Problem> {
     if config.memory <= total {
         return Vec::new();
     }
-    // Rounded down to MiB: a byte count that nobody can type back helps nobody.
+    // Rounded down to MiB: a byte count is hard to type back.
     let allowed = format!("at most {} MiB, the memory of this host", total >> 20);
     let message = format!("memory is {}, more than this host has", show(config.memory));
     vec![Problem::at("memory", "host", message).allowed(allowed)]

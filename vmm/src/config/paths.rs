@@ -52,7 +52,7 @@ impl Paths {
     /// Checks a folder.
     pub(super) fn folder(&mut self, key: &str, path: &Path) {
         if !path.as_os_str().is_empty() && !path.is_dir() {
-            let message = format!("{} is no folder", path.display());
+            let message = format!("{} is not a folder", path.display());
             self.add(Problem::at(key, "kind", message).allowed("a folder"));
         }
     }

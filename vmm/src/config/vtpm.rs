@@ -158,7 +158,7 @@ impl RawVtpm {
             }
         };
         if state.is_some() && !rules.vm.gate {
-            let message = "state is encrypted with a key of the gate's, and there is no [gate]";
+            let message = "state is encrypted with a key that the gate keeps, and there is no [gate]";
             let problem = Problem::at("vtpm.state", "gate", message);
             rules.add(
                 problem.help("add [gate], or remove state: what the guest seals is then lost when cvmm ends"),

@@ -122,8 +122,9 @@ impl Machine {
 /// The machine of an SNP guest whose launch is finished.
 #[derive(Debug)]
 pub struct LaunchedMachine {
-    machine: SnpMachine,
+    // Before the machine, which owns the mapping of what it holds.
     finished: Finished,
+    machine: SnpMachine,
 }
 
 /// The machine of an SNP guest that waits for an admission.
@@ -147,8 +148,13 @@ impl LaunchedMachine {
         let vm = Arc::clone(launch.vm());
         board::prepare(&vm)?;
         let memory = MachineMemory::allocate(inputs.memory, inputs.firmware.size(), Purpose::SharedView)?;
-        let private = launch.register(&memory)?;
-        let board = Board::assemble(ctx, config, inputs, (vm, memory), Some(Arc::clone(&private)), outside)?;
+        let (board, private) = {
+            let private = launch.register(&memory)?;
+            let board =
+                Board::assemble(ctx, config, inputs, (vm, memory), Some(Arc::clone(&private)), outside)?;
+            // In this order: `private` is dropped before the board, which owns its mapping.
+            (board, private)
+        };
         // The state of all vCPUs is measured.
         let mut vcpus = board.vcpus(config, inputs.plan.vcpus().iter().map(|start| Some(*start)))?;
         if let Some(root) = &config.snp.certificates {

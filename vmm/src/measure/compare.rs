@@ -3,7 +3,7 @@
 //!
 //! Causes come before effects: what a person changed (vCPUs, processor, memory, files of the hash table), then the page
 //! ranges and pages that are different because of it, then the VMSA fields. Ranges are matched by address. Names of
-//! files are no difference; their content is.
+//! files do not count as a difference; their content does.
 
 use cvmm_reason::printable;
 

@@ -321,7 +321,7 @@ mod hex {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         let text = String::deserialize(from)?;
         text.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or_else(|| {
-            D::Error::custom(format!("\"{text}\" is no hexadecimal number such as \"0x1000\""))
+            D::Error::custom(format!("\"{text}\" is not a hexadecimal number such as \"0x1000\""))
         })
     }
 }

@@ -41,7 +41,7 @@ struct State {
     closed: bool,
     /// A wait for room was in vain; cleared when the terminal takes data.
     stalled: bool,
-    /// Nobody is to wait any more.
+    /// Writers must not wait any more.
     released: bool,
     /// The terminal failed for good; everything is dropped.
     failed: bool,

@@ -100,7 +100,7 @@ impl BusDevice for PmTimer {
             self.metrics.naps.increment();
             // At most LONGEST_NAP.
             self.metrics.nap_micros.add(nap.as_micros() as u64);
-            // The nap is no gap between reads.
+            // The nap does not count as a gap between reads.
             self.poll.last = (self.elapsed)();
         }
         let value = self.count().to_le_bytes();

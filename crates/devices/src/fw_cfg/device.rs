@@ -165,7 +165,7 @@ impl FwCfg {
                 self.offset = self.offset.saturating_add(length);
                 true
             }
-            // All items are read-only; a write of nothing is no write.
+            // All items are read-only; an empty write changes nothing.
             Transfer::Write => length == 0,
             Transfer::Read => {
                 let done = self.copy_out(descriptor.address, length);
@@ -237,7 +237,7 @@ impl BusDevice for FwCfg {
             (DMA_LOW, &[a, b, c, d]) => {
                 let low = u32::from_be_bytes([a, b, c, d]);
                 let address = u64::from(self.dma_high) << 32 | u64::from(low);
-                // Each transfer names both halves anew.
+                // Each transfer names both halves again.
                 self.dma_high = 0;
                 self.run_dma(address);
             }

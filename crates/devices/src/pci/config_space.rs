@@ -37,7 +37,7 @@ const FIRST_CAPABILITY: usize = 0x40;
 const BAR_TYPE_64: u64 = 0x4;
 /// BAR bit 3.
 const BAR_PREFETCHABLE: u64 = 0x8;
-/// The BAR's low four bits describe it and are no address bits.
+/// The BAR's low four bits describe it and are not part of the address.
 const BAR_FLAGS: u64 = 0xf;
 
 /// Mistakes in building a configuration space; all are the builder's, none can come from a guest.

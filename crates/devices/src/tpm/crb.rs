@@ -133,7 +133,7 @@ pub struct Crb {
 }
 
 impl fmt::Debug for Crb {
-    /// Without the buffer, in which there are secrets of the guest's.
+    /// Without the buffer, which may contain secrets of the guest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Crb")
             .field("page", &self.page.is_some())
@@ -242,7 +242,7 @@ impl Crb {
         let in_window = std::mem::take(&mut self.written);
         match &self.page {
             Some(memory) if !in_window => {
-                // Cannot fail: the page is there as long as the machine. Zeros are no command.
+                // Cannot fail: the page is there as long as the machine. Zeros are not a valid command.
                 let _ = memory.read_slice(&mut buffer[..], GuestAddress(PAGE));
                 self.metrics.from_page.increment();
             }
@@ -275,7 +275,7 @@ impl Crb {
             Ok(Progress::Done(response)) if (HEADER_LEN..=BUFFER_LEN).contains(&response.len()) => {
                 self.respond(&response);
             }
-            // What is longer than the buffer, or no response at all, is no TPM's.
+            // A response that is missing or longer than the buffer is not valid.
             Ok(Progress::Done(_)) | Err(TpmGone) => self.fail(),
         }
     }

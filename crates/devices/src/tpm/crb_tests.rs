@@ -155,7 +155,7 @@ fn the_locality_is_requested_and_given_back() {
     put(&mut crb, LOC_CTRL, LOC_CTRL_REQUEST);
     assert_eq!((get(&mut crb, LOC_STATE), get(&mut crb, LOC_STS)), (0x83, 1));
     put(&mut crb, CTRL_REQ, REQ_READY | REQ_IDLE);
-    assert_eq!(get(&mut crb, CTRL_STS), STS_IDLE, "both at once is no request");
+    assert_eq!(get(&mut crb, CTRL_STS), STS_IDLE, "both at once are not a valid request");
     put(&mut crb, CTRL_REQ, REQ_READY);
     assert_eq!((get(&mut crb, CTRL_STS), get(&mut crb, CTRL_REQ)), (0, 0));
     put(&mut crb, CTRL_REQ, REQ_IDLE);
@@ -259,7 +259,7 @@ fn sizes_that_cannot_be_are_answered_without_the_tpm() {
     fill(&mut crb, &command(7, &[0x5a; BUFFER_LEN - HEADER_LEN]));
     put(&mut crb, CTRL_START, 1);
     assert_eq!(tpm.seen().len(), 1, "the longest possible");
-    assert_eq!(get(&mut crb, CTRL_STS), 0, "a guest's mistake is no failure of its tpm");
+    assert_eq!(get(&mut crb, CTRL_STS), 0, "a mistake of the guest does not fail its tpm");
 }
 
 #[test]
@@ -491,7 +491,7 @@ proptest! {
             }
             prop_assert!(!failed || crb.failed, "a failure stays");
             failed = crb.failed;
-            prop_assert!(crb.assigned || runs || tpm.seen().len() == commands, "a command of nobody's");
+            prop_assert!(crb.assigned || runs || tpm.seen().len() == commands, "no locality");
             prop_assert_eq!(crb.busy, tpm.0.lock().unwrap().running.is_some());
         }
         for _ in 0..5 {

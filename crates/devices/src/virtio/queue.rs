@@ -229,7 +229,7 @@ impl VirtQueue {
         Ok(self.queue.disable_notification(&self.memory)?)
     }
 
-    /// Asks for the doorbell again; `true` means that chains arrived meanwhile and will not be announced.
+    /// Asks for the doorbell again; `true` means that chains have arrived that will not be announced.
     pub fn arm_kicks(&mut self) -> Result<bool, QueueError> {
         Ok(self.queue.enable_notification(&self.memory)?)
     }

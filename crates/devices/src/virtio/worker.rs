@@ -29,7 +29,7 @@ pub fn event_fd() -> io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
-/// Empties an event descriptor. It is non-blocking, so "already empty" is no error.
+/// Empties an event descriptor. It is non-blocking, so "already empty" is not an error.
 pub fn drain_event(fd: &EventFd) {
     let _ = fd.read();
 }
@@ -79,7 +79,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// A request nobody has made yet.
+    /// A request that has not been made yet.
     pub fn new() -> Self {
         Self { requested: Arc::new(AtomicBool::new(false)) }
     }

@@ -450,7 +450,7 @@ fn lines_that_are_added_while_the_gate_is_stopped_are_reported() {
     let opened: Value = serde_json::from_str(text.lines().nth(5).unwrap()).unwrap();
     assert_eq!((opened["event"].as_str(), opened["appended_lines"].as_u64()), (Some("open"), Some(2)));
     assert_eq!(verify_one(&path, &public).unwrap().appended, [3, 4]);
-    // An older copy of what is remembered is no reason to report the gate's own lines.
+    // An older copy of what is remembered does not report the gate's own lines.
     let tail = path.with_file_name("audit-end.json");
     let older = json!({ "format": 1, "seq": 3, "hash": hash(closed.lines().last().unwrap().as_bytes()), "closed": true });
     fs::write(&path, &closed).unwrap();

@@ -145,7 +145,7 @@ pub enum FinishError {
     Command(#[source] SevCallError),
 }
 
-/// The ticket is for another launch.
+/// The ticket belongs to a different launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the gate's ticket is for another launch: its digest or HOST_DATA is not this guest's")]
+#[error("the gate's ticket belongs to a different launch: its digest or HOST_DATA does not match this guest")]
 pub struct AdmitError;

@@ -148,7 +148,7 @@ impl Headers {
             return Err(KernelProblem::Pe("there is no PE header where the MZ header says it is"));
         }
         if coff.machine.get() != MACHINE_X86_64 {
-            return Err(KernelProblem::Pe("it is for another processor"));
+            return Err(KernelProblem::Pe("it was built for a different processor"));
         }
         let optional_at = offset + size_of::<Coff>() as u64;
         let optional: Optional = file.read_struct(optional_at)?;

@@ -247,7 +247,7 @@ fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
     })
 }
 
-/// No minimum for the TCB at launch. Left out, it would be the minimum of the report's.
+/// No minimum for the TCB at launch. Left out, it would be the minimum of the report.
 fn zero(product: Option<Product>) -> Option<TcbParts> {
     let fmc = (product? == Product::Turin).then_some(0);
     Some(TcbParts { fmc, bootloader: 0, tee: 0, snp: 0, microcode: 0 })

@@ -159,7 +159,7 @@ fn only_a_verdict_of_the_right_form_is_one() {
         (r#"{"allow": true, "reasons": set()}"#, ""),
         (r#"{"allow": false, "reasons": []}"#, "rego.denied"),
         (r#"{"allow": false, "reasons": ["no"]}"#, "rego.denied"),
-        // Everything else is no.
+        // Everything else denies.
         (r#"{"allow": true, "reasons": ["but"]}"#, "rego.result"),
         (r#"{"allow": "true", "reasons": []}"#, "rego.result"),
         (r#"{"allow": 1, "reasons": []}"#, "rego.result"),

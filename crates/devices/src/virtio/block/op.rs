@@ -233,7 +233,7 @@ impl Op {
         // What a file system or device says that does not do this, or not at this alignment.
         let cannot = matches!(code, Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV));
         match self.stage {
-            // Discarding is advice (5.2.6.2); not taking it is no error.
+            // Discarding is advice (5.2.6.2); ignoring it is not an error.
             Stage::Discard if cannot => Progress::Done(Ok(())),
             Stage::Zero { .. } if cannot => {
                 self.stage = Stage::FillZeroes;
@@ -321,7 +321,7 @@ mod tests {
             assert_eq!(op.iovecs[first].iov_base as usize, base[first] + skipped);
         }
         assert_eq!(op.iovecs[2].iov_len, 3071);
-        // Interrupted calls are repeated, but not for ever.
+        // Interrupted calls are repeated, but only so often.
         let interrupted = || Err(io::Error::from_raw_os_error(libc::EINTR));
         let repeats = (0..1000).take_while(|_| matches!(op.complete(interrupted(), &disk), Progress::More));
         assert_eq!(repeats.count(), usize::from(MAX_RETRIES));

@@ -57,7 +57,7 @@ pub enum TransportError {
         /// Its number of queues.
         queues: usize,
     },
-    /// Likewise.
+    /// A queue has a size that is not allowed.
     #[error(
         "virtio device {id}: queue {index} has size {size}; allowed are powers of two up to {MAX_QUEUE_SIZE}"
     )]
@@ -69,7 +69,7 @@ pub enum TransportError {
         /// Its size.
         size: u16,
     },
-    /// Likewise.
+    /// No PCI device ID belongs to the device.
     #[error("virtio device id {0} has no PCI device id; allowed are 1 to 63")]
     DeviceId(u32),
     /// The configuration space does not hold it.
@@ -376,7 +376,7 @@ impl Drop for VirtioPci {
         self.device.reset();
         for (kick, registered) in self.kicks.iter().zip(&self.registered) {
             if let Some(gpa) = *registered {
-                // The VM is going away or has gone; there is nobody left to tell.
+                // The VM is going away or has gone; no one is left to notify.
                 let _ = self.doorbells.unregister(gpa, kick);
             }
         }

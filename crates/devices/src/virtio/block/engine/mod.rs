@@ -3,7 +3,7 @@
 //!
 //! An operation is started under a tag and reported once, in any order, after [`Engine::event`] became readable.
 //! At most `capacity` operations are in flight. Dropping an engine waits for them: the kernel must not touch guest
-//! memory that nobody keeps mapped.
+//! memory that is not kept mapped.
 
 mod pool;
 mod uring;
