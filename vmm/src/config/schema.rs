@@ -17,7 +17,21 @@ pub fn schema() -> String {
     let generator = SchemaSettings::draft2020_12().with_transform(NoNull).into_generator();
     let schema = generator.into_root_schema_for::<RawVm>();
     // A JSON value always prints; `{:#}` is serde_json's pretty form.
-    format!("{:#}\n", schema.to_value())
+    format!("{:#}\n", sorted(schema.to_value()))
+}
+
+/// `value` with the keys of its objects in order. serde_json keeps them in the order of insertion if any crate of the build turns on
+/// its `preserve_order`.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let mut entries: Vec<_> = object.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(values) => values.into_iter().map(sorted).collect(),
+        other => other,
+    }
 }
 
 /// TOML has no null: an optional key is one that may be absent.
