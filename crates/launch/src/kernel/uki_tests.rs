@@ -185,7 +185,7 @@ fn the_kernel_in_an_image_is_one_that_the_stub_starts() {
     let mut arm = bzimage(8192);
     arm[0x284..0x286].copy_from_slice(&[0x64, 0xaa]);
     for (content, says) in [
-        (arm, "another processor"),
+        (arm, "a different processor"),
         (b"\x7fELF".repeat(1000), "vmlinux"),
         (vec![0x90; 100], "too short"),
         (bzimage(8192)[..6000].to_vec(), "truncated"),
