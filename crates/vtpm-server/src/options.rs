@@ -53,8 +53,8 @@ pub(crate) struct Socket {
     #[arg(long, value_name = "action=A")]
     seccomp: Option<String>,
     /// Encrypt the state with a 256-bit key, in the same kind of state file that VMs have:
-    /// file=PATH[,format=hex|binary][,mode=aes-256-gcm][,remove]. mode=aes-256-cbc is accepted for
-    /// compatibility and means the same.
+    /// file=PATH, and with commas between them format=hex|binary, mode=aes-256-gcm and remove.
+    /// mode=aes-256-cbc is accepted for compatibility and means the same.
     #[arg(long, value_name = "LIST")]
     key: Option<String>,
     /// Name of the VM that the encrypted state belongs to.

@@ -18,7 +18,7 @@
 //! outlive the gate. If the gate is restarted while a VM runs, and a copy of the VM is started, the release supersedes the first lease:
 //! its checkpoints are refused from then on, so it has to stop, and its later writes to its file are never accepted.
 //!
-//! Records of different VMs are read and written at the same time ([`NameLocks`]): a checkpoint waits for two syncs of the disk.
+//! Records of different VMs are read and written at the same time (`NameLocks`): a checkpoint waits for two syncs of the disk.
 
 use std::collections::HashMap;
 use std::fmt;
