@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The time in which a first stage runs alone: on the boot vCPU, until it is done, or for a limited time.
 //!
-//! Its messages go to a [`Mailbox`], which asks a [`StageAuthority`]. No other vCPU runs until then, and nothing runs afterwards
+//! Its messages go to a mailbox (`mailbox.rs`), which asks a [`StageAuthority`]. No other vCPU runs until then, and nothing runs afterwards
 //! without an admission.
 
 mod mailbox;
