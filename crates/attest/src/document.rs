@@ -5,7 +5,7 @@
 //! is found. Numbers are numbers, bits are booleans, bytes are lower-case hexadecimal. Names are AMD's, in
 //! lower case (docs/reference/attestation.md).
 //!
-//! This is the one place that takes [`Claims`] apart for a document. [`shaped_table!`] makes a table's
+//! This is the one place that takes [`Claims`] apart for a document. `shaped_table!` makes a table's
 //! [`Shape`] from the same definition that serde writes it by, so names and types of both cannot differ.
 
 use cvmm_snp::platform_info;
