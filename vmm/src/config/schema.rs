@@ -20,8 +20,8 @@ pub fn schema() -> String {
     format!("{:#}\n", sorted(schema.to_value()))
 }
 
-/// `value` with the keys of its objects in order. serde_json keeps them in the order of insertion if any crate of the build turns on
-/// its `preserve_order`.
+/// `value` with the keys of its objects in order. serde_json keeps them in the order of insertion if any
+/// crate of the build turns on its `preserve_order`.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(object) => {

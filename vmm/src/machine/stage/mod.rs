@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The time in which a first stage runs alone: on the boot vCPU, until it is done, or for a limited time.
 //!
-//! Its messages go to a mailbox (`mailbox.rs`), which asks a [`StageAuthority`]. No other vCPU runs until then, and nothing runs afterwards
-//! without an admission.
+//! Its messages go to a mailbox (`mailbox.rs`), which asks a [`StageAuthority`]. No other vCPU runs until
+//! then, and nothing runs afterwards without an admission.
 
 mod mailbox;
 
