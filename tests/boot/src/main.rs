@@ -27,6 +27,9 @@ struct Options {
     /// Only cases whose name contains this text.
     #[arg(long, default_value = "")]
     filter: String,
+    /// Leave out the long cases.
+    #[arg(long)]
+    short: bool,
     /// Only the cases for this host.
     #[arg(long, value_enum)]
     host: Option<Host>,
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
                 Some(host) => case.host == host,
                 None => case.host != Host::Figures,
             };
-            wanted && case.name.contains(&options.filter)
+            wanted && !(options.short && case.long) && case.name.contains(&options.filter)
         })
         .collect();
     if options.list {

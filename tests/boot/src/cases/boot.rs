@@ -13,7 +13,7 @@ use crate::harness::{Ctx, Disk, Spec, Vm, images};
 
 pub const CASES: &[Case] = &[
     case("uki-1", 180, uki_1, "uki profile, 1 vCPU: the machine as the guest sees it"),
-    case("uki-4-hvc", 180, uki_4_hvc, "uki profile, 4 vCPUs, virtio console, large low RAM"),
+    case("uki-4-hvc", 180, uki_4_hvc, "uki profile, 4 vCPUs, virtio console, large low RAM").long(),
     case("hashes-1-rng", 180, hashes_1_rng, "hashes profile, 1 vCPU, bytes from the entropy device"),
     case("hashes-4", 180, hashes_4, "hashes profile, 4 vCPUs, a disk with a queue for each"),
     case("disk-stock-ovmf", 240, stock, "disk profile: stock OVMF boots an EFI system partition"),
@@ -22,7 +22,7 @@ pub const CASES: &[Case] = &[
         240,
         old_stock,
         "disk profile: Debian 12's OVMF does, and PCI works where it has put it",
-    ),
+    ).long(),
 ];
 
 /// What holds of every guest of ours.

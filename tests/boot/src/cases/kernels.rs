@@ -16,7 +16,7 @@ pub const CASES: &[Case] = &[
     case("kernel-6-1", 180, old, "Linux 6.1: PAT and MTRRs"),
     case("kernel-7", 180, new, "Linux 7: PAT and MTRRs, and no huge page refused because of them"),
     on(Host::Snp, "snp-kernel-6-1", 240, snp_old, "Linux 6.1 as an SNP guest"),
-    on(Host::Snp, "snp-kernel-7", 240, snp_new, "Linux 7 as an SNP guest"),
+    on(Host::Snp, "snp-kernel-7", 240, snp_new, "Linux 7 as an SNP guest").long(),
 ];
 
 fn old(ctx: &Ctx) -> Result<()> {

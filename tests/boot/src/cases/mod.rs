@@ -47,13 +47,22 @@ pub struct Case {
     pub alone: bool,
     /// The host it needs.
     pub host: Host,
+    /// Whether `--short`, which CI uses, leaves it out: a shorter case shows most of the same.
+    pub long: bool,
     /// The test.
     pub run: fn(&Ctx) -> Result<()>,
 }
 
+impl Case {
+    /// The same, left out by `--short`.
+    const fn long(self) -> Self {
+        Self { long: true, ..self }
+    }
+}
+
 /// A case of at most `seconds`, several times what it takes on a quiet machine.
 const fn case(name: &'static str, seconds: u64, run: fn(&Ctx) -> Result<()>, about: &'static str) -> Case {
-    Case { name, about, limit: Duration::from_secs(seconds), alone: false, host: Host::Plain, run }
+    Case { name, about, limit: Duration::from_secs(seconds), alone: false, host: Host::Plain, long: false, run }
 }
 
 /// Like [`case`], for a host with SEV-SNP.

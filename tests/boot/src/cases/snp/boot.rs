@@ -27,7 +27,7 @@ pub const CASES: &[Case] = &[
         300,
         uki_4,
         "uki profile, 4 vCPUs, 3 GiB: the same, with bounce buffers of 256 MiB",
-    ),
+    ).long(),
     on(
         Host::Snp,
         "snp-hashes-1",
@@ -35,21 +35,21 @@ pub const CASES: &[Case] = &[
         hashes_1,
         "hashes profile, 1 vCPU, 5 GiB, HOST_DATA: the same; sev-snp-measure agrees",
     ),
-    on(Host::Snp, "snp-hashes-4", 300, hashes_4, "hashes profile, 4 vCPUs, 512 MiB: the same"),
+    on(Host::Snp, "snp-hashes-4", 300, hashes_4, "hashes profile, 4 vCPUs, 512 MiB: the same").long(),
     on(
         Host::Snp,
         "snp-memory-above-4g",
         400,
         above_4g,
         "5 GiB, 256 MiB of it low: accepted lazily, and never twice in the host",
-    ),
+    ).long(),
     on(
         Host::Snp,
         "snp-disk",
         400,
         disk,
         "ext4 with checksums on a disk through bounce buffers, then a reset: the machine is built again",
-    ),
+    ).long(),
 ];
 
 const SMALL: &str = "512MiB";

@@ -57,7 +57,7 @@ pub const CASES: &[Case] = &[
         400,
         attest,
         "a running guest's own report is judged; a guest that was launched without the gate is known by its report",
-    ),
+    ).long(),
 ];
 
 pub(super) fn guest(ctx: &Ctx, name: &str) -> Result<Spec> {

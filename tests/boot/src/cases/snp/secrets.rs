@@ -20,7 +20,7 @@ pub const CASES: &[Case] = &[on(
     300,
     secrets,
     "secrets put in at the gate: the guest's kernel shows them, and neither cvmm nor the host has them in memory",
-)];
+).long()];
 
 /// Of the passphrase of a disk, as GRUB and the kernel's documentation have it; and one more.
 const GUIDS: [&str; 2] = [DISK, OTHER];

@@ -21,14 +21,14 @@ pub const CASES: &[Case] = &[
         uki_1,
         "a first stage without a gate loads and verifies the UKI: Linux runs, and its report has the predicted digest",
     ),
-    on(Host::Snp, "stage-uki-4", 300, uki_4, "the same with 4 vCPUs and 5 GiB"),
+    on(Host::Snp, "stage-uki-4", 300, uki_4, "the same with 4 vCPUs and 5 GiB").long(),
     on(
         Host::Snp,
         "stage-gate-1",
         300,
         gate_1,
         "the gate's ticket is checked in the guest: its policy wants a guest's report, and gets it before the firmware runs",
-    ),
+    ).long(),
     on(Host::Snp, "stage-gate-4", 300, gate_4, "the same with 4 vCPUs and 5 GiB"),
     on(
         Host::Snp,
