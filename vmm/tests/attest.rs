@@ -38,7 +38,7 @@ fn a_real_report_is_believed_and_shown() -> suite::Result {
     assert!(verdict.believed && verdict.accepted && verdict.reasons.is_empty());
     let raw = fs::read(file("report.bin")).unwrap();
     let lines = verdict.lines();
-    assert_eq!(lines[0], "believed");
+    assert_eq!(lines[0], "verified");
     for bytes in [&raw[0x90..0xc0], &raw[0x50..0x90], &raw[0xc0..0xe0], &raw[0x140..0x160]] {
         assert!(lines.iter().any(|line| line.contains(&hex::encode(bytes))), "{lines:?}");
     }
