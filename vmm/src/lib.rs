@@ -4,7 +4,6 @@
 //!
 //! Modules that a running guest can reach log with a limit (`cvmm_log_limit`); `tests/log_lines.rs` has their list.
 
-pub mod acpi;
 pub mod admission;
 pub mod attest;
 pub mod certificates;

@@ -11,8 +11,8 @@ use crate::rings::Ring;
 use crate::workspace::Workspace;
 
 /// Crates that compute and do nothing else: no system calls, sockets or unsafe code.
-pub const PURE: [&str; 6] =
-    ["cvmm-snp", "cvmm-tpm", "cvmm-launch", "cvmm-attest", "cvmm-policy", "cvmm-gate-protocol"];
+pub const PURE: [&str; 7] =
+    ["cvmm-snp", "cvmm-tpm", "cvmm-launch", "cvmm-attest", "cvmm-policy", "cvmm-gate-protocol", "cvmm-acpi"];
 /// What a pure crate does not depend on: system calls, sockets, runtimes.
 const IMPURE: [&str; 12] = [
     "event-manager",

@@ -23,7 +23,6 @@ use super::error::MachineError;
 use super::interpose::Interposer;
 use super::layout;
 use super::tpm::GuestTpm;
-use crate::acpi;
 use crate::config::{Config, Isolation};
 use crate::control::Control;
 use crate::inputs::Inputs;
@@ -132,7 +131,7 @@ impl Board {
         let control = Control::new().map_err(MachineError::host("an event descriptor"))?;
         let routes = IrqRoutes::new(Arc::clone(&vm));
         let power_button = routes
-            .connect_pin(acpi::POWER_BUTTON_GSI)
+            .connect_pin(cvmm_acpi::POWER_BUTTON_GSI)
             .map_err(MachineError::host("the power button's interrupt"))?;
         let devices = devices::build(devices::Parts {
             config,

@@ -4,6 +4,7 @@
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 
+use cvmm_acpi::AcpiConfig;
 use cvmm_devices::bus::{Bus, BusDevice, BusError};
 use cvmm_devices::chipset::console_out::ConsoleOut;
 use cvmm_devices::chipset::{
@@ -31,7 +32,6 @@ use super::dispatch::Dispatch;
 use super::fw_cfg;
 use super::layout;
 use super::tpm::GuestTpm;
-use crate::acpi::{self, AcpiConfig};
 use crate::config::{Boot, Config, ConsoleDevice, Disk, MAX_DISK_QUEUES, MAX_SERIAL};
 use crate::control::Control;
 use crate::inputs::Inputs;
@@ -186,7 +186,8 @@ pub fn build(parts: Parts<'_>) -> Result<Devices, DeviceError> {
     let mut functions: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
     let console_port = match config.console.device {
         ConsoleDevice::Serial => {
-            let interrupt = routes.connect_pin(acpi::SERIAL_GSI).map_err(host("the serial interrupt"))?;
+            let interrupt =
+                routes.connect_pin(cvmm_acpi::SERIAL_GSI).map_err(host("the serial interrupt"))?;
             let serial = Serial::new(interrupt, None, Box::new(console.clone()))?;
             let output = serial.output_control();
             let serial = Arc::new(Mutex::new(serial));
@@ -221,7 +222,7 @@ pub fn build(parts: Parts<'_>) -> Result<Devices, DeviceError> {
         pci.add(slot, name, visibility, Arc::new(Mutex::new(function)))?;
     }
 
-    let acpi = acpi::build(&AcpiConfig {
+    let acpi = cvmm_acpi::build(&AcpiConfig {
         vcpus: config.vcpus,
         mem32: low_window(&mem32),
         mem64: mem64.clone(),

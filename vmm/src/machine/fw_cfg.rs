@@ -8,13 +8,14 @@
 use std::io;
 use std::ops::Range;
 
+use cvmm_acpi::AcpiBlobs;
 use cvmm_devices::fw_cfg::{Content, FwCfg, FwCfgError};
 use cvmm_launch::blob::Blob;
 use cvmm_launch::memory::MemoryLayout;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::layout;
-use crate::acpi::AcpiBlobs;
+
 use crate::inputs::{HashedFiles, Inputs};
 
 /// One entry of `etc/e820` (QEMU docs/specs/fw_cfg: 20 bytes, packed, little-endian).

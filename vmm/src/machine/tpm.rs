@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cvmm_acpi::TpmRegion;
 use cvmm_devices::bus::BusDevice;
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_devices::tpm::{Counters, Crb, TpmExecutor, crb};
@@ -18,7 +19,6 @@ use cvmm_kvm::vcpu::Vcpu;
 use cvmm_metrics::Inspect;
 use kvm_ioctls::{IoEventAddress, VmFd};
 
-use crate::acpi::TpmRegion;
 use crate::config::Vtpm;
 
 /// A shared handle to a machine's TPM device.

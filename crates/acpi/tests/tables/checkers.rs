@@ -2,13 +2,13 @@
 //! The tables checked by iasl and fwts (`tests/boot/acpi-check`). The boot tests check the tables that a
 //! guest has; this is quicker.
 //!
-//! `CVMM_ACPI_TOOLS=$(scripts/fetch acpi-tools) cargo test -p cvmm --test acpi checkers`
+//! `CVMM_ACPI_TOOLS=$(scripts/fetch acpi-tools) cargo test -p cvmm-acpi --test tables checkers`
 
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
-use cvmm::acpi::{AcpiConfig, TpmRegion, build};
+use cvmm_acpi::{AcpiConfig, TpmRegion, build};
 use cvmm_test_support::artefacts;
 use cvmm_test_support::suite;
 use cvmm_test_support::suite::Missing;
@@ -44,7 +44,7 @@ fn check(tables: &[Table]) -> Result<Result<String, String>, Missing> {
     let tools = artefacts::acpi_tools()?;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), dump(tables)).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/boot/acpi-check");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/boot/acpi-check");
     let output = Command::new(script).arg(file.path()).env("CVMM_ACPI_TOOLS", tools).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.code() {

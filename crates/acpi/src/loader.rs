@@ -16,7 +16,7 @@ const ADD_CHECKSUM: u32 = 3;
 
 /// Where the firmware allocates a blob.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Zone {
+pub(crate) enum Zone {
     /// Anywhere.
     High = 1,
     /// 0xe0000 to 0xfffff, where an operating system without EFI looks for the RSDP.
@@ -25,26 +25,26 @@ pub(super) enum Zone {
 
 /// A command list under construction.
 #[derive(Debug, Default)]
-pub(super) struct Loader {
+pub(crate) struct Loader {
     bytes: Vec<u8>,
 }
 
 impl Loader {
-    pub(super) fn allocate(&mut self, file: &str, align: u32, zone: Zone) {
+    pub(crate) fn allocate(&mut self, file: &str, align: u32, zone: Zone) {
         self.command(ALLOCATE, &[&name(file), &align.to_le_bytes(), &[zone as u8]]);
     }
 
     /// Adds the address of `target` to the field `(file, offset, size)`.
-    pub(super) fn add_pointer(&mut self, (file, offset, size): (&str, u32, u8), target: &str) {
+    pub(crate) fn add_pointer(&mut self, (file, offset, size): (&str, u32, u8), target: &str) {
         self.command(ADD_POINTER, &[&name(file), &name(target), &offset.to_le_bytes(), &[size]]);
     }
 
-    pub(super) fn add_checksum(&mut self, file: &str, at: u32, start: u32, length: u32) {
+    pub(crate) fn add_checksum(&mut self, file: &str, at: u32, start: u32, length: u32) {
         let numbers = [at.to_le_bytes(), start.to_le_bytes(), length.to_le_bytes()].concat();
         self.command(ADD_CHECKSUM, &[&name(file), &numbers]);
     }
 
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 

@@ -19,12 +19,12 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::config::{AcpiConfig, POWER_BUTTON_GSI, SERIAL_GSI, TpmRegion};
-use super::tables::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, without_checksum};
+use crate::config::{AcpiConfig, POWER_BUTTON_GSI, SERIAL_GSI, TpmRegion};
+use crate::tables::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, without_checksum};
 
 /// Offset of the generation ID in its page: the firmware looks for an ACPI table where a loader pointer leads and
 /// would take the page away if it found one; 40 bytes of zero before the ID show it that there is none.
-pub(super) const VMGENID_OFFSET: u32 = 40;
+pub(crate) const VMGENID_OFFSET: u32 = 40;
 
 /// Revision 2 makes integers 64 bits wide.
 const REVISION: u8 = 2;
@@ -34,7 +34,7 @@ const VMGENID_MARK: u64 = 0xd1a6_05c3_9e7b_42f8;
 const POWER_BUTTON_PRESSED: u8 = 0x80;
 
 /// The DSDT without checksum, and the offset of the 8-byte pointer to the generation ID's page in it.
-pub(super) fn dsdt(config: &AcpiConfig) -> (Vec<u8>, u32) {
+pub(crate) fn dsdt(config: &AcpiConfig) -> (Vec<u8>, u32) {
     let mut aml = Vec::new();
     processors(config.vcpus, &mut aml);
     host_bridge(config, &mut aml);

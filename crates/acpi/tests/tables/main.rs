@@ -8,7 +8,7 @@ mod checkers;
 
 use std::collections::BTreeMap;
 
-use cvmm::acpi::{AcpiBlobs, AcpiConfig, RSDP_FILE, TABLES_FILE, TpmRegion, VMGENID_FILE, build};
+use cvmm_acpi::{AcpiBlobs, AcpiConfig, RSDP_FILE, TABLES_FILE, TpmRegion, VMGENID_FILE, build};
 use cvmm_test_support::suite;
 
 fn config(vcpus: u32, com1: bool) -> AcpiConfig {

@@ -12,6 +12,8 @@
 //! There is no MCFG on purpose: Linux would scan every bus it names. Tables reach the guest as fw_cfg files, and the
 //! firmware relocates them by the table-loader commands (`loader`), because only it knows where memory is free.
 
+#![forbid(unsafe_code)]
+
 mod config;
 mod dsdt;
 mod loader;
@@ -47,7 +49,7 @@ const TABLE_ALIGN: u32 = 64;
 /// The VM generation ID has its page to itself: the guest may not map it with other attributes than its neighbours.
 const VMGENID_PAGE: u32 = 4096;
 
-/// Builds the fw_cfg files for a machine.
+/// Builds the fw_cfg files for a machine. They depend on `config` alone: the same description gives the same bytes.
 #[must_use]
 pub fn build(config: &AcpiConfig) -> AcpiBlobs {
     let mut loader = Loader::default();

@@ -11,23 +11,23 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 
-pub(super) const OEM_ID: [u8; 6] = *b"CVMM  ";
-pub(super) const OEM_TABLE_ID: [u8; 8] = *b"CVMMACPI";
+pub(crate) const OEM_ID: [u8; 6] = *b"CVMM  ";
+pub(crate) const OEM_TABLE_ID: [u8; 8] = *b"CVMMACPI";
 /// Raised when the tables change in a way that a guest may depend on.
-pub(super) const OEM_REVISION: u32 = 2;
+pub(crate) const OEM_REVISION: u32 = 2;
 
 /// Offset of a table's checksum (ACPI 6.5, 5.2.6).
-pub(super) const CHECKSUM: u32 = 9;
+pub(crate) const CHECKSUM: u32 = 9;
 /// Offset of X_DSDT in the FADT (ACPI 6.5, 5.2.9).
-pub(super) const FADT_X_DSDT: u32 = 140;
+pub(crate) const FADT_X_DSDT: u32 = 140;
 /// Offset of the first entry of the XSDT (ACPI 6.5, 5.2.8).
-pub(super) const XSDT_ENTRIES: u32 = 36;
+pub(crate) const XSDT_ENTRIES: u32 = 36;
 /// Offsets in the RSDP (ACPI 6.5, 5.2.5.3).
-pub(super) const RSDP_CHECKSUM: u32 = 8;
-pub(super) const RSDP_XSDT: u32 = 24;
-pub(super) const RSDP_EXTENDED_CHECKSUM: u32 = 32;
+pub(crate) const RSDP_CHECKSUM: u32 = 8;
+pub(crate) const RSDP_XSDT: u32 = 24;
+pub(crate) const RSDP_EXTENDED_CHECKSUM: u32 = 32;
 /// The part of the RSDP that the first checksum covers.
-pub(super) const RSDP_V1_LENGTH: u32 = 20;
+pub(crate) const RSDP_V1_LENGTH: u32 = 20;
 
 const RESET_PORT: u16 = 0xcf9;
 /// Full reset: RST_CPU and SYS_RST of the chipset's reset control register.
@@ -50,7 +50,7 @@ const MADT_REVISION: u8 = 6;
 const MAX_XAPIC_ID: u32 = 254;
 
 /// The FADT with the DSDT at `dsdt` in the tables blob.
-pub(super) fn fadt(dsdt: u32) -> Vec<u8> {
+pub(crate) fn fadt(dsdt: u32) -> Vec<u8> {
     let port =
         |address: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(address));
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
@@ -72,7 +72,7 @@ pub(super) fn fadt(dsdt: u32) -> Vec<u8> {
 }
 
 /// The MADT: flags 0, because there is no 8259.
-pub(super) fn madt(vcpus: u32) -> Vec<u8> {
+pub(crate) fn madt(vcpus: u32) -> Vec<u8> {
     let mut entries = Vec::new();
     for id in 0..vcpus {
         match u8::try_from(id) {
@@ -102,7 +102,7 @@ fn x2apic(id: u32, entries: &mut dyn AmlSink) {
 /// The TPM2 table (TCG ACPI Specification 1.4, 7.3), with all its fields. The length and address of the log area are zero: firmware
 /// hands its event log over by EFI, and Linux looks there when the table names no area. An area that the firmware does not fill
 /// would be taken for an empty log.
-pub(super) fn tpm2(control_area: u64) -> Vec<u8> {
+pub(crate) fn tpm2(control_area: u64) -> Vec<u8> {
     const REVISION: u8 = 4;
     const CLIENT: u16 = 0;
     const START_METHOD_CRB: u32 = 7;
@@ -122,7 +122,7 @@ pub(super) fn tpm2(control_area: u64) -> Vec<u8> {
 }
 
 /// The XSDT with tables at these offsets in the tables blob.
-pub(super) fn xsdt(entries: &[u32]) -> Vec<u8> {
+pub(crate) fn xsdt(entries: &[u32]) -> Vec<u8> {
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for entry in entries {
         xsdt.add_entry(u64::from(*entry));
@@ -131,7 +131,7 @@ pub(super) fn xsdt(entries: &[u32]) -> Vec<u8> {
 }
 
 /// The RSDP with the XSDT at `xsdt` in the tables blob.
-pub(super) fn rsdp(xsdt: u32) -> Vec<u8> {
+pub(crate) fn rsdp(xsdt: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     Rsdp::new(OEM_ID, u64::from(xsdt)).to_aml_bytes(&mut bytes);
     for at in [RSDP_CHECKSUM, RSDP_EXTENDED_CHECKSUM] {
@@ -141,7 +141,7 @@ pub(super) fn rsdp(xsdt: u32) -> Vec<u8> {
 }
 
 /// The table's bytes with checksum zero, as the loader's ADD_CHECKSUM needs it.
-pub(super) fn without_checksum(table: &dyn Aml) -> Vec<u8> {
+pub(crate) fn without_checksum(table: &dyn Aml) -> Vec<u8> {
     let mut bytes = Vec::new();
     table.to_aml_bytes(&mut bytes);
     clear(&mut bytes, CHECKSUM);
