@@ -21,5 +21,4 @@ pub mod pipe;
 pub mod policy;
 pub mod progress;
 pub mod run;
-pub mod timeline;
 pub mod vtpm;

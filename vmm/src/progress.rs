@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::timeline::{Phase, Timeline};
+use cvmm_timeline::{Phase, Timeline};
 
 /// How far a guest has come since its machine started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

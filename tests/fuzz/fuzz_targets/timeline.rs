@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use cvmm::timeline::{Recording, draw, trace};
+use cvmm_timeline::{Recording, draw, trace};
 use libfuzzer_sys::fuzz_target;
 
 /// Most bytes a picture of one recording may have: 64 phases and a few counters.

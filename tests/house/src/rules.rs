@@ -11,8 +11,16 @@ use crate::rings::Ring;
 use crate::workspace::Workspace;
 
 /// Crates that compute and do nothing else: no system calls, sockets or unsafe code.
-pub const PURE: [&str; 7] =
-    ["cvmm-snp", "cvmm-tpm", "cvmm-launch", "cvmm-attest", "cvmm-policy", "cvmm-gate-protocol", "cvmm-acpi"];
+pub const PURE: [&str; 8] = [
+    "cvmm-snp",
+    "cvmm-tpm",
+    "cvmm-launch",
+    "cvmm-attest",
+    "cvmm-policy",
+    "cvmm-gate-protocol",
+    "cvmm-acpi",
+    "cvmm-timeline",
+];
 /// What a pure crate does not depend on: system calls, sockets, runtimes.
 const IMPURE: [&str; 12] = [
     "event-manager",

@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use clap::FromArgMatches;
 use cvmm_manual::{ManArgs, ManualError};
+use cvmm_timeline::Timeline;
 
 use self::args::{Cli, Command, ConfigCommand};
 use self::config_check::Scope;
@@ -38,7 +39,6 @@ use crate::config::{self, Config};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::logging::{self, LogFormat};
 use crate::run::RunOptions;
-use crate::timeline::Timeline;
 
 /// The program: parses the command line, carries it out and gives the exit code. `run` is the machine.
 pub fn main<Outcome, Failure>(run: impl FnOnce(Config, RunOptions) -> Result<Outcome, Failure>) -> ExitCode

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cvmm_timeline::{Phase, Recording, Timeline};
+
 use super::args::RunArgs;
 use super::session::Session;
 use crate::config::{Checks, Config};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::run::RunOptions;
 use crate::run::boot_watch::BootTimeout;
-use crate::timeline::{Phase, Recording, Timeline};
 
 /// Rows of exit counts for a person; the timeline's file has all.
 const SHOWN_EXITS: usize = 12;

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+use cvmm_timeline::{Phase, Recording};
 
 use super::timeline::label;
 use super::*;
 use crate::config::Checks;
-use crate::timeline::{Phase, Recording};
 
 #[derive(Debug, thiserror::Error)]
 #[error("the machine broke")]

@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use cvmm_output::Existing;
+use cvmm_timeline::{Recording, draw, is_drawing, is_trace, table, trace};
 
 use super::args::TimelineArgs;
 use super::session::Session;
 use crate::exit_code::ExitStatus;
-use crate::timeline::{Recording, draw, is_drawing, is_trace, table, trace};
 
 impl Session<'_> {
     pub(super) fn timeline(&mut self, args: &TimelineArgs) -> ExitStatus {

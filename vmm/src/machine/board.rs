@@ -12,6 +12,7 @@ use cvmm_kvm::memory::{MachineMemory, MemoryError};
 use cvmm_kvm::vcpu::Vcpu;
 use cvmm_kvm_snp::memory::PrivateMemory;
 use cvmm_launch::plan::VcpuStart;
+use cvmm_timeline::{Phase, Timeline};
 use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -27,7 +28,6 @@ use crate::config::{Config, Isolation};
 use crate::control::Control;
 use crate::inputs::Inputs;
 use crate::progress::Milestones;
-use crate::timeline::{Phase, Timeline};
 
 /// Host resources that successive machines of a VM share.
 #[derive(Clone, Copy)]

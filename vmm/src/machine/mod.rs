@@ -61,6 +61,7 @@ use kvm_ioctls::Kvm;
 
 pub use board::{MachineContext, NamedDevice, OutsideDevices};
 pub use console::ConsolePort;
+use cvmm_timeline::Phase;
 pub use devices::DeviceError;
 pub use dispatch::Dispatch;
 pub use error::MachineError;
@@ -76,7 +77,6 @@ use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::inputs::Inputs;
 use crate::launch::{LaunchTerms, StageAuthority};
-use crate::timeline::Phase;
 
 /// What the virtual CPUs of an SNP guest of `config` are, on this host.
 pub fn vcpu_model(kvm: &Kvm, config: &Config) -> Result<VcpuModel, CpuidError> {

@@ -9,6 +9,7 @@ use cvmm_kvm::kick::Kicker;
 use cvmm_kvm::memory::MachineMemory;
 use cvmm_kvm::vcpu::{Permit, RunnableVcpu};
 use cvmm_kvm_snp::launch::Admitted;
+use cvmm_timeline::Phase;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::board::{Board, Vcpus};
@@ -17,7 +18,6 @@ use super::dispatch::Dispatch;
 use super::error::MachineError;
 use super::tpm::{GuestTpm, TpmCounts};
 use crate::control::{Control, Ending};
-use crate::timeline::Phase;
 
 /// vCPU threads recurse nowhere and keep no large buffers on the stack; short TPM commands run on them, in a library whose
 /// buffers are of some KiB each. Pages that are never touched cost nothing.

@@ -12,10 +12,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cvmm_timeline::{Phase, Timeline};
+
 use crate::control::{Ending, Silence};
 use crate::machine::console_sink::ConsoleSink;
 use crate::progress::{Milestones, Progress};
-use crate::timeline::{Phase, Timeline};
 
 /// When a silent guest is reported. Several times what a boot takes on any host with hardware virtualisation.
 pub const REPORT_AFTER: Duration = Duration::from_secs(60);

@@ -25,6 +25,7 @@ use cvmm_devices::virtio::console::Console;
 use cvmm_kvm::exits::ExitCounts;
 use cvmm_kvm::host;
 use cvmm_kvm_snp::probe::SnpHost;
+use cvmm_timeline::{Phase, Timeline};
 use kvm_ioctls::Kvm;
 
 use self::boot_watch::{BootTimeout, BootWatch};
@@ -44,7 +45,6 @@ use crate::machine::{
     self, LaunchedMachine, Machine, MachineContext, NamedDevice, OutsideDevices, RunningMachine, TpmCounts,
 };
 use crate::progress::Milestones;
-use crate::timeline::{Phase, Timeline};
 use crate::vtpm;
 
 pub use self::error::RunError;

@@ -236,13 +236,14 @@ mod tests {
     use std::io::Write;
     use std::thread;
 
+    use cvmm_timeline::Timeline;
+
     use super::*;
     use crate::config::{Console, ConsoleDevice, ConsoleMode};
     use crate::machine::console_sink::ConsoleSink;
     use crate::progress::Milestones;
     use crate::run::boot_watch::BootTimeout;
     use crate::run::console::ConsoleEnds;
-    use crate::timeline::Timeline;
 
     fn boot_watch(timeout: BootTimeout) -> BootWatch {
         let timeline = Arc::new(Timeline::start());

@@ -17,7 +17,7 @@ use cvmm_output::{Existing, OutputError};
 use serde::{Deserialize, Serialize};
 
 /// The format this code writes and reads.
-pub(super) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 const MAX_SIZE: u64 = 1 << 20;
 const MAX_PHASES: usize = 64;
 const MAX_NAME: usize = 128;
@@ -61,7 +61,7 @@ impl Recording {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mark {
-    /// Name of the phase, see [`super::Phase::name`].
+    /// Name of the phase, see [`crate::Phase::name`].
     pub name: String,
     /// Nanoseconds since the process start.
     pub ns: u64,

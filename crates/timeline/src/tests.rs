@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Recording, the file and the drawing.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use proptest::prelude::*;

@@ -1,29 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a VM did between two marks.
 
-use super::{Mark, Phase, Recording};
+use crate::phase::Phase;
+use crate::record::{Mark, Recording};
 
 /// The time between two marks.
 ///
 /// It is named after what leads to the later mark; if marks in between are missing, after all that it spans.
-pub(super) struct Activity {
-    pub(super) name: String,
+pub(crate) struct Activity {
+    pub(crate) name: String,
     /// The phase that it ends with, if this cvmm knows it.
-    pub(super) phase: Option<Phase>,
+    pub(crate) phase: Option<Phase>,
     /// Nanoseconds since the process start.
-    pub(super) start: u64,
+    pub(crate) start: u64,
     /// Nanoseconds since the process start.
-    pub(super) end: u64,
+    pub(crate) end: u64,
 }
 
 impl Activity {
     /// Its duration in nanoseconds.
-    pub(super) fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.end.saturating_sub(self.start)
     }
 }
 
-pub(super) fn activities(recording: &Recording) -> Vec<Activity> {
+pub(crate) fn activities(recording: &Recording) -> Vec<Activity> {
     let of_pair = |pair: &[Mark]| {
         let [from, to] = pair else { return None };
         let (before, phase) = (Phase::from_name(&from.name), Phase::from_name(&to.name));
@@ -48,7 +49,7 @@ pub(super) fn activities(recording: &Recording) -> Vec<Activity> {
     recording.phases.windows(2).filter_map(of_pair).collect()
 }
 
-pub(super) fn milliseconds(ns: u64) -> String {
+pub(crate) fn milliseconds(ns: u64) -> String {
     let value = ns as f64 / 1e6;
     match ns {
         0 => "0 ms".to_owned(),

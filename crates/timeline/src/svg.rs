@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::activity::{Activity, activities, milliseconds};
-use super::{Phase, Recording};
+use crate::activity::{Activity, activities, milliseconds};
+use crate::phase::Phase;
+use crate::record::Recording;
 
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 24.0;
@@ -53,7 +54,8 @@ pub fn draw(recordings: &[(String, Recording)]) -> String {
 const MARK: &str = "<!-- cvmm timeline -->";
 
 /// Whether this is a drawing made by [`draw`].
-pub(crate) fn is_drawing(content: &[u8]) -> bool {
+#[must_use]
+pub fn is_drawing(content: &[u8]) -> bool {
     content.starts_with(b"<svg ")
         && content.windows(MARK.len()).take(1024).any(|part| part == MARK.as_bytes())
 }

@@ -7,8 +7,8 @@
 
 use serde_json::{Value, json};
 
-use super::Recording;
-use super::activity::activities;
+use crate::activity::activities;
+use crate::record::Recording;
 
 /// Thread of the activities.
 const ACTIVITIES: u32 = 1;
@@ -69,7 +69,8 @@ fn microseconds(ns: u64) -> f64 {
 }
 
 /// Whether this is a trace made by [`trace`].
-pub(crate) fn is_trace(content: &[u8]) -> bool {
+#[must_use]
+pub fn is_trace(content: &[u8]) -> bool {
     let trace = serde_json::from_slice::<Value>(content);
     trace.is_ok_and(|trace| trace.pointer("/otherData/writer").is_some_and(|writer| writer == WRITER))
 }

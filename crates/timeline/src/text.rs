@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
-use super::Recording;
-use super::activity::{activities, milliseconds};
+use crate::activity::{activities, milliseconds};
+use crate::record::Recording;
 
 /// Characters of the longest bar.
 const BAR: u64 = 40;
