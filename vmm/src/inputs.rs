@@ -17,6 +17,7 @@ use cvmm_launch::kernel::{Kernel, KernelError};
 use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, PlanError, Profile};
 use cvmm_launch::uki;
+use cvmm_measure::Subject;
 use thiserror::Error;
 
 use crate::config::{Boot, Config, IdentityFiles, Isolation};
@@ -127,6 +128,13 @@ impl Inputs {
         let plan = LaunchPlan::build_with(&firmware, &profile, &memory, config.vcpus, stage.as_ref())?;
         let identity = config.snp.identity.as_ref().map(identity).transpose()?;
         Ok(Self { firmware, memory, profile, plan, served, more_files: Vec::new(), identity })
+    }
+
+    /// What is measured for these inputs: the plan that a VM is launched with.
+    #[must_use]
+    pub fn into_subject(self) -> Subject {
+        let Self { firmware, memory, profile, plan, .. } = self;
+        Subject::new(firmware, memory, profile.name(), plan)
     }
 
     /// All that [`Inputs::open`] refuses, as far as one does not hide the other.

@@ -16,7 +16,6 @@ pub mod inputs;
 pub mod launch;
 pub mod logging;
 pub mod machine;
-pub mod measure;
 pub mod pipe;
 pub mod policy;
 pub mod progress;

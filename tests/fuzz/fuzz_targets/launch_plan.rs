@@ -3,7 +3,7 @@
 //! differs from itself, and the answer stays short whatever numbers the files claim.
 #![no_main]
 
-use cvmm::measure::{Listing, compare, explain};
+use cvmm_measure::{Listing, compare, explain};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

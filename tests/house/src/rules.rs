@@ -11,10 +11,11 @@ use crate::rings::Ring;
 use crate::workspace::Workspace;
 
 /// Crates that compute and do nothing else: no system calls, sockets or unsafe code.
-pub const PURE: [&str; 8] = [
+pub const PURE: [&str; 9] = [
     "cvmm-snp",
     "cvmm-tpm",
     "cvmm-launch",
+    "cvmm-measure",
     "cvmm-attest",
     "cvmm-policy",
     "cvmm-gate-protocol",

@@ -3,40 +3,58 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use cvmm_launch::id_block::{Identity, SigningKey};
+use cvmm_launch::id_block::{IdError, Identity, KeyError, SigningKey};
 use cvmm_launch::vmsa::VcpuModel;
+use cvmm_measure::{Id, Listing, MeasureError, Options, Subject, compare, explain, firmware_digest};
 use cvmm_output::{Existing, OutputError};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
+use thiserror::Error;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 use zeroize::Zeroizing;
 
 use super::measure_args::{MeasureArgs, Mode, OutputFormat};
-use super::session::{Sentence, Session};
+use super::session::Session;
 use crate::config::{Config, ConfigError};
 use crate::exit_code::ExitStatus;
-use crate::measure::{Id, Listing, MeasureError, Options, Subject, compare, explain, firmware_digest};
+use crate::inputs::{InputError, Inputs};
 
 /// Largest saved plan that is read, in bytes: one with every page of a large guest has some ten.
 const MAX_SAVED: u64 = 64 << 20;
 /// Largest private key that is read, in bytes.
 const MAX_KEY: u64 = 64 << 10;
 
-/// Why a measurement did not come about.
-enum Failure {
-    Usage(String),
-    Config(ConfigError),
-    Measure(MeasureError),
-    Output(OutputError),
+/// Why a file beside the guest cannot be used.
+#[derive(Debug, Error)]
+enum FileError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not a plan saved by `cvmm measure --json`: {source}")]
+    Saved { path: PathBuf, source: serde_json::Error },
+    #[error("{path} {source}")]
+    Key { path: PathBuf, source: KeyError },
 }
 
-impl<E: Into<MeasureError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Measure(error.into())
-    }
+/// Why a measurement did not come about.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Id(#[from] IdError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
 }
 
 impl Session<'_> {
@@ -48,12 +66,12 @@ impl Session<'_> {
         match done {
             Ok(status) => status,
             Err(Failure::Config(error)) => self.config_error(&error),
-            Err(Failure::Usage(sentence)) => {
-                self.error(ExitStatus::Usage, &Sentence(sentence));
-                ExitStatus::Usage
-            }
+            Err(error @ Failure::Usage(_)) => self.ended(ExitStatus::Usage, &error),
             Err(Failure::Output(error)) => self.not_written(&error),
+            Err(Failure::Input(error)) => self.failed(&error),
             Err(Failure::Measure(error)) => self.failed(&error),
+            Err(Failure::File(error)) => self.ended(ExitStatus::File, &error),
+            Err(Failure::Id(error)) => self.ended(ExitStatus::Internal, &error),
         }
     }
 
@@ -93,8 +111,8 @@ impl Session<'_> {
                     id_key_digest: identity.id_key_digest(),
                     author_key_digest: identity.author_key_digest().map(|digest| digest.to_string()),
                 });
-                let json = serde_json::to_string_pretty(listing)
-                    .map_err(|source| MeasureError::Saved { path: "-".into(), source })?;
+                // Strings and numbers are always JSON.
+                let json = serde_json::to_string_pretty(listing).unwrap_or_default();
                 return Ok(self.print(format!("{json}\n").as_bytes()));
             }
             Some(listing) => explain(listing).to_string(),
@@ -109,7 +127,7 @@ impl Session<'_> {
         Ok(self.print(text.as_bytes()))
     }
 
-    fn diff(&mut self, args: &MeasureArgs, files: &[std::path::PathBuf]) -> Result<ExitStatus, Failure> {
+    fn diff(&mut self, args: &MeasureArgs, files: &[PathBuf]) -> Result<ExitStatus, Failure> {
         let [a, b] = files else { return Err(Failure::Usage("--diff takes two files".to_owned())) };
         let (a, b) = (plan(args, a)?, plan(args, b)?);
         let differences = compare(&a, &b);
@@ -139,7 +157,7 @@ fn model(args: &MeasureArgs) -> Result<VcpuModel, Failure> {
 
 fn subject(args: &MeasureArgs) -> Result<Subject, Failure> {
     let mut subject = match (&args.config, &args.ovmf) {
-        (Some(path), _) => Subject::from_config(&Config::load(path).map_err(Failure::Config)?)?,
+        (Some(path), _) => Inputs::open(&Config::load(path)?)?.into_subject(),
         (None, Some(ovmf)) => Subject::from_options(&Options {
             ovmf: ovmf.clone(),
             kernel: args.kernel.clone(),
@@ -161,11 +179,11 @@ fn subject(args: &MeasureArgs) -> Result<Subject, Failure> {
 fn plan(args: &MeasureArgs, path: &Path) -> Result<Listing, Failure> {
     let text = read(path, MAX_SAVED)?;
     if text.trim_ascii_start().first() == Some(&b'{') {
-        return Ok(Listing::from_json(&text)
-            .map_err(|source| MeasureError::Saved { path: path.to_owned(), source })?);
+        return Ok(
+            Listing::from_json(&text).map_err(|source| FileError::Saved { path: path.to_owned(), source })?
+        );
     }
-    let config = Config::load(path).map_err(Failure::Config)?;
-    Ok(Subject::from_config(&config)?.listing(model(args)?, true)?)
+    Ok(Inputs::open(&Config::load(path)?)?.into_subject().listing(model(args)?, true)?)
 }
 
 fn identity(args: &MeasureArgs, digest: Digest) -> Result<Identity, Failure> {
@@ -175,7 +193,7 @@ fn identity(args: &MeasureArgs, digest: Digest) -> Result<Identity, Failure> {
     block.guest_svn = U32::new(args.guest_svn);
     let key = |path: &Path| {
         let text = Zeroizing::new(read(path, MAX_KEY)?);
-        SigningKey::parse(&text).map_err(|source| MeasureError::Key { path: path.to_owned(), source })
+        SigningKey::parse(&text).map_err(|source| FileError::Key { path: path.to_owned(), source })
     };
     let author = args.author_key.as_deref().map(key).transpose()?;
     Ok(match args.id_key.as_deref().map(key).transpose()? {
@@ -184,8 +202,8 @@ fn identity(args: &MeasureArgs, digest: Digest) -> Result<Identity, Failure> {
     })
 }
 
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, MeasureError> {
-    let failed = |source| file("read", path, source);
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    let failed = |source| FileError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let opened = fs::File::open(path).map_err(failed)?;
     opened.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -195,13 +213,9 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, MeasureError> {
     Ok(bytes)
 }
 
-fn file(action: &'static str, path: &Path, source: io::Error) -> MeasureError {
-    MeasureError::File { action, path: path.to_owned(), source }
-}
-
 /// Writes a file that the user has named; one that exists only with `--force`.
 fn put(args: &MeasureArgs, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    cvmm_output::write(path, bytes, 0o644, Existing::Refuse.or_forced(args.force)).map_err(Failure::Output)
+    Ok(cvmm_output::write(path, bytes, 0o644, Existing::Refuse.or_forced(args.force))?)
 }
 
 fn digest_text(args: &MeasureArgs, digest: Digest) -> String {

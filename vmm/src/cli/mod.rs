@@ -11,6 +11,7 @@ mod attest_args;
 mod config_check;
 mod doctor;
 mod exit_codes;
+mod exit_status;
 mod measure;
 mod measure_args;
 mod output;

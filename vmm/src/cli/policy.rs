@@ -18,7 +18,7 @@ use super::policy_args::{ImportArgs, InitArgs, PolicyCommand, TestArgs};
 use super::session::{Sentence, Session};
 use crate::config::{Checks, Config};
 use crate::exit_code::{ExitReport, ExitStatus};
-use crate::measure::Subject;
+use crate::inputs::Inputs;
 use crate::policy::{self, Changes, Platform, PolicyFileError, ResolveError, Update};
 
 impl Session<'_> {
@@ -147,7 +147,11 @@ impl Session<'_> {
             return self.wrong("--vcpu-type or --vcpu-sig is needed");
         };
         let model = VcpuModel { signature, features: SevFeatures::SNP_ACTIVE };
-        let digest = match Subject::from_config(&config).and_then(|subject| subject.digest(model)) {
+        let subject = match Inputs::open(&config) {
+            Ok(inputs) => inputs.into_subject(),
+            Err(error) => return self.failed(&error),
+        };
+        let digest = match subject.digest(model) {
             Ok(digest) => digest,
             Err(error) => return self.failed(&error),
         };
@@ -270,6 +274,7 @@ fn update_report(path: &Path, changes: &Changes) -> String {
 fn status(error: &PolicyFileError) -> ExitStatus {
     match error {
         PolicyFileError::Read { .. } => ExitStatus::File,
+        PolicyFileError::Content { problem: ResolveError::Input { source, .. }, .. } => source.exit_status(),
         PolicyFileError::Content { problem: ResolveError::Measure { source, .. }, .. } => {
             source.exit_status()
         }

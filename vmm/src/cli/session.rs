@@ -59,6 +59,12 @@ impl Session<'_> {
         error.exit_status()
     }
 
+    /// Shows an error by which a command ends.
+    pub(super) fn ended(&mut self, status: ExitStatus, error: &dyn std::error::Error) -> ExitStatus {
+        self.error(status, error);
+        status
+    }
+
     /// Shows an error with its causes, unless it names them itself.
     pub(super) fn error(&mut self, status: ExitStatus, error: &dyn std::error::Error) {
         self.coded(status, None, error);

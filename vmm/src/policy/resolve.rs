@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use cvmm_launch::vmsa::VcpuModel;
+use cvmm_measure::MeasureError;
 use cvmm_policy::{Policy, PolicyError, vcpu_signature};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
@@ -15,7 +16,7 @@ use thiserror::Error;
 use toml_edit::{DocumentMut, Item, Value};
 
 use crate::config::{Boot, Checks, Config, ConfigError};
-use crate::measure::{MeasureError, Subject};
+use crate::inputs::{InputError, Inputs};
 
 /// Why the digests could not be inserted.
 #[derive(Debug, Error)]
@@ -30,6 +31,14 @@ pub enum ResolveError {
         config: String,
         /// What is wrong.
         source: ConfigError,
+    },
+    /// A guest whose files cannot be used.
+    #[error("{config} cannot be measured: {source}")]
+    Input {
+        /// As the policy names it.
+        config: String,
+        /// Why.
+        source: Box<InputError>,
     },
     /// A guest that cannot be measured.
     #[error("{config} cannot be measured: {source}")]
@@ -114,7 +123,8 @@ fn measure(policy: &Policy, name: &str, folder: &Path) -> Result<Vec<(String, Di
     if !policy.guest.profiles.iter().any(|known| known == profile) {
         return Err(ResolveError::Profile { config: name.to_owned(), profile });
     }
-    let subject = Subject::from_config(&config).map_err(failed)?;
+    let input = |source| ResolveError::Input { config: name.to_owned(), source: Box::new(source) };
+    let subject = Inputs::open(&config).map_err(input)?.into_subject();
     let digest = |vcpu: &String| {
         // The policy's parser accepts known processors only.
         let signature = vcpu_signature(vcpu).ok_or_else(|| {

@@ -166,6 +166,9 @@ pub struct Id {
 
 impl Listing {
     /// Reads a saved plan.
+    ///
+    /// # Errors
+    /// It is not one, has fields that are not known, or two page ranges at one address.
     pub fn from_json(text: &[u8]) -> Result<Self, serde_json::Error> {
         let listing: Self = serde_json::from_slice(text)?;
         let mut seen = BTreeSet::new();
@@ -180,16 +183,16 @@ impl Listing {
 }
 
 /// What a listing says of the guest as a whole.
-pub(super) struct Facts<'a> {
-    pub(super) firmware: &'a Firmware,
-    pub(super) memory: &'a MemoryLayout,
-    pub(super) profile: &'static str,
-    pub(super) plan: &'a LaunchPlan,
-    pub(super) model: VcpuModel,
+pub(crate) struct Facts<'a> {
+    pub(crate) firmware: &'a Firmware,
+    pub(crate) memory: &'a MemoryLayout,
+    pub(crate) profile: &'static str,
+    pub(crate) plan: &'a LaunchPlan,
+    pub(crate) model: VcpuModel,
 }
 
 /// Makes a listing of what a measurement goes through.
-pub(super) struct Collector {
+pub(crate) struct Collector {
     pages: bool,
     contents: Vec<Contents>,
     imports: Vec<Import>,
@@ -198,11 +201,11 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    pub(super) fn new(pages: bool) -> Self {
+    pub(crate) fn new(pages: bool) -> Self {
         Self { pages, contents: Vec::new(), imports: Vec::new(), vmsas: Vec::new(), last: None }
     }
 
-    pub(super) fn finish(self, facts: &Facts<'_>, launch_digest: Digest) -> Listing {
+    pub(crate) fn finish(self, facts: &Facts<'_>, launch_digest: Digest) -> Listing {
         let Facts { firmware, memory, profile, plan, model } = facts;
         let igvm = firmware.igvm().unwrap_or_default();
         Listing {

@@ -12,10 +12,8 @@ use cvmm_launch::plan::{LaunchPlan, Profile, Source};
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::digest::Digest;
 
-use super::error::MeasureError;
-use super::listing::{Collector, Facts, Listing};
-use crate::config::{Boot, Config};
-use crate::inputs::{InputError, Inputs};
+use crate::error::MeasureError;
+use crate::listing::{Collector, Facts, Listing};
 
 /// Low RAM a guest without a `vm.toml` is given; outside the `uki` profile the digest does not depend on it.
 const ANY_MEMORY: MemoryLayout = MemoryLayout { low: 256 << 20, high: 0 };
@@ -49,18 +47,17 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The guest of a `vm.toml`.
-    pub fn from_config(config: &Config) -> Result<Self, MeasureError> {
-        let Inputs { firmware, memory, plan, .. } = Inputs::open(config)?;
-        let profile = match config.boot {
-            Boot::Uki { .. } => "uki",
-            Boot::Hashes { .. } => "hashes",
-            Boot::Disk => "disk",
-        };
-        Ok(Self { firmware, memory, profile, plan, known: None, given: None })
+    /// A guest whose files are open and whose plan is made, such as that of a `vm.toml`. `profile` is the
+    /// name of its boot profile.
+    #[must_use]
+    pub fn new(firmware: Firmware, memory: MemoryLayout, profile: &'static str, plan: LaunchPlan) -> Self {
+        Self { firmware, memory, profile, plan, known: None, given: None }
     }
 
     /// The guest of a command line.
+    ///
+    /// # Errors
+    /// A file cannot be opened, or is not what it is given as.
     pub fn from_options(options: &Options) -> Result<Self, MeasureError> {
         let firmware = firmware(&options.ovmf)?;
         let profile = match &options.kernel {
@@ -81,11 +78,17 @@ impl Subject {
     }
 
     /// The launch digest alone.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is no longer what it was.
     pub fn digest(&self, model: VcpuModel) -> Result<Digest, MeasureError> {
         Ok(digest::measure(&self.plan, model, self.given.as_ref().or(self.known.as_ref()), &mut ())?)
     }
 
     /// The whole plan with its digests; with those of each page if `pages`.
+    ///
+    /// # Errors
+    /// As [`Subject::digest`].
     pub fn listing(&self, model: VcpuModel, pages: bool) -> Result<Listing, MeasureError> {
         let mut collector = Collector::new(pages);
         // A listing tells the content of the image too, so it is read even if its digest is known already.
@@ -101,6 +104,9 @@ impl Subject {
     }
 
     /// The firmware image as it is launched: with the first stage in it, if there is one.
+    ///
+    /// # Errors
+    /// As [`Subject::digest`].
     pub fn launched_firmware(&self) -> Result<Vec<u8>, MeasureError> {
         let start = self.firmware.gpa();
         let mut image = Vec::new();
@@ -111,7 +117,7 @@ impl Subject {
                 continue;
             }
             let mut chunks = blob.chunks(*offset, *len);
-            while let Some(chunk) = chunks.next_chunk().map_err(InputError::from)? {
+            while let Some(chunk) = chunks.next_chunk()? {
                 image.extend_from_slice(chunk);
             }
         }
@@ -120,6 +126,9 @@ impl Subject {
 }
 
 /// The digest after a firmware image: what `sev-snp-measure --mode snp:ovmf-hash` prints.
+///
+/// # Errors
+/// The file cannot be read, or is not firmware for SNP guests.
 pub fn firmware_digest(path: &Path) -> Result<Digest, MeasureError> {
     let firmware = firmware(path)?;
     // The prefix of no guest's digest otherwise.

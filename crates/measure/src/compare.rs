@@ -7,7 +7,7 @@
 
 use cvmm_reason::printable;
 
-use super::listing::{Contents, Import, Listing, VmsaRun};
+use crate::listing::{Contents, Import, Listing, VmsaRun};
 
 /// Pages named one by one; more are counted.
 const SHOWN: usize = 8;

@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::features::SevFeatures;
 
-use super::listing::{Import, Listing, VmsaRun};
+use crate::listing::{Import, Listing, VmsaRun};
 
 /// Every page range in launch order with the digest after it, then the VMSAs field by field.
 pub fn explain(listing: &Listing) -> impl Display + '_ {
