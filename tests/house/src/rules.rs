@@ -11,13 +11,14 @@ use crate::rings::Ring;
 use crate::workspace::Workspace;
 
 /// Crates that compute and do nothing else: no system calls, sockets or unsafe code.
-pub const PURE: [&str; 9] = [
+pub const PURE: [&str; 10] = [
     "cvmm-snp",
     "cvmm-tpm",
     "cvmm-launch",
     "cvmm-measure",
     "cvmm-attest",
     "cvmm-policy",
+    "cvmm-appraise",
     "cvmm-gate-protocol",
     "cvmm-acpi",
     "cvmm-timeline",

@@ -3,6 +3,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cvmm_appraise::{
+    BundleRequirements, Files, LaunchParts, Parts, Requirements, TpmParts, Verdict, appraise,
+    appraise_bundle, bundle, certificate, revocation_list, vek_chain,
+};
 use cvmm_attest::roots::Trust;
 use cvmm_gate_protocol::bundle::is_bundle;
 use cvmm_output::Existing;
@@ -13,7 +17,6 @@ use serde::Serialize;
 use super::attest_args::{AppraisalArgs, AttestCommand, BundleArgs, ReportArgs, VerifyArgs};
 use super::policy::trust;
 use super::session::Session;
-use crate::attest::{self, BundleRequirements, Files, LaunchParts, Parts, Requirements, TpmParts};
 use crate::exit_code::ExitStatus;
 
 impl Session<'_> {
@@ -34,8 +37,8 @@ impl Session<'_> {
             crl: args.appraisal.crl.clone(),
         };
         let requirements = appraisal.requirements(&args.appraisal, args.report_data);
-        let verdict = attest::appraise(&files, &requirements).map_err(|error| self.refuse(&error))?;
-        Ok(self.verdict(args.json, &verdict, || verdict.lines(), verdict.exit_status()))
+        let verdict = appraise(&files, &requirements).map_err(|error| self.failed(&error))?;
+        Ok(self.verdict(args.json, &verdict, || verdict.lines(), status_of(&verdict)))
     }
 
     fn attest_bundle(&mut self, args: &BundleArgs) -> ExitStatus {
@@ -65,33 +68,32 @@ impl Session<'_> {
             tpm,
             launch,
         };
-        match attest::bundle(&parts) {
+        match bundle(&parts) {
             // Strings are always JSON.
             Ok(bundle) => {
                 let text = serde_json::to_string_pretty(&bundle).unwrap_or_default();
                 self.write_output(&args.output, &format!("{text}\n"), Existing::ReplaceOwn(&is_bundle))
             }
-            Err(error) => self.refuse(&error),
+            Err(error) => self.failed(&error),
         }
     }
 
     fn attest_verify(&mut self, args: &VerifyArgs) -> Result<ExitStatus, ExitStatus> {
         let appraisal = self.appraisal(&args.appraisal)?;
-        let vek = args.vek.as_deref().map(attest::files::vek_chain).transpose();
-        let crl = args.appraisal.crl.as_deref().map(attest::files::list).transpose();
-        let tpm_ca = args.tpm_ca.as_deref().map(attest::files::certificate).transpose();
+        let vek = args.vek.as_deref().map(vek_chain).transpose();
+        let crl = args.appraisal.crl.as_deref().map(revocation_list).transpose();
+        let tpm_ca = args.tpm_ca.as_deref().map(certificate).transpose();
         let requirements = BundleRequirements {
             nonce: args.nonce,
-            vek: vek.map_err(|error| self.refuse(&error))?,
-            crl: crl.map_err(|error| self.refuse(&error))?,
-            tpm_ca: tpm_ca.map_err(|error| self.refuse(&error))?,
+            vek: vek.map_err(|error| self.failed(&error))?,
+            crl: crl.map_err(|error| self.failed(&error))?,
+            tpm_ca: tpm_ca.map_err(|error| self.failed(&error))?,
             ak_name: args.ak_name.clone(),
             report: appraisal.requirements(&args.appraisal, None),
         };
-        let verdict =
-            attest::appraise_bundle(&args.bundle, &requirements).map_err(|error| self.refuse(&error))?;
+        let verdict = appraise_bundle(&args.bundle, &requirements).map_err(|error| self.failed(&error))?;
         let lines = || verdict.lines(appraisal.policy.as_ref(), args.events);
-        Ok(self.verdict(args.json, &verdict, lines, verdict.verdict.exit_status()))
+        Ok(self.verdict(args.json, &verdict, lines, status_of(&verdict.verdict)))
     }
 
     fn appraisal(&mut self, args: &AppraisalArgs) -> Result<Appraisal, ExitStatus> {
@@ -119,6 +121,15 @@ impl Session<'_> {
             ExitStatus::Success => status,
             printed => printed,
         }
+    }
+}
+
+/// How a command ends with a verdict.
+fn status_of(verdict: &Verdict) -> ExitStatus {
+    match verdict {
+        Verdict { unverified: Some(_), .. } => ExitStatus::Unverified,
+        Verdict { accepted: true, .. } => ExitStatus::Success,
+        _ => ExitStatus::NotMet,
     }
 }
 

@@ -21,6 +21,7 @@ mod run;
 mod session;
 mod state;
 mod state_args;
+mod tcb_text;
 mod timeline;
 mod version;
 

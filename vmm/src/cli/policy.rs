@@ -5,11 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cvmm_appraise::{check_rego, read_text, trial};
+use cvmm_attest::claims::Product;
 use cvmm_attest::roots::Trust;
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_output::Existing;
+use cvmm_policy::authoring::{self, Changes, Platform, Update};
 use cvmm_policy::{Policy, import, is_name};
 use cvmm_sev_host::SevDevice;
+use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
 
@@ -19,7 +23,7 @@ use super::session::{Sentence, Session};
 use crate::config::{Checks, Config};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::inputs::Inputs;
-use crate::policy::{self, Changes, Platform, PolicyFileError, ResolveError, Update};
+use crate::policy::{self, PolicyFileError};
 
 impl Session<'_> {
     pub(super) fn policy(&mut self, command: &PolicyCommand) -> ExitStatus {
@@ -31,7 +35,7 @@ impl Session<'_> {
             PolicyCommand::Test(args) => return self.policy_test(args),
             PolicyCommand::Import(args) => return self.policy_import(args),
         };
-        done.unwrap_or_else(|error| self.refuse(&error))
+        done.unwrap_or_else(|error| self.failed(&error))
     }
 
     /// Says what is unsafe about a policy, and what it does not prove.
@@ -43,21 +47,21 @@ impl Session<'_> {
 
     /// Reads a policy, and says what is unsafe about it.
     pub(super) fn policy_file(&mut self, file: &Path) -> Result<Policy, ExitStatus> {
-        let policy = policy::load(file).map_err(|error| self.refuse(&error))?;
+        let policy = policy::load(file).map_err(|error| self.failed(&error))?;
         Self::warn(&policy);
         Ok(policy)
     }
 
     fn policy_check(&mut self, file: &Path, json: bool) -> Result<ExitStatus, PolicyFileError> {
         let checked = policy::load(file).and_then(|policy| {
-            policy::rego(file, &policy)?;
+            check_rego(file, &policy)?;
             Ok(policy)
         });
         if json {
             let (status, report) = match &checked {
                 Ok(policy) => (ExitStatus::Success, described(policy, "ok", true)),
                 Err(error) => {
-                    (status(error), serde_json::json!({ "ok": false, "problem": error.to_string() }))
+                    (error.exit_status(), serde_json::json!({ "ok": false, "problem": error.to_string() }))
                 }
             };
             if let Ok(policy) = &checked {
@@ -88,9 +92,9 @@ impl Session<'_> {
     }
 
     fn policy_import(&mut self, args: &ImportArgs) -> ExitStatus {
-        let text = match policy::read_text(&args.file) {
+        let text = match read_text(&args.file) {
             Ok(text) => text,
-            Err(error) => return self.refuse(&error),
+            Err(error) => return self.failed(&error),
         };
         let stem =
             || args.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -123,12 +127,6 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn refuse(&mut self, error: &PolicyFileError) -> ExitStatus {
-        let status = status(error);
-        self.error(status, error);
-        status
-    }
-
     pub(super) fn wrong(&mut self, sentence: impl Into<String>) -> ExitStatus {
         self.error(ExitStatus::Usage, &Sentence(sentence.into()));
         ExitStatus::Usage
@@ -155,23 +153,18 @@ impl Session<'_> {
             Ok(digest) => digest,
             Err(error) => return self.failed(&error),
         };
+        let guest = policy::describe(&config);
         if let Some(path) = &args.update {
-            if let Err(error) = policy::admissible(&config) {
+            if let Err(error) = guest.check() {
                 return self.wrong(error.to_string());
             }
-            return self.policy_update(args, path, digest, policy::profile_of(&config));
+            return self.policy_update(args, path, digest, guest.profile);
         }
-        let reported = || {
-            let status = SevDevice::open().and_then(|device| device.platform_status());
-            status.map(|status| status.reported_tcb).map_err(|error| {
-                format!("cannot read this host's TCB: {error}; pass the minimum TCB with --tcb")
-            })
-        };
-        let platform = match Platform::new(signature, args.tcb.as_ref(), reported) {
+        let platform = match platform(signature, args) {
             Ok(platform) => platform,
             Err(sentence) => return self.wrong(sentence),
         };
-        match policy::init(&id, &config, digest, &platform) {
+        match authoring::draft(&id, &guest, digest, &platform) {
             Ok(text) => {
                 if let Ok(policy) = Policy::parse(&text) {
                     Self::warn(&policy);
@@ -190,12 +183,12 @@ impl Session<'_> {
         digest: Digest,
         profile: &'static str,
     ) -> ExitStatus {
-        let text = match policy::read_text(path) {
+        let text = match read_text(path) {
             Ok(text) => text,
-            Err(error) => return self.refuse(&error),
+            Err(error) => return self.failed(&error),
         };
         let how = if args.replace { Update::Replace } else { Update::Add };
-        let (new, changes) = match policy::update(&text, digest, profile, how) {
+        let (new, changes) = match authoring::update(&text, digest, profile, how) {
             Ok(updated) => updated,
             Err(error) => return self.wrong(format!("{}: {error}", path.display())),
         };
@@ -225,9 +218,9 @@ impl Session<'_> {
             Err(sentence) => return self.wrong(sentence),
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let outcomes = match policy::trial(&policy, &args.folder, &trust, args.at.unwrap_or(now)) {
+        let outcomes = match trial(&policy, &args.folder, &trust, args.at.unwrap_or(now)) {
             Ok(outcomes) => outcomes,
-            Err(error) => return self.refuse(&error),
+            Err(error) => return self.failed(&error),
         };
         let text = if args.json {
             // Strings and booleans are always JSON.
@@ -250,6 +243,24 @@ impl Session<'_> {
     }
 }
 
+/// The product of a processor, with the minimum TCB from the command line or, by default, from what the host's
+/// security processor reports.
+fn platform(signature: CpuSignature, args: &InitArgs) -> Result<Platform, String> {
+    let product = Product::from_signature(signature)
+        .ok_or_else(|| format!("no certificates are known for processor {signature}"))?;
+    if let Some(text) = &args.tcb {
+        return Ok(Platform { product, tcb: text.parts(product)? });
+    }
+    let status = SevDevice::open()
+        .and_then(|device| device.platform_status())
+        .map_err(|error| format!("cannot read this host's TCB: {error}; pass the minimum TCB with --tcb"))?;
+    let tcb = status
+        .reported_tcb
+        .parts(product.layout())
+        .ok_or("the host's reported TCB is malformed; give one with --tcb")?;
+    Ok(Platform { product, tcb })
+}
+
 /// What an update has changed, for people.
 fn update_report(path: &Path, changes: &Changes) -> String {
     let Changes { policy, changed, old_version, version, added, removed, measurements } = changes;
@@ -268,18 +279,6 @@ fn update_report(path: &Path, changes: &Changes) -> String {
         "{} digest(s) are admitted; sign it again: cvmm-gate policy sign --key KEY.PEM {file}\n",
         measurements.len()
     )
-}
-
-/// How a command ends that could not use a policy.
-fn status(error: &PolicyFileError) -> ExitStatus {
-    match error {
-        PolicyFileError::Read { .. } => ExitStatus::File,
-        PolicyFileError::Content { problem: ResolveError::Input { source, .. }, .. } => source.exit_status(),
-        PolicyFileError::Content { problem: ResolveError::Measure { source, .. }, .. } => {
-            source.exit_status()
-        }
-        PolicyFileError::Content { .. } | PolicyFileError::Other(_) => ExitStatus::Usage,
-    }
 }
 
 /// What is unsafe about a policy, and what it does not prove about the code that runs.

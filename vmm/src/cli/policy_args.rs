@@ -9,7 +9,7 @@ use cvmm_policy::import::{self, Format};
 use cvmm_snp::cpu::CpuSignature;
 
 use super::output::OutputArgs;
-use crate::policy::TcbText;
+use super::tcb_text::TcbText;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {

@@ -69,6 +69,18 @@ pub enum Boot {
     Disk,
 }
 
+impl Boot {
+    /// The boot profile.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        match self {
+            Self::Uki { .. } => Profile::Uki,
+            Self::Hashes { .. } => Profile::Hashes,
+            Self::Disk => Profile::Disk,
+        }
+    }
+}
+
 /// What is booted, and whether a first stage runs before the firmware.
 pub(super) fn check(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> (Boot, bool) {
     let first_stage = first_stage(raw.as_ref().and_then(|boot| boot.first_stage), rules);

@@ -23,7 +23,8 @@ pub enum Profile {
 
 impl Profile {
     /// As in `vm.toml`.
-    pub(super) fn name(self) -> &'static str {
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Uki => "uki",
             Self::Hashes => "hashes",

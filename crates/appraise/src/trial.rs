@@ -10,8 +10,9 @@ use cvmm_policy::{CrlRule, Expected, Policy};
 use cvmm_reason::Reason;
 use serde::Serialize;
 
-use super::{PolicyFileError, read_start};
-use crate::attest::files::{from_table, list, vek_of};
+use crate::evidence::{from_table, revocation_list, vek_of};
+use crate::file::{FileError, read_start};
+use crate::rego::undecided;
 
 /// As much of a report as the verifier needs to refuse what is too long.
 const MAX_REPORT: u64 = 4096;
@@ -38,12 +39,10 @@ pub struct Outcome {
 /// Appraises each report below `folder` (`report.bin` with `vek.der`, `vek.pem` or `certs.bin` and, if there
 /// is one, `crl.der` or `crl.pem`) at the time `now`. Neither nonce nor HOST_DATA of a launch is known here,
 /// so they are not checked. Rego code is not evaluated either, and then nothing is admitted.
-pub fn trial(
-    policy: &Policy,
-    folder: &Path,
-    trust: &Trust,
-    now: i64,
-) -> Result<Vec<Outcome>, PolicyFileError> {
+///
+/// # Errors
+/// A file cannot be read or is malformed, or there are no reports or too many.
+pub fn trial(policy: &Policy, folder: &Path, trust: &Trust, now: i64) -> Result<Vec<Outcome>, FileError> {
     let mut folders = Vec::new();
     search(folder, 0, &mut folders)?;
     folders.sort();
@@ -56,7 +55,7 @@ pub fn trial(
             (None, Some(file)) => from_table(&file, &report)?,
             (None, None) => None,
         };
-        let crl = there(&CRL).as_deref().map(list).transpose()?;
+        let crl = there(&CRL).as_deref().map(revocation_list).transpose()?;
         let evidence =
             Evidence { report: &report, vek: vek.as_deref(), intermediate: None, crl: crl.as_deref() };
         let options = Options {
@@ -81,7 +80,7 @@ pub fn trial(
         outcomes.push(Outcome { name, admitted: reasons.is_empty(), reasons });
     }
     if outcomes.is_empty() {
-        return Err(PolicyFileError::Other(format!(
+        return Err(FileError::Invalid(format!(
             "there is no report.bin in {} or the folders in it",
             folder.display()
         )));
@@ -89,22 +88,14 @@ pub fn trial(
     Ok(outcomes)
 }
 
-/// What a program without a Rego interpreter leaves undecided.
-#[must_use]
-pub fn undecided(policy: &Policy) -> Option<Reason> {
-    let rego = policy.rego.as_ref()?;
-    let message = format!("undecided: only the gate evaluates {}, which may refuse this report", rego.file);
-    Some(Reason::new("policy.rego", message))
-}
-
 /// Finds the folders with a report. Links are not followed.
-fn search(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), PolicyFileError> {
-    let failed = |source| PolicyFileError::Read { path: folder.to_owned(), source };
+fn search(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), FileError> {
+    let failed = |source| FileError::Read { path: folder.to_owned(), source };
     if folder.join("report.bin").is_file() {
         found.push(folder.to_owned());
     }
     if found.len() > MAX_REPORTS {
-        return Err(PolicyFileError::Other(format!("there are more than {MAX_REPORTS} reports")));
+        return Err(FileError::Invalid(format!("there are more than {MAX_REPORTS} reports")));
     }
     if depth == MAX_DEPTH {
         return Ok(());

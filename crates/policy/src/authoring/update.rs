@@ -5,11 +5,13 @@
 //! A new digest beside the old one is a rolling update: both guests are admitted until the old one is taken
 //! out.
 
-use cvmm_policy::Policy;
 use cvmm_snp::digest::Digest;
 use serde::Serialize;
 use thiserror::Error;
 use toml_edit::{Array, DocumentMut, Item, Value};
+
+use crate::error::PolicyError;
+use crate::policy::Policy;
 
 /// What to do with the digests that the policy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub struct Changes {
 pub enum UpdateError {
     /// It is not a policy.
     #[error(transparent)]
-    Policy(#[from] cvmm_policy::PolicyError),
+    Policy(#[from] PolicyError),
     /// It has configurations instead of digests.
     #[error("it names vm.toml files (guest.config), not digests: cvmm policy resolve measures them")]
     Config,

@@ -42,21 +42,21 @@ impl Voucher {
 
 /// What is known about the key's identity.
 #[derive(Clone, Copy, Debug)]
-pub struct IdentityContext<'a> {
+pub(crate) struct IdentityContext<'a> {
     /// The VM.
-    pub vm_id: &'a str,
+    pub(crate) vm_id: &'a str,
     /// In seconds of Unix time.
-    pub now: i64,
+    pub(crate) now: i64,
     /// The name that the verifier expects.
-    pub name: Option<&'a Name>,
+    pub(crate) name: Option<&'a Name>,
     /// The manifest, if HOST_DATA binds it.
-    pub manifest: Option<&'a Manifest>,
+    pub(crate) manifest: Option<&'a Manifest>,
     /// The certificates of the authority and of the key, in DER.
-    pub certificates: Option<(&'a [u8], &'a [u8])>,
+    pub(crate) certificates: Option<(&'a [u8], &'a [u8])>,
 }
 
 /// Finds what vouches for `ak`; an error if nothing does, or if something contradicts it.
-pub fn vouchers(ak: &Public, known: &IdentityContext<'_>) -> Result<Vec<Voucher>, String> {
+pub(crate) fn vouchers(ak: &Public, known: &IdentityContext<'_>) -> Result<Vec<Voucher>, String> {
     let own = ak.name();
     let mut found = Vec::new();
     if let Some(name) = known.name {

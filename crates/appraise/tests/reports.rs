@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm attest` on reports of real chips, in this process.
+//! Appraisal of reports of real chips.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cvmm::attest::{Files, Requirements, Verdict, appraise};
-use cvmm::exit_code::ExitStatus;
-use cvmm::policy::PolicyFileError;
+use cvmm_appraise::{FileError, Files, Requirements, Verdict, appraise};
 use cvmm_attest::roots::Trust;
 use cvmm_policy::Policy;
 use cvmm_test_support::attest::NOW;
@@ -21,7 +19,7 @@ fn codes(verdict: &Verdict) -> Vec<&str> {
     verdict.reasons.iter().map(|reason| &*reason.code).collect()
 }
 
-fn a_real_report_is_believed_and_shown() -> suite::Result {
+fn a_real_report_is_verified_and_shown() -> suite::Result {
     let folder = artefacts::vectors()?;
     let trust = Trust::amd().unwrap();
     let file = |name: &str| folder.join("tav-milan").join(name);
@@ -66,7 +64,7 @@ fn a_real_report_is_believed_and_shown() -> suite::Result {
     files.vek = None;
     assert!(appraise(&files, &requirements).unwrap().accepted);
 
-    // Believed, and not what was asked for.
+    // Verified, and not what was asked for.
     requirements.report_data = Some([1; 64]);
     let verdict = appraise(&files, &requirements).unwrap();
     assert_eq!(
@@ -77,7 +75,7 @@ fn a_real_report_is_believed_and_shown() -> suite::Result {
     requirements.report_data = Some(raw[0x50..0x90].try_into().unwrap());
     assert!(appraise(&files, &requirements).unwrap().accepted);
 
-    // Not believed.
+    // Not verified.
     requirements.require_crl = true;
     assert_eq!(codes(&appraise(&files, &requirements).unwrap()), ["crl.missing"]);
     requirements.require_crl = false;
@@ -122,7 +120,7 @@ fn certificates_are_read_as_tools_write_them() -> suite::Result {
         fs::write(&path, bytes).unwrap();
         path
     };
-    let judged = |vek, table| {
+    let appraised = |vek, table| {
         appraise(&Files { report: report.clone(), vek, table, crl: None }, &requirements(&trust))
     };
     let other = fs::read(folder.join("tav-genoa/vek.der")).unwrap();
@@ -138,9 +136,8 @@ fn certificates_are_read_as_tools_write_them() -> suite::Result {
         format!("{pem}{other}{other}"),
         format!("-----BEGIN CERTIFICATE-----\n{joined}\n-----END CERTIFICATE-----\n"),
     ] {
-        let verdict = judged(Some(made(good.as_bytes())), None).unwrap();
+        let verdict = appraised(Some(made(good.as_bytes())), None).unwrap();
         assert!(verdict.accepted, "{good}: {:?}", verdict.reasons);
-        assert_eq!(verdict.exit_status(), ExitStatus::Success);
     }
     // What cannot be read is not a verdict, and ends with 2 at the command line.
     let text = fs::read(&report).unwrap();
@@ -152,8 +149,8 @@ fn certificates_are_read_as_tools_write_them() -> suite::Result {
         &text,
         &pem.as_bytes()[..pem.len() / 2],
     ] {
-        let error = judged(Some(made(bad)), None).unwrap_err();
-        assert!(matches!(error, PolicyFileError::Other(_)), "{error:?}");
+        let error = appraised(Some(made(bad)), None).unwrap_err();
+        assert!(matches!(error, FileError::Invalid(_)), "{error:?}");
         assert!(error.to_string().contains("file: "), "{error}");
     }
     // In a table too: a real host has PEM there.
@@ -164,10 +161,10 @@ fn certificates_are_read_as_tools_write_them() -> suite::Result {
         made(&[&guid[..], &48_u32.to_le_bytes(), &len, &[0; 24], content].concat())
     };
     for good in [&vek[..], pem.as_bytes(), format!("{other}{pem}").as_bytes()] {
-        assert!(judged(None, Some(table(good))).unwrap().accepted);
+        assert!(appraised(None, Some(table(good))).unwrap().accepted);
     }
     for bad in [&b"hello"[..], &vek[..100], pem.replace("MII", "M?I").as_bytes()] {
-        assert!(matches!(judged(None, Some(table(bad))).unwrap_err(), PolicyFileError::Other(_)));
+        assert!(matches!(appraised(None, Some(table(bad))).unwrap_err(), FileError::Invalid(_)));
     }
     // A report that is none, and a list that is none.
     let short = Files { report: made(&text[..1183]), ..Files::default() };
@@ -177,7 +174,7 @@ fn certificates_are_read_as_tools_write_them() -> suite::Result {
     Ok(())
 }
 
-fn without_a_certificate_a_report_is_neither_believed_nor_refused() -> suite::Result {
+fn without_a_certificate_a_report_is_neither_verified_nor_refused() -> suite::Result {
     let folder = artefacts::vectors()?;
     let trust = Trust::amd().unwrap();
     for (vector, product, url) in [
@@ -192,7 +189,7 @@ fn without_a_certificate_a_report_is_neither_believed_nor_refused() -> suite::Re
             (verdict.believed, verdict.accepted, codes(&verdict)),
             (false, false, vec!["vek.missing"])
         );
-        assert_eq!(verdict.exit_status(), ExitStatus::Unverified);
+        assert!(verdict.unverified.is_some());
         let json = serde_json::to_value(&verdict).unwrap();
         assert_eq!(json["claims"], serde_json::Value::Null);
         let unverified = &json["unverified"];
@@ -222,7 +219,7 @@ fn without_a_certificate_a_report_is_neither_believed_nor_refused() -> suite::Re
     let verdict =
         appraise(&Files { report: own.path().join("report"), ..Files::default() }, &requirements(&trust))
             .unwrap();
-    assert_eq!((codes(&verdict), verdict.exit_status()), (vec!["report.version"], ExitStatus::NotMet));
+    assert_eq!((codes(&verdict), verdict.unverified.is_none()), (vec!["report.version"], true));
     Ok(())
 }
 
@@ -257,8 +254,8 @@ fn a_policy_appraises_verified_claims() -> suite::Result {
 }
 
 suite!(
-    a_real_report_is_believed_and_shown,
+    a_real_report_is_verified_and_shown,
     certificates_are_read_as_tools_write_them,
-    without_a_certificate_a_report_is_neither_believed_nor_refused,
+    without_a_certificate_a_report_is_neither_verified_nor_refused,
     a_policy_appraises_verified_claims,
 );

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm attest bundle`: combines evidence from several files into one.
+//! Combines evidence from several files into one bundle.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,8 +16,8 @@ use cvmm_tpm::eventlog::{EventLog, MAX_LOG};
 use cvmm_tpm::public::MAX_PUBLIC;
 use cvmm_tpm::{Attest, Public, Signature};
 
-use super::files::{certificate, report_of, vek_of};
-use crate::policy::{PolicyFileError, read};
+use crate::evidence::{certificate, report_of, vek_of};
+use crate::file::{FileError, read};
 
 const MAX_KEY: u64 = 4096;
 const MAX_SIGNATURE: u64 = 1024;
@@ -79,17 +79,20 @@ pub struct LaunchParts {
     pub policy: PathBuf,
 }
 
-/// Creates a bundle. The parts are checked to be well-formed; [`super::appraise_bundle`] verifies them.
-pub fn bundle(parts: &Parts) -> Result<Bundle, PolicyFileError> {
+/// Creates a bundle. The parts are checked to be well-formed; [`crate::appraise_bundle`] verifies them.
+///
+/// # Errors
+/// A file cannot be read or is malformed, or parts are missing.
+pub fn bundle(parts: &Parts) -> Result<Bundle, FileError> {
     let Parts { from, vm_id, report, vek, table, key, tpm, launch } = parts;
     let mut bundle = match (from, vm_id, report) {
         (Some(path), _, _) => {
             let bytes = read(path, MAX_BUNDLE as u64)?;
-            Bundle::parse(&bytes).map_err(|error| wrong(path, error))?
+            Bundle::parse(&bytes).map_err(|error| FileError::invalid(path, error))?
         }
         (None, Some(vm_id), Some(report)) => Bundle::new(vm_id, STANDARD.encode(report_of(report)?)),
         _ => {
-            return Err(PolicyFileError::Other("give a bundle, or a VM name and a report".to_owned()));
+            return Err(FileError::Invalid("give a bundle, or a VM name and a report".to_owned()));
         }
     };
     if let Some(path) = vek {
@@ -111,7 +114,7 @@ pub fn bundle(parts: &Parts) -> Result<Bundle, PolicyFileError> {
     Ok(bundle)
 }
 
-fn tpm_evidence(parts: &TpmParts) -> Result<TpmEvidence, PolicyFileError> {
+fn tpm_evidence(parts: &TpmParts) -> Result<TpmEvidence, FileError> {
     let TpmParts {
         ak,
         quote,
@@ -123,21 +126,22 @@ fn tpm_evidence(parts: &TpmParts) -> Result<TpmEvidence, PolicyFileError> {
         ek_ecc_certificate,
     } = parts;
     let public = read(ak, MAX_PUBLIC as u64)?;
-    Public::parse(&public).map_err(|error| wrong(ak, error))?;
+    Public::parse(&public).map_err(|error| FileError::invalid(ak, error))?;
     let attest = read(quote, MAX_ATTEST as u64)?;
-    Attest::parse(&attest).map_err(|error| wrong(quote, error))?;
+    Attest::parse(&attest).map_err(|error| FileError::invalid(quote, error))?;
     let signed = read(signature, MAX_SIGNATURE)?;
-    Signature::parse(&signed).map_err(|error| wrong(signature, error))?;
+    Signature::parse(&signed).map_err(|error| FileError::invalid(signature, error))?;
     let values: Vec<Pcr> =
-        serde_json::from_slice(&read(pcrs, MAX_PCRS)?).map_err(|error| wrong(pcrs, error))?;
-    let values = to_values(&values).ok_or_else(|| wrong(pcrs, "a PCR is malformed or given twice"))?;
+        serde_json::from_slice(&read(pcrs, MAX_PCRS)?).map_err(|error| FileError::invalid(pcrs, error))?;
+    let values =
+        to_values(&values).ok_or_else(|| FileError::invalid(pcrs, "a PCR is malformed or given twice"))?;
     let log = event_log.as_ref().map(|path| read(path, MAX_LOG as u64)).transpose()?;
     if let Some((path, log)) = event_log.as_ref().zip(log.as_deref()) {
-        EventLog::parse(log).map_err(|error| wrong(path, error))?;
+        EventLog::parse(log).map_err(|error| FileError::invalid(path, error))?;
     }
     let encoded = |path: &Option<PathBuf>| {
         let der = path.as_deref().map(certificate).transpose()?;
-        Ok::<_, PolicyFileError>(der.map(|der| STANDARD.encode(der)))
+        Ok::<_, FileError>(der.map(|der| STANDARD.encode(der)))
     };
     Ok(TpmEvidence {
         ak: STANDARD.encode(&public),
@@ -148,16 +152,13 @@ fn tpm_evidence(parts: &TpmParts) -> Result<TpmEvidence, PolicyFileError> {
     })
 }
 
-fn approved(parts: &LaunchParts) -> Result<Launch, PolicyFileError> {
+fn approved(parts: &LaunchParts) -> Result<Launch, FileError> {
     let LaunchParts { manifest, nonce, policy } = parts;
-    let text = String::from_utf8(read(manifest, MAX_MANIFEST)?).map_err(|_| wrong(manifest, "not UTF-8"))?;
-    serde_json::from_str::<Manifest>(&text).map_err(|error| wrong(manifest, error))?;
+    let text = String::from_utf8(read(manifest, MAX_MANIFEST)?)
+        .map_err(|_| FileError::invalid(manifest, "not UTF-8"))?;
+    serde_json::from_str::<Manifest>(&text).map_err(|error| FileError::invalid(manifest, error))?;
     let policy_digest = Blob::from_bytes("policy", read(policy, MAX_POLICY)?)
         .sha384()
-        .map_err(|error| wrong(policy, error))?;
+        .map_err(|error| FileError::invalid(policy, error))?;
     Ok(Launch { manifest: text, nonce: STANDARD.encode(nonce), policy_sha384: policy_digest.to_string() })
-}
-
-fn wrong(path: &Path, what: impl std::fmt::Display) -> PolicyFileError {
-    PolicyFileError::Other(format!("{}: {what}", path.display()))
 }

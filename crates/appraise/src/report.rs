@@ -1,14 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm attest`: verifies evidence without a gate: a report, or a bundle with all evidence of a guest.
-//!
-//! It uses the verifier and the policy engine of the gate. Options that are not given are not checked:
-//! without a policy the verdict only covers the report's signature, and report data is compared only if it is
-//! given.
-
-mod bundle;
-pub(crate) mod files;
-mod identity;
-mod offline;
+//! Appraises a report.
 
 use std::path::PathBuf;
 
@@ -21,13 +12,9 @@ use cvmm_policy::{CrlRule, Expected, Policy};
 use cvmm_reason::Reason;
 use serde::Serialize;
 
-pub use bundle::{LaunchParts, Parts, TpmParts, bundle};
-pub use identity::Voucher;
-pub use offline::{BundleRequirements, BundleVerdict, TpmVerdict, appraise_bundle};
-
-use self::files::{from_table, list, report_of, vek_of};
-use crate::exit_code::ExitStatus;
-use crate::policy::{PolicyFileError, undecided};
+use crate::evidence::{from_table, report_of, revocation_list, vek_of};
+use crate::file::FileError;
+use crate::rego::undecided;
 
 /// Files of evidence.
 #[derive(Clone, Debug, Default)]
@@ -89,14 +76,17 @@ pub struct Verdict {
 }
 
 /// Appraises a report.
-pub fn appraise(files: &Files, requirements: &Requirements<'_>) -> Result<Verdict, PolicyFileError> {
+///
+/// # Errors
+/// A file cannot be read, or is not what it is given as. A report that is not verified is a verdict.
+pub fn appraise(files: &Files, requirements: &Requirements<'_>) -> Result<Verdict, FileError> {
     let report = report_of(&files.report)?;
     let vek = match (&files.vek, &files.table) {
         (Some(path), _) => Some(vek_of(path, &report)?),
         (None, Some(path)) => from_table(path, &report)?,
         (None, None) => None,
     };
-    let crl = files.crl.as_deref().map(list).transpose()?;
+    let crl = files.crl.as_deref().map(revocation_list).transpose()?;
     let claims = match verify_report(&report, vek.as_deref(), crl.as_deref(), requirements) {
         Ok(claims) => claims,
         Err(reason) => return Ok(Verdict::without(reason, &report)),
@@ -116,7 +106,7 @@ pub fn appraise(files: &Files, requirements: &Requirements<'_>) -> Result<Verdic
 }
 
 /// The claims of a report, if it is verified.
-fn verify_report(
+pub(crate) fn verify_report(
     report: &[u8],
     vek: Option<&[u8]>,
     crl: Option<&[u8]>,
@@ -134,7 +124,7 @@ fn verify_report(
 }
 
 /// Compares REPORT_DATA if there is no policy.
-fn compare_report_data(claims: &Claims, expected: Option<&[u8; 64]>) -> Option<Reason> {
+pub(crate) fn compare_report_data(claims: &Claims, expected: Option<&[u8; 64]>) -> Option<Reason> {
     let same = expected.is_none_or(|expected| *expected == claims.report_data);
     (!same).then(|| {
         Reason::new("policy.report-data", "REPORT_DATA mismatch: the report answers a different challenge")
@@ -158,7 +148,7 @@ impl UnverifiedReport {
         Some(Self { products, claims, downloads: fetched, problem })
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let products: Vec<_> = self.products.iter().map(ToString::to_string).collect();
         let mut lines = vec!["unverified content of the report:".to_owned()];
         let mut claims = claim_lines(self.claims.display());
@@ -182,26 +172,16 @@ impl UnverifiedReport {
 }
 
 impl Verdict {
-    fn of(claims: Claims, reasons: Vec<Reason>) -> Self {
+    pub(crate) fn of(claims: Claims, reasons: Vec<Reason>) -> Self {
         Self { believed: true, accepted: reasons.is_empty(), reasons, claims: Some(claims), unverified: None }
     }
 
     /// The verdict on a report that is not verified, because it was refused or because there is no
     /// certificate.
-    fn without(reason: Reason, report: &[u8]) -> Self {
+    pub(crate) fn without(reason: Reason, report: &[u8]) -> Self {
         let unverified =
             if reason.code == Refusal::NoVek.code() { UnverifiedReport::read(report) } else { None };
         Self { believed: false, accepted: false, reasons: vec![reason], claims: None, unverified }
-    }
-
-    /// The exit status for this verdict.
-    #[must_use]
-    pub fn exit_status(&self) -> ExitStatus {
-        match self {
-            Self { unverified: Some(_), .. } => ExitStatus::Unverified,
-            Self { accepted: true, .. } => ExitStatus::Success,
-            _ => ExitStatus::NotMet,
-        }
     }
 }
 
@@ -216,7 +196,7 @@ impl Verdict {
     }
 
     /// Verdict and reasons.
-    fn head(&self) -> Vec<String> {
+    pub(crate) fn head(&self) -> Vec<String> {
         let mut lines = vec![match (self.believed, self.accepted) {
             _ if self.unverified.is_some() => {
                 "no verdict: there is no certificate to verify the report with".to_owned()
@@ -231,7 +211,7 @@ impl Verdict {
 }
 
 /// The claims as text.
-fn claim_lines(claims: &Claims) -> Vec<String> {
+pub(crate) fn claim_lines(claims: &Claims) -> Vec<String> {
     let mut lines = Vec::new();
     let optional = |bytes: Option<&[u8]>| bytes.map_or_else(|| "-".to_owned(), hex::encode);
     let mut row = |name: &str, value: String| lines.push(format!("{name:<19}{value}"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cvmm attest verify`: appraises a bundle without a gate, network or host.
+//! Appraises a bundle of evidence.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -25,9 +25,12 @@ use cvmm_tpm::{Name, Public};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::identity::{IdentityContext, Voucher, vouchers};
-use super::{Requirements, UnverifiedReport, Verdict, claim_lines, compare_report_data, verify_report};
-use crate::policy::{PolicyFileError, read, undecided};
+use crate::file::{FileError, read};
+use crate::identity::{IdentityContext, Voucher, vouchers};
+use crate::rego::undecided;
+use crate::report::{
+    Requirements, UnverifiedReport, Verdict, claim_lines, compare_report_data, verify_report,
+};
 
 /// Bytes of a digest in the table.
 const DIGEST_PREFIX: usize = 8;
@@ -166,10 +169,13 @@ fn decode_launch(launch: &Launch) -> Result<DecodedLaunch, String> {
 }
 
 /// Appraises the bundle in `path`.
+///
+/// # Errors
+/// The file cannot be read. A malformed bundle is a verdict.
 pub fn appraise_bundle(
     path: &Path,
     requirements: &BundleRequirements<'_>,
-) -> Result<BundleVerdict, PolicyFileError> {
+) -> Result<BundleVerdict, FileError> {
     let bytes = read(path, MAX_BUNDLE as u64)?;
     Ok(appraise_bytes(&bytes, requirements))
 }
@@ -180,7 +186,7 @@ fn refused(reason: Reason, vm_id: Option<String>) -> BundleVerdict {
     BundleVerdict { verdict, vm_id, tpm: None }
 }
 
-pub(super) fn appraise_bytes(bytes: &[u8], requirements: &BundleRequirements<'_>) -> BundleVerdict {
+fn appraise_bytes(bytes: &[u8], requirements: &BundleRequirements<'_>) -> BundleVerdict {
     let decoded = match decode_bundle(bytes) {
         Ok(decoded) => decoded,
         Err(problem) => {

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A policy that admits one guest on platforms like a given one.
+
+use cvmm_attest::claims::Product;
+use cvmm_snp::digest::Digest;
+use cvmm_snp::policy::GuestPolicy;
+use cvmm_snp::tcb::TcbParts;
+use thiserror::Error;
+
+use crate::guest::{GuestBit, unproven};
+
+/// A platform that guests are to run on.
+#[derive(Clone, Copy, Debug)]
+pub struct Platform {
+    /// The product.
+    pub product: Product,
+    /// The minimum TCB.
+    pub tcb: TcbParts,
+}
+
+/// The guest that a policy is written for.
+#[derive(Clone, Debug)]
+pub struct GuestDescription<'a> {
+    /// Its name, for a comment.
+    pub name: &'a str,
+    /// How many vCPUs it has, for a comment.
+    pub vcpus: u32,
+    /// Whether it is an SNP guest.
+    pub snp: bool,
+    /// The guest policy that it is launched with.
+    pub policy: GuestPolicy,
+    /// The boot profile.
+    pub profile: &'static str,
+    /// The debug knobs that are not at their default.
+    pub debug_knobs: Vec<String>,
+    /// Whether its reports are signed with a VLEK only.
+    pub vlek_only: bool,
+    /// Whether the security processor may correct its CPUID values.
+    pub cpuid_corrections: bool,
+}
+
+/// A guest that no policy admits without an `unsafe_` key, which only people write.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DraftError {
+    /// Not an SNP guest.
+    #[error(
+        "isolation = \"none\": the host can read this guest, and a gate refuses it (a policy could say unsafe_isolation_none)"
+    )]
+    Isolation,
+    /// Debugging.
+    #[error(
+        "snp.policy has bit 19 (DEBUG): the host can read this guest, and a gate refuses it (a policy could say unsafe_allow_debug)"
+    )]
+    Debug,
+    /// A migration agent.
+    #[error(
+        "snp.policy has bit 18 (MIGRATE_MA), and a gate refuses it (a policy could say unsafe_allow_migration_agent)"
+    )]
+    MigrationAgent,
+}
+
+impl GuestDescription<'_> {
+    /// Refuses a guest that no policy admits without an `unsafe_` key.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), DraftError> {
+        if !self.snp {
+            return Err(DraftError::Isolation);
+        }
+        if self.policy.has(GuestPolicy::DEBUG) {
+            return Err(DraftError::Debug);
+        }
+        if self.policy.has(GuestPolicy::MIGRATE_MA) {
+            return Err(DraftError::MigrationAgent);
+        }
+        Ok(())
+    }
+}
+
+/// The text of the policy `id` for a guest with this launch digest. It admits that guest and no other.
+///
+/// # Errors
+/// As [`GuestDescription::check`].
+pub fn draft(
+    id: &str,
+    guest: &GuestDescription<'_>,
+    digest: Digest,
+    platform: &Platform,
+) -> Result<String, DraftError> {
+    guest.check()?;
+    let GuestDescription {
+        name,
+        vcpus,
+        snp: _,
+        policy: guest_policy,
+        profile,
+        debug_knobs,
+        vlek_only,
+        cpuid_corrections,
+    } = guest;
+    let Platform { product, tcb } = platform;
+    let TcbParts { fmc, bootloader, tee, snp, microcode } = tcb;
+    let warning = unproven(profile).map_or(String::new(), |warning| {
+        format!("# Not proven, {warning} (docs/internals/threat-model.md).\n")
+    });
+    // What the guest does not use is forbidden, what protects it is required.
+    let names = |bits: &[(GuestBit, &'static str)], set: bool| {
+        let found = bits.iter().filter(|(bit, _)| guest_policy.has(bit.mask()) == set);
+        found.map(|(_, name)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+    };
+    let forbid = names(&[(GuestBit::Smt, "smt"), (GuestBit::CxlAllowed, "cxl-allowed")], false);
+    let require = names(
+        &[
+            (GuestBit::SingleSocket, "single-socket"),
+            (GuestBit::Aes256Xts, "aes-256-xts"),
+            (GuestBit::RaplDisabled, "rapl-disabled"),
+            (GuestBit::CiphertextHiding, "ciphertext-hiding"),
+            (GuestBit::PageSwapDisabled, "page-swap-disabled"),
+        ],
+        true,
+    );
+    let mut lines = format!("forbid = [{forbid}]\n");
+    if !require.is_empty() {
+        lines += &format!("require = [{require}]\n");
+    }
+    let knobs: Vec<String> = debug_knobs.iter().map(|knob| format!("\"{knob}\"")).collect();
+    if !knobs.is_empty() {
+        lines += &format!(
+            "# For development: this guest is not what runs elsewhere.\ndebug_knobs = [{}]\n",
+            knobs.join(", ")
+        );
+    }
+    if *vlek_only {
+        lines += "vlek_only = true\n";
+    }
+    if *cpuid_corrections {
+        lines += "cpuid_corrections = true\n";
+    }
+    let fmc = fmc.map_or(String::new(), |fmc| format!("fmc = {fmc}\n"));
+    Ok(format!(
+        "# Admits one guest. All keys: docs/guide/policy.md. Give each change a higher version, and sign it: cvmm-gate policy sign\n\
+         id = \"{id}\"\n\
+         version = 1\n\
+         \n\
+         [guest]\n\
+         {warning}profiles = [\"{profile}\"]\n\
+         # vm.toml: {name}, {vcpus} vCPUs\n\
+         measurements = [\"{digest}\"]\n\
+         {lines}\
+         \n\
+         [platform]\n\
+         products = [\"{product}\"]\n\
+         # \"require\" needs AMD's revocation list in the gate's certificate store as soon as there are reports.\n\
+         crl = \"require\"\n\
+         \n\
+         [platform.min_tcb.{product}]\n\
+         {fmc}bootloader = {bootloader}\n\
+         tee = {tee}\n\
+         snp = {snp}\n\
+         microcode = {microcode}\n",
+    ))
+}
