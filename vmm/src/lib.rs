@@ -5,7 +5,6 @@
 //! Modules that a running guest can reach log with a limit (`cvmm_log_limit`); `tests/log_lines.rs` has their list.
 
 pub mod admission;
-pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod console_file;

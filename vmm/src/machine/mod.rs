@@ -61,6 +61,7 @@ use kvm_ioctls::Kvm;
 
 pub use board::{MachineContext, NamedDevice, OutsideDevices};
 pub use console::ConsolePort;
+use cvmm_certificates::Certificates;
 use cvmm_timeline::Phase;
 pub use devices::DeviceError;
 pub use dispatch::Dispatch;
@@ -73,7 +74,6 @@ pub use tpm::{GuestTpm, TpmCounts};
 use self::board::{Board, Vcpus};
 use self::interpose::GuestAccess;
 use self::stage::Stage;
-use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::inputs::Inputs;
 use crate::launch::{LaunchTerms, StageAuthority};

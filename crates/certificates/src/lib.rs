@@ -3,15 +3,18 @@
 //!
 //! A guest's extended request brings the certificate chain of its report from the host, so that it can be verified without AMD's
 //! key server. Kernels that know KVM_SEV_SNP_ENABLE_REQ_CERTS (not Linux 6.12) leave with exit reason 43 for them; the
-//! certificates come from a folder ([`store`]) and go to the guest as a table ([`table`]). Nothing depends on their origin:
+//! certificates come from a folder (`store`) and go to the guest as a table (`table`). Nothing depends on their origin:
 //! a verifier of the report verifies the chain too.
 //!
 //! Which certificates are right depends on the platform's reported TCB, which a firmware update changes while guests run. Asking
 //! the security processor and reading files is the work of a thread (`worker`); a vCPU takes what that thread found, and waits
 //! for it for a limited time.
 
-pub mod store;
-pub mod table;
+#![deny(clippy::disallowed_macros)]
+#![forbid(unsafe_code)]
+
+mod store;
+mod table;
 mod worker;
 
 use std::io;
@@ -24,7 +27,7 @@ use cvmm_snp::cpu::CpuSignature;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 
-use store::StoreError;
+pub use store::StoreError;
 use worker::{Found, Platform, Worker};
 
 const PAGE: u64 = 4096;

@@ -22,7 +22,7 @@ use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::tcb::{TcbParts, TcbVersion};
 use thiserror::Error;
 
-use super::table::Kind;
+use crate::table::Kind;
 
 /// Certificates of AMD are less than a tenth of this.
 const MAX_CERTIFICATE: u64 = 16 << 10;
@@ -67,19 +67,19 @@ pub enum StoreError {
 
 /// The folder.
 #[derive(Clone, Debug)]
-pub struct Store {
+pub(crate) struct Store {
     root: PathBuf,
     signature: CpuSignature,
 }
 
 impl Store {
     /// The store in `root`.
-    pub fn new(root: PathBuf, signature: CpuSignature) -> Self {
+    pub(crate) fn new(root: PathBuf, signature: CpuSignature) -> Self {
         Self { root, signature }
     }
 
     /// The certificates of a platform, leaf first; intermediate and root only if they are there.
-    pub fn chain(
+    pub(crate) fn chain(
         &self,
         chip: &[u8; 64],
         tcb: TcbVersion,

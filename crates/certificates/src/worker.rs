@@ -11,17 +11,17 @@ use std::{io, thread};
 use cvmm_sev_host::SevDevice;
 use cvmm_snp::cpu::CpuSignature;
 
-use super::store::Store;
-use super::{CertificateError, table};
+use crate::store::Store;
+use crate::{CertificateError, table};
 
 /// How long a vCPU waits for the thread.
-pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 /// How long an answer is good, a refusal too.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// What a vCPU gets.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// The certificate table.
     Table(Arc<[u8]>),
     /// There are no certificates; the reason is logged.
@@ -32,7 +32,7 @@ pub(super) enum Found {
 
 /// Handle of the thread. It ends when this is dropped, or when it has finished the command that it waits for.
 #[derive(Debug)]
-pub(super) struct Worker(Arc<Shared>);
+pub(crate) struct Worker(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -65,7 +65,7 @@ impl Shared {
 
 impl Worker {
     /// Starts the thread. `fetch` runs on it only, for the first time at once.
-    pub(super) fn start(
+    pub(crate) fn start(
         mut fetch: impl FnMut() -> Result<Arc<[u8]>, CertificateError> + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
@@ -76,7 +76,7 @@ impl Worker {
     }
 
     /// What the thread found last, if that is fresh; otherwise has it look again and waits for [`PATIENCE`].
-    pub(super) fn find(&self) -> Found {
+    pub(crate) fn find(&self) -> Found {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.0.lock();
         loop {
@@ -129,19 +129,19 @@ fn serve(shared: &Shared, fetch: &mut dyn FnMut() -> Result<Arc<[u8]>, Certifica
 
 /// Security processor and folder.
 #[derive(Debug)]
-pub(super) struct Platform {
+pub(crate) struct Platform {
     store: Store,
     /// The table of the TCB that it was made for.
     made: Option<([u8; 8], Arc<[u8]>)>,
 }
 
 impl Platform {
-    pub(super) fn new(root: PathBuf, signature: CpuSignature) -> Self {
+    pub(crate) fn new(root: PathBuf, signature: CpuSignature) -> Self {
         Self { store: Store::new(root, signature), made: None }
     }
 
     /// The table for the TCB that the platform reports now.
-    pub(super) fn table(&mut self) -> Result<Arc<[u8]>, CertificateError> {
+    pub(crate) fn table(&mut self) -> Result<Arc<[u8]>, CertificateError> {
         let device = SevDevice::open()?;
         let status = device.platform_status()?;
         let tcb = status.reported_tcb;

@@ -7,7 +7,7 @@ use zerocopy::{Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Which certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Of the chip.
     Vcek,
     /// Loaded by the host's operator.
@@ -41,7 +41,7 @@ struct Entry {
 const _: () = assert!(size_of::<Entry>() == 24);
 
 /// The table of these certificates (DER), in their order. The store bounds their sizes, so offsets fit.
-pub fn build(certificates: &[(Kind, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn build(certificates: &[(Kind, Vec<u8>)]) -> Vec<u8> {
     let mut table = Vec::new();
     let mut offset = (certificates.len() + 1) * size_of::<Entry>();
     for (kind, der) in certificates {
