@@ -23,6 +23,8 @@ pub const PURE: [&str; 10] = [
     "cvmm-acpi",
     "cvmm-timeline",
 ];
+/// What of ours the pure crates may use beside each other.
+const PURE_HELPERS: [&str; 4] = ["cvmm-first-stage", "cvmm-first-stage-embed", "cvmm-output", "cvmm-reason"];
 /// What a pure crate does not depend on: system calls, sockets, runtimes.
 const IMPURE: [&str; 12] = [
     "event-manager",
@@ -52,9 +54,15 @@ fn problem(rule: &'static str, subject: impl Into<String>, text: String) -> Prob
 /// Dependencies of packages.
 pub fn dependencies(workspace: &Workspace) -> Vec<Problem> {
     let mut problems = Vec::new();
+    let members: BTreeSet<&str> = workspace.packages.iter().map(|package| package.name.as_str()).collect();
     for name in PURE.iter().filter(|name| workspace.package(name).is_some()) {
         for impure in workspace.direct(name).iter().filter(|direct| IMPURE.contains(direct)) {
             let text = format!("{name} is pure and depends on {impure}; move the system calls to its caller");
+            problems.push(problem("pure-crate", *name, text));
+        }
+        let impure = |direct: &&str| !PURE.contains(direct) && !PURE_HELPERS.contains(direct);
+        for other in workspace.direct(name).intersection(&members).copied().filter(impure) {
+            let text = format!("{name} is pure and depends on {other}, which is not");
             problems.push(problem("pure-crate", *name, text));
         }
     }
@@ -74,7 +82,6 @@ pub fn dependencies(workspace: &Workspace) -> Vec<Problem> {
     );
     let kvm = |name: &str| name.starts_with("kvm-") || name.starts_with("cvmm-kvm");
     forbid("gate-no-kvm", "cvmm-gate", &kvm, "the gate does not run guests");
-    let members: BTreeSet<&str> = workspace.packages.iter().map(|package| package.name.as_str()).collect();
     for direct in workspace.direct("cvmm-devices") {
         if members.contains(direct) && !DEVICE_HELPERS.contains(&direct) {
             let text = format!("cvmm-devices depends on {direct}; devices import only pure helpers of ours");

@@ -274,6 +274,13 @@ fn forbidden_dependencies_are_found() {
     assert_eq!(rules::dependencies(&workspace(&PACKAGES, &fine)), []);
     for (from, to, kind, rule, text) in [
         ("cvmm-launch", "libc", None, "pure-crate", "cvmm-launch is pure and depends on libc"),
+        (
+            "cvmm-launch",
+            "cvmm-devices",
+            None,
+            "pure-crate",
+            "cvmm-launch is pure and depends on cvmm-devices",
+        ),
         ("cvmm-launch", "rustls", None, "kvm-snp-no-tls", "cvmm-kvm-snp -> cvmm-launch -> rustls"),
         ("cvmm-gate", "cvmm-kvm-snp", None, "gate-no-kvm", "cvmm-gate -> cvmm-kvm-snp"),
         ("cvmm-devices", "cvmm-launch", None, "devices-alone", "cvmm-devices depends on cvmm-launch"),
