@@ -21,7 +21,8 @@ pub struct AcpiConfig {
     pub com1: bool,
     /// The TPM, if there is one.
     pub tpm: Option<TpmRegion>,
-    /// The VM generation ID in the byte order of memory: new whenever the guest's state is duplicated or restored.
+    /// The VM generation ID in the byte order of memory: new whenever the guest's state is duplicated or
+    /// restored.
     pub vm_generation_id: [u8; 16],
 }
 

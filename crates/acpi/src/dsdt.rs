@@ -4,9 +4,11 @@
 //! - `PCI0`, the host bridge with its windows; no interrupt routing, because devices have MSI-X only;
 //! - `COM1`, when there is a serial port;
 //! - `GED0`, the generic event device (ACPI 6.5, 5.6.9), whose edge on GSI 9 presses the power button `PWRB`;
-//! - `VGEN`, the VM generation ID: `ADDR` gives the guest the address of 16 bytes that change when the VM is cloned;
-//! - `TPM_`, when there is a TPM: where its registers and its buffers are. No interrupt: software polls. No physical
-//!   presence interface either: it is a way for the host to ask firmware to clear the guest's TPM, and nothing needs it;
+//! - `VGEN`, the VM generation ID: `ADDR` gives the guest the address of 16 bytes that change when the VM is
+//!   cloned;
+//! - `TPM_`, when there is a TPM: where its registers and its buffers are. No interrupt: software polls. No
+//!   physical presence interface either: it is a way for the host to ask firmware to clear the guest's TPM,
+//!   and nothing needs it;
 //! - `_S5`, soft off.
 //!
 //! - `C000` and so on, the processors: their `_UID` is that of the MADT's entry.
@@ -22,14 +24,14 @@ use acpi_tables::{Aml, AmlSink};
 use crate::config::{AcpiConfig, POWER_BUTTON_GSI, SERIAL_GSI, TpmRegion};
 use crate::tables::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, without_checksum};
 
-/// Offset of the generation ID in its page: the firmware looks for an ACPI table where a loader pointer leads and
-/// would take the page away if it found one; 40 bytes of zero before the ID show it that there is none.
+/// Offset of the generation ID in its page: the firmware looks for an ACPI table where a loader pointer leads
+/// and would take the page away if it found one; 40 bytes of zero before the ID show it that there is none.
 pub(crate) const VMGENID_OFFSET: u32 = 40;
 
 /// Revision 2 makes integers 64 bits wide.
 const REVISION: u8 = 2;
-/// Stands for the address of the generation ID until its place in the table is known. The bytes occur nowhere else in the
-/// table, and the value needs the 8-byte encoding.
+/// Stands for the address of the generation ID until its place in the table is known. The bytes occur nowhere
+/// else in the table, and the value needs the 8-byte encoding.
 const VMGENID_MARK: u64 = 0xd1a6_05c3_9e7b_42f8;
 const POWER_BUTTON_PRESSED: u8 = 0x80;
 
@@ -99,8 +101,8 @@ fn host_bridge(config: &AcpiConfig, aml: &mut Vec<u8>) {
     .to_aml_bytes(aml);
 }
 
-/// `_OSC` of a PCI Express host bridge (PCI Firmware Specification 3.3, 4.5.1): no function here has one of the features that an
-/// operating system could take over, so it gets none.
+/// `_OSC` of a PCI Express host bridge (PCI Firmware Specification 3.3, 4.5.1): no function here has one of
+/// the features that an operating system could take over, so it gets none.
 struct PciCapabilities;
 
 impl Aml for PciCapabilities {
@@ -205,8 +207,9 @@ fn vm_generation_id(aml: &mut Vec<u8>) {
     Device::new(
         Path::new("VGEN"),
         vec![
-            // Any ID of the vendor; drivers look for the compatible ones: Linux (from 6.1) and Hyper-V's guests for the first, which
-            // fits into ACPI's eight characters, others for that of the specification.
+            // Any ID of the vendor; drivers look for the compatible ones: Linux (from 6.1) and Hyper-V's
+            // guests for the first, which fits into ACPI's eight characters, others for that of the
+            // specification.
             &Name::new(Path::new("_HID"), &"CVMM0001"),
             &Name::new(Path::new("_CID"), &Package::new(vec![&"VMGENCTR", &"VM_Gen_Counter"])),
             &Name::new(Path::new("_DDN"), &"VM_Gen_Counter"),

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The ACPI tables of the machine, and the commands by which the firmware puts them in place.
 //!
-//! Hardware-reduced ACPI (ACPI 6.5, 4.1): no PM1 registers, no SCI, no GPEs. What is left is small and constant per configuration:
+//! Hardware-reduced ACPI (ACPI 6.5, 4.1): no PM1 registers, no SCI, no GPEs. What is left is small and
+//! constant per configuration:
 //!
 //! - FADT: reset register 0xcf9, sleep register 0x605, all legacy devices absent;
 //! - MADT: one local APIC per vCPU and the IOAPIC, no overrides;
-//! - DSDT: processors, the PCI host bridge, the serial port, the power button, the VM generation ID and the TPM;
+//! - DSDT: processors, the PCI host bridge, the serial port, the power button, the VM generation ID and the
+//!   TPM;
 //! - TPM2, when there is a TPM: where its control area is;
 //! - XSDT and RSDP, which OVMF replaces by its own but whose pointers lead it to the other tables.
 //!
-//! There is no MCFG on purpose: Linux would scan every bus it names. Tables reach the guest as fw_cfg files, and the
-//! firmware relocates them by the table-loader commands (`loader`), because only it knows where memory is free.
+//! There is no MCFG on purpose: Linux would scan every bus it names. Tables reach the guest as fw_cfg files,
+//! and the firmware relocates them by the table-loader commands (`loader`), because only it knows where
+//! memory is free.
 
 #![forbid(unsafe_code)]
 
@@ -46,10 +49,12 @@ pub struct AcpiBlobs {
 
 /// Tables start at multiples of this many bytes; the firmware allocates the blob with the same alignment.
 const TABLE_ALIGN: u32 = 64;
-/// The VM generation ID has its page to itself: the guest may not map it with other attributes than its neighbours.
+/// The VM generation ID has its page to itself: the guest may not map it with other attributes than its
+/// neighbours.
 const VMGENID_PAGE: u32 = 4096;
 
-/// Builds the fw_cfg files for a machine. They depend on `config` alone: the same description gives the same bytes.
+/// Builds the fw_cfg files for a machine. They depend on `config` alone: the same description gives the same
+/// bytes.
 #[must_use]
 pub fn build(config: &AcpiConfig) -> AcpiBlobs {
     let mut loader = Loader::default();
@@ -88,7 +93,8 @@ pub fn build(config: &AcpiConfig) -> AcpiBlobs {
 
     let rsdp = tables::rsdp(xsdt_at);
     loader.add_pointer((RSDP_FILE, tables::RSDP_XSDT, 8), TABLES_FILE);
-    // The first sum covers the ACPI 1.0 part only and must be in place before the second one, which covers all.
+    // The first sum covers the ACPI 1.0 part only and must be in place before the second one, which covers
+    // all.
     loader.add_checksum(RSDP_FILE, tables::RSDP_CHECKSUM, 0, tables::RSDP_V1_LENGTH);
     loader.add_checksum(RSDP_FILE, tables::RSDP_EXTENDED_CHECKSUM, 0, length(&rsdp));
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The table loader: a list of commands by which the firmware allocates the blobs, fixes the pointers between them and
-//! computes checksums afterwards.
+//! The table loader: a list of commands by which the firmware allocates the blobs, fixes the pointers between
+//! them and computes checksums afterwards.
 //!
-//! Each command has 128 bytes: a 32-bit command number and its arguments, all little-endian; file names are 56 bytes with NUL.
-//! ALLOCATE loads a fw_cfg file into memory. ADD_POINTER adds the address of one file to a field of another, which already holds the
-//! offset within it. ADD_CHECKSUM writes the byte that makes a range sum to zero; the byte itself is part of the sum and must be
-//! zero before. Source: docs/specs/fw_cfg and hw/acpi/bios-linker-loader.c of QEMU 10.0, OvmfPkg AcpiPlatformDxe of edk2.
+//! Each command has 128 bytes: a 32-bit command number and its arguments, all little-endian; file names are
+//! 56 bytes with NUL. ALLOCATE loads a fw_cfg file into memory. ADD_POINTER adds the address of one file to a
+//! field of another, which already holds the offset within it. ADD_CHECKSUM writes the byte that makes a
+//! range sum to zero; the byte itself is part of the sum and must be zero before. Source: docs/specs/fw_cfg
+//! and hw/acpi/bios-linker-loader.c of QEMU 10.0, OvmfPkg AcpiPlatformDxe of edk2.
 
 const COMMAND_SIZE: usize = 128;
 const NAME_SIZE: usize = 56;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tables without AML: FADT, MADT, TPM2, XSDT and RSDP.
 //!
-//! Pointers hold the offset within the tables blob and checksums are zero: the firmware adds the address and computes the sums.
+//! Pointers hold the offset within the tables blob and checksums are zero: the firmware adds the address and
+//! computes the sums.
 
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -36,8 +37,9 @@ const SLEEP_CONTROL_PORT: u16 = 0x605;
 const SLEEP_STATUS_PORT: u16 = 0x601;
 /// IAPC_BOOT_ARCH bit 2: do not probe for a VGA. The 8042 and legacy-device bits stay clear.
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
-/// IAPC_BOOT_ARCH bit 5: no CMOS RTC. Firmware uses the one at 0x70 without asking; an operating system has the
-/// firmware's time services and KVM's clock, and its driver would fail on a clock without alarm and interrupt.
+/// IAPC_BOOT_ARCH bit 5: no CMOS RTC. Firmware uses the one at 0x70 without asking; an operating system has
+/// the firmware's time services and KVM's clock, and its driver would fail on a clock without alarm and
+/// interrupt.
 const BOOT_ARCH_NO_RTC: u16 = 1 << 5;
 /// FADT 6.5, that of ACPI 6.5.
 const FADT_MINOR: u8 = 5;
@@ -99,9 +101,9 @@ fn x2apic(id: u32, entries: &mut dyn AmlSink) {
     entries.dword(id);
 }
 
-/// The TPM2 table (TCG ACPI Specification 1.4, 7.3), with all its fields. The length and address of the log area are zero: firmware
-/// hands its event log over by EFI, and Linux looks there when the table names no area. An area that the firmware does not fill
-/// would be taken for an empty log.
+/// The TPM2 table (TCG ACPI Specification 1.4, 7.3), with all its fields. The length and address of the log
+/// area are zero: firmware hands its event log over by EFI, and Linux looks there when the table names no
+/// area. An area that the firmware does not fill would be taken for an empty log.
 pub(crate) fn tpm2(control_area: u64) -> Vec<u8> {
     const REVISION: u8 = 4;
     const CLIENT: u16 = 0;

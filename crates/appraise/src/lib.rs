@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Offline appraisal: verifies evidence in files, without a gate, a network or a host.
 //!
-//! A report ([`appraise`]), a bundle with all evidence of a guest ([`appraise_bundle`], made by [`bundle`]), or a
-//! folder of reports on which a policy is tried ([`trial`]). It uses the verifier and the policy engine of the
-//! gate, except for Rego code, which only the gate evaluates. Requirements that are not given are not checked:
-//! without a policy the verdict only covers the report's signature, and report data is compared only if it is
-//! given.
+//! A report ([`appraise`]), a bundle with all evidence of a guest ([`appraise_bundle`], made by [`bundle`]),
+//! or a folder of reports on which a policy is tried ([`trial`]). It uses the verifier and the policy engine
+//! of the gate, except for Rego code, which only the gate evaluates. Requirements that are not given are not
+//! checked: without a policy the verdict only covers the report's signature, and report data is compared only
+//! if it is given.
 
 #![forbid(unsafe_code)]
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Certificates for a guest that asks for its report with them.
 //!
-//! A guest's extended request brings the certificate chain of its report from the host, so that it can be verified without AMD's
-//! key server. Kernels that know KVM_SEV_SNP_ENABLE_REQ_CERTS (not Linux 6.12) leave with exit reason 43 for them; the
-//! certificates come from a folder (`store`) and go to the guest as a table (`table`). Nothing depends on their origin:
-//! a verifier of the report verifies the chain too.
+//! A guest's extended request brings the certificate chain of its report from the host, so that it can be
+//! verified without AMD's key server. Kernels that know KVM_SEV_SNP_ENABLE_REQ_CERTS (not Linux 6.12) leave
+//! with exit reason 43 for them; the certificates come from a folder (`store`) and go to the guest as a table
+//! (`table`). Nothing depends on their origin: a verifier of the report verifies the chain too.
 //!
-//! Which certificates are right depends on the platform's reported TCB, which a firmware update changes while guests run. Asking
-//! the security processor and reading files is the work of a thread (`worker`); a vCPU takes what that thread found, and waits
-//! for it for a limited time.
+//! Which certificates are right depends on the platform's reported TCB, which a firmware update changes while
+//! guests run. Asking the security processor and reading files is the work of a thread (`worker`); a vCPU
+//! takes what that thread found, and waits for it for a limited time.
 
 #![deny(clippy::disallowed_macros)]
 #![forbid(unsafe_code)]
@@ -51,8 +51,8 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// From the folder `root`, for guests of a processor with this signature, into the shared view of their memory. Starts the
-    /// thread that fetches them.
+    /// From the folder `root`, for guests of a processor with this signature, into the shared view of their
+    /// memory. Starts the thread that fetches them.
     ///
     /// # Errors
     /// The host does not start a thread.

@@ -8,8 +8,8 @@
 //! roots/<milan|genoa|turin>/ask.der, asvk.der, ark.der  optional
 //! ```
 //!
-//! The layout below `vcek` is that of Trustee's offline certificate cache, so that a folder can serve both. Chip ids are in lower-case
-//! hexadecimal digits, TCB parts in decimal ones. Files hold DER or PEM.
+//! The layout below `vcek` is that of Trustee's offline certificate cache, so that a folder can serve both.
+//! Chip ids are in lower-case hexadecimal digits, TCB parts in decimal ones. Files hold DER or PEM.
 
 use std::fmt::Write;
 use std::fs::File;

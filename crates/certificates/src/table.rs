@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The certificate table: entries of GUID, offset and length, an empty one, then the certificates. Source: GHCB specification,
-//! "SNP Extended Guest Request", table "cert_table"; GUIDs stand in it as RFC 4122 writes them.
+//! The certificate table: entries of GUID, offset and length, an empty one, then the certificates. Source:
+//! GHCB specification, "SNP Extended Guest Request", table "cert_table"; GUIDs stand in it as RFC 4122 writes
+//! them.
 
 use zerocopy::little_endian::U32;
 use zerocopy::{Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The thread that fetches certificates: a command of the security processor can take long, behind those of other guests, and so
-//! can a file. What it found is good for [`FRESH`]; then the next request has it look again, so that a guest cannot make it ask more
-//! often, and after an update of the firmware a guest gets the new certificates.
+//! The thread that fetches certificates: a command of the security processor can take long, behind those of
+//! other guests, and so can a file. What it found is good for [`FRESH`]; then the next request has it look
+//! again, so that a guest cannot make it ask more often, and after an update of the firmware a guest gets the
+//! new certificates.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

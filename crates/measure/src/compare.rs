@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What differs between two measured plans, in sentences.
 //!
-//! Causes come before effects: what a person changed (vCPUs, processor, memory, files of the hash table), then the page
-//! ranges and pages that are different because of it, then the VMSA fields. Ranges are matched by address. Names of
-//! files do not count as a difference; their content does.
+//! Causes come before effects: what a person changed (vCPUs, processor, memory, files of the hash table),
+//! then the page ranges and pages that are different because of it, then the VMSA fields. Ranges are matched
+//! by address. Names of files do not count as a difference; their content does.
 
 use cvmm_reason::printable;
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A measured plan as data: what is shown, saved and compared.
 //!
-//! The JSON form is documented in docs/reference/measure.md and read back strictly: a plan with an unknown field would be compared
-//! wrongly without a word. Addresses, register values and hashes are text in hexadecimal, counts are numbers.
+//! The JSON form is documented in docs/reference/measure.md and read back strictly: a plan with an unknown
+//! field would be compared wrongly without a word. Addresses, register values and hashes are text in
+//! hexadecimal, counts are numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,7 +101,8 @@ pub struct Import {
     /// Digest after the last page.
     #[serde(with = "text")]
     pub running_digest: Digest,
-    /// SHA-384 of the hashes of the pages of content; `None` for pages without, and for firmware that was not read.
+    /// SHA-384 of the hashes of the pages of content; `None` for pages without, and for firmware that was not
+    /// read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contents_digest: Option<String>,
     /// Hashes of the pages of content in order, equal neighbours together. Only on request.

@@ -112,7 +112,8 @@ impl Subject {
         let mut image = Vec::new();
         for import in self.plan.imports().iter().filter(|import| import.gpa >= start) {
             let Source::Blob { blob, offset, len } = &import.source else { continue };
-            // The image's parts, in their order; above RAM below 4 GiB there is nothing else that is launched.
+            // The image's parts, in their order; above RAM below 4 GiB there is nothing else that is
+            // launched.
             if import.gpa != start + image.len() as u64 {
                 continue;
             }

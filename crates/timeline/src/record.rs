@@ -5,8 +5,8 @@
 //! { "version": 1, "vm": "web-1", "start_unix_ns": 1, "phases": [{ "name": "process_start", "ns": 0 }], "exits": { "io.0x3f8": 7 } }
 //! ```
 //!
-//! A reader refuses other versions, unknown fields, oversized files and times that decrease. Phase names are not
-//! restricted, so that a file of a newer cvmm with an additional phase can be drawn.
+//! A reader refuses other versions, unknown fields, oversized files and times that decrease. Phase names are
+//! not restricted, so that a file of a newer cvmm with an additional phase can be drawn.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -126,8 +126,8 @@ impl Recording {
         Ok(cvmm_output::write(path, text.as_bytes(), 0o644, Existing::ReplaceOwn(&Self::recognises))?)
     }
 
-    /// Creates the file if it does not exist, so that a path that cannot be written, or belongs to a different
-    /// file, is reported before the VM runs.
+    /// Creates the file if it does not exist, so that a path that cannot be written, or belongs to a
+    /// different file, is reported before the VM runs.
     ///
     /// # Errors
     /// [`TimelineError::Write`].

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `guest.config`: a policy that names a `vm.toml` instead of its launch digests.
 //!
-//! A gate has neither the file nor what it names, and the signature has to cover which guests are admitted. So
-//! the digests are measured where the guest is built, and replace the names before the policy is signed.
+//! A gate has neither the file nor what it names, and the signature has to cover which guests are admitted.
+//! So the digests are measured where the guest is built, and replace the names before the policy is signed.
 
 use cvmm_snp::digest::Digest;
 use toml_edit::{DocumentMut, Item, Value};
