@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm::config::{PcrBank, Sandbox, Vtpm as Settings, VtpmMode};
+use cvmm::config::{PcrBank, Sandbox, Vtpm as Settings};
 use cvmm::vtpm::persistent;
 use cvmm_devices::tpm::{Progress, TpmExecutor};
 use cvmm_gate_client::client::Proposal;
@@ -71,7 +71,6 @@ fn a_persistent_tpm_quotes_for_the_guest_it_was_launched_with() {
     // As `cvmm run` does it: the file and the TPM's identity, then the launch that names it.
     let file = gate.path("vm.vmgs");
     let settings = Settings {
-        mode: VtpmMode::InProcess,
         sandbox: Sandbox::Thread,
         state: Some(file.clone()),
         pcr_banks: vec![PcrBank::Sha256, PcrBank::Sha384],

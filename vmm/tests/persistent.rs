@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cvmm::admission::lease::{CurrentMachine, LeaseKeeper, ResumeToken};
-use cvmm::config::{PcrBank, Sandbox, Vtpm as Settings, VtpmMode};
+use cvmm::config::{PcrBank, Sandbox, Vtpm as Settings};
 use cvmm::control::{Control, Ending};
 use cvmm::exit_code::ExitStatus;
 use cvmm::run::RunError;
@@ -69,7 +69,6 @@ impl World {
     /// As `cvmm run` does, up to the launch.
     fn start(&self, vm_id: &str, file: &str) -> Result<PersistentVtpm, VtpmError> {
         let settings = Settings {
-            mode: VtpmMode::InProcess,
             sandbox: Sandbox::Thread,
             state: Some(self.file(file)),
             pcr_banks: vec![PcrBank::Sha256, PcrBank::Sha384],

@@ -17,7 +17,7 @@ use cvmm_launch::hashes::{HashError, KernelHashes};
 use cvmm_launch::plan::Profile;
 use thiserror::Error;
 
-use crate::config::{self, Config, ConsoleDevice, CpuidTolerance, Isolation, VtpmMode};
+use crate::config::{self, Config, ConsoleDevice, CpuidTolerance, Isolation};
 use crate::inputs::Inputs;
 
 /// Why there is no manifest.
@@ -156,7 +156,6 @@ fn disk(disk: &config::Disk) -> Disk {
 fn tpm(vtpm: &config::Vtpm) -> Vtpm {
     let config::Vtpm {
         // Attested.
-        mode,
         pcr_banks,
         // Attested: whether there is one, not where.
         state,
@@ -167,11 +166,7 @@ fn tpm(vtpm: &config::Vtpm) -> Vtpm {
         shared_buffer: _,
     } = vtpm;
     Vtpm {
-        mode: match mode {
-            VtpmMode::InProcess => "in-process",
-            VtpmMode::Svsm => "svsm",
-        }
-        .to_owned(),
+        mode: "in-process".to_owned(),
         pcr_banks: pcr_banks.iter().map(|bank| bank.name().to_owned()).collect(),
         state: state.is_some(),
         identity: None,
@@ -184,8 +179,7 @@ pub(crate) fn knobs(debug: &config::Debug) -> Vec<String> {
         // Attested.
         firmware_console,
         mtrr,
-        // Harmless: time is the host's to tell in any case, and the marker is only looked for in the console's output.
-        pm_timer_scale: _,
+        // Harmless: the marker is only looked for in the console's output.
         user_space_marker: _,
     } = debug;
     [

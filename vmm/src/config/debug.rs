@@ -9,7 +9,6 @@ use super::profile::Profile;
 use super::rules::Rules;
 use super::table::Table;
 
-const MAX_PM_TIMER_SCALE: u32 = 1000;
 const MAX_MARKER: usize = 256;
 
 pub(super) const TABLE: Table = Table { name: "debug", repeated: false, example };
@@ -19,9 +18,6 @@ pub(super) const TABLE: Table = Table { name: "debug", repeated: false, example 
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Debug")]
 pub(super) struct RawDebug {
-    /// How many times faster than real time the ACPI PM timer runs. Default 1.
-    #[schemars(range(min = 1, max = MAX_PM_TIMER_SCALE))]
-    pub(super) pm_timer_scale: Option<i64>,
     /// Show the LPC bridge, so that the firmware uses the serial port. Default false.
     pub(super) firmware_console: Option<bool>,
     /// Show MTRRs to the guest. Default true: Linux before 6.3 does not start as an SNP guest without them.
@@ -34,8 +30,6 @@ pub(super) struct RawDebug {
 /// Development options. Never enable these in production.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Debug {
-    /// How many times faster than real time the ACPI PM timer runs, 1 to 1000. Shortens the firmware's waits.
-    pub pm_timer_scale: u32,
     /// Whether the LPC bridge is visible, so that the firmware finds the serial port.
     pub firmware_console: bool,
     /// Whether the guest sees MTRRs, as it does by default: Linux before 6.3 has no PAT without them, and such a kernel does not
@@ -47,7 +41,7 @@ pub struct Debug {
 
 impl RawDebug {
     pub(super) fn check(self, rules: &mut Rules<'_>) -> Debug {
-        let Self { pm_timer_scale, firmware_console, mtrr, user_space_marker } = self;
+        let Self { firmware_console, mtrr, user_space_marker } = self;
         let unusable = |marker: &&String| {
             marker.is_empty() || marker.len() > MAX_MARKER || marker.chars().any(char::is_control)
         };
@@ -57,9 +51,6 @@ impl RawDebug {
             rules.add(Problem::at("debug.user_space_marker", "format", message).allowed(allowed));
         }
         Debug {
-            pm_timer_scale: rules
-                .integer("debug.pm_timer_scale", pm_timer_scale, 1..=MAX_PM_TIMER_SCALE)
-                .unwrap_or(1),
             firmware_console: firmware_console.unwrap_or(false),
             mtrr: mtrr.unwrap_or(true),
             user_space_marker,
@@ -69,9 +60,8 @@ impl RawDebug {
 
 impl From<&Debug> for RawDebug {
     fn from(debug: &Debug) -> Self {
-        let Debug { pm_timer_scale, firmware_console, mtrr, user_space_marker } = debug;
+        let Debug { firmware_console, mtrr, user_space_marker } = debug;
         Self {
-            pm_timer_scale: Some((*pm_timer_scale).into()),
             firmware_console: Some(*firmware_console),
             mtrr: Some(*mtrr),
             user_space_marker: user_space_marker.clone(),
@@ -85,7 +75,6 @@ fn example(_: Profile) -> String {
 
 const EXAMPLE: &str = r#"# Development options; leave out in production.
 # [debug]
-# pm_timer_scale = 1             # how much faster the ACPI PM timer runs, 1 to 1000
 # firmware_console = false       # let the firmware use the serial port
 # mtrr = true                    # show MTRRs to the guest: Linux before 6.3 needs them
 # user_space_marker = "login:"   # console text that means that user space is up

@@ -77,7 +77,6 @@ pcr_banks = ["sha512", "sha1"]
 coalesced_mmio = false
 shared_buffer = false
 [debug]
-pm_timer_scale = 7
 firmware_console = true
 mtrr = true
 user_space_marker = "up"
@@ -123,8 +122,6 @@ first_stage = true
 id_block = "b"
 id_auth = "a"
 host_data = "00000000000000000000000000000000000000000000000000000000000000ff"
-[vtpm]
-mode = "svsm"
 "#,
         r#"
 name = "d"

@@ -63,4 +63,4 @@ pub use schema::schema;
 pub use snp::{CpuidTolerance, IdentityFiles, Snp};
 pub use source::Text;
 pub use vm::{Config, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY};
-pub use vtpm::{PcrBank, Sandbox, Vtpm, VtpmMode};
+pub use vtpm::{PcrBank, Sandbox, Vtpm};

@@ -48,8 +48,6 @@ pub(super) enum RawMode {
     None,
     /// On the host's side, in cvmm. It does not protect from the host.
     InProcess,
-    /// In an SVSM inside the guest's encrypted memory. Needs a host kernel that can switch VMPLs.
-    Svsm,
 }
 
 /// Where the TPM's code runs.
@@ -102,11 +100,9 @@ impl PcrBank {
     }
 }
 
-/// The guest's TPM.
+/// The guest's TPM: in cvmm, on the host's side of the boundary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vtpm {
-    /// Where it is.
-    pub mode: VtpmMode,
     /// Where its code runs.
     pub sandbox: Sandbox,
     /// The file that keeps its state; without one it is new whenever cvmm starts.
@@ -119,20 +115,11 @@ pub struct Vtpm {
     pub shared_buffer: bool,
 }
 
-/// Where a TPM is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VtpmMode {
-    /// In cvmm, on the host's side of the boundary.
-    InProcess,
-    /// In an SVSM, inside the guest's.
-    Svsm,
-}
-
 impl RawVtpm {
     pub(super) fn check(self, rules: &mut Rules<'_>) -> Option<Vtpm> {
         let Self { mode, sandbox, state, pcr_banks, coalesced_mmio, shared_buffer } = self;
-        let mode = rules.required("vtpm.mode", mode, "\"none\", \"in-process\" or \"svsm\"")?;
-        if mode != RawMode::InProcess {
+        let mode = rules.required("vtpm.mode", mode, "\"none\" or \"in-process\"")?;
+        if mode == RawMode::None {
             let given = [
                 ("sandbox", sandbox.is_some()),
                 ("state", state.is_some()),
@@ -141,22 +128,12 @@ impl RawVtpm {
                 ("shared_buffer", shared_buffer.is_some()),
             ];
             for (key, _) in given.into_iter().filter(|(_, given)| *given) {
-                let message = format!("{key} belongs to mode in-process, but the mode is another");
+                let message = format!("{key} belongs to mode in-process, but the mode is none");
                 let problem = Problem::at(&format!("vtpm.{key}"), "mode", message);
                 rules.add(problem.help(format!("remove {key} or write mode = \"in-process\"")));
             }
+            return None;
         }
-        let mode = match mode {
-            RawMode::None => return None,
-            RawMode::InProcess => VtpmMode::InProcess,
-            RawMode::Svsm => {
-                if rules.not_snp() {
-                    let message = "an svsm runs inside an snp guest, and isolation is not \"snp\"";
-                    rules.add(Problem::at("vtpm.mode", "isolation", message).allowed("isolation = \"snp\""));
-                }
-                VtpmMode::Svsm
-            }
-        };
         if state.is_some() && !rules.vm.gate {
             let message = "state is encrypted with a key that the gate keeps, and there is no [gate]";
             let problem = Problem::at("vtpm.state", "gate", message);
@@ -166,7 +143,6 @@ impl RawVtpm {
         }
         Some(Vtpm {
             state: state.map(|state| rules.path("vtpm.state", &state)),
-            mode,
             sandbox: sandbox.unwrap_or_default(),
             pcr_banks: check_banks(pcr_banks, rules),
             coalesced_mmio: coalesced_mmio.unwrap_or(true),
@@ -190,19 +166,16 @@ fn check_banks(given: Option<Vec<PcrBank>>, rules: &mut Rules<'_>) -> Vec<PcrBan
 
 impl RawVtpm {
     pub(super) fn new(vtpm: Option<&Vtpm>) -> Self {
-        let Some(Vtpm { mode, sandbox, state, pcr_banks, coalesced_mmio, shared_buffer }) = vtpm else {
+        let Some(Vtpm { sandbox, state, pcr_banks, coalesced_mmio, shared_buffer }) = vtpm else {
             return Self { mode: Some(RawMode::None), ..Self::default() };
         };
-        match mode {
-            VtpmMode::Svsm => Self { mode: Some(RawMode::Svsm), ..Self::default() },
-            VtpmMode::InProcess => Self {
-                mode: Some(RawMode::InProcess),
-                sandbox: Some(*sandbox),
-                state: state.as_deref().map(text),
-                pcr_banks: Some(pcr_banks.clone()),
-                coalesced_mmio: Some(*coalesced_mmio),
-                shared_buffer: Some(*shared_buffer),
-            },
+        Self {
+            mode: Some(RawMode::InProcess),
+            sandbox: Some(*sandbox),
+            state: state.as_deref().map(text),
+            pcr_banks: Some(pcr_banks.clone()),
+            coalesced_mmio: Some(*coalesced_mmio),
+            shared_buffer: Some(*shared_buffer),
         }
     }
 }
@@ -213,7 +186,7 @@ fn example(_: Profile) -> String {
 
 const EXAMPLE: &str = r#"# A TPM 2.0 in cvmm. It is on the host's side: it does not protect the guest's keys from the host.
 # [vtpm]
-# mode = "in-process"            # "none", or "svsm", which needs a host kernel that is not released yet
+# mode = "in-process"            # or "none"
 # sandbox = "thread"             # or "process": a jailed process
 # state = "example.vmgs"         # where its state is kept, encrypted with a key from the gate; default: nowhere
 # pcr_banks = ["sha256", "sha384"]

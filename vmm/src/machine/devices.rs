@@ -180,8 +180,7 @@ pub fn build(parts: Parts<'_>) -> Result<Devices, DeviceError> {
     ports.add(0x70, 2, "rtc", shared(Rtc::new()))?;
     ports.add(0x601, 1, "sleep status", shared(SleepStatus))?;
     ports.add(0x604, 2, "sleep control", shared(SleepControl::new(Arc::clone(&power))))?;
-    let scale = NonZeroU32::new(config.debug.pm_timer_scale).unwrap_or(NonZeroU32::MIN);
-    ports.add(0x608, 4, "pm timer", shared(PmTimer::new(scale)))?;
+    ports.add(0x608, 4, "pm timer", shared(PmTimer::new(NonZeroU32::MIN)))?;
 
     let mut functions: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
     let console_port = match config.console.device {

@@ -20,7 +20,6 @@ use crate::admission::{AdmissionClient, AdmissionError};
 use crate::config::{Boot, Config, Gate, GateEndpoint, Isolation, Problem};
 use crate::exit_code::ExitStatus;
 use crate::inputs::{InputError, Inputs};
-use crate::vtpm;
 
 /// Something that a run would end with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,18 +60,12 @@ pub fn host(config: &Config, examine: impl FnOnce() -> Report) -> Vec<Finding> {
             return fatal;
         }
     }
-    let opened = host::open(config.vcpus).map_err(RunError::from).and_then(|kvm| {
-        if let Some(vtpm) = &config.vtpm {
-            vtpm::probe(&kvm, vtpm)?;
-        }
-        match config.isolation {
-            Isolation::Snp => Ok(SnpHost::open(&kvm).map(drop)?),
-            Isolation::None => Ok(()),
-        }
+    let opened = host::open(config.vcpus).map_err(RunError::from).and_then(|kvm| match config.isolation {
+        Isolation::Snp => Ok(SnpHost::open(&kvm).map(drop)?),
+        Isolation::None => Ok(()),
     });
     match opened {
         Ok(()) => Vec::new(),
-        Err(error @ RunError::Vtpm(_)) => vec![finding("vtpm.mode", "host", &error)],
         Err(error) => vec![finding(KEY, "host", &error)],
     }
 }

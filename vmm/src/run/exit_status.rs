@@ -109,7 +109,7 @@ fn of_client(error: &ClientError) -> ExitStatus {
 
 fn of_vtpm(error: &VtpmError) -> ExitStatus {
     match error {
-        VtpmError::Engine(_) | VtpmError::NoVmpls | VtpmError::UnreleasedVmpls(_) => ExitStatus::Host,
+        VtpmError::Engine(_) => ExitStatus::Host,
         VtpmError::Banks(_) | VtpmError::Provision(_) => ExitStatus::Internal,
         VtpmError::State { .. } => ExitStatus::State,
         VtpmError::Gate { source } => of_client(source),

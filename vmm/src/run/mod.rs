@@ -45,7 +45,6 @@ use crate::machine::{
     self, LaunchedMachine, Machine, MachineContext, NamedDevice, OutsideDevices, RunningMachine, TpmCounts,
 };
 use crate::progress::Milestones;
-use crate::vtpm;
 
 pub use self::error::RunError;
 
@@ -181,9 +180,6 @@ struct Host {
 impl Host {
     fn open(config: &Config) -> Result<Self, RunError> {
         let kvm = host::open(config.vcpus)?;
-        if let Some(vtpm) = &config.vtpm {
-            vtpm::probe(&kvm, vtpm)?;
-        }
         let snp = match config.isolation {
             Isolation::Snp => Some(Arc::new(SnpHost::open(&kvm)?)),
             Isolation::None => None,

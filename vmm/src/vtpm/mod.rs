@@ -24,13 +24,12 @@ use cvmm_vtpm::worker::MAX_PATIENCE;
 use cvmm_vtpm::{
     EngineError, LibraryEngine, ProcessEngine, ProcessOptions, Response, StateStore, Tpm, TpmEngine,
 };
-use kvm_ioctls::Kvm;
 use thiserror::Error;
 
 pub use banks::BankError;
 pub use persistent::ChangeCounter;
 
-use crate::config::{self, Sandbox, VtpmMode};
+use crate::config::{self, Sandbox};
 use executor::Executor;
 
 /// Why there is no TPM.
@@ -60,32 +59,6 @@ pub enum VtpmError {
     /// Its banks.
     #[error(transparent)]
     Banks(#[from] BankError),
-    /// An SVSM, which this kernel cannot run.
-    #[error(
-        "vtpm.svsm.host: vtpm.mode = \"svsm\" needs a host kernel that can run a guest at several VMPLs (KVM planes), and this one \
-         cannot; no released kernel can yet. Use mode = \"in-process\", whose TPM is on the host's side, or none"
-    )]
-    NoVmpls,
-    /// An SVSM, which cvmm cannot launch.
-    #[error(
-        "vtpm.svsm.vmm: this host kernel seems to know KVM planes ({0}), but their interface is not released and cvmm does not use it; \
-         use mode = \"in-process\" or none"
-    )]
-    UnreleasedVmpls(i32),
-}
-
-/// KVM_CAP_PLANES as in the patches for Linux (x86 kernels without them answer 0).
-const CAP_PLANES: libc::c_ulong = 239;
-
-/// What the host kernel lacks for the TPM of `config`, before anything is started.
-pub fn probe(kvm: &Kvm, config: &config::Vtpm) -> Result<(), VtpmError> {
-    match config.mode {
-        VtpmMode::InProcess => Ok(()),
-        VtpmMode::Svsm => match kvm.check_extension_raw(CAP_PLANES) {
-            ..=1 => Err(VtpmError::NoVmpls),
-            planes => Err(VtpmError::UnreleasedVmpls(planes)),
-        },
-    }
 }
 
 /// The TPM of a VM.
