@@ -161,3 +161,47 @@ pub fn draft(
          microcode = {microcode}\n",
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+
+    const PLATFORM: Platform = Platform {
+        product: Product::Milan,
+        tcb: TcbParts { fmc: None, bootloader: 4, tee: 0, snp: 22, microcode: 213 },
+    };
+
+    fn guest() -> GuestDescription<'static> {
+        GuestDescription {
+            name: "web",
+            vcpus: 2,
+            snp: true,
+            policy: GuestPolicy(0x3_0000),
+            profile: "uki",
+            debug_knobs: Vec::new(),
+            vlek_only: false,
+            cpuid_corrections: false,
+        }
+    }
+
+    #[test]
+    fn a_draft_is_a_policy_without_warnings_for_one_guest() {
+        let digest = Digest([7; 48]);
+        let text = draft("p", &guest(), digest, &PLATFORM).unwrap();
+        let policy = Policy::parse(&text).unwrap();
+        assert_eq!((policy.id.as_str(), policy.version), ("p", 1));
+        assert_eq!((policy.guest.measurements.clone(), policy.warnings()), (vec![digest], vec![]));
+        assert_eq!(policy.guest.profiles, ["uki"]);
+    }
+
+    #[test]
+    fn a_guest_that_the_host_can_read_gets_no_policy() {
+        let refused =
+            |guest: GuestDescription<'_>| draft("p", &guest, Digest([7; 48]), &PLATFORM).unwrap_err();
+        assert_eq!(refused(GuestDescription { snp: false, ..guest() }), DraftError::Isolation);
+        let with = |bit: u64| GuestDescription { policy: GuestPolicy(0x3_0000 | bit), ..guest() };
+        assert_eq!(refused(with(GuestPolicy::DEBUG)), DraftError::Debug);
+        assert_eq!(refused(with(GuestPolicy::MIGRATE_MA)), DraftError::MigrationAgent);
+    }
+}

@@ -62,3 +62,48 @@ pub fn resolve<E: From<PolicyError>>(
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMED: &str = r#"id = "web"
+version = 1
+[guest]
+profiles = ["uki"]
+config = "vm.toml"            # the shop
+vcpu_types = ["EPYC-Milan"]
+[platform]
+products = ["milan"]
+crl = "require"
+[platform.min_tcb.milan]
+bootloader = 3
+tee = 0
+snp = 8
+microcode = 115
+"#;
+
+    #[test]
+    fn a_name_is_replaced_by_its_digests() {
+        let measured = |policy: &Policy, name: &str| {
+            assert_eq!(
+                (name, policy.guest.vcpu_types.as_slice()),
+                ("vm.toml", &["EPYC-Milan".to_owned()][..])
+            );
+            Ok::<_, PolicyError>(vec![("EPYC-Milan".to_owned(), Digest([7; 48]))])
+        };
+        let text = resolve(NAMED, measured).unwrap();
+        let policy = Policy::parse(&text).unwrap();
+        assert_eq!((policy.guest.measurements, policy.guest.config.len()), (vec![Digest([7; 48])], 0));
+        assert!(text.contains("# vm.toml on EPYC-Milan"), "{text}");
+        // Nothing is left to measure.
+        let again = resolve(&text, |_, _| Err::<Vec<_>, _>(PolicyError::Syntax("measured again".into())));
+        assert_eq!(again.unwrap(), text);
+    }
+
+    #[test]
+    fn a_guest_that_cannot_be_measured_gives_no_policy() {
+        let failed = resolve(NAMED, |_, _| Err::<Vec<_>, _>(PolicyError::Syntax("no such file".into())));
+        assert!(failed.unwrap_err().to_string().contains("no such file"));
+    }
+}
