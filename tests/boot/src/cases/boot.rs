@@ -22,7 +22,8 @@ pub const CASES: &[Case] = &[
         240,
         old_stock,
         "disk profile: Debian 12's OVMF does, and PCI works where it has put it",
-    ).long(),
+    )
+    .long(),
 ];
 
 /// What holds of every guest of ours.

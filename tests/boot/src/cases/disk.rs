@@ -15,7 +15,8 @@ pub const CASES: &[Case] = &[
         480,
         data,
         "ext4 written with checksums, then a reset on that disk, then all verified by another VM",
-    ).long(),
+    )
+    .long(),
     case("disk-queues", 300, queues, "4 vCPUs verify a disk through 4 queues with O_DIRECT").long(),
     case("disk-read-only", 180, read_only, "a read-only disk refuses the guest's writes"),
 ];

@@ -32,7 +32,8 @@ pub const CASES: &[Case] = &[
         400,
         variables,
         "uki profile: the shim is ignored; the host sets a UEFI variable without changing the digest",
-    ).long(),
+    )
+    .long(),
 ];
 
 /// What the unmeasured initrd says.

@@ -20,7 +20,8 @@ pub const CASES: &[Case] = &[
         180,
         panic_exits,
         "with --exit-on-reset a kernel panic has an exit status of its own",
-    ).long(),
+    )
+    .long(),
     case("triple-fault", 180, triple_fault, "a triple fault has an exit status of its own"),
 ];
 

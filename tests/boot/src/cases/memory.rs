@@ -12,7 +12,8 @@ pub const CASES: &[Case] = &[case(
     300,
     above_4g,
     "4608 MiB, most of it above 4 GiB, filled in part and read back",
-).long()];
+)
+.long()];
 
 fn above_4g(ctx: &Ctx) -> Result<()> {
     // Few pages of the host are touched: the emulated host has little more memory than the guest.

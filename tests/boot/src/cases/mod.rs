@@ -62,7 +62,15 @@ impl Case {
 
 /// A case of at most `seconds`, several times what it takes on a quiet machine.
 const fn case(name: &'static str, seconds: u64, run: fn(&Ctx) -> Result<()>, about: &'static str) -> Case {
-    Case { name, about, limit: Duration::from_secs(seconds), alone: false, host: Host::Plain, long: false, run }
+    Case {
+        name,
+        about,
+        limit: Duration::from_secs(seconds),
+        alone: false,
+        host: Host::Plain,
+        long: false,
+        run,
+    }
 }
 
 /// Like [`case`], for a host with SEV-SNP.

@@ -25,7 +25,8 @@ pub const CASES: &[Case] = &[
         600,
         exits,
         "the same boot with each measure against exits alone, with none and with all: what each saves",
-    ).long(),
+    )
+    .long(),
     case(
         "tpm-reset",
         300,

@@ -27,7 +27,8 @@ pub const CASES: &[Case] = &[
         300,
         uki_4,
         "uki profile, 4 vCPUs, 3 GiB: the same, with bounce buffers of 256 MiB",
-    ).long(),
+    )
+    .long(),
     on(
         Host::Snp,
         "snp-hashes-1",
@@ -42,14 +43,16 @@ pub const CASES: &[Case] = &[
         400,
         above_4g,
         "5 GiB, 256 MiB of it low: accepted lazily, and never twice in the host",
-    ).long(),
+    )
+    .long(),
     on(
         Host::Snp,
         "snp-disk",
         400,
         disk,
         "ext4 with checksums on a disk through bounce buffers, then a reset: the machine is built again",
-    ).long(),
+    )
+    .long(),
 ];
 
 const SMALL: &str = "512MiB";
