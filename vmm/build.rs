@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells the program which commit it was built from.
 //!
-//! Only in optimised builds: a development build would be compiled again after each commit. `CVMM_COMMIT` names the commit where
-//! the source has no history, as in a package. The same source gives the same program: there is no time of building in it.
+//! Only in optimised builds: a development build would be compiled again after each commit. `CVMM_COMMIT`
+//! names the commit where the source has no history, as in a package. The same source gives the same program:
+//! there is no time of building in it.
 
 use std::path::Path;
 use std::process::Command;

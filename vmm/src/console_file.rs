@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A console in a file that does not grow without limit: the guest decides how much it prints.
 //!
-//! `PATH` takes the output up to `max_size` bytes. Then its content is copied to `PATH.1`, which held what was older, and `PATH`
-//! begins again from its start. Both files are opened when the console is, and keep their inodes: `tail -F PATH` goes on, and no
-//! folder is needed later. `PATH.1` begins with a line that says that it is ours, from the moment it is made. A `PATH` with content and
-//! no such file beside it was written by another program, and is refused: the first rotation would truncate it.
+//! `PATH` takes the output up to `max_size` bytes. Then its content is copied to `PATH.1`, which held what
+//! was older, and `PATH` begins again from its start. Both files are opened when the console is, and keep
+//! their inodes: `tail -F PATH` goes on, and no folder is needed later. `PATH.1` begins with a line that says
+//! that it is ours, from the moment it is made. A `PATH` with content and no such file beside it was written
+//! by another program, and is refused: the first rotation would truncate it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -110,7 +111,8 @@ impl Write for ConsoleFile {
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    // A symbolic link could lead to any file that this user can write. Without O_NONBLOCK, opening a FIFO waits for its reader.
+    // A symbolic link could lead to any file that this user can write. Without O_NONBLOCK, opening a FIFO
+    // waits for its reader.
     options.read(true).append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     options
 }

@@ -36,7 +36,8 @@ pub enum Ending {
     Terminated {
         /// Which vCPU.
         vcpu: u32,
-        /// The set of reason codes: 0 is the protocol's, 1 Linux's, others belong to the firmware or the guest.
+        /// The set of reason codes: 0 is the protocol's, 1 Linux's, others belong to the firmware or the
+        /// guest.
         set: u8,
         /// Reason code of that set.
         reason: u8,
@@ -114,7 +115,8 @@ impl fmt::Display for Ending {
     }
 }
 
-/// The reason of a termination in words: GHCB specification 2.3.1, and the sets of Linux (arch/x86/include/asm/sev-common.h).
+/// The reason of a termination in words: GHCB specification 2.3.1, and the sets of Linux
+/// (arch/x86/include/asm/sev-common.h).
 fn termination(set: u8, reason: u8) -> String {
     let words = match (set, reason) {
         (0, 0) => "general request",

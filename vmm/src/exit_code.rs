@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The exit codes of `cvmm`: a host agent decides by them, so they never change their meaning.
 //!
-//! Codes below 10 say that the VM did not start or that cvmm itself failed; from 10 to 19 the guest ran and ended and
-//! ended in another way than by powering off; from 20 on the attestation gate did not admit it, so that it did not run; 30 is about its
-//! state file; 40 is about evidence that could not be verified. Nothing else is used: the shell sets codes above 127 for signals.
+//! Codes below 10 say that the VM did not start or that cvmm itself failed; from 10 to 19 the guest ran and
+//! ended and ended in another way than by powering off; from 20 on the attestation gate did not admit it, so
+//! that it did not run; 30 is about its state file; 40 is about evidence that could not be verified. Nothing
+//! else is used: the shell sets codes above 127 for signals.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -36,7 +37,8 @@ pub enum ExitStatus {
     TripleFault = 10,
     /// KVM reported an internal error or could not enter the guest.
     KvmInternalError = 11,
-    /// cvmm stopped the VM: no power-off within the grace time after a signal, a second signal, or the operator's key.
+    /// cvmm stopped the VM: no power-off within the grace time after a signal, a second signal, or the
+    /// operator's key.
     Stopped = 12,
     /// The guest asked for a reset, which `--exit-on-reset` makes the end.
     Reset = 13,

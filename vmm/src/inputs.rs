@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The files a VM starts from, opened and checked before anything else exists.
 //!
-//! A wrong file costs the operator one message and the host no memory. The descriptors stay open for the life of
-//! the VM, a guest reset included, so that what was checked is what is used.
+//! A wrong file costs the operator one message and the host no memory. The descriptors stay open for the life
+//! of the VM, a guest reset included, so that what was checked is what is used.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -84,7 +84,8 @@ impl InputError {
     }
 }
 
-/// The boot files of the `hashes` profile, which fw_cfg serves and the firmware checks against measured hashes.
+/// The boot files of the `hashes` profile, which fw_cfg serves and the firmware checks against measured
+/// hashes.
 #[derive(Clone, Debug)]
 pub struct HashedFiles {
     /// Kernel or UKI file, unpatched.

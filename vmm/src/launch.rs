@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an admission and a machine agree on. Neither knows the other: an admission gives the terms of a launch and answers for a
-//! first stage, a machine launches by those terms and lets its first stage ask; [`crate::run`] brings them together.
+//! What an admission and a machine agree on. Neither knows the other: an admission gives the terms of a
+//! launch and answers for a first stage, a machine launches by those terms and lets its first stage ask;
+//! [`crate::run`] brings them together.
 
 use std::time::Duration;
 

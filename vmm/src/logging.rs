@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Log output: `tracing` events on standard error, as text for people or one JSON object per line for programs.
+//! Log output: `tracing` events on standard error, as text for people or one JSON object per line for
+//! programs.
 //!
-//! Standard output belongs to the guest's console and to commands' results. The filter comes from `--log-level`, else from the
-//! variable `CVMM_LOG`, else it is `info`; both take a level or directives such as `cvmm::run=debug,warn`.
+//! Standard output belongs to the guest's console and to commands' results. The filter comes from
+//! `--log-level`, else from the variable `CVMM_LOG`, else it is `info`; both take a level or directives such
+//! as `cvmm::run=debug,warn`.
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
@@ -60,7 +62,8 @@ pub fn filter(option: Option<&str>, variable: Option<&str>) -> Result<EnvFilter,
     })
 }
 
-/// Whether log lines have colours: on a terminal, unless the user wants none (NO_COLOR, https://no-color.org).
+/// Whether log lines have colours: on a terminal, unless the user wants none (NO_COLOR,
+/// https://no-color.org).
 fn colours(terminal: bool, no_color: Option<&OsStr>) -> bool {
     terminal && no_color.is_none_or(OsStr::is_empty)
 }

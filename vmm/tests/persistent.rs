@@ -294,7 +294,8 @@ fn a_run_survives_its_gate_and_not_its_successor() {
     assert_eq!(stolen.gate.resume("vm", epoch, &stolen.key).unwrap_err().code(), "key.in-use");
     assert_eq!(control.ending(), None);
 
-    // It goes away again, and another cvmm is given the keys for a copy of the file before the first one is back.
+    // It goes away again, and another cvmm is given the keys for a copy of the file before the first one is
+    // back.
     world.serving = None;
     thread::sleep(Duration::from_secs(3));
     world.serving = Some(serve(&world.gate));

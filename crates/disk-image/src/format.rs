@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Recognises image files that are not raw, by their headers and footers.
 //!
-//! A guest that is given such a file as a raw disk finds no partition table, and what it writes destroys the image. The header of
-//! a raw disk belongs to its guest, however: a guest could write one of these and would then not start again. For that the
-//! operator can say that a disk is raw ([`ImageFormat::Raw`]).
+//! A guest that is given such a file as a raw disk finds no partition table, and what it writes destroys the
+//! image. The header of a raw disk belongs to its guest, however: a guest could write one of these and would
+//! then not start again. For that the operator can say that a disk is raw ([`ImageFormat::Raw`]).
 
 use std::fs::File;
 use std::io;
@@ -82,8 +82,9 @@ const VPC: Foreign = Foreign::image("VHD", "vpc");
 
 /// Signatures at an offset from the start.
 ///
-/// Sources: QEMU docs/interop/qcow2.txt and qed_spec.txt, docs/interop/parallels.txt, VMware Virtual Disk Format 5.0, MS-VHDX 2.2,
-/// Microsoft's Virtual Hard Disk Image Format Specification, VirtualBox's VDICore.h, and the formats of the compressors.
+/// Sources: QEMU docs/interop/qcow2.txt and qed_spec.txt, docs/interop/parallels.txt, VMware Virtual Disk
+/// Format 5.0, MS-VHDX 2.2, Microsoft's Virtual Hard Disk Image Format Specification, VirtualBox's VDICore.h,
+/// and the formats of the compressors.
 const HEADERS: &[(usize, &[u8], Foreign)] = &[
     (0, b"QFI\xfb\0\0\0\x01", Foreign::image("qcow", "qcow")),
     (0, b"QFI\xfb", Foreign::image("qcow2", "qcow2")),
@@ -118,8 +119,8 @@ fn recognise(start: &[u8], last_sector: &[u8]) -> Option<Foreign> {
     HEADERS.iter().find_map(at_start).or_else(|| FOOTERS.iter().find_map(at_end))
 }
 
-/// Reads start and end of a file of `len` bytes, and says which format they show. `align` is what direct I/O wants of offsets,
-/// lengths and addresses; 1 without it.
+/// Reads start and end of a file of `len` bytes, and says which format they show. `align` is what direct I/O
+/// wants of offsets, lengths and addresses; 1 without it.
 pub(crate) fn probe(file: &File, len: u64, align: usize) -> io::Result<Option<Foreign>> {
     let unit = align.max(PROBED);
     let mut buffer = vec![0; 2 * unit];

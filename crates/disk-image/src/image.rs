@@ -3,8 +3,9 @@
 //!
 //! Everything that can be wrong with it is found here, before a VM exists, and said with the path and what to
 //! do. The lock is an open-file-description lock on the whole file, so two VMs, in one process or two, cannot
-//! write the same disk, nor one write what another reads. It goes when the file is closed, however that happens.
-//! A block device that is to be written is also opened exclusively: the kernel refuses if it is mounted.
+//! write the same disk, nor one write what another reads. It goes when the file is closed, however that
+//! happens. A block device that is to be written is also opened exclusively: the kernel refuses if it is
+//! mounted.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -24,8 +25,8 @@ pub const SECTOR: u64 = 512;
 /// Assumed for O_DIRECT where the kernel does not tell (before 6.1).
 const DIRECT_ALIGN: u64 = 4096;
 
-/// How long a lock is waited for. A lock outlives its VM by a moment: until a killed process is cleaned up, or a
-/// child that was being started has closed its copies.
+/// How long a lock is waited for. A lock outlives its VM by a moment: until a killed process is cleaned up,
+/// or a child that was being started has closed its copies.
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// How often it is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
@@ -95,8 +96,8 @@ pub enum DiskError {
     /// Its file system has no direct I/O.
     #[error("disk {path}: its file system does not support direct I/O; use `cache = \"writeback\"`", path = .0.display())]
     NoDirect(PathBuf),
-    /// Direct I/O works in larger blocks than the guest's sectors. Larger sectors would make another disk of the image: partition
-    /// tables and file systems count in them.
+    /// Direct I/O works in larger blocks than the guest's sectors. Larger sectors would make another disk of
+    /// the image: partition tables and file systems count in them.
     #[error(
         "disk {path}: direct I/O on its file system needs blocks of {needed} bytes, and the disk has sectors of {sector}; \
          use `cache = \"writeback\"`",
@@ -283,8 +284,8 @@ impl Disk {
         })
     }
 
-    /// Finds what [`Disk::open`] would refuse, but for a disk that is in use: it takes no lock, so that a VM that is started at the
-    /// same time does not notice.
+    /// Finds what [`Disk::open`] would refuse, but for a disk that is in use: it takes no lock, so that a VM
+    /// that is started at the same time does not notice.
     pub fn check(
         path: &Path,
         read_only: bool,
@@ -383,8 +384,8 @@ fn logical_block_size(file: &File) -> io::Result<u64> {
     }
 }
 
-/// The alignment that direct I/O requires of offsets and of buffers (statx, Linux 6.1). `None` if the kernel does
-/// not report it.
+/// The alignment that direct I/O requires of offsets and of buffers (statx, Linux 6.1). `None` if the kernel
+/// does not report it.
 fn direct_alignment(file: &File) -> Option<(u64, u64)> {
     let info = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     let (offset, memory) = (info.stx_dio_offset_align, info.stx_dio_mem_align);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests of a guest to change its pages, checked before they are carried out.
 //!
-//! A guest changes the state of pages by KVM_HC_MAP_GPA_RANGE (KVM's form of its page state changes), or by touching
-//! a page in the other state (KVM_EXIT_MEMORY_FAULT). Everything here comes from the guest and may be nonsense.
+//! A guest changes the state of pages by KVM_HC_MAP_GPA_RANGE (KVM's form of its page state changes), or by
+//! touching a page in the other state (KVM_EXIT_MEMORY_FAULT). Everything here comes from the guest and may
+//! be nonsense.
 
 use thiserror::Error;
 
@@ -79,7 +80,8 @@ impl Request {
         Self::new(gpa, pages.checked_mul(PAGE).ok_or(too_long)?, to)
     }
 
-    /// From KVM_EXIT_MEMORY_FAULT: the access was `private` or not, so that is what the guest takes the page for.
+    /// From KVM_EXIT_MEMORY_FAULT: the access was `private` or not, so that is what the guest takes the page
+    /// for.
     pub fn from_fault(gpa: u64, size: u64, private: bool) -> Result<Self, RequestError> {
         let to = if private { PageState::Private } else { PageState::Shared };
         Self::new(gpa, size, to)

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The CPUID page of a guest, and the firmware's corrections of it.
 //!
-//! The page tells the guest what its processor can do; the firmware lets it in only if the processor agrees, and hands a
-//! refused page back with the values it would take. Loading those blindly would let an attacker who controls the host's processor
-//! settings choose what the guest believes, and the launch digest does not cover any of it. So the differences are shown, and
-//! accepted only where [`Tolerance`] says that they cannot matter.
+//! The page tells the guest what its processor can do; the firmware lets it in only if the processor agrees,
+//! and hands a refused page back with the values it would take. Loading those blindly would let an attacker
+//! who controls the host's processor settings choose what the guest believes, and the launch digest does not
+//! cover any of it. So the differences are shown, and accepted only where [`Tolerance`] says that they cannot
+//! matter.
 
 use std::fmt;
 
@@ -103,8 +104,8 @@ pub fn differences(proposed: &CpuidPage, corrected: &CpuidPage) -> Vec<Differenc
 pub enum Tolerance {
     /// None.
     Nothing,
-    /// The description of caches (0x8000001d), which steers nothing but scheduling, and which firmware versions are known to
-    /// correct differently.
+    /// The description of caches (0x8000001d), which steers nothing but scheduling, and which firmware
+    /// versions are known to correct differently.
     Caches,
 }
 

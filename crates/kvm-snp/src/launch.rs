@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The launch, as types.
 //!
-//! Each step consumes the one before. What a failed step leaves behind is dropped with it, so that no half-launched guest can be
-//! run or tried again. The kernel can stop in the middle of an update and says little about what it did not like; this module
-//! loops where it must, and checks beforehand what the kernel would only answer with EIO.
+//! Each step consumes the one before. What a failed step leaves behind is dropped with it, so that no
+//! half-launched guest can be run or tried again. The kernel can stop in the middle of an update and says
+//! little about what it did not like; this module loops where it must, and checks beforehand what the kernel
+//! would only answer with EIO.
 
 mod error;
 
@@ -29,13 +30,15 @@ use crate::vm::SnpVm;
 
 /// Bytes of a report.
 pub const REPORT_LEN: usize = size_of::<cvmm_snp::report::Report>();
-/// Pages handed to the kernel in one call: enough that calls do not show beside the firmware's work for each page.
+/// Pages handed to the kernel in one call: enough that calls do not show beside the firmware's work for each
+/// page.
 const BATCH: usize = 256;
 
 /// How often an update is retried that the kernel left for a reason other than the page (see [`may_go_on`]).
 const MAX_RETRIES: u32 = 16;
 
-/// Memory the kernel copies from, aligned as it wants it. KVM_SEV_SNP_LAUNCH_UPDATE never takes guest RAM for its source.
+/// Memory the kernel copies from, aligned as it wants it. KVM_SEV_SNP_LAUNCH_UPDATE never takes guest RAM for
+/// its source.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
 struct StagingPage([u8; PAGE_SIZE]);
@@ -79,7 +82,8 @@ pub struct Finished {
     first_stage: bool,
 }
 
-/// A finished guest whose bootstrap processor may run its first stage, which is measured and waits by itself; nothing else of it may run.
+/// A finished guest whose bootstrap processor may run its first stage, which is measured and waits by itself;
+/// nothing else of it may run.
 #[derive(Debug)]
 pub struct Staged(Finished);
 
@@ -229,8 +233,9 @@ impl Started {
     }
 }
 
-/// Whether an update failed in a way that the next try may not. The kernel leaves it when the thread has a signal or other work
-/// pending, and Linux 6.12 answers EIO then as for everything else. A reason that lies in the page itself is still there the next time.
+/// Whether an update failed in a way that the next try may not. The kernel leaves it when the thread has a
+/// signal or other work pending, and Linux 6.12 answers EIO then as for everything else. A reason that lies
+/// in the page itself is still there the next time.
 fn may_go_on(error: SevCallError) -> bool {
     error.firmware.is_none() && matches!(error.errno, libc::EIO | libc::EINTR | libc::EAGAIN)
 }
@@ -254,8 +259,8 @@ impl Measured {
         &self.accepted
     }
 
-    /// LAUNCH_FINISH: the vCPUs are measured and sealed, then the security processor compares digest and policy with
-    /// the ID block.
+    /// LAUNCH_FINISH: the vCPUs are measured and sealed, then the security processor compares digest and
+    /// policy with the ID block.
     pub fn finish(self, options: &FinishOptions) -> Result<Finished, FinishError> {
         let FinishOptions { identity, host_data, vcek_disabled } = options;
         let (id_block, id_auth) = (identity.block(), identity.auth());
@@ -297,8 +302,8 @@ impl Finished {
         &self.host_data
     }
 
-    /// A report of the guest that the host asks for; `None` if this kernel cannot ask. It proves nothing to anyone who does not
-    /// trust the host.
+    /// A report of the guest that the host asks for; `None` if this kernel cannot ask. It proves nothing to
+    /// anyone who does not trust the host.
     pub fn host_report(&self) -> Result<Option<[u8; REPORT_LEN]>, SevCallError> {
         // MSG_REPORT_RSP: status, length, reserved, then the report (firmware ABI, "MSG_REPORT_RSP").
         const HEADER: usize = 0x20;
@@ -315,7 +320,8 @@ impl Finished {
         }
     }
 
-    /// Lets it run because the gate has admitted this guest: one with this digest and this HOST_DATA, which no other launch has.
+    /// Lets it run because the gate has admitted this guest: one with this digest and this HOST_DATA, which
+    /// no other launch has.
     ///
     /// Not without a ticket (E0061):
     ///

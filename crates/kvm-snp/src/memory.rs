@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Private and shared memory of an SNP guest.
 //!
-//! Each region has two backings: a guest_memfd that cannot be mapped, for its private pages, and an ordinary mapping for its
-//! shared ones. An attribute per page tells KVM which one the guest sees. All pages start private. When pages change
-//! state, the attribute changes first, so that no vCPU can bring the old state back, and then what the old backing held is
-//! given back to the host. [`crate::shared_view`] sees to it that accesses which are under way do not bring it back: a guest that
-//! shares and unshares its memory costs its size once, and for a while what devices are moving.
+//! Each region has two backings: a guest_memfd that cannot be mapped, for its private pages, and an ordinary
+//! mapping for its shared ones. An attribute per page tells KVM which one the guest sees. All pages start
+//! private. When pages change state, the attribute changes first, so that no vCPU can bring the old state
+//! back, and then what the old backing held is given back to the host. [`crate::shared_view`] sees to it that
+//! accesses which are under way do not bring it back: a guest that shares and unshares its memory costs its
+//! size once, and for a while what devices are moving.
 //!
-//! Requests for the state a page already has are common (firmware and kernel both ask) and end at a bitmap. Conversions of one VM
-//! are made one at a time: two vCPUs may ask for overlapping ranges.
+//! Requests for the state a page already has are common (firmware and kernel both ask) and end at a bitmap.
+//! Conversions of one VM are made one at a time: two vCPUs may ask for overlapping ranges.
 #![expect(unsafe_code, reason = "registers memory slots and gives memory back to the host")]
 
 use std::fs::File;
@@ -65,7 +66,8 @@ impl Backing for Guest {
         let Change { run, offset, gpa, len } = change;
         let Some(memfd) = self.memfds.get(run) else { return };
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: a call without pointers on a descriptor that we own. Offsets and lengths are at most those of a region.
+        // SAFETY: a call without pointers on a descriptor that we own. Offsets and lengths are at most those
+        // of a region.
         let result =
             unsafe { libc::fallocate(memfd.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) };
         if result != 0 {
@@ -79,8 +81,9 @@ impl PrivateMemory {
     /// Registers `regions` with KVM, all of them private.
     ///
     /// # Safety
-    /// Each region's shared mapping is anonymous private memory of `len` bytes that stays mapped until both the VM and this
-    /// are dropped, and holds nothing this process needs: the guest may have any page of it emptied at any time.
+    /// Each region's shared mapping is anonymous private memory of `len` bytes that stays mapped until both
+    /// the VM and this are dropped, and holds nothing this process needs: the guest may have any page of it
+    /// emptied at any time.
     pub unsafe fn new(vm: &SnpVm, regions: &[Region]) -> Result<Self, MemoryError> {
         let fd = vm.vm();
         let regions = ascending(regions);
@@ -119,14 +122,14 @@ impl PrivateMemory {
         Ok(Self { view, backing: Guest { vm: Arc::clone(fd), memfds } })
     }
 
-    /// Does what the guest asked for. Ranges outside memory have no state: making them shared does nothing (firmware does that
-    /// for MMIO), making them private is refused.
+    /// Does what the guest asked for. Ranges outside memory have no state: making them shared does nothing
+    /// (firmware does that for MMIO), making them private is refused.
     pub fn convert(&self, request: Request) -> Result<(), ConvertError> {
         self.view.convert(&self.backing, request)
     }
 
-    /// Serves an access in the other state. `Ok(false)`: the pages were in the wanted state already, so that something else is
-    /// wrong; the caller decides how often it lets the guest try.
+    /// Serves an access in the other state. `Ok(false)`: the pages were in the wanted state already, so that
+    /// something else is wrong; the caller decides how often it lets the guest try.
     pub fn fault(&self, request: Request) -> Result<bool, ConvertError> {
         let mut counters = self.view.lock();
         let changed = self.view.apply(&self.backing, request, true, &mut counters)?;
@@ -139,7 +142,8 @@ impl PrivateMemory {
         &self.view
     }
 
-    /// Whether all of these bytes are private memory now. Never true for addresses that are not memory, nor across regions.
+    /// Whether all of these bytes are private memory now. Never true for addresses that are not memory, nor
+    /// across regions.
     pub fn is_private(&self, gpa: u64, len: u64) -> bool {
         self.view.is_private(gpa, len)
     }

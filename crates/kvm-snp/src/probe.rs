@@ -130,7 +130,8 @@ impl SnpHost {
         })
     }
 
-    /// Optional SEV_FEATURES this kernel can launch with (DEBUG_SWAP, SECURE_TSC); SNP_ACTIVE is not among them.
+    /// Optional SEV_FEATURES this kernel can launch with (DEBUG_SWAP, SECURE_TSC); SNP_ACTIVE is not among
+    /// them.
     pub fn vmsa_features(&self) -> u64 {
         self.vmsa_features
     }

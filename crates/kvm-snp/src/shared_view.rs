@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The shared view of an SNP guest's memory: ordinary mappings of this process, in which only shared pages have content.
+//! The shared view of an SNP guest's memory: ordinary mappings of this process, in which only shared pages
+//! have content.
 //!
-//! A page that becomes private is dropped from the view. Whatever still has its address, a device that copies or the kernel for an
-//! operation of a device, can make it resident again. So each access ends with [`SharedView::settle`], which drops what is private by
-//! then. No access delays a conversion, and once all accesses have ended, no private page is resident.
+//! A page that becomes private is dropped from the view. Whatever still has its address, a device that copies
+//! or the kernel for an operation of a device, can make it resident again. So each access ends with
+//! [`SharedView::settle`], which drops what is private by then. No access delays a conversion, and once all
+//! accesses have ended, no private page is resident.
 //!
-//! Why nothing gets through: a conversion marks a page as private before it drops it. An access that reaches the page before the drop
-//! leaves nothing behind. One that reaches it after the drop faults, which the kernel orders after the drop, and so after the mark:
-//! its `settle` sees the mark. A page that has become shared again in between keeps its content: `settle` drops pages under the lock of
-//! conversions.
+//! Why nothing gets through: a conversion marks a page as private before it drops it. An access that reaches
+//! the page before the drop leaves nothing behind. One that reaches it after the drop faults, which the
+//! kernel orders after the drop, and so after the mark: its `settle` sees the mark. A page that has become
+//! shared again in between keeps its content: `settle` drops pages under the lock of conversions.
 #![expect(unsafe_code, reason = "gives memory back to the host")]
 
 use std::io;
@@ -61,7 +63,8 @@ pub struct Mapping {
     pub start: *mut u8,
 }
 
-// SAFETY: the pointer is only given to madvise(2), which any thread may do; see `SharedView::new` for how long the mapping lives.
+// SAFETY: the pointer is only given to madvise(2), which any thread may do; see `SharedView::new` for how
+// long the mapping lives.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; everything else in it is Sync.
 unsafe impl Sync for Mapping {}
@@ -82,14 +85,15 @@ impl SharedView {
     /// They are not whole pages, or overlap.
     ///
     /// # Safety
-    /// Each is anonymous private memory of `len` bytes that stays mapped until this is dropped, and holds nothing this process needs:
-    /// the guest may have any page of it emptied at any time.
+    /// Each is anonymous private memory of `len` bytes that stays mapped until this is dropped, and holds
+    /// nothing this process needs: the guest may have any page of it emptied at any time.
     pub unsafe fn new(mappings: Vec<Mapping>) -> Result<Self, RunError> {
         let runs: Vec<_> = mappings.iter().map(|mapping| (mapping.gpa, mapping.len)).collect();
         Ok(Self { states: PageStates::new(&runs)?, mappings, counters: Mutex::new(Counters::default()) })
     }
 
-    /// Whether all of these bytes are shared memory now. Never true for addresses that are not memory, nor across mappings.
+    /// Whether all of these bytes are shared memory now. Never true for addresses that are not memory, nor
+    /// across mappings.
     pub fn is_shared(&self, gpa: u64, len: u64) -> bool {
         self.states.is(gpa, len, PageState::Shared)
     }
@@ -105,8 +109,8 @@ impl SharedView {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what the guest asked for. Ranges outside memory have no state: making them shared does nothing (firmware does that for
-    /// MMIO), making them private is refused.
+    /// Does what the guest asked for. Ranges outside memory have no state: making them shared does nothing
+    /// (firmware does that for MMIO), making them private is refused.
     ///
     /// # Errors
     /// The request is about what is not memory, or the backing refuses.
@@ -119,7 +123,8 @@ impl SharedView {
         Ok(())
     }
 
-    /// Converts what of the range is memory and has the other state. Returns how many pages changed. Under the lock.
+    /// Converts what of the range is memory and has the other state. Returns how many pages changed. Under
+    /// the lock.
     pub(crate) fn apply(
         &self,
         backing: &dyn Backing,
@@ -147,7 +152,8 @@ impl SharedView {
         Ok(changed)
     }
 
-    /// Ends an access to `len` bytes at `gpa` that began when they were shared: drops those pages of them that are private now.
+    /// Ends an access to `len` bytes at `gpa` that began when they were shared: drops those pages of them
+    /// that are private now.
     pub fn settle(&self, gpa: u64, len: u64) {
         // The access is over before the state is looked at.
         fence(Ordering::SeqCst);
@@ -165,8 +171,8 @@ impl SharedView {
     fn drop_pages(&self, change: Change) {
         let Change { run, offset, gpa, len } = change;
         let Some(mapping) = self.mappings.get(run) else { return };
-        // SAFETY: a change lies inside its run, and so inside the mapping, which holds nothing but guest memory (see `new`). Offsets
-        // and lengths are at most those of a mapping.
+        // SAFETY: a change lies inside its run, and so inside the mapping, which holds nothing but guest
+        // memory (see `new`). Offsets and lengths are at most those of a mapping.
         let result = unsafe {
             libc::madvise(mapping.start.add(offset as usize).cast(), len as usize, libc::MADV_DONTNEED)
         };

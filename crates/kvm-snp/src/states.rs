@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which pages are private: pure bookkeeping, without KVM.
 //!
-//! One bit per page of each run of memory. Pages are changed under a lock; reading needs none, because devices ask at every
-//! access.
+//! One bit per page of each run of memory. Pages are changed under a lock; reading needs none, because
+//! devices ask at every access.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -98,8 +98,8 @@ impl PageStates {
         Ok(states)
     }
 
-    /// What has to change for a request. Ranges outside memory have no state, so sharing them is nothing to do; making them private
-    /// is refused as a whole, and so is anything if `only_memory`.
+    /// What has to change for a request. Ranges outside memory have no state, so sharing them is nothing to
+    /// do; making them private is refused as a whole, and so is anything if `only_memory`.
     pub fn plan(&self, request: Request, only_memory: bool) -> Result<Vec<Change>, NotMemory> {
         let Request { gpa, len, to } = request;
         if (to == PageState::Private || only_memory) && !self.covers(gpa, request.end()) {

@@ -33,7 +33,8 @@ pub const SNP_LAUNCH_UPDATE: u32 = 101;
 pub const SNP_LAUNCH_FINISH: u32 = 102;
 /// KVM_SEV_SNP_ENABLE_REQ_CERTS; not in Linux 6.12.
 pub const SNP_ENABLE_REQ_CERTS: u32 = 103;
-/// KVM_SEV_SNP_HV_REPORT_REQ, of a patch that no released kernel has (version 7, March 2026): the number may change.
+/// KVM_SEV_SNP_HV_REPORT_REQ, of a patch that no released kernel has (version 7, March 2026): the number may
+/// change.
 pub const SNP_HV_REPORT_REQ: u32 = 104;
 
 /// `kvm_sev_snp_hv_report_req` of that patch.
@@ -80,8 +81,8 @@ impl std::fmt::Display for SevCallError {
     }
 }
 
-/// Issues command `id` with `data`. Whether what `data` points to is readable and writable for the kernel is the
-/// caller's business: it reports a bad address, it does not crash.
+/// Issues command `id` with `data`. Whether what `data` points to is readable and writable for the kernel is
+/// the caller's business: it reports a bad address, it does not crash.
 pub fn sev_command<T>(vm: &VmFd, sev: BorrowedFd<'_>, id: u32, data: &mut T) -> Result<(), SevCallError> {
     let mut command = kvm_sev_cmd {
         id,
@@ -96,7 +97,8 @@ pub fn sev_command<T>(vm: &VmFd, sev: BorrowedFd<'_>, id: u32, data: &mut T) -> 
     let firmware = SevError::from_code(command.error).filter(|error| *error != SevError::NoCall);
     match (result, firmware) {
         (Ok(()), None) => Ok(()),
-        // Never seen (Linux 6.12 hides what stopped an update that made some progress), but a refusal is not a success.
+        // Never seen (Linux 6.12 hides what stopped an update that made some progress), but a refusal is not
+        // a success.
         (Ok(()), firmware) => Err(SevCallError { errno: libc::EIO, firmware }),
         (Err(error), firmware) => Err(SevCallError { errno: error.errno(), firmware }),
     }

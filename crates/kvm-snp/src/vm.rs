@@ -52,7 +52,8 @@ pub struct SnpVm {
 }
 
 impl SnpVm {
-    /// Creates the VM. `features` are the SEV_FEATURES of all vCPUs, with SNP_ACTIVE; they are part of the launch digest.
+    /// Creates the VM. `features` are the SEV_FEATURES of all vCPUs, with SNP_ACTIVE; they are part of the
+    /// launch digest.
     pub fn create(kvm: &Kvm, host: &Arc<SnpHost>, features: SevFeatures) -> Result<Self, CreateError> {
         let optional = features.0 & !SevFeatures::SNP_ACTIVE.0;
         if optional & !host.vmsa_features() != 0 {
@@ -80,8 +81,9 @@ impl SnpVm {
         self.features
     }
 
-    /// Asks KVM to fetch certificates from this process whenever the guest requests a report with them (exit reason 43). Before
-    /// the first vCPU. `false`: this kernel cannot (Linux 6.12), guests get reports without certificates.
+    /// Asks KVM to fetch certificates from this process whenever the guest requests a report with them (exit
+    /// reason 43). Before the first vCPU. `false`: this kernel cannot (Linux 6.12), guests get reports
+    /// without certificates.
     pub fn request_certificates(&self) -> Result<bool, CreateError> {
         // The command has no data.
         match self.command(sys::SNP_ENABLE_REQ_CERTS, &mut 0_u64) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes that KVM collects instead of bringing each to this process (KVM_REGISTER_COALESCED_MMIO).
 //!
-//! KVM puts writes to a registered zone into a ring of one page (`struct kvm_coalesced_mmio_ring`, shared by all vCPUs of
-//! the VM) and lets the vCPU go on. A device that has to see them empties the ring first: all that a vCPU wrote before an
-//! exit is in it by then. When it is full, a write exits as usual.
+//! KVM puts writes to a registered zone into a ring of one page (`struct kvm_coalesced_mmio_ring`, shared by
+//! all vCPUs of the VM) and lets the vCPU go on. A device that has to see them empties the ring first: all
+//! that a vCPU wrote before an exit is in it by then. When it is full, a write exits as usual.
 //!
 //! Guests can put anything into the ring: what comes out has been checked for its form only.
 
@@ -58,7 +58,8 @@ impl CoalescedWrites {
     /// Maps the ring through any vCPU of the VM.
     pub fn map(vcpu: &impl AsRawFd) -> io::Result<Self> {
         let offset = PAGE * KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
-        // SAFETY: maps a page of a vCPU's descriptor at an address of the kernel's choice; touches no other memory.
+        // SAFETY: maps a page of a vCPU's descriptor at an address of the kernel's choice; touches no other
+        // memory.
         let at = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -76,7 +77,8 @@ impl CoalescedWrites {
     }
 
     fn first(&self) -> &AtomicU32 {
-        // SAFETY: `ring` is a live mapping or buffer of a page, aligned as the struct is; only this process writes `first`.
+        // SAFETY: `ring` is a live mapping or buffer of a page, aligned as the struct is; only this process
+        // writes `first`.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.ring.as_ptr()).first) }
     }
 
@@ -93,8 +95,8 @@ impl CoalescedWrites {
             if first == self.last().load(Ordering::Acquire) || first >= CAPACITY {
                 return None;
             }
-            // SAFETY: `first` is below the number of entries that fit into the page behind the header. The kernel does not
-            // touch an entry between `first` and `last`.
+            // SAFETY: `first` is below the number of entries that fit into the page behind the header. The
+            // kernel does not touch an entry between `first` and `last`.
             let entry = unsafe {
                 let entries = (&raw const (*self.ring.as_ptr()).coalesced_mmio).cast::<kvm_coalesced_mmio>();
                 entries.add(first as usize).read_volatile()

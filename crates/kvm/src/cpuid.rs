@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What CPUID tells the guest.
 //!
-//! The base is what KVM can virtualise on this host (KVM_GET_SUPPORTED_CPUID, which includes KVM's own leaves).
-//! On top of it each vCPU gets its APIC id and the topology: one socket, one core per vCPU, one thread per core.
-//! For an SNP guest the table is narrowed to what the security processor lets into its CPUID page, and says where the C bit is.
-//! Leaf numbers and fields are those of AMD's APM volume 3, appendix E, and Intel's SDM volume 2A, CPUID.
+//! The base is what KVM can virtualise on this host (KVM_GET_SUPPORTED_CPUID, which includes KVM's own
+//! leaves). On top of it each vCPU gets its APIC id and the topology: one socket, one core per vCPU, one
+//! thread per core. For an SNP guest the table is narrowed to what the security processor lets into its CPUID
+//! page, and says where the C bit is. Leaf numbers and fields are those of AMD's APM volume 3, appendix E,
+//! and Intel's SDM volume 2A, CPUID.
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2 as Entry,
@@ -31,8 +32,9 @@ pub enum CpuidError {
 pub struct CpuidOptions {
     /// Number of vCPUs, 1 to 64.
     pub vcpus: u32,
-    /// Whether the guest sees memory type range registers. They have no effect on its memory, but Linux before 6.3 has no PAT
-    /// without them. KVM keeps them: an access is an exit to the kernel and not to cvmm.
+    /// Whether the guest sees memory type range registers. They have no effect on its memory, but Linux
+    /// before 6.3 has no PAT without them. KVM keeps them: an access is an exit to the kernel and not to
+    /// cvmm.
     pub mtrr: bool,
     /// Whether the guest is an SNP guest.
     pub snp: bool,
@@ -52,8 +54,8 @@ mod leaf1_ecx {
     pub const TSC_DEADLINE: u32 = 1 << 24;
     pub const HYPERVISOR: u32 = 1 << 31;
 }
-/// 7.0 EBX and EDX: what KVM emulates without the processor, or what makes no sense to a guest whose MSRs are sealed. QEMU hides
-/// the same (target/i386/sev.c, 10.0).
+/// 7.0 EBX and EDX: what KVM emulates without the processor, or what makes no sense to a guest whose MSRs are
+/// sealed. QEMU hides the same (target/i386/sev.c, 10.0).
 mod leaf7 {
     pub const EBX_TSC_ADJUST: u32 = 1 << 1;
     /// SPEC_CTRL, STIBP, FLUSH_L1D, ARCH_CAPABILITIES, CORE_CAPABILITIES, SSBD.
@@ -141,7 +143,8 @@ impl CpuidBase {
         }
         if options.snp {
             entries.push(memory_encryption(supported)?);
-            // A table for the security processor has 64 entries; empty ones say nothing that their absence does not.
+            // A table for the security processor has 64 entries; empty ones say nothing that their absence
+            // does not.
             entries.retain(|entry| {
                 entry.function <= 1 || [entry.eax, entry.ebx, entry.ecx, entry.edx] != [0; 4]
             });

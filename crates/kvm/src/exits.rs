@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Counts of vCPU exits to the VMM, by kind and, on request, by port and address.
 //!
-//! Each vCPU has [`ExitCounters`] of its own, on cache lines that no other vCPU writes. Any thread can take a [`snapshot`] while the
-//! vCPU runs.
+//! Each vCPU has [`ExitCounters`] of its own, on cache lines that no other vCPU writes. Any thread can take a
+//! [`snapshot`] while the vCPU runs.
 //!
 //! [`snapshot`]: ExitCounters::snapshot
 

@@ -2,9 +2,9 @@
 //! Interrupts and doorbells over KVM: I/O APIC pins and message-signalled vectors by irqfd, doorbells by
 //! ioeventfd.
 //!
-//! KVM takes the routing table as a whole, so [`IrqRoutes`] keeps it and writes it again on each change. A vector
-//! is connected to its eventfd only while it is programmed and unmasked; the MSI-X table of the function holds
-//! pending bits until then.
+//! KVM takes the routing table as a whole, so [`IrqRoutes`] keeps it and writes it again on each change. A
+//! vector is connected to its eventfd only while it is programmed and unmasked; the MSI-X table of the
+//! function holds pending bits until then.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -180,8 +180,8 @@ impl MsiVectors for FunctionVectors {
 
 /// Doorbells as ioeventfds: the vCPU does not leave the kernel.
 ///
-/// A guest can program a BAR with any address; only those in the PCI windows get a doorbell, so that it cannot
-/// put one over an interrupt controller.
+/// A guest can program a BAR with any address; only those in the PCI windows get a doorbell, so that it
+/// cannot put one over an interrupt controller.
 #[derive(Clone, Debug)]
 pub struct KvmDoorbells {
     vm: Arc<VmFd>,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kicks: taking a vCPU thread out of KVM_RUN.
 //!
-//! A kick is a real-time signal. KVM_RUN returns EINTR when one is pending, but a signal that arrives between the thread's look at its
-//! stop condition and its call of KVM_RUN would be handled before the call, and lost. So the handler, which runs on the vCPU's own
-//! thread, sets `kvm_run.immediate_exit`: the next KVM_RUN then returns EINTR at once (Documentation/virt/kvm/api.rst, KVM_RUN).
-//! The vCPU clears the flag on its way back to the stop condition.
+//! A kick is a real-time signal. KVM_RUN returns EINTR when one is pending, but a signal that arrives between
+//! the thread's look at its stop condition and its call of KVM_RUN would be handled before the call, and
+//! lost. So the handler, which runs on the vCPU's own thread, sets `kvm_run.immediate_exit`: the next KVM_RUN
+//! then returns EINTR at once (Documentation/virt/kvm/api.rst, KVM_RUN). The vCPU clears the flag on its way
+//! back to the stop condition.
 
 #![expect(unsafe_code, reason = "a signal handler that writes to the kvm_run page; pthread_kill")]
 
@@ -18,14 +19,16 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 thread_local! {
-    /// `immediate_exit` of the vCPU that this thread runs. Without a destructor, so that a signal handler may read it.
+    /// `immediate_exit` of the vCPU that this thread runs. Without a destructor, so that a signal handler may
+    /// read it.
     static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
 }
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let flag = IMMEDIATE_EXIT.get();
     if !flag.is_null() {
-        // SAFETY: the pointer is set by `Kicker::enter` only, on this thread, and taken back before the vCPU can be dropped.
+        // SAFETY: the pointer is set by `Kicker::enter` only, on this thread, and taken back before the vCPU
+        // can be dropped.
         unsafe { &*flag }.store(1, Ordering::Relaxed);
     }
 }
@@ -54,17 +57,19 @@ impl Kicker {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the vCPU look at its stop condition, if a thread runs it. What the condition depends on has to change before: one kick
-    /// is then enough, whatever the thread is doing at this moment.
+    /// Makes the vCPU look at its stop condition, if a thread runs it. What the condition depends on has to
+    /// change before: one kick is then enough, whatever the thread is doing at this moment.
     pub fn kick(&self) {
         let thread = self.thread();
         if let Some(thread) = *thread {
-            // SAFETY: a thread that has entered leaves under this lock before it ends, so its id is valid while the lock is held.
+            // SAFETY: a thread that has entered leaves under this lock before it ends, so its id is valid
+            // while the lock is held.
             let _ = unsafe { libc::pthread_kill(thread, SIGRTMIN()) };
         }
     }
 
-    /// From now on this thread runs the vCPU of `fd`, until the guard is dropped. The guard must not outlive `fd`.
+    /// From now on this thread runs the vCPU of `fd`, until the guard is dropped. The guard must not outlive
+    /// `fd`.
     pub(crate) fn enter(&self, fd: &mut VcpuFd) -> Entered {
         let flag: *mut u8 = &raw mut fd.get_kvm_run().immediate_exit;
         IMMEDIATE_EXIT.set(flag.cast_const().cast());

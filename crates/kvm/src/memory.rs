@@ -2,11 +2,12 @@
 //! Guest memory: the RAM regions, the firmware region, and their KVM slots.
 //!
 //! The regions are kept apart because different parties may see them: devices get RAM only
-//! ([`MachineMemory::for_devices`]), while placing the launch plan writes both. For an SNP guest all of this is the shared
-//! view: [`MachineMemory::register_private`] gives each region a private backing beside it, which this process cannot map.
+//! ([`MachineMemory::for_devices`]), while placing the launch plan writes both. For an SNP guest all of this
+//! is the shared view: [`MachineMemory::register_private`] gives each region a private backing beside it,
+//! which this process cannot map.
 //!
-//! The TPM's buffer has a page for itself: ordinary memory in the middle of MMIO space, so that the guest reaches it without
-//! exits. It is shared in any guest, has no private backing, and no memory map names it.
+//! The TPM's buffer has a page for itself: ordinary memory in the middle of MMIO space, so that the guest
+//! reaches it without exits. It is shared in any guest, has no private backing, and no memory map names it.
 
 #![expect(
     unsafe_code,
@@ -114,7 +115,8 @@ impl MachineMemory {
         Ok(Self { ram: Arc::new(ram), firmware, tpm_buffer: None })
     }
 
-    /// Adds the page of the TPM's buffer and returns the TPM's view of it. Lifetimes as for [`MachineMemory::register`].
+    /// Adds the page of the TPM's buffer and returns the TPM's view of it. Lifetimes as for
+    /// [`MachineMemory::register`].
     pub fn add_tpm_buffer(&mut self, vm: &VmFd) -> Result<DeviceMemory, MemoryError> {
         let range = (GuestAddress(crb::PAGE), crb::LEN as usize);
         let page = GuestMemoryMmap::from_ranges(&[range])
@@ -138,7 +140,8 @@ impl MachineMemory {
         Ok(())
     }
 
-    /// Tells the KVM of an SNP VM about every region, all of it private. Lifetimes as for [`MachineMemory::register`].
+    /// Tells the KVM of an SNP VM about every region, all of it private. Lifetimes as for
+    /// [`MachineMemory::register`].
     pub fn register_private(
         &self,
         vm: &SnpVm,
@@ -157,7 +160,8 @@ impl MachineMemory {
             .map(named("guest ram"))
             .chain(self.firmware.iter().map(named("the firmware")))
             .collect();
-        // SAFETY: the mappings are anonymous and private, hold guest memory only, and outlive the VM: see above.
+        // SAFETY: the mappings are anonymous and private, hold guest memory only, and outlive the VM: see
+        // above.
         Ok(Arc::new(unsafe { PrivateMemory::new(vm, &regions) }?))
     }
 
@@ -200,8 +204,9 @@ impl PageSink for Sink<'_> {
         let slice =
             GuestMemoryBackend::get_slice(self.memory(address), address, len).map_err(io::Error::other)?;
         let guard = slice.ptr_guard_mut();
-        // SAFETY: the guard's range is a live mapping of `len` bytes. Pages are placed before any vCPU exists and before
-        // any device is active, so nothing else reads or writes guest memory while this reference lives.
+        // SAFETY: the guard's range is a live mapping of `len` bytes. Pages are placed before any vCPU exists
+        // and before any device is active, so nothing else reads or writes guest memory while this reference
+        // lives.
         let bytes = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), len) };
         Ok(read(bytes)?)
     }
@@ -224,8 +229,8 @@ fn register(vm: &VmFd, slot: u32, region: &Region) -> Result<(), MemoryError> {
         memory_size: bytes,
         userspace_addr,
     };
-    // SAFETY: the range is a live mapping that a `MachineMemory` owns, which outlives the VM (see `register` there), and
-    // no two regions overlap.
+    // SAFETY: the range is a live mapping that a `MachineMemory` owns, which outlives the VM (see `register`
+    // there), and no two regions overlap.
     unsafe { vm.set_user_memory_region(slot) }.map_err(|source| MemoryError::Slot { gpa, bytes, source })
 }
 

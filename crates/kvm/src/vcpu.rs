@@ -67,7 +67,8 @@ pub enum VcpuEnd {
     InternalError(String),
     /// An SNP guest asked to be terminated (GHCB protocol).
     Terminated {
-        /// The set of reason codes: 0 is the protocol's, 1 Linux's, others belong to the firmware or the guest.
+        /// The set of reason codes: 0 is the protocol's, 1 Linux's, others belong to the firmware or the
+        /// guest.
         set: u8,
         /// Reason code of that set.
         reason: u8,
@@ -92,8 +93,8 @@ pub trait AccessHandler: Send + Sync {
     fn mmio_write(&self, gpa: u64, data: &[u8]);
 }
 
-/// The answer to a request for certificates: the `ret` of exit reason 43 (Linux Documentation/virt/kvm/api.rst,
-/// KVM_EXIT_SNP_REQ_CERTS).
+/// The answer to a request for certificates: the `ret` of exit reason 43 (Linux
+/// Documentation/virt/kvm/api.rst, KVM_EXIT_SNP_REQ_CERTS).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateAnswer {
     /// The table is in the guest's buffer.
@@ -121,14 +122,15 @@ impl CertificateAnswer {
     }
 }
 
-/// Serves certificates to a guest that asks for its report with them. Called on vCPU threads, so it must not block for long.
+/// Serves certificates to a guest that asks for its report with them. Called on vCPU threads, so it must not
+/// block for long.
 pub trait CertificateSource: fmt::Debug + Send + Sync {
     /// Puts the certificate table into the guest's buffer: `pages` pages at `gpa`.
     fn serve(&self, gpa: u64, pages: u64) -> CertificateAnswer;
 }
 
-/// An initialised vCPU that has not been authorised to run. [`Vcpu::permit`] turns it into a [`RunnableVcpu`]; it has no `run` method
-/// of its own (E0599), and its descriptor is private (E0616):
+/// An initialised vCPU that has not been authorised to run. [`Vcpu::permit`] turns it into a
+/// [`RunnableVcpu`]; it has no `run` method of its own (E0599), and its descriptor is private (E0616):
 ///
 /// ```compile_fail,E0599
 /// # use cvmm_kvm::{exits::ExitCounters, vcpu::{AccessHandler, Vcpu}};
@@ -164,7 +166,8 @@ const EXIT_SNP_REQ_CERTS: u32 = 43;
 const SYSTEM_EVENT_SEV_TERM: u32 = 6;
 /// KVM_MEMORY_EXIT_FLAG_PRIVATE.
 const FAULT_PRIVATE: u64 = 1 << 3;
-/// A page that faults this often in a row although it has the right state will never be there: the host has no memory for it.
+/// A page that faults this often in a row although it has the right state will never be there: the host has
+/// no memory for it.
 const MAX_RETRIES: u32 = 64;
 
 impl Vcpu {
@@ -299,8 +302,8 @@ impl RunnableVcpu {
         self.0.kicker()
     }
 
-    /// Runs until `stop` or until it cannot go on, which is what it returns. `stop` is asked before each entry into the guest: after
-    /// a [kick](Kicker::kick) too.
+    /// Runs until `stop` or until it cannot go on, which is what it returns. `stop` is asked before each
+    /// entry into the guest: after a [kick](Kicker::kick) too.
     pub fn run(
         &mut self,
         machine: &dyn AccessHandler,
@@ -431,8 +434,8 @@ impl Vcpu {
         }
         let len = size * io.count as usize;
         // SAFETY: the kernel placed `count * size` bytes at `data_offset` from the start of the mapping that
-        // `run` points to (Documentation/virt/kvm/api.rst, KVM_EXIT_IO); nothing else touches it until KVM_RUN,
-        // which needs `&mut self`.
+        // `run` points to (Documentation/virt/kvm/api.rst, KVM_EXIT_IO); nothing else touches it until
+        // KVM_RUN, which needs `&mut self`.
         let data = unsafe {
             let base = std::ptr::from_mut(run).cast::<u8>();
             std::slice::from_raw_parts_mut(base.add(io.data_offset as usize), len)
@@ -447,8 +450,8 @@ impl Vcpu {
         }
     }
 
-    /// Serves a page state change. What the guest may not have is answered with an error, which its firmware and kernel do not
-    /// survive by their own choice.
+    /// Serves a page state change. What the guest may not have is answered with an error, which its firmware
+    /// and kernel do not survive by their own choice.
     fn convert(&mut self, args: &[u64; 6]) {
         let answer = page_state_change(self.id, self.private.as_deref(), args);
         let run = self.fd.get_kvm_run();
@@ -468,8 +471,9 @@ impl Vcpu {
         let certificates = self.certificates.clone();
         let run = self.fd.get_kvm_run();
         let request = std::ptr::from_mut(&mut run.__bindgen_anon_1).cast::<Request>();
-        // SAFETY: the exit reason was KVM_EXIT_SNP_REQ_CERTS, whose member of the union this is: 24 bytes at its start, within
-        // its 256, and aligned as it is. Nothing else touches it until KVM_RUN, which needs `&mut self`.
+        // SAFETY: the exit reason was KVM_EXIT_SNP_REQ_CERTS, whose member of the union this is: 24 bytes at
+        // its start, within its 256, and aligned as it is. Nothing else touches it until KVM_RUN, which needs
+        // `&mut self`.
         let request = unsafe { &mut *request };
         let answer = match certificates {
             Some(certificates) => certificates.serve(request.gpa, request.npages),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One kick takes a vCPU out of the guest, whatever its thread is doing at that moment. Needs `/dev/kvm`; the guests are a few bytes.
+//! One kick takes a vCPU out of the guest, whatever its thread is doing at that moment. Needs `/dev/kvm`; the
+//! guests are a few bytes.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
@@ -81,7 +82,8 @@ fn guest(kvm: &Kvm, code: &[u8]) -> Guest {
     Guest { vcpu, _vm: vm, _memory: memory }
 }
 
-/// Runs `guest` while this thread calls `control`, which has to make `stop` true and to kick. Returns the exits.
+/// Runs `guest` while this thread calls `control`, which has to make `stop` true and to kick. Returns the
+/// exits.
 fn run(
     mut guest: Guest,
     stop: impl Fn() -> bool + Send + 'static,

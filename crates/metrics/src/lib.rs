@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a device or a thread has done, and what can be seen of it while the machine runs.
 //!
-//! A device keeps [`Counter`]s, together with what else is worth a look, in a struct behind an `Arc` (`metrics.rs` in
-//! its folder). The device adds to it; any thread may read it at any time through [`Inspect`], because nothing in it
-//! is behind a lock that a vCPU takes.
+//! A device keeps [`Counter`]s, together with what else is worth a look, in a struct behind an `Arc`
+//! (`metrics.rs` in its folder). The device adds to it; any thread may read it at any time through
+//! [`Inspect`], because nothing in it is behind a lock that a vCPU takes.
 //!
-//! A [`View`] is a snapshot: names and values, in a fixed order, with views of parts inside. Values are read one by
-//! one, so two counters of one view may be an event apart.
+//! A [`View`] is a snapshot: names and values, in a fixed order, with views of parts inside. Values are read
+//! one by one, so two counters of one view may be an event apart.
 
 #![forbid(unsafe_code)]
 
@@ -30,8 +30,8 @@ impl Counter {
         self.add(1);
     }
 
-    /// Adds `count` without a locked instruction. Only for a counter to which one thread adds at a time, such as those
-    /// of a queue, which has one worker: additions of two threads at once would be lost.
+    /// Adds `count` without a locked instruction. Only for a counter to which one thread adds at a time, such
+    /// as those of a queue, which has one worker: additions of two threads at once would be lost.
     #[inline]
     pub fn add_unshared(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);

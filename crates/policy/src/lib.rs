@@ -10,7 +10,8 @@
 //! quote of a running guest's TPM ([`Policy::appraise_quote`]). Each returns all reasons for a denial; an
 //! empty list is an acceptance.
 //!
-//! `authoring` (a feature) writes policies, [`import`] takes over policies of other programs, and [`rego`] runs code that a policy may name.
+//! `authoring` (a feature) writes policies, [`import`] takes over policies of other programs, and [`rego`]
+//! runs code that a policy may name.
 
 #![forbid(unsafe_code)]
 

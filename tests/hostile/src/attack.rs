@@ -20,8 +20,9 @@ pub enum Attack {
     Cmdline(String),
     /// `serve-shim=PATH`: fw_cfg serves this EFI program as `etc/boot/shim`, which nothing measures.
     Shim(PathBuf),
-    /// `inject-variables=PATH`: the shared view of the firmware image begins with the bytes of this file. The guest sees them when it
-    /// makes these pages shared, which the stock firmware does with its variable store.
+    /// `inject-variables=PATH`: the shared view of the firmware image begins with the bytes of this file. The
+    /// guest sees them when it makes these pages shared, which the stock firmware does with its variable
+    /// store.
     Variables(PathBuf),
     /// `first-stage=NAME`: what the host does to the first stage.
     Stage(StageAttack),

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm-hostile`: cvmm with a hostile host between guest and machine, for the boot tests.
 //!
-//! Its command line is that of `cvmm`, whose library it links. What the host does is in the environment variable `CVMM_HOSTILE`
-//! (`attack`). It goes between guest and machine through `cvmm::machine::interpose`, the one seam that cvmm has for this: it has the
-//! powers of a host, and no more. In particular it cannot make a guest run that was not admitted.
+//! Its command line is that of `cvmm`, whose library it links. What the host does is in the environment
+//! variable `CVMM_HOSTILE` (`attack`). It goes between guest and machine through `cvmm::machine::interpose`,
+//! the one seam that cvmm has for this: it has the powers of a host, and no more. In particular it cannot
+//! make a guest run that was not admitted.
 
 mod attack;
 mod host;

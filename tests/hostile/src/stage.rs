@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Attacks on a first stage: all of them writes to memory that it shares with the host, or conversions of its pages, at the moment
-//! when it waits for an answer.
+//! Attacks on a first stage: all of them writes to memory that it shares with the host, or conversions of its
+//! pages, at the moment when it waits for an answer.
 
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -58,7 +58,8 @@ fn header(memory: &DeviceMemory, at: u64) -> Option<Header> {
     Header::read_from_bytes(&bytes).ok()
 }
 
-/// Takes a page away. The guest's next access makes it private again: another page, which the guest has not validated.
+/// Takes a page away. The guest's next access makes it private again: another page, which the guest has not
+/// validated.
 fn take(guest: GuestAccess<'_>, kind: SectionKind) {
     let sections = guest.firmware.sections().unwrap_or_default();
     if let Some(section) = sections.iter().find(|section| section.kind == kind) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which file of a crate imports which. A name is followed through re-exports to the file that defines it, so a
-//! module that only re-exports is not in the way. What a module takes from those it is in (`super::Error`) does
-//! not count: a module and what is below it are one to the rest of the crate.
+//! Which file of a crate imports which. A name is followed through re-exports to the file that defines it, so
+//! a module that only re-exports is not in the way. What a module takes from those it is in (`super::Error`)
+//! does not count: a module and what is below it are one to the rest of the crate.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest's channel to the gate: a virtio console whose bytes are frames of the gate's protocol.
 //!
-//! A guest may send two messages, `attest` and `guest-evidence`, about its own VM. The channel parses them and forwards what it parsed;
-//! anything else is refused here, and the gate does not see it. Each session of the guest is a connection that begins with
-//! `guest-channel`, by which the VMM tells the gate that a guest speaks, and for which VM and launch: the gate then accepts nothing else
-//! on this connection, and only answers for guests are handed to the guest.
+//! A guest may send two messages, `attest` and `guest-evidence`, about its own VM. The channel parses them
+//! and forwards what it parsed; anything else is refused here, and the gate does not see it. Each session of
+//! the guest is a connection that begins with `guest-channel`, by which the VMM tells the gate that a guest
+//! speaks, and for which VM and launch: the gate then accepts nothing else on this connection, and only
+//! answers for guests are handed to the guest.
 //!
-//! Everything is bounded: a frame by [`MAX_FRAME`], an exchange by the timeout, sessions by [`GUEST_BURST`] and [`GUEST_RATE`]. A
-//! guest that sends nonsense keeps only its own thread busy, `PENALTY` at a time.
+//! Everything is bounded: a frame by [`MAX_FRAME`], an exchange by the timeout, sessions by [`GUEST_BURST`]
+//! and [`GUEST_RATE`]. A guest that sends nonsense keeps only its own thread busy, `PENALTY` at a time.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -50,8 +51,8 @@ pub struct Channel {
     pub to_guest: File,
 }
 
-/// Opens the channel to the gate of `settings`, for the guest whose launch was approved in session `launch`. Returns where the device
-/// writes, and what it reads.
+/// Opens the channel to the gate of `settings`, for the guest whose launch was approved in session `launch`.
+/// Returns where the device writes, and what it reads.
 pub fn connect(settings: &Gate, launch: &str) -> io::Result<(io::PipeWriter, OwnedFd)> {
     let (from_guest, writer) = io::pipe()?;
     let (reader, to_guest) = input_pipe()?;
@@ -170,7 +171,8 @@ impl Channel {
     }
 }
 
-/// A refusal of the VMM's own, for what the gate does not hear of. A guest that goes on like that does so slowly.
+/// A refusal of the VMM's own, for what the gate does not hear of. A guest that goes on like that does so
+/// slowly.
 fn refused(reason: Reason) -> Response {
     cvmm_log_limit::warn!(code = %reason.code, "refused a message on the guest's gate channel");
     thread::sleep(PENALTY);

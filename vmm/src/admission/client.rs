@@ -65,7 +65,8 @@ impl AdmissionClient {
         &self.vm_id
     }
 
-    /// Describes the VM of `config` and `inputs` with virtual CPUs of `model`. Reads and hashes everything that is launched.
+    /// Describes the VM of `config` and `inputs` with virtual CPUs of `model`. Reads and hashes everything
+    /// that is launched.
     pub fn request(
         &self,
         config: &Config,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Keeping a VM's lease alive: the gate learns how far the state file is, and that the VM lives.
 //!
-//! A lost connection does not stop a VM: the gate may be restarted under it, and the lease is resumed. What stops it is the gate's
-//! answer that the VM was started again: from then on, what this one writes into its file is never accepted again.
+//! A lost connection does not stop a VM: the gate may be restarted under it, and the lease is resumed. What
+//! stops it is the gate's answer that the VM was started again: from then on, what this one writes into its
+//! file is never accepted again.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -17,7 +18,8 @@ use cvmm_gate_protocol::messages::lease::HEARTBEAT;
 use crate::control::{Control, Ending};
 use crate::vtpm::ChangeCounter;
 
-/// How often the file's counter is read: changes that are older than this are safe against an older copy of the file.
+/// How often the file's counter is read: changes that are older than this are safe against an older copy of
+/// the file.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The machine that runs now, which the end of the lease has to stop.

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From a configuration to the manifest that the gate appraises.
 //!
-//! Every field of the configuration is one of three things, and the destructuring below does not compile until a new field is
-//! classified:
+//! Every field of the configuration is one of three things, and the destructuring below does not compile
+//! until a new field is classified:
 //!
-//! - *attested*: in the manifest, whose hash is in HOST_DATA and so in every report of the guest; the gate appraises it;
-//! - *validated*: checked by a rule of this host before anything is launched, and without effect on the guest's owner;
+//! - *attested*: in the manifest, whose hash is in HOST_DATA and so in every report of the guest; the gate
+//!   appraises it;
+//! - *validated*: checked by a rule of this host before anything is launched, and without effect on the
+//!   guest's owner;
 //! - *harmless*: cannot harm the guest's owner or the host.
 
 use cvmm_gate_protocol::manifest::{
@@ -31,8 +33,9 @@ pub enum ManifestError {
     Hashes(#[from] HashError),
 }
 
-/// The manifest of `config`, whose files are `inputs`, for the VM that the gate knows as `vm_id`. `cpu_signature` and `sev_features`
-/// are those of its virtual CPUs. Its TPM has no identity in it, which comes when the gate has certified one.
+/// The manifest of `config`, whose files are `inputs`, for the VM that the gate knows as `vm_id`.
+/// `cpu_signature` and `sev_features` are those of its virtual CPUs. Its TPM has no identity in it, which
+/// comes when the gate has certified one.
 pub fn manifest(
     config: &Config,
     inputs: &Inputs,
@@ -141,10 +144,11 @@ fn disk(disk: &config::Disk) -> Disk {
         // Attested.
         serial,
         read_only,
-        // Validated: what the host has under that name. The guest has to authenticate what it reads from any disk.
+        // Validated: what the host has under that name. The guest has to authenticate what it reads from any
+        // disk.
         path: _,
-        // Harmless: the guest's own flushes decide about durability, except with "unsafe", by which the host can lose what it
-        // could destroy anyway.
+        // Harmless: the guest's own flushes decide about durability, except with "unsafe", by which the host
+        // can lose what it could destroy anyway.
         cache: _,
         queues: _,
         // Harmless: whether the content may be what it looks like.
@@ -184,8 +188,8 @@ pub(crate) fn knobs(debug: &config::Debug) -> Vec<String> {
     } = debug;
     [
         ("firmware_console", *firmware_console),
-        // Not "mtrr": that was the knob that showed them when they were hidden by default. A policy that allows that one does
-        // not allow this one.
+        // Not "mtrr": that was the knob that showed them when they were hidden by default. A policy that
+        // allows that one does not allow this one.
         ("mtrr_hidden", !*mtrr),
     ]
     .into_iter()

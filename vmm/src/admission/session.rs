@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The session of an approved launch: its terms, its evidence, and the ticket that admits the guest.
 //!
-//! A first stage decides for itself whether its ticket is good. The VMM verifies its own, which the gate gives at the same time: only
-//! that one makes the rest of the guest run.
+//! A first stage decides for itself whether its ticket is good. The VMM verifies its own, which the gate
+//! gives at the same time: only that one makes the rest of the guest run.
 
 use std::time::Duration;
 
@@ -73,7 +73,8 @@ impl LaunchSession {
         &self.terms
     }
 
-    /// Turns a finished launch into an admitted one. Without a first stage, this presents the host's evidence to the gate.
+    /// Turns a finished launch into an admitted one. Without a first stage, this presents the host's evidence
+    /// to the gate.
     pub fn admit(self, finished: Finished) -> Result<Admitted, AdmissionError> {
         let ticket = match self.evidence {
             LaunchEvidence::OfHost(approved) => {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: grammar (`args`), what each command does, and how errors are shown.
 //!
-//! Results go to standard output, everything else to standard error. Errors are sentences for people; with `--log-format json`
-//! they are log events with the reason code as a field, and `config check --json` gives them to programs. The machine itself comes in
-//! through [`main`]'s argument, so that commands can be tested without one.
+//! Results go to standard output, everything else to standard error. Errors are sentences for people; with
+//! `--log-format json` they are log events with the reason code as a field, and `config check --json` gives
+//! them to programs. The machine itself comes in through [`main`]'s argument, so that commands can be tested
+//! without one.
 
 mod args;
 mod attest;

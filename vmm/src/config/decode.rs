@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the TOML tree to the parse layer, with all unknown keys and wrong types at once.
 //!
-//! A serde decoder stops at its first error. To report all of them, the offending entry is cut out of a copy of the tree and
-//! decoding starts again, until it succeeds. Each round removes one entry, so it ends; the number of rounds is bounded too.
-//! The cut keys are handed on, so that `validate` does not call them missing.
+//! A serde decoder stops at its first error. To report all of them, the offending entry is cut out of a copy
+//! of the tree and decoding starts again, until it succeeds. Each round removes one entry, so it ends; the
+//! number of rounds is bounded too. The cut keys are handed on, so that `validate` does not call them
+//! missing.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -50,7 +51,8 @@ pub(super) fn decode(source: &Source<'_>) -> Decoded {
             None => break,
         };
     }
-    // Nothing usable: what the later steps would say about an empty configuration is not the author's problem.
+    // Nothing usable: what the later steps would say about an empty configuration is not the author's
+    // problem.
     decoded.cut.insert(String::new());
     decoded
 }

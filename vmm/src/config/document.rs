@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From a [`Config`] back to a `vm.toml` with every default written out.
 //!
-//! The result has the names and the structure of the file, so that what `cvmm config check --json` prints can be edited,
-//! converted to TOML and checked again: it is the same VM. Paths are absolute. What the file may not say is left out: keys of
-//! other profiles and modes, and what `[gate]` makes.
+//! The result has the names and the structure of the file, so that what `cvmm config check --json` prints can
+//! be edited, converted to TOML and checked again: it is the same VM. Paths are absolute. What the file may
+//! not say is left out: keys of other profiles and modes, and what `[gate]` makes.
 
 use serde_json::Value;
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Commented example files, one per boot profile: what `cvmm config example` prints.
 //!
-//! Put together from the tables' own sections, so that the profiles differ only where they must; a test parses each of them.
+//! Put together from the tables' own sections, so that the profiles differ only where they must; a test
+//! parses each of them.
 
 use super::profile::Profile;
 use super::vm::{self, TABLES};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the host must have for the VM: today its memory.
 //!
-//! `MemTotal` and not the free memory: how much is free changes from one second to the next, while a guest larger than the
-//! machine is a mistake in the file. Running out later is the kernel's to handle.
+//! `MemTotal` and not the free memory: how much is free changes from one second to the next, while a guest
+//! larger than the machine is a mistake in the file. Running out later is the kernel's to handle.
 
 use super::problem::Problem;
 use super::size::show;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How much of the guest's memory lies below 4 GiB when `low_memory` does not say so.
 //!
-//! An SNP guest does all of its I/O through bounce buffers (Linux: swiotlb). Linux wants 6 % of its memory for them, 64 MiB to 1 GiB
-//! (arch/x86/mm/mem_encrypt.c, `mem_encrypt_setup_arch`), rounded up to a power of two (kernel/dma/swiotlb.c), in one piece below
-//! 4 GiB, and takes half, and half again, of what it cannot have. So low memory must have a free run of that length,
-//! wherever the kernel lies: with KASLR it is somewhere in the middle and cuts the rest in two.
+//! An SNP guest does all of its I/O through bounce buffers (Linux: swiotlb). Linux wants 6 % of its memory
+//! for them, 64 MiB to 1 GiB (arch/x86/mm/mem_encrypt.c, `mem_encrypt_setup_arch`), rounded up to a power of
+//! two (kernel/dma/swiotlb.c), in one piece below 4 GiB, and takes half, and half again, of what it cannot
+//! have. So low memory must have a free run of that length, wherever the kernel lies: with KASLR it is
+//! somewhere in the middle and cuts the rest in two.
 //!
 //! More than that is a waste: the firmware of an SNP guest accepts all low memory before the kernel starts.
 

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `vm.toml`: what a virtual machine consists of, read from one TOML file.
 //!
-//! Each table has a file of its own (`boot`, `disk`, `gate`, …; `vm` is the whole file with its top-level keys). It holds the
-//! table as it is parsed (`Raw…`: every key optional, numbers wide, doc comments that become the JSON Schema), the public type with its
-//! rules, the way back for `config check --json`, the checks of its paths, and its section of `config example`.
+//! Each table has a file of its own (`boot`, `disk`, `gate`, …; `vm` is the whole file with its top-level
+//! keys). It holds the table as it is parsed (`Raw…`: every key optional, numbers wide, doc comments that
+//! become the JSON Schema), the public type with its rules, the way back for `config check --json`, the
+//! checks of its paths, and its section of `config example`.
 //!
-//! Reading goes through these steps, and every step adds to one list of [`Problem`]s instead of stopping at the first, so that a file
-//! has to be corrected once:
+//! Reading goes through these steps, and every step adds to one list of [`Problem`]s instead of stopping at
+//! the first, so that a file has to be corrected once:
 //!
 //! 1. `source` parses the text as TOML and remembers where each key stands (syntax errors);
 //! 2. `decode` turns the tree into the tables as parsed (unknown keys, wrong types, unknown words);
-//! 3. each table's `check` applies ranges and the rules between keys (`rules`), and builds the public [`Config`];
-//! 4. each table's `check_files` (`paths`) and `host` look at the machine: paths that are missing or unusable, more memory than
-//!    there is.
+//! 3. each table's `check` applies ranges and the rules between keys (`rules`), and builds the public
+//!    [`Config`];
+//! 4. each table's `check_files` (`paths`) and `host` look at the machine: paths that are missing or
+//!    unusable, more memory than there is.
 //!
 //! Steps 1–3 are pure: `cvmm config check --offline` runs only them. Every problem has a stable reason code
-//! (`config.vcpus.range`), the key, line, column and what would be allowed. [`Config`] itself carries no trace of
-//! TOML; the machine code sees validated values and absolute paths (relative ones start at the file's folder).
+//! (`config.vcpus.range`), the key, line, column and what would be allowed. [`Config`] itself carries no
+//! trace of TOML; the machine code sees validated values and absolute paths (relative ones start at the
+//! file's folder).
 //!
 //! How to add a table: docs/internals/adding-a-device.md.
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether paths can be used: there, of the right kind, readable, not empty.
 //!
-//! Looks only; nothing is created or truncated. A pipe or character device is refused from its metadata before any open, which
-//! could block or have effects. What is inside the files is for the launch to judge (`crate::run::check`).
+//! Looks only; nothing is created or truncated. A pipe or character device is refused from its metadata
+//! before any open, which could block or have effects. What is inside the files is for the launch to judge
+//! (`crate::run::check`).
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileTypeExt;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is wrong with a `vm.toml`, for people and for programs.
 //!
-//! A [`Problem`] is one finding: a stable reason code, the key, a sentence, what would be allowed and, once placed, where
-//! it stands. Its display form is the compiler's: sentence, `file:line:column`, the line itself and a caret. Text from
-//! the file is shown without control characters, so that a hostile file cannot drive the terminal.
+//! A [`Problem`] is one finding: a stable reason code, the key, a sentence, what would be allowed and, once
+//! placed, where it stands. Its display form is the compiler's: sentence, `file:line:column`, the line itself
+//! and a caret. Text from the file is shown without control characters, so that a hostile file cannot drive
+//! the terminal.
 
 use std::fmt;
 

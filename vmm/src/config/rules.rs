@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the rules of all tables share: the list of problems, and checks of single values.
 //!
-//! A value that breaks a rule is replaced by a harmless one so that checking continues; the resulting configuration is used only when
-//! there is no problem at all.
+//! A value that breaks a rule is replaced by a harmless one so that checking continues; the resulting
+//! configuration is used only when there is no problem at all.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

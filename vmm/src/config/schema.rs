@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The JSON Schema of `vm.toml`, derived from the tables as they are parsed.
 //!
-//! Editors with a TOML language server complete and check with it. It knows types, ranges, words and which keys belong to which boot
-//! profile; rules between other keys (`low_memory` ≤ `memory`, distinct serials) are only in `cvmm config check`.
+//! Editors with a TOML language server complete and check with it. It knows types, ranges, words and which
+//! keys belong to which boot profile; rules between other keys (`low_memory` ≤ `memory`, distinct serials)
+//! are only in `cvmm config check`.
 
 use schemars::Schema;
 use schemars::generate::SchemaSettings;

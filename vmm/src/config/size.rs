@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sizes in `vm.toml`: `"512MiB"`, `"4GiB"` or a whole number of bytes.
 //!
-//! Only binary units are known. "MB" and "M" mean different things to different tools, so they are refused with the unit
-//! that was probably meant. The value stays raw here; ranges are checked where the key is known.
+//! Only binary units are known. "MB" and "M" mean different things to different tools, so they are refused
+//! with the unit that was probably meant. The value stays raw here; ranges are checked where the key is
+//! known.
 
 use std::borrow::Cow;
 use std::fmt;

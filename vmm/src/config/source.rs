@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The text of a `vm.toml`, its TOML tree and the place of every key.
 //!
-//! The tree keeps byte ranges for keys and values, so the later steps talk about keys (`disk.1.serial`) and only here do keys become
-//! lines and columns. Files are limited in size before they are read: a configuration is a page of text.
+//! The tree keeps byte ranges for keys and values, so the later steps talk about keys (`disk.1.serial`) and
+//! only here do keys become lines and columns. Files are limited in size before they are read: a
+//! configuration is a page of text.
 
 use std::fs::File;
 use std::io::Read;
@@ -35,7 +36,8 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         return fail("file", format!("configuration {shown} is a directory, not a file"));
     }
     let mut bytes = Vec::new();
-    // One byte more than allowed tells "too large" from "exactly as large", also for pipes, which have no size.
+    // One byte more than allowed tells "too large" from "exactly as large", also for pipes, which have no
+    // size.
     let read = File::open(path).and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
         return fail("file", format!("cannot read configuration {shown}: {error}"));
@@ -125,7 +127,8 @@ impl<'text> Source<'text> {
     }
 
     fn locate(&self, path: &str) -> Range<usize> {
-        // The document's own span is the whole text; its first line is where a missing top-level key is reported.
+        // The document's own span is the whole text; its first line is where a missing top-level key is
+        // reported.
         let mut span = 0..0;
         let mut table = Some(self.tree.get_ref());
         let mut array: Option<&[Spanned<DeValue<'text>>]> = None;

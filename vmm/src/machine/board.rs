@@ -73,7 +73,8 @@ impl fmt::Debug for OutsideDevices {
 
 /// A machine without processors.
 ///
-/// Fields are dropped in order: everything that holds the VM descriptor goes before the memory its slots point to.
+/// Fields are dropped in order: everything that holds the VM descriptor goes before the memory its slots
+/// point to.
 pub(super) struct Board {
     pub(super) dispatch: Arc<Dispatch>,
     pub(super) console: ConsolePort,
@@ -110,7 +111,8 @@ pub(super) fn prepare(vm: &VmFd) -> Result<(), MachineError> {
 }
 
 impl Board {
-    /// Puts the devices of `config` around `vm`, whose `memory` is registered, and whose `private` memory if it is an SNP guest's.
+    /// Puts the devices of `config` around `vm`, whose `memory` is registered, and whose `private` memory if
+    /// it is an SNP guest's.
     pub(super) fn assemble(
         ctx: &MachineContext<'_>,
         config: &Config,
@@ -162,7 +164,8 @@ impl Board {
         })
     }
 
-    /// Creates the vCPUs in the order of `starts`, the boot vCPU's first. Called last, once every device is on the bus.
+    /// Creates the vCPUs in the order of `starts`, the boot vCPU's first. Called last, once every device is
+    /// on the bus.
     pub(super) fn vcpus(
         &self,
         config: &Config,

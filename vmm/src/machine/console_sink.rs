@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the console device's bytes go on the host, and the watch for a text among them.
 //!
-//! The sink outlives the machine: after a guest reset the new console device gets a clone. Devices put a bounded
-//! buffer and a thread in front of it (`cvmm_devices::chipset::console_out`), so a write here may block. A device that
-//! goes while its thread is stuck in a write abandons it. The next device's thread must not queue up behind that one,
-//! or every reset would leave another: its write fails with `WouldBlock` instead, so that it can be ended in order.
+//! The sink outlives the machine: after a guest reset the new console device gets a clone. Devices put a
+//! bounded buffer and a thread in front of it (`cvmm_devices::chipset::console_out`), so a write here may
+//! block. A device that goes while its thread is stuck in a write abandons it. The next device's thread must
+//! not queue up behind that one, or every reset would leave another: its write fails with `WouldBlock`
+//! instead, so that it can be ended in order.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where a vCPU's access goes: ports to the port bus; MMIO to the fixed devices, then to PCI configuration space, then to BARs.
+//! Where a vCPU's access goes: ports to the port bus; MMIO to the fixed devices, then to PCI configuration
+//! space, then to BARs.
 //!
 //! The timeline's milestones are noticed here too, by what only that piece of software does.
 

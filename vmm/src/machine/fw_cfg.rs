@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the firmware finds on its configuration device.
 //!
-//! Firmware reads the directory entry by entry, so every file costs exits; there are only those it needs. Never
-//! among them: `opt/*` (knobs that change what firmware does) and `etc/boot/shim` (an EFI binary that an AmdSev build would
-//! run unmeasured).
+//! Firmware reads the directory entry by entry, so every file costs exits; there are only those it needs.
+//! Never among them: `opt/*` (knobs that change what firmware does) and `etc/boot/shim` (an EFI binary that
+//! an AmdSev build would run unmeasured).
 
 use std::io;
 use std::ops::Range;
@@ -37,7 +37,8 @@ pub fn e820(memory: &MemoryLayout) -> Vec<u8> {
         .collect()
 }
 
-/// `etc/hardware-info` (edk2 OvmfPkg/Library/HardwareInfoLib): a header and one host bridge, all little-endian.
+/// `etc/hardware-info` (edk2 OvmfPkg/Library/HardwareInfoLib): a header and one host bridge, all
+/// little-endian.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct HardwareInfo {
@@ -105,10 +106,11 @@ impl Content for FromBlob {
 
 /// Builds the device.
 ///
-/// `mem64` is the 64-bit PCI window that firmware is told. Without one there is no `etc/hardware-info` and firmware chooses
-/// its windows, which a firmware that must use PCI devices has to: from stable202208 to stable202411 edk2 reads from that file
-/// where a window starts and ends, and leaves its offset between host and PCI addresses uninitialized (edk2 commit 24d835a13157).
-/// With a random offset no BAR gets an address and no disk is found; Debian 12's OVMF shows it.
+/// `mem64` is the 64-bit PCI window that firmware is told. Without one there is no `etc/hardware-info` and
+/// firmware chooses its windows, which a firmware that must use PCI devices has to: from stable202208 to
+/// stable202411 edk2 reads from that file where a window starts and ends, and leaves its offset between host
+/// and PCI addresses uninitialized (edk2 commit 24d835a13157). With a random offset no BAR gets an address
+/// and no disk is found; Debian 12's OVMF shows it.
 pub fn build(
     inputs: &Inputs,
     vcpus: u16,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where a program that links cvmm can put itself between a guest and its machine, as a hostile host does. The `cvmm` program puts
-//! nothing there ([`NoInterposer`]); the project's tests do, from a program of their own (`tests/hostile`).
+//! Where a program that links cvmm can put itself between a guest and its machine, as a hostile host does.
+//! The `cvmm` program puts nothing there ([`NoInterposer`]); the project's tests do, from a program of their
+//! own (`tests/hostile`).
 //!
-//! An interposer has the powers of a host: it sees the files before they are used, the guest's shared memory, and the state of its
-//! pages. It is never given a vCPU, a launch or an admission, so it cannot make a guest run that was not admitted.
+//! An interposer has the powers of a host: it sees the files before they are used, the guest's shared memory,
+//! and the state of its pages. It is never given a vCPU, a launch or an admission, so it cannot make a guest
+//! run that was not admitted.
 
 use std::fmt::Debug;
 use std::sync::Arc;

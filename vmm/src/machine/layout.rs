@@ -24,7 +24,8 @@ pub const GIB: u64 = 1 << 30;
 pub const PCI_MEM32: Range<u64> = 0x8000_0000..0xe000_0000;
 /// Enhanced configuration space of 256 buses, where firmware finds it; only bus 0 exists.
 pub const ECAM: Range<u64> = 0xe000_0000..0xf000_0000;
-/// Where firmware may move it: over the PCI window at most, never over RAM, the TPM, the APICs or the firmware.
+/// Where firmware may move it: over the PCI window at most, never over RAM, the TPM, the APICs or the
+/// firmware.
 pub const ECAM_FREE: Range<u64> = PCI_MEM32.start..ECAM.end;
 /// I/O APIC registers, for the MADT.
 pub const IOAPIC: u64 = 0xfec0_0000;
@@ -44,9 +45,9 @@ pub fn pci_mem64(ram: &MemoryLayout, physical_bits: u8) -> Option<Range<u64>> {
     (end <= 1_u64.checked_shl(physical_bits.into())?).then_some(start..end)
 }
 
-/// Where firmware may put a 64-bit PCI window of its own choice: from the first multiple of 32 GiB above RAM to the end of
-/// the address space. OVMF has its window at that start or, with enough address bits, in the last eighth of
-/// the bits that it uses. `None` if nothing is left above RAM.
+/// Where firmware may put a 64-bit PCI window of its own choice: from the first multiple of 32 GiB above RAM
+/// to the end of the address space. OVMF has its window at that start or, with enough address bits, in the
+/// last eighth of the bits that it uses. `None` if nothing is left above RAM.
 pub fn pci_mem64_free(ram: &MemoryLayout, physical_bits: u8) -> Option<Range<u64>> {
     let start = HIGH_BASE.checked_add(ram.high)?.checked_next_multiple_of(32 * GIB)?;
     let end = 1_u64.checked_shl(physical_bits.into())?;

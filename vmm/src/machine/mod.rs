@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The machine: one Q35-like personality, assembled from inputs that were checked before any guest memory exists.
+//! The machine: one Q35-like personality, assembled from inputs that were checked before any guest memory
+//! exists.
 //!
 //! A machine comes into being by a chain of types, each of which only the one before it can produce:
 //!
-//! - an ordinary guest: [`Machine::build`] (memory, devices, vCPUs; pages of the plan placed) → [`Machine::start`] → [`RunningMachine`];
-//! - an SNP guest: [`LaunchedMachine::launch`] (the same, launched and measured) → [`LaunchedMachine::first_stage`] →
-//!   [`SnpMachine`] and its `Finished` launch → an admission makes an `Admitted` of the latter → [`SnpMachine::start`] →
-//!   [`RunningMachine`].
+//! - an ordinary guest: [`Machine::build`] (memory, devices, vCPUs; pages of the plan placed) →
+//!   [`Machine::start`] → [`RunningMachine`];
+//! - an SNP guest: [`LaunchedMachine::launch`] (the same, launched and measured) →
+//!   [`LaunchedMachine::first_stage`] → [`SnpMachine`] and its `Finished` launch → an admission makes an
+//!   `Admitted` of the latter → [`SnpMachine::start`] → [`RunningMachine`].
 //!
-//! The first stage runs alone, on the boot vCPU. Nothing else makes a vCPU of an SNP guest run: a launched machine has no `start`
-//! (E0599), and an SNP machine does not start without an admission (E0061).
+//! The first stage runs alone, on the boot vCPU. Nothing else makes a vCPU of an SNP guest run: a launched
+//! machine has no `start` (E0599), and an SNP machine does not start without an admission (E0061).
 //!
 //! ```compile_fail,E0599
 //! # use cvmm::machine::{LaunchedMachine, MachineError, RunningMachine};
@@ -173,8 +175,9 @@ impl LaunchedMachine {
         Ok(Self { machine: SnpMachine { vcpus, board }, finished })
     }
 
-    /// Runs the guest's first stage, if it was launched with one, and waits until it is done. `authority` answers its questions; without
-    /// one the stage has nothing to ask. `stop` is asked now and then whether the operator wants the VM to end.
+    /// Runs the guest's first stage, if it was launched with one, and waits until it is done. `authority`
+    /// answers its questions; without one the stage has nothing to ask. `stop` is asked now and then whether
+    /// the operator wants the VM to end.
     pub fn first_stage<A: StageAuthority>(
         self,
         ctx: &MachineContext<'_>,

@@ -19,8 +19,8 @@ use super::error::MachineError;
 use super::tpm::{GuestTpm, TpmCounts};
 use crate::control::{Control, Ending};
 
-/// vCPU threads recurse nowhere and keep no large buffers on the stack; short TPM commands run on them, in a library whose
-/// buffers are of some KiB each. Pages that are never touched cost nothing.
+/// vCPU threads recurse nowhere and keep no large buffers on the stack; short TPM commands run on them, in a
+/// library whose buffers are of some KiB each. Pages that are never touched cost nothing.
 const STACK: usize = 1 << 20;
 
 /// A thread that runs a vCPU.
@@ -57,7 +57,8 @@ pub struct MachineEnd {
     pub tpm: Option<TpmCounts>,
 }
 
-/// Ends the VM when a vCPU thread is left in any way, a panic included: a VM with a missing processor must not linger.
+/// Ends the VM when a vCPU thread is left in any way, a panic included: a VM with a missing processor must
+/// not linger.
 #[derive(Debug)]
 struct EndOnDrop(Arc<Control>);
 

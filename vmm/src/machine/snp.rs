@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The SNP launch of a machine: what it is made of, in which order, and what went wrong.
 //!
-//! The expected digest is computed from the same plan that is launched, on a thread beside the launch, and goes to the security
-//! processor in an ID block. So a launch only succeeds if kernel and processor measure what `cvmm measure` predicts. If the owner
-//! has no key, the block has a fixed signature, and a public key computed from it whose private key does not exist.
+//! The expected digest is computed from the same plan that is launched, on a thread beside the launch, and
+//! goes to the security processor in an ID block. So a launch only succeeds if kernel and processor measure
+//! what `cvmm measure` predicts. If the owner has no key, the block has a fixed signature, and a public key
+//! computed from it whose private key does not exist.
 
 use std::sync::Arc;
 
@@ -102,8 +103,8 @@ impl Launch {
         Ok(memory.register_private(&self.vm)?)
     }
 
-    /// Launches the plan of `inputs` by `terms`. All vCPUs of the plan have to exist, in its order; `cpuid` is the table of the boot
-    /// vCPU, and `signature` their CPUID signature.
+    /// Launches the plan of `inputs` by `terms`. All vCPUs of the plan have to exist, in its order; `cpuid`
+    /// is the table of the boot vCPU, and `signature` their CPUID signature.
     pub(super) fn finish(
         self,
         inputs: &Inputs,

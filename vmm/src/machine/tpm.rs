@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The TPM's place in the machine: its registers, the writes that KVM collects, and the page of memory beside them.
+//! The TPM's place in the machine: its registers, the writes that KVM collects, and the page of memory beside
+//! them.
 //!
-//! Firmware writes every byte of a command to the device by itself, tens of thousands in one boot. What saves exits:
+//! Firmware writes every byte of a command to the device by itself, tens of thousands in one boot. What saves
+//! exits:
 //!
-//! - KVM collects writes to the window ([`CoalescedWrites`]); they are played to the device before any access that
-//!   reaches it, so the device sees them in their order and before START;
+//! - KVM collects writes to the window ([`CoalescedWrites`]); they are played to the device before any access
+//!   that reaches it, so the device sees them in their order and before START;
 //! - Linux is pointed to a page of ordinary memory, which it reads and writes without any exit.
 
 use std::fmt;
@@ -130,8 +132,8 @@ impl GuestTpm {
 }
 
 impl Front {
-    /// Plays the collected writes. A ring's worth at most: what the vCPU that is served now has written is among them, and
-    /// another one that never stops writing is not waited for.
+    /// Plays the collected writes. A ring's worth at most: what the vCPU that is served now has written is
+    /// among them, and another one that never stops writing is not waited for.
     fn catch_up(&mut self) {
         let Some(ring) = &mut self.ring else { return };
         for _ in 0..CAPACITY {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether the guest gets as far as its console.
 //!
-//! A kernel that dies before it has a console, or firmware that waits for a device in a loop, look like a guest that is merely slow:
-//! cvmm sees vCPUs that run. What tells them apart is time. A guest that has shown nothing for [`REPORT_AFTER`] is reported once, with
-//! what it was last seen to do. It is not ended for that unless `--boot-timeout` says so: a guest whose console is elsewhere (a
-//! graphics driver, SSH only) is silent too.
+//! A kernel that dies before it has a console, or firmware that waits for a device in a loop, look like a
+//! guest that is merely slow: cvmm sees vCPUs that run. What tells them apart is time. A guest that has shown
+//! nothing for [`REPORT_AFTER`] is reported once, with what it was last seen to do. It is not ended for that
+//! unless `--boot-timeout` says so: a guest whose console is elsewhere (a graphics driver, SSH only) is
+//! silent too.
 //!
-//! Signs of life are bytes from the console device and the marker port. Each machine is watched from its own start: a guest that was
-//! reset boots again.
+//! Signs of life are bytes from the console device and the marker port. Each machine is watched from its own
+//! start: a guest that was reset boots again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -103,7 +104,8 @@ impl BootWatch {
             self.done = true;
             return Due::End(Ending::Silent(silence));
         }
-        // Once in the life of a process: a guest that resets itself in a loop is a line for each reset already.
+        // Once in the life of a process: a guest that resets itself in a loop is a line for each reset
+        // already.
         self.report = None;
         cvmm_log_limit::warn!("{silence}; --boot-timeout SECONDS ends such a guest");
         self.tick(now)

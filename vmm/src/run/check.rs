@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `cvmm run` would refuse before it starts anything: the content of files, and the host.
 //!
-//! The same code checks as when a VM is run: [`Inputs`] for what is launched, the gate client for its keys, [`mod@host`] and the
-//! doctor for the machine. Nothing is started, locked or asked over the network.
+//! The same code checks as when a VM is run: [`Inputs`] for what is launched, the gate client for its keys,
+//! [`mod@host`] and the doctor for the machine. Nothing is started, locked or asked over the network.
 
 use std::fs::File;
 use std::path::Path;

@@ -95,7 +95,8 @@ fn of_admission(error: &AdmissionError) -> ExitStatus {
 fn of_client(error: &ClientError) -> ExitStatus {
     match error {
         ClientError::Connect(ConnectError::Unreachable { .. }) => ExitStatus::GateUnreachable,
-        // Something listens there. If TLS fails, it is not this gate, or does not accept this client; a late answer is silence.
+        // Something listens there. If TLS fails, it is not this gate, or does not accept this client; a late
+        // answer is silence.
         ClientError::Connect(ConnectError::Handshake { source, .. })
         | ClientError::NoAnswer { source, .. } => match source {
             FrameError::Tls(_) => ExitStatus::GateUnreachable,

@@ -207,7 +207,8 @@ impl Vm<'_> {
         Ok(Some(gate.request(self.config, &self.inputs, model)?))
     }
 
-    /// Starts the guest's TPM, if it has one. The gate has the keys of persistent state; it is asked with `request`.
+    /// Starts the guest's TPM, if it has one. The gate has the keys of persistent state; it is asked with
+    /// `request`.
     fn open_tpm(
         &self,
         request: Option<&LaunchRequest>,

@@ -21,8 +21,8 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Blocks the stop signals in this thread (and all it will start) and opens them for reading. (SIGPIPE is ignored by Rust's
-    /// runtime: a closed console is an error, not the end.)
+    /// Blocks the stop signals in this thread (and all it will start) and opens them for reading. (SIGPIPE is
+    /// ignored by Rust's runtime: a closed console is an error, not the end.)
     pub fn take_over() -> io::Result<Self> {
         for signal in STOP_SIGNALS {
             block_signal(signal).map_err(|error| io::Error::other(format!("block signal: {error}")))?;

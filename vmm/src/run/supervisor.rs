@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The main thread while a VM runs: signals, the operator's keys, and the end.
 //!
-//! The first stop signal presses the guest's power button and starts the grace time; a second one, or the end of
-//! that time, stops the VM. A guest that never reaches its console may be ended too ([`BootWatch`]).
+//! The first stop signal presses the guest's power button and starts the grace time; a second one, or the end
+//! of that time, stops the VM. A guest that never reaches its console may be ended too ([`BootWatch`]).
 
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
@@ -27,8 +27,8 @@ pub trait Guest {
     fn console_input(&self, bytes: &[u8]) -> usize;
 }
 
-/// How long a guest may take to power off, and since when it has been asked to. Outlives the machine: a guest that
-/// answers the power button with a reset has not been given new time by that.
+/// How long a guest may take to power off, and since when it has been asked to. Outlives the machine: a guest
+/// that answers the power button with a reset has not been given new time by that.
 #[derive(Debug)]
 pub struct Grace {
     time: Duration,

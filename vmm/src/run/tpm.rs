@@ -29,7 +29,8 @@ impl VmTpm {
         Ok(Self { vtpm: Vtpm::start(config)?, identity: None, _lease: None })
     }
 
-    /// A TPM with its state in the file `path`, whose keys come from the gate. The end of its lease ends the machine in `current`.
+    /// A TPM with its state in the file `path`, whose keys come from the gate. The end of its lease ends the
+    /// machine in `current`.
     pub(super) fn persistent(
         config: &config::Vtpm,
         path: &Path,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which PCR banks are active: set before the guest's firmware sees the TPM, because every active bank costs each of its
-//! measurements a digest, and firmware randomises the platform's authorisation, after which they cannot be changed.
+//! Which PCR banks are active: set before the guest's firmware sees the TPM, because every active bank costs
+//! each of its measurements a digest, and firmware randomises the platform's authorisation, after which they
+//! cannot be changed.
 //!
-//! The commands are those of the TPM 2.0 library specification, part 3: Startup, GetCapability(TPM_CAP_PCRS) and, if
-//! something else is active, PCR_Allocate. An allocation comes into force with the next power cycle, which the caller makes.
+//! The commands are those of the TPM 2.0 library specification, part 3: Startup, GetCapability(TPM_CAP_PCRS)
+//! and, if something else is active, PCR_Allocate. An allocation comes into force with the next power cycle,
+//! which the caller makes.
 
 use cvmm_tpm::command::Command;
 use cvmm_tpm::constants::{cap, cc, rh, su};
@@ -40,8 +42,8 @@ pub enum BankError {
     NoRoom,
 }
 
-/// Makes `wanted` the active banks of a TPM that has power and was not started yet, and shuts it down. The caller cycles its
-/// power then. Tells whether anything had to be changed.
+/// Makes `wanted` the active banks of a TPM that has power and was not started yet, and shuts it down. The
+/// caller cycles its power then. Tells whether anything had to be changed.
 pub fn activate(wanted: &[PcrBank], mut execute: impl FnMut(&[u8]) -> Vec<u8>) -> Result<bool, BankError> {
     let mut run = |name, command: Command| parameters(name, command, &mut execute);
     run("TPM2_Startup", Command::new(cc::STARTUP).u16(su::CLEAR))?;

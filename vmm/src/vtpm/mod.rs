@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest's TPM over the life of the process.
 //!
-//! A [`Vtpm`] is made before the first machine and outlives all of them: a reset of the guest is a new machine with the same
-//! TPM, which loses its power in between (PCRs are reset, keys stay). The firmware sends Startup. A machine gets an
-//! executor for its device ([`Vtpm::power_cycle`]).
+//! A [`Vtpm`] is made before the first machine and outlives all of them: a reset of the guest is a new
+//! machine with the same TPM, which loses its power in between (PCRs are reset, keys stay). The firmware
+//! sends Startup. A machine gets an executor for its device ([`Vtpm::power_cycle`]).
 //!
-//! A TPM that fails while the guest runs is visible to the guest (`TPM_RC_FAILURE` and the device's error bit); the next reset
-//! tries to bring it back. Only a TPM that never worked keeps a VM from starting.
+//! A TPM that fails while the guest runs is visible to the guest (`TPM_RC_FAILURE` and the device's error
+//! bit); the next reset tries to bring it back. Only a TPM that never worked keeps a VM from starting.
 
 mod banks;
 mod executor;
@@ -88,8 +88,8 @@ impl Vtpm {
         Ok(Self { tpm: Tpm::new(engine)? })
     }
 
-    /// What a reset of the machine is for the TPM, and what the new machine's device is in front of. A guest that was reset has often
-    /// had no time to send TPM2_Shutdown.
+    /// What a reset of the machine is for the TPM, and what the new machine's device is in front of. A guest
+    /// that was reset has often had no time to send TPM2_Shutdown.
     pub fn power_cycle(&self) -> Box<dyn TpmExecutor> {
         if let Err(error) = self.tpm.power_cycle() {
             // The guest learns it from its first command.

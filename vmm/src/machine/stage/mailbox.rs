@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The mailbox of a first stage.
 //!
-//! The stage writes a message into shared memory and then to a port; the answer is there before it goes on. The mailbox serves chunks of
-//! the UKI by itself and hands evidence to a [`StageAuthority`], without looking into what stage and gate say to each other.
+//! The stage writes a message into shared memory and then to a port; the answer is there before it goes on.
+//! The mailbox serves chunks of the UKI by itself and hands evidence to a [`StageAuthority`], without looking
+//! into what stage and gate say to each other.
 
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_first_stage::layout::{INBOX, OUTBOX, PAGE, PIECE, PIECE_LEN};

@@ -26,7 +26,8 @@ use super::interpose::{GuestAccess, Interposer};
 use crate::control::{Control, Ending};
 use crate::launch::StageAuthority;
 
-/// How long a stage may take, not counting the time that its authority takes to answer: it copies and hashes some tens of megabytes.
+/// How long a stage may take, not counting the time that its authority takes to answer: it copies and hashes
+/// some tens of megabytes.
 pub const LIMIT: Duration = Duration::from_secs(60);
 /// How often to poll for a stop request from the operator.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(50);
