@@ -44,8 +44,7 @@ fn a_real_report_is_verified_and_shown() -> suite::Result {
     assert_eq!(json["claims"]["measurement"], hex::encode(&raw[0x90..0xc0]));
     assert_eq!(json["accepted"], true);
 
-    // The same as a security processor's message, with the certificate in PEM, or in the table of the guest's
-    // host.
+    // The same as the security processor's whole message, with the certificate in PEM, or in a table.
     let own = tempfile::tempdir().unwrap();
     let made = |name: &str, bytes: &[u8]| {
         let path = own.path().join(name);

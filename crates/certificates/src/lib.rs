@@ -28,7 +28,7 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 
 pub use store::StoreError;
-use worker::{Found, Platform, Worker};
+use worker::{Lookup, Platform, Worker};
 
 const PAGE: u64 = 4096;
 
@@ -66,9 +66,9 @@ impl CertificateSource for Certificates {
     /// Waits for the worker for `worker::PATIENCE` at most.
     fn serve(&self, gpa: u64, pages: u64) -> CertificateAnswer {
         match self.worker.find() {
-            Found::Table(table) => put(&self.memory, &table, gpa, pages),
-            Found::Nothing => CertificateAnswer::Failed,
-            Found::NotYet => CertificateAnswer::Busy,
+            Lookup::Table(table) => put(&self.memory, &table, gpa, pages),
+            Lookup::Nothing => CertificateAnswer::Failed,
+            Lookup::NotYet => CertificateAnswer::Busy,
         }
     }
 }

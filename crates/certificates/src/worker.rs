@@ -22,7 +22,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// What a vCPU gets.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum Lookup {
     /// The certificate table.
     Table(Arc<[u8]>),
     /// There are no certificates; the reason is logged.
@@ -51,9 +51,9 @@ struct State {
 }
 
 impl State {
-    fn fresh(&self) -> Option<Found> {
+    fn fresh(&self) -> Option<Lookup> {
         let (since, answer) = self.answer.as_ref()?;
-        (since.elapsed() < FRESH).then(|| answer.clone().map_or(Found::Nothing, Found::Table))
+        (since.elapsed() < FRESH).then(|| answer.clone().map_or(Lookup::Nothing, Lookup::Table))
     }
 }
 
@@ -77,7 +77,7 @@ impl Worker {
     }
 
     /// What the thread found last, if that is fresh; otherwise has it look again and waits for [`PATIENCE`].
-    pub(crate) fn find(&self) -> Found {
+    pub(crate) fn find(&self) -> Lookup {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.0.lock();
         loop {
@@ -86,7 +86,7 @@ impl Worker {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Found::NotYet;
+                return Lookup::NotYet;
             }
             if !state.wanted {
                 state.wanted = true;
@@ -173,11 +173,11 @@ mod tests {
     }
 
     /// Asks like a guest that is told to ask again.
-    fn find(worker: &Worker) -> Found {
+    fn find(worker: &Worker) -> Lookup {
         let start = Instant::now();
         loop {
             match worker.find() {
-                Found::NotYet => assert!(start.elapsed() < SOON, "no answer"),
+                Lookup::NotYet => assert!(start.elapsed() < SOON, "no answer"),
                 found => return found,
             }
         }
@@ -194,17 +194,17 @@ mod tests {
         })
         .unwrap();
         let start = Instant::now();
-        assert_eq!(worker.find(), Found::NotYet);
+        assert_eq!(worker.find(), Lookup::NotYet);
         assert!(start.elapsed() >= PATIENCE && start.elapsed() < SOON);
         go.send(()).unwrap();
-        assert_eq!(find(&worker), Found::Table(vec![7].into()));
+        assert_eq!(find(&worker), Lookup::Table(vec![7].into()));
         // One question, and not on this thread.
         let asked: Vec<_> = askers.try_iter().collect();
         assert_eq!(asked.len(), 1);
         assert_ne!(asked[0], thread::current().id());
         // The next command hangs: neither the vCPU nor the end of the VM waits for it.
         thread::sleep(FRESH);
-        assert_eq!(worker.find(), Found::NotYet);
+        assert_eq!(worker.find(), Lookup::NotYet);
         let start = Instant::now();
         drop(worker);
         assert!(start.elapsed() < SOON);
@@ -222,7 +222,7 @@ mod tests {
         .unwrap();
         let start = Instant::now();
         for _ in 0..10_000 {
-            assert_eq!(find(&worker), Found::Nothing);
+            assert_eq!(find(&worker), Lookup::Nothing);
         }
         let bound = 2 + 2 * start.elapsed().as_secs() as usize;
         assert!(asked.load(Ordering::SeqCst) <= bound, "{asked:?} questions");
@@ -233,10 +233,10 @@ mod tests {
         let tcb = Arc::new(AtomicUsize::new(1));
         let reported = Arc::clone(&tcb);
         let worker = Worker::start(move || Ok(vec![reported.load(Ordering::SeqCst) as u8].into())).unwrap();
-        assert_eq!(find(&worker), Found::Table(vec![1].into()));
+        assert_eq!(find(&worker), Lookup::Table(vec![1].into()));
         tcb.store(2, Ordering::SeqCst);
         thread::sleep(FRESH);
-        assert_eq!(find(&worker), Found::Table(vec![2].into()), "an old table after its time");
+        assert_eq!(find(&worker), Lookup::Table(vec![2].into()), "an old table after its time");
     }
 
     #[test]
@@ -246,6 +246,6 @@ mod tests {
             Ok(vec![1].into())
         })
         .unwrap();
-        assert_eq!(find(&worker), Found::Table(vec![1].into()));
+        assert_eq!(find(&worker), Lookup::Table(vec![1].into()));
     }
 }

@@ -155,7 +155,7 @@ fn kind_of(metadata: &Metadata) -> Option<&'static str> {
 }
 
 /// A disk that was opened, before it is locked and measured.
-struct Opened<'a> {
+struct DiskFile<'a> {
     path: &'a Path,
     file: File,
     is_device: bool,
@@ -168,7 +168,7 @@ struct Geometry {
     memory_align: u64,
 }
 
-impl<'a> Opened<'a> {
+impl<'a> DiskFile<'a> {
     /// `exclusive` asks the kernel to refuse a block device that is mounted or that another VM writes.
     fn new(path: &'a Path, read_only: bool, cache: CacheMode, exclusive: bool) -> Result<Self, DiskError> {
         let at = || path.to_path_buf();
@@ -269,7 +269,7 @@ impl Disk {
         cache: CacheMode,
         format: ImageFormat,
     ) -> Result<Self, DiskError> {
-        let mut opened = Opened::new(path, read_only, cache, true)?;
+        let mut opened = DiskFile::new(path, read_only, cache, true)?;
         opened.lock(!read_only)?;
         let Geometry { len, block_size, memory_align } = opened.measure(cache, format)?;
         Ok(Self {
@@ -292,7 +292,7 @@ impl Disk {
         cache: CacheMode,
         format: ImageFormat,
     ) -> Result<(), DiskError> {
-        Opened::new(path, read_only, cache, false)?.measure(cache, format).map(drop)
+        DiskFile::new(path, read_only, cache, false)?.measure(cache, format).map(drop)
     }
 
     /// The file.

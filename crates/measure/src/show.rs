@@ -10,12 +10,12 @@ use crate::listing::{Import, Listing, VmsaRun};
 
 /// Every page range in launch order with the digest after it, then the VMSAs field by field.
 pub fn explain(listing: &Listing) -> impl Display + '_ {
-    Explained(listing)
+    Explanation(listing)
 }
 
-struct Explained<'a>(&'a Listing);
+struct Explanation<'a>(&'a Listing);
 
-impl Display for Explained<'_> {
+impl Display for Explanation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(listing) = self;
         let signature = u32::try_from(listing.vcpu_signature).unwrap_or(u32::MAX);

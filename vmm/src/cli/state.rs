@@ -12,7 +12,7 @@ use cvmm_guest_state::{Expected, Kind, StateError, StateKey, Store};
 use serde_json::{Value, json};
 
 use super::session::{Sentence, Session};
-use super::state_args::{CheckArgs, CreateArgs, ExportArgs, Opened, RekeyArgs, StateCommand};
+use super::state_args::{CheckArgs, CreateArgs, ExportArgs, RekeyArgs, StateCommand, StateFile};
 use crate::exit_code::ExitStatus;
 
 impl Session<'_> {
@@ -52,14 +52,14 @@ impl Session<'_> {
         status
     }
 
-    fn opened(&mut self, opened: &Opened, writable: bool, json: bool) -> Result<Store, ExitStatus> {
+    fn opened(&mut self, opened: &StateFile, writable: bool, json: bool) -> Result<Store, ExitStatus> {
         let key = self.key(&opened.key)?;
         self.opened_with(opened, &[key], writable, json)
     }
 
     fn opened_with(
         &mut self,
-        opened: &Opened,
+        opened: &StateFile,
         keys: &[StateKey],
         writable: bool,
         json: bool,

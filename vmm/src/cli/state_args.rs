@@ -30,7 +30,7 @@ pub(super) enum StateCommand {
 
 /// The state file and its key.
 #[derive(Args, Debug)]
-pub(super) struct Opened {
+pub(super) struct StateFile {
     /// The state file
     pub(super) file: PathBuf,
     /// Its key: a file of 32 raw bytes, for its user only (cvmm-gate state-keys export)
@@ -41,7 +41,7 @@ pub(super) struct Opened {
 #[derive(Args, Debug)]
 pub(super) struct CreateArgs {
     #[command(flatten)]
-    pub(super) opened: Opened,
+    pub(super) opened: StateFile,
     /// The VM's name
     #[arg(long, value_name = "NAME")]
     pub(super) vm_id: VmId,
@@ -56,7 +56,7 @@ pub(super) struct CreateArgs {
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
     #[command(flatten)]
-    pub(super) opened: Opened,
+    pub(super) opened: StateFile,
     /// It has to be this VM's
     #[arg(long, value_name = "NAME")]
     pub(super) vm_id: Option<VmId>,
@@ -74,7 +74,7 @@ pub(super) struct CheckArgs {
 #[derive(Args, Debug)]
 pub(super) struct RekeyArgs {
     #[command(flatten)]
-    pub(super) opened: Opened,
+    pub(super) opened: StateFile,
     /// The new key: a file of 32 raw bytes, for its user only
     #[arg(long, value_name = "FILE")]
     pub(super) new_key: PathBuf,
@@ -86,7 +86,7 @@ pub(super) struct RekeyArgs {
 #[derive(Args, Debug)]
 pub(super) struct ExportArgs {
     #[command(flatten)]
-    pub(super) opened: Opened,
+    pub(super) opened: StateFile,
     /// Only this: tpm-permanent, tpm-volatile, tpm-device, tpm-save-state
     #[arg(long, value_name = "NAME")]
     pub(super) kind: Option<Kind>,

@@ -14,7 +14,7 @@ use crate::common::{Ended, Lab, Vm};
 use crate::lab;
 use crate::script::Script;
 
-/// A pseudo-terminal in the place of the operator's.
+/// A pseudo-terminal that stands for the operator's terminal.
 struct Terminal {
     /// What the operator's eyes and hands are at.
     operator: File,

@@ -22,7 +22,7 @@ const TEE: &str = "x-ms-isolation-tee.";
 
 /// What the claims said.
 #[derive(Default)]
-struct Found {
+struct ClaimValues {
     measurements: Vec<Digest>,
     host_data: Vec<[u8; 32]>,
     id_keys: Vec<Digest>,
@@ -75,7 +75,7 @@ pub(super) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
     if conditions.len() > MAX_CONDITIONS {
         return Err(ImportError::one("anyOf[0].allOf", format!("has more than {MAX_CONDITIONS} conditions")));
     }
-    let mut found = Found::default();
+    let mut found = ClaimValues::default();
     let mut seen = Vec::new();
     for (index, value) in conditions.iter().enumerate() {
         let place = format!("anyOf[0].allOf[{index}]");
@@ -163,7 +163,7 @@ fn is_listed(claim: &str) -> bool {
     )
 }
 
-fn take(draft: &mut Draft<'_>, found: &mut Found, claim: &str, value: &Value) -> Result<(), String> {
+fn take(draft: &mut Draft<'_>, found: &mut ClaimValues, claim: &str, value: &Value) -> Result<(), String> {
     let Some(short) = claim.strip_prefix("x-ms-sevsnpvm-") else {
         if claim == "x-ms-attestation-type" {
             let snp = value.as_str() == Some("sevsnpvm");
@@ -226,7 +226,7 @@ fn take(draft: &mut Draft<'_>, found: &mut Found, claim: &str, value: &Value) ->
     Ok(())
 }
 
-fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
+fn finish(mut draft: Draft<'_>, found: ClaimValues) -> Result<Imported, ImportError> {
     let named = [found.bootloader, found.tee, found.snp, found.microcode];
     let tcb = if named.iter().all(Option::is_none) {
         None

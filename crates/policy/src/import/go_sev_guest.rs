@@ -22,7 +22,7 @@ const PLATFORM_BITS: u64 = 3;
 
 /// What the fields said.
 #[derive(Default)]
-struct Found {
+struct FieldValues {
     product: Option<Product>,
     svn: u32,
     policy: Option<u64>,
@@ -49,7 +49,7 @@ struct Found {
 pub(super) fn import(text: &str, options: &Options) -> Result<Imported, ImportError> {
     let fields = textproto::parse(text).map_err(|problem| ImportError::one("file", problem))?;
     let mut draft = Draft::new(options);
-    let mut found = Found::default();
+    let mut found = FieldValues::default();
     let mut seen: Vec<&str> = Vec::new();
     for field in &fields {
         if !REPEATED.contains(&field.name.as_str()) && seen.contains(&field.name.as_str()) {
@@ -66,7 +66,7 @@ pub(super) fn import(text: &str, options: &Options) -> Result<Imported, ImportEr
     finish(draft, found)
 }
 
-fn take(draft: &mut Draft<'_>, found: &mut Found, field: &Field) -> Result<(), String> {
+fn take(draft: &mut Draft<'_>, found: &mut FieldValues, field: &Field) -> Result<(), String> {
     let value = &field.value;
     match field.name.as_str() {
         "minimum_guest_svn" => found.svn = small(value)?,
@@ -117,7 +117,7 @@ fn take(draft: &mut Draft<'_>, found: &mut Found, field: &Field) -> Result<(), S
     Ok(())
 }
 
-fn finish(mut draft: Draft<'_>, found: Found) -> Result<Imported, ImportError> {
+fn finish(mut draft: Draft<'_>, found: FieldValues) -> Result<Imported, ImportError> {
     let product = found.product.or(draft.options.product);
     if let (Some(named), Some(given)) = (found.product, draft.options.product)
         && named != given
