@@ -407,7 +407,7 @@ fn no_permission_for_kvm() -> suite::Result {
     match command.status() {
         Ok(_) => {
             let parts = ["no permission to open /dev/kvm", "add this user to the group"];
-            check("as nobody", &Vm::spawn(command, lab).finish(), 3, &parts);
+            check("as an unprivileged user", &Vm::spawn(command, lab).finish(), 3, &parts);
         }
         Err(error) => return Err(Missing::new(format_args!("needs to run as another user: {error}"))),
     }

@@ -13,7 +13,7 @@ use cvmm::vtpm::persistent;
 use cvmm_devices::tpm::{Progress, TpmExecutor};
 use cvmm_gate_client::client::Proposal;
 use cvmm_gate_client::frame;
-use cvmm_gate_protocol::binding::{self, Quoted};
+use cvmm_gate_protocol::binding::{self, QuoteBinding};
 use cvmm_gate_protocol::manifest::{TpmIdentity, Vtpm};
 use cvmm_gate_protocol::messages::{Attest, GuestChannel, GuestEvidence, PROTOCOL, Quote, Request, Response};
 use cvmm_test_support::gate::{Guest, Server, World, launched};
@@ -109,14 +109,14 @@ fn a_persistent_tpm_quotes_for_the_guest_it_was_launched_with() {
         };
         let (policy, vm_id) = ("p".to_owned(), "vm".to_owned());
         let open = GuestChannel { protocol: PROTOCOL, policy, vm_id, launch: launch.clone() };
-        assert!(matches!(ask(&Request::GuestChannel(open)), Response::Opened(_)));
+        assert!(matches!(ask(&Request::GuestChannel(open)), Response::ChannelConfirmation(_)));
         let attest = Request::Attest(Attest { protocol: PROTOCOL, vm_id: "vm".into() });
         let Response::Challenge(challenge) = ask(&attest) else { panic!("no challenge") };
         let nonce: [u8; 32] = STANDARD.decode(&challenge.nonce).unwrap().try_into().unwrap();
         let (mut attest, signature, pcrs) = quote(&mut tpm, &binding::quote_data(&nonce, &[]));
         change(&mut attest);
         let name = ak.name();
-        let quoted = Quoted { ak_name: name.as_bytes(), attest: &attest, signature: &signature };
+        let quoted = QuoteBinding { ak_name: name.as_bytes(), attest: &attest, signature: &signature };
         let data = match with_quote {
             true => binding::quoted_report_data(&nonce, "vm", &[], &quoted),
             false => binding::report_data(binding::Purpose::Attest, &nonce, "vm", &[]),
@@ -130,7 +130,7 @@ fn a_persistent_tpm_quotes_for_the_guest_it_was_launched_with() {
         };
         match ask(&Request::GuestEvidence(evidence)) {
             Response::Ticket(_) => "ticket".to_owned(),
-            Response::Denied(denied) => denied.reasons[0].code.to_string(),
+            Response::Denial(denied) => denied.reasons[0].code.to_string(),
             other => panic!("{other:?}"),
         }
     };

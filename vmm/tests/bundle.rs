@@ -10,7 +10,7 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_gate::tpm_ca::{PublicKey, TpmCa, TpmKeys};
-use cvmm_gate_protocol::binding::{self, Quoted};
+use cvmm_gate_protocol::binding::{self, QuoteBinding};
 use cvmm_gate_protocol::manifest::{TpmIdentity, Vtpm};
 use cvmm_gate_protocol::messages::quote::from_values;
 use cvmm_snp::digest::Digest;
@@ -68,7 +68,8 @@ impl Lab {
         let mut guest = world.launch_as(None, host_data);
         let shown = show(&binding::quote_data(&NONCE, &[]));
         let name = ak.name();
-        let quoted = Quoted { ak_name: name.as_bytes(), attest: &shown.attest, signature: &shown.signature };
+        let quoted =
+            QuoteBinding { ak_name: name.as_bytes(), attest: &shown.attest, signature: &shown.signature };
         let report = guest.report(&binding::quoted_report_data(&NONCE, "vm", &[], &quoted));
         let chip = fs::read_dir(world.gate.path("certificates/vcek")).unwrap().flatten().next().unwrap();
         let vek = fs::read_dir(chip.path()).unwrap().flatten().next().unwrap().path();

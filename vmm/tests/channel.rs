@@ -77,7 +77,7 @@ impl Guest {
 
     fn code(&mut self, request: &Request) -> String {
         match self.ask(request) {
-            Response::Denied(denied) => denied.reasons[0].code.to_string(),
+            Response::Denial(denied) => denied.reasons[0].code.to_string(),
             other => panic!("not a denial: {other:?}"),
         }
     }

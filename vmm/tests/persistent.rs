@@ -187,13 +187,13 @@ fn a_tpm_is_the_same_from_start_to_start() {
     assert_eq!(denied(world.admit("vm", Some(&other))), "tpm.identity");
     let other = TpmIdentity { epoch: 2, ..first.identity.clone() };
     assert_eq!(denied(world.admit("vm", Some(&other))), "key.order");
-    // One run at a time, and no second user of the file either.
+    // One lease at a time, and no second user of the file either.
     assert_eq!(code(world.start("vm", "vm.vmgs")), ("key.in-use".to_owned(), ExitStatus::GateDenied));
 
     let changes = first.changes.clone();
-    let PersistentVtpm { vtpm, run, .. } = first;
+    let PersistentVtpm { vtpm, lease, .. } = first;
     drop((tpm, vtpm));
-    run.end(changes.count()).unwrap();
+    lease.end(changes.count()).unwrap();
     assert_eq!(world.summary("vm").counter, changes.count());
 
     // The next start has the same TPM, which the gate knows, with what the guest left in it.
@@ -243,7 +243,7 @@ fn starts_resets_and_ends_of_a_vm_do_not_count_as_attacks() {
         let before = changes.count();
         drop(kept.vtpm);
         assert!(changes.count() > before, "TPM2_Shutdown is in the file before the gate hears of the end");
-        kept.run.end(changes.count()).unwrap();
+        kept.lease.end(changes.count()).unwrap();
     }
 }
 
@@ -253,7 +253,7 @@ fn older_copies_and_other_files_are_refused() {
     let end = |kept: PersistentVtpm| {
         let changes = kept.changes.count();
         drop(kept.vtpm);
-        kept.run.end(changes).unwrap();
+        kept.lease.end(changes).unwrap();
     };
     end(world.start_again("vm", "vm.vmgs").unwrap());
     fs::copy(world.file("vm.vmgs"), world.file("old.vmgs")).unwrap();
@@ -275,13 +275,13 @@ fn a_run_survives_its_gate_and_not_its_successor() {
     let (current, control) = (CurrentMachine::default(), Control::new().unwrap());
     current.set(&control);
     let (token, changes, stolen) = (world.token("vm", &kept), kept.changes.clone(), world.token("vm", &kept));
-    let epoch = kept.run.epoch();
-    let PersistentVtpm { vtpm, run, .. } = kept;
-    let lease = LeaseKeeper::start(run, token, changes.clone(), current.clone()).unwrap();
+    let epoch = kept.lease.epoch();
+    let PersistentVtpm { vtpm, lease, .. } = kept;
+    let lease = LeaseKeeper::start(lease, token, changes.clone(), current.clone()).unwrap();
     define(&mut tpm, 0x0150_0001);
     until("the gate is told of the change", || world.summary("vm").counter == changes.count());
 
-    // The gate goes away and comes back: the guest does not notice, and the run is its again.
+    // The gate goes away and comes back: the guest does not notice, and the lease is resumed.
     world.serving = None;
     define(&mut tpm, 0x0150_0002);
     thread::sleep(Duration::from_secs(3));

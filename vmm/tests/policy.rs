@@ -209,7 +209,7 @@ fn a_gate_admits_the_guest_that_init_was_given() {
     assert!(matches!(answer, Response::Ticket(_)), "{answer:?}");
     // Another guest of the same files.
     lab.toml("other.toml", 3, "");
-    let (_, Response::Denied(denied)) = ask("other.toml") else { panic!("no denial") };
+    let (_, Response::Denial(denied)) = ask("other.toml") else { panic!("no denial") };
     assert_eq!(denied.reasons[0].code, "policy.measurement");
 }
 

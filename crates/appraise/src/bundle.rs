@@ -10,7 +10,7 @@ use cvmm_attest::claims::{Claims, Requester};
 use cvmm_attest::encoding;
 use cvmm_attest::table;
 use cvmm_attest::verify::hint;
-use cvmm_gate_protocol::binding::{self, Purpose, Quoted, quote_data};
+use cvmm_gate_protocol::binding::{self, Purpose, QuoteBinding, quote_data};
 use cvmm_gate_protocol::bundle::{Bundle, Launch, MAX_BUNDLE, TpmEvidence};
 use cvmm_gate_protocol::manifest::Manifest;
 use cvmm_gate_protocol::messages::NONCE_LEN;
@@ -262,7 +262,7 @@ fn about_report(
     let report_data = match &decoded.tpm {
         Some(DecodedTpm { ak, attest, signature, .. }) => {
             let name = ak.name();
-            let quoted = Quoted { ak_name: name.as_bytes(), attest, signature };
+            let quoted = QuoteBinding { ak_name: name.as_bytes(), attest, signature };
             binding::quoted_report_data(nonce, vm_id, &decoded.key, &quoted)
         }
         None => binding::report_data(Purpose::Attest, nonce, vm_id, &decoded.key),

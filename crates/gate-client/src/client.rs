@@ -18,9 +18,9 @@ use crate::transport::{ConnectError, Connection, Endpoint};
 use cvmm_gate_protocol::binding;
 use cvmm_gate_protocol::messages::lease::SUPERSEDED;
 use cvmm_gate_protocol::messages::{
-    Admit, Approval, Denied, Evidence, NONCE_LEN, PROTOCOL, PolicyId, Request, Response,
+    Admit, Approval, Denial, Evidence, NONCE_LEN, PROTOCOL, PolicyId, Request, Response,
 };
-use cvmm_gate_protocol::ticket::{Expected, TicketError, VerdictKey, VerifiedTicket};
+use cvmm_gate_protocol::ticket::{ExpectedLaunch, TicketError, VerdictKey, VerifiedTicket};
 
 /// Bytes of an ID block.
 const ID_BLOCK: usize = 96;
@@ -115,10 +115,10 @@ pub struct Proposal {
 
 /// An approved launch, and the open session that its evidence has to go into.
 #[derive(Debug)]
-pub struct Approved {
+pub struct PendingLaunch {
     stream: Connection,
     gate: Gate,
-    expected: Expected,
+    expected: ExpectedLaunch,
     deadline: Instant,
     id_block: Vec<u8>,
     id_auth: Vec<u8>,
@@ -126,7 +126,7 @@ pub struct Approved {
 
 impl Gate {
     /// Asks whether `proposal` may be launched.
-    pub fn admit(&self, proposal: Proposal) -> Result<Approved, ClientError> {
+    pub fn admit(&self, proposal: Proposal) -> Result<PendingLaunch, ClientError> {
         const QUESTION: &str = "admit";
         let mut stream = self.endpoint.connect(Instant::now() + self.timeout)?;
         let Proposal { policy, vm_id, manifest, digest } = proposal;
@@ -165,10 +165,10 @@ impl Gate {
         }
         // The gate enforces its own deadline: a longer one here does no harm.
         let deadline = Instant::now() + Duration::from_millis(deadline_ms.min(3_600_000));
-        Ok(Approved {
+        Ok(PendingLaunch {
             stream,
             gate: self.clone(),
-            expected: Expected {
+            expected: ExpectedLaunch {
                 vm_id,
                 session,
                 nonce,
@@ -212,10 +212,10 @@ fn ask(
     }
     let answer = Zeroizing::new(frame::read(stream, deadline).map_err(no_answer)?);
     match serde_json::from_slice(&answer) {
-        Ok(Response::Denied(denied)) if denied.is_superseded() => {
+        Ok(Response::Denial(denied)) if denied.is_superseded() => {
             Err(ClientError::Superseded(denied.reasons))
         }
-        Ok(Response::Denied(Denied { reasons })) => Err(ClientError::Denied(reasons)),
+        Ok(Response::Denial(Denial { reasons })) => Err(ClientError::Denied(reasons)),
         Ok(response) => Ok(response),
         Err(error) => Err(ClientError::answer(question, error.to_string())),
     }
@@ -223,7 +223,7 @@ fn ask(
 
 /// The host's evidence of a finished launch.
 #[derive(Clone, Debug, Default)]
-pub struct Launched {
+pub struct HostEvidence {
     /// SNP_PLATFORM_STATUS.
     pub platform_status: Vec<u8>,
     /// A report: a first stage's, or one that the host requested.
@@ -234,7 +234,7 @@ pub struct Launched {
     pub certificates: Option<Vec<u8>>,
 }
 
-impl Approved {
+impl PendingLaunch {
     /// The ID block to finish the launch with, 96 bytes.
     #[must_use]
     pub fn id_block(&self) -> &[u8] {
@@ -290,21 +290,21 @@ impl Approved {
     }
 
     /// Sends the evidence and returns the verified ticket.
-    pub fn evidence(self, launched: Launched) -> Result<VerifiedTicket, ClientError> {
-        Ok(self.stage_evidence(launched)?.0)
+    pub fn evidence(self, evidence: HostEvidence) -> Result<VerifiedTicket, ClientError> {
+        Ok(self.stage_evidence(evidence)?.0)
     }
 
     /// The same for a guest with a first stage, which has a ticket of its own.
     pub fn stage_evidence(
         mut self,
-        launched: Launched,
+        evidence: HostEvidence,
     ) -> Result<(VerifiedTicket, Option<Vec<u8>>), ClientError> {
         const QUESTION: &str = "evidence";
         if Instant::now() > self.deadline {
             let source = FrameError::Timeout;
             return Err(ClientError::NoAnswer { question: "a launch that exceeded the deadline", source });
         }
-        let Launched { platform_status, report, key, certificates } = launched;
+        let HostEvidence { platform_status, report, key, certificates } = evidence;
         let request = Evidence {
             session: self.expected.session.clone(),
             digest: self.expected.launch_digest.to_string(),
@@ -367,7 +367,7 @@ mod tests {
         let key = VerdictKey::from_point(pair.public_key().as_ref()).unwrap();
         let gate = Gate { endpoint: socket.into(), key, timeout: Duration::from_millis(300) };
         let began = Instant::now();
-        let result = gate.admit(proposal()).and_then(|approved| approved.evidence(Launched::default()));
+        let result = gate.admit(proposal()).and_then(|approved| approved.evidence(HostEvidence::default()));
         assert!(began.elapsed() < Duration::from_secs(2), "the timeout was not kept");
         fake.join().unwrap();
         result
@@ -402,10 +402,10 @@ mod tests {
         assert_eq!(code(vec![br#"{"type":"ticket","jwt":"x"}"#.to_vec()], false), "gate.answer");
         assert_eq!(code(vec![br#"{"type":"maybe"}"#.to_vec()], false), "gate.answer");
         let reason = Reason::new("policy.measurement", "no");
-        let denied = serde_json::to_vec(&Response::Denied(Denied { reasons: vec![reason] })).unwrap();
+        let denied = serde_json::to_vec(&Response::Denial(Denial { reasons: vec![reason] })).unwrap();
         assert_eq!(code(vec![denied.clone()], false), "policy.measurement");
         let reasons = vec![Reason::new("gate.other", "no"), Reason::new(SUPERSEDED, "started again")];
-        let superseded = serde_json::to_vec(&Response::Denied(Denied { reasons })).unwrap();
+        let superseded = serde_json::to_vec(&Response::Denial(Denial { reasons })).unwrap();
         let error = ask(vec![superseded], false).unwrap_err();
         assert_eq!((matches!(error, ClientError::Superseded(_)), error.code()), (true, "key.superseded"));
         let good = || approval(|_| ());

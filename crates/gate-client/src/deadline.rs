@@ -7,14 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// A stream whose waits can be limited.
-pub trait Timed: Read + Write {
+pub trait StreamTimeouts: Read + Write {
     /// Limits the next wait for bytes.
     fn limit_read(&mut self, left: Duration) -> io::Result<()>;
     /// Limits the next wait for buffer space.
     fn limit_write(&mut self, left: Duration) -> io::Result<()>;
 }
 
-impl Timed for UnixStream {
+impl StreamTimeouts for UnixStream {
     fn limit_read(&mut self, left: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(left))
     }
@@ -25,19 +25,19 @@ impl Timed for UnixStream {
 }
 
 /// A stream of which each call has only the time until `deadline`.
-pub(crate) struct Until<'a, S> {
+pub(crate) struct DeadlineStream<'a, S> {
     pub(crate) stream: &'a mut S,
     pub(crate) deadline: Instant,
 }
 
-impl<S: Timed> Read for Until<'_, S> {
+impl<S: StreamTimeouts> Read for DeadlineStream<'_, S> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.stream.limit_read(left(self.deadline)?)?;
         self.stream.read(into)
     }
 }
 
-impl<S: Timed> Write for Until<'_, S> {
+impl<S: StreamTimeouts> Write for DeadlineStream<'_, S> {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         self.stream.limit_write(left(self.deadline)?)?;
         self.stream.write(from)

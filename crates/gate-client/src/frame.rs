@@ -8,8 +8,8 @@ use cvmm_gate_protocol::frame::{self, FrameIoError, TooLong};
 use cvmm_gate_protocol::messages::MAX_FRAME;
 use thiserror::Error;
 
-pub use crate::deadline::Timed;
-use crate::deadline::Until;
+use crate::deadline::DeadlineStream;
+pub use crate::deadline::StreamTimeouts;
 use crate::tls;
 
 /// Why a frame did not arrive or leave.
@@ -74,13 +74,13 @@ impl From<FrameIoError> for FrameError {
 }
 
 /// Reads a frame that has to be complete at `deadline`.
-pub fn read(stream: &mut impl Timed, deadline: Instant) -> Result<Vec<u8>, FrameError> {
-    Ok(frame::read(&mut Until { stream, deadline }, MAX_FRAME)?)
+pub fn read(stream: &mut impl StreamTimeouts, deadline: Instant) -> Result<Vec<u8>, FrameError> {
+    Ok(frame::read(&mut DeadlineStream { stream, deadline }, MAX_FRAME)?)
 }
 
 /// Writes a frame, which the peer has to take by `deadline`.
-pub fn write(stream: &mut impl Timed, body: &[u8], deadline: Instant) -> Result<(), FrameError> {
-    Ok(frame::write(&mut Until { stream, deadline }, body, MAX_FRAME)?)
+pub fn write(stream: &mut impl StreamTimeouts, body: &[u8], deadline: Instant) -> Result<(), FrameError> {
+    Ok(frame::write(&mut DeadlineStream { stream, deadline }, body, MAX_FRAME)?)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig, ClientConnection, StreamOwned, crypto::aws_lc_rs};
 use thiserror::Error;
 
-use crate::deadline::{Timed, left};
+use crate::deadline::{StreamTimeouts, left};
 
 /// Why TLS cannot be set up.
 #[derive(Debug, Error)]
@@ -90,7 +90,7 @@ impl Tls {
     pub(crate) fn handshake(&self, stream: TcpStream, deadline: Instant) -> io::Result<TlsStream> {
         let connection =
             ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(io::Error::other)?;
-        let mut stream = TlsStream(StreamOwned::new(connection, Bounded { stream, deadline }));
+        let mut stream = TlsStream(StreamOwned::new(connection, DeadlineSocket { stream, deadline }));
         let StreamOwned { conn, sock } = &mut stream.0;
         while conn.is_handshaking() {
             left(deadline)?;
@@ -110,7 +110,7 @@ fn unfit(error: &rustls::Error) -> String {
 
 /// A TLS stream whose waits are limited.
 #[derive(Debug)]
-pub struct TlsStream(StreamOwned<ClientConnection, Bounded>);
+pub struct TlsStream(StreamOwned<ClientConnection, DeadlineSocket>);
 
 impl TlsStream {
     pub(crate) fn is_over(&mut self) -> bool {
@@ -149,7 +149,7 @@ impl Write for TlsStream {
     }
 }
 
-impl Timed for TlsStream {
+impl StreamTimeouts for TlsStream {
     fn limit_read(&mut self, left: Duration) -> io::Result<()> {
         self.0.sock.deadline = Instant::now() + left;
         Ok(())
@@ -162,7 +162,7 @@ impl Timed for TlsStream {
 
 /// A socket with a deadline: a TLS record may take many short reads.
 #[derive(Debug)]
-struct Bounded {
+struct DeadlineSocket {
     stream: TcpStream,
     deadline: Instant,
 }
@@ -175,14 +175,14 @@ fn in_time<T>(result: io::Result<T>) -> io::Result<T> {
     })
 }
 
-impl Read for Bounded {
+impl Read for DeadlineSocket {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(left(self.deadline)?))?;
         in_time(self.stream.read(into))
     }
 }
 
-impl Write for Bounded {
+impl Write for DeadlineSocket {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(Some(left(self.deadline)?))?;
         in_time(self.stream.write(from))

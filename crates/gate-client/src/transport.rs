@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 
-use crate::deadline::{Timed, left, timed_out};
+use crate::deadline::{StreamTimeouts, left, timed_out};
 use crate::frame::FrameError;
 use crate::tls::{Tls, TlsStream};
 
@@ -140,7 +140,7 @@ impl Write for Connection {
     }
 }
 
-impl Timed for Connection {
+impl StreamTimeouts for Connection {
     fn limit_read(&mut self, left: Duration) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.limit_read(left),
@@ -188,8 +188,8 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream
 /// The addresses of `host`. The system's resolver has no deadline, so it runs in a thread of its own.
 fn lookup(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
-    struct Running;
-    impl Drop for Running {
+    struct LookupSlot;
+    impl Drop for LookupSlot {
         fn drop(&mut self) {
             RUNNING.fetch_sub(1, Ordering::Relaxed);
         }
@@ -198,7 +198,7 @@ fn lookup(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr
     if let Ok(address) = host.parse() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let running = (RUNNING.fetch_add(1, Ordering::Relaxed), Running);
+    let running = (RUNNING.fetch_add(1, Ordering::Relaxed), LookupSlot);
     if running.0 >= MAX_LOOKUPS {
         return Err(io::Error::other("too many names are being looked up already"));
     }

@@ -52,7 +52,7 @@ pub fn report_data(purpose: Purpose, nonce: &[u8; NONCE_LEN], vm_id: &str, key: 
 
 /// The parts of a quote that REPORT_DATA binds.
 #[derive(Clone, Copy, Debug)]
-pub struct Quoted<'a> {
+pub struct QuoteBinding<'a> {
     /// Name of the attestation key.
     pub ak_name: &'a [u8],
     /// TPMS_ATTEST.
@@ -70,7 +70,12 @@ pub fn quote_data(nonce: &[u8; NONCE_LEN], key: &[u8]) -> [u8; 32] {
 /// REPORT_DATA of a guest's report that goes with a quote: SHA-384, then 16 zero bytes. Report and quote
 /// cannot be replaced separately.
 #[must_use]
-pub fn quoted_report_data(nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8], quoted: &Quoted<'_>) -> [u8; 64] {
+pub fn quoted_report_data(
+    nonce: &[u8; NONCE_LEN],
+    vm_id: &str,
+    key: &[u8],
+    quoted: &QuoteBinding<'_>,
+) -> [u8; 64] {
     let mut quote = Context::new(&SHA384);
     quote.update(quoted.attest);
     quote.update(quoted.signature);
@@ -139,7 +144,7 @@ mod tests {
         }
         assert_ne!(quote_data(&nonce, b"key"), quote_data(&nonce, b""));
         assert_ne!(quote_data(&nonce, b"key"), quote_data(&[8; NONCE_LEN], b"key"));
-        let quoted = Quoted { ak_name: b"ak", attest: b"attest", signature: b"signature" };
+        let quoted = QuoteBinding { ak_name: b"ak", attest: b"attest", signature: b"signature" };
         let with = quoted_report_data(&nonce, "vm", b"key", &quoted);
         assert_eq!(&with[48..], &[0; 16]);
         for other in [
@@ -147,9 +152,9 @@ mod tests {
             quoted_report_data(&[8; NONCE_LEN], "vm", b"key", &quoted),
             quoted_report_data(&nonce, "vmk", b"ey", &quoted),
             quoted_report_data(&nonce, "vm", b"", &quoted),
-            quoted_report_data(&nonce, "vm", b"key", &Quoted { ak_name: b"a", ..quoted }),
-            quoted_report_data(&nonce, "vm", b"key", &Quoted { attest: b"attesT", ..quoted }),
-            quoted_report_data(&nonce, "vm", b"key", &Quoted { signature: b"", ..quoted }),
+            quoted_report_data(&nonce, "vm", b"key", &QuoteBinding { ak_name: b"a", ..quoted }),
+            quoted_report_data(&nonce, "vm", b"key", &QuoteBinding { attest: b"attesT", ..quoted }),
+            quoted_report_data(&nonce, "vm", b"key", &QuoteBinding { signature: b"", ..quoted }),
         ] {
             assert_ne!(with, other);
         }

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! VMM                                        gate
-//!   Admit {manifest, policy, digest} ------->  recomputes the digest, appraises what is known by then
-//!   <------ Approval {nonce, id block, host data}
+//!   admit {manifest, policy, digest} ------->  recomputes the digest, appraises what is known by then
+//!   <------ approval {nonce, id block, host data}
 //!   launches; the security processor checks the ID block
-//!   Evidence {what was launched, report} ---->  verifies and appraises it
-//!   <------ Ticket {signed verdict}, or Denied {reasons} at any point
+//!   evidence {what was launched, report} ---->  verifies and appraises it
+//!   <------ ticket {signed verdict}, or denied {reasons} at any point
 //! ```
 //!
 //! A session is a connection. EOF, a timeout or a message that is not understood ends it without a ticket,

@@ -10,7 +10,10 @@ pub mod quote;
 use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 
-use self::lease::{Activate, Activated, Certified, Checkpoint, Identify, Noted, Prepare, Prepared, Resume};
+use self::lease::{
+    Acknowledgement, ActivationChallenge, ActivationProof, Checkpoint, EncodedCertificates, Identify,
+    LeaseGrant, Prepare, Resume,
+};
 pub use self::quote::{Pcr, Quote};
 
 /// The version of the protocol, in the first message.
@@ -39,17 +42,18 @@ pub enum Request {
     Evidence(Evidence),
     /// From here on the requests are a guest's. Only as the first message.
     GuestChannel(GuestChannel),
-    /// A running guest asks for an appraisal. Only after [`Opened`]. Opens a session that ends with a
-    /// verdict.
+    /// A running guest asks for an appraisal. Only after [`ChannelConfirmation`]. Opens a session that ends
+    /// with a verdict.
     Attest(Attest),
     /// The guest's evidence. Only after a [`Challenge`], on the same connection.
     GuestEvidence(GuestEvidence),
     /// A VM with persistent state is to be launched. Opens a lease.
     Prepare(Prepare),
-    /// Its TPM is this one. Only after [`Prepared`], on the same connection.
+    /// Its TPM is this one. Only after [`LeaseGrant`], on the same connection.
     Identify(Identify),
-    /// Its keys are of one TPM. Only after [`Activate`], on the same connection.
-    Activated(Activated),
+    /// Its keys are of one TPM. Only after [`ActivationChallenge`], on the same connection.
+    #[serde(rename = "activated")]
+    ActivationProof(ActivationProof),
     /// How often its state has changed. Only in a lease whose TPM is certified.
     Checkpoint(Checkpoint),
     /// The same, and the lease ends.
@@ -69,7 +73,7 @@ impl Request {
             | Self::GuestChannel(_)
             | Self::Prepare(_)
             | Self::Identify(_)
-            | Self::Activated(_)
+            | Self::ActivationProof(_)
             | Self::Checkpoint(_)
             | Self::End(_)
             | Self::Resume(_) => false,
@@ -87,7 +91,7 @@ impl Request {
             Self::GuestEvidence(_) => "guest-evidence",
             Self::Prepare(_) => "prepare",
             Self::Identify(_) => "identify",
-            Self::Activated(_) => "activated",
+            Self::ActivationProof(_) => "activated",
             Self::Checkpoint(_) => "checkpoint",
             Self::End(_) => "end",
             Self::Resume(_) => "resume",
@@ -102,21 +106,27 @@ pub enum Response {
     /// Answer to [`Request::Admit`].
     Approval(Approval),
     /// Answer to [`Request::GuestChannel`].
-    Opened(Opened),
+    #[serde(rename = "opened")]
+    ChannelConfirmation(ChannelConfirmation),
     /// Answer to [`Request::Attest`].
     Challenge(Challenge),
     /// The end: a signed verdict.
     Ticket(Ticket),
     /// The end: a denial.
-    Denied(Denied),
+    #[serde(rename = "denied")]
+    Denial(Denial),
     /// Answer to [`Request::Prepare`].
-    Prepared(Prepared),
+    #[serde(rename = "prepared")]
+    LeaseGrant(LeaseGrant),
     /// Answer to [`Request::Identify`] of a TPM that is not on record.
-    Activate(Activate),
-    /// Answer to [`Request::Identify`] of one that is, and to [`Request::Activated`].
-    Certified(Box<Certified>),
+    #[serde(rename = "activate")]
+    ActivationChallenge(ActivationChallenge),
+    /// Answer to [`Request::Identify`] of one that is, and to [`Request::ActivationProof`].
+    #[serde(rename = "certified")]
+    Certificates(Box<EncodedCertificates>),
     /// Answer to [`Request::Checkpoint`], [`Request::End`] and [`Request::Resume`].
-    Noted(Noted),
+    #[serde(rename = "noted")]
+    Acknowledgement(Acknowledgement),
 }
 
 impl Response {
@@ -124,15 +134,15 @@ impl Response {
     #[must_use]
     pub fn is_for_guest(&self) -> bool {
         match self {
-            Self::Challenge(_) | Self::Denied(_) => true,
+            Self::Challenge(_) | Self::Denial(_) => true,
             // A first stage's part is for the VMM to forward.
             Self::Ticket(ticket) => ticket.stage.is_none(),
             Self::Approval(_)
-            | Self::Opened(_)
-            | Self::Prepared(_)
-            | Self::Activate(_)
-            | Self::Certified(_)
-            | Self::Noted(_) => false,
+            | Self::ChannelConfirmation(_)
+            | Self::LeaseGrant(_)
+            | Self::ActivationChallenge(_)
+            | Self::Certificates(_)
+            | Self::Acknowledgement(_) => false,
         }
     }
 }
@@ -228,7 +238,7 @@ pub struct GuestChannel {
 /// The next requests are the guest's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Opened {}
+pub struct ChannelConfirmation {}
 
 /// A running guest asks for an appraisal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,12 +296,12 @@ pub struct Ticket {
 /// A denial.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Denied {
+pub struct Denial {
     /// At least one.
     pub reasons: Vec<Reason>,
 }
 
-impl Denied {
+impl Denial {
     /// Whether a later start of the VM has superseded the lease that was asked about: it is over for good.
     #[must_use]
     pub fn is_superseded(&self) -> bool {

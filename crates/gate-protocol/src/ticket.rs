@@ -359,7 +359,7 @@ impl Token {
 
 /// What an admission has to say.
 #[derive(Clone, Debug)]
-pub struct Expected {
+pub struct ExpectedLaunch {
     /// The VM's name at the gate.
     pub vm_id: String,
     /// The session.
@@ -415,8 +415,8 @@ pub struct Expected {
 /// The one way that compiles:
 ///
 /// ```
-/// # use cvmm_gate_protocol::ticket::{Expected, TicketError, VerdictKey, VerifiedTicket};
-/// fn verify(jwt: &str, gate: &VerdictKey, launch: &Expected) -> Result<VerifiedTicket, TicketError> {
+/// # use cvmm_gate_protocol::ticket::{ExpectedLaunch, TicketError, VerdictKey, VerifiedTicket};
+/// fn verify(jwt: &str, gate: &VerdictKey, launch: &ExpectedLaunch) -> Result<VerifiedTicket, TicketError> {
 ///     VerifiedTicket::verify(jwt, gate, launch, 1_800_000_000)
 /// }
 /// ```
@@ -429,7 +429,12 @@ pub struct VerifiedTicket {
 
 impl VerifiedTicket {
     /// Verifies that `jwt` admits what is `expected`.
-    pub fn verify(jwt: &str, key: &VerdictKey, expected: &Expected, now: i64) -> Result<Self, TicketError> {
+    pub fn verify(
+        jwt: &str,
+        key: &VerdictKey,
+        expected: &ExpectedLaunch,
+        now: i64,
+    ) -> Result<Self, TicketError> {
         let Token { sub, eat_nonce, cvmm_ticket, .. } = Token::verify(jwt, key, now)?;
         let Binding {
             purpose,
@@ -514,8 +519,8 @@ mod tests {
         PolicyId { id: "p".into(), version: 3, sha384: "cc".repeat(48) }
     }
 
-    fn expected() -> Expected {
-        Expected {
+    fn expected() -> ExpectedLaunch {
+        ExpectedLaunch {
             vm_id: "vm".into(),
             session: "s1".into(),
             nonce: [7; 32],

@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use cvmm_gate_protocol::messages::lease::{
-    Activate, Activated, Certified, Checkpoint, Credential, Identify, Noted, Prepare, Prepared, Resume,
-    SecretText,
+    Acknowledgement, ActivationChallenge, ActivationProof, Checkpoint, Credential, EncodedCertificates,
+    Identify, LeaseGrant, Prepare, Resume, SecretText,
 };
 use cvmm_gate_protocol::messages::{
-    Admit, Approval, Attest, Challenge, Denied, Evidence, GuestChannel, GuestEvidence, Opened, Pcr, PolicyId,
-    Quote, Request, Response, Ticket,
+    Admit, Approval, Attest, Challenge, ChannelConfirmation, Denial, Evidence, GuestChannel, GuestEvidence,
+    Pcr, PolicyId, Quote, Request, Response, Ticket,
 };
 use cvmm_reason::Reason;
 
@@ -126,7 +126,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ),
         (
             r#"{"type":"activated","ek_rsa":"cg==","ek_ecc":"ZQ=="}"#,
-            Request::Activated(Activated {
+            Request::ActivationProof(ActivationProof {
                 ek_rsa: SecretText("cg==".into()),
                 ek_ecc: SecretText("ZQ==".into()),
             }),
@@ -155,7 +155,7 @@ fn responses() -> Vec<(&'static str, Response)> {
                 host_data: "cd".into(),
             }),
         ),
-        (r#"{"type":"opened"}"#, Response::Opened(Opened {})),
+        (r#"{"type":"opened"}"#, Response::ChannelConfirmation(ChannelConfirmation {})),
         (
             r#"{"type":"challenge","session":"s","nonce":"AA==","deadline_ms":9}"#,
             Response::Challenge(Challenge { session: "s".into(), nonce: "AA==".into(), deadline_ms: 9 }),
@@ -167,11 +167,11 @@ fn responses() -> Vec<(&'static str, Response)> {
         ),
         (
             r#"{"type":"denied","reasons":[{"code":"gate.busy","message":"later"}]}"#,
-            Response::Denied(Denied { reasons: vec![Reason::new("gate.busy", "later")] }),
+            Response::Denial(Denial { reasons: vec![Reason::new("gate.busy", "later")] }),
         ),
         (
             PREPARED,
-            Response::Prepared(Prepared {
+            Response::LeaseGrant(LeaseGrant {
                 session: "s".into(),
                 keys: vec![SecretText("aw==".into())],
                 accepted: (1, 2),
@@ -181,17 +181,23 @@ fn responses() -> Vec<(&'static str, Response)> {
                 deadline_ms: 9,
             }),
         ),
-        (ACTIVATE, Response::Activate(Activate { ek_rsa: credential("cg=="), ek_ecc: credential("ZQ==") })),
+        (
+            ACTIVATE,
+            Response::ActivationChallenge(ActivationChallenge {
+                ek_rsa: credential("cg=="),
+                ek_ecc: credential("ZQ=="),
+            }),
+        ),
         (
             r#"{"type":"certified","ek_rsa":"cg==","ek_ecc":"ZQ==","ak":"YQ==","platform":"cA=="}"#,
-            Response::Certified(Box::new(Certified {
+            Response::Certificates(Box::new(EncodedCertificates {
                 ek_rsa: "cg==".into(),
                 ek_ecc: "ZQ==".into(),
                 ak: "YQ==".into(),
                 platform: "cA==".into(),
             })),
         ),
-        (r#"{"type":"noted"}"#, Response::Noted(Noted {})),
+        (r#"{"type":"noted"}"#, Response::Acknowledgement(Acknowledgement {})),
     ]
 }
 

@@ -79,7 +79,7 @@ fn records(gate: &TestGate, vms: usize) -> Vec<(String, u64, lease::Key)> {
 }
 
 /// Sends the checkpoints of one VM, the first one at `start`; returns their latencies until `end`.
-fn checkpoints(mut lease: lease::Run, start: Instant, end: Instant) -> Vec<Duration> {
+fn checkpoints(mut lease: lease::Lease, start: Instant, end: Instant) -> Vec<Duration> {
     let mut latencies = Vec::new();
     let mut due = start;
     for counter in 1.. {

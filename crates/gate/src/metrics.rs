@@ -67,14 +67,14 @@ impl Metrics {
         let (kind, reasons) = match response {
             Response::Approval(_) => (AnswerKind::Approved, &[][..]),
             // The guest's request that follows is counted.
-            Response::Opened(_) => return,
+            Response::ChannelConfirmation(_) => return,
             Response::Challenge(_) => (AnswerKind::Challenged, &[][..]),
             Response::Ticket(_) => (AnswerKind::Ticket, &[][..]),
-            Response::Denied(denied) => (AnswerKind::Denied, &denied.reasons[..]),
-            Response::Prepared(_) => (AnswerKind::Released, &[][..]),
-            Response::Activate(_) => (AnswerKind::Challenged, &[][..]),
-            Response::Certified(_) => (AnswerKind::Ticket, &[][..]),
-            Response::Noted(_) => (AnswerKind::Noted, &[][..]),
+            Response::Denial(denied) => (AnswerKind::Denied, &denied.reasons[..]),
+            Response::LeaseGrant(_) => (AnswerKind::Released, &[][..]),
+            Response::ActivationChallenge(_) => (AnswerKind::Challenged, &[][..]),
+            Response::Certificates(_) => (AnswerKind::Ticket, &[][..]),
+            Response::Acknowledgement(_) => (AnswerKind::Noted, &[][..]),
         };
         self.counted(kind, reasons, time);
     }
@@ -235,14 +235,14 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use cvmm_gate_protocol::messages::{Denied, Ticket};
+    use cvmm_gate_protocol::messages::{Denial, Ticket};
 
     use super::*;
 
     #[test]
     fn counters_are_shown() {
         let metrics = Metrics::default();
-        let denied = Response::Denied(Denied { reasons: vec![Reason::new("policy.debug", "no")] });
+        let denied = Response::Denial(Denial { reasons: vec![Reason::new("policy.debug", "no")] });
         metrics.answered(&denied, Duration::from_micros(300));
         metrics.answered(&denied, Duration::from_secs(2));
         metrics.answered(

@@ -58,7 +58,7 @@ pub enum PoliciesError {
 
 /// A policy in force.
 #[derive(Debug)]
-pub struct InForce {
+pub struct ActivePolicy {
     /// The policy.
     pub policy: Policy,
     /// Its name, version and digest in tickets.
@@ -69,7 +69,7 @@ pub struct InForce {
     pub rego: Option<Rego>,
 }
 
-impl InForce {
+impl ActivePolicy {
     /// What the policy's Rego code has against these facts. Empty if the policy names none.
     #[must_use]
     pub fn ask(&self, facts: &Facts<'_>) -> Vec<Reason> {
@@ -78,7 +78,7 @@ impl InForce {
 }
 
 /// All policies, by name.
-pub type Policies = BTreeMap<String, Arc<InForce>>;
+pub type Policies = BTreeMap<String, Arc<ActivePolicy>>;
 
 /// Reads the policies in `folder`, signed by one of `signers` and not older than what is in `versions`. All
 /// or none; nothing is written.
@@ -115,14 +115,14 @@ pub fn load(folder: &Path, signers: &[VerdictKey], versions: &Path) -> Result<Po
         let digest = sha384(text.as_bytes());
         not_older(&policy, digest, versions).map_err(unfit)?;
         let id = PolicyId { id: policy.id.clone(), version: policy.version, sha384: digest.to_string() };
-        found.insert(policy.id.clone(), Arc::new(InForce { policy, id, digest, rego }));
+        found.insert(policy.id.clone(), Arc::new(ActivePolicy { policy, id, digest, rego }));
     }
     Ok(found)
 }
 
 /// Records that `policies` are in force: older versions are refused from now on.
 pub fn remember(policies: &Policies, versions: &Path) -> Result<(), FileError> {
-    for InForce { id, .. } in policies.values().map(AsRef::as_ref) {
+    for ActivePolicy { id, .. } in policies.values().map(AsRef::as_ref) {
         let path = versions.join(&id.id);
         let text = format!("{} {}\n", id.version, id.sha384);
         // An unchanged record is not written, and synced, again with each reload.
@@ -137,7 +137,7 @@ pub fn remember(policies: &Policies, versions: &Path) -> Result<(), FileError> {
 /// what the audit log says is in force.
 #[must_use]
 pub fn list_digest(policies: &Policies) -> Digest {
-    let line = |policy: &Arc<InForce>| {
+    let line = |policy: &Arc<ActivePolicy>| {
         let PolicyId { id, version, sha384 } = &policy.id;
         format!("{id} {version} {sha384}\n")
     };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS 1.3 with a certificate on both sides, for VMMs on other machines.
 //!
-//! A client has to have a certificate of one of the authorities in `client_ca` that is valid now and has a name with a `[[client]]`. There
-//! are no session tickets and no early data, so that the certificate is verified for each connection.
+//! A client has to have a certificate of one of the authorities in `client_ca` that is valid now and has a name with a `[[client]]`.
+//! There are no session tickets and no early data, so that the certificate is verified for each connection.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

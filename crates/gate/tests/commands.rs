@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 
 use cvmm_gate::setup;
 use cvmm_test_support::gate::{Program, TestGate, firmware};
-use cvmm_test_support::memory::{Found, search};
+use cvmm_test_support::memory::{Occurrences, search};
 use cvmm_test_support::{needs, suite};
 
 const GATE: &str = env!("CARGO_BIN_EXE_cvmm-gate");
@@ -151,7 +151,7 @@ fn the_store_key_of_a_gate_that_serves_is_only_in_locked_pages() -> suite::Resul
     needs::root()?;
     let program = Program::serve(GATE, TestGate::new(""));
     let key = fs::read(program.gate().path("keys/store.key")).unwrap();
-    let Found { exposed, locked } = search(program.pid(), &key);
+    let Occurrences { exposed, locked } = search(program.pid(), &key);
     assert_eq!(exposed, 0, "the store key is outside of the locked pages");
     assert!(locked > 0, "the search finds nothing, so it proves nothing");
     Ok(())

@@ -6,7 +6,7 @@ use std::fs;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_gate_protocol::binding::{self, Purpose, Quoted};
+use cvmm_gate_protocol::binding::{self, Purpose, QuoteBinding};
 use cvmm_gate_protocol::messages::{GuestEvidence, Quote, Request, Response};
 use cvmm_test_support::gate::quote::{EventLog, ForgingKey, QuoteParts, Tpm};
 use cvmm_test_support::gate::session::{bytes, claims, code};
@@ -34,7 +34,8 @@ fn ask(world: &World, guest: &mut Guest, ak: &Public, show: impl FnOnce(&[u8]) -
     let nonce = bytes(&challenge.nonce).try_into().unwrap();
     let shown = show(&binding::quote_data(&nonce, &[]));
     let name = ak.name();
-    let quoted = Quoted { ak_name: name.as_bytes(), attest: &shown.attest, signature: &shown.signature };
+    let quoted =
+        QuoteBinding { ak_name: name.as_bytes(), attest: &shown.attest, signature: &shown.signature };
     let report = guest.report(&binding::quoted_report_data(&nonce, "vm", &[], &quoted));
     send(world, &mut session, challenge.session, &report, Some(shown.message()))
 }
@@ -97,7 +98,7 @@ fn a_real_tpms_quote_is_judged_with_the_guests_report() {
     tpm.extend(4, &[(HashAlg::Sha256, vec![1; 32]), (HashAlg::Sha384, vec![1; 48])]);
     let answer = ask(&world, &mut guest, &ak, |data| tpm.quote(data));
     assert_eq!(code(&answer), "eventlog.replay");
-    let Response::Denied(denied) = answer else { panic!() };
+    let Response::Denial(denied) = answer else { panic!() };
     assert!(denied.reasons[0].message.contains("PCR 4 of bank sha256"), "{denied:?}");
     let cut = |data: &[u8], tpm: &mut Tpm| {
         let mut shown = tpm.quote(data);
@@ -126,7 +127,7 @@ fn a_quote_and_a_report_are_of_one_guest() {
         let name = forger.public.name();
         let report_data = if quoted {
             let quoted =
-                Quoted { ak_name: name.as_bytes(), attest: &first.attest, signature: &first.signature };
+                QuoteBinding { ak_name: name.as_bytes(), attest: &first.attest, signature: &first.signature };
             binding::quoted_report_data(&nonce, "vm", &[], &quoted)
         } else {
             binding::report_data(Purpose::Attest, &nonce, "vm", &[])
@@ -140,7 +141,8 @@ fn a_quote_and_a_report_are_of_one_guest() {
     let nonce = bytes(&challenge.nonce).try_into().unwrap();
     let shown = forger.quote(&binding::quote_data(&nonce, &[]), |_| {});
     let name = forger.public.name();
-    let quoted = Quoted { ak_name: name.as_bytes(), attest: &shown.attest, signature: &shown.signature };
+    let quoted =
+        QuoteBinding { ak_name: name.as_bytes(), attest: &shown.attest, signature: &shown.signature };
     let report = guest.report(&binding::quoted_report_data(&nonce, "vm", &[], &quoted));
     let answer = send(&world, &mut session, challenge.session, &report, None);
     assert_eq!(code(&answer), "policy.report-data");

@@ -62,13 +62,13 @@ fn a_running_guest_is_judged_by_its_report() {
     assert_eq!(verdict["cvmm_ticket"]["purpose"], "attest");
     assert_eq!(verdict["cvmm_ticket"]["evidence_class"], "guest-report");
     assert_eq!(verdict["sub"], "vm");
-    // With its own certificate instead of the gate's.
+    // The guest's own certificate takes the place of the gate's copy.
     let chip = fs::read_dir(world.gate.path("certificates/vcek")).unwrap().flatten().next().unwrap();
     let file = fs::read_dir(chip.path()).unwrap().flatten().next().unwrap();
     let certificate = fs::read(file.path()).unwrap();
     fs::remove_file(file.path()).unwrap();
     let missing = world.attest("vm", |data| guest.report(data));
-    let Response::Denied(denied) = &missing else { panic!("{missing:?}") };
+    let Response::Denial(denied) = &missing else { panic!("{missing:?}") };
     assert_eq!(code(&missing), "gate.certificate");
     assert!(denied.reasons[0].message.contains(&file.file_name().to_string_lossy().into_owned()));
     let (mut session, challenge) = world.challenge("vm");
@@ -108,9 +108,9 @@ fn every_other_report_is_refused() {
         let answer = world.show(&mut session, challenge.session, &report, None);
         assert_eq!(code(&answer), "policy.report-data", "{purpose:?} {vm_id} {key:?}");
     }
-    // The host's instead of the guest's: never, whatever its REPORT_DATA.
+    // A report that the host requested is denied, whatever its REPORT_DATA.
     let answer = world.attest("vm", |_| guest.host_report());
-    let Response::Denied(denied) = &answer else { panic!("{answer:?}") };
+    let Response::Denial(denied) = &answer else { panic!("{answer:?}") };
     assert!(denied.reasons.iter().any(|reason| reason.code == "policy.evidence"), "{denied:?}");
     // Changed, cut, made longer, empty.
     let change = |change: fn(&mut Vec<u8>), guest: &mut Guest| {
@@ -266,7 +266,7 @@ fn what_a_first_stage_does_not_show_itself_gets_no_ticket() {
         let mut guest = world.launch(&approval);
         let request = show(&world, &approval, &mut guest, &mut earlier_guest);
         let answer = world.send(&mut session, &request);
-        let Response::Denied(denied) = &answer else { panic!("case {at}: {answer:?}") };
+        let Response::Denial(denied) = &answer else { panic!("case {at}: {answer:?}") };
         let codes: Vec<_> = denied.reasons.iter().map(|reason| &*reason.code).collect();
         assert!(codes.contains(expected), "case {at}: {codes:?}");
     }

@@ -18,7 +18,7 @@ use cvmm_gate_client::client::Proposal;
 use cvmm_gate_protocol::binding::{self, Purpose};
 use cvmm_gate_protocol::manifest::{Manifest, Vtpm};
 use cvmm_gate_protocol::messages::lease::{
-    Activated, Checkpoint, Identify, Prepare, Prepared, Resume, SecretText,
+    ActivationProof, Checkpoint, Identify, LeaseGrant, Prepare, Resume, SecretText,
 };
 use cvmm_gate_protocol::messages::{Approval, Attest, Evidence, GuestEvidence, PROTOCOL, Request, Response};
 use cvmm_snp::digest::Digest;
@@ -121,7 +121,7 @@ fn admitted(world: &World, vm: &Vm<'_>) -> (Guest, String) {
 /// What the gate says of a guest's report, asked through a channel of `launch`.
 fn verdict(world: &World, vm: &Vm<'_>, launch: &str, guest: &mut Guest) -> Response {
     let (mut session, answer) = first(&world.engine, &Client::own(), &vm.channel(launch));
-    if !matches!(answer, Response::Opened(_)) {
+    if !matches!(answer, Response::ChannelConfirmation(_)) {
         return answer;
     }
     let Response::Challenge(challenge) = world.send(&mut session, &attest(vm.name)) else { panic!() };
@@ -154,7 +154,7 @@ fn messages_of_a_vmm(vm: &Vm<'_>, launch: &str) -> Vec<Request> {
             ek_ecc: text(),
             ak: text(),
         }),
-        Request::Activated(Activated { ek_rsa: secret(), ek_ecc: secret() }),
+        Request::ActivationProof(ActivationProof { ek_rsa: secret(), ek_ecc: secret() }),
         Request::Checkpoint(Checkpoint { counter: u64::MAX }),
         Request::End(Checkpoint { counter: u64::MAX }),
         Request::Resume(Resume { protocol: PROTOCOL, vm_id: vm.name.into(), epoch: 1, proof: text() }),
@@ -169,7 +169,7 @@ fn a_guest_does_not_speak_as_the_vmm() {
     let (mut of_victim, victims_launch) = admitted(&world, &victim);
     let open = || {
         let (session, answer) = first(&world.engine, &Client::own(), &vm.channel(&launch));
-        assert!(matches!(answer, Response::Opened(_)), "{answer:?}");
+        assert!(matches!(answer, Response::ChannelConfirmation(_)), "{answer:?}");
         session
     };
     // About the victim, before and after it has a challenge.
@@ -255,11 +255,11 @@ fn a_guest_that_asks_in_a_loop_is_not_written_down() {
     let own = Client::own();
     let open = |vm: &Vm<'_>, launch: &str| first(&world.engine, &own, &vm.channel(launch)).1;
     let answers: Vec<_> = (0..500).map(|_| open(&vm, &launch)).collect();
-    let opened = answers.iter().filter(|answer| matches!(answer, Response::Opened(_))).count();
+    let opened = answers.iter().filter(|answer| matches!(answer, Response::ChannelConfirmation(_))).count();
     assert!((20..200).contains(&opened), "{opened} of 500");
     assert_eq!(code(answers.last().unwrap()), "gate.rate");
     // Each guest has a rate of its own.
-    assert!(matches!(open(&Vm { name: "second", ..vm.clone() }, &second), Response::Opened(_)));
+    assert!(matches!(open(&Vm { name: "second", ..vm.clone() }, &second), Response::ChannelConfirmation(_)));
     let log = fs::read_to_string(world.gate.path("audit.log")).unwrap();
     assert!(!log.contains("gate.rate") && log.lines().count() < 20, "{log}");
 }
@@ -358,9 +358,9 @@ fn another_policys_admission_does_not_take_a_vms_place() {
 }
 
 /// The keys of a VM's state.
-fn prepared(engine: &Engine, client: &Arc<Client>, vm: &Vm<'_>) -> Result<(Session, Prepared), String> {
+fn prepared(engine: &Engine, client: &Arc<Client>, vm: &Vm<'_>) -> Result<(Session, LeaseGrant), String> {
     match first(engine, client, &vm.clone().kept().prepare()) {
-        (session, Response::Prepared(prepared)) => Ok((session, prepared)),
+        (session, Response::LeaseGrant(prepared)) => Ok((session, prepared)),
         (_, other) => Err(code(&other)),
     }
 }
@@ -449,7 +449,7 @@ fn a_client_asks_about_its_own_vms_only() {
     assert!(prepared(&world.engine, &a, &vm).is_ok_and(|(_, again)| again.epoch == keys.epoch + 1));
     assert!(matches!(
         first(&world.engine, &a, &Vm { name: "a-2", ..vm.clone() }.channel(&launch)).1,
-        Response::Opened(_)
+        Response::ChannelConfirmation(_)
     ));
     assert!(matches!(
         first(&world.engine, &b, &Vm { name: "b-1", ..vm.clone() }.admit()).1,

@@ -118,7 +118,7 @@ fn ask_for(stream: &mut UnixStream, request: &Request) -> Result<Response, Frame
 
 fn code(answer: Result<Response, FrameError>) -> String {
     match answer.unwrap() {
-        Response::Denied(denied) => denied.reasons[0].code.to_string(),
+        Response::Denial(denied) => denied.reasons[0].code.to_string(),
         other => panic!("no denial: {other:?}"),
     }
 }
@@ -414,7 +414,7 @@ fn only_a_guest_with_a_challenge_may_send_an_event_log() {
     let challenge = || {
         let mut stream = gate.connect();
         let opened = ask_for(&mut stream, &gate.gate.channel("vm")).unwrap();
-        assert!(matches!(opened, Response::Opened(_)), "{opened:?}");
+        assert!(matches!(opened, Response::ChannelConfirmation(_)), "{opened:?}");
         let attest = Request::Attest(Attest { protocol: PROTOCOL, vm_id: "vm".into() });
         match ask_for(&mut stream, &attest).unwrap() {
             Response::Challenge(challenge) => (stream, challenge.session),

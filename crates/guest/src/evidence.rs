@@ -6,7 +6,7 @@ use std::io::Write as _;
 use anyhow::{Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cvmm_gate_protocol::binding::{self, Purpose, Quoted, quote_data, report_data};
+use cvmm_gate_protocol::binding::{self, Purpose, QuoteBinding, quote_data, report_data};
 use cvmm_gate_protocol::bundle::{Bundle, TpmEvidence};
 use cvmm_gate_protocol::messages::{NONCE_LEN, Quote};
 use cvmm_tpm::constants::place;
@@ -40,8 +40,11 @@ impl Evidence {
         let data = match &tpm {
             Some(TpmQuote { tpm, quote, .. }) => {
                 let name = tpm.ak.name();
-                let quoted =
-                    Quoted { ak_name: name.as_bytes(), attest: &quote.attest, signature: &quote.signature };
+                let quoted = QuoteBinding {
+                    ak_name: name.as_bytes(),
+                    attest: &quote.attest,
+                    signature: &quote.signature,
+                };
                 binding::quoted_report_data(nonce, vm_id, &[], &quoted)
             }
             None => report_data(Purpose::Attest, nonce, vm_id, &[]),

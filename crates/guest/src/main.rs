@@ -166,7 +166,7 @@ fn exchange(port: &mut Port, request: &Request, timeout: Duration) -> Result<Res
 fn outcome(response: Response) -> Result<Outcome> {
     match response {
         Response::Ticket(ticket) => Ok(Outcome::Ticket(ticket.jwt)),
-        Response::Denied(denied) => {
+        Response::Denial(denied) => {
             let reasons: Vec<_> = denied.reasons.iter().map(ToString::to_string).collect();
             Ok(Outcome::Denied(reasons.join("; ")))
         }

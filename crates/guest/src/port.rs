@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use cvmm_gate_client::frame::Timed;
+use cvmm_gate_client::frame::StreamTimeouts;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -59,7 +59,7 @@ impl Write for Port {
     }
 }
 
-impl Timed for Port {
+impl StreamTimeouts for Port {
     fn limit_read(&mut self, left: Duration) -> io::Result<()> {
         self.read = left;
         Ok(())

@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use common::*;
 use cvmm_test_support::cores::{cores, has_no_core_limit_left, with_cores, writes_cores};
-use cvmm_test_support::memory::{Found, search};
+use cvmm_test_support::memory::{Occurrences, search};
 use cvmm_test_support::{needs, suite};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -68,10 +68,10 @@ fn the_state_key_is_only_in_locked_pages_that_are_not_dumped() -> suite::Result 
         assert_eq!(code(&tpm(&data, &nv_define(INDEX, TENANT.len() as u16, 0))), 0);
         assert_eq!(code(&tpm(&data, &nv_write(INDEX, TENANT))), 0);
         assert_eq!(content(&tpm(&data, &nv_read(INDEX, TENANT.len() as u16))), TENANT);
-        let Found { exposed, locked } = search(server.child.id(), &key);
+        let Occurrences { exposed, locked } = search(server.child.id(), &key);
         assert_eq!(exposed, 0, "{sandbox}: the key is outside of the locked pages");
         assert!(locked > 0, "{sandbox}: the search finds nothing, so it proves nothing");
-        let nothing = Found { exposed: 0, locked: 0 };
+        let nothing = Occurrences { exposed: 0, locked: 0 };
         assert_eq!(search(server.child.id(), digits.as_bytes()), nothing, "{sandbox}: as it was in its file");
         // The TPM's own process never has the key.
         for child in children(server.child.id()) {

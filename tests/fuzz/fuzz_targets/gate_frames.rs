@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use cvmm_fuzz::Input;
 use cvmm_gate::clients::Client;
 use cvmm_gate::engine::{Engine, Session};
-use cvmm_gate_client::frame::{self, Timed};
+use cvmm_gate_client::frame::{self, StreamTimeouts};
 use cvmm_gate_protocol::messages::{Approval, Evidence, GuestEvidence, MAX_FRAME, Request, Response};
 use cvmm_gate_protocol::ticket::{Token, VerdictKey};
 use cvmm_test_support::gate::TestGate;
@@ -77,7 +77,7 @@ impl Write for Bytes<'_> {
     }
 }
 
-impl Timed for Bytes<'_> {
+impl StreamTimeouts for Bytes<'_> {
     fn limit_read(&mut self, left: Duration) -> io::Result<()> {
         assert!(!left.is_zero());
         Ok(())
@@ -104,14 +104,14 @@ fn messages(world: &World, input: &mut Input<'_>) {
     while input.more() && !session.is_over() {
         let len = usize::from(input.u16());
         match world.engine.answer(&mut session, input.bytes(len)) {
-            Response::Denied(denied) => assert!(session.is_over() && !denied.reasons.is_empty()),
+            Response::Denial(denied) => assert!(session.is_over() && !denied.reasons.is_empty()),
             Response::Approval(_)
             | Response::Challenge(_)
-            | Response::Prepared(_)
-            | Response::Activate(_)
-            | Response::Certified(_) => assert!(session.until().is_some()),
-            Response::Opened(_) => panic!("a channel for a launch with a secret name"),
-            Response::Noted(_) => panic!("a lease without its key"),
+            | Response::LeaseGrant(_)
+            | Response::ActivationChallenge(_)
+            | Response::Certificates(_) => assert!(session.until().is_some()),
+            Response::ChannelConfirmation(_) => panic!("a channel for a launch with a secret name"),
+            Response::Acknowledgement(_) => panic!("a lease without its key"),
             Response::Ticket(_) => panic!("a ticket for a session with a secret name"),
         }
     }
@@ -147,7 +147,7 @@ fn guest(world: &World, input: &mut Input<'_>) {
     let certificates = (input.u8() == 1).then(|| STANDARD.encode(input.rest()));
     let request = GuestEvidence { session: challenge.session, report, certificates, key: None, quote: None };
     let answer = world.send(&mut session, &Request::GuestEvidence(request));
-    assert!(matches!(answer, Response::Denied(_)), "an unsigned report was accepted");
+    assert!(matches!(answer, Response::Denial(_)), "an unsigned report was accepted");
 }
 
 /// What the VMM reads from the gate.

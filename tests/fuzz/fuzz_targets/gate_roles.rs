@@ -16,7 +16,7 @@ use cvmm_gate::engine::{Engine, Session};
 use cvmm_gate_protocol::binding;
 use cvmm_gate_protocol::manifest::{Manifest, Vtpm};
 use cvmm_gate_protocol::messages::lease::{
-    Activated, Checkpoint, Identify, Prepare, Prepared, Resume, SecretText,
+    ActivationProof, Checkpoint, Identify, Prepare, LeaseGrant, Resume, SecretText,
 };
 use cvmm_gate_protocol::messages::{
     Admit, Attest, Evidence, GuestChannel, GuestEvidence, PROTOCOL, Request, Response,
@@ -39,7 +39,7 @@ struct World {
     /// Names of the victim's launch and of the guest's own.
     launches: [String; 2],
     /// The victim's keys, with which its client proves that it runs the VM.
-    prepared: Prepared,
+    prepared: LeaseGrant,
     used: u32,
 }
 
@@ -72,7 +72,7 @@ impl World {
             digest,
         });
         let answer = send(&engine, &mut Session::new(Arc::clone(&victim)), &prepare);
-        let Response::Prepared(prepared) = answer else { panic!("no keys for the victim: {answer:?}") };
+        let Response::LeaseGrant(prepared) = answer else { panic!("no keys for the victim: {answer:?}") };
         let mut world = Self {
             gate,
             engine,
@@ -144,7 +144,7 @@ impl World {
                 ek_ecc: base64(input),
                 ak: base64(input),
             }),
-            7 => Request::Activated(Activated {
+            7 => Request::ActivationProof(ActivationProof {
                 ek_rsa: SecretText(base64(input)),
                 ek_ecc: SecretText(base64(input)),
             }),
@@ -190,7 +190,7 @@ impl World {
             assert!(answer.is_for_guest(), "a guest was told {answer:?}");
             match answer {
                 Response::Ticket(_) => panic!("an unsigned report was accepted"),
-                Response::Denied(denied) => assert!(session.is_over() && !denied.reasons.is_empty()),
+                Response::Denial(denied) => assert!(session.is_over() && !denied.reasons.is_empty()),
                 _ => assert!(!session.is_over()),
             }
         }
@@ -204,7 +204,7 @@ impl World {
             let (frame, vm_id) = self.frame(input);
             about = about.or(vm_id);
             let answer = self.engine.answer(&mut session, &frame);
-            if let Response::Denied(denied) = &answer {
+            if let Response::Denial(denied) = &answer {
                 assert!(session.is_over() && !denied.reasons.is_empty());
             } else if let Some(vm_id) = about {
                 assert_eq!(vm_id, NAMES[1], "the client was told {answer:?}");

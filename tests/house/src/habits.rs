@@ -36,7 +36,7 @@ const HABITS: [(&str, &str, &str, &str); 7] = [
     ("double_genitive", r"\bof (the|a|an) [a-z]+'s([^\w\s]|$| and\b| or\b)", "", "a key of the gate"),
     (
         "names",
-        r"\b(struct|enum|trait|type) (Described|Served|Kept|Shown|Known|Found|Opened|Taken|Built|More|Asker|TwoWishes)\b|\b(const|static) ([A-Z0-9]+_)*(MOST|LEAST)(_[A-Z0-9]+)*\b",
+        r"\b(struct|enum|trait|type) (Described|Served|Kept|Shown|Known|Found|Opened|Taken|Built|More|Asker|TwoWishes|Approved|Launched|Prepared|Identified|Challenged|Quoted|Activated|Certified|Noted|Denied|Asked)\b|\b(const|static) ([A-Z0-9]+_)*(MOST|LEAST)(_[A-Z0-9]+)*\b",
         r"\bstruct (Known)\b",
         "a noun for a type, MAX_ or MIN_ for a bound",
     ),

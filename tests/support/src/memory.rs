@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 /// How often something was found in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct Occurrences {
     /// In memory that a core dump or the swap could have.
     pub exposed: usize,
     /// In pages that are locked and left out of dumps.
@@ -14,11 +14,11 @@ pub struct Found {
 }
 
 /// Searches all readable mappings.
-pub fn search(pid: u32, wanted: &[u8]) -> Found {
+pub fn search(pid: u32, wanted: &[u8]) -> Occurrences {
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let number = |text| u64::from_str_radix(text, 16).ok();
-    let (mut mapping, mut found) = (None, Found { exposed: 0, locked: 0 });
+    let (mut mapping, mut found) = (None, Occurrences { exposed: 0, locked: 0 });
     for line in smaps.lines() {
         let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
         if let Some(range) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) {

@@ -21,7 +21,7 @@ use cvmm_gate_client::client::channel::GuestConnection;
 use cvmm_gate_client::transport::Endpoint;
 use cvmm_gate_protocol::frame::{self, FrameIoError};
 use cvmm_gate_protocol::messages::{
-    Denied, GUEST_BURST, GUEST_RATE, GuestChannel, MAX_FRAME, PROTOCOL, Request, Response,
+    Denial, GUEST_BURST, GUEST_RATE, GuestChannel, MAX_FRAME, PROTOCOL, Request, Response,
 };
 use cvmm_gate_protocol::rate::Rate;
 use cvmm_reason::Reason;
@@ -121,7 +121,7 @@ impl Channel {
         match answer {
             Ok(answer) => answer,
             Err(ClientError::Denied(reasons) | ClientError::Superseded(reasons)) => {
-                Response::Denied(Denied { reasons })
+                Response::Denial(Denial { reasons })
             }
             Err(error) => {
                 cvmm_log_limit::warn!(%error, "cannot forward the guest's message to the gate");
@@ -181,7 +181,7 @@ fn refused(reason: Reason) -> Response {
 
 /// It is not signed, like everything that the host says.
 fn denied(reason: Reason) -> Response {
-    Response::Denied(Denied { reasons: vec![reason] })
+    Response::Denial(Denial { reasons: vec![reason] })
 }
 
 #[cfg(test)]
@@ -191,8 +191,8 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::sync::Arc;
 
-    use cvmm_gate_protocol::messages::lease::Noted;
-    use cvmm_gate_protocol::messages::{Challenge, Opened, Ticket};
+    use cvmm_gate_protocol::messages::lease::Acknowledgement;
+    use cvmm_gate_protocol::messages::{Challenge, ChannelConfirmation, Ticket};
     use cvmm_test_support::tls::{Subject, issue};
 
     use super::*;
@@ -230,14 +230,14 @@ mod tests {
 
         fn code(&mut self, frame: &str) -> String {
             match self.ask(frame) {
-                Response::Denied(denied) => denied.reasons[0].code.to_string(),
+                Response::Denial(denied) => denied.reasons[0].code.to_string(),
                 other => panic!("not a denial: {other:?}"),
             }
         }
     }
 
     fn opened() -> Response {
-        Response::Opened(Opened {})
+        Response::ChannelConfirmation(ChannelConfirmation {})
     }
 
     fn challenge() -> Response {
@@ -380,7 +380,9 @@ mod tests {
 
     #[test]
     fn other_answers_never_get_to_the_guest() {
-        for answer in [Response::Noted(Noted {}), opened(), ticket(Some("of a first stage"))] {
+        for answer in
+            [Response::Acknowledgement(Acknowledgement {}), opened(), ticket(Some("of a first stage"))]
+        {
             let (mut guest, gate, _folder) = pair(vec![vec![opened(), answer]]);
             assert_eq!(guest.code(ATTEST), "gate.unreachable");
             gate.join().unwrap();

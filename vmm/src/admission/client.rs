@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cvmm_gate_client::client::lease::{Key, Prepared};
+use cvmm_gate_client::client::lease::{Key, PendingLease};
 use cvmm_gate_client::client::{Gate, Proposal};
 use cvmm_gate_client::tls::{Files, Tls, TlsSetupError};
 use cvmm_gate_client::transport::Endpoint;
@@ -81,7 +81,7 @@ impl AdmissionClient {
     }
 
     /// Asks for the keys of the VM's persistent state, before its TPM is known.
-    pub fn prepare(&self, request: &LaunchRequest) -> Result<Prepared, AdmissionError> {
+    pub fn prepare(&self, request: &LaunchRequest) -> Result<PendingLease, AdmissionError> {
         Ok(self.gate.prepare(&self.proposal(request))?)
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use cvmm_gate_client::client::lease::{Key, Run};
+use cvmm_gate_client::client::lease::{Key, Lease};
 use cvmm_gate_client::client::{ClientError, Gate};
 use cvmm_gate_protocol::messages::lease::HEARTBEAT;
 
@@ -70,11 +70,11 @@ pub struct LeaseKeeper {
 }
 
 /// The thread's side.
-struct Lease {
+struct LeaseThread {
     token: ResumeToken,
     epoch: u64,
     /// The connection that holds the lease.
-    run: Option<Run>,
+    lease: Option<Lease>,
     changes: ChangeCounter,
     /// What the gate knows of `changes`.
     last_reported: u64,
@@ -83,24 +83,24 @@ struct Lease {
 }
 
 impl LeaseKeeper {
-    /// Keeps the lease of `run`, whose file's changes are counted in `changes`.
+    /// Keeps `lease`. `changes` counts the changes of its state file.
     pub fn start(
-        run: Run,
+        lease: Lease,
         token: ResumeToken,
         changes: ChangeCounter,
         current: CurrentMachine,
     ) -> io::Result<Self> {
         let (over, end) = channel();
-        let lease = Lease {
+        let thread = LeaseThread {
             token,
-            epoch: run.epoch(),
-            run: Some(run),
+            epoch: lease.epoch(),
+            lease: Some(lease),
             last_reported: 0,
             changes,
             last_contact: Instant::now(),
             current,
         };
-        let thread = Builder::new().name("gate-lease".to_owned()).spawn(move || lease.keep(&end))?;
+        let thread = Builder::new().name("gate-lease".to_owned()).spawn(move || thread.keep(&end))?;
         Ok(Self { over: Some(over), thread: Some(thread) })
     }
 }
@@ -116,7 +116,7 @@ impl Drop for LeaseKeeper {
     }
 }
 
-impl Lease {
+impl LeaseThread {
     fn keep(mut self, end: &Receiver<()>) {
         while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(POLL_INTERVAL) {
             if let Err(reason) = self.report() {
@@ -125,8 +125,8 @@ impl Lease {
                 return;
             }
         }
-        let Some(run) = self.run.take() else { return };
-        if let Err(error) = run.end(self.changes.count()) {
+        let Some(lease) = self.lease.take() else { return };
+        if let Err(error) = lease.end(self.changes.count()) {
             cvmm_log_limit::warn!(
                 %error,
                 "cannot report the last change of the state file to the gate, which accepts the file as last reported"
@@ -138,12 +138,12 @@ impl Lease {
     fn report(&mut self) -> Result<(), String> {
         let changes = self.changes.count();
         // Checked without a question, so that a gate that was restarted under us is noticed soon.
-        let lost = self.run.as_mut().is_none_or(Run::is_over);
+        let lost = self.lease.as_mut().is_none_or(Lease::is_over);
         if !lost && changes == self.last_reported && self.last_contact.elapsed() < HEARTBEAT {
             return Ok(());
         }
-        let reported = match &mut self.run {
-            Some(run) => run.checkpoint(changes),
+        let reported = match &mut self.lease {
+            Some(lease) => lease.checkpoint(changes),
             None => self.resume(changes),
         };
         match reported {
@@ -153,7 +153,7 @@ impl Lease {
             }
             Err(error @ ClientError::Superseded(_)) => Err(error.to_string()),
             Err(error) => {
-                if self.run.take().is_some() {
+                if self.lease.take().is_some() {
                     cvmm_log_limit::warn!(
                         %error,
                         "lost the connection to the gate; the guest keeps running, next attempt in {} s",
@@ -167,10 +167,10 @@ impl Lease {
 
     fn resume(&mut self, changes: u64) -> Result<(), ClientError> {
         let ResumeToken { gate, vm_id, key } = &self.token;
-        let mut run = gate.resume(vm_id, self.epoch, key)?;
-        run.checkpoint(changes)?;
+        let mut lease = gate.resume(vm_id, self.epoch, key)?;
+        lease.checkpoint(changes)?;
         cvmm_log_limit::info!("resumed the VM's lease at the gate");
-        self.run = Some(run);
+        self.lease = Some(lease);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use cvmm_first_stage::mailbox::{Challenge, Evidence, MAX_VM_ID};
-use cvmm_gate_client::client::{Approved, Launched};
+use cvmm_gate_client::client::{HostEvidence, PendingLaunch};
 use cvmm_gate_protocol::ticket::VerifiedTicket;
 use cvmm_kvm_snp::launch::{Admitted, Finished};
 use cvmm_launch::id_block::Identity;
@@ -33,9 +33,9 @@ pub struct LaunchSession {
 #[derive(Debug)]
 enum LaunchEvidence {
     /// The host's, when the launch is finished.
-    OfHost(Approved),
+    OfHost(PendingLaunch),
     /// The first stage's; it has not presented any.
-    OfStage(Approved),
+    OfStage(PendingLaunch),
     /// The first stage's; the gate has admitted the guest.
     Admitted(VerifiedTicket),
     /// The first stage's; the gate has not admitted the guest.
@@ -44,7 +44,12 @@ enum LaunchEvidence {
 
 impl LaunchSession {
     /// For the launch that was `approved`, with the gate's ID block in `identity`.
-    pub(super) fn new(approved: Approved, identity: Identity, digest: Digest, first_stage: bool) -> Self {
+    pub(super) fn new(
+        approved: PendingLaunch,
+        identity: Identity,
+        digest: Digest,
+        first_stage: bool,
+    ) -> Self {
         let terms = LaunchTerms {
             identity: Some(identity),
             host_data: *approved.host_data(),
@@ -79,13 +84,13 @@ impl LaunchSession {
         let ticket = match self.evidence {
             LaunchEvidence::OfHost(approved) => {
                 let report = finished.host_report().map_err(AdmissionError::Report)?;
-                let launched = Launched {
+                let evidence = HostEvidence {
                     platform_status: platform_status()?,
                     report: report.map(|report| report.to_vec()),
                     key: None,
                     certificates: None,
                 };
-                let ticket = approved.evidence(launched)?;
+                let ticket = approved.evidence(evidence)?;
                 announce(&ticket);
                 ticket
             }
@@ -108,13 +113,13 @@ impl StageAuthority for LaunchSession {
             LaunchEvidence::OfHost(approved) | LaunchEvidence::OfStage(approved) => approved,
             LaunchEvidence::Admitted(_) | LaunchEvidence::Refused => return Err(AdmissionError::StageTwice),
         };
-        let launched = Launched {
+        let evidence = HostEvidence {
             platform_status: platform_status()?,
             report: Some(evidence.report.to_vec()),
             key: Some(evidence.key),
             certificates: None,
         };
-        let (ticket, stage) = approved.stage_evidence(launched)?;
+        let (ticket, stage) = approved.stage_evidence(evidence)?;
         announce(&ticket);
         let stage = stage.ok_or(AdmissionError::NoStageTicket)?;
         self.evidence = LaunchEvidence::Admitted(ticket);
@@ -127,7 +132,7 @@ impl StageAuthority for LaunchSession {
 }
 
 /// What the first stage's report has to be about.
-fn challenge(approved: &Approved) -> Challenge {
+fn challenge(approved: &PendingLaunch) -> Challenge {
     let mut challenge = Challenge::new_zeroed();
     challenge.nonce = *approved.nonce();
     challenge.manifest = approved.manifest().0;

@@ -38,9 +38,9 @@ impl VmTpm {
         current: CurrentMachine,
     ) -> Result<Self, RunError> {
         let prepared = gate.prepare(request)?;
-        let PersistentVtpm { vtpm, identity, run, changes, key } =
+        let PersistentVtpm { vtpm, identity, lease, changes, key } =
             persistent::start(config, path, gate.vm_id(), prepared)?;
-        let lease = LeaseKeeper::start(run, gate.resume_token(key), changes, current);
+        let lease = LeaseKeeper::start(lease, gate.resume_token(key), changes, current);
         Ok(Self { vtpm, identity: Some(identity), _lease: Some(lease.map_err(RunError::Events)?) })
     }
 

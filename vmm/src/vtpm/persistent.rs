@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cvmm_gate_client::client::lease::{Identified, Key, Prepared, PublicAreas, Run};
+use cvmm_gate_client::client::lease::{Key, Lease, PendingLease, PublicAreas, TpmIdentification};
 use cvmm_gate_protocol::manifest::TpmIdentity;
 use cvmm_gate_protocol::messages::lease::TpmCertificates;
 use cvmm_guest_state::{Expected, StateError, StateKey, Store, VmId};
@@ -69,7 +69,7 @@ pub struct PersistentVtpm {
     /// Its place in the manifest.
     pub identity: TpmIdentity,
     /// The lease, whose connection has to be kept.
-    pub run: Run,
+    pub lease: Lease,
     /// The changes of the file.
     pub changes: ChangeCounter,
     /// The key that the file is written with.
@@ -81,7 +81,7 @@ pub fn start(
     config: &config::Vtpm,
     path: &Path,
     vm_id: &str,
-    prepared: Prepared,
+    prepared: PendingLease,
 ) -> Result<PersistentVtpm, VtpmError> {
     let epoch = prepared.epoch();
     let file =
@@ -101,9 +101,9 @@ pub fn start(
     };
     // The last of two is the new one; the file has taken either.
     let key = prepared.keys().last().cloned().unwrap_or_else(Key::zeroed);
-    let (run, certificates) = match prepared.identify(&areas)? {
-        Identified::Known(run, certificates) => (run, certificates),
-        Identified::Unknown(challenged) => {
+    let (lease, certificates) = match prepared.identify(&areas)? {
+        TpmIdentification::Known(lease, certificates) => (lease, certificates),
+        TpmIdentification::Unknown(challenged) => {
             let open =
                 |engine: &mut dyn TpmEngine, ek, challenge: &cvmm_gate_client::client::lease::Challenge| {
                     provision::activate(engine, ek, &challenge.blob, &challenge.secret)
@@ -127,11 +127,11 @@ pub fn start(
         "the guest's tpm is on the host's side of the boundary (vtpm.mode = \"in-process\"): the host can read its keys and \
          forge its pcrs"
     );
-    Ok(PersistentVtpm { vtpm: Vtpm::of(engine)?, identity: names(&identity, epoch), run, changes, key })
+    Ok(PersistentVtpm { vtpm: Vtpm::of(engine)?, identity: names(&identity, epoch), lease, changes, key })
 }
 
 /// Opens the file and claims it for this lease; creates a new one if the VM has never had one.
-fn open(path: &Path, vm_id: &str, prepared: &Prepared) -> Result<Store, StateError> {
+fn open(path: &Path, vm_id: &str, prepared: &PendingLease) -> Result<Store, StateError> {
     // The gate's names are the file's: 1 to 64 of the same characters.
     let vm = VmId::new(vm_id).ok_or(StateError::Missing)?;
     let keys: Vec<_> = prepared.keys().iter().map(|key| StateKey::from_bytes(key)).collect();

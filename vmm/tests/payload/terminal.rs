@@ -16,7 +16,7 @@ use crate::script::Script;
 
 /// A pseudo-terminal that stands for the operator's terminal.
 struct Terminal {
-    /// What the operator's eyes and hands are at.
+    /// The operator's side.
     operator: File,
     program: OwnedFd,
     seen: Arc<Mutex<Vec<u8>>>,

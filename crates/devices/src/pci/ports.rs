@@ -6,8 +6,8 @@
 //! pass through to what lies behind: on a PC that is the reset control register, one byte at 0xcf9, which is
 //! therefore handed in here and not put on the bus beside it.
 //!
-//! AMD processors define address bits 27:24 as register bits 11:8, and Linux uses them when it runs on one. There
-//! is no extended space here, so an address with any of the bits 30:24 set selects nothing.
+//! AMD processors define address bits 27:24 as register bits 11:8, and Linux uses them when it runs on one.
+//! There is no extended space here, so an address with any of the bits 30:24 set selects nothing.
 
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ impl GuestConnection {
         const QUESTION: &str = "guest-channel";
         let mut stream = endpoint.connect(deadline)?;
         match ask(&mut stream, QUESTION, &Request::GuestChannel(guest.clone()), deadline)? {
-            Response::Opened(_) => Ok(Self(stream)),
+            Response::ChannelConfirmation(_) => Ok(Self(stream)),
             _ => Err(ClientError::answer(QUESTION, "unexpected kind of response")),
         }
     }

@@ -14,8 +14,8 @@ use crate::frame::FrameError;
 use crate::transport::Connection;
 use cvmm_gate_protocol::binding;
 use cvmm_gate_protocol::messages::lease::{
-    Activate, Activated, Certified, Checkpoint, Credential, Identify, Prepare, Prepared as Grant, Resume,
-    SecretText, TpmCertificates,
+    ActivationChallenge, ActivationProof, Checkpoint, Credential, EncodedCertificates, Identify, LeaseGrant,
+    Prepare, Resume, SecretText, TpmCertificates,
 };
 use cvmm_gate_protocol::messages::{PROTOCOL, Request, Response};
 
@@ -27,8 +27,8 @@ pub type Key = Secret<KEY_LEN>;
 
 /// A VM's keys, before its TPM is identified.
 #[derive(Debug)]
-pub struct Prepared {
-    run: Run,
+pub struct PendingLease {
+    lease: Lease,
     deadline: Instant,
     session: String,
     keys: Vec<Key>,
@@ -59,17 +59,17 @@ pub struct Challenge {
 
 /// The gate's answer about a TPM.
 #[derive(Debug)]
-pub enum Identified {
+pub enum TpmIdentification {
     /// The TPM is on record.
-    Known(Run, TpmCertificates),
+    Known(Lease, TpmCertificates),
     /// It is not.
-    Unknown(Challenged),
+    Unknown(PendingActivation),
 }
 
 /// Two credentials that the TPM has to open.
 #[derive(Debug)]
-pub struct Challenged {
-    run: Run,
+pub struct PendingActivation {
+    lease: Lease,
     /// For the RSA endorsement key.
     pub ek_rsa: Challenge,
     /// For the elliptic curve endorsement key.
@@ -79,7 +79,7 @@ pub struct Challenged {
 /// A lease in force. Dropping it closes the connection, which ends the lease at the gate without a last
 /// checkpoint.
 #[derive(Debug)]
-pub struct Run {
+pub struct Lease {
     stream: Connection,
     gate: Gate,
     epoch: u64,
@@ -95,7 +95,7 @@ fn decode(question: &'static str, what: &str, text: &str) -> Result<Vec<u8>, Cli
 
 impl Gate {
     /// Asks for the keys of a VM that is to be launched.
-    pub fn prepare(&self, proposal: &Proposal) -> Result<Prepared, ClientError> {
+    pub fn prepare(&self, proposal: &Proposal) -> Result<PendingLease, ClientError> {
         const QUESTION: &str = "prepare";
         let mut stream = self.endpoint.connect(Instant::now() + self.timeout)?;
         let request = Request::Prepare(Prepare {
@@ -104,11 +104,18 @@ impl Gate {
             manifest: proposal.manifest.clone(),
             digest: proposal.digest.to_string(),
         });
-        let Response::Prepared(grant) = self.ask(&mut stream, QUESTION, &request)? else {
+        let Response::LeaseGrant(grant) = self.ask(&mut stream, QUESTION, &request)? else {
             return Err(ClientError::answer(QUESTION, "unexpected kind of response"));
         };
-        let Grant { session, keys, accepted: (first, last), least_counter, epoch, may_create, deadline_ms } =
-            grant;
+        let LeaseGrant {
+            session,
+            keys,
+            accepted: (first, last),
+            least_counter,
+            epoch,
+            may_create,
+            deadline_ms,
+        } = grant;
         let key = |SecretText(text): &SecretText| {
             // Decoded in locked memory. The decoder needs capacity for the longest value of such a text.
             let mut bytes = SecretBytes::zeroed(base64::decoded_len_estimate(text.len()));
@@ -119,8 +126,8 @@ impl Gate {
         if !(1..=2).contains(&keys.len()) || first > last || epoch <= last {
             return Err(malformed(QUESTION, "keys or accepted"));
         }
-        Ok(Prepared {
-            run: Run { stream, gate: self.clone(), epoch },
+        Ok(PendingLease {
+            lease: Lease { stream, gate: self.clone(), epoch },
             deadline: Instant::now() + Duration::from_millis(deadline_ms.min(3_600_000)),
             session,
             keys,
@@ -131,7 +138,7 @@ impl Gate {
     }
 
     /// Resumes a lease whose connection was lost.
-    pub fn resume(&self, vm_id: &str, epoch: u64, key: &Key) -> Result<Run, ClientError> {
+    pub fn resume(&self, vm_id: &str, epoch: u64, key: &Key) -> Result<Lease, ClientError> {
         const QUESTION: &str = "resume";
         let mut stream = self.endpoint.connect(Instant::now() + self.timeout)?;
         let request = Request::Resume(Resume {
@@ -141,13 +148,13 @@ impl Gate {
             proof: STANDARD.encode(binding::resume_proof(key, vm_id, epoch)),
         });
         match self.ask(&mut stream, QUESTION, &request)? {
-            Response::Noted(_) => Ok(Run { stream, gate: self.clone(), epoch }),
+            Response::Acknowledgement(_) => Ok(Lease { stream, gate: self.clone(), epoch }),
             _ => Err(ClientError::answer(QUESTION, "unexpected kind of response")),
         }
     }
 }
 
-impl Prepared {
+impl PendingLease {
     /// The file's key; during a key change, the old and the new one.
     #[must_use]
     pub fn keys(&self) -> &[Key] {
@@ -169,7 +176,7 @@ impl Prepared {
     /// The epoch to write into it before anything else.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.run.epoch
+        self.lease.epoch
     }
 
     /// Whether a missing file may be created.
@@ -179,49 +186,52 @@ impl Prepared {
     }
 
     /// Reports that the epoch is in the file, durably, and which TPM it is.
-    pub fn identify(self, areas: &PublicAreas) -> Result<Identified, ClientError> {
+    pub fn identify(self, areas: &PublicAreas) -> Result<TpmIdentification, ClientError> {
         const QUESTION: &str = "identify";
-        let Self { mut run, deadline, session, .. } = self;
+        let Self { mut lease, deadline, session, .. } = self;
         if Instant::now() > deadline {
             let source = FrameError::Timeout;
             return Err(ClientError::NoAnswer { question: "a TPM that exceeded the deadline", source });
         }
         let request = Request::Identify(Identify {
             session,
-            epoch: run.epoch,
+            epoch: lease.epoch,
             ek_rsa: STANDARD.encode(&areas.ek_rsa),
             ek_ecc: STANDARD.encode(&areas.ek_ecc),
             ak: STANDARD.encode(&areas.ak),
         });
-        match run.ask(QUESTION, &request)? {
-            Response::Certified(certified) => Ok(Identified::Known(run, certificates(QUESTION, &certified)?)),
-            Response::Activate(Activate { ek_rsa, ek_ecc }) => {
+        match lease.ask(QUESTION, &request)? {
+            Response::Certificates(certified) => {
+                Ok(TpmIdentification::Known(lease, certificates(QUESTION, &certified)?))
+            }
+            Response::ActivationChallenge(ActivationChallenge { ek_rsa, ek_ecc }) => {
                 let (ek_rsa, ek_ecc) = (challenge(QUESTION, &ek_rsa)?, challenge(QUESTION, &ek_ecc)?);
-                Ok(Identified::Unknown(Challenged { run, ek_rsa, ek_ecc }))
+                Ok(TpmIdentification::Unknown(PendingActivation { lease, ek_rsa, ek_ecc }))
             }
             _ => Err(ClientError::answer(QUESTION, "unexpected kind of response")),
         }
     }
 }
 
-impl Challenged {
+impl PendingActivation {
     /// Sends what the endorsement keys opened.
-    pub fn answer(self, ek_rsa: &[u8], ek_ecc: &[u8]) -> Result<(Run, TpmCertificates), ClientError> {
+    pub fn answer(self, ek_rsa: &[u8], ek_ecc: &[u8]) -> Result<(Lease, TpmCertificates), ClientError> {
         const QUESTION: &str = "activated";
-        let mut run = self.run;
+        let mut lease = self.lease;
         let secret = |bytes| SecretText(STANDARD.encode(bytes));
-        let request = Request::Activated(Activated { ek_rsa: secret(ek_rsa), ek_ecc: secret(ek_ecc) });
-        match run.ask(QUESTION, &request)? {
-            Response::Certified(certified) => {
+        let request =
+            Request::ActivationProof(ActivationProof { ek_rsa: secret(ek_rsa), ek_ecc: secret(ek_ecc) });
+        match lease.ask(QUESTION, &request)? {
+            Response::Certificates(certified) => {
                 let certificates = certificates(QUESTION, &certified)?;
-                Ok((run, certificates))
+                Ok((lease, certificates))
             }
             _ => Err(ClientError::answer(QUESTION, "unexpected kind of response")),
         }
     }
 }
 
-impl Run {
+impl Lease {
     /// The lease's epoch.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -245,7 +255,7 @@ impl Run {
 
     fn note(&mut self, question: &'static str, request: &Request) -> Result<(), ClientError> {
         match self.ask(question, request)? {
-            Response::Noted(_) => Ok(()),
+            Response::Acknowledgement(_) => Ok(()),
             _ => Err(ClientError::answer(question, "unexpected kind of response")),
         }
     }
@@ -262,6 +272,9 @@ fn challenge(question: &'static str, credential: &Credential) -> Result<Challeng
     })
 }
 
-fn certificates(question: &'static str, certified: &Certified) -> Result<TpmCertificates, ClientError> {
+fn certificates(
+    question: &'static str,
+    certified: &EncodedCertificates,
+) -> Result<TpmCertificates, ClientError> {
     certified.decode().map_err(|what| malformed(question, what))
 }

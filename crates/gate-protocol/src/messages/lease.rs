@@ -2,18 +2,18 @@
 //! The messages of a lease: for a VM whose state persists from one start to the next.
 //!
 //! ```text
-//! Prepare {manifest} ------->  appraised as a launch is
-//!   <------- Prepared {keys, epochs}
+//! prepare {manifest} ------->  appraised as a launch is
+//!   <------- prepared {keys, epochs}
 //! (the VMM opens the state file, writes the epoch, starts the TPM)
-//! Identify {public areas} -->  the epoch is confirmed
-//!   <------- Activate {credentials}        of a TPM that is not on record
-//! Activated {secrets} ------>
-//!   <------- Certified {certificates}
+//! identify {public areas} -->  the epoch is confirmed
+//!   <------- activate {credentials}        of a TPM that is not on record
+//! activated {secrets} ------>
+//!   <------- certified {certificates}
 //! (launches, each in a session of its own, with the TPM's names in their manifests)
-//! Checkpoint {counter} ----->  at least every [`HEARTBEAT`]
-//!   <------- Noted
-//! End {counter} ------------>
-//!   <------- Noted
+//! checkpoint {counter} ----->  at least every [`HEARTBEAT`]
+//!   <------- noted
+//! end {counter} ------------>
+//!   <------- noted
 //! ```
 //! The connection is the lease: while it is open, no other client receives the VM's keys.
 
@@ -28,8 +28,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// A lease without a message for five times this long has expired.
 pub const HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// The code of the one denial that ends a running VM: it was started again, and what this run writes into its state file is never
-/// accepted again ([`super::Denied::is_superseded`]).
+/// The code of the one denial that ends a running VM: the VM was started again, and what the earlier start
+/// writes into the state file is never accepted again ([`super::Denial::is_superseded`]).
 pub const SUPERSEDED: &str = "key.superseded";
 
 /// Base64 of a secret. Zeroized when dropped, redacted in `Debug`.
@@ -49,7 +49,7 @@ impl fmt::Debug for SecretText {
 pub struct Prepare {
     /// [`super::PROTOCOL`].
     pub protocol: u32,
-    /// The policy to judge by.
+    /// The policy to appraise by.
     pub policy: String,
     /// The manifest, as JSON text, without the TPM's identity.
     pub manifest: String,
@@ -60,7 +60,7 @@ pub struct Prepare {
 /// The keys, and what the state file has to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Prepared {
+pub struct LeaseGrant {
     /// Names the lease in logs.
     pub session: String,
     /// Base64 of the file's key (32 bytes); during a key change, of the old and the new one.
@@ -81,7 +81,7 @@ pub struct Prepared {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identify {
-    /// Of [`Prepared`].
+    /// Of [`LeaseGrant`].
     pub session: String,
     /// The epoch that is in the file, durably.
     pub epoch: u64,
@@ -106,7 +106,7 @@ pub struct Credential {
 /// A challenge to show that the keys are of one TPM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Activate {
+pub struct ActivationChallenge {
     /// For the RSA endorsement key.
     pub ek_rsa: Credential,
     /// For the elliptic curve endorsement key.
@@ -116,7 +116,7 @@ pub struct Activate {
 /// The secrets of the credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Activated {
+pub struct ActivationProof {
     /// Base64 of what the RSA endorsement key opened.
     pub ek_rsa: SecretText,
     /// Base64 of what the elliptic curve endorsement key opened.
@@ -126,7 +126,7 @@ pub struct Activated {
 /// The TPM's certificates, each base64 of DER.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Certified {
+pub struct EncodedCertificates {
     /// Of the RSA endorsement key.
     pub ek_rsa: String,
     /// Of the elliptic curve endorsement key.
@@ -153,7 +153,7 @@ pub struct TpmCertificates {
     pub platform: Vec<u8>,
 }
 
-impl From<&TpmCertificates> for Certified {
+impl From<&TpmCertificates> for EncodedCertificates {
     fn from(certificates: &TpmCertificates) -> Self {
         let TpmCertificates { ek_rsa, ek_ecc, ak, platform } = certificates;
         Self {
@@ -165,7 +165,7 @@ impl From<&TpmCertificates> for Certified {
     }
 }
 
-impl Certified {
+impl EncodedCertificates {
     /// The certificates.
     ///
     /// # Errors
@@ -210,4 +210,4 @@ pub struct Resume {
 /// It is recorded durably.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Noted {}
+pub struct Acknowledgement {}

@@ -145,7 +145,7 @@ type Line = (i64, Map<String, Value>);
 #[derive(Debug)]
 struct Chain {
     file: File,
-    broken: Option<Broken>,
+    broken: Option<WriteFailure>,
     end: End,
     tail: TailFile,
     /// The log was found under another name, and a warning was logged.
@@ -154,7 +154,7 @@ struct Chain {
 
 /// Why nothing more can be written.
 #[derive(Clone, Copy, Debug)]
-enum Broken {
+enum WriteFailure {
     /// A write failed, and the part that was written could not be removed.
     Write,
     /// Another program has changed the file: it has this length and this many names.
@@ -321,7 +321,7 @@ impl Audit {
         if let Err(source) = written {
             // The part that was written is not in the chain. If it cannot be removed, nothing more is written.
             let good = chain.end.len;
-            chain.broken = chain.file.set_len(good).is_err().then_some(Broken::Write);
+            chain.broken = chain.file.set_len(good).is_err().then_some(WriteFailure::Write);
             return Err(FileError { what: "write", path: self.path.clone(), source }.into());
         }
         chain.end = end;
@@ -342,7 +342,7 @@ impl Audit {
             return Ok(());
         }
         if own.len() != chain.end.len || own.nlink() == 0 {
-            chain.broken = Some(Broken::Changed(own.len(), own.nlink()));
+            chain.broken = Some(WriteFailure::Changed(own.len(), own.nlink()));
             return Ok(());
         }
         // A file under another name loses nothing: a log rotation moves the file first and then tells the gate.
@@ -360,8 +360,8 @@ impl Audit {
     fn usable(&self, chain: &Chain) -> Result<(), AuditError> {
         match chain.broken {
             None => Ok(()),
-            Some(Broken::Write) => Err(AuditError::Broken(self.path.clone())),
-            Some(Broken::Changed(found, links)) => Err(AuditError::Changed {
+            Some(WriteFailure::Write) => Err(AuditError::Broken(self.path.clone())),
+            Some(WriteFailure::Changed(found, links)) => Err(AuditError::Changed {
                 path: self.path.clone(),
                 found,
                 links,

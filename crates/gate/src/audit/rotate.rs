@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::read::CONTINUED;
-use super::{Audit, AuditError, Broken, Chain, End, SIGN_EVERY};
+use super::{Audit, AuditError, Chain, End, SIGN_EVERY, WriteFailure};
 use crate::files::FileError;
 use crate::lock;
 
@@ -107,7 +107,7 @@ impl Audit {
                 let good = before.len;
                 match chain.file.set_len(good) {
                     Ok(()) => chain.end = before,
-                    Err(_) => chain.broken = Some(Broken::Write),
+                    Err(_) => chain.broken = Some(WriteFailure::Write),
                 }
             }
             return Err(error);

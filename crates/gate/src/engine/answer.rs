@@ -4,7 +4,7 @@
 use std::mem;
 use std::time::Instant;
 
-use cvmm_gate_protocol::messages::{Denied, Request, Response};
+use cvmm_gate_protocol::messages::{self, Request, Response};
 use cvmm_reason::Reason;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ impl Engine {
         let decision = self.decide(session, state, message, &mut exchange);
         let response = self.record(&exchange, decision).unwrap_or_else(|reasons| {
             session.state = State::Over;
-            Response::Denied(Denied { reasons })
+            Response::Denial(messages::Denial { reasons })
         });
         session.release_shares();
         self.metrics.answered(&response, began.elapsed());
@@ -60,10 +60,10 @@ impl Engine {
             (State::Guest(guest), Request::GuestEvidence(evidence)) => {
                 self.guest_evidence(&guest, &evidence, exchange.now)?
             }
-            (State::Prepared(preparation), Request::Identify(identify)) => {
+            (State::Preparation(preparation), Request::Identify(identify)) => {
                 self.identify(session, *preparation, &identify)?
             }
-            (State::Activation(activation), Request::Activated(activated)) => {
+            (State::Activation(activation), Request::ActivationProof(activated)) => {
                 self.activated(session, *activation, &activated, exchange.now)?
             }
             (State::Lease(active), Request::Checkpoint(checkpoint)) => {
@@ -109,11 +109,11 @@ fn event(response: &Response, state: &State, had_lease: bool) -> Option<(&'stati
     let event = match response {
         Response::Approval(approval) => ("approved", json!(approval)),
         // The request that follows has a line.
-        Response::Opened(_) => return None,
+        Response::ChannelConfirmation(_) => return None,
         Response::Challenge(challenge) => ("challenged", json!(challenge)),
         Response::Ticket(ticket) => ("admitted", json!(ticket)),
         // Not the keys, nor the content of a credential.
-        Response::Prepared(prepared) => (
+        Response::LeaseGrant(prepared) => (
             "prepared",
             json!({
                 "epoch": prepared.epoch,
@@ -122,16 +122,16 @@ fn event(response: &Response, state: &State, had_lease: bool) -> Option<(&'stati
                 "may_create": prepared.may_create,
             }),
         ),
-        Response::Activate(_) => ("activate", json!({})),
-        Response::Certified(certified) => ("certified", json!(certified)),
-        Response::Noted(_) => match (had_lease, state) {
+        Response::ActivationChallenge(_) => ("activate", json!({})),
+        Response::Certificates(certified) => ("certified", json!(certified)),
+        Response::Acknowledgement(_) => match (had_lease, state) {
             // A checkpoint changes nothing that later lines do not tell.
             (true, State::Lease(_)) => return None,
             (false, _) => ("resumed", json!({})),
             (true, _) => ("ended", json!({})),
         },
         // Handlers do not return denials as answers.
-        Response::Denied(denied) => ("denied", json!(denied)),
+        Response::Denial(denied) => ("denied", json!(denied)),
     };
     Some(event)
 }

@@ -13,7 +13,7 @@ use cvmm_reason::Reason;
 
 use super::checks::{decode, session_id};
 use super::core::Engine;
-use crate::policies::InForce;
+use crate::policies::ActivePolicy;
 use crate::reasons::{Code, Denial, reject_if_any};
 use crate::store::admissions::Admission;
 use cvmm_policy::rego::input::{Facts, Stage};
@@ -42,7 +42,7 @@ impl Engine {
         &self,
         report: &[u8],
         certificates: Option<&str>,
-        policy: &InForce,
+        policy: &ActivePolicy,
         now: i64,
     ) -> Result<Claims, Denial> {
         let hint = hint(report)?;
@@ -61,7 +61,7 @@ impl Engine {
         &self,
         report: &[u8],
         given: Option<&[u8]>,
-        policy: &InForce,
+        policy: &ActivePolicy,
         now: i64,
     ) -> Result<Claims, Denial> {
         let hint = hint(report)?;
@@ -151,7 +151,7 @@ impl Engine {
 
 /// What a policy's keys have against the report of a running guest.
 pub(super) fn appraise_guest(
-    policy: &InForce,
+    policy: &ActivePolicy,
     claims: &Claims,
     expected: &Expected<'_>,
     now: i64,
@@ -164,7 +164,7 @@ pub(super) fn appraise_guest(
 }
 
 /// Asks a policy's Rego code about a running guest.
-pub(super) fn ask_about_guest(policy: &InForce, claims: &Claims, now: i64) -> Result<(), Denial> {
+pub(super) fn ask_about_guest(policy: &ActivePolicy, claims: &Claims, now: i64) -> Result<(), Denial> {
     reject_if_any(policy.ask(&Facts {
         stage: Stage::Guest,
         now,

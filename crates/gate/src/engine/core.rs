@@ -27,7 +27,7 @@ use crate::files::{self, FileError};
 use crate::keys::{Keys, KeysError};
 use crate::lock::{LockError, StateLock};
 use crate::metrics::Metrics;
-use crate::policies::{self, InForce, Policies, PoliciesError};
+use crate::policies::{self, ActivePolicy, Policies, PoliciesError};
 use crate::rcar::config::Config as RcarConfig;
 use crate::rcar::service::RcarService;
 use crate::reasons::{Code, Denial};
@@ -219,7 +219,7 @@ impl Engine {
     }
 
     /// The policy `name`, as it is now.
-    pub(super) fn policy(&self, name: &str) -> Result<Arc<InForce>, Denial> {
+    pub(super) fn policy(&self, name: &str) -> Result<Arc<ActivePolicy>, Denial> {
         self.policies_in_force().get(name).cloned().ok_or_else(|| {
             let name: String = name.chars().take(MAX_QUOTED).collect();
             Code::GatePolicy.reason(format!("the gate has no policy {name:?}")).into()

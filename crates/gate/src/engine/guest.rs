@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvmm_gate_protocol::binding::{self, Purpose};
-use cvmm_gate_protocol::messages::{Attest, Challenge, GuestChannel, GuestEvidence, Opened, Response};
+use cvmm_gate_protocol::messages::{
+    Attest, Challenge, ChannelConfirmation, GuestChannel, GuestEvidence, Response,
+};
 use cvmm_policy::{EvidenceClass, Expected};
 use cvmm_reason::Reason;
 
@@ -44,7 +46,7 @@ impl Engine {
         }
         let (policy, vm_id, launch) = (policy.clone(), vm_id.clone(), launch.clone());
         session.state = State::Channel(Box::new(Channel { policy, vm_id, launch }));
-        Ok(Response::Opened(Opened {}).into())
+        Ok(Response::ChannelConfirmation(ChannelConfirmation {}).into())
     }
 
     /// The VM's latest admission, if it is that of this launch.

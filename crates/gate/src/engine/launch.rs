@@ -25,7 +25,7 @@ use super::platform;
 use super::record::{Change, Outcome};
 use super::session::{Launch, Session, State};
 use crate::clients::Client;
-use crate::policies::InForce;
+use crate::policies::ActivePolicy;
 use crate::reasons::{Code, Denial, reject_if_any};
 use crate::store::admissions::Admission;
 use crate::store::check_vm_name;
@@ -35,7 +35,7 @@ use cvmm_policy::rego::input::{Facts, Stage};
 /// A launch that satisfies its policy, as far as the manifest tells.
 pub(super) struct ApprovedLaunch {
     pub(super) manifest: Manifest,
-    pub(super) policy: Arc<InForce>,
+    pub(super) policy: Arc<ActivePolicy>,
     pub(super) digest: Digest,
 }
 

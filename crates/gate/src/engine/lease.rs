@@ -18,8 +18,8 @@ use cvmm_gate_protocol::binding;
 use cvmm_gate_protocol::manifest::{Manifest, TpmIdentity};
 use cvmm_gate_protocol::messages::Response;
 use cvmm_gate_protocol::messages::lease::{
-    Activate, Activated, Certified, Checkpoint, Credential, Identify, Noted, Prepare, Prepared, Resume,
-    SecretText,
+    Acknowledgement, ActivationChallenge, ActivationProof, Checkpoint, Credential, EncodedCertificates,
+    Identify, LeaseGrant, Prepare, Resume, SecretText,
 };
 use cvmm_reason::Reason;
 use cvmm_tpm::credential::{self, make_credential};
@@ -35,7 +35,7 @@ use super::session::{
     ACTIVATION, Activation, ActiveLease, PREPARATION, Preparation, SECRET_LEN, Session, State,
 };
 use super::tpm_areas::TpmAreas;
-use crate::policies::InForce;
+use crate::policies::ActivePolicy;
 use crate::reasons::{Code, Denial};
 use crate::store::admissions::AdmittedTpm;
 use crate::store::tpms::TpmRecord;
@@ -68,8 +68,8 @@ impl Engine {
         let id = session_id()?;
         exchange.session.clone_from(&id);
         let until = Instant::now() + PREPARATION;
-        session.state = State::Prepared(Box::new(Preparation { id: id.clone(), until, lease }));
-        let response = Response::Prepared(Prepared {
+        session.state = State::Preparation(Box::new(Preparation { id: id.clone(), until, lease }));
+        let response = Response::LeaseGrant(LeaseGrant {
             session: id,
             keys: keys.iter().map(|key| SecretText(STANDARD.encode(key.expose()))).collect(),
             accepted: (*accepted.start(), *accepted.end()),
@@ -110,20 +110,23 @@ impl Engine {
         let change = Change::Confirm { vm_id, epoch: lease.epoch() };
         if let Some(record) = record {
             session.state = State::Lease(Box::new(ActiveLease::new(id, lease)));
-            return Ok(Outcome { response: Response::Certified(Box::new(record.certificates)), change });
+            return Ok(Outcome { response: Response::Certificates(Box::new(record.certificates)), change });
         }
         let (ek_rsa, for_rsa) = seal_secret(&tpm.ek_rsa, &tpm.ak)?;
         let (ek_ecc, for_ecc) = seal_secret(&tpm.ek_ecc, &tpm.ak)?;
         let until = Instant::now() + ACTIVATION;
         session.state = State::Activation(Box::new(Activation { id, until, lease, tpm, ek_rsa, ek_ecc }));
-        Ok(Outcome { response: Response::Activate(Activate { ek_rsa: for_rsa, ek_ecc: for_ecc }), change })
+        Ok(Outcome {
+            response: Response::ActivationChallenge(ActivationChallenge { ek_rsa: for_rsa, ek_ecc: for_ecc }),
+            change,
+        })
     }
 
     pub(super) fn activated(
         &self,
         session: &mut Session,
         activation: Activation,
-        activated: &Activated,
+        activated: &ActivationProof,
         now: i64,
     ) -> Result<Outcome, Denial> {
         let Activation { id, until, lease, tpm, ek_rsa, ek_ecc } = activation;
@@ -143,11 +146,11 @@ impl Engine {
             .ca
             .certify(lease.vm_id(), &tpm.keys()?, now)
             .or_else(|error| Code::GateKey.deny(error.to_string()))?;
-        let certified = Certified::from(&certificates);
+        let certified = EncodedCertificates::from(&certificates);
         let record = TpmRecord::new(tpm.names(), STANDARD.encode(tpm.ak.to_bytes()), certified.clone());
         let change = Change::Tpm { vm_id: lease.vm_id().to_owned(), record: Box::new(record) };
         session.state = State::Lease(Box::new(ActiveLease::new(id, lease)));
-        Ok(Outcome { response: Response::Certified(Box::new(certified)), change })
+        Ok(Outcome { response: Response::Certificates(Box::new(certified)), change })
     }
 
     pub(super) fn checkpoint(
@@ -160,14 +163,14 @@ impl Engine {
         self.check_checkpoint_rate(lease.vm_id())?;
         self.persistent()?.keys.checkpoint(lease.vm_id(), lease.epoch(), checkpoint.counter)?;
         session.state = State::Lease(Box::new(ActiveLease::new(id, lease)));
-        Ok(Response::Noted(Noted {}).into())
+        Ok(Response::Acknowledgement(Acknowledgement {}).into())
     }
 
     /// The last checkpoint, whatever the rate. It is recorded before its line: from now on fewer changes are refused, even if the line
     /// cannot be written.
     pub(super) fn end(&self, active: ActiveLease, checkpoint: &Checkpoint) -> Result<Outcome, Denial> {
         self.persistent()?.keys.end(active.lease, checkpoint.counter)?;
-        Ok(Response::Noted(Noted {}).into())
+        Ok(Response::Acknowledgement(Acknowledgement {}).into())
     }
 
     pub(super) fn resume(
@@ -193,7 +196,7 @@ impl Engine {
         let id = session_id()?;
         exchange.session.clone_from(&id);
         session.state = State::Lease(Box::new(ActiveLease::new(id, lease)));
-        Ok(Response::Noted(Noted {}).into())
+        Ok(Response::Acknowledgement(Acknowledgement {}).into())
     }
 
     /// Checkpoints have a rate per VM: each is a write to the disk, and so is each resumption.
@@ -207,7 +210,7 @@ impl Engine {
     }
 
     /// Whether `policy` may admit a VM of this name: one with persistent state belongs to the policy that had it first.
-    pub(super) fn check_owner(&self, policy: &InForce, vm_id: &str) -> Result<(), Reason> {
+    pub(super) fn check_owner(&self, policy: &ActivePolicy, vm_id: &str) -> Result<(), Reason> {
         let Some(persistent) = &self.persistent else { return Ok(()) };
         let to = &policy.id.id;
         match persistent.keys.policy_of(vm_id)? {

@@ -48,8 +48,11 @@ impl QuoteEvidence {
     /// The REPORT_DATA that binds a report to this quote.
     pub(super) fn report_data(&self, nonce: &[u8; NONCE_LEN], vm_id: &str, key: &[u8]) -> [u8; 64] {
         let name = self.ak.name();
-        let quoted =
-            binding::Quoted { ak_name: name.as_bytes(), attest: &self.attest, signature: &self.signature };
+        let quoted = binding::QuoteBinding {
+            ak_name: name.as_bytes(),
+            attest: &self.attest,
+            signature: &self.signature,
+        };
         binding::quoted_report_data(nonce, vm_id, key, &quoted)
     }
 

@@ -26,13 +26,13 @@ use super::exchange::Exchange;
 use super::record::{Change, Grant};
 use crate::audit::budget::Origin;
 use crate::metrics::AnswerKind;
-use crate::policies::InForce;
+use crate::policies::ActivePolicy;
 use crate::rcar::config::{Config, Guests};
 use crate::rcar::evidence::Evidence;
 use crate::rcar::jwe::Recipient;
 use crate::rcar::resource::{self, Name, ResourceError};
 use crate::rcar::service::{FULL, RcarService};
-use crate::rcar::sessions::{Attested, NewSession, Pending, Session};
+use crate::rcar::sessions::{AttestedGuest, NewSession, Pending, Session};
 use crate::rcar::token::{Subject, Token};
 use crate::rcar::wire::{self, Attestation, ErrorInformation, ExtraParams, Hash};
 use crate::reasons::{Code, Denial, reject_if_any, state_error};
@@ -268,7 +268,7 @@ impl Engine {
             "tee-pubkey": runtime_data.tee_pubkey,
         });
         exchange.vm_id = vm_id.unwrap_or_default();
-        let attested = Box::new(Attested { claims, report_data, recipient, expires });
+        let attested = Box::new(AttestedGuest { claims, report_data, recipient, expires });
         let (start, life) = (Instant::now(), Duration::from_secs(lifetime.into()));
         let until = until.min(start + life);
         let change = Change::Attested(NewSession { id: id.to_owned(), attested, start, until });
@@ -297,7 +297,7 @@ impl Engine {
                 return Err(Code::RcarSession.reason(message).into());
             }
         };
-        let Attested { claims, report_data, recipient, expires: _ } = attested;
+        let AttestedGuest { claims, report_data, recipient, expires: _ } = attested;
         let (Some(folder), Some(second)) =
             (&rcar.config.resources, rcar.config.release.get(&name.repository))
         else {
@@ -343,7 +343,7 @@ impl Engine {
         claims: &Claims,
         report_data: &[u8; 64],
         now: i64,
-    ) -> Result<(Arc<InForce>, Option<AdmittedVm>), Denial> {
+    ) -> Result<(Arc<ActivePolicy>, Option<AdmittedVm>), Denial> {
         let policy = self.policy(policy)?;
         reject_if_any(policy.policy.appraise_time(now))?;
         let mut expected =

@@ -7,7 +7,7 @@ use cvmm_gate_protocol::messages::PolicyId;
 use serde_json::{Value, json};
 
 use super::core::{Engine, EngineError, load_policies};
-use crate::policies::{self, InForce, Policies};
+use crate::policies::{self, ActivePolicy, Policies};
 
 /// Policies in one line of the log.
 const POLICIES_PER_LINE: usize = 64;
@@ -30,7 +30,7 @@ impl Engine {
         // The list itself, so that its digest can be resolved, unless it was in force before.
         let digest = policies::list_digest(&loaded);
         if in_force.is_empty() || policies::list_digest(&in_force) != digest {
-            let all: Vec<&PolicyId> = loaded.values().map(|policy: &Arc<InForce>| &policy.id).collect();
+            let all: Vec<&PolicyId> = loaded.values().map(|policy: &Arc<ActivePolicy>| &policy.id).collect();
             let parts = all.chunks(POLICIES_PER_LINE);
             lines.extend(parts.map(
                 |part| json!({ "event": "policy-list", "list_sha384": digest.to_string(), "policies": part }),

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::shares::ShareGuard;
 use super::tpm_areas::TpmAreas;
 use crate::clients::Client;
-use crate::policies::InForce;
+use crate::policies::ActivePolicy;
 use crate::store::admissions::AdmittedTpm;
 use crate::store::vm_keys::Lease;
 
@@ -45,7 +45,7 @@ pub(crate) enum State {
     /// A guest was given a challenge.
     Guest(Box<GuestChallenge>),
     /// A VM was given its keys.
-    Prepared(Box<Preparation>),
+    Preparation(Box<Preparation>),
     /// A TPM was given credentials.
     Activation(Box<Activation>),
     /// A VM with persistent state runs.
@@ -61,7 +61,7 @@ pub(crate) struct Launch {
     pub(super) nonce: [u8; NONCE_LEN],
     pub(super) vmm_nonce: String,
     pub(super) until: Instant,
-    pub(super) policy: Arc<InForce>,
+    pub(super) policy: Arc<ActivePolicy>,
     pub(super) manifest: Manifest,
     pub(super) manifest_digest: Digest,
     pub(super) digest: Digest,
@@ -132,7 +132,7 @@ impl State {
             Self::Launch(launch) => (&launch.manifest.vm_id, &launch.id),
             Self::Channel(channel) => (&channel.vm_id, ""),
             Self::Guest(guest) => (&guest.channel.vm_id, &guest.id),
-            Self::Prepared(preparation) => (preparation.lease.vm_id(), &preparation.id),
+            Self::Preparation(preparation) => (preparation.lease.vm_id(), &preparation.id),
             Self::Activation(activation) => (activation.lease.vm_id(), &activation.id),
             Self::Lease(active) => (active.lease.vm_id(), &active.id),
         }
@@ -156,7 +156,7 @@ impl Session {
             State::New | State::Channel(_) | State::Over => None,
             State::Launch(launch) => Some(launch.until),
             State::Guest(guest) => Some(guest.until),
-            State::Prepared(preparation) => Some(preparation.until),
+            State::Preparation(preparation) => Some(preparation.until),
             State::Activation(activation) => Some(activation.until),
             State::Lease(active) => Some(active.until),
         }

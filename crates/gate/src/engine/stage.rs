@@ -10,7 +10,7 @@ use super::checks::decode;
 use super::core::Engine;
 use super::session::Launch;
 use super::stage_ticket;
-use crate::policies::InForce;
+use crate::policies::ActivePolicy;
 use crate::reasons::{Code, Denial, reject_if_any};
 
 /// The verified evidence of a first stage.
@@ -63,7 +63,7 @@ impl Engine {
         evidence: &StageEvidence,
         epoch: u64,
     ) -> Result<Vec<u8>, Denial> {
-        let InForce { id, policy, digest, .. } = &*launch.policy;
+        let ActivePolicy { id, policy, digest, .. } = &*launch.policy;
         let table = self.secrets.table(&id.id, &policy.release, &launch.manifest.vm_id)?;
         let stage = stage_ticket::Stage {
             nonce: &launch.nonce,

@@ -12,7 +12,7 @@ use cvmm_gate_protocol::manifest::{
 };
 use cvmm_gate_protocol::messages::lease::{Checkpoint, Prepare, Resume};
 use cvmm_gate_protocol::messages::{Admit, Approval, Evidence, PROTOCOL, Request, Response};
-use cvmm_gate_protocol::ticket::{Expected as TicketExpected, VerdictKey, VerifiedTicket};
+use cvmm_gate_protocol::ticket::{ExpectedLaunch, VerdictKey, VerifiedTicket};
 use cvmm_launch::id_block::Identity;
 use cvmm_launch::samples::firmware::Image;
 use cvmm_snp::digest::Digest;
@@ -169,7 +169,7 @@ impl Fixture {
 /// The first reason's code.
 fn code(response: &Response) -> String {
     match response {
-        Response::Denied(denied) => denied.reasons[0].code.to_string(),
+        Response::Denial(denied) => denied.reasons[0].code.to_string(),
         other => panic!("not a denial: {other:?}"),
     }
 }
@@ -193,7 +193,7 @@ fn the_right_guest_gets_a_ticket_that_verifies() {
     assert!(session.is_over());
     let nonce: [u8; 32] = STANDARD.decode(&approval.nonce).unwrap().try_into().unwrap();
     let policy = approval.policy.sha384.parse().unwrap();
-    let expected = TicketExpected {
+    let expected = ExpectedLaunch {
         vm_id: "vm".into(),
         session: approval.session,
         nonce,
@@ -471,18 +471,18 @@ fn one_client_leaves_others_some_of_the_leases() {
     let [resumed, other] = ["old", "f"].map(|vm_id| fixture.resumable(vm_id));
     let mut held = vec![fixture.first(&host_1, &resumed)];
     held.extend(["a", "b"].map(|vm_id| fixture.first(&host_1, &fixture.prepare(vm_id))));
-    assert!(held.iter().all(|(_, answer)| !matches!(answer, Response::Denied(_))), "{held:?}");
+    assert!(held.iter().all(|(_, answer)| !matches!(answer, Response::Denial(_))), "{held:?}");
     assert_eq!(code(&fixture.first(&host_1, &fixture.prepare("c")).1), "gate.busy");
     assert_eq!(code(&fixture.first(&host_1, &fixture.resumable("d")).1), "gate.busy");
     held.push(fixture.first(&host_2, &fixture.prepare("e")));
-    assert!(matches!(held[3].1, Response::Prepared(_)));
+    assert!(matches!(held[3].1, Response::LeaseGrant(_)));
     // All of them are taken: nor does a resumed one come in addition.
     assert_eq!(code(&fixture.first(&host_2, &other).1), "gate.busy");
     assert_eq!(code(&fixture.first(&Client::own(), &fixture.prepare("f")).1), "gate.busy");
     // An ended one is free again, though its connection is still there.
     let end = Request::End(Checkpoint { counter: 1 });
-    assert!(matches!(fixture.send(&mut held[0].0, &end), Response::Noted(_)));
-    assert!(matches!(fixture.first(&host_1, &fixture.prepare("c")).1, Response::Prepared(_)));
+    assert!(matches!(fixture.send(&mut held[0].0, &end), Response::Acknowledgement(_)));
+    assert!(matches!(fixture.first(&host_1, &fixture.prepare("c")).1, Response::LeaseGrant(_)));
 }
 
 #[test]
@@ -516,7 +516,7 @@ fn one_client_leaves_others_some_of_the_records() {
     launch(&Client::own(), "d").unwrap();
     // Records of persistent state have a limit of their own.
     let prepare = |client: &Arc<Client>, vm_id: &str| match fixture.first(client, &fixture.prepare(vm_id)).1 {
-        Response::Prepared(_) => Ok(()),
+        Response::LeaseGrant(_) => Ok(()),
         other => Err(code(&other)),
     };
     for vm_id in ["a", "b", "a"] {
@@ -534,11 +534,11 @@ fn checkpoints_of_a_vm_have_a_rate_and_the_last_one_is_always_taken() {
     let checkpoint = |counter| Request::Checkpoint(Checkpoint { counter });
     let resume = [fixture.resumable("vm"), fixture.resumable("other")];
     let (mut session, answer) = fixture.first(&own, &resume[0]);
-    assert!(matches!(answer, Response::Noted(_)), "{answer:?}");
+    assert!(matches!(answer, Response::Acknowledgement(_)), "{answer:?}");
     let mut taken = 0;
     let denied = loop {
         match fixture.send(&mut session, &checkpoint(taken + 1)) {
-            Response::Noted(_) => taken += 1,
+            Response::Acknowledgement(_) => taken += 1,
             denied => break code(&denied),
         }
         assert!(taken < 100, "there is no rate");
@@ -551,10 +551,10 @@ fn checkpoints_of_a_vm_have_a_rate_and_the_last_one_is_always_taken() {
     // Another VM has its own rate, and its end is taken whatever came before.
     let (mut session, _) = fixture.first(&own, &resume[1]);
     for counter in 1..10 {
-        assert!(matches!(fixture.send(&mut session, &checkpoint(counter)), Response::Noted(_)));
+        assert!(matches!(fixture.send(&mut session, &checkpoint(counter)), Response::Acknowledgement(_)));
     }
     let end = Request::End(Checkpoint { counter: 10 });
-    assert!(matches!(fixture.send(&mut session, &end), Response::Noted(_)));
+    assert!(matches!(fixture.send(&mut session, &end), Response::Acknowledgement(_)));
     assert_eq!(fixture.engine.persistent().unwrap().keys.summary("other").unwrap().counter, 10);
 }
 
@@ -711,7 +711,7 @@ fn rego_code_refuses_more_and_never_less() {
     );
     let (mut session, approved) = fixture.admit(|_| ());
     let evidence = fixture.evidence(&approved.unwrap().0);
-    let Response::Denied(denied) = fixture.send(&mut session, &Request::Evidence(evidence)) else {
+    let Response::Denial(denied) = fixture.send(&mut session, &Request::Evidence(evidence)) else {
         panic!("no denial")
     };
     assert_eq!(

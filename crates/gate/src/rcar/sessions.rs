@@ -16,7 +16,7 @@ pub(crate) enum Session {
     /// With a challenge that was not answered yet.
     Pending(Pending),
     /// With verified evidence.
-    Attested(Box<Attested>),
+    Attested(Box<AttestedGuest>),
 }
 
 /// An unanswered challenge.
@@ -30,7 +30,7 @@ pub(crate) struct Pending {
 
 /// A guest with verified evidence.
 #[derive(Clone, Debug)]
-pub(crate) struct Attested {
+pub(crate) struct AttestedGuest {
     /// The claims of its report.
     pub claims: Claims,
     /// The REPORT_DATA that was expected.
@@ -45,7 +45,7 @@ pub(crate) struct Attested {
 #[derive(Debug)]
 pub(crate) struct NewSession {
     pub(crate) id: String,
-    pub(crate) attested: Box<Attested>,
+    pub(crate) attested: Box<AttestedGuest>,
     pub(crate) start: Instant,
     pub(crate) until: Instant,
 }

@@ -156,7 +156,7 @@ pub struct RsaKey {
 /// The document that is hashed, with its members in the order of RFC 8785. It has strings only, which serde_json writes as RFC 8785
 /// requires.
 #[derive(Serialize)]
-struct Bound<'a> {
+struct HashedDocument<'a> {
     #[serde(rename = "additional-evidence")]
     additional_evidence: &'a str,
     nonce: &'a str,
@@ -169,9 +169,10 @@ impl Attestation {
     #[must_use]
     pub fn report_data(&self, hash: Hash) -> [u8; 64] {
         let Self { runtime_data: RuntimeData { nonce, tee_pubkey }, tee_evidence, .. } = self;
-        let bound = Bound { additional_evidence: &tee_evidence.additional_evidence, nonce, tee_pubkey };
+        let document =
+            HashedDocument { additional_evidence: &tee_evidence.additional_evidence, nonce, tee_pubkey };
         // A struct of strings is always JSON.
-        let text = serde_json::to_vec(&bound).unwrap_or_default();
+        let text = serde_json::to_vec(&document).unwrap_or_default();
         let digest = digest::digest(hash.algorithm(), &text);
         let mut data = [0; 64];
         for (to, from) in data.iter_mut().zip(digest.as_ref()) {

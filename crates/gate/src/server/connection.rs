@@ -20,7 +20,7 @@ impl Session {
         match self.state() {
             State::New | State::Over => Priority::Silent,
             State::Channel(_) | State::Guest(_) => Priority::Guest,
-            State::Launch(_) | State::Prepared(_) | State::Activation(_) => Priority::Launch,
+            State::Launch(_) | State::Preparation(_) | State::Activation(_) => Priority::Launch,
             State::Lease(_) => Priority::Lease,
         }
     }

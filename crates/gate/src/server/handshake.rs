@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use cvmm_gate_protocol::messages::{Denied, Response};
+use cvmm_gate_protocol::messages::{Denial, Response};
 use cvmm_reason::Reason;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -167,7 +167,7 @@ pub(super) async fn connection(
 }
 
 async fn tell(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reason: Reason, wait: Duration) {
-    let denied = Response::Denied(Denied { reasons: vec![reason] });
+    let denied = Response::Denial(Denial { reasons: vec![reason] });
     if connection::write(stream, &denied, wait).await.is_ok() {
         linger(stream, wait).await;
     }

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cvmm_gate_protocol::messages::{Denied, Response};
+use cvmm_gate_protocol::messages::{Denial, Response};
 use cvmm_reason::Reason;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -235,7 +235,7 @@ fn client(clients: &Clients, stream: &UnixStream) -> Option<Arc<Client>> {
 /// Sends the reason without waiting for the client.
 fn turn_away(stream: &UnixStream, reason: Reason) {
     cvmm_log_limit::warn!(code = %reason.code, "a connection was turned away");
-    if let Ok(frame) = connection::encode(&Response::Denied(Denied { reasons: vec![reason] })) {
+    if let Ok(frame) = connection::encode(&Response::Denial(Denial { reasons: vec![reason] })) {
         let _ = stream.try_write(&frame);
     }
 }

@@ -106,15 +106,15 @@ async fn answer(
     };
     let path = head.uri.path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
     let plain = head.uri.query().is_none();
-    enum Asked {
+    enum Route {
         Auth,
         Attest,
         Resource,
     }
-    let asked = match (&head.method, path.as_str()) {
-        (&Method::POST, "auth") if plain => Asked::Auth,
-        (&Method::POST, "attest") if plain => Asked::Attest,
-        (&Method::GET, path) if path.starts_with("resource/") && plain => Asked::Resource,
+    let route = match (&head.method, path.as_str()) {
+        (&Method::POST, "auth") if plain => Route::Auth,
+        (&Method::POST, "attest") if plain => Route::Attest,
+        (&Method::GET, path) if path.starts_with("resource/") && plain => Route::Resource,
         _ => {
             let text = "{\"type\":\"rcar.resource\",\"detail\":\"POST auth, POST attest or GET resource/REPO/TYPE/TAG, without a query\"}";
             return response(StatusCode::NOT_FOUND, text.as_bytes().to_vec());
@@ -140,11 +140,11 @@ async fn answer(
     slot.lock().unwrap_or_else(PoisonError::into_inner).touch(Priority::Launch);
     let reply = tokio::task::spawn_blocking(move || {
         let session = session.as_deref();
-        let call = match (&body, asked) {
+        let call = match (&body, route) {
             (None, _) => Call::TooLong,
-            (Some(body), Asked::Auth) => Call::Auth(body),
-            (Some(body), Asked::Attest) => Call::Attest(session, body),
-            (Some(_), Asked::Resource) => {
+            (Some(body), Route::Auth) => Call::Auth(body),
+            (Some(body), Route::Attest) => Call::Attest(session, body),
+            (Some(_), Route::Resource) => {
                 Call::Resource(session, path.strip_prefix("resource/").unwrap_or_default())
             }
         };

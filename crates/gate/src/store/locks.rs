@@ -4,28 +4,28 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// The names that are locked.
+/// The locked names, and who waits for them.
 #[derive(Debug, Default)]
-struct Locked {
+struct LockTable {
     names: Mutex<HashSet<String>>,
     released: Condvar,
 }
 
 /// A lock for each name.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct NameLocks(Arc<Locked>);
+pub(crate) struct NameLocks(Arc<LockTable>);
 
 /// A locked name. Released when dropped.
 #[derive(Debug)]
 pub(crate) struct NameGuard {
-    locked: Arc<Locked>,
+    locked: Arc<LockTable>,
     name: String,
 }
 
 impl NameLocks {
     /// Waits until `name` is not locked, and locks it.
     pub(crate) fn lock(&self, name: &str) -> NameGuard {
-        let Locked { names, released } = &*self.0;
+        let LockTable { names, released } = &*self.0;
         let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
         while names.contains(name) {
             names = released.wait(names).unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cvmm_gate_protocol::messages::lease::Certified;
+use cvmm_gate_protocol::messages::lease::EncodedCertificates;
 use cvmm_reason::Reason;
 use serde::{Deserialize, Serialize};
 
@@ -32,13 +32,17 @@ pub struct TpmRecord {
     /// Base64 of the attestation key's public area.
     pub ak_public: String,
     /// Its certificates.
-    pub certificates: Certified,
+    pub certificates: EncodedCertificates,
 }
 
 impl TpmRecord {
     /// The record of a TPM that has just been certified.
     #[must_use]
-    pub fn new([ek_rsa, ek_ecc, ak]: [String; 3], ak_public: String, certificates: Certified) -> Self {
+    pub fn new(
+        [ek_rsa, ek_ecc, ak]: [String; 3],
+        ak_public: String,
+        certificates: EncodedCertificates,
+    ) -> Self {
         Self { format: FORMAT, ek_rsa, ek_ecc, ak, ak_public, certificates }
     }
 
@@ -104,7 +108,7 @@ mod tests {
         let tpms = Tpms::new(folder.path());
         let text = |text: &str| text.to_owned();
         let certificates =
-            Certified { ek_rsa: text("a"), ek_ecc: text("b"), ak: text("c"), platform: text("d") };
+            EncodedCertificates { ek_rsa: text("a"), ek_ecc: text("b"), ak: text("c"), platform: text("d") };
         let record = TpmRecord::new(["1", "2", "3"].map(text), text("AA=="), certificates);
         assert_eq!(tpms.get("vm"), Ok(None));
         tpms.put("vm", &record).unwrap();

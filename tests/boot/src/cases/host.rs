@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[alone("host-kvm", 30, kvm, "no /dev/kvm, and no per
 
 const KVM: &str = "/dev/kvm";
 const AWAY: &str = "/dev/kvm.away";
-/// nobody
+/// The user without rights.
 const NOBODY: u32 = 65534;
 
 /// Undoes what was done to /dev/kvm, whatever happens.

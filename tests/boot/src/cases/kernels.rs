@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guest kernels older or newer than the 6.12 that all other cases boot: what each makes of the machine's
+//! Guest kernels older or newer than the 6.12 that all other cases boot: how each treats
 //! memory types.
 //!
 //! Until 6.3 Linux had no PAT without MTRRs, and so no write-protected mapping, which an SNP guest needs

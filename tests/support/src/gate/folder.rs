@@ -12,7 +12,7 @@ use cvmm_gate::keys::Signer;
 use cvmm_gate::store::admissions::Admission;
 use cvmm_gate::store::artifacts::{self, Artifacts};
 use cvmm_gate::{policies, setup};
-use cvmm_gate_client::client::{self, Launched, Proposal};
+use cvmm_gate_client::client::{self, HostEvidence, Proposal};
 use cvmm_gate_protocol::manifest::{Boot, FORMAT, FileDigest, FirstStage, Launch, Machine, Manifest};
 use cvmm_gate_protocol::messages::{GuestChannel, PROTOCOL, Request};
 use cvmm_gate_protocol::ticket::VerdictKey;
@@ -61,8 +61,8 @@ pub fn platform_status() -> Vec<u8> {
 }
 
 /// The VMM's evidence of a launch on such a platform.
-pub fn launched() -> Launched {
-    Launched { platform_status: platform_status(), ..Launched::default() }
+pub fn launched() -> HostEvidence {
+    HostEvidence { platform_status: platform_status(), ..HostEvidence::default() }
 }
 
 impl TestGate {

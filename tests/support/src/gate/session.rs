@@ -24,7 +24,7 @@ pub fn bytes(text: &str) -> Vec<u8> {
 /// The code of a denial's first reason.
 pub fn code(response: &Response) -> String {
     match response {
-        Response::Denied(denied) => denied.reasons[0].code.to_string(),
+        Response::Denial(denied) => denied.reasons[0].code.to_string(),
         other => panic!("not a denial: {other:?}"),
     }
 }
@@ -97,7 +97,7 @@ pub fn guest_channel(policy: &str, vm_id: &str, launch: &str) -> GuestChannel {
 pub fn open(engine: &Engine, client: Arc<Client>, channel: &Request) -> Session {
     let mut session = Session::new(client);
     let answer = send(engine, &mut session, channel);
-    assert!(matches!(answer, Response::Opened(_)), "the channel was not opened: {answer:?}");
+    assert!(matches!(answer, Response::ChannelConfirmation(_)), "the channel was not opened: {answer:?}");
     session
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Filling the certificate store: `cvmm-gate certs import`.
 //!
-//! A file is identified by its content, not by its name: the certificate of a chip's or a cloud's key, a revocation list, or one of the
+//! A file is identified by its content, not by its name: the certificate of a chip or cloud key, a revocation list, or one of the
 //! authorities that are built in. It is stored if one of these signed it and it is valid now, under the name that follows from its
 //! extensions. A revocation list does not say for which kind of keys it is, only the address that it came from does: it has to be given,
 //! or be in the file's name.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A host between cvmm and the gate that lies to the first stage: with other guests' tickets and reports, and
-//! with tickets that only the gate's own key could sign (it has that key here), so that each of the stage's
-//! checks is the one that holds.
+//! with tickets that only the signing key of the gate could sign (the host has that key here), so that each
+//! check of the stage is the one that refuses.
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
