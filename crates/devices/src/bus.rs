@@ -24,9 +24,7 @@ pub trait BusDevice: Send {
     /// Takes `data`; writes the device does not implement are dropped.
     fn write(&mut self, offset: u64, data: &[u8]);
     /// What the device has done, beyond the accesses, which the bus counts.
-    fn metrics(&self) -> Arc<dyn Inspect> {
-        Arc::new(())
-    }
+    fn metrics(&self) -> Arc<dyn Inspect>;
 }
 
 counters! {
@@ -216,11 +214,20 @@ mod tests {
 
     use super::*;
 
+    counters! {
+        /// Of a probe.
+        struct ProbeMetrics {
+            /// Bytes that were written.
+            bytes,
+        }
+    }
+
     /// Reads give the offset; writes are recorded.
     #[derive(Default)]
     struct Probe {
         writes: Vec<(u64, Vec<u8>)>,
         reads: u32,
+        metrics: Arc<ProbeMetrics>,
     }
 
     impl BusDevice for Probe {
@@ -230,7 +237,11 @@ mod tests {
             data.fill(offset as u8);
         }
         fn write(&mut self, offset: u64, data: &[u8]) {
+            self.metrics.bytes.add(data.len() as u64);
             self.writes.push((offset, data.to_vec()));
+        }
+        fn metrics(&self) -> Arc<dyn Inspect> {
+            self.metrics.clone()
         }
     }
 

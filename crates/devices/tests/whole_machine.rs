@@ -58,7 +58,7 @@ fn machine() -> (Bus, Ecam, Arc<PciRoot>, Arc<Counter>) {
     ports.add(0x70, 2, "rtc", shared(Rtc::new())).unwrap();
     ports.add(0x3f8, 8, "serial", shared(serial)).unwrap();
     ports.add(fw_cfg::BASE, fw_cfg::LEN, "fw_cfg", shared(fw_cfg_device)).unwrap();
-    ports.add(0x601, 1, "sleep status", shared(SleepStatus)).unwrap();
+    ports.add(0x601, 1, "sleep status", shared(SleepStatus::default())).unwrap();
     ports.add(0x604, 2, "sleep control", shared(SleepControl::new(power.clone()))).unwrap();
     ports.add(0x608, 4, "pm timer", shared(PmTimer::new(NonZeroU32::MIN))).unwrap();
     let reset = Box::new(ResetControl::new(power.clone()));

@@ -57,11 +57,6 @@ pub trait Inspect: Send + Sync {
     fn inspect(&self, view: &mut View);
 }
 
-/// Nothing to see.
-impl Inspect for () {
-    fn inspect(&self, _: &mut View) {}
-}
-
 /// A value of a [`View`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
@@ -207,7 +202,6 @@ mod tests {
             assert_eq!(view.get(absent), None);
         }
         assert_eq!(view.count(&["mode"]), None);
-        assert_eq!(View::of(&()), View::default());
     }
 
     #[test]

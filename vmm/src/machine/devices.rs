@@ -178,7 +178,7 @@ pub fn build(parts: Parts<'_>) -> Result<Devices, DeviceError> {
     let mut ports = Bus::new();
     ports.add(0x64, 1, "keyboard reset", shared(KeyboardReset::new(Arc::clone(&power))))?;
     ports.add(0x70, 2, "rtc", shared(Rtc::new()))?;
-    ports.add(0x601, 1, "sleep status", shared(SleepStatus))?;
+    ports.add(0x601, 1, "sleep status", shared(SleepStatus::default()))?;
     ports.add(0x604, 2, "sleep control", shared(SleepControl::new(Arc::clone(&power))))?;
     ports.add(0x608, 4, "pm timer", shared(PmTimer::new(NonZeroU32::MIN)))?;
 
@@ -248,7 +248,8 @@ pub fn build(parts: Parts<'_>) -> Result<Devices, DeviceError> {
     }
 
     let ecam = Ecam::new(Arc::clone(&pci), ecam);
-    let dispatch = Dispatch { ports, mmio, ecam, pci, milestones: Arc::clone(milestones) };
+    let first_stage = inputs.plan.has_first_stage().then(Arc::default);
+    let dispatch = Dispatch { ports, mmio, ecam, pci, first_stage, milestones: Arc::clone(milestones) };
     Ok(Devices { dispatch: Arc::new(dispatch), console: console_port })
 }
 

@@ -11,6 +11,7 @@ use cvmm_devices::pci::{Ecam, PciRoot};
 use cvmm_kvm::vcpu::AccessHandler;
 use cvmm_metrics::{Inspect, View};
 
+use super::stage::metrics::MailboxMetrics;
 use crate::progress::Milestones;
 
 /// Linux probes for configuration mechanism #1 by a byte write to the last lane of CONFIG_ADDRESS
@@ -30,6 +31,8 @@ pub struct Dispatch {
     pub ecam: Ecam,
     /// Devices whose address the guest chooses.
     pub pci: Arc<PciRoot>,
+    /// The mailbox of the guest's first stage, if there is one.
+    pub first_stage: Option<Arc<MailboxMetrics>>,
     /// Milestones.
     pub milestones: Arc<Milestones>,
 }
@@ -40,6 +43,9 @@ impl Inspect for Dispatch {
         view.part("ports", &self.ports);
         view.part("mmio", &self.mmio);
         view.part("pci", &*self.pci);
+        if let Some(mailbox) = &self.first_stage {
+            view.part("first-stage", &**mailbox);
+        }
     }
 }
 

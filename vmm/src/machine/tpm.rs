@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cvmm_acpi::TpmRegion;
 use cvmm_devices::bus::BusDevice;
 use cvmm_devices::memory::DeviceMemory;
-use cvmm_devices::tpm::{Counters, Crb, TpmExecutor, crb};
+use cvmm_devices::tpm::{Crb, CrbMetrics, TpmExecutor, crb};
 use cvmm_kvm::coalesced::{CAPACITY, CoalescedWrites};
 use cvmm_kvm::vcpu::Vcpu;
-use cvmm_metrics::Inspect;
+use cvmm_metrics::{Counter, Inspect, View};
 use kvm_ioctls::{IoEventAddress, VmFd};
 
 use crate::config::Vtpm;
@@ -27,38 +27,44 @@ use crate::config::Vtpm;
 #[derive(Clone)]
 pub struct GuestTpm(Arc<Mutex<Front>>);
 
-/// What the TPM device of one machine or several has done.
+/// What the TPM devices of the machines of a VM have done, for the report at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TpmCounts {
-    /// Of the device.
-    pub device: Counters,
-    /// Writes that KVM collected: exits that did not happen.
-    pub collected: u64,
-}
+pub struct TpmCounts([u64; 6]);
 
 impl TpmCounts {
+    /// Their names in the report.
+    const NAMES: [&str; 6] = [
+        "tpm.commands",
+        "tpm.commands_from_page",
+        "tpm.commands_slow",
+        "tpm.bytes_in",
+        "tpm.bytes_out",
+        "tpm.writes_collected",
+    ];
+
     /// Adds another machine's counts.
     pub fn add(&mut self, other: &Self) {
-        let Counters { commands, from_page, slow, accesses, bytes_in, bytes_out } = other.device;
-        self.device.commands += commands;
-        self.device.from_page += from_page;
-        self.device.slow += slow;
-        self.device.accesses += accesses;
-        self.device.bytes_in += bytes_in;
-        self.device.bytes_out += bytes_out;
-        self.collected += other.collected;
+        self.0.iter_mut().zip(other.0).for_each(|(total, count)| *total += count);
     }
 
     /// Name and count of each.
-    pub fn rows(&self) -> [(&'static str, u64); 6] {
-        [
-            ("tpm.commands", self.device.commands),
-            ("tpm.commands_from_page", self.device.from_page),
-            ("tpm.commands_slow", self.device.slow),
-            ("tpm.bytes_in", self.device.bytes_in),
-            ("tpm.bytes_out", self.device.bytes_out),
-            ("tpm.writes_collected", self.collected),
-        ]
+    pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::NAMES.into_iter().zip(self.0)
+    }
+}
+
+/// What the device and the ring in front of it have done.
+#[derive(Debug)]
+struct TpmMetrics {
+    crb: Arc<CrbMetrics>,
+    /// Writes that KVM collected: exits that did not happen.
+    writes_collected: Counter,
+}
+
+impl Inspect for TpmMetrics {
+    fn inspect(&self, view: &mut View) {
+        self.crb.inspect(view);
+        view.counter("writes_collected", self.writes_collected.get());
     }
 }
 
@@ -67,7 +73,7 @@ struct Front {
     /// What the ACPI tables say.
     len: u64,
     ring: Option<CoalescedWrites>,
-    collected: u64,
+    metrics: Arc<TpmMetrics>,
 }
 
 impl fmt::Debug for GuestTpm {
@@ -84,7 +90,8 @@ impl GuestTpm {
             crb = crb.with_page(buffer);
             len += crb::LEN;
         }
-        Self(Arc::new(Mutex::new(Front { crb, len, ring: None, collected: 0 })))
+        let metrics = TpmMetrics { crb: Arc::clone(crb.counters()), writes_collected: Counter::default() };
+        Self(Arc::new(Mutex::new(Front { crb, len, ring: None, metrics: Arc::new(metrics) })))
     }
 
     /// For the MMIO bus.
@@ -123,7 +130,9 @@ impl GuestTpm {
 
     /// What it has done.
     pub fn counts(&self) -> TpmCounts {
-        self.with(|front| TpmCounts { device: front.crb.counters(), collected: front.collected })
+        let TpmMetrics { crb, writes_collected } = &*self.with(|front| Arc::clone(&front.metrics));
+        let CrbMetrics { commands, from_page, slow, accesses: _, bytes_in, bytes_out, errors: _ } = &**crb;
+        TpmCounts([commands, from_page, slow, bytes_in, bytes_out, writes_collected].map(Counter::get))
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Front) -> R) -> R {
@@ -138,7 +147,7 @@ impl Front {
         let Some(ring) = &mut self.ring else { return };
         for _ in 0..CAPACITY {
             let Some(write) = ring.take() else { return };
-            self.collected += 1;
+            self.metrics.writes_collected.increment();
             let data = write.data();
             let end = write.gpa.checked_add(data.len() as u64);
             if write.gpa >= crb::BASE + crb::WINDOW && end.is_some_and(|end| end <= crb::BASE + crb::LEN) {
@@ -160,6 +169,6 @@ impl BusDevice for Front {
     }
 
     fn metrics(&self) -> Arc<dyn Inspect> {
-        self.crb.metrics()
+        self.metrics.clone()
     }
 }

@@ -12,6 +12,14 @@ counters! {
 }
 
 counters! {
+    /// Of the sleep status register.
+    pub struct SleepStatusMetrics {
+        /// Times that the guest read that it was woken up.
+        wakes,
+    }
+}
+
+counters! {
     /// Of the real time clock.
     pub struct RtcMetrics {
         /// Fields of the time read.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use cvmm_metrics::Inspect;
 
-use super::metrics::PowerMetrics;
+use super::metrics::{PowerMetrics, SleepStatusMetrics};
 use crate::bus::BusDevice;
 use crate::host::{PowerEvent, PowerSink};
 
@@ -95,17 +95,24 @@ impl BusDevice for SleepControl {
 
 /// Port 0x601. Reads as "woken up", because software that enters a sleep state waits for it.
 #[derive(Debug, Default)]
-pub struct SleepStatus;
+pub struct SleepStatus {
+    metrics: Arc<SleepStatusMetrics>,
+}
 
 impl BusDevice for SleepStatus {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         if let (0, Some(status)) = (offset, data.first_mut()) {
+            self.metrics.wakes.increment();
             *status = WAK_STS;
         }
     }
 
     fn write(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.metrics.clone()
+    }
 }
 
 /// Port 0xcf9, at offset 0.
@@ -281,7 +288,7 @@ mod tests {
             let log = Arc::new(Log::default());
             let mut devices: Vec<Box<dyn BusDevice>> = vec![
                 Box::new(SleepControl::new(log.clone())),
-                Box::new(SleepStatus),
+                Box::new(SleepStatus::default()),
                 Box::new(ResetControl::new(log.clone())),
                 Box::new(KeyboardReset::new(log.clone())),
             ];

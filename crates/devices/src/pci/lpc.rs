@@ -8,8 +8,13 @@
 //! The *header* (0x00-0x3f) is needed only where firmware should find its console on the ISA bus behind the
 //! bridge. Hidden, it reads as all ones: enumeration sees an empty slot and a boot saves some 570 accesses.
 
+use std::sync::Arc;
+
+use cvmm_metrics::Inspect;
+
 use super::PciFunction;
 use super::config_space::{ConfigSpace, Identity};
+use super::metrics::LpcMetrics;
 
 const PMBASE: u8 = 0x40;
 const ACPI_CNTL: u8 = 0x44;
@@ -24,6 +29,7 @@ const HEADER: u8 = 0x40;
 pub struct LpcBridge {
     config: ConfigSpace,
     visible: bool,
+    metrics: Arc<LpcMetrics>,
 }
 
 impl LpcBridge {
@@ -40,11 +46,16 @@ impl LpcBridge {
         config.set_byte(ACPI_CNTL, 0x80);
         config.allow(ROUTING, &[0xff; 12]);
         config.allow(RCBA, &[0xff; 4]);
-        Self { config, visible }
+        Self { config, visible, metrics: Arc::default() }
     }
 
+    /// Whether an access at `offset` finds nothing. Counts it if so.
     fn hides(&self, offset: u8) -> bool {
-        !self.visible && offset < HEADER
+        let hidden = !self.visible && offset < HEADER;
+        if hidden {
+            self.metrics.hidden.increment();
+        }
+        hidden
     }
 }
 
@@ -61,5 +72,9 @@ impl PciFunction for LpcBridge {
         if !self.hides(offset) {
             self.config.write(offset, data);
         }
+    }
+
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        self.metrics.clone()
     }
 }

@@ -4,6 +4,14 @@
 use cvmm_metrics::counters;
 
 counters! {
+    /// Of the LPC bridge.
+    pub(super) struct LpcMetrics {
+        /// Accesses to its header while it is hidden.
+        hidden,
+    }
+}
+
+counters! {
     /// Accesses to a function.
     pub(super) struct FunctionMetrics {
         /// Reads of its configuration space.

@@ -48,7 +48,5 @@ pub trait PciFunction: Send {
         let _ = (offset, data);
     }
     /// What the function has done, beyond the accesses, which the bus counts.
-    fn metrics(&self) -> Arc<dyn Inspect> {
-        Arc::new(())
-    }
+    fn metrics(&self) -> Arc<dyn Inspect>;
 }

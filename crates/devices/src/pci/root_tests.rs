@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of the bus as a guest sees it: by ports, by ECAM and through BARs.
 
+use cvmm_metrics::counters;
 use proptest::prelude::*;
 
 use super::*;
@@ -13,6 +14,14 @@ const ECAM_FREE: std::ops::Range<u64> = 0x8000_0000..0xf000_0000;
 
 const LOW: Window = Window { base: 0x8000_0000, len: 0x6000_0000 };
 const HIGH: Window = Window { base: 0x10_0000_0000, len: 0x10_0000_0000 };
+
+counters! {
+    /// Of the devices of these tests.
+    struct TestMetrics {
+        /// Events, of which there are none.
+        events,
+    }
+}
 
 /// A function with a 4 KiB BAR that answers `tag` and checks what it is promised.
 struct Dummy {
@@ -50,6 +59,9 @@ impl PciFunction for Dummy {
         assert!(offset + data.len() as u64 <= 0x1000);
         self.writes.push((offset, data.to_vec()));
     }
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        Arc::new(TestMetrics::default())
+    }
 }
 
 /// Remembers the last byte written to 0xcf9.
@@ -63,6 +75,9 @@ impl BusDevice for Reset {
     fn write(&mut self, offset: u64, data: &[u8]) {
         assert_eq!((offset, data.len()), (0, 1));
         *self.0.lock().unwrap() = Some(data[0]);
+    }
+    fn metrics(&self) -> Arc<dyn Inspect> {
+        Arc::new(TestMetrics::default())
     }
 }
 

@@ -99,23 +99,6 @@ const INTERFACE: u32 = 1 | 1 << 4 | 1 << 9 | 3 << 11 | 1 << 14 | 1 << 17;
 /// VID of the vendor whose TPM this is in the end (the maker of libtpms), DID 1.
 const VENDOR_AND_DEVICE: u32 = 0x0001_1014;
 
-/// What the device has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Commands started.
-    pub commands: u64,
-    /// Of these, commands found in the page.
-    pub from_page: u64,
-    /// Of these, commands whose response was not there within [`INLINE_WAIT`].
-    pub slow: u64,
-    /// Accesses to the registers and the window.
-    pub accesses: u64,
-    /// Bytes of commands.
-    pub bytes_in: u64,
-    /// Bytes of responses.
-    pub bytes_out: u64,
-}
-
 /// The device.
 pub struct Crb {
     tpm: Box<dyn TpmExecutor>,
@@ -171,17 +154,8 @@ impl Crb {
     }
 
     /// What it has done.
-    pub fn counters(&self) -> Counters {
-        let CrbMetrics { commands, from_page, slow, accesses, bytes_in, bytes_out, errors: _ } =
-            &*self.metrics;
-        Counters {
-            commands: commands.get(),
-            from_page: from_page.get(),
-            slow: slow.get(),
-            accesses: accesses.get(),
-            bytes_in: bytes_in.get(),
-            bytes_out: bytes_out.get(),
-        }
+    pub fn counters(&self) -> &Arc<CrbMetrics> {
+        &self.metrics
     }
 
     /// Whether the guest has been told that its TPM failed.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-pub use crb::{Counters, Crb};
+pub use crb::Crb;
 pub use metrics::CrbMetrics;
 
 /// The TPM is gone and will not come back before the guest's next reset.

@@ -5,6 +5,8 @@
 //! The mailbox serves chunks of the UKI by itself and hands evidence to a [`StageAuthority`], without looking
 //! into what stage and gate say to each other.
 
+use std::sync::Arc;
+
 use cvmm_devices::memory::DeviceMemory;
 use cvmm_first_stage::layout::{INBOX, OUTBOX, PAGE, PIECE, PIECE_LEN};
 use cvmm_first_stage::mailbox::{Evidence, Fill, HEADER, Header, Kind, MAGIC, MAX_IN, MAX_OUT};
@@ -14,17 +16,18 @@ use vm_memory::{Bytes, GuestAddress};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use super::metrics::MailboxMetrics;
 use crate::launch::StageAuthority;
 
 /// Messages of one stage: a UKI of the largest size in chunks, and a few more.
-const MAX_MESSAGES: u32 = 8192;
+const MAX_MESSAGES: u64 = 8192;
 
 /// Where the stage's messages go.
 pub(super) struct Mailbox<'a, A: StageAuthority> {
     memory: DeviceMemory,
     uki: Option<Blob>,
     authority: Option<&'a mut A>,
-    messages: u32,
+    metrics: Arc<MailboxMetrics>,
     done: bool,
     refusal: Option<A::Refusal>,
 }
@@ -52,8 +55,13 @@ enum Unanswered {
 
 impl<'a, A: StageAuthority> Mailbox<'a, A> {
     /// For a stage that may ask for chunks of `uki`, and has to show evidence to `authority`.
-    pub(super) fn new(memory: DeviceMemory, uki: Option<Blob>, authority: Option<&'a mut A>) -> Self {
-        Self { memory, uki, authority, messages: 0, done: false, refusal: None }
+    pub(super) fn new(
+        memory: DeviceMemory,
+        uki: Option<Blob>,
+        authority: Option<&'a mut A>,
+        metrics: Arc<MailboxMetrics>,
+    ) -> Self {
+        Self { memory, uki, authority, metrics, done: false, refusal: None }
     }
 
     /// Whether the stage has said that it is done.
@@ -74,13 +82,14 @@ impl<'a, A: StageAuthority> Mailbox<'a, A> {
     /// Answers the message in the outbox.
     pub(super) fn serve(&mut self) {
         if let Err(error) = self.answer() {
+            self.metrics.errors.increment();
             cvmm_log_limit::warn!(%error, "no answer to a message of the first stage");
         }
     }
 
     fn answer(&mut self) -> Result<(), Unanswered> {
-        self.messages = self.messages.saturating_add(1);
-        if self.messages > MAX_MESSAGES {
+        self.metrics.messages.increment();
+        if self.metrics.messages.get() > MAX_MESSAGES {
             return Err(Unanswered::TooMany);
         }
         // Copied once; everything below is about the copy.
@@ -101,6 +110,7 @@ impl<'a, A: StageAuthority> Mailbox<'a, A> {
             Kind::Evidence => {
                 let evidence = Evidence::ref_from_bytes(&body).map_err(|_| Unanswered::Length(len))?;
                 let authority = self.authority.as_mut().ok_or(Unanswered::NoGate)?;
+                self.metrics.evidence.increment();
                 match authority.evidence(evidence) {
                     Ok(ticket) => ticket,
                     Err(refusal) => {
@@ -144,17 +154,19 @@ impl<'a, A: StageAuthority> Mailbox<'a, A> {
         let mut bytes = vec![0; len as usize]; // at most PIECE_LEN
         uki.read(&mut bytes, offset)?;
         self.memory.write_slice(&bytes, GuestAddress(PIECE))?;
+        self.metrics.chunks.increment();
+        self.metrics.chunk_bytes.add(len);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use cvmm_first_stage::layout::{INBOX_LEN, WINDOW, WINDOW_LEN};
     use cvmm_first_stage::mailbox::Challenge;
+    use cvmm_metrics::View;
     use proptest::prelude::*;
     use vm_memory::GuestMemoryMmap;
     use zerocopy::little_endian::U64;
@@ -202,7 +214,8 @@ mod tests {
             let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(WINDOW), WINDOW_LEN as usize)]).unwrap();
             let memory = DeviceMemory::new(Arc::new(ram));
             let uki: Vec<u8> = (0..LEN).map(|at| (at % 251) as u8).collect();
-            let mailbox = Mailbox::new(memory.clone(), Some(Blob::from_bytes("uki", uki)), authority);
+            let uki = Some(Blob::from_bytes("uki", uki));
+            let mailbox = Mailbox::new(memory.clone(), uki, authority, Arc::default());
             Self { memory, mailbox }
         }
 
@@ -225,6 +238,13 @@ mod tests {
                 len: U32::new(body.len() as u32),
             };
             self.ring(header.as_bytes(), body)
+        }
+
+        /// Messages, chunks, their bytes, evidence and errors.
+        fn counts(&self) -> [u64; 5] {
+            let view = View::of(&*self.mailbox.metrics);
+            ["messages", "chunks", "chunk_bytes", "evidence", "errors"]
+                .map(|name| view.count(&[name]).unwrap())
         }
 
         /// The content of the answer.
@@ -261,6 +281,7 @@ mod tests {
         assert_eq!(world.ask(Kind::Fill, &[0; 15]), Header::new_zeroed());
         assert!(!world.mailbox.is_over());
         assert_eq!(world.ask(Kind::Done, &[]).kind.get(), Kind::Goodbye as u32);
+        assert_eq!(world.counts(), [9, 2, LEN, 0, 6]);
         assert!(world.mailbox.is_done() && world.mailbox.into_refusal().is_none());
     }
 
@@ -286,6 +307,7 @@ mod tests {
         assert_eq!((world.content(6), world.mailbox.is_over()), (b"ticket".to_vec(), false));
         assert_eq!(world.ask(Kind::Evidence, &[0; size_of::<Evidence>()]), Header::new_zeroed());
         assert!(world.mailbox.is_over() && !world.mailbox.is_done());
+        assert_eq!(world.counts(), [4, 0, 0, 2, 2]);
         assert!(world.mailbox.into_refusal().is_some());
         assert_eq!(authority.asked, 2);
     }
@@ -293,7 +315,7 @@ mod tests {
     #[test]
     fn a_mailbox_does_not_answer_without_end() {
         let mut world = World::new(None);
-        world.mailbox.messages = MAX_MESSAGES - 1;
+        world.mailbox.metrics.messages.add(MAX_MESSAGES - 1);
         assert_eq!(world.ask(Kind::Fill, chunk(0, 8).as_bytes()).kind.get(), Kind::Filled as u32);
         assert_eq!(world.ask(Kind::Fill, chunk(0, 8).as_bytes()), Header::new_zeroed());
         assert_eq!(world.ask(Kind::Done, &[]), Header::new_zeroed());

@@ -5,6 +5,7 @@
 //! then, and nothing runs afterwards without an admission.
 
 mod mailbox;
+pub mod metrics;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -131,7 +132,12 @@ impl<A: StageAuthority> Stage<'_, A> {
         let kicker = boot.kicker();
         let mut vcpu = boot.permit_first_stage(staged).ok_or(StageError::NoProcessor)?;
         let memory = guest.memory.for_devices(Some(guest.private));
-        let mailbox = Mutex::new(Mailbox::new(memory, uki, authority));
+        let mailbox = Mutex::new(Mailbox::new(
+            memory,
+            uki,
+            authority,
+            dispatch.first_stage.clone().unwrap_or_default(),
+        ));
         let machine = StageMachine { dispatch, mailbox, over: AtomicBool::new(false), guest, interposer };
         let counters = ExitCounters::new(false);
         let aborted = AtomicBool::new(false);

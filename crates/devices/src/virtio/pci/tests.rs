@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use cvmm_metrics::{Value, View};
+use cvmm_metrics::{Value, View, counters};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -19,6 +19,14 @@ const DEVICE_FEATURE: u64 = 1 << 5;
 const NONE: [u16; 0] = [];
 const NOWHERE: [u64; 0] = [];
 const BAR: u64 = 0x10_0000_0000;
+
+counters! {
+    /// Of the devices of these tests.
+    struct TestMetrics {
+        /// Events, of which there are none.
+        events,
+    }
+}
 
 /// What the test device was told.
 #[derive(Debug, Default)]
@@ -63,7 +71,7 @@ impl VirtioDevice for Dummy {
         log.resets += 1;
     }
     fn metrics(&self) -> Arc<dyn Inspect> {
-        Arc::new(())
+        Arc::new(TestMetrics::default())
     }
 }
 
@@ -518,7 +526,7 @@ fn devices_that_break_the_rules_are_refused() {
     struct Odd(u32, Vec<u16>);
     impl VirtioDevice for Odd {
         fn metrics(&self) -> Arc<dyn Inspect> {
-            Arc::new(())
+            Arc::new(TestMetrics::default())
         }
         fn device_id(&self) -> u32 {
             self.0
