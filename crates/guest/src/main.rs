@@ -8,6 +8,7 @@
 //! writes the evidence to a file instead, for the verifier that gave the nonce.
 
 mod evidence;
+mod exit_status;
 mod port;
 mod tpm;
 mod tsm;
@@ -30,11 +31,12 @@ use cvmm_manual::{CompletionArgs, ManArgs};
 use cvmm_output::Existing;
 
 use crate::evidence::Evidence;
+use crate::exit_status::ExitStatus;
 use crate::port::Port;
 
 /// Attestation from inside a confidential guest
 #[derive(Debug, Parser)]
-#[command(name = "cvmm-guest", version)]
+#[command(name = "cvmm-guest", version, after_help = ExitStatus::table())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -79,7 +81,7 @@ fn main() -> ExitCode {
     // Before any secret is read.
     if let Err(error) = cvmm_secret_memory::deny_dumps() {
         let _ = writeln!(std::io::stderr(), "error: {error}");
-        return ExitCode::FAILURE;
+        return ExitStatus::Failed.into();
     }
     let done = match Cli::parse().command {
         Command::Attest { vm_id, port, timeout, bundle, nonce } => match bundle.zip(nonce) {
@@ -90,24 +92,24 @@ fn main() -> ExitCode {
         Command::Man(args) => cvmm_manual::man(Cli::command(), &args).map(Outcome::Text).map_err(Into::into),
     };
     match done {
-        Ok(Outcome::Written) => ExitCode::SUCCESS,
+        Ok(Outcome::Written) => ExitStatus::Done.into(),
         Ok(Outcome::Text(text)) => {
             // EPIPE is the reader's choice.
             let _ = std::io::stdout().write_all(&text);
-            ExitCode::SUCCESS
+            ExitStatus::Done.into()
         }
         Ok(Outcome::Ticket(jwt)) => {
             // As above.
             let _ = writeln!(std::io::stdout(), "{jwt}");
-            ExitCode::SUCCESS
+            ExitStatus::Done.into()
         }
         Ok(Outcome::Denied(reasons)) => {
             let _ = writeln!(std::io::stderr(), "error: the gate refused: {reasons}");
-            ExitCode::from(2)
+            ExitStatus::Refused.into()
         }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
+            ExitStatus::Failed.into()
         }
     }
 }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cvmm-vtpm`: cvmm's TPM behind swtpm's command line and socket protocol, for other VMMs and for test
 //! suites that use swtpm.
-//!
-//! Exit codes: 0 stopped by its client or by a signal (SIGTERM, SIGINT, SIGHUP), 1 error, 2 usage error.
 #![deny(clippy::disallowed_macros)]
 
 mod capabilities;
 mod daemon;
+mod exit_status;
 mod log;
 mod options;
 mod server;
@@ -18,11 +17,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use cvmm_manual::{CompletionArgs, ManArgs};
 
+use crate::exit_status::ExitStatus;
+
 #[derive(Parser)]
 #[command(
     name = "cvmm-vtpm",
     version,
-    about = "A TPM 2.0 over sockets, with swtpm's command line and protocol"
+    about = "A TPM 2.0 over sockets, with swtpm's command line and protocol",
+    after_help = ExitStatus::table()
 )]
 struct Cli {
     #[command(subcommand)]
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
     // Before any secret is read; in the TPM's process as well.
     if let Err(error) = cvmm_secret_memory::deny_dumps() {
         let _ = writeln!(io::stderr(), "error: {error}");
-        return ExitCode::FAILURE;
+        return ExitStatus::Failed.into();
     }
     // First of all, since this program is also the TPM's process.
     cvmm_vtpm::process::child_main_if_asked();
@@ -56,11 +58,11 @@ fn main() -> ExitCode {
         }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => ExitStatus::Done.into(),
         Err(error) => {
             // The log may be a file, and does not exist until the options are parsed.
             let _ = writeln!(io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
+            ExitStatus::Failed.into()
         }
     }
 }
