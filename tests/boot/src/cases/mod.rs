@@ -111,6 +111,7 @@ pub fn all() -> Vec<Case> {
         snp::stage::CASES,
         snp::stage_lies::CASES,
         snp::stage_qemu::CASES,
+        snp::stage_stop::CASES,
         snp::stage_figures::CASES,
         snp::secrets::CASES,
         snp::gate_skipped::CASES,

@@ -14,6 +14,7 @@ pub mod stage;
 pub mod stage_figures;
 pub mod stage_lies;
 pub mod stage_qemu;
+pub mod stage_stop;
 pub mod tpm;
 
 use anyhow::{Result, ensure};
