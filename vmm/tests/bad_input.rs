@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::{Ended, Lab, Vm};
 use cvmm_test_support::suite;
 use cvmm_test_support::suite::Missing;
-use cvmm_test_support::{artefacts, needs};
+use cvmm_test_support::{artefacts, needs, program};
 
 /// Footer of an OVMF GUID table without entries: length 18, GUID 96b582de-1fb2-45f7-baea-a366c55a082d.
 const TABLE: [u8; 18] =
@@ -393,14 +393,14 @@ fn no_permission_for_kvm() -> suite::Result {
     needs::kvm()?;
     needs::require(private("/dev/kvm"), "needs a /dev/kvm that is not open to all users")?;
     let lab = lab();
-    let program = lab.path("cvmm");
-    fs::copy(env!("CARGO_BIN_EXE_cvmm"), &program).unwrap();
+    let copy = lab.path("cvmm");
+    program::copy(env!("CARGO_BIN_EXE_cvmm"), &copy);
     for name in ["fw.fd", "disk.img"] {
         fs::set_permissions(lab.path(name), fs::Permissions::from_mode(0o666)).unwrap();
     }
     fs::set_permissions(lab.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let inner = lab.command();
-    let mut command = Command::new(program);
+    let mut command = Command::new(copy);
     command.args(inner.get_args()).uid(65534).gid(65534).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A first try, because only root may change the user, and a temporary folder may forbid to run programs.

@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use cvmm_gate::setup;
 use cvmm_test_support::gate::{Program, TestGate, firmware};
 use cvmm_test_support::memory::{Occurrences, search};
-use cvmm_test_support::{needs, suite};
+use cvmm_test_support::{needs, program, suite};
 
 const GATE: &str = env!("CARGO_BIN_EXE_cvmm-gate");
 
@@ -202,10 +202,7 @@ fn the_guides_commands_work_as_they_are_printed() {
     };
     let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/package/gate.toml");
     fs::write(at("etc/cvmm-gate/gate.toml"), here(&fs::read_to_string(dist).unwrap())).unwrap();
-    let script = |name: &str, content: &str| {
-        fs::write(at("bin").join(name), content).unwrap();
-        fs::set_permissions(at("bin").join(name), fs::Permissions::from_mode(0o755)).unwrap();
-    };
+    let script = |name: &str, content: &str| program::script(at("bin").join(name), content);
     script("runuser", "#!/bin/sh\n[ \"$1 $2 $3\" = '-u cvmm-gate --' ] || exit 9\nshift 3\nexec \"$@\"\n");
     script(
         "systemctl",

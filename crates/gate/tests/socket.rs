@@ -25,7 +25,7 @@ use cvmm_gate_protocol::messages::{
 };
 use cvmm_gate_protocol::ticket::VerdictKey;
 use cvmm_test_support::gate::{Server, TestGate, launched};
-use cvmm_test_support::{needs, suite};
+use cvmm_test_support::{needs, program, suite};
 
 /// A gate that serves on threads of this process until it is dropped.
 struct Serving {
@@ -361,10 +361,10 @@ fn as_another_user() {
 
 /// Runs [`as_another_user`] as `nobody`, which only root can do.
 fn as_nobody(gate: &Serving, script: &str) {
-    let program = gate.gate.path("test");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let copy = gate.gate.path("test");
+    program::copy(std::env::current_exe().unwrap(), &copy);
     fs::set_permissions(gate.gate.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let output = Command::new(&program)
+    let output = Command::new(&copy)
         .env(suite::ROLE, "as_another_user")
         .env(SOCKET, gate.socket())
         .env(SCRIPT, script)

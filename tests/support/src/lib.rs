@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `suite` | `suite` | a harness whose tests can report at run time that they did not run |
 //! | `needs`, `artefacts` | | what a test needs of the machine, and files that are not in the repository |
+//! | `program` | | a copy of a program, to run it |
 //! | `cores`, `memory`, `manual` | | checks that several programs share: core files, secrets in memory, manual pages |
 //! | `der`, `tls` | `tls` | DER by hand, certificates for TLS |
 //! | `psp` | `psp` | a host for the software security processor, and a guest's messages to it |
@@ -35,6 +36,7 @@ pub mod launch;
 pub mod manual;
 pub mod memory;
 pub mod needs;
+pub mod program;
 #[cfg(feature = "psp")]
 pub mod psp;
 #[cfg(feature = "suite")]
