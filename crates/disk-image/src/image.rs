@@ -75,7 +75,7 @@ pub enum DiskError {
     },
     /// It is an image that is not raw.
     #[error(
-        "disk {path}: is a {format} image, not a raw one; convert it: {command}. If the disk is raw and its guest wrote this \
+        "disk {path}: is a {format} image, not a raw image; convert it: {command}. If the disk is raw and its guest wrote this \
          header, say so: format = \"raw\"",
         path = .path.display(), format = .format.name(), command = .format.command(.path)
     )]

@@ -35,23 +35,23 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Run a virtual machine until its guest powers off
     Run(RunArgs),
-    /// Check, explain or start a vm.toml
+    /// Validate a vm.toml, print its schema, or print an example
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Predict the launch digest of an SNP guest; explain, save, compare and sign it
     Measure(Box<MeasureArgs>),
-    /// Make, check, explain and try policies of the attestation gate
+    /// Create, check, explain and test policies of the attestation gate
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Make, look at, verify and change the state file of a VM's TPM
+    /// Create, inspect, verify and change the state file of a VM's TPM
     #[command(subcommand)]
     State(StateCommand),
     /// Verify attestation reports
     #[command(subcommand)]
     Attest(AttestCommand),
-    /// Say whether this host can launch SNP guests, and what is missing; exit code 0 or 3
+    /// Check whether this host can launch SNP guests (exit code 0 or 3)
     ///
-    /// Run it as root to see everything. It changes nothing.
+    /// Run it as root for complete results. It changes nothing.
     Doctor {
         /// Print the checklist as JSON
         #[arg(long)]
@@ -87,23 +87,23 @@ pub(super) struct RunArgs {
     /// Time the guest has to power off after a signal
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub(super) grace: u32,
-    /// End a guest that has shown nothing on its console by then, with exit code 16; 0: do not even report it. Without
-    /// this option such a guest is reported after 60 seconds and goes on
+    /// End the VM with exit code 16 if the guest has written nothing to its console by then; 0: do not even warn. Without
+    /// this option, cvmm warns after 60 seconds and the guest continues
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub(super) boot_timeout: Option<u32>,
-    /// End when the guest asks for a reset, instead of building the machine again
+    /// Exit when the guest requests a reset, instead of restarting it
     #[arg(long)]
     pub(super) exit_on_reset: bool,
-    /// Run an SNP guest although no attestation gate has admitted it
+    /// Run an SNP guest without attestation by a gate
     #[arg(long)]
     pub(super) without_gate: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Check a vm.toml, what the files it names hold, and this host
+    /// Check a vm.toml, the files that it names, and this host
     ///
-    /// Says what cvmm run would refuse before it starts anything, with the exit code that the run would have. Nothing is started,
+    /// Reports what cvmm run would refuse before it starts anything, with the same exit code. Nothing is started,
     /// locked or changed. Problems with the code config.*.host are about this host, all others about the text and the files.
     Check {
         /// The file
@@ -114,7 +114,7 @@ pub(super) enum ConfigCommand {
         /// Check text and files for another host: not this host's memory, KVM and SNP
         #[arg(long, conflicts_with = "offline")]
         no_host: bool,
-        /// Print the configuration with all defaults, in vm.toml's names, or the problems, as JSON
+        /// Print the configuration with all defaults, or the problems, as JSON
         #[arg(long)]
         json: bool,
     },

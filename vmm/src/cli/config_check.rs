@@ -38,8 +38,8 @@ impl Scope {
 
     fn sentence(self) -> &'static str {
         match self {
-            Self::Text => "the text is valid; files and host were not looked at",
-            Self::Files => "valid, and its files can be used; this host was not looked at",
+            Self::Text => "the text is valid; files and host were not checked",
+            Self::Files => "valid, and its files can be used; this host was not checked",
             Self::Host => "valid, its files can be used, and this host can run it",
         }
     }

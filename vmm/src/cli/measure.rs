@@ -167,7 +167,7 @@ fn subject(args: &MeasureArgs) -> Result<Subject, Failure> {
                 .vcpus
                 .ok_or_else(|| Failure::Usage("--ovmf needs --vcpus: each vcpu is measured".to_owned()))?,
         })?,
-        (None, None) => return Err(Failure::Usage("give --config or --ovmf".to_owned())),
+        (None, None) => return Err(Failure::Usage("--config or --ovmf is required".to_owned())),
     };
     if let Some(digest) = args.snp_ovmf_hash {
         subject.set_firmware_digest(digest);

@@ -11,8 +11,8 @@ use cvmm_snp::policy::GuestPolicy;
 
 /// Predict the launch digest of an SNP guest; explain, save, compare and sign it
 ///
-/// The guest is that of a vm.toml, or one in the words of sev-snp-measure (--ovmf, --kernel, ...). Either way the digest depends on the
-/// processor the guest will see, so that must be named.
+/// The guest is described by a vm.toml, or by the options of sev-snp-measure (--ovmf, --kernel, ...). The digest depends on the processor
+/// that the guest will see, so it must be named.
 #[derive(Args, Debug)]
 #[command(
     group = ArgGroup::new("subject").args(["config", "ovmf", "diff"]).required(true),
@@ -23,7 +23,7 @@ pub(super) struct MeasureArgs {
     /// The virtual machine's description
     #[arg(long, short, value_name = "VM.TOML")]
     pub(super) config: Option<PathBuf>,
-    /// Compare two plans and say in words what differs: two vm.toml, or two plans saved with --json
+    /// Compare two plans and describe the differences: two vm.toml files, or two plans saved with --json
     #[arg(long, num_args = 2, value_names = ["A", "B"])]
     pub(super) diff: Option<Vec<PathBuf>>,
 

@@ -139,10 +139,10 @@ impl Session<'_> {
         };
         let id = args.id.clone().unwrap_or_else(|| config.name.clone());
         if !is_name(&id) {
-            return self.wrong("--id is not 1 to 64 of A-Z a-z 0-9 . _ -");
+            return self.wrong("--id must be 1 to 64 characters of A-Z a-z 0-9 . _ -");
         }
         let Some(signature) = args.vcpu_type.or(args.vcpu_sig) else {
-            return self.wrong("--vcpu-type or --vcpu-sig is needed");
+            return self.wrong("--vcpu-type or --vcpu-sig is required");
         };
         let model = VcpuModel { signature, features: SevFeatures::SNP_ACTIVE };
         let subject = match Inputs::open(&config) {
@@ -266,7 +266,7 @@ fn update_report(path: &Path, changes: &Changes) -> String {
     let Changes { policy, changed, old_version, version, added, removed, measurements } = changes;
     let file = path.display();
     if !changed {
-        return format!("{file}: policy {policy} admits this guest already; nothing was changed\n");
+        return format!("{file}: policy {policy} already admits this guest; nothing was changed\n");
     }
     let mut text = format!("{file}: policy {policy}, version {old_version} -> {version}\n");
     for digest in added {
@@ -316,7 +316,7 @@ fn plain(value: toml::Value) -> serde_json::Value {
 pub(super) fn trust(test_roots: Option<&Path>) -> Result<Trust, String> {
     let mut trust = Trust::amd().map_err(|error| error.to_string())?;
     let Some(folder) = test_roots else { return Ok(trust) };
-    tracing::warn!("reports of a test PKI are believed (--test-roots)");
+    tracing::warn!("reports of a test PKI are accepted (--test-roots)");
     for line in ["milan", "genoa", "turin"] {
         let file = |name: &str| folder.join(format!("{line}_{name}.der"));
         let Ok(ark) = fs::read(file("ark")) else { continue };

@@ -23,7 +23,7 @@ pub(super) enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Say in sentences what a policy wants, its defaults included
+    /// Explain the requirements of a policy in sentences, defaults included
     Explain {
         /// The policy
         file: PathBuf,
@@ -31,44 +31,44 @@ pub(super) enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Put measured launch digests in the place of the vm.toml a policy names (guest.config)
+    /// Replace the vm.toml that a policy names (guest.config) by measured launch digests
     ///
-    /// A gate has no vm.toml, and a signature has to cover what is admitted: so this comes before the policy is signed.
+    /// Run it before signing: a gate has no vm.toml, and the signature has to cover what is admitted.
     Resolve {
         /// The policy
         file: PathBuf,
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Try a policy on reports; exit code 9 if one of them is not admitted
+    /// Test a policy against reports; exit code 9 if one of them is not admitted
     Test(TestArgs),
-    /// Write the policy of another program as one of the gate; what cannot be said is refused by name
+    /// Convert the policy of another program; what cannot be expressed is refused by name
     Import(ImportArgs),
 }
 
 #[derive(Args, Debug)]
 pub(super) struct ImportArgs {
-    /// The other policy
+    /// The policy to import
     pub(super) file: PathBuf,
-    /// Whose it is
+    /// The format of the policy
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(super) from: ImportFormat,
-    /// The policy's name. Default: the file's
+    /// Name of the policy. Default: that of the file
     #[arg(long, value_name = "NAME")]
     pub(super) id: Option<String>,
-    /// Processors, if the other policy does not name them: milan, genoa or turin
+    /// Processors, if the policy does not name them: milan, genoa or turin
     #[arg(long, value_name = "NAME", value_parser = product)]
     pub(super) product: Option<Product>,
-    /// Least TCB, if the other policy has none: bootloader,tee,snp,microcode, on Turin with the FMC before
+    /// Minimum TCB, if the policy has none: bootloader,tee,snp,microcode; on Turin, the FMC comes first
     #[arg(long, value_name = "NUMBERS", requires = "product")]
     pub(super) tcb: Option<TcbText>,
     /// Take equality with a number as a limit: at least for security versions, at most for the VMPL
     #[arg(long)]
     pub(super) equal_as_limit: bool,
-    /// Leave out this field or claim; the result says so
+    /// Leave out this field or claim; the result notes it
     #[arg(long, value_name = "NAME")]
     pub(super) leave_out: Vec<String>,
-    /// Admit any guest, if the other policy has no measurement
+    /// Admit any guest, if the policy has no measurement
     #[arg(long)]
     pub(super) unsafe_any_measurement: bool,
     #[command(flatten)]
@@ -111,20 +111,20 @@ pub(super) struct InitArgs {
     /// Processor by CPUID leaf 1, EAX
     #[arg(long, value_name = "NUMBER", value_parser = super::measure_args::signature)]
     pub(super) vcpu_sig: Option<CpuSignature>,
-    /// Least TCB: bootloader,tee,snp,microcode, on Turin with the FMC before. Default: what this host reports
+    /// Minimum TCB: bootloader,tee,snp,microcode; on Turin, the FMC comes first. Default: what this host reports
     #[arg(long, value_name = "NUMBERS")]
     pub(super) tcb: Option<TcbText>,
-    /// The policy's name. Default: the VM's
+    /// Name of the policy. Default: that of the VM
     #[arg(long, value_name = "NAME")]
     pub(super) id: Option<String>,
-    /// Instead of writing a new policy, admit this guest by an existing one: adds the digest beside those that are there and
-    /// increases the version. Nothing else is changed. Sign the file again afterwards
+    /// Instead of writing a new policy, admit this guest by an existing one: add its digest, and increase the version.
+    /// Nothing else is changed. Sign the file again afterwards
     #[arg(long, value_name = "FILE", conflicts_with_all = ["id", "tcb", "output", "force"])]
     pub(super) update: Option<PathBuf>,
-    /// With --update: take out the digests that are there
+    /// With --update: remove the existing digests
     #[arg(long, requires = "update")]
     pub(super) replace: bool,
-    /// With --update: say as JSON what was changed
+    /// With --update: print the changes as JSON
     #[arg(long, requires = "update")]
     pub(super) json: bool,
     #[command(flatten)]
@@ -137,7 +137,7 @@ pub(super) struct TestArgs {
     pub(super) file: PathBuf,
     /// Folder with folders of report.bin, vek.der and, if there is one, crl.der; up to four deep
     pub(super) folder: PathBuf,
-    /// The time to judge at, in seconds of Unix time. Default: now
+    /// Time of the appraisal, in seconds of Unix time. Default: now
     #[arg(long, value_name = "SECONDS")]
     pub(super) at: Option<i64>,
     /// Trust a test PKI in addition to AMD's roots: folder of LINE_ark.der, LINE_ask.der, LINE_asvk.der

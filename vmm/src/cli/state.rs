@@ -70,9 +70,7 @@ impl Session<'_> {
 
     fn found(&mut self, store: &Store, json: bool) -> ExitStatus {
         for at in store.damaged() {
-            tracing::warn!(
-                "the copy of a header at byte {at} is not what it should be; the other one is used"
-            );
+            tracing::warn!("the copy of a header at byte {at} is damaged or stale; the other copy is used");
         }
         let report = report(store);
         if json {
@@ -134,7 +132,7 @@ impl Session<'_> {
             return Ok(self.print(format!("{report:#}\n").as_bytes()));
         }
         let mut text = format!(
-            "VMGS 3.0, {size} bytes, sequence {sequence} (slot {slot}), {}, {key_slots} key(s); nothing of this is verified\n",
+            "VMGS 3.0, {size} bytes, sequence {sequence} (slot {slot}), {}, {key_slots} key(s); none of this is verified\n",
             if encrypted { "AES-256-GCM" } else { "NOT ENCRYPTED" },
         );
         for file in files {

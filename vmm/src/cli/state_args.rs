@@ -8,9 +8,9 @@ use cvmm_guest_state::{Kind, VmId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum StateCommand {
-    /// Make a new, empty state file
+    /// Create a new, empty state file
     Create(CreateArgs),
-    /// Say what can be seen of a state file without its key; nothing of it is verified
+    /// Show what a state file reveals without its key; none of it is verified
     Info {
         /// The state file
         file: PathBuf,
@@ -22,7 +22,7 @@ pub(super) enum StateCommand {
     Check(CheckArgs),
     /// Change the key of a state file
     ///
-    /// Cut short, it is run again with the same two keys; until then either opens the file. In the end only the new one does.
+    /// If it is interrupted, run it again with the same two keys: until it completes, either key opens the file, afterwards only the new one.
     Rekey(RekeyArgs),
     /// Write what is in a state file, decrypted, to files
     Export(ExportArgs),
@@ -45,10 +45,10 @@ pub(super) struct CreateArgs {
     /// The VM's name
     #[arg(long, value_name = "NAME")]
     pub(super) vm_id: VmId,
-    /// The epoch to begin with. The gate takes a new VM's file with epoch 0
+    /// The first epoch. The gate accepts the file of a new VM with epoch 0
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(super) epoch: u64,
-    /// Print what was made as JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -57,13 +57,13 @@ pub(super) struct CreateArgs {
 pub(super) struct CheckArgs {
     #[command(flatten)]
     pub(super) opened: StateFile,
-    /// It has to be this VM's
+    /// Require that it belongs to this VM
     #[arg(long, value_name = "NAME")]
     pub(super) vm_id: Option<VmId>,
-    /// Its epoch has to be at least this
+    /// Require at least this epoch
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(super) least_epoch: u64,
-    /// It has to have seen at least so many changes
+    /// Require at least this many changes
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(super) least_counter: u64,
     /// Print what was found, or the reason, as JSON

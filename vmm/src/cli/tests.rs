@@ -260,7 +260,7 @@ fn check_tells_people_and_programs() {
     let (folder, toml) = machine();
     let (status, out, err) = idle(&["config", "check", "--no-host", &toml]);
     assert_eq!((status, err.as_str()), (ExitStatus::Success, ""));
-    assert!(out.ends_with("this host was not looked at (VM \"example\")\n"), "{out}");
+    assert!(out.ends_with("this host was not checked (VM \"example\")\n"), "{out}");
     let (_, out, _) = idle(&["config", "check", "--no-host", "--json", &toml]);
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&report["ok"], &report["config"]["low_memory"]), (&true.into(), &(256 << 20).into()));

@@ -132,7 +132,7 @@ fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
         },
         Profile::Disk => {
             if rules.vm.disks == 0 && !rules.is_cut("disk") {
-                let message = "profile disk needs a disk to boot from, and there is none";
+                let message = "profile disk requires a disk to boot from";
                 rules.add(Problem::at("boot.profile", "disk", message).help("add a [[disk]] table"));
             }
             Boot::Disk
@@ -143,7 +143,8 @@ fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
 fn check_cmdline(cmdline: String, rules: &mut Rules<'_>) -> String {
     const KEY: &str = "boot.cmdline";
     if cmdline.len() > MAX_CMDLINE {
-        let message = format!("the command line has {} bytes; Linux cuts it silently", cmdline.len());
+        let message =
+            format!("the command line has {} bytes; Linux would truncate it silently", cmdline.len());
         rules.add(Problem::at(KEY, "length", message).allowed(format!("at most {MAX_CMDLINE} bytes")));
     }
     if !cmdline.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
@@ -199,7 +200,7 @@ pub(super) fn check_files(boot: &Boot, memory: u64, low_memory: u64, paths: &mut
         format!("the images to boot have {len} bytes and do not fit into {what} ({})", show(capacity));
     let help = if uki {
         let least = len.saturating_add(UKI_ADDRESS).next_multiple_of(1 << 20);
-        format!("write low_memory = \"{}MiB\" or more, or use a smaller image", least >> 20)
+        format!("set low_memory = \"{}MiB\" or more, or use a smaller image", least >> 20)
     } else {
         "give the VM more memory or use smaller images".to_owned()
     };

@@ -86,10 +86,10 @@ impl RawConsole {
         if mode != ConsoleMode::File && !rules.is_cut("console.mode") {
             for (key, given) in [("path", path.is_some()), ("max_size", max_size.is_some())] {
                 if given {
-                    let message = format!("{key} belongs to console mode file, but the mode is another");
+                    let message = format!("{key} requires console mode \"file\"");
                     rules.add(
                         Problem::at(&format!("console.{key}"), "mode", message)
-                            .help(format!("remove {key} or write mode = \"file\"")),
+                            .help(format!("remove {key} or set mode = \"file\"")),
                     );
                 }
             }

@@ -133,7 +133,7 @@ fn describe(message: &str, path: &str) -> Problem {
     }
     let name = path.rsplit('.').next().unwrap_or_default();
     let (reason, message) = match what.strip_prefix("unknown variant ") {
-        Some(word) => ("value", format!("{name} does not know {word}")),
+        Some(word) => ("value", format!("{word} is not a valid value of {name}")),
         None => ("type", format!("{name}: {what}")),
     };
     let mut problem = Problem::at(path, reason, message);

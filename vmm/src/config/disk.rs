@@ -127,10 +127,10 @@ pub(super) fn check(raw: Vec<RawDisk>, rules: &mut Rules<'_>) -> Vec<Disk> {
     for (index, raw) in raw.into_iter().enumerate() {
         let disk = raw.check(index, rules);
         if let Some(first) = seen.get(&disk.serial) {
-            let message = format!("disk[{index}] has serial \"{}\", like disk[{first}]", disk.serial);
+            let message = format!("disk[{index}] has serial \"{}\", as disk[{first}] has", disk.serial);
             rules.add(
                 Problem::at(&format!("disk.{index}.serial"), "duplicate", message)
-                    .help("give every disk its own serial; a disk without one is called disk<position>"),
+                    .help("give each disk a unique serial; the default is disk<position>"),
             );
         } else {
             seen.insert(disk.serial.clone(), index);
@@ -197,8 +197,10 @@ pub(super) fn check_files(disks: &[Disk], paths: &mut Paths) {
         let writable =
             |first: &usize| !disk.read_only || disks.get(*first).is_some_and(|disk| !disk.read_only);
         if let Some(first) = earlier.filter(writable) {
-            let message =
-                format!("{} is also disk[{first}], and not both are read-only", disk.path.display());
+            let message = format!(
+                "{} is also used by disk[{first}]; only read-only disks can share a file",
+                disk.path.display()
+            );
             paths.add(Problem::at(&format!("disk.{index}.path"), "duplicate", message));
         }
         seen.push((identity, index));
@@ -217,7 +219,7 @@ impl Disk {
         let mut file = open(&key, path, !self.read_only)?;
         // A block device has its length only at its end.
         let length = file.seek(SeekFrom::End(0)).map_err(|error| {
-            let message = format!("cannot find the length of {}: {error}", path.display());
+            let message = format!("cannot determine the length of {}: {error}", path.display());
             Refusal::from(Problem::at(&key, "unreadable", message))
         })?;
         if length == 0 {
@@ -231,7 +233,7 @@ impl Disk {
         let message = refused.to_string();
         let problem = match refused {
             DiskError::Foreign { format, .. } => {
-                let message = format!("{} is a {} image, not a raw one", path.display(), format.name());
+                let message = format!("{} is a {} image, not a raw image", path.display(), format.name());
                 let help = format!(
                     "convert it: {}; or, if its guest wrote this header to a raw disk, write format = \"raw\"",
                     format.command(path)

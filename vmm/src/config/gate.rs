@@ -104,7 +104,7 @@ pub enum GateEndpoint {
 impl RawGate {
     pub(super) fn check(self, rules: &mut Rules<'_>) -> Option<Gate> {
         if rules.not_snp() {
-            let message = "a gate admits snp guests, and isolation is not \"snp\"";
+            let message = "[gate] requires isolation = \"snp\"";
             rules.add(Problem::at("gate", "isolation", message).allowed("isolation = \"snp\""));
         }
         let Self {
@@ -148,23 +148,22 @@ fn check_endpoint(
     let Some(url) = url else {
         let cut = rules.is_cut("gate.url");
         for (key, _) in files.iter().filter(|(_, file)| file.is_some() && !cut) {
-            let message = format!("{key} belongs to url, and there is none");
-            rules
-                .add(Problem::at(&format!("gate.{key}"), "url", message).help("remove it, or write the url"));
+            let message = format!("{key} requires url");
+            rules.add(Problem::at(&format!("gate.{key}"), "url", message).help("remove it, or add url"));
         }
         if socket.is_none() && !rules.is_cut("gate.socket") && !cut {
-            let message = "neither socket nor url says where the gate is";
-            rules.add(Problem::at("gate.socket", "missing", message).allowed("one of both"));
+            let message = "[gate] has neither socket nor url";
+            rules.add(Problem::at("gate.socket", "missing", message).allowed("either socket or url"));
         }
         let path = |socket: String| rules.path("gate.socket", &socket);
         return GateEndpoint::Unix { socket: socket.map(path).unwrap_or_default() };
     };
     if socket.is_some() {
-        let message = "socket and url both say where the gate is";
-        rules.add(Problem::at("gate.url", "socket", message).allowed("one of both"));
+        let message = "[gate] has both socket and url";
+        rules.add(Problem::at("gate.url", "socket", message).allowed("either socket or url"));
     }
     let (host, port) = split_url(&url).unwrap_or_else(|| {
-        let message = format!("url {} is not the address of a gate", show_url(&url));
+        let message = format!("url {} is not a valid gate address", show_url(&url));
         rules.add(
             Problem::at("gate.url", "format", message)
                 .allowed("tls://HOST:PORT, such as tls://gate.example:9443"),

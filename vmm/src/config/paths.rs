@@ -72,7 +72,7 @@ pub(super) fn open(key: &str, path: &Path, write: bool) -> Result<File, Refusal>
     OpenOptions::new().read(true).write(write).open(path).map_err(|error| {
         let action = if write { "open for writing" } else { "read" };
         let problem = Problem::at(key, "unreadable", format!("cannot {action} {}: {error}", path.display()));
-        let help = "change its permissions, or write read_only = true";
+        let help = "change its permissions, or set read_only = true";
         if write { problem.help(help) } else { problem }.into()
     })
 }

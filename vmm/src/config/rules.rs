@@ -87,7 +87,7 @@ impl<'base> Rules<'base> {
         let value = value?;
         let fits = u32::try_from(value).ok().filter(|number| range.contains(number));
         if fits.is_none() {
-            let message = format!("{} is {value}, outside its range", last(path));
+            let message = format!("{} is {value}, out of range", last(path));
             let allowed = format!("{} to {}", range.start(), range.end());
             self.add(Problem::at(path, "range", message).allowed(allowed));
         }
@@ -98,7 +98,7 @@ impl<'base> Rules<'base> {
     pub(super) fn check_name(&mut self, key: &str, value: &str) {
         let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if value.is_empty() || value.len() > MAX_NAME || !value.bytes().all(known) {
-            let message = format!("{} is empty, too long or has other characters", last(key));
+            let message = format!("{} is empty, too long or has characters that are not allowed", last(key));
             self.add(Problem::at(key, "format", message).allowed(NAME_FORMAT));
         }
     }
@@ -106,7 +106,7 @@ impl<'base> Rules<'base> {
     /// The path of a key, made absolute.
     pub(super) fn path(&mut self, key: &str, text: &str) -> PathBuf {
         if text.is_empty() || text.contains('\0') {
-            let message = format!("{} is empty or has a NUL byte", last(key));
+            let message = format!("{} is empty or contains a NUL byte", last(key));
             self.add(Problem::at(key, "path", message).allowed("a path"));
             return PathBuf::new();
         }
@@ -136,7 +136,7 @@ impl<'base> Rules<'base> {
             }
         };
         if !range.contains(&bytes) {
-            let message = format!("{key} is {}, outside its range", show(bytes));
+            let message = format!("{key} is {}, out of range", show(bytes));
             let allowed = format!("{} to {}{unit}", show(*range.start()), show(*range.end()));
             let mut problem = Problem::at(key, "range", message).allowed(allowed);
             if matches!(size, RawSize::Bytes(1..1_048_576)) {

@@ -82,16 +82,16 @@ pub struct IdentityFiles {
 
 pub(super) fn check(raw: Option<RawSnp>, rules: &mut Rules<'_>) -> Snp {
     if raw.is_some() && rules.not_snp() {
-        let message = "[snp] says what an snp guest demands, and isolation is not \"snp\"";
+        let message = "[snp] requires isolation = \"snp\"";
         rules.add(Problem::at("snp", "isolation", message).allowed("isolation = \"snp\""));
     }
     let RawSnp { policy, id_block, id_auth, certificates, host_data, vlek_only, cpuid_corrections } =
         raw.unwrap_or_default();
     for (key, given) in [("id_block", id_block.is_some()), ("host_data", host_data.is_some())] {
         if given && rules.vm.gate {
-            let message = format!("{key} is the gate's to make, and there is a [gate]");
+            let message = format!("{key} conflicts with [gate]: the gate provides it");
             let problem = Problem::at(&format!("snp.{key}"), "gate", message);
-            rules.add(problem.help("remove the key; the gate's policy says what the owner wants"));
+            rules.add(problem.help("remove the key; the policy of the gate has the owner's requirements"));
         }
     }
     Snp {
@@ -121,8 +121,8 @@ fn check_identity(
         (None, Some(_)) => ("id_auth", "id_block"),
     };
     if !rules.is_cut(&format!("snp.{absent}")) {
-        let message = format!("{there} is given without {absent}");
-        rules.add(Problem::at(&format!("snp.{there}"), "missing", message).allowed("both or none"));
+        let message = format!("{there} requires {absent}");
+        rules.add(Problem::at(&format!("snp.{there}"), "missing", message).allowed("both or neither"));
     }
     None
 }

@@ -205,7 +205,7 @@ queues = 100
 fn a_problem_reads_like_a_compilers() {
     let error = parse(&GOOD.replace("vcpus = 4", "vcpus = 10000 # many")).unwrap_err();
     let expected = "\
-error[config.vcpus.range]: vcpus is 10000, outside its range
+error[config.vcpus.range]: vcpus is 10000, out of range
  --> vm.toml:2:9
   |
 2 | vcpus = 10000 # many

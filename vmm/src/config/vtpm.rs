@@ -128,18 +128,18 @@ impl RawVtpm {
                 ("shared_buffer", shared_buffer.is_some()),
             ];
             for (key, _) in given.into_iter().filter(|(_, given)| *given) {
-                let message = format!("{key} belongs to mode in-process, but the mode is none");
+                let message = format!("{key} requires mode \"in-process\"");
                 let problem = Problem::at(&format!("vtpm.{key}"), "mode", message);
-                rules.add(problem.help(format!("remove {key} or write mode = \"in-process\"")));
+                rules.add(problem.help(format!("remove {key} or set mode = \"in-process\"")));
             }
             return None;
         }
         if state.is_some() && !rules.vm.gate {
-            let message = "state is encrypted with a key that the gate keeps, and there is no [gate]";
+            let message = "state requires a [gate], which keeps the key that encrypts it";
             let problem = Problem::at("vtpm.state", "gate", message);
-            rules.add(
-                problem.help("add [gate], or remove state: what the guest seals is then lost when cvmm ends"),
-            );
+            rules.add(problem.help(
+                "add [gate], or remove state: without it, what the guest seals is lost when cvmm ends",
+            ));
         }
         Some(Vtpm {
             state: state.map(|state| rules.path("vtpm.state", &state)),
