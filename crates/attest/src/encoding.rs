@@ -2,8 +2,9 @@
 //! Certificates and revocation lists as files have them: DER, or PEM with whatever tools put around it.
 //!
 //! PEM may have text before, between and after its blocks (`openssl x509 -text` prints it), blank lines, any
-//! line length and line end, a byte order mark, or be UTF-16 (what a Windows shell makes of output). Several blocks are a chain, in any order: which certificate is the signing key's is found by its
-//! content, not by its place.
+//! line length and line end, a byte order mark, or be UTF-16 (what a Windows shell makes of output). Several
+//! blocks are a chain, in any order: which certificate is the signing key's is found by its content, not by
+//! its place.
 
 use std::borrow::Cow;
 

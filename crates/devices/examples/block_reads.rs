@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Drives a disk as a guest's driver does, without a VM: `block_reads FILE DEPTH REQUESTS`.
 //!
-//! Random reads of 4 KiB, DEPTH at a time, by indirect descriptors and with event indexes, as Linux makes them. For costs of the
-//! device in instructions:
+//! Random reads of 4 KiB, DEPTH at a time, by indirect descriptors and with event indexes, as Linux makes
+//! them. For costs of the device in instructions:
 //!
 //! ```text
 //! cargo build --profile boot -p cvmm-devices --example block_reads

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A bus: which device answers at which address.
 //!
-//! One [`Bus`] serves ports, another MMIO. It is filled while the machine is built and then shared, read-only,
-//! by all vCPU threads; each device has its own lock, so two vCPUs contend only when they touch the same one.
-//! Unclaimed addresses read as all ones and swallow writes, as on a PC. The same happens to an access that
-//! only partly lies in a device's range: real chipsets differ there and no guest relies on it.
+//! One [`Bus`] serves ports, another MMIO. It is filled while the machine is built and then shared,
+//! read-only, by all vCPU threads; each device has its own lock, so two vCPUs contend only when they touch
+//! the same one. Unclaimed addresses read as all ones and swallow writes, as on a PC. The same happens to an
+//! access that only partly lies in a device's range: real chipsets differ there and no guest relies on it.
 //!
 //! Every access says who answered ([`Access`]), so that the VMM can count exits per device.
 

@@ -19,15 +19,16 @@
 //! | `metrics.rs` | its counters, and what else can be seen of it |
 //! | `tests.rs` | a driver's side of it |
 //!
-//! Parts with a name of their own get a file of their own: the block device parses in `request.rs` and carries out
-//! operations in `op.rs` and `engine/`. The devices at fixed ports are small and share the folder [`chipset`].
+//! Parts with a name of their own get a file of their own: the block device parses in `request.rs` and
+//! carries out operations in `op.rs` and `engine/`. The devices at fixed ports are small and share the folder
+//! [`chipset`].
 //!
 //! # What a device shows
 //!
 //! Each trait has a method `metrics`, whose result can be read from any thread while the machine runs
 //! ([`cvmm_metrics::Inspect`]). [`bus::Bus`] and [`pci::PciRoot`] keep it with the device, count the accesses
-//! themselves, and show all of their devices; the virtio transport adds the counters of the queues. Counters go on
-//! when the guest resets a device.
+//! themselves, and show all of their devices; the virtio transport adds the counters of the queues. Counters
+//! go on when the guest resets a device.
 #![deny(clippy::disallowed_macros)]
 
 pub mod bus;

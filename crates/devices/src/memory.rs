@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest memory a device may see.
 //!
-//! A confidential guest's private pages are not reachable from the VMM, and must stay so by type: devices get a
-//! [`DeviceMemory`], never the memory map of the machine. It holds the RAM regions' *shared* view; the
-//! firmware image is not part of it, and neither is anything else a device has no business with. The state of an SNP
-//! guest's pages is consulted here, in one place, for every access of every device: an address whose page is private is
-//! refused, because what lies behind it in the shared view is not what the guest means. And it is consulted again when the access
-//! is over, because the guest may have made the page private in the meantime: whatever the access left there is dropped.
+//! A confidential guest's private pages are not reachable from the VMM, and must stay so by type: devices get
+//! a [`DeviceMemory`], never the memory map of the machine. It holds the RAM regions' *shared* view; the
+//! firmware image is not part of it, and neither is anything else a device has no business with. The state of
+//! an SNP guest's pages is consulted here, in one place, for every access of every device: an address whose
+//! page is private is refused, because what lies behind it in the shared view is not what the guest means.
+//! And it is consulted again when the access is over, because the guest may have made the page private in the
+//! meantime: whatever the access left there is dropped.
 
 use std::sync::Arc;
 
@@ -16,16 +17,17 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Pe
 
 /// Knows which pages of a guest are shared with the host.
 pub trait SharedPages: Send + Sync + std::fmt::Debug {
-    /// Whether all of these bytes are shared now. The guest may change that at any time: an access after the answer can reach the shared
-    /// view of a page that is private.
+    /// Whether all of these bytes are shared now. The guest may change that at any time: an access after the
+    /// answer can reach the shared view of a page that is private.
     fn is_shared(&self, gpa: u64, len: u64) -> bool;
 
-    /// Ends an access to bytes that were shared when it began: what it left in pages that are private now is dropped from the shared
-    /// view.
+    /// Ends an access to bytes that were shared when it began: what it left in pages that are private now is
+    /// dropped from the shared view.
     fn settle(&self, gpa: u64, len: u64);
 }
 
-/// An access that goes on after the call that began it: an operation that the kernel carries out. Drop it when the operation is over.
+/// An access that goes on after the call that began it: an operation that the kernel carries out. Drop it
+/// when the operation is over.
 #[derive(Debug)]
 pub struct Access {
     pages: Option<Arc<dyn SharedPages>>,

@@ -2,8 +2,8 @@
 //! Frames: a header of [`HEADER_LEN`] bytes with the body's length (little-endian), and the body, which is
 //! one message as JSON.
 //!
-//! [`body_len`] and [`encode`] are the codec. [`read`] and [`write()`] drive it over blocking streams; the gate
-//! has the asynchronous driver. Who needs a deadline passes a stream that enforces one.
+//! [`body_len`] and [`encode`] are the codec. [`read`] and [`write()`] drive it over blocking streams; the
+//! gate has the asynchronous driver. Who needs a deadline passes a stream that enforces one.
 
 use std::io::{self, Read, Write};
 

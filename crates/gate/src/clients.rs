@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Clients, and the VMs that they may ask about. A client is a user on the Unix socket, or a name in a certificate over TLS.
+//! Clients, and the VMs that they may ask about. A client is a user on the Unix socket, or a name in a
+//! certificate over TLS.
 //!
-//! A client without a `[[client]]` table is turned away. The gate's own user may ask about everything, unless it has a table.
+//! A client without a `[[client]]` table is turned away. The gate's own user may ask about everything, unless
+//! it has a table.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -199,7 +201,8 @@ impl Clients {
         table.or_else(|| (uid == self.own).then(Client::own))
     }
 
-    /// The client with these names in its certificate. If several of them have tables, it may ask what any of these may.
+    /// The client with these names in its certificate. If several of them have tables, it may ask what any of
+    /// these may.
     #[must_use]
     pub fn of_names(&self, names: &[String]) -> Option<Arc<Client>> {
         let mut known = names.iter().filter_map(|name| self.by_name.get(name));

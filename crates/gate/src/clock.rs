@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The time, and the latest time ever seen: with a clock that was set back, expired certificates would be valid again, so the gate denies
-//! everything until the operator has corrected it.
+//! The time, and the latest time ever seen: with a clock that was set back, expired certificates would be
+//! valid again, so the gate denies everything until the operator has corrected it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};

@@ -72,7 +72,8 @@ pub struct Config {
     pub tls: Option<tls::Settings>,
     /// Keys in a PKCS#11 token instead of the folder of keys.
     pub pkcs11: Option<pkcs11::Settings>,
-    /// Folder with `LINE_ark.der`, `LINE_ask.der`, `LINE_asvk.der` of a test PKI that is trusted in addition to AMD's roots.
+    /// Folder with `LINE_ark.der`, `LINE_ask.der`, `LINE_asvk.der` of a test PKI that is trusted in addition
+    /// to AMD's roots.
     pub unsafe_test_roots: Option<PathBuf>,
 }
 

@@ -14,7 +14,8 @@
 //!   | {"lines": N} or {"error": ".."}      |
 //!   |<-------------------------------------|
 //! ```
-//! The gate's chain is locked from the first message to the last, so each has `WAIT`, and one command is served at a time.
+//! The gate's chain is locked from the first message to the last, so each has `WAIT`, and one command is
+//! served at a time.
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
@@ -78,8 +79,8 @@ pub fn bind(state: &Path) -> io::Result<UnixListener> {
 /// Gives a new file the log's name.
 type Exchange<'a> = &'a mut dyn FnMut() -> Result<(), String>;
 
-/// Serves commands until the process ends. `rotate` continues the log in a file, once its last argument has given that the log's name,
-/// and returns the number of lines before it.
+/// Serves commands until the process ends. `rotate` continues the log in a file, once its last argument has
+/// given that the log's name, and returns the number of lines before it.
 pub fn serve(listener: &UnixListener, rotate: impl Fn(File, &From, Exchange<'_>) -> Result<u64, String>) {
     loop {
         match listener.accept() {
@@ -120,8 +121,8 @@ fn answer(
     send(stream, &Message::Done(result))
 }
 
-/// Asks the gate whose state folder is `state` to continue its log in `file`; `exchange` gives that the log's name. Returns the number of
-/// lines before it.
+/// Asks the gate whose state folder is `state` to continue its log in `file`; `exchange` gives that the log's
+/// name. Returns the number of lines before it.
 pub fn rotate(
     state: &Path,
     file: &File,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When certificates and revocation lists expire: those in the store and those of `[tls]`. The gate fetches nothing, so the operator has to
-//! know in time: there is a metric per kind, and a warning from [`WARN_BEFORE`] on.
+//! When certificates and revocation lists expire: those in the store and those of `[tls]`. The gate fetches
+//! nothing, so the operator has to know in time: there is a metric per kind, and a warning from
+//! [`WARN_BEFORE`] on.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

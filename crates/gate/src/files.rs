@@ -58,12 +58,14 @@ pub fn read_if_there(path: &Path, max: u64) -> Result<Option<Vec<u8>>, FileError
     }
 }
 
-/// Replaces the file at `path` by `bytes`, durably: after a crash it is the old file or the new one, and once this returns the new one.
+/// Replaces the file at `path` by `bytes`, durably: after a crash it is the old file or the new one, and once
+/// this returns the new one.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     put(path, bytes, mode, true)
 }
 
-/// Replaces the file at `path` by `bytes` atomically, but not durably: a power failure may lose the new file, or its content.
+/// Replaces the file at `path` by `bytes` atomically, but not durably: a power failure may lose the new file,
+/// or its content.
 pub fn replace_soon(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     put(path, bytes, mode, false)
 }
@@ -100,7 +102,8 @@ pub fn folder_of(path: &Path) -> &Path {
 /// Names that may exist before a free one is found: leftovers of processes that had the same id.
 const MAX_ATTEMPTS: usize = 1000;
 
-/// Creates a new file beside `path`, to be renamed to it: `.NAME.PID.NUMBER.new`. An existing file or link of that name is never opened.
+/// Creates a new file beside `path`, to be renamed to it: `.NAME.PID.NUMBER.new`. An existing file or link of
+/// that name is never opened.
 pub(crate) fn create_beside(path: &Path, mode: u32) -> Result<(File, PathBuf), FileError> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -129,8 +132,8 @@ fn creator(name: &str) -> Option<u32> {
     (!original.is_empty() && digits(number) && digits(pid)).then_some(pid)?.parse().ok()
 }
 
-/// Removes files that [`create_beside`] has left in `folder`, of processes that were killed: regular files of this user whose process no
-/// longer exists. A file that cannot be removed does no harm.
+/// Removes files that [`create_beside`] has left in `folder`, of processes that were killed: regular files of
+/// this user whose process no longer exists. A file that cannot be removed does no harm.
 pub(crate) fn remove_leftovers(folder: &Path) {
     // Without it there is no telling which processes exist.
     if !Path::new("/proc/self").exists() {

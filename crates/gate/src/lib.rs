@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The attestation gate: a separate process that decides whether a guest may run.
 //!
-//! It trusts its configuration, its keys and AMD's roots, and nothing that it receives on a socket. [`engine`] decides and does no I/O on
-//! sockets; [`server`] does only that. The engine reads what it needs from [`keys`], [`policies`] (and Rego code, which they may name),
-//! [`store`] (files that decisions rest on), [`tpm_ca`] (the authority of VMs' TPMs), and writes to [`audit`].
+//! It trusts its configuration, its keys and AMD's roots, and nothing that it receives on a socket.
+//! [`engine`] decides and does no I/O on sockets; [`server`] does only that. The engine reads what it needs
+//! from [`keys`], [`policies`] (and Rego code, which they may name), [`store`] (files that decisions rest
+//! on), [`tpm_ca`] (the authority of VMs' TPMs), and writes to [`audit`].
 //!
-//! Every decision that is not a signed ticket is a denial with reasons, also after a failure of the gate itself.
+//! Every decision that is not a signed ticket is a denial with reasons, also after a failure of the gate
+//! itself.
 //!
 //! Public items are for the program `cvmm-gate`, tests and fuzz targets.
 

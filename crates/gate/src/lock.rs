@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One writer: the process with the locks is the gate of a state folder and of an audit log. Other processes that would write to them are
-//! refused before they have read anything.
+//! One writer: the process with the locks is the gate of a state folder and of an audit log. Other processes
+//! that would write to them are refused before they have read anything.
 //!
-//! The locks are `flock()`s on open files: they end with the process, however it ends, and the sandbox does not restrict them. The state
-//! folder's lock is a file with the process id, for the error message; the audit log's is the log itself, so that two state folders cannot
-//! share one.
+//! The locks are `flock()`s on open files: they end with the process, however it ends, and the sandbox does
+//! not restrict them. The state folder's lock is a file with the process id, for the error message; the audit
+//! log's is the log itself, so that two state folders cannot share one.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -52,7 +52,8 @@ impl StateLock {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            // If root runs a command, a link of another user could lead to any file, which would be truncated.
+            // If root runs a command, a link of another user could lead to any file, which would be
+            // truncated.
             .custom_flags(OFlags::NOFOLLOW.bits() as i32)
             .open(&path)
             .map_err(failed)?;
@@ -70,7 +71,8 @@ impl StateLock {
     }
 }
 
-/// Locks the open audit log `file`, and checks that it is still at `path`: the process that had locked it may have replaced it.
+/// Locks the open audit log `file`, and checks that it is still at `path`: the process that had locked it may
+/// have replaced it.
 pub(crate) fn audit_log(path: &Path, file: &File) -> Result<(), LockError> {
     let failed = |source| FileError { what: "lock", path: path.to_owned(), source };
     if !exclusive(file).map_err(failed)? {

@@ -30,7 +30,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs to standard error: without times on a terminal; with times and without colours into a journal or a file.
+/// Logs to standard error: without times on a terminal; with times and without colours into a journal or a
+/// file.
 fn init_log() {
     let filter = EnvFilter::try_from_env("CVMM_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();

@@ -10,21 +10,25 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Ends the process with success, without exit handlers: a PKCS#11 module takes itself apart in one while our threads may still be
-/// inside it (SoftHSM then crashes). Files are on the disk by now, and standard error is not buffered.
+/// Ends the process with success, without exit handlers: a PKCS#11 module takes itself apart in one while our
+/// threads may still be inside it (SoftHSM then crashes). Files are on the disk by now, and standard error is
+/// not buffered.
 pub fn exit_immediately() -> ! {
     // SAFETY: nothing of this process is used afterwards.
     unsafe { libc::_exit(0) }
 }
 
-/// Limits the C library's allocator to two arenas; call it before threads are started. By default there are eight per processor, and
-/// each keeps what its threads freed: with as many threads as the gate has, memory then grows over a hundred thousand verdicts.
+/// Limits the C library's allocator to two arenas; call it before threads are started. By default there are
+/// eight per processor, and each keeps what its threads freed: with as many threads as the gate has, memory
+/// then grows over a hundred thousand verdicts.
 pub fn limit_malloc_arenas() {
-    // SAFETY: sets a number in the allocator; nothing is freed or moved. If it fails, the process is larger, and that is all.
+    // SAFETY: sets a number in the allocator; nothing is freed or moved. If it fails, the process is larger,
+    // and that is all.
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
 }
 
-/// Raises the soft limit of open files, and so of connections, to the hard limit. If that fails, the limit stays and a warning is logged.
+/// Raises the soft limit of open files, and so of connections, to the hard limit. If that fails, the limit
+/// stays and a warning is logged.
 pub fn raise_nofile_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -35,8 +39,8 @@ pub fn raise_nofile_limit() {
     }
 }
 
-/// The service manager (sd_notify(3)), if `NOTIFY_SOCKET` names one. Its socket is opened once, before the sandbox forbids new ones; the
-/// `sd-notify` crate opens one for each message.
+/// The service manager (sd_notify(3)), if `NOTIFY_SOCKET` names one. Its socket is opened once, before the
+/// sandbox forbids new ones; the `sd-notify` crate opens one for each message.
 #[derive(Debug, Default)]
 pub struct ServiceManager(Option<UnixDatagram>);
 

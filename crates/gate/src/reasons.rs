@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The codes of the gate's own reasons, and denials. Other codes come from the policy and the verifier (`cvmm_attest`), from Rego code
-//! (`cvmm_policy::rego`) and from the client.
+//! The codes of the gate's own reasons, and denials. Other codes come from the policy and the verifier
+//! (`cvmm_attest`), from Rego code (`cvmm_policy::rego`) and from the client.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ use cvmm_reason::Reason;
 
 macro_rules! codes {
     ($($(#[$attribute:meta])* $name:ident = $code:literal;)*) => {
-        /// A code of this gate. Never reused for something else; docs/reference/reasons.md says what to do about each.
+        /// A code of this gate. Never reused for something else; docs/reference/reasons.md says what to do
+        /// about each.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Code {
             $($(#[$attribute])* $name,)*

@@ -43,7 +43,8 @@ pub struct Rotation {
     pub old: Option<PathBuf>,
 }
 
-/// Rotates the log of the gate that `config` describes, running or not. `previous` is a copy that the new file continues.
+/// Rotates the log of the gate that `config` describes, running or not. `previous` is a copy that the new
+/// file continues.
 pub fn rotate(config: &Config, previous: Option<&Path>, lost: bool) -> Result<Rotation, RotateError> {
     let from = match (previous, lost) {
         (Some(copy), _) => end_of_copy(copy)?,

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the gate may still do once it serves: answer on the sockets that it has, read its policies, artifacts and certificates, and write
-//! its state. Code that takes over the gate through a message can do no more.
+//! What the gate may still do once it serves: answer on the sockets that it has, read its policies, artifacts
+//! and certificates, and write its state. Code that takes over the gate through a message can do no more.
 //!
-//! - **Landlock** restricts files: policies, their public keys, artifacts, certificates and resources can be read, the state folder can be
-//!   written, and nothing else can be opened. The private keys and the audit log are open before and cannot be opened again. No TCP
-//!   socket can be bound or connected.
-//! - **seccomp** restricts system calls: no new sockets, programs, processes of others, executable memory or namespaces. A call that is not
-//!   on the list fails with EPERM.
+//! - **Landlock** restricts files: policies, their public keys, artifacts, certificates and resources can be
+//!   read, the state folder can be written, and nothing else can be opened. The private keys and the audit
+//!   log are open before and cannot be opened again. No TCP socket can be bound or connected.
+//! - **seccomp** restricts system calls: no new sockets, programs, processes of others, executable memory or
+//!   namespaces. A call that is not on the list fails with EPERM.
 //! - **no_new_privs** comes with both.
 //!
-//! All of it has to be entered while there is one thread, since threads inherit it. What needs more (a PKCS#11 module, a listener) is opened
-//! before, or is in the [`Rules`].
+//! All of it has to be entered while there is one thread, since threads inherit it. What needs more (a
+//! PKCS#11 module, a listener) is opened before, or is in the [`Rules`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,10 +28,11 @@ use seccompiler::{
 use serde::Deserialize;
 use thiserror::Error;
 
-/// The Landlock ABI that is required: Linux 6.10, older than any kernel that hosts SNP guests. Files with truncation and device ioctls,
-/// and TCP.
+/// The Landlock ABI that is required: Linux 6.10, older than any kernel that hosts SNP guests. Files with
+/// truncation and device ioctls, and TCP.
 const REQUIRED: ABI = ABI::V5;
-/// The ABI that is used where the kernel has it (6.12): no signals and no abstract sockets out of the sandbox.
+/// The ABI that is used where the kernel has it (6.12): no signals and no abstract sockets out of the
+/// sandbox.
 const OPTIONAL: ABI = ABI::V6;
 
 /// `sandbox` of gate.toml.
@@ -190,7 +191,8 @@ fn apply(program: &(BpfProgram, BpfProgram)) -> Result<(), seccompiler::Error> {
     seccompiler::apply_filter_all_threads(&program.1)
 }
 
-/// System calls that are allowed with any argument: threads and memory, time, open files and sockets, and files, which Landlock restricts.
+/// System calls that are allowed with any argument: threads and memory, time, open files and sockets, and
+/// files, which Landlock restricts.
 const ALLOWED: &[libc::c_long] = &[
     libc::SYS_accept4,
     libc::SYS_brk,
@@ -293,8 +295,8 @@ const PR_SET_VMA: u64 = 0x5356_4d41;
 
 type CallRules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
 
-/// The list of allowed calls, and a filter by which clone3() does not exist: its flags are in memory, where a filter cannot see them, and the
-/// C library uses clone() instead.
+/// The list of allowed calls, and a filter by which clone3() does not exist: its flags are in memory, where a
+/// filter cannot see them, and the C library uses clone() instead.
 fn filter(unix_sockets: bool) -> Result<(BpfProgram, BpfProgram), BackendError> {
     use SeccompCmpArgLen::{Dword, Qword};
     use SeccompCmpOp::{Eq, MaskedEq};

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS 1.3 with a certificate on both sides, for VMMs on other machines.
 //!
-//! A client has to have a certificate of one of the authorities in `client_ca` that is valid now and has a name with a `[[client]]`.
-//! There are no session tickets and no early data, so that the certificate is verified for each connection.
+//! A client has to have a certificate of one of the authorities in `client_ca` that is valid now and has a
+//! name with a `[[client]]`. There are no session tickets and no early data, so that the certificate is
+//! verified for each connection.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -102,8 +103,8 @@ fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsEr
     if lists.is_empty() { Err(TlsError::Crl(path.to_owned())) } else { Ok(lists) }
 }
 
-/// The names in a certificate: DNS names and URIs of its subject alternative name, or, without that extension, its common name (RFC 6125,
-/// 6.4.4). Its signature has been verified.
+/// The names in a certificate: DNS names and URIs of its subject alternative name, or, without that
+/// extension, its common name (RFC 6125, 6.4.4). Its signature has been verified.
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = Certificate::from_der(certificate) else { return Vec::new() };
     let certificate = certificate.tbs_certificate;

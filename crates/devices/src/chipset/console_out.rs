@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A console's way out: a bounded buffer and a thread between a vCPU and a terminal that may be slow or stuck.
+//! A console's way out: a bounded buffer and a thread between a vCPU and a terminal that may be slow or
+//! stuck.
 //!
-//! A guest's character must not become a blocking `write(2)` on its vCPU thread. [`ConsoleOut`] takes characters
-//! into a buffer of [`CAPACITY`] bytes that a thread of its own writes out in batches. When the buffer is full,
-//! the vCPU waits, so that a terminal that is merely slow paces the guest and nothing is lost; but it waits at most
-//! [`PATIENCE`], and once that was in vain everything is dropped, without waiting, until the terminal takes data
-//! again. So a stuck terminal costs a guest one tenth of a second per recovery, not its life. A string instruction
-//! is up to 4096 characters in one exit, each of which may have to wait for a slow terminal; when the machine is
-//! to stop, [`ConsoleControl::release`] ends all waiting from another thread.
+//! A guest's character must not become a blocking `write(2)` on its vCPU thread. [`ConsoleOut`] takes
+//! characters into a buffer of [`CAPACITY`] bytes that a thread of its own writes out in batches. When the
+//! buffer is full, the vCPU waits, so that a terminal that is merely slow paces the guest and nothing is
+//! lost; but it waits at most [`PATIENCE`], and once that was in vain everything is dropped, without waiting,
+//! until the terminal takes data again. So a stuck terminal costs a guest one tenth of a second per recovery,
+//! not its life. A string instruction is up to 4096 characters in one exit, each of which may have to wait
+//! for a slow terminal; when the machine is to stop, [`ConsoleControl::release`] ends all waiting from
+//! another thread.
 //!
-//! Dropping a `ConsoleOut` writes out what is left, for at most [`GRACE`]. A thread still stuck in the terminal
-//! after that is abandoned: it owns nothing but the terminal's handle and ends with the write or the process.
+//! Dropping a `ConsoleOut` writes out what is left, for at most [`GRACE`]. A thread still stuck in the
+//! terminal after that is abandoned: it owns nothing but the terminal's handle and ends with the write or the
+//! process.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -125,8 +128,8 @@ pub struct ConsoleControl {
 }
 
 impl ConsoleControl {
-    /// Ends a vCPU's wait for the terminal now and forbids all later ones: output that finds the buffer full is
-    /// dropped at once.
+    /// Ends a vCPU's wait for the terminal now and forbids all later ones: output that finds the buffer full
+    /// is dropped at once.
     pub fn release(&self) {
         lock(&self.shared.state).released = true;
         self.shared.room.notify_all();

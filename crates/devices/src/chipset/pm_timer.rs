@@ -2,13 +2,14 @@
 //! The ACPI power management timer (ACPI 6.5, 4.8.3.3): a free-running 24-bit counter at 3.579545 MHz.
 //!
 //! Firmware has no other delay clock and polls it; Linux does not use it on this machine. It can therefore be
-//! run fast: firmware's fixed waits (10 ms after each INIT) shrink by the scale and so do its polls. That bends
-//! the specification and is off (scale 1) unless the configuration asks for it.
+//! run fast: firmware's fixed waits (10 ms after each INIT) shrink by the scale and so do its polls. That
+//! bends the specification and is off (scale 1) unless the configuration asks for it.
 //!
-//! Polling is expensive: each read leaves the guest, and a wait of 10 ms on a fast host is thousands of them. A
-//! guest that has been polling for a while is therefore made to wait a little inside the read ([`Poll`]): for an
-//! eighth of the time it has polled already, so that a wait becomes at most that much longer than asked for (the
-//! clock guarantees lower bounds only), and at most [`LONGEST_NAP`], so that no vCPU is held for long.
+//! Polling is expensive: each read leaves the guest, and a wait of 10 ms on a fast host is thousands of them.
+//! A guest that has been polling for a while is therefore made to wait a little inside the read ([`Poll`]):
+//! for an eighth of the time it has polled already, so that a wait becomes at most that much longer than
+//! asked for (the clock guarantees lower bounds only), and at most [`LONGEST_NAP`], so that no vCPU is held
+//! for long.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -165,7 +166,8 @@ mod tests {
         assert_eq!(last, 4417, "1.234 ms");
     }
 
-    /// A guest that waits `micros` by polling, each read taking `exit` nanoseconds: reads made and time passed.
+    /// A guest that waits `micros` by polling, each read taking `exit` nanoseconds: reads made and time
+    /// passed.
     fn wait(micros: u64, exit: u64) -> (u32, u64) {
         let now = Arc::new(AtomicU64::new(1_000_000_000));
         let (clock, naps) = (now.clone(), now.clone());

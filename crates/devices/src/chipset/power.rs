@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Registers that switch the machine off or reset it.
 //!
-//! Firmware treats 0x604 as PM1a_CNT (ACPI 6.5, 4.8.3.2): it sets SCI_EN and expects to read it back, and enters
-//! S5 by setting SLP_EN. A hardware-reduced operating system uses the sleep control register (4.8.3.7) instead,
-//! whose bits are those of PM1a_CNT's high byte, so one device serves both at 0x604-0x605. S5 is the only sleep
-//! state, its type is not looked at. Reset is a write to 0xcf9 with RST_CPU set (Intel ICH9 datasheet, 13.7.5) or
-//! the keyboard controller's pulse command. Every device only *asks*, through [`PowerSink`].
+//! Firmware treats 0x604 as PM1a_CNT (ACPI 6.5, 4.8.3.2): it sets SCI_EN and expects to read it back, and
+//! enters S5 by setting SLP_EN. A hardware-reduced operating system uses the sleep control register (4.8.3.7)
+//! instead, whose bits are those of PM1a_CNT's high byte, so one device serves both at 0x604-0x605. S5 is the
+//! only sleep state, its type is not looked at. Reset is a write to 0xcf9 with RST_CPU set (Intel ICH9
+//! datasheet, 13.7.5) or the keyboard controller's pulse command. Every device only *asks*, through
+//! [`PowerSink`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -156,8 +157,8 @@ impl BusDevice for ResetControl {
     }
 }
 
-/// Port 0x64: the keyboard controller's command port, of which only the reset pulse exists. Reads are all ones,
-/// by which software sees that there is no controller.
+/// Port 0x64: the keyboard controller's command port, of which only the reset pulse exists. Reads are all
+/// ones, by which software sees that there is no controller.
 pub struct KeyboardReset {
     requests: Requests,
 }

@@ -2,12 +2,13 @@
 //! The CMOS real time clock (Motorola MC146818A), ports 0x70 (index) and 0x71 (data).
 //!
 //! Firmware does not start without it: its `GetTime` must work before it loads a kernel. The clock shows the
-//! host's time in UTC, BCD, 24 hours, with the century at index 0x32 as PC firmware expects it. It is read-only:
-//! setting it is ignored, because the host's clock is not the guest's to set, and there are no interrupts.
+//! host's time in UTC, BCD, 24 hours, with the century at index 0x32 as PC firmware expects it. It is
+//! read-only: setting it is ignored, because the host's clock is not the guest's to set, and there are no
+//! interrupts.
 //!
-//! A guest reads the fields one exit at a time. So that a minute that ends in between cannot tear them apart, the
-//! moment is taken at the read of the seconds, which all known software does first, and kept for the other fields
-//! for [`HOLD`]. Seconds are always live: polling them terminates.
+//! A guest reads the fields one exit at a time. So that a minute that ends in between cannot tear them apart,
+//! the moment is taken at the read of the seconds, which all known software does first, and kept for the
+//! other fields for [`HOLD`]. Seconds are always live: polling them terminates.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A 16550A UART (National Semiconductor PC16550D), COM1: `vm-superio`'s register model on our bus.
 //!
-//! Output never blocks a vCPU on the terminal, see [`super::console_out`]. Input goes through the UART's receive
-//! FIFO of 64 bytes: [`Serial::enqueue`] takes what fits, and the `input_ready` event says when there is room
-//! again, so the machine keeps unread what the guest has not asked for. Interrupts are edges on an eventfd.
+//! Output never blocks a vCPU on the terminal, see [`super::console_out`]. Input goes through the UART's
+//! receive FIFO of 64 bytes: [`Serial::enqueue`] takes what fits, and the `input_ready` event says when there
+//! is room again, so the machine keeps unread what the guest has not asked for. Interrupts are edges on an
+//! eventfd.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -95,8 +96,8 @@ impl fmt::Debug for Serial {
 }
 
 impl Serial {
-    /// A UART that writes to `terminal` and raises `interrupt`. `input_ready`, if any, is signalled whenever the
-    /// guest has emptied the receive FIFO or left loopback mode. Both eventfds should be non-blocking.
+    /// A UART that writes to `terminal` and raises `interrupt`. `input_ready`, if any, is signalled whenever
+    /// the guest has emptied the receive FIFO or left loopback mode. Both eventfds should be non-blocking.
     pub fn new(
         interrupt: EventFd,
         input_ready: Option<EventFd>,
@@ -111,8 +112,8 @@ impl Serial {
         self.uart.fifo_capacity()
     }
 
-    /// Gives `input` to the guest and returns how many bytes it took; 0 when the FIFO is full or the guest has
-    /// switched on loopback. Keep the rest for when `input_ready` is signalled.
+    /// Gives `input` to the guest and returns how many bytes it took; 0 when the FIFO is full or the guest
+    /// has switched on loopback. Keep the rest for when `input_ready` is signalled.
     pub fn enqueue(&mut self, input: &[u8]) -> usize {
         let capacity = self.uart.fifo_capacity();
         let taken = match self.uart.enqueue_raw_bytes(input) {

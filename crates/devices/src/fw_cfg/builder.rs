@@ -77,8 +77,8 @@ impl FwCfgBuilder {
         self
     }
 
-    /// A bzImage in its two parts: the boot sector with `setup_sects` more sectors, and the rest. An image that
-    /// is not split goes into the file `etc/boot/kernel` instead.
+    /// A bzImage in its two parts: the boot sector with `setup_sects` more sectors, and the rest. An image
+    /// that is not split goes into the file `etc/boot/kernel` instead.
     #[must_use]
     pub fn kernel(mut self, setup: impl Content + 'static, kernel: impl Content + 'static) -> Self {
         self.setup = Some(Arc::new(setup));

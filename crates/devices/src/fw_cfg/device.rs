@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The registers, and the transfers they start.
 //!
-//! Cost of one access: a byte read touches at most [`WINDOW`] bytes of the item; a DMA read copies what is left of
-//! the item, in pieces of [`PIECE`] bytes without allocation by length, and at most [`PADDING_LIMIT`] zeros behind
-//! it. Software may read past an item's end and gets zeros, but a length that goes further is refused as a whole
-//! with the error bit, or one exit could hold a vCPU for the time it takes to clear 4 GiB.
+//! Cost of one access: a byte read touches at most [`WINDOW`] bytes of the item; a DMA read copies what is
+//! left of the item, in pieces of [`PIECE`] bytes without allocation by length, and at most [`PADDING_LIMIT`]
+//! zeros behind it. Software may read past an item's end and gets zeros, but a length that goes further is
+//! refused as a whole with the error bit, or one exit could hold a vCPU for the time it takes to clear 4 GiB.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -147,7 +147,8 @@ impl FwCfg {
             self.metrics.errors.increment();
             dma::ERROR
         };
-        // A transfer cannot make the descriptor's own memory go away, but the bytes may straddle a region's end.
+        // A transfer cannot make the descriptor's own memory go away, but the bytes may straddle a region's
+        // end.
         if let Err(error) = self.memory.write_slice(&result.to_be_bytes(), GuestAddress(address)) {
             cvmm_log_limit::debug!(address, %error, "fw_cfg result cannot be written");
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The DMA descriptor: `{u32 control, u32 length, u64 address}`, big-endian, in guest memory.
 //!
-//! The device reads it once, does what it says and writes its control word back: 0 for done, the error bit for
-//! anything else. Of the three transfers the first that is set counts, in the order read, write, skip.
+//! The device reads it once, does what it says and writes its control word back: 0 for done, the error bit
+//! for anything else. Of the three transfers the first that is set counts, in the order read, write, skip.
 
 /// Bytes of a descriptor.
 pub(super) const LEN: usize = 16;

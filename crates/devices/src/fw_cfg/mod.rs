@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! fw_cfg: how firmware learns what the machine is made of (QEMU, docs/specs/fw_cfg.rst).
 //!
-//! The device is a set of numbered *items* of bytes. Software writes an item's key to the selector (0x510) and
-//! reads it byte by byte from the data register (0x511), or hands the guest physical address of a descriptor to
-//! the DMA register (0x514, big-endian, the write of the low half at 0x518 starts it) and gets the bytes copied.
-//! Item 0x19 is a directory of named files with keys from 0x20 on. All items are read-only.
+//! The device is a set of numbered *items* of bytes. Software writes an item's key to the selector (0x510)
+//! and reads it byte by byte from the data register (0x511), or hands the guest physical address of a
+//! descriptor to the DMA register (0x514, big-endian, the write of the low half at 0x518 starts it) and gets
+//! the bytes copied. Item 0x19 is a directory of named files with keys from 0x20 on. All items are read-only.
 //!
-//! [`FwCfgBuilder`] collects the items, [`FwCfg`] is the device. An item's bytes come from a [`Content`], so a
-//! kernel stays in its file until firmware reads it. Firmware reads the directory entry by entry and fetches what
-//! it finds: every needless file costs a boot a dozen exits.
+//! [`FwCfgBuilder`] collects the items, [`FwCfg`] is the device. An item's bytes come from a [`Content`], so
+//! a kernel stays in its file until firmware reads it. Firmware reads the directory entry by entry and
+//! fetches what it finds: every needless file costs a boot a dozen exits.
 
 mod builder;
 mod content;

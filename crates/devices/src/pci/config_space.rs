@@ -2,9 +2,9 @@
 //! A type 0 configuration space (PCI 3.0, 6.1 and 6.2) that any function can be built on.
 //!
 //! 256 bytes of values stand beside 256 bytes of write masks: a set mask bit means that the guest may change
-//! that bit. Everything a driver can do follows from the masks alone. Sizing works because the low address bits
-//! of a BAR are not writable: all ones written read back as the size mask (6.2.5.1). A field that the function
-//! must react to is simply looked at after [`ConfigSpace::write`].
+//! that bit. Everything a driver can do follows from the masks alone. Sizing works because the low address
+//! bits of a BAR are not writable: all ones written read back as the size mask (6.2.5.1). A field that the
+//! function must react to is simply looked at after [`ConfigSpace::write`].
 //!
 //! There is one 64-bit memory BAR (registers 0 and 1) because no device here needs more, no interrupt pin
 //! (MSI-X only; the *line* register is scratch for software), no expansion ROM and no I/O BAR.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The enhanced configuration access mechanism (PCI Express 3.0, 7.2.2): configuration space as memory.
 //!
-//! Address bits 27:20 are the bus, 19:15 the device, 14:12 the function, 11:0 the byte. Bus 0 is the first MiB; everything else,
-//! and every byte from 0x100 on, is absent.
+//! Address bits 27:20 are the bus, 19:15 the device, 14:12 the function, 11:0 the byte. Bus 0 is the first
+//! MiB; everything else, and every byte from 0x100 on, is absent.
 //!
-//! Firmware decides where the window is, by PCIEXBAR of the host bridge: OVMF at 0xe0000000, before 2023 at 0xb0000000. The
-//! machine says which part of the address space is free for it; a window that would lie elsewhere decodes nothing.
+//! Firmware decides where the window is, by PCIEXBAR of the host bridge: OVMF at 0xe0000000, before 2023 at
+//! 0xb0000000. The machine says which part of the address space is free for it; a window that would lie
+//! elsewhere decodes nothing.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ pub struct EcamWindow {
 }
 
 impl EcamWindow {
-    /// A window that firmware finds on, at `base`, and may move within `free`, where neither RAM nor fixed devices are.
+    /// A window that firmware finds on, at `base`, and may move within `free`, where neither RAM nor fixed
+    /// devices are.
     #[must_use]
     pub fn new(base: u64, free: Range<u64>) -> Arc<Self> {
         let window = Self { register: AtomicU64::new(OFF), free };

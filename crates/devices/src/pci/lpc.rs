@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! 00:1f.0, the ICH9 LPC bridge as far as firmware looks at it.
 //!
-//! Firmware reads PMBASE (0x40) and ACPI_CNTL (0x44) by number, without asking whether the function exists, and
-//! skips its set-up when it finds them programmed; so both are fixed: PM block at 0x600, enabled (Intel ICH9
-//! datasheet, 13.1.13 and 13.1.14). The interrupt routing registers and RCBA only remember what was written.
+//! Firmware reads PMBASE (0x40) and ACPI_CNTL (0x44) by number, without asking whether the function exists,
+//! and skips its set-up when it finds them programmed; so both are fixed: PM block at 0x600, enabled (Intel
+//! ICH9 datasheet, 13.1.13 and 13.1.14). The interrupt routing registers and RCBA only remember what was
+//! written.
 //!
 //! The *header* (0x00-0x3f) is needed only where firmware should find its console on the ISA bus behind the
 //! bridge. Hidden, it reads as all ones: enumeration sees an empty slot and a boot saves some 570 accesses.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PCI: one root bus, its configuration mechanisms, and what a function on it looks like.
 //!
-//! [`PciRoot`] holds the functions of bus 0 and finds the one that an access is for. Guests reach configuration
-//! space in two ways, [`ConfigPorts`] (0xcf8/0xcfc) and [`Ecam`] (a memory window), and a function may be shown
-//! on one of them only ([`Visibility`]). Firmware enumerates by ECAM, Linux without an MCFG table by ports, so
-//! a device that firmware has no use for costs it nothing when it hides from ECAM.
+//! [`PciRoot`] holds the functions of bus 0 and finds the one that an access is for. Guests reach
+//! configuration space in two ways, [`ConfigPorts`] (0xcf8/0xcfc) and [`Ecam`] (a memory window), and a
+//! function may be shown on one of them only ([`Visibility`]). Firmware enumerates by ECAM, Linux without an
+//! MCFG table by ports, so a device that firmware has no use for costs it nothing when it hides from ECAM.
 //!
 //! Memory accesses to BARs go to [`PciRoot::bar_read`] and [`PciRoot::bar_write`] after the MMIO bus found no
 //! fixed device: where a guest moves its BARs it can hide other BARs of its own, nothing else.
@@ -34,7 +34,8 @@ pub trait PciFunction: Send {
     /// Writes configuration space.
     fn config_write(&mut self, offset: u8, data: &[u8]);
     /// The memory range that the function's only BAR decodes now: `(base, length)`; `None` while memory
-    /// decoding is off or the BAR is being sized, and for a function without BAR. Asked after every configuration write.
+    /// decoding is off or the BAR is being sized, and for a function without BAR. Asked after every
+    /// configuration write.
     fn decoded(&self) -> Option<(u64, u64)> {
         None
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Configuration mechanism #1 (PCI 3.0, 3.2.2.3.2): ports 0xcf8-0xcff.
 //!
-//! A *dword* access to 0xcf8 is CONFIG_ADDRESS; 0xcfc-0xcff are the four byte lanes of CONFIG_DATA, which byte,
-//! word and dword accesses may use. Other accesses to 0xcf8-0xcfb are not for the configuration mechanism and
-//! pass through to what lies behind: on a PC that is the reset control register, one byte at 0xcf9, which is
-//! therefore handed in here and not put on the bus beside it.
+//! A *dword* access to 0xcf8 is CONFIG_ADDRESS; 0xcfc-0xcff are the four byte lanes of CONFIG_DATA, which
+//! byte, word and dword accesses may use. Other accesses to 0xcf8-0xcfb are not for the configuration
+//! mechanism and pass through to what lies behind: on a PC that is the reset control register, one byte at
+//! 0xcf9, which is therefore handed in here and not put on the bus beside it.
 //!
 //! AMD processors define address bits 27:24 as register bits 11:8, and Linux uses them when it runs on one.
 //! There is no extended space here, so an address with any of the bits 30:24 set selects nothing.

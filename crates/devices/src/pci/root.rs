@@ -2,8 +2,9 @@
 //! Bus 0: which function sits in which slot, and which BAR decodes which address.
 //!
 //! The table of slots is fixed once built; each function has its own lock, and a small table of what the BARs
-//! decode is kept beside them so that a memory access locks only the function it is for. Lock order is function,
-//! then table. The table is a hint: the function is asked again under its lock before it gets the access.
+//! decode is kept beside them so that a memory access locks only the function it is for. Lock order is
+//! function, then table. The table is a hint: the function is asked again under its lock before it gets the
+//! access.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

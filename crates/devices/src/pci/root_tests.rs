@@ -206,7 +206,8 @@ fn what_does_not_exist_reads_as_all_ones() {
     assert_eq!(m.ecam.read(ECAM + (1 << 28), &mut [0; 4]), Access::Unclaimed, "past the window");
 }
 
-/// OVMF of before 2023 has it at 0xb0000000; it looks there for the PM timer's port, and would poll another one for good.
+/// OVMF of before 2023 has it at 0xb0000000; it looks there for the PM timer's port, and would poll another
+/// one for good.
 #[test]
 fn the_ecam_window_is_where_firmware_puts_it() {
     let mut m = machine();

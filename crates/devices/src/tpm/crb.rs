@@ -15,21 +15,23 @@
 //! | 0x58 .. 0x6f | size and address of the command and response buffers, read only |
 //! | 0x80 .. 0xfff | the buffer ("window") |
 //!
-//! A command: the guest requests the locality, writes cmdReady, fills the buffer, sets START and polls it. On START the
-//! command is copied once and only then looked at, because another vCPU may write to the buffer all the time. The
-//! device waits up to [`INLINE_WAIT`] for the response, so that the first poll finds it (Linux sleeps 1 ms after a poll that
-//! does not); longer commands end while the guest polls. A command cannot be cancelled: CANCEL is remembered and the
-//! guest waits for the end, as the specification allows.
+//! A command: the guest requests the locality, writes cmdReady, fills the buffer, sets START and polls it. On
+//! START the command is copied once and only then looked at, because another vCPU may write to the buffer all
+//! the time. The device waits up to [`INLINE_WAIT`] for the response, so that the first poll finds it (Linux
+//! sleeps 1 ms after a poll that does not); longer commands end while the guest polls. A command cannot be
+//! cancelled: CANCEL is remembered and the guest waits for the end, as the specification allows.
 //!
-//! Bytes of the window leave the guest one by one. Linux takes the buffer's address from the registers, so the device
-//! can also have a page of ordinary memory for it ([`Crb::with_page`]), which costs no exits. Firmware does not read
-//! the registers and uses the window. So the command is where the guest has written since the last one: in the window,
-//! or else in the page. The response goes to both.
+//! Bytes of the window leave the guest one by one. Linux takes the buffer's address from the registers, so
+//! the device can also have a page of ordinary memory for it ([`Crb::with_page`]), which costs no exits.
+//! Firmware does not read the registers and uses the window. So the command is where the guest has written
+//! since the last one: in the window, or else in the page. The response goes to both.
 //!
-//! IdleBypass is announced (the guest may leave out goIdle between commands): that saves firmware two accesses for each
-//! command. There is one locality and no DRTM: other localities do not answer, nothing can be seized or re-established.
+//! IdleBypass is announced (the guest may leave out goIdle between commands): that saves firmware two
+//! accesses for each command. There is one locality and no DRTM: other localities do not answer, nothing can
+//! be seized or re-established.
 //!
-//! When the TPM fails, the guest reads TPM_RC_FAILURE and the error bit until its next reset; the VMM lives on.
+//! When the TPM fails, the guest reads TPM_RC_FAILURE and the error bit until its next reset; the VMM lives
+//! on.
 
 use std::fmt;
 use std::sync::Arc;
@@ -254,7 +256,8 @@ impl Crb {
         }
     }
 
-    /// First the response, then START: who sees it cleared finds the response. `response` fits into the buffer.
+    /// First the response, then START: who sees it cleared finds the response. `response` fits into the
+    /// buffer.
     fn respond(&mut self, response: &[u8]) {
         if let Some(memory) = &self.page {
             let _ = memory.write_slice(response, GuestAddress(PAGE));

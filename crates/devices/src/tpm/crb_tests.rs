@@ -457,8 +457,8 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    /// The scripted TPM watches that there is one command at a time and that its size is right. Here: what is busy
-    /// ends, a failure stays, and without a locality nothing runs.
+    /// The scripted TPM watches that there is one command at a time and that its size is right. Here: what is
+    /// busy ends, a failure stays, and without a locality nothing runs.
     #[test]
     fn survives_any_guest(
         acts in proptest::collection::vec(act(), 0..8),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the guest sees of its TPM: the Command Response Buffer interface ([`crb`]).
 //!
-//! The device knows registers and buffers. What a command means is the business of a [`TpmExecutor`], which the VMM
-//! hands in: a TPM on a thread, in another process, or a script in a test.
+//! The device knows registers and buffers. What a command means is the business of a [`TpmExecutor`], which
+//! the VMM hands in: a TPM on a thread, in another process, or a script in a test.
 
 pub mod crb;
 mod metrics;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A virtqueue as a device works it: strict about what the driver wrote, bounded in what it costs.
 //!
-//! `virtio_queue::Queue` does the ring arithmetic. This layer adds what virtio 1.2, 2.7 leaves to the device and
-//! what a hostile driver would otherwise get away with. A chain is copied out of guest memory once, as a
+//! `virtio_queue::Queue` does the ring arithmetic. This layer adds what virtio 1.2, 2.7 leaves to the device
+//! and what a hostile driver would otherwise get away with. A chain is copied out of guest memory once, as a
 //! [`Chain`] of readable and writable [`Segment`]s, and everything later works on the copy. Loops, dangling
 //! `next` indexes, nested or misshapen indirect tables, chains longer than the queue, readable buffers behind
 //! writable ones, available indexes that run ahead by more than the queue size and more chains in flight than
 //! the queue has descriptors all *break* the queue: it serves nothing more until the driver resets the device
-//! (DEVICE_NEEDS_RESET, 2.1.2), and one rate-limited line is logged. Buffer addresses are not checked here: an
-//! address outside RAM is an I/O error to some devices and a broken queue to others.
+//! (DEVICE_NEEDS_RESET, 2.1.2), and one rate-limited line is logged. Buffer addresses are not checked here:
+//! an address outside RAM is an I/O error to some devices and a broken queue to others.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -76,8 +76,8 @@ pub struct Segment {
     pub len: u32,
 }
 
-/// A descriptor chain, copied out of guest memory. Kept and refilled, so that popping does not allocate once it
-/// has grown to the queue size.
+/// A descriptor chain, copied out of guest memory. Kept and refilled, so that popping does not allocate once
+/// it has grown to the queue size.
 #[derive(Debug, Default)]
 pub struct Chain {
     /// Index of the first descriptor; identifies the chain in the used ring.
@@ -245,10 +245,10 @@ impl VirtQueue {
         self.interrupt.needs_reset();
     }
 
-    /// Serves the chains that are available, at most one queue's worth, with a device that finishes each at once.
-    /// `serve` returns the number of bytes it wrote, or `None` to leave the chain for later. Should more chains
-    /// be waiting at the end, the doorbell is rung again from here, so that a driver who never stops adding
-    /// chains cannot keep the worker from its other events. Never fails: errors break the queue.
+    /// Serves the chains that are available, at most one queue's worth, with a device that finishes each at
+    /// once. `serve` returns the number of bytes it wrote, or `None` to leave the chain for later. Should
+    /// more chains be waiting at the end, the doorbell is rung again from here, so that a driver who never
+    /// stops adding chains cannot keep the worker from its other events. Never fails: errors break the queue.
     pub fn serve<F>(&mut self, chain: &mut Chain, serve: F)
     where
         F: FnMut(&DeviceMemory, &Chain) -> Result<Option<u32>, QueueError>,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One thread with an event loop: the shape in which every virtio device runs.
 //!
-//! `activate` runs on a vCPU thread and must not wait, so it builds a [`Handler`] (queues, files, everything it
-//! needs), registers its event sources and hands it to a new [`Worker`]; `reset` stops the worker, which drops
-//! the handler on its own thread: what is in flight is waited for there. Nothing is shared between the two sides but the stop flag, so there is no lock
-//! that a vCPU could wait on while a device works.
+//! `activate` runs on a vCPU thread and must not wait, so it builds a [`Handler`] (queues, files, everything
+//! it needs), registers its event sources and hands it to a new [`Worker`]; `reset` stops the worker, which
+//! drops the handler on its own thread: what is in flight is waited for there. Nothing is shared between the
+//! two sides but the stop flag, so there is no lock that a vCPU could wait on while a device works.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -38,7 +38,8 @@ pub fn drain_event(fd: &EventFd) {
 pub trait Handler: Send + 'static {
     /// Descriptors to watch for input from the start, each with a token of the handler's choice.
     fn sources(&self) -> Vec<(RawFd, u32)>;
-    /// The source with `token` is readable. The source must be emptied or removed, or it reports again at once.
+    /// The source with `token` is readable. The source must be emptied or removed, or it reports again at
+    /// once.
     fn handle(&mut self, token: u32, sources: &mut Sources<'_, '_>);
 }
 

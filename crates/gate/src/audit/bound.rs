@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Events of bounded size: long texts, lists and tables are cut, and marked as cut.
 //!
-//! Messages come from clients, and reasons quote them. A line that is too long for the reader would keep the gate from starting, so the
-//! writer bounds every event.
+//! Messages come from clients, and reasons quote them. A line that is too long for the reader would keep the
+//! gate from starting, so the writer bounds every event.
 
 use std::io;
 
@@ -17,7 +17,8 @@ pub(super) const MAX_EVENT: usize = 32 << 10;
 const MAX_DEPTH: usize = 8;
 /// Members that identify an event's subject, kept even if nothing else fits.
 const NAMES: [&str; 8] = ["event", "client", "role", "vm", "session", "question", "protocol", "peer"];
-/// Length of texts, and number of elements of lists and tables: the first pair with which the event fits is used.
+/// Length of texts, and number of elements of lists and tables: the first pair with which the event fits is
+/// used.
 const LIMITS: [(usize, usize); 4] = [(16 << 10, 256), (1024, 64), (256, 16), (64, 8)];
 
 /// `event`, cut to [`MAX_EVENT`] bytes.

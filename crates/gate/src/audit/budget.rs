@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How much of the log a client may fill with denials.
 //!
-//! A denial grants nothing, so it may be omitted from the log: each client has so many bytes per second, and all clients together have
-//! another limit. Omitted denials are counted by client and code, and a line reports them within [`INTERVAL`]. Decisions that grant
-//! something are always written.
+//! A denial grants nothing, so it may be omitted from the log: each client has so many bytes per second, and
+//! all clients together have another limit. Omitted denials are counted by client and code, and a line
+//! reports them within [`INTERVAL`]. Decisions that grant something are always written.
 //!
-//! Clients, guests and addresses have separate limits: many addresses, or many guests of one client, use up nothing of what the clients
-//! have.
+//! Clients, guests and addresses have separate limits: many addresses, or many guests of one client, use up
+//! nothing of what the clients have.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -206,7 +206,8 @@ impl Budget {
         false
     }
 
-    /// Whether `origin` may send one more request, where all together may send `per_s`: one takes at most three quarters of them.
+    /// Whether `origin` may send one more request, where all together may send `per_s`: one takes at most
+    /// three quarters of them.
     pub fn may_ask(&self, origin: &Origin, per_s: u32, now: Instant) -> bool {
         let share = f64::from(per_s - per_s / 4);
         let rate = Rate { per_s: share, burst: share };

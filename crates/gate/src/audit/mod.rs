@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The audit log: every decision, in a hash chain.
 //!
-//! One JSON object per line: `v` (the format, 2), `seq`, `time`, `prev` (SHA-384 of the previous line without its line feed), and the event,
-//! whose size is bounded (`bound`). A line is on the disk before the decision leaves the gate; if it cannot be written, the decision is a
-//! denial. Every [`SIGN_EVERY`] lines, and when the log is opened, rotated and closed, a line has the gate's signature over itself, and so
-//! over the chain up to it: the log cannot be truncated or rewritten before that line without the gate's key.
+//! One JSON object per line: `v` (the format, 2), `seq`, `time`, `prev` (SHA-384 of the previous line without
+//! its line feed), and the event, whose size is bounded (`bound`). A line is on the disk before the decision
+//! leaves the gate; if it cannot be written, the decision is a denial. Every [`SIGN_EVERY`] lines, and when
+//! the log is opened, rotated and closed, a line has the gate's signature over itself, and so over the chain
+//! up to it: the log cannot be truncated or rewritten before that line without the gate's key.
 //!
-//! Lines of concurrent decisions share one write and one sync: a caller that finds no write in progress writes all lines that wait, while
-//! the next ones queue up. Either all lines of such a batch are on the disk, or none of its decisions leaves.
+//! Lines of concurrent decisions share one write and one sync: a caller that finds no write in progress
+//! writes all lines that wait, while the next ones queue up. Either all lines of such a batch are on the
+//! disk, or none of its decisions leaves.
 //!
-//! The file is locked by this process ([`crate::lock`]). Before and after each batch it is compared with what was written: a log that
-//! another process truncates, removes or appends to is not continued until an operator says how ([`rotate`]).
+//! The file is locked by this process ([`crate::lock`]). Before and after each batch it is compared with what
+//! was written: a log that another process truncates, removes or appends to is not continued until an
+//! operator says how ([`rotate`]).
 
 mod bound;
 pub mod budget;
@@ -178,8 +181,8 @@ impl End {
 }
 
 impl Audit {
-    /// Opens or creates the log at `path`, whose end is recorded in `tail`. If a crash has left an incomplete last line, it is removed, and
-    /// the next line says so.
+    /// Opens or creates the log at `path`, whose end is recorded in `tail`. If a crash has left an incomplete
+    /// last line, it is removed, and the next line says so.
     pub fn open(path: &Path, tail: &Path, signer: Signer) -> Result<Self, AuditError> {
         let failed = |source| FileError { what: "open", path: path.to_owned(), source };
         let tail = TailFile::new(tail);
@@ -223,8 +226,8 @@ impl Audit {
         }
     }
 
-    /// Reads the log at `path` and compares it with the record in `tail`, as [`Self::open`] does, and changes nothing. Returns the number of
-    /// lines. `own` is the gate's key.
+    /// Reads the log at `path` and compares it with the record in `tail`, as [`Self::open`] does, and changes
+    /// nothing. Returns the number of lines. `own` is the gate's key.
     pub fn check(path: &Path, tail: &Path, own: &VerdictKey) -> Result<u64, AuditError> {
         let remembered = TailFile::new(tail).read()?;
         match File::open(path) {
@@ -319,7 +322,8 @@ impl Audit {
     fn put(&self, chain: &mut Chain, text: &str, end: End) -> Result<(), AuditError> {
         let written = chain.file.write_all(text.as_bytes()).and_then(|()| chain.file.sync_data());
         if let Err(source) = written {
-            // The part that was written is not in the chain. If it cannot be removed, nothing more is written.
+            // The part that was written is not in the chain. If it cannot be removed, nothing more is
+            // written.
             let good = chain.end.len;
             chain.broken = chain.file.set_len(good).is_err().then_some(WriteFailure::Write);
             return Err(FileError { what: "write", path: self.path.clone(), source }.into());
@@ -345,7 +349,8 @@ impl Audit {
             chain.broken = Some(WriteFailure::Changed(own.len(), own.nlink()));
             return Ok(());
         }
-        // A file under another name loses nothing: a log rotation moves the file first and then tells the gate.
+        // A file under another name loses nothing: a log rotation moves the file first and then tells the
+        // gate.
         let named = std::fs::metadata(&self.path).is_ok_and(|named| lock::same_file(&named, &own));
         if !named && !chain.moved {
             tracing::warn!(
@@ -443,8 +448,9 @@ fn read_whole(
     }
 }
 
-/// How many lines another program has added to a log that the gate had closed, as far as `remembered` tells. A gate's own first line
-/// after that is signed; an older copy of the state folder is followed by such a line.
+/// How many lines another program has added to a log that the gate had closed, as far as `remembered` tells.
+/// A gate's own first line after that is signed; an older copy of the state folder is followed by such a
+/// line.
 fn appended(path: &Path, read: &Verification, remembered: Option<&Tail>) -> u64 {
     let Some(tail) = remembered.filter(|tail| tail.closed) else { return 0 };
     let lines = read.unsigned_after_mark;

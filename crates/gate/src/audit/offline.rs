@@ -25,12 +25,14 @@ const MAX_CANDIDATES: usize = 1000;
 /// The new file of a rotation.
 pub(crate) struct NewFile {
     pub(crate) file: File,
-    /// Its name until it gets the log's, which the old log has afterwards; `None` if it has the log's name already.
+    /// Its name until it gets the log's, which the old log has afterwards; `None` if it has the log's name
+    /// already.
     pub(crate) aside: Option<PathBuf>,
 }
 
 impl NewFile {
-    /// Creates it beside the log at `path`. If the log is empty, it is that file: a log rotation that has moved the log creates one.
+    /// Creates it beside the log at `path`. If the log is empty, it is that file: a log rotation that has
+    /// moved the log creates one.
     pub(crate) fn create(path: &Path) -> Result<Self, FileError> {
         let failed = |what, path: &Path, source| FileError { what, path: path.to_owned(), source };
         let mut options = OpenOptions::new();
@@ -146,7 +148,8 @@ pub(crate) fn rotate(
     let place = match from {
         From::Lost if complete => return Err(refused("it is complete, nothing is lost: omit --lost")),
         From::Lost => recorded.place(),
-        // The gate was stopped and the log moved since: nothing follows the recorded place, and the file that ends there is the log.
+        // The gate was stopped and the log moved since: nothing follows the recorded place, and the file that
+        // ends there is the log.
         From::Log if recorded.closed && new.aside.is_none() => match moved_log(path, &recorded.hash) {
             Some(moved) => {
                 tracing::info!(path = %moved.display(), "found the log under its new name");
@@ -188,8 +191,8 @@ pub(crate) fn rotate(
     Ok(lines)
 }
 
-/// Finds the file beside the log at `path` whose last line has this hash, which also covers all lines before it. Log rotations append to
-/// the log's name.
+/// Finds the file beside the log at `path` whose last line has this hash, which also covers all lines before
+/// it. Log rotations append to the log's name.
 fn moved_log(path: &Path, last: &str) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let entries = fs::read_dir(folder_of(path)).ok()?;

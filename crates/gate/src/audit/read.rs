@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reading the log: one file, or several that follow each other, of version 2 and of version 1.
 //!
-//! Version 1 has no member `v`; its signatures are over the hash of the previous line only. Version 2 signs the line itself: the signature
-//! is the last member, over the text without that member. A log may change from version 1 to 2, never back.
+//! Version 1 has no member `v`; its signatures are over the hash of the previous line only. Version 2 signs
+//! the line itself: the signature is the last member, over the text without that member. A log may change
+//! from version 1 to 2, never back.
 //!
-//! Both versions sign the first line after each opening and every [`SIGN_EVERY`]th after it. A log with longer runs of unsigned lines was
-//! not written by a gate: without this rule, a log could be rewritten without the key, leaving out all signatures.
+//! Both versions sign the first line after each opening and every [`SIGN_EVERY`]th after it. A log with
+//! longer runs of unsigned lines was not written by a gate: without this rule, a log could be rewritten
+//! without the key, leaving out all signatures.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -82,7 +84,8 @@ pub struct Verification {
     pub first: Place,
     /// Where the last file ends.
     pub end: Place,
-    /// Lines up to the last signed one, counted as [`Place::seq`]. Later lines could have been removed or rewritten unnoticed.
+    /// Lines up to the last signed one, counted as [`Place::seq`]. Later lines could have been removed or
+    /// rewritten unnoticed.
     pub signed: u64,
     /// Lines since the last one with a signature.
     unsigned: u64,
@@ -90,7 +93,8 @@ pub struct Verification {
     pub(super) new_format: bool,
     /// Lines that say that lines before them were lost, by number.
     pub lost: Vec<u64>,
-    /// Unsigned lines after a signed `close` line, by number: another program wrote them while the gate was stopped.
+    /// Unsigned lines after a signed `close` line, by number: another program wrote them while the gate was
+    /// stopped.
     pub appended: Vec<u64>,
     /// Whether the previous line was a `close`, or one of [`Self::appended`].
     closed: bool,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rotation: the log continues in a new file, whose first line has the hash of the last line of the old one.
 //!
-//! A gate in its sandbox can neither create nor rename files beside its log, so `cvmm-gate audit rotate` does (`offline`,
-//! [`crate::rotation`]): it creates the new file, passes it to the gate, or takes the locks itself if no gate is running, and exchanges the
-//! names while the chain is locked. The log always has its name. The same command is the way back when the log was truncated, moved or
-//! lost: the new file then continues from a copy, or says that lines are lost.
+//! A gate in its sandbox can neither create nor rename files beside its log, so `cvmm-gate audit rotate` does
+//! (`offline`, [`crate::rotation`]): it creates the new file, passes it to the gate, or takes the locks
+//! itself if no gate is running, and exchanges the names while the chain is locked. The log always has its
+//! name. The same command is the way back when the log was truncated, moved or lost: the new file then
+//! continues from a copy, or says that lines are lost.
 
 use std::fs::{self, File};
 
@@ -35,8 +36,8 @@ pub enum From {
 }
 
 impl Audit {
-    /// Continues the log in `file`, which is empty; `exchange` gives it the log's name. If it fails, the old file is unchanged, and the log
-    /// continues there.
+    /// Continues the log in `file`, which is empty; `exchange` gives it the log's name. If it fails, the old
+    /// file is unchanged, and the log continues there.
     pub fn rotate(
         &self,
         file: File,

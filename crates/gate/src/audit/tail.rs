@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The end of the log as recorded in the state folder: at the start, the gate notices a log that has become shorter, or is gone.
+//! The end of the log as recorded in the state folder: at the start, the gate notices a log that has become
+//! shorter, or is gone.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use crate::files::{self, FileError};
 
 const FORMAT: u32 = 1;
 const MAX_FILE: u64 = 1024;
-/// Time between two records while the gate serves. Only lines since the last one can be cut off unnoticed, and only while the gate is down.
+/// Time between two records while the gate serves. Only lines since the last one can be cut off unnoticed,
+/// and only while the gate is down.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The end of the log at some time, on the disk.

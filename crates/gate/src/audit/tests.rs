@@ -62,7 +62,8 @@ fn every_change_shows() {
     assert!(verify_one(&path, &Signer::load(&other).unwrap().public().unwrap()).is_err());
 }
 
-/// The lines behind `kept` as they can be written without the key: changed by `change`, in a chain, without signatures.
+/// The lines behind `kept` as they can be written without the key: changed by `change`, in a chain, without
+/// signatures.
 fn forged(kept: &str, lines: &str, change: impl Fn(&mut Map<String, Value>)) -> String {
     let (mut text, mut prev) = (kept.to_owned(), "0".repeat(96));
     if let Some(last) = kept.lines().last() {
@@ -139,7 +140,8 @@ fn lines_of_one_time_share_a_sync_and_keep_the_chain() {
     let (_folder, path, key) = log();
     let signer = || Signer::load(&key).unwrap();
     let audit = open(&path, signer()).unwrap();
-    // While the first batch is written, the others gather: with the chain held, it is not done before they are there.
+    // While the first batch is written, the others gather: with the chain held, it is not done before they
+    // are there.
     let held = audit.chain.lock().unwrap();
     std::thread::scope(|scope| {
         for number in 0..32 {

@@ -12,7 +12,8 @@ use super::{ExitStatus, owner, print, print_error};
 
 #[derive(Debug, Subcommand)]
 pub enum ArtifactCommand {
-    /// Copy firmware images and UKIs into the gate's folder and print their SHA-384; exit code 0, or 3 if the gate cannot use one of them
+    /// Copy firmware images and UKIs into the gate's folder and print their SHA-384; exit code 0, or 3 if the
+    /// gate cannot use one of them
     Import {
         /// Configuration file
         #[arg(long, short, value_name = "GATE.TOML")]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ownership of a gate's files. A command that root runs on the gate of another user would write files that this user cannot read: it is
-//! refused with the command to run instead.
+//! Ownership of a gate's files. A command that root runs on the gate of another user would write files that
+//! this user cannot read: it is refused with the command to run instead.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

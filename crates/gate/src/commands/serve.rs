@@ -14,7 +14,8 @@ use cvmm_gate::{control, sandbox};
 use super::{ExitStatus, owner};
 use crate::process;
 
-/// Threads that answer. Most of them wait for a batch of the audit log: the more there are, the fewer syncs are needed.
+/// Threads that answer. Most of them wait for a batch of the audit log: the more there are, the fewer syncs
+/// are needed.
 const MAX_BLOCKING_THREADS: usize = 64;
 
 pub fn run(config: &Path) -> Result<ExitStatus> {

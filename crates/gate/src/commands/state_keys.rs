@@ -20,8 +20,8 @@ use super::{ExitStatus, owner, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum StateKeysCommand {
-    /// Create what is missing of the store key, which encrypts VMs' keys, the authority that certifies their TPMs, and their folders;
-    /// `cvmm-gate init` does this too
+    /// Create what is missing of the store key, which encrypts VMs' keys, the authority that certifies their
+    /// TPMs, and their folders; `cvmm-gate init` does this too
     Init {
         /// Configuration file
         #[arg(long, short, value_name = "GATE.TOML")]
@@ -37,7 +37,8 @@ pub enum StateKeysCommand {
         #[arg(long, short, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Remove the record of a VM with its key, while the gate does not serve: its state file cannot be opened any more
+    /// Remove the record of a VM with its key, while the gate does not serve: its state file cannot be opened
+    /// any more
     Forget(Vm),
 }
 

@@ -56,7 +56,8 @@ impl Engine {
         self.verified(report, given.as_deref(), policy, now)
     }
 
-    /// The claims of a report that verifies with the certificate `given`, or without one, with a certificate from the store.
+    /// The claims of a report that verifies with the certificate `given`, or without one, with a certificate
+    /// from the store.
     pub(super) fn verified(
         &self,
         report: &[u8],

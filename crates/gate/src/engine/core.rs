@@ -168,7 +168,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Reads everything that `config` names, as [`Self::open`] does, and writes nothing: a running gate is not disturbed.
+    /// Reads everything that `config` names, as [`Self::open`] does, and writes nothing: a running gate is
+    /// not disturbed.
     pub fn check(config: &Config) -> Result<(), EngineError> {
         let keys = Keys::open(&config.keys, config.pkcs11.as_ref())?;
         Audit::check(&config.audit, &tail_path(&config.state), &keys.verdict.public()?)?;
@@ -184,7 +185,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Starts the threads that tokens need, inside the sandbox if there is one. Until then, one signature is made at a time.
+    /// Starts the threads that tokens need, inside the sandbox if there is one. Until then, one signature is
+    /// made at a time.
     pub fn start(&self) -> Result<(), EngineError> {
         Ok(self.keys.start()?)
     }
@@ -277,7 +279,8 @@ fn identity(keys: &Keys) -> Result<Identity, EngineError> {
         .map_err(|error| EngineError::Identity(error.to_string()))
 }
 
-/// Whether the policies that `[rcar]` names exist; a typing error would otherwise be found by the first guest.
+/// Whether the policies that `[rcar]` names exist; a typing error would otherwise be found by the first
+/// guest.
 pub(super) fn check_rcar(config: &RcarConfig, policies: &Policies) -> Result<(), EngineError> {
     if !policies.contains_key(&config.policy) {
         return Err(EngineError::RcarPolicy(config.policy.clone()));

@@ -16,7 +16,8 @@ enum Channel {
     Rcar { origin: Origin, peer: String },
 }
 
-/// A message, and what becomes known of its subject while it is decided: the audit log has all of it, also when the answer is a denial.
+/// A message, and what becomes known of its subject while it is decided: the audit log has all of it, also
+/// when the answer is a denial.
 #[derive(Debug)]
 pub(super) struct Exchange {
     /// Unix time; 0 as long as the clock is not trusted.

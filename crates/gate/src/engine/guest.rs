@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Attestation of a running guest.
 //!
-//! The VMM names the guest's VM and launch when it opens the channel; the guest can choose neither. A channel of a launch that is not the
-//! VM's latest is refused.
+//! The VMM names the guest's VM and launch when it opens the channel; the guest can choose neither. A channel
+//! of a launch that is not the VM's latest is refused.
 
 use std::time::{Duration, Instant};
 

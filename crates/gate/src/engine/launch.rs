@@ -40,8 +40,8 @@ pub(super) struct ApprovedLaunch {
 }
 
 impl Engine {
-    /// Appraises a launch by its manifest `text`, for which the VMM claims a digest. A client learns nothing about VMs that it may not ask
-    /// about.
+    /// Appraises a launch by its manifest `text`, for which the VMM claims a digest. A client learns nothing
+    /// about VMs that it may not ask about.
     pub(super) fn appraise_launch(
         &self,
         client: &Client,

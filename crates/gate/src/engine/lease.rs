@@ -6,8 +6,9 @@
 //!                          \------- TPM on record --------------->
 //! New --Resume--> Lease
 //! ```
-//! The host gets the keys before there is a guest: only its manifest has been appraised. An in-process TPM is the host's in any case, so
-//! this gives the host nothing more; what only the guest may have is not released here.
+//! The host gets the keys before there is a guest: only its manifest has been appraised. An in-process TPM is
+//! the host's in any case, so this gives the host nothing more; what only the guest may have is not released
+//! here.
 
 use std::time::Instant;
 
@@ -166,8 +167,8 @@ impl Engine {
         Ok(Response::Acknowledgement(Acknowledgement {}).into())
     }
 
-    /// The last checkpoint, whatever the rate. It is recorded before its line: from now on fewer changes are refused, even if the line
-    /// cannot be written.
+    /// The last checkpoint, whatever the rate. It is recorded before its line: from now on fewer changes are
+    /// refused, even if the line cannot be written.
     pub(super) fn end(&self, active: ActiveLease, checkpoint: &Checkpoint) -> Result<Outcome, Denial> {
         self.persistent()?.keys.end(active.lease, checkpoint.counter)?;
         Ok(Response::Acknowledgement(Acknowledgement {}).into())
@@ -209,7 +210,8 @@ impl Engine {
         Err(Code::GateRate.reason(message))
     }
 
-    /// Whether `policy` may admit a VM of this name: one with persistent state belongs to the policy that had it first.
+    /// Whether `policy` may admit a VM of this name: one with persistent state belongs to the policy that had
+    /// it first.
     pub(super) fn check_owner(&self, policy: &ActivePolicy, vm_id: &str) -> Result<(), Reason> {
         let Some(persistent) = &self.persistent else { return Ok(()) };
         let to = &policy.id.id;
@@ -224,7 +226,8 @@ impl Engine {
         self.policy(from).is_ok_and(|policy| policy.policy.release.hands_over(to))
     }
 
-    /// The TPM of a launch under `policy`: the one in its manifest, if that is on record and its lease has the VM now.
+    /// The TPM of a launch under `policy`: the one in its manifest, if that is on record and its lease has
+    /// the VM now.
     pub(super) fn tpm_of(&self, policy: &str, manifest: &Manifest) -> Result<Option<AdmittedTpm>, Denial> {
         let Some(vtpm) = &manifest.machine.vtpm else { return Ok(None) };
         let identity = match (&vtpm.identity, vtpm.state) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Decisions. A session is a state machine: its state says which messages may follow, and any other message ends it.
+//! Decisions. A session is a state machine: its state says which messages may follow, and any other message
+//! ends it.
 //!
 //! ```text
 //! New --Admit--> Launch --Evidence--> Over, with a ticket
@@ -7,8 +8,9 @@
 //! New --Prepare--> .. the lease of a VM with persistent state, see `lease` .. --End--> Over
 //! any --another message, or a denial--> Over, with reasons
 //! ```
-//! A session has one client, who may ask what its `[[client]]` covers. After GuestChannel a guest sends on the connection: from then on only
-//! the two messages of a guest are accepted, for the VM and the launch that the client named.
+//! A session has one client, who may ask what its `[[client]]` covers. After GuestChannel a guest sends on
+//! the connection: from then on only the two messages of a guest are accepted, for the VM and the launch that
+//! the client named.
 //!
 //! Nonces are generated here, belong to one session and are used up by the first answer to them.
 //!

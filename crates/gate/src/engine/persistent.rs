@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a gate needs for VMs with persistent state: their keys, their TPMs, and the authority that certifies these.
+//! What a gate needs for VMs with persistent state: their keys, their TPMs, and the authority that certifies
+//! these.
 
 use cvmm_reason::Reason;
 use thiserror::Error;

@@ -11,7 +11,8 @@ use crate::reasons::{Code, Denial};
 /// Bytes of the structure.
 const STATUS_LEN: usize = size_of::<PlatformStatus>();
 
-/// The platform as the policy sees it. The product follows from the virtual CPUs' signature, which is in the launch digest.
+/// The platform as the policy sees it. The product follows from the virtual CPUs' signature, which is in the
+/// launch digest.
 pub(super) fn facts(
     status: &[u8],
     cpu_signature: u32,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How often each VM may ask: guests through their channels, and checkpoints of VMs with persistent state. cvmm keeps to lower rates by
-//! itself; these hold for VMMs that do not.
+//! How often each VM may ask: guests through their channels, and checkpoints of VMs with persistent state.
+//! cvmm keeps to lower rates by itself; these hold for VMMs that do not.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

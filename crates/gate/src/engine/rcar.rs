@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Decisions in RCAR ([`crate::rcar`]): with the verifier, policies, clock and log of the gate's own protocol.
+//! Decisions in RCAR ([`crate::rcar`]): with the verifier, policies, clock and log of the gate's own
+//! protocol.
 //!
-//! What differs is which policy appraises whom. A guest that speaks RCAR does not name its VM: the configuration names the policy, and
-//! HOST_DATA identifies the VM if only admitted ones may ask. A resource needs more: its repository has to be released by name, by a policy
-//! that lists it and that has admitted the guest, and both policies are asked again when it is released. A report does not have all that a
-//! policy appraises before a launch, so an admission by another policy does not count.
+//! What differs is which policy appraises whom. A guest that speaks RCAR does not name its VM: the
+//! configuration names the policy, and HOST_DATA identifies the VM if only admitted ones may ask. A resource
+//! needs more: its repository has to be released by name, by a policy that lists it and that has admitted the
+//! guest, and both policies are asked again when it is released. A report does not have all that a policy
+//! appraises before a launch, so an admission by another policy does not count.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -136,7 +138,8 @@ impl Engine {
         let Some(rcar) = &self.rcar else {
             return error(NOT_FOUND, &[Code::RcarResource.reason("RCAR is not served")]);
         };
-        // Clients are not authenticated, and each answer is a line on the disk. What is over the limits is counted and not logged.
+        // Clients are not authenticated, and each answer is a line on the disk. What is over the limits is
+        // counted and not logged.
         if !self.budget.may_ask(origin, rcar.config.requests_per_s, began) || !rcar.take(began) {
             self.metrics.turned_away();
             let reason = Code::RcarBusy.reason("too many requests (rcar.requests_per_s); try again");
@@ -335,7 +338,8 @@ impl Engine {
         Ok(Grant { answer, event: Some(("released", details)), change: Change::None })
     }
 
-    /// Appraises a guest with these claims by the policy of this name, as it is now; says which VM it is, if only admitted ones may ask.
+    /// Appraises a guest with these claims by the policy of this name, as it is now; says which VM it is, if
+    /// only admitted ones may ask.
     fn rcar_appraise(
         &self,
         config: &Config,

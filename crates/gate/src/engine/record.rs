@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a decision to its answer: first its line is on the disk, then what it changes, and then the answer leaves. A decision whose line
-//! cannot be written changes nothing and is a denial.
+//! From a decision to its answer: first its line is on the disk, then what it changes, and then the answer
+//! leaves. A decision whose line cannot be written changes nothing and is a denial.
 
 use std::fs::File;
 use std::time::Instant;
@@ -23,8 +23,8 @@ use crate::store::vm_keys::Issue;
 const MAX_REASONS: usize = 32;
 const MAX_REASON: usize = 1024;
 
-/// What a decision changes once it is written down. Two things change before: a session's nonce is used up by any answer, and the last
-/// checkpoint of a lease is recorded, which only makes later checks stricter.
+/// What a decision changes once it is written down. Two things change before: a session's nonce is used up by
+/// any answer, and the last checkpoint of a lease is recorded, which only makes later checks stricter.
 #[derive(Debug)]
 pub(super) enum Change {
     /// Nothing.
@@ -67,13 +67,15 @@ impl From<Response> for Outcome {
 #[derive(Debug)]
 pub(super) struct Grant<A> {
     pub(super) answer: A,
-    /// What the log has: the event and its details. `None` for what changes nothing that later lines do not tell.
+    /// What the log has: the event and its details. `None` for what changes nothing that later lines do not
+    /// tell.
     pub(super) event: Option<(&'static str, Value)>,
     pub(super) change: Change,
 }
 
 impl Engine {
-    /// Writes a decision down and makes its change. Returns the answer that may leave, or the reasons of the denial that leaves instead.
+    /// Writes a decision down and makes its change. Returns the answer that may leave, or the reasons of the
+    /// denial that leaves instead.
     pub(super) fn record<A>(
         &self,
         exchange: &Exchange,
@@ -115,7 +117,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes a denial down, unless its client has used up its share of the log. Returns the reasons as they are sent.
+    /// Writes a denial down, unless its client has used up its share of the log. Returns the reasons as they
+    /// are sent.
     fn record_denial(&self, exchange: &Exchange, Denial(mut reasons): Denial) -> Vec<Reason> {
         reasons.truncate(MAX_REASONS);
         for Reason { message, .. } in &mut reasons {
@@ -173,7 +176,8 @@ impl Engine {
         }
     }
 
-    /// Continues the audit log in `file`, once `exchange` has given it its name. Returns the number of lines before it.
+    /// Continues the audit log in `file`, once `exchange` has given it its name. Returns the number of lines
+    /// before it.
     pub fn rotate_audit(
         &self,
         file: File,

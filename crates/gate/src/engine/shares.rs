@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Limits per client, so that one cannot take what the others need: launches in progress, launches per second (each is computed, signed
-//! and logged) and leases of VMs with persistent state. The gate's own user has no such limits.
+//! Limits per client, so that one cannot take what the others need: launches in progress, launches per second
+//! (each is computed, signed and logged) and leases of VMs with persistent state. The gate's own user has no
+//! such limits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,7 +56,8 @@ pub(super) struct ShareGuard {
 }
 
 impl Shares {
-    /// Begins a launch of `client` in a gate with so many `connections`: one client's launches take at most three quarters of them.
+    /// Begins a launch of `client` in a gate with so many `connections`: one client's launches take at most
+    /// three quarters of them.
     pub(super) fn begin_launch(
         &self,
         client: &Client,

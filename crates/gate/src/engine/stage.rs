@@ -21,7 +21,8 @@ pub(super) struct StageEvidence {
 }
 
 impl Engine {
-    /// Appraises the evidence of a first stage: its own report, over this session's nonce, the VM, the manifest and the stage's key.
+    /// Appraises the evidence of a first stage: its own report, over this session's nonce, the VM, the
+    /// manifest and the stage's key.
     pub(super) fn stage_evidence(
         &self,
         launch: &Launch,
@@ -47,7 +48,8 @@ impl Engine {
             id_key: Some(self.id_key),
         };
         let mut reasons = launch.policy.policy.appraise_claims(&claims, &expected, now);
-        // Whatever the policy allows to others: a first stage runs at VMPL 0, and the host cannot request its report.
+        // Whatever the policy allows to others: a first stage runs at VMPL 0, and the host cannot request its
+        // report.
         if claims.requester != Requester::Guest(0) {
             let message = "the report was not requested by software at VMPL 0 of the guest";
             reasons.push(Code::PolicyEvidence.reason(message));

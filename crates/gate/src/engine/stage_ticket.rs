@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tickets for first stages: signed with the verdict key, with the VM's secrets sealed to the stage's key (HPKE, RFC 9180, base mode with
-//! DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM).
+//! Tickets for first stages: signed with the verdict key, with the VM's secrets sealed to the stage's key
+//! (HPKE, RFC 9180, base mode with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM).
 
 use cvmm_first_stage::ticket::{Head, INFO, LABEL, MAGIC, TAG, VERSION, head_bytes_aad, sha384};
 use hpke::aead::AesGcm256;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The gate's private keys: files that only the gate's user can read, or keys in a token ([`pkcs11`]).
 //!
-//! `verdict.pem` signs tickets and the audit log, `id.pem` signs ID blocks, and the optional `author.pem` signs the ID key. All are P-384.
+//! `verdict.pem` signs tickets and the audit log, `id.pem` signs ID blocks, and the optional `author.pem`
+//! signs the ID key. All are P-384.
 
 pub mod pkcs11;
 
@@ -99,7 +100,8 @@ impl Signer {
             }
             Backend::Token(key) => {
                 let signature = key.sign(message)?;
-                // The token may have another key under this name, or a fault: what does not verify does not leave the gate.
+                // The token may have another key under this name, or a fault: what does not verify does not
+                // leave the gate.
                 let public = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key.point());
                 public.verify(message, &signature).map_err(|_| key.wrong_signature())?;
                 Ok(signature)

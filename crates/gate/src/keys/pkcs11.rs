@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Keys in a PKCS#11 token: they sign for the gate, which never sees them.
 //!
-//! A PKCS#11 session runs one call at a time, and a module may block for any time. So a few threads with a session each sign, and a caller
-//! waits for its signature no longer than `timeout_s`. A session that failed is opened again once per signature, so that a token that the
-//! module finds again signs again. A PIN that the token has refused is never presented again, since a few more attempts would lock it.
+//! A PKCS#11 session runs one call at a time, and a module may block for any time. So a few threads with a
+//! session each sign, and a caller waits for its signature no longer than `timeout_s`. A session that failed
+//! is opened again once per signature, so that a token that the module finds again signs again. A PIN that
+//! the token has refused is never presented again, since a few more attempts would lock it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -265,7 +266,8 @@ impl TokenKey {
         Ok(())
     }
 
-    /// Signs SHA-384 of `message`; returns R and S, 48 bytes each. The caller verifies them with [`Self::point`].
+    /// Signs SHA-384 of `message`; returns R and S, 48 bytes each. The caller verifies them with
+    /// [`Self::point`].
     pub(super) fn sign(&self, message: &[u8]) -> Result<[u8; 96], TokenError> {
         let Threads { jobs, first, timeout } = &*self.threads;
         let late = |_| TokenError::Timeout(*timeout);

@@ -21,7 +21,8 @@ pub struct Config {
     pub guests: Guests,
     /// Folder of resources: `REPO/TYPE/TAG`.
     pub resources: Option<PathBuf>,
-    /// For each repository, the policy that a guest also has to satisfy to get its resources. Other repositories are not released.
+    /// For each repository, the policy that a guest also has to satisfy to get its resources. Other
+    /// repositories are not released.
     #[serde(default)]
     pub release: BTreeMap<String, String>,
     /// Seconds from a challenge to the end of its session.

@@ -4,9 +4,10 @@
 //! ```text
 //! {"attestation_report": REPORT, "cert_chain": null | [{"cert_type": "VCEK", "data": [48, 130, ...]}, ...]}
 //! ```
-//! REPORT is base64 of the 1184 bytes, or, from Trustee's guest components, the serde form of the `sev` crate's `AttestationReport`:
-//! its fields, with each TCB in parts. Such a report is encoded again into the bytes that were signed. What that form cannot express (a
-//! reserved byte that is not zero) is lost, and the signature does not verify then: only bytes are ever verified.
+//! REPORT is base64 of the 1184 bytes, or, from Trustee's guest components, the serde form of the `sev`
+//! crate's `AttestationReport`: its fields, with each TCB in parts. Such a report is encoded again into the
+//! bytes that were signed. What that form cannot express (a reserved byte that is not zero) is lost, and the
+//! signature does not verify then: only bytes are ever verified.
 
 use std::borrow::Cow;
 
@@ -72,7 +73,8 @@ impl Evidence {
         Ok(Self { report, certificates })
     }
 
-    /// The certificate of the key that signed the report, if it is in the chain: DER or PEM, as the host has it.
+    /// The certificate of the key that signed the report, if it is in the chain: DER or PEM, as the host has
+    /// it.
     pub fn vek(&self, hint: &Hint) -> Result<Option<Cow<'_, [u8]>>, String> {
         let name = match hint.signing_key {
             SigningKey::Vcek => "VCEK",

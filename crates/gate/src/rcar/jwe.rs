@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A resource for one key: JWE (RFC 7516) in flattened JSON, A256GCM, the content's key wrapped by ECDH-ES+A256KW (P-256, P-521) or
-//! RSA-OAEP-256 (RFC 7518).
+//! A resource for one key: JWE (RFC 7516) in flattened JSON, A256GCM, the content's key wrapped by
+//! ECDH-ES+A256KW (P-256, P-521) or RSA-OAEP-256 (RFC 7518).
 
 use std::fmt;
 
@@ -158,7 +158,8 @@ pub struct Jwe {
     pub tag: String,
 }
 
-/// The protected header. Trustee's client encodes it again to authenticate it: `alg`, `enc`, then the rest by name.
+/// The protected header. Trustee's client encodes it again to authenticate it: `alg`, `enc`, then the rest by
+/// name.
 #[derive(Serialize)]
 struct Header<'a> {
     alg: &'a str,
@@ -240,8 +241,8 @@ fn agree(curve: Curve, point: &[u8], key: &[u8; 32]) -> Result<(Epk, Vec<u8>), S
     Ok((epk, wrapped))
 }
 
-/// The Concat KDF (NIST SP 800-56A, 5.8.1) for 256 bits, which is one round of SHA-256: a counter, the secret, the algorithm's name, empty
-/// PartyUInfo and PartyVInfo, and the length in bits.
+/// The Concat KDF (NIST SP 800-56A, 5.8.1) for 256 bits, which is one round of SHA-256: a counter, the
+/// secret, the algorithm's name, empty PartyUInfo and PartyVInfo, and the length in bits.
 fn concat_kdf(secret: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut context = Context::new(&SHA256);
     context.update(&1_u32.to_be_bytes());

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Trustee's protocol (RCAR: request, challenge, attestation, response), for guests whose software does not speak the gate's own.
+//! Trustee's protocol (RCAR: request, challenge, attestation, response), for guests whose software does not
+//! speak the gate's own.
 //!
 //! ```text
 //!  guest                                          gate
@@ -16,11 +17,12 @@
 //!   │ JWE, to the key that the report is bound to   │
 //!   │◀──────────────────────────────────────────────┤
 //! ```
-//! The report is bound to the nonce and to the guest's key by its REPORT_DATA ([`wire::RuntimeData`]). Evidence that comes as a parsed
-//! structure is first encoded again into the bytes that were signed ([`evidence`]): whatever was lost or changed on the way makes the
-//! signature invalid.
+//! The report is bound to the nonce and to the guest's key by its REPORT_DATA ([`wire::RuntimeData`]).
+//! Evidence that comes as a parsed structure is first encoded again into the bytes that were signed
+//! ([`evidence`]): whatever was lost or changed on the way makes the signature invalid.
 //!
-//! This module has the protocol's formats and its sessions. The engine decides ([`crate::engine::Engine`]), the server does the HTTP.
+//! This module has the protocol's formats and its sessions. The engine decides ([`crate::engine::Engine`]),
+//! the server does the HTTP.
 
 pub mod config;
 pub mod evidence;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sessions in bounded memory: when all slots are in use, a new session evicts the oldest unanswered challenge. Attested sessions are not
-//! evicted; they end soon.
+//! Sessions in bounded memory: when all slots are in use, a new session evicts the oldest unanswered
+//! challenge. Attested sessions are not evicted; they end soon.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;

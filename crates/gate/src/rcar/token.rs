@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tokens: EARs in the dialect that Trustee writes and reads (version 0.5 of the `ear` crate), signed with ES256, which its tools verify.
-//! The gate's own tickets have the names of draft-04 (`cvmm_gate_protocol::ticket`).
+//! Tokens: EARs in the dialect that Trustee writes and reads (version 0.5 of the `ear` crate), signed with
+//! ES256, which its tools verify. The gate's own tickets have the names of draft-04
+//! (`cvmm_gate_protocol::ticket`).
 
 use std::fmt;
 use std::path::Path;

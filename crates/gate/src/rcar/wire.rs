@@ -153,8 +153,8 @@ pub struct RsaKey {
     pub n: String,
 }
 
-/// The document that is hashed, with its members in the order of RFC 8785. It has strings only, which serde_json writes as RFC 8785
-/// requires.
+/// The document that is hashed, with its members in the order of RFC 8785. It has strings only, which
+/// serde_json writes as RFC 8785 requires.
 #[derive(Serialize)]
 struct HashedDocument<'a> {
     #[serde(rename = "additional-evidence")]

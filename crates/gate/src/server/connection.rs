@@ -26,7 +26,8 @@ impl Session {
     }
 }
 
-/// Serves `session` on `stream` until its session is over, it is evicted, or `stop` is true and no launch is in progress.
+/// Serves `session` on `stream` until its session is over, it is evicted, or `stop` is true and no launch is
+/// in progress.
 pub(super) async fn serve(
     engine: Arc<Engine>,
     mut session: Session,

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections over TLS: a handshake with a time limit, a client that may ask, and then a session like any other.
+//! Connections over TLS: a handshake with a time limit, a client that may ask, and then a session like any
+//! other.
 //!
-//! A client whose certificate is not accepted is told by TLS (an alert), one whose name has no `[[client]]` by a denial. In both cases
-//! the connection is read to its end before it is closed: TCP discards what was sent to a peer whose data is not read.
+//! A client whose certificate is not accepted is told by TLS (an alert), one whose name has no `[[client]]`
+//! by a denial. In both cases the connection is read to its end before it is closed: TCP discards what was
+//! sent to a peer whose data is not read.
 //!
-//! A peer that has not completed its handshake has not shown who it is. It has a slot among handshakes only, and takes none of those of
-//! clients before it has.
+//! A peer that has not completed its handshake has not shown who it is. It has a slot among handshakes only,
+//! and takes none of those of clients before it has.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -126,7 +128,8 @@ pub(super) struct Context {
     pub(super) slots: Arc<ConnectionSlots>,
 }
 
-/// Serves `stream` as long as [`connection::serve`] would. `handshake` is a slot for the time until the client has shown who it is.
+/// Serves `stream` as long as [`connection::serve`] would. `handshake` is a slot for the time until the
+/// client has shown who it is.
 pub(super) async fn connection(
     engine: Arc<Engine>,
     Context { tls, clients, slots }: Context,

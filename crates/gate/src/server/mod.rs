@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The sockets: who may connect, how many, and how long they may be silent.
 //!
-//! A connection is a session. Its messages are answered one after the other on a pool of threads, since an answer takes a signature and a
-//! write to the disk. Silent connections, however many, keep no client out (module `slots`).
+//! A connection is a session. Its messages are answered one after the other on a pool of threads, since an
+//! answer takes a signature and a write to the disk. Silent connections, however many, keep no client out
+//! (module `slots`).
 
 mod connection;
 mod handshake;

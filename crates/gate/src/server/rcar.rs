@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! RCAR over HTTP. Clients are not authenticated, so connections, their time, their requests and the memory of those are all limited:
-//! when all slots are in use, a new connection evicts the one that has waited longest for its client, never one whose request is being
-//! answered.
+//! RCAR over HTTP. Clients are not authenticated, so connections, their time, their requests and the memory
+//! of those are all limited: when all slots are in use, a new connection evicts the one that has waited
+//! longest for its client, never one whose request is being answered.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

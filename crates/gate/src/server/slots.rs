@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Admission control: there are so many slots for connections. When all are in use, a new connection evicts the one with the lowest
-//! priority, and of those the one that was active least recently.
+//! Admission control: there are so many slots for connections. When all are in use, a new connection evicts
+//! the one with the lowest priority, and of those the one that was active least recently.
 //!
-//! A connection that was made less than [`GRACE`] ago has had no time to send anything, and guests are evicted before it: otherwise two
-//! that arrive at once would evict each other, and then launches. Approved launches are never evicted: their guests would be lost, and
-//! their slots are free again within seconds.
+//! A connection that was made less than [`GRACE`] ago has had no time to send anything, and guests are
+//! evicted before it: otherwise two that arrive at once would evict each other, and then launches. Approved
+//! launches are never evicted: their guests would be lost, and their slots are free again within seconds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,7 +71,8 @@ impl ConnectionSlots {
         Arc::new(Self { max, grace, state: Mutex::default() })
     }
 
-    /// Takes a slot; `None` if launches use all of them. The second value is whether another connection was evicted.
+    /// Takes a slot; `None` if launches use all of them. The second value is whether another connection was
+    /// evicted.
     pub(super) fn take(self: &Arc<Self>) -> Option<(SlotGuard, bool)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let full = state.used.len() >= self.max;
@@ -114,7 +115,8 @@ impl State {
 }
 
 impl SlotGuard {
-    /// Marks the connection as active now, with this priority from now on. False if it was evicted. A lease gives its slot back.
+    /// Marks the connection as active now, with this priority from now on. False if it was evicted. A lease
+    /// gives its slot back.
     pub(super) fn touch(&mut self, priority: Priority) -> bool {
         let mut state = self.slots.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.order.0 == Priority::Lease {

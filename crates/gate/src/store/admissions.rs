@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Admissions: what the report of a running guest is compared with.
 //!
-//! One file per VM and policy, `VM@POLICY.json`, replaced when the VM is admitted again: reports of earlier launches are refused then. The
-//! host chooses a VM's name and policy, so an admission under another policy belongs to a different VM.
+//! One file per VM and policy, `VM@POLICY.json`, replaced when the VM is admitted again: reports of earlier
+//! launches are refused then. The host chooses a VM's name and policy, so an admission under another policy
+//! belongs to a different VM.
 //!
-//! Earlier gates wrote `VM.json`, with the policy in the record only. Such a file is used until there is a new one for its policy.
+//! Earlier gates wrote `VM.json`, with the policy in the record only. Such a file is used until there is a
+//! new one for its policy.
 //!
-//! The files are not synced, which would take as long as the rest of the decision. The next sync of the audit log makes the renaming
-//! durable too on ext4 and XFS: a power failure leaves the new record or an empty one, and no guest's report agrees with an empty one.
+//! The files are not synced, which would take as long as the rest of the decision. The next sync of the audit
+//! log makes the renaming durable too on ext4 and XFS: a power failure leaves the new record or an empty one,
+//! and no guest's report agrees with an empty one.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -109,7 +112,8 @@ impl Admissions {
         Ok(self.folder.join(format!("{vm_id}@{policy}.json")))
     }
 
-    /// Whether the admission of a VM under `policy` could be recorded. `new` may refuse a record that does not exist yet, by its name.
+    /// Whether the admission of a VM under `policy` could be recorded. `new` may refuse a record that does
+    /// not exist yet, by its name.
     pub fn check_put(
         &self,
         policy: &str,

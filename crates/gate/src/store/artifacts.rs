@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Launch digests, which the gate computes from its own files.
 //!
-//! The VMM names the files that it launches by their hashes. The gate has the same files in a folder, named by their hashes, and accepts
-//! only digests that it has computed. A file is hashed whole before any of it is used, and never held in memory whole: what is measured
-//! afterwards is compared, chunk by chunk, with what was hashed ([`Blob::open_verified`]), since files can change while they are read.
+//! The VMM names the files that it launches by their hashes. The gate has the same files in a folder, named
+//! by their hashes, and accepts only digests that it has computed. A file is hashed whole before any of it is
+//! used, and never held in memory whole: what is measured afterwards is compared, chunk by chunk, with what
+//! was hashed ([`Blob::open_verified`]), since files can change while they are read.
 //!
-//! Results are cached, since the same guest is launched often. Concurrent requests for one launch share a computation; a few are computed
-//! at a time, and the number of requests that wait is limited.
+//! Results are cached, since the same guest is launched often. Concurrent requests for one launch share a
+//! computation; a few are computed at a time, and the number of requests that wait is limited.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
@@ -63,7 +64,8 @@ pub struct Artifacts {
     done: Condvar,
 }
 
-/// Identifies a launch by what its digest depends on: SHA-384 of the manifest's part without the guest policy.
+/// Identifies a launch by what its digest depends on: SHA-384 of the manifest's part without the guest
+/// policy.
 type Key = Digest;
 
 /// The result of a computation, for the requests that wait for it.
@@ -96,7 +98,8 @@ impl State {
 }
 
 impl Artifacts {
-    /// The files in `folder`, each named by its SHA-384. First stages accept tickets signed with `verdict_key`.
+    /// The files in `folder`, each named by its SHA-384. First stages accept tickets signed with
+    /// `verdict_key`.
     #[must_use]
     pub fn new(folder: &Path, verdict_key: &VerdictKey) -> Self {
         Self {
@@ -304,7 +307,8 @@ pub enum ArtifactError {
 const WANTED: &str = "the gate computes launch digests from firmware images with SEV metadata (OVMF.amdsev.fd) and unified kernel images \
                       (ukify); of kernels and initrds of the \"hashes\" profile it needs the hashes only";
 
-/// Refuses a file that is neither a firmware image nor a UKI that a launch digest can be computed from, and says what it is.
+/// Refuses a file that is neither a firmware image nor a UKI that a launch digest can be computed from, and
+/// says what it is.
 fn recognise(path: &Path, blob: Blob) -> Result<(), ArtifactError> {
     let wrong = |found: String| Err(ArtifactError::Kind { path: path.to_owned(), found });
     // Errors name the copy that is read.

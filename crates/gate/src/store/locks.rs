@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Locks by name: what belongs to one VM is changed by one thread at a time, and other VMs do not wait for it.
+//! Locks by name: what belongs to one VM is changed by one thread at a time, and other VMs do not wait for
+//! it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

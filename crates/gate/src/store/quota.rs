@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many records of a folder in `state` each client has added. A folder holds 65,536 records; without this, one client could use them
-//! all up with names of VMs that it makes up.
+//! How many records of a folder in `state` each client has added. A folder holds 65,536 records; without
+//! this, one client could use them all up with names of VMs that it makes up.
 //!
-//! The records themselves do not say which client they are for, and a VM may move from one host to another. So who added a record is kept
-//! beside the folder, a JSON line per record. The file is only bookkeeping: if it is lost, older records count for no client.
+//! The records themselves do not say which client they are for, and a VM may move from one host to another.
+//! So who added a record is kept beside the folder, a JSON line per record. The file is only bookkeeping: if
+//! it is lost, older records count for no client.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
@@ -21,8 +22,8 @@ use crate::reasons::{Code, state_error};
 
 /// Records that a folder holds.
 pub(crate) const MAX_RECORDS: usize = 65_536;
-/// Longest file: a line has a client's name (256 bytes) and a record's (129 bytes). Names of removed records stay until the gate starts
-/// again or a client reaches its limit, hence twice.
+/// Longest file: a line has a client's name (256 bytes) and a record's (129 bytes). Names of removed records
+/// stay until the gate starts again or a client reaches its limit, hence twice.
 const MAX_FILE: u64 = 2 * 512 * MAX_RECORDS as u64;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,8 +84,8 @@ impl RecordQuota {
         lines.flatten().collect()
     }
 
-    /// Counts the new record `record` for `client`, which may have added `max`. A record that is not written in the end is not counted
-    /// any more once the limit is reached.
+    /// Counts the new record `record` for `client`, which may have added `max`. A record that is not written
+    /// in the end is not counted any more once the limit is reached.
     pub(crate) fn add(&self, client: &Client, record: &str, max: usize) -> Result<(), Reason> {
         if client.is_own() {
             return Ok(());

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Secrets for guests: a folder per policy and VM, with a file per secret, named by the GUID under which the guest finds it.
+//! Secrets for guests: a folder per policy and VM, with a file per secret, named by the GUID under which the
+//! guest finds it.
 //!
 //! ```text
 //! SECRETS/POLICY/VM/736869e5-84f0-4973-92ec-06879ce3da0b
 //! ```
-//! The host chooses a VM's name, so a secret belongs to a policy, which lists it ([`Release::secrets`]): only guests of that policy are
-//! given it. A guest's kernel shows them in securityfs (`coco/GUID`). They leave the gate sealed to the key of an admitted guest's first
-//! stage only.
+//! The host chooses a VM's name, so a secret belongs to a policy, which lists it ([`Release::secrets`]): only
+//! guests of that policy are given it. A guest's kernel shows them in securityfs (`coco/GUID`). They leave
+//! the gate sealed to the key of an admitted guest's first stage only.
 
 use std::path::{Path, PathBuf};
 
@@ -68,7 +69,8 @@ impl Secrets {
         Ok(Self(Some(folder.to_owned())))
     }
 
-    /// The table of the secrets of a VM under `policy`, as far as `release` of that policy lists them; empty if there are none.
+    /// The table of the secrets of a VM under `policy`, as far as `release` of that policy lists them; empty
+    /// if there are none.
     pub fn table(&self, policy: &str, release: &Release, vm_id: &str) -> Result<Zeroizing<Vec<u8>>, Reason> {
         let none = Zeroizing::new(Vec::new());
         let Some(folder) = self.0.as_ref().filter(|_| is_name(vm_id) && is_name(policy)) else {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The TPMs of VMs with persistent state: once certified, a VM's TPM stays the same as long as the VM has its key.
+//! The TPMs of VMs with persistent state: once certified, a VM's TPM stays the same as long as the VM has its
+//! key.
 //!
 //! One file per VM. `cvmm-gate state-keys forget` removes it with the key.
 

@@ -1,24 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The keys of VMs' state files, and the epochs that tell a file from an older copy of it.
 //!
-//! A VM's key is random and generated when the VM first asks. Its record has the key wrapped by the gate's store key (AES-256-GCM; the
-//! rest of the record is the additional data) and three numbers that only increase: `issued`, the last epoch that was given out;
-//! `confirmed`, the last epoch that its VM has reported to be in its file; `counter`, the changes to the file up to the last checkpoint.
+//! A VM's key is random and generated when the VM first asks. Its record has the key wrapped by the gate's
+//! store key (AES-256-GCM; the rest of the record is the additional data) and three numbers that only
+//! increase: `issued`, the last epoch that was given out; `confirmed`, the last epoch that its VM has
+//! reported to be in its file; `counter`, the changes to the file up to the last checkpoint.
 //!
 //! ```text
 //! release     gives the key, the epochs that the file may have (confirmed ..= issued), and epoch issued + 1 for this lease
 //! confirm     this lease's epoch is in the file; only of the latest release
 //! checkpoint  the file has had so many changes; only of the latest release
 //! ```
-//! Each is on the disk before it returns. A guest runs only after `confirm`: a file whose epoch was issued and never confirmed has the
-//! content of the confirmed one, and a start that is interrupted, however often, leaves a file that the next one accepts. A file from
-//! before `confirmed` is older than something that its guest did, and is refused.
+//! Each is on the disk before it returns. A guest runs only after `confirm`: a file whose epoch was issued
+//! and never confirmed has the content of the confirmed one, and a start that is interrupted, however often,
+//! leaves a file that the next one accepts. A file from before `confirmed` is older than something that its
+//! guest did, and is refused.
 //!
-//! A VM has one lease at a time: until it ends, or the holder of its [`Lease`] is gone, the next release is refused. Leases do not
-//! outlive the gate. If the gate is restarted while a VM runs, and a copy of the VM is started, the release supersedes the first lease:
-//! its checkpoints are refused from then on, so it has to stop, and its later writes to its file are never accepted.
+//! A VM has one lease at a time: until it ends, or the holder of its [`Lease`] is gone, the next release is
+//! refused. Leases do not outlive the gate. If the gate is restarted while a VM runs, and a copy of the VM is
+//! started, the release supersedes the first lease: its checkpoints are refused from then on, so it has to
+//! stop, and its later writes to its file are never accepted.
 //!
-//! Records of different VMs are read and written at the same time (`NameLocks`): a checkpoint waits for two syncs of the disk.
+//! Records of different VMs are read and written at the same time (`NameLocks`): a checkpoint waits for two
+//! syncs of the disk.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -388,9 +392,9 @@ impl VmKeys {
         Ok(release)
     }
 
-    /// Reserves a VM for a lease under `policy`, and reads its key. A VM without one gets one, unless `new` refuses it; a VM that belongs
-    /// to another policy stays with that, unless `hands_over` says that it is handed over. Nothing changes on the disk before
-    /// [`Self::issue`].
+    /// Reserves a VM for a lease under `policy`, and reads its key. A VM without one gets one, unless `new`
+    /// refuses it; a VM that belongs to another policy stays with that, unless `hands_over` says that it is
+    /// handed over. Nothing changes on the disk before [`Self::issue`].
     pub fn reserve(
         &self,
         vm_id: &str,
@@ -478,7 +482,8 @@ impl VmKeys {
         }
     }
 
-    /// The file of this lease has its epoch, durably: the guest may run, and older files are refused from now on.
+    /// The file of this lease has its epoch, durably: the guest may run, and older files are refused from now
+    /// on.
     pub fn confirm(&self, vm_id: &str, epoch: u64) -> Result<(), Reason> {
         let _guard = self.lock(vm_id);
         let (mut record, keys) = self.existing(vm_id)?;
@@ -509,8 +514,8 @@ impl VmKeys {
         self.write(&mut record, &keys)
     }
 
-    /// Resumes a lease whose connection was lost, if it is the latest, confirmed, and the VM has no other. `proves` is whether the proof
-    /// was made with this key.
+    /// Resumes a lease whose connection was lost, if it is the latest, confirmed, and the VM has no other.
+    /// `proves` is whether the proof was made with this key.
     pub fn resume(&self, vm_id: &str, epoch: u64, proves: impl Fn(&VmKey) -> bool) -> Result<Lease, Reason> {
         let _guard = self.lock(vm_id);
         let (record, keys) = self.existing(vm_id)?;
@@ -540,8 +545,8 @@ impl VmKeys {
         self.checkpoint(&lease.vm_id, lease.epoch, counter)
     }
 
-    /// Begins a change of a VM's key, or continues one: returns the old and the new key. Until [`finish_rekey`](Self::finish_rekey) a
-    /// release gives both, for a file that has either.
+    /// Begins a change of a VM's key, or continues one: returns the old and the new key. Until
+    /// [`finish_rekey`](Self::finish_rekey) a release gives both, for a file that has either.
     pub fn begin_rekey(&self, vm_id: &str) -> Result<(VmKey, VmKey), Reason> {
         let _guard = self.lock(vm_id);
         let (mut record, mut keys) = self.existing(vm_id)?;

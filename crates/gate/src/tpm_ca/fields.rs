@@ -82,7 +82,8 @@ pub(super) fn extended_key_usage(purpose: ObjectIdentifier) -> Result<Extension,
     extension(false, &ExtendedKeyUsage(vec![purpose]))
 }
 
-/// subjectAltName of an endorsement key (EK credential profile, 3.1.2), which describes the TPM. Critical, since the subject is empty.
+/// subjectAltName of an endorsement key (EK credential profile, 3.1.2), which describes the TPM. Critical,
+/// since the subject is empty.
 pub(super) fn tpm_description() -> Result<Extension, CaError> {
     alternative(true, tpm()?)
 }

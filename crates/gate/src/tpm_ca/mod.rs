@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Certificates of guests' TPMs: for their endorsement keys, their attestation key, and the platform.
 //!
-//! The gate takes the place of the manufacturer's authority. It has verified that the keys belong to one TPM (TPM2_ActivateCredential), but
-//! not where that TPM is: these TPMs are software on the host's side of the boundary, and the attestation key's certificate says so. HOST_DATA
-//! binds a TPM to an SNP guest, not a certificate.
+//! The gate takes the place of the manufacturer's authority. It has verified that the keys belong to one TPM
+//! (TPM2_ActivateCredential), but not where that TPM is: these TPMs are software on the host's side of the
+//! boundary, and the attestation key's certificate says so. HOST_DATA binds a TPM to an SNP guest, not a
+//! certificate.
 
 mod fields;
 mod oids;
@@ -156,7 +157,8 @@ impl TpmCa {
         Ok(TpmCertificates { ek_rsa: ek_rsa.to_der()?, ek_ecc: ek_ecc.to_der()?, ak: ak.to_der()?, platform })
     }
 
-    /// According to the TCG's EK credential profile (3.2): an empty subject, and the TPM in the alternative name.
+    /// According to the TCG's EK credential profile (3.2): an empty subject, and the TPM in the alternative
+    /// name.
     fn endorsement(&self, key: &PublicKey<'_>, usage: KeyUsages, now: i64) -> Result<Certificate, CaError> {
         let extensions = vec![
             fields::extension(true, &KeyUsage(usage.into()))?,
@@ -207,7 +209,8 @@ fn certificate(
     Ok(Certificate { tbs_certificate, signature_algorithm: algorithm(), signature })
 }
 
-/// From some seconds before now, without a well-defined end (RFC 5280, 4.1.2.5): a TPM keeps its keys as long as its VM exists.
+/// From some seconds before now, without a well-defined end (RFC 5280, 4.1.2.5): a TPM keeps its keys as long
+/// as its VM exists.
 fn validity(now: i64) -> Result<(GeneralizedTime, GeneralizedTime), CaError> {
     let from = Duration::from_secs(u64::try_from(now.saturating_sub(BEFORE)).unwrap_or(0));
     let to = DateTime::new(9999, 12, 31, 23, 59, 59)?;

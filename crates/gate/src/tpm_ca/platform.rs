@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The platform's attribute certificate (RFC 5755; TCG Platform Certificate Profile 1.1): the machine that a TPM is in.
+//! The platform's attribute certificate (RFC 5755; TCG Platform Certificate Profile 1.1): the machine that a
+//! TPM is in.
 
 use der::asn1::{BitString, GeneralizedTime, OctetString};
 use der::{Encode, Sequence};

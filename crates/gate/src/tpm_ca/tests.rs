@@ -12,7 +12,8 @@ fn ca() -> (tempfile::TempDir, TpmCa) {
     (folder, ca)
 }
 
-/// A TPM's keys that verify as keys, two points of P-384 and a modulus of 2048 bits, certified; the same ones in the same folder.
+/// A TPM's keys that verify as keys, two points of P-384 and a modulus of 2048 bits, certified; the same ones
+/// in the same folder.
 fn certify(folder: &tempfile::TempDir, ca: &TpmCa) -> TpmCertificates {
     let key = |name: &str| {
         let path = folder.path().join(name);

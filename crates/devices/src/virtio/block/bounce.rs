@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Direct I/O with buffers that are not aligned for it: by way of one aligned buffer, piece by piece.
 //!
-//! Drivers align their buffers to blocks, so this is rare and simple: it runs on the queue's worker, one request
-//! at a time, which also bounds its memory to [`PIECE`] bytes per queue.
+//! Drivers align their buffers to blocks, so this is rare and simple: it runs on the queue's worker, one
+//! request at a time, which also bounds its memory to [`PIECE`] bytes per queue.
 
 use std::io;
 use std::os::unix::fs::FileExt;

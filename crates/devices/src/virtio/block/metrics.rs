@@ -9,7 +9,8 @@ use cvmm_metrics::{Inspect, View, counters};
 use super::engine::EngineKind;
 
 counters! {
-    /// Of one queue of a disk. Its worker is the only one that adds. Requests are counted when they are answered.
+    /// Of one queue of a disk. Its worker is the only one that adds. Requests are counted when they are
+    /// answered.
     pub struct BlockQueueMetrics {
         /// Reads.
         reads,

@@ -6,10 +6,10 @@
 //!            (one worker thread per queue)
 //! ```
 //!
-//! Data moves between the file and guest memory without a copy, except for buffers that direct I/O cannot take.
-//! Offered: SEG_MAX, BLK_SIZE, TOPOLOGY, FLUSH, MQ, and RO or DISCARD and WRITE_ZEROES. A driver that does not
-//! accept FLUSH cannot ask for durability, so each of its writes is made durable (5.2.6.2). In cache mode
-//! `unsafe` nothing is ever made durable; a crash of the *host* may then lose or tear anything.
+//! Data moves between the file and guest memory without a copy, except for buffers that direct I/O cannot
+//! take. Offered: SEG_MAX, BLK_SIZE, TOPOLOGY, FLUSH, MQ, and RO or DISCARD and WRITE_ZEROES. A driver that
+//! does not accept FLUSH cannot ask for durability, so each of its writes is made durable (5.2.6.2). In cache
+//! mode `unsafe` nothing is ever made durable; a crash of the *host* may then lose or tear anything.
 
 mod bounce;
 mod device;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One disk operation as a sequence of system calls that any engine can make.
 //!
-//! An [`Op`] says which call comes next ([`Op::step`]) and learns how it went ([`Op::complete`]): short transfers
-//! are continued, a file system that cannot zero a range by itself gets zeros written in bounded pieces, and
-//! durability is added where it was asked for. Engines only carry out steps, so both behave alike.
+//! An [`Op`] says which call comes next ([`Op::step`]) and learns how it went ([`Op::complete`]): short
+//! transfers are continued, a file system that cannot zero a range by itself gets zeros written in bounded
+//! pieces, and durability is added where it was asked for. Engines only carry out steps, so both behave
+//! alike.
 //!
 //! On a block device fallocate(2) discards and zeroes as the device can (Linux 4.9), so there is one way for
 //! files and devices.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a driver asks for: a chain parsed into a [`Request`] (virtio 1.2, 5.2.6).
 //!
-//! The framing is the driver's choice (2.7.4): the first 16 readable bytes are the header, the last writable byte
-//! is the status, whatever descriptors they are spread over; what is between is data. Header and ranges are
-//! copied once. A request that makes no sense is answered with a status, not a broken queue; only a chain
+//! The framing is the driver's choice (2.7.4): the first 16 readable bytes are the header, the last writable
+//! byte is the status, whatever descriptors they are spread over; what is between is data. Header and ranges
+//! are copied once. A request that makes no sense is answered with a status, not a broken queue; only a chain
 //! without room for the status breaks the queue.
 
 use cvmm_disk_image::{Disk, SECTOR};

@@ -184,8 +184,8 @@ impl BlockWorker {
     fn answer(&mut self, request: InFlight, status: u8, written: u32) -> Result<(), QueueError> {
         self.count(&request, status);
         self.queue.memory().write_obj(status, request.status)?;
-        // The used length counts from the first writable byte without a gap, so it includes the status only if
-        // all data before it was written (2.7.8.2).
+        // The used length counts from the first writable byte without a gap, so it includes the status only
+        // if all data before it was written (2.7.8.2).
         let used = if written == request.in_len { written.saturating_add(1) } else { written };
         self.queue.complete(request.head, used)
     }
@@ -257,6 +257,6 @@ impl Handler for BlockWorker {
             self.queue.fail(&error);
         }
     }
-    // What is in flight when the worker ends is waited for by the engine's drop; the driver has asked for a reset
-    // and does not want to hear of it.
+    // What is in flight when the worker ends is waited for by the engine's drop; the driver has asked for a
+    // reset and does not want to hear of it.
 }

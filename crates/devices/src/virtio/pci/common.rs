@@ -2,9 +2,10 @@
 //! The common configuration structure (virtio 1.2, 4.1.4.3) and the device status machine (2.1, 3.1.1).
 //!
 //! Status bits are only ever added, in order: ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK. A write that would
-//! clear a bit or skip a step is dropped; writing 0 resets. FEATURES_OK sticks only if the driver took nothing
-//! that was not offered and did take VERSION_1 and ACCESS_PLATFORM: without the latter a confidential guest
-//! would hand out addresses of private memory. Features are frozen by FEATURES_OK, a queue by its enable bit.
+//! clear a bit or skip a step is dropped; writing 0 resets. FEATURES_OK sticks only if the driver took
+//! nothing that was not offered and did take VERSION_1 and ACCESS_PLATFORM: without the latter a confidential
+//! guest would hand out addresses of private memory. Features are frozen by FEATURES_OK, a queue by its
+//! enable bit.
 //!
 //! Fields are written with their natural width (64-bit ones also by halves); other writes are dropped.
 

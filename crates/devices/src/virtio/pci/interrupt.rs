@@ -2,10 +2,10 @@
 //! Interrupts of one function: MSI-X table and pending bits (PCI 3.0, 6.8.2) and virtio's vector assignment.
 //!
 //! A device's worker threads signal, vCPU threads program; they meet in the table's lock, which is held for a
-//! table look-up or an eventfd write. A vector that is masked, by its own bit or by the function's, collects its
-//! interrupt in its pending bit and delivers it when unmasked. The host's routing is changed only when an
-//! unmasked vector gets a new message or MSI-X is switched off: masking needs no change because a masked vector
-//! is never triggered, and a routing change costs the host far more than a table look-up.
+//! table look-up or an eventfd write. A vector that is masked, by its own bit or by the function's, collects
+//! its interrupt in its pending bit and delivers it when unmasked. The host's routing is changed only when an
+//! unmasked vector gets a new message or MSI-X is switched off: masking needs no change because a masked
+//! vector is never triggered, and a routing change costs the host far more than a table look-up.
 //!
 //! Without MSI-X enabled there is no interrupt at all (the function has no pin); such drivers poll.
 

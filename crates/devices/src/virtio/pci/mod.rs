@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The PCI transport of virtio (virtio 1.2, 4.1), written once for every device.
 //!
-//! A [`VirtioPci`] is a PCI function 1af4:1040+id without I/O ports, interrupt pin or legacy interface. Its only
-//! BAR ([`layout`]) holds the [`common`] configuration with the status machine, the ISR byte, the device's own
-//! configuration, one doorbell per queue and the MSI-X structures ([`interrupt`]). When the BAR is placed, each
-//! doorbell is registered with the hypervisor, so that a kick signals the queue's eventfd without leaving the
-//! kernel; a write that does arrive here does the same by hand.
+//! A [`VirtioPci`] is a PCI function 1af4:1040+id without I/O ports, interrupt pin or legacy interface. Its
+//! only BAR ([`layout`]) holds the [`common`] configuration with the status machine, the ISR byte, the
+//! device's own configuration, one doorbell per queue and the MSI-X structures ([`interrupt`]). When the BAR
+//! is placed, each doorbell is registered with the hypervisor, so that a kick signals the queue's eventfd
+//! without leaving the kernel; a write that does arrive here does the same by hand.
 //!
-//! The BAR is 64-bit and prefetchable, the kind that OVMF's and Linux's allocators both place above 4 GiB; the
-//! ISR byte is the one register with a read side effect, and nothing that uses MSI-X reads it.
+//! The BAR is 64-bit and prefetchable, the kind that OVMF's and Linux's allocators both place above 4 GiB;
+//! the ISR byte is the one register with a read side effect, and nothing that uses MSI-X reads it.
 
 pub mod common;
 pub mod interrupt;
@@ -124,8 +124,8 @@ impl std::fmt::Debug for VirtioPci {
 }
 
 impl VirtioPci {
-    /// Puts `device` on PCI. It will see `memory` and nothing else. Takes one interrupt vector per queue and one
-    /// for configuration changes from `msi`.
+    /// Puts `device` on PCI. It will see `memory` and nothing else. Takes one interrupt vector per queue and
+    /// one for configuration changes from `msi`.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: DeviceMemory,

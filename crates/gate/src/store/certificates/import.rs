@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Filling the certificate store: `cvmm-gate certs import`.
 //!
-//! A file is identified by its content, not by its name: the certificate of a chip or cloud key, a revocation list, or one of the
-//! authorities that are built in. It is stored if one of these signed it and it is valid now, under the name that follows from its
-//! extensions. A revocation list does not say for which kind of keys it is, only the address that it came from does: it has to be given,
-//! or be in the file's name.
+//! A file is identified by its content, not by its name: the certificate of a chip or cloud key, a revocation
+//! list, or one of the authorities that are built in. It is stored if one of these signed it and it is valid
+//! now, under the name that follows from its extensions. A revocation list does not say for which kind of
+//! keys it is, only the address that it came from does: it has to be given, or be in the file's name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,8 @@ pub struct ImportResult {
     pub refused: Option<Reason>,
 }
 
-/// Imports the content of `file` into the store in `folder`: one result for each certificate and list in it. `crl_for` is the kind of
-/// keys that a revocation list applies to.
+/// Imports the content of `file` into the store in `folder`: one result for each certificate and list in it.
+/// `crl_for` is the kind of keys that a revocation list applies to.
 pub fn import(
     folder: &Path,
     file: &Path,

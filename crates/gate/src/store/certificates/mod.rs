@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The certificate store: a folder that the operator fills, in the layout of Trustee's offline cache, so that one folder can serve both.
-//! [`import`] fills it, [`list`] lists it.
+//! The certificate store: a folder that the operator fills, in the layout of Trustee's offline cache, so that
+//! one folder can serve both. [`import`] fills it, [`list`] lists it.
 //!
 //! ```text
 //! vcek/CHIP-ID/bl02_tee00_snp06_ucode21_vcek.der     of one TCB (Turin: ..._fmc01_vcek.der), or vcek.der for any
@@ -37,8 +37,9 @@ impl Store {
         Self(folder.to_owned())
     }
 
-    /// The certificate of the key that signed a report, by its `hint`; if it is missing, the reason names the file. A report of version 2
-    /// does not name its product: the certificate for each possible product is looked for.
+    /// The certificate of the key that signed a report, by its `hint`; if it is missing, the reason names the
+    /// file. A report of version 2 does not name its product: the certificate for each possible product is
+    /// looked for.
     pub fn vek(&self, hint: &Hint) -> Result<Vec<u8>, Reason> {
         let mut missing = None;
         for (product, tcb) in hint.subjects() {

@@ -124,7 +124,8 @@ fn a_crash_at_any_step_of_a_start_leaves_a_file_that_starts() {
         let release = keys.release("vm", "web", |_| false).unwrap();
         assert!(accepts(&release, file), "round {round}: {release:?} {file:?}");
         let steps = (seed >> 33) % 5;
-        // A start that was not confirmed has changed nothing for its guest; the last confirmed one is the oldest that is accepted.
+        // A start that was not confirmed has changed nothing for its guest; the last confirmed one is the
+        // oldest that is accepted.
         assert_eq!(*release.accepted.start(), confirmed.epoch);
         if steps > 0 {
             write(&release, &mut file);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Carries out [`Op`]s without blocking the queue's worker: io_uring where the kernel has it, threads elsewhere.
+//! Carries out [`Op`]s without blocking the queue's worker: io_uring where the kernel has it, threads
+//! elsewhere.
 //!
-//! An operation is started under a tag and reported once, in any order, after [`Engine::event`] became readable.
-//! At most `capacity` operations are in flight. Dropping an engine waits for them: the kernel must not touch guest
-//! memory that is not kept mapped.
+//! An operation is started under a tag and reported once, in any order, after [`Engine::event`] became
+//! readable. At most `capacity` operations are in flight. Dropping an engine waits for them: the kernel must
+//! not touch guest memory that is not kept mapped.
 
 mod pool;
 mod uring;
@@ -51,8 +52,8 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// An engine for `capacity` operations at once, a power of two, on `disk`. Falls back to threads if a ring
-    /// cannot be had now, for example for want of locked memory.
+    /// An engine for `capacity` operations at once, a power of two, on `disk`. Falls back to threads if a
+    /// ring cannot be had now, for example for want of locked memory.
     pub fn new(kind: EngineKind, disk: Arc<Disk>, capacity: u16) -> io::Result<Self> {
         if kind == EngineKind::Uring {
             match Uring::new(disk.clone(), capacity) {

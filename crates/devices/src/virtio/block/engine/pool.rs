@@ -137,7 +137,8 @@ fn call(file: &File, step: Step) -> io::Result<u64> {
     // Offsets are within a file, so they fit off_t; buffer counts are at most IOV_MAX.
     let result = match step {
         Step::Read { iovecs, count, offset } => {
-            // SAFETY: `iovecs` points to `count` buffers of guest memory, both kept by the caller's operation.
+            // SAFETY: `iovecs` points to `count` buffers of guest memory, both kept by the caller's
+            // operation.
             unsafe { libc::preadv(fd, iovecs, count as libc::c_int, offset as libc::off_t) }
         }
         Step::Write { iovecs, count, offset, flags } => {

@@ -108,10 +108,10 @@ impl Uring {
         };
         let entry = entry.user_data(tag.into());
         for _ in 0..MAX_TRIES {
-            // SAFETY: the entry's pointers belong to the operation in `self.ops[tag]`: its buffer list, which is
-            // on the heap and not changed before its completion, and guest memory, which it keeps mapped. The
-            // operation stays there until its completion is reaped; `Drop` waits for that or leaks it. The
-            // descriptor is kept open by `self.disk`.
+            // SAFETY: the entry's pointers belong to the operation in `self.ops[tag]`: its buffer list, which
+            // is on the heap and not changed before its completion, and guest memory, which it keeps mapped.
+            // The operation stays there until its completion is reaped; `Drop` waits for that or leaks it.
+            // The descriptor is kept open by `self.disk`.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return Ok(());
             }
@@ -131,8 +131,8 @@ impl Uring {
             let Err(error) = self.ring.submit_and_wait(want) else { return Ok(()) };
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
-                // The kernel is short of memory for now. Completions cannot be what it waits for: their ring has
-                // twice as many entries as there are operations.
+                // The kernel is short of memory for now. Completions cannot be what it waits for: their ring
+                // has twice as many entries as there are operations.
                 Some(libc::EAGAIN | libc::EBUSY) if tries < MAX_TRIES => {
                     tries += 1;
                     std::thread::yield_now();
