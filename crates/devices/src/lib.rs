@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `mod.rs` | what the device is, and its exports |
 //! | `device.rs` | the struct behind the trait: what a vCPU thread reaches |
-//! | `worker.rs` | what runs on a thread of its own: queues, files, a [`virtio::worker::Handler`] |
+//! | `worker.rs` | what runs on a thread of its own: queues, files, a `virtio::worker::Handler` |
 //! | `metrics.rs` | its counters, and what else can be seen of it |
 //! | `tests.rs` | a driver's side of it |
 //!
@@ -30,6 +30,7 @@
 //! themselves, and show all of their devices; the virtio transport adds the counters of the queues. Counters
 //! go on when the guest resets a device.
 #![deny(clippy::disallowed_macros)]
+#![warn(unreachable_pub)]
 
 pub mod bus;
 pub mod chipset;

@@ -11,7 +11,7 @@
 //! for a slow terminal; when the machine is to stop, [`ConsoleControl::release`] ends all waiting from
 //! another thread.
 //!
-//! Dropping a `ConsoleOut` writes out what is left, for at most [`GRACE`]. A thread still stuck in the
+//! Dropping a `ConsoleOut` writes out what is left, for at most `GRACE`. A thread still stuck in the
 //! terminal after that is abandoned: it owns nothing but the terminal's handle and ends with the write or the
 //! process.
 
@@ -29,7 +29,7 @@ pub const CAPACITY: usize = 64 << 10;
 /// Longest time a vCPU waits for room.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 /// Longest time the end of a console waits for its output.
-pub const GRACE: Duration = Duration::from_millis(500);
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 /// Bytes of one write to the terminal.
 const BATCH: usize = 4 << 10;
 /// Collects characters that come one exit at a time into one write.

@@ -20,7 +20,7 @@ mod power;
 mod rtc;
 mod serial;
 
-pub use metrics::{ConsoleOutMetrics, PmTimerMetrics, PowerMetrics, RtcMetrics, SerialMetrics};
+pub use metrics::ConsoleOutMetrics;
 pub use pm_timer::PmTimer;
 pub use power::{KeyboardReset, ResetControl, SleepControl, SleepStatus};
 pub use rtc::Rtc;

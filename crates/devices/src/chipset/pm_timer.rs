@@ -21,7 +21,7 @@ use super::metrics::PmTimerMetrics;
 use crate::bus::BusDevice;
 
 /// Ticks per second at scale 1.
-pub const FREQUENCY: u64 = 3_579_545;
+pub(crate) const FREQUENCY: u64 = 3_579_545;
 /// The counter has 24 bits; the upper byte of the register reads as zero.
 const MASK: u128 = 0x00ff_ffff;
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
@@ -77,7 +77,7 @@ impl PmTimer {
     }
 
     /// Like [`PmTimer::new`], with the time since start taken from `elapsed` and waits made by `sleep`.
-    pub fn with_clock(
+    pub(crate) fn with_clock(
         scale: NonZeroU32,
         elapsed: Box<dyn Fn() -> Duration + Send>,
         sleep: Box<dyn Fn(Duration) + Send>,

@@ -70,7 +70,7 @@ impl Rtc {
     }
 
     /// Shows the time that `now` gives; before 1970 it shows 1970, after 9999 the year is cut to four digits.
-    pub fn with_clock(now: Box<dyn Fn() -> SystemTime + Send>) -> Self {
+    pub(crate) fn with_clock(now: Box<dyn Fn() -> SystemTime + Send>) -> Self {
         Self { now, index: 0, cells: [0; 128], held: None, metrics: Arc::default() }
     }
 

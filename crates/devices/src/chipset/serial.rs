@@ -26,7 +26,7 @@ const THR: u64 = 0;
 const LCR: u64 = 3;
 const LCR_DLAB: u8 = 1 << 7;
 /// Number of registers.
-pub const LEN: u64 = 8;
+pub(super) const LEN: u64 = 8;
 /// Modem control register; its bit 4 is the loopback mode.
 const MCR: u64 = 4;
 

@@ -38,7 +38,7 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    pub fn parse(bytes: &[u8; LEN]) -> Self {
+    pub(super) fn parse(bytes: &[u8; LEN]) -> Self {
         let [c0, c1, c2, c3, l0, l1, l2, l3, address @ ..] = *bytes;
         let control = u32::from_be_bytes([c0, c1, c2, c3]);
         let transfer = match control {

@@ -17,9 +17,8 @@ mod dma;
 mod metrics;
 
 pub use builder::{FwCfgBuilder, FwCfgError};
-pub use content::{Content, FileContent};
+pub use content::Content;
 pub use device::{FwCfg, PADDING_LIMIT};
-pub use metrics::FwCfgMetrics;
 
 /// First port.
 pub const BASE: u64 = 0x510;
@@ -33,31 +32,31 @@ pub mod key {
     /// Feature bits, u32.
     pub const ID: u16 = 0x01;
     /// Number of vCPUs present at start, u16.
-    pub const CPU_COUNT: u16 = 0x05;
+    pub(crate) const CPU_COUNT: u16 = 0x05;
     /// Size of the kernel without its set-up part, u32.
-    pub const KERNEL_SIZE: u16 = 0x08;
+    pub(crate) const KERNEL_SIZE: u16 = 0x08;
     /// Size of the initial RAM disk, u32.
-    pub const INITRD_SIZE: u16 = 0x0b;
+    pub(crate) const INITRD_SIZE: u16 = 0x0b;
     /// Whether to wait for a boot menu, u16.
-    pub const BOOT_MENU: u16 = 0x0e;
+    pub(crate) const BOOT_MENU: u16 = 0x0e;
     /// The kernel without its set-up part.
     pub const KERNEL_DATA: u16 = 0x11;
     /// The initial RAM disk.
-    pub const INITRD_DATA: u16 = 0x12;
+    pub(crate) const INITRD_DATA: u16 = 0x12;
     /// Size of the command line with its NUL, u32.
-    pub const CMDLINE_SIZE: u16 = 0x14;
+    pub(crate) const CMDLINE_SIZE: u16 = 0x14;
     /// The command line, ending in NUL.
     pub const CMDLINE_DATA: u16 = 0x15;
     /// Size of the kernel's set-up part, u32.
-    pub const SETUP_SIZE: u16 = 0x17;
+    pub(crate) const SETUP_SIZE: u16 = 0x17;
     /// The kernel's set-up part.
     pub const SETUP_DATA: u16 = 0x18;
     /// The directory.
-    pub const DIRECTORY: u16 = 0x19;
+    pub(crate) const DIRECTORY: u16 = 0x19;
     /// Key of the first file.
     pub const FIRST_FILE: u16 = 0x20;
     /// Keys have 14 bits: bit 14 was a write channel once, bit 15 selects architecture-specific items.
-    pub const LAST: u16 = 0x3fff;
+    pub(crate) const LAST: u16 = 0x3fff;
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! Memory accesses to BARs go to [`PciRoot::bar_read`] and [`PciRoot::bar_write`] after the MMIO bus found no
 //! fixed device: where a guest moves its BARs it can hide other BARs of its own, nothing else.
 
-pub mod config_space;
+pub(crate) mod config_space;
 mod ecam;
 mod host_bridge;
 mod lpc;
@@ -21,7 +21,7 @@ pub use ecam::{Ecam, EcamWindow};
 pub use host_bridge::HostBridge;
 pub use lpc::LpcBridge;
 pub use ports::ConfigPorts;
-pub use root::{ConfigAddress, Mechanism, PciError, PciRoot, Visibility, Window};
+pub use root::{PciError, PciRoot, Visibility, Window};
 
 use std::sync::Arc;
 

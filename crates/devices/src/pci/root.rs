@@ -55,7 +55,7 @@ pub enum Visibility {
 
 /// The way a configuration access came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mechanism {
+pub(crate) enum Mechanism {
     /// Ports 0xcf8/0xcfc.
     Ports,
     /// The memory window.
@@ -143,7 +143,7 @@ impl PciRoot {
     }
 
     /// Reads configuration space of `bus`:`device`.`function`; what does not exist reads as all ones.
-    pub fn config_read(&self, via: Mechanism, address: ConfigAddress, data: &mut [u8]) -> Access<'_> {
+    pub(crate) fn config_read(&self, via: Mechanism, address: ConfigAddress, data: &mut [u8]) -> Access<'_> {
         data.fill(0xff);
         let Some((_, slot)) = self.slot(via, address) else {
             return Access::Unclaimed;
@@ -159,7 +159,7 @@ impl PciRoot {
     }
 
     /// Writes configuration space; writes to what does not exist are dropped.
-    pub fn config_write(&self, via: Mechanism, address: ConfigAddress, data: &[u8]) -> Access<'_> {
+    pub(crate) fn config_write(&self, via: Mechanism, address: ConfigAddress, data: &[u8]) -> Access<'_> {
         let Some((index, slot)) = self.slot(via, address) else {
             return Access::Unclaimed;
         };
@@ -247,7 +247,7 @@ impl Inspect for PciRoot {
 
 /// What a configuration access names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConfigAddress {
+pub(crate) struct ConfigAddress {
     /// Bus number.
     pub bus: u8,
     /// Device number, 0-31.

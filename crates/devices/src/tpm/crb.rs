@@ -17,7 +17,7 @@
 //!
 //! A command: the guest requests the locality, writes cmdReady, fills the buffer, sets START and polls it. On
 //! START the command is copied once and only then looked at, because another vCPU may write to the buffer all
-//! the time. The device waits up to [`INLINE_WAIT`] for the response, so that the first poll finds it (Linux
+//! the time. The device waits up to `INLINE_WAIT` for the response, so that the first poll finds it (Linux
 //! sleeps 1 ms after a poll that does not); longer commands end while the guest polls. A command cannot be
 //! cancelled: CANCEL is remembered and the guest waits for the end, as the specification allows.
 //!
@@ -59,7 +59,7 @@ pub const WINDOW: u64 = 0x80;
 /// The longest command and the longest response, and the size of the buffer in the window as in the page.
 pub const BUFFER_LEN: usize = 0xf80;
 /// How long a START holds its vCPU.
-pub const INLINE_WAIT: Duration = Duration::from_millis(1);
+pub(crate) const INLINE_WAIT: Duration = Duration::from_millis(1);
 
 /// Tag, size and code: what a command and a response have at least.
 const HEADER_LEN: usize = 10;

@@ -139,7 +139,7 @@ impl VirtQueue {
     }
 
     /// Takes note of the doorbell, which has woken the worker.
-    pub fn take_kick(&self) {
+    pub(crate) fn take_kick(&self) {
         self.metrics.kicks.add_unshared(1);
         drain_event(&self.kick);
     }
@@ -225,12 +225,12 @@ impl VirtQueue {
     }
 
     /// Asks the driver not to ring the doorbell while the queue is being worked.
-    pub fn suppress_kicks(&mut self) -> Result<(), QueueError> {
+    pub(crate) fn suppress_kicks(&mut self) -> Result<(), QueueError> {
         Ok(self.queue.disable_notification(&self.memory)?)
     }
 
     /// Asks for the doorbell again; `true` means that chains have arrived that will not be announced.
-    pub fn arm_kicks(&mut self) -> Result<bool, QueueError> {
+    pub(crate) fn arm_kicks(&mut self) -> Result<bool, QueueError> {
         Ok(self.queue.enable_notification(&self.memory)?)
     }
 
@@ -289,7 +289,7 @@ impl VirtQueue {
     }
 
     /// Rings the doorbell from this side.
-    pub fn rekick(&self) -> Result<(), QueueError> {
+    pub(crate) fn rekick(&self) -> Result<(), QueueError> {
         Ok(self.kick.write(1)?)
     }
 }

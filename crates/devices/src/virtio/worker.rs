@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One thread with an event loop: the shape in which every virtio device runs.
 //!
-//! `activate` runs on a vCPU thread and must not wait, so it builds a [`Handler`] (queues, files, everything
-//! it needs), registers its event sources and hands it to a new [`Worker`]; `reset` stops the worker, which
+//! `activate` runs on a vCPU thread and must not wait, so it builds a `Handler` (queues, files, everything
+//! it needs), registers its event sources and hands it to a new `Worker`; `reset` stops the worker, which
 //! drops the handler on its own thread: what is in flight is waited for there. Nothing is shared between the
 //! two sides but the stop flag, so there is no lock that a vCPU could wait on while a device works.
 
@@ -30,12 +30,12 @@ pub fn event_fd() -> io::Result<EventFd> {
 }
 
 /// Empties an event descriptor. It is non-blocking, so "already empty" is not an error.
-pub fn drain_event(fd: &EventFd) {
+pub(crate) fn drain_event(fd: &EventFd) {
     let _ = fd.read();
 }
 
 /// Something that reacts to event descriptors. It is dropped when the worker ends, on the worker's thread.
-pub trait Handler: Send + 'static {
+pub(crate) trait Handler: Send + 'static {
     /// Descriptors to watch for input from the start, each with a token of the handler's choice.
     fn sources(&self) -> Vec<(RawFd, u32)>;
     /// The source with `token` is readable. The source must be emptied or removed, or it reports again at
@@ -44,7 +44,7 @@ pub trait Handler: Send + 'static {
 }
 
 /// Lets a handler change what it watches.
-pub struct Sources<'a, 'b> {
+pub(crate) struct Sources<'a, 'b> {
     ops: &'a mut EventOps<'b>,
 }
 
@@ -56,12 +56,12 @@ impl std::fmt::Debug for Sources<'_, '_> {
 
 impl Sources<'_, '_> {
     /// Watches `fd` for input.
-    pub fn add(&mut self, fd: RawFd, token: u32) -> io::Result<()> {
+    pub(crate) fn add(&mut self, fd: RawFd, token: u32) -> io::Result<()> {
         self.ops.add(Events::with_data_raw(fd, token, EventSet::IN)).map_err(as_io)
     }
 
     /// Stops watching `fd`.
-    pub fn remove(&mut self, fd: RawFd, token: u32) -> io::Result<()> {
+    pub(crate) fn remove(&mut self, fd: RawFd, token: u32) -> io::Result<()> {
         self.ops.remove(Events::with_data_raw(fd, token, EventSet::IN)).map_err(as_io)
     }
 }
@@ -75,23 +75,23 @@ fn as_io(error: event_manager::Error) -> io::Error {
 
 /// The stop request, as the worker's side sees it.
 #[derive(Clone, Debug)]
-pub struct Stop {
+pub(crate) struct Stop {
     requested: Arc<AtomicBool>,
 }
 
 impl Stop {
     /// A request that has not been made yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { requested: Arc::new(AtomicBool::new(false)) }
     }
 
     /// True once the worker should end.
-    pub fn requested(&self) -> bool {
+    pub(crate) fn requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
     }
 
     /// Waits a little, for handlers that must retry something; returns [`Stop::requested`].
-    pub fn pause(&self) -> bool {
+    pub(crate) fn pause(&self) -> bool {
         std::thread::sleep(Duration::from_millis(1));
         self.requested()
     }
@@ -132,7 +132,7 @@ impl<H: Handler> MutEventSubscriber for Subscriber<H> {
 
 /// A running handler. Dropping it stops it.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     wake: Arc<EventFd>,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
@@ -141,7 +141,7 @@ pub struct Worker {
 impl Worker {
     /// Starts `handler` on a thread called `name` (at most 15 bytes are shown by the system). `stop` is the
     /// request the handler may look at.
-    pub fn spawn<H: Handler>(name: &str, stop: Stop, handler: H) -> io::Result<Self> {
+    pub(crate) fn spawn<H: Handler>(name: &str, stop: Stop, handler: H) -> io::Result<Self> {
         let wake = Arc::new(event_fd()?);
         let mut manager = EventManager::new_with_capacity(READY_EVENTS).map_err(as_io)?;
         let subscriber = Subscriber { handler, wake: wake.clone(), stop: stop.clone(), failure: None };
@@ -166,7 +166,7 @@ impl Worker {
     }
 
     /// Asks the worker to end without waiting, so that several can end at the same time.
-    pub fn request_stop(&self) {
+    pub(crate) fn request_stop(&self) {
         self.stop.requested.store(true, Ordering::Release);
         // Can only fail when the counter is full, and then the worker is woken already.
         let _ = self.wake.write(1);
@@ -189,7 +189,7 @@ impl Drop for Worker {
 }
 
 /// Stops all of `workers` and waits for them.
-pub fn stop_all(workers: &mut Vec<Worker>) {
+pub(crate) fn stop_all(workers: &mut Vec<Worker>) {
     for worker in workers.iter() {
         worker.request_stop();
     }

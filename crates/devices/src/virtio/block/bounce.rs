@@ -19,13 +19,13 @@ const ALIGN: usize = 4096;
 
 /// The aligned buffer; allocated when first needed.
 #[derive(Debug, Default)]
-pub struct Bounce {
+pub(super) struct Bounce {
     bytes: Vec<u8>,
 }
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(super) enum Direction {
     /// From the disk to the guest.
     Read,
     /// From the guest to the disk.
@@ -45,7 +45,7 @@ impl Bounce {
     }
 
     /// Moves all of `segments`, which are used up, from or to `offset` of `disk`.
-    pub fn transfer(
+    pub(super) fn transfer(
         &mut self,
         disk: &Disk,
         memory: &DeviceMemory,

@@ -33,7 +33,7 @@ counters! {
 
 /// Of a disk.
 #[derive(Debug)]
-pub struct BlockMetrics {
+pub(super) struct BlockMetrics {
     disk: Arc<Disk>,
     engine: EngineKind,
     queues: Vec<Arc<BlockQueueMetrics>>,
@@ -46,7 +46,7 @@ impl BlockMetrics {
 
     /// Those of a queue.
     #[must_use]
-    pub fn queue(&self, index: u16) -> Option<&Arc<BlockQueueMetrics>> {
+    pub(super) fn queue(&self, index: u16) -> Option<&Arc<BlockQueueMetrics>> {
         self.queues.get(usize::from(index))
     }
 }

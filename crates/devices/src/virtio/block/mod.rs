@@ -26,8 +26,4 @@ pub use cvmm_disk_image::{CacheMode, DiskError, ImageFormat};
 
 pub use self::device::{Block, BlockConfig, BlockError};
 pub use self::engine::EngineKind;
-pub use self::metrics::{BlockMetrics, BlockQueueMetrics};
-pub use self::spec::{
-    F_BLK_SIZE, F_DISCARD, F_FLUSH, F_MQ, F_RO, F_SEG_MAX, F_TOPOLOGY, F_WRITE_ZEROES, MAX_DISCARD_SECTORS,
-    MAX_QUEUES, MAX_TRANSFER, MAX_ZERO_SECTORS, QUEUE_SIZE, SERIAL_LEN,
-};
+pub use self::spec::{F_DISCARD, F_FLUSH, F_WRITE_ZEROES, MAX_QUEUES, SERIAL_LEN};

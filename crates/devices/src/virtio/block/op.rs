@@ -18,7 +18,7 @@ use crate::memory::{Access, DeviceMemory};
 use crate::virtio::queue::Segment;
 
 /// A finished operation: its tag and how it went.
-pub type Finished = (u16, io::Result<()>);
+pub(super) type Finished = (u16, io::Result<()>);
 
 /// Buffers in one call (IOV_MAX).
 const MAX_IOVECS: usize = 1024;
@@ -37,7 +37,7 @@ static ZEROES: Zeroes = Zeroes([0; ZEROES_LEN]);
 
 /// The next system call.
 #[derive(Clone, Copy, Debug)]
-pub enum Step {
+pub(super) enum Step {
     /// preadv(2).
     Read {
         /// First buffer.
@@ -84,7 +84,7 @@ enum Stage {
 
 /// An operation in progress.
 #[derive(Debug)]
-pub struct Op {
+pub(super) struct Op {
     stage: Stage,
     offset: u64,
     remaining: u64,
@@ -107,7 +107,7 @@ unsafe impl Send for Op {}
 
 /// How far an operation got.
 #[derive(Debug)]
-pub enum Progress {
+pub(super) enum Progress {
     /// Carry out [`Op::step`] again.
     More,
     /// It is over.
@@ -130,27 +130,32 @@ impl Op {
     }
 
     /// Reads from `offset` into `segments`. `None` if they are not all in memory.
-    pub fn read(memory: &DeviceMemory, segments: &[Segment], offset: u64) -> Option<Self> {
+    pub(super) fn read(memory: &DeviceMemory, segments: &[Segment], offset: u64) -> Option<Self> {
         Self::transfer(Stage::Read, memory, segments, offset, false)
     }
 
     /// Writes `segments` at `offset`. `None` if they are not all in memory.
-    pub fn write(memory: &DeviceMemory, segments: &[Segment], offset: u64, durable: bool) -> Option<Self> {
+    pub(super) fn write(
+        memory: &DeviceMemory,
+        segments: &[Segment],
+        offset: u64,
+        durable: bool,
+    ) -> Option<Self> {
         Self::transfer(Stage::Write, memory, segments, offset, durable)
     }
 
     /// Makes everything completed durable.
-    pub fn flush() -> Self {
+    pub(super) fn flush() -> Self {
         Self::new(Stage::Sync, 0, 0, false)
     }
 
     /// Gives up the content of a range.
-    pub fn discard(offset: u64, len: u64, durable: bool) -> Self {
+    pub(super) fn discard(offset: u64, len: u64, durable: bool) -> Self {
         Self::new(Stage::Discard, offset, len, durable)
     }
 
     /// Zeroes a range.
-    pub fn write_zeroes(offset: u64, len: u64, unmap: bool, durable: bool) -> Self {
+    pub(super) fn write_zeroes(offset: u64, len: u64, unmap: bool, durable: bool) -> Self {
         Self::new(Stage::Zero { unmap }, offset, len, durable)
     }
 
@@ -179,13 +184,13 @@ impl Op {
     }
 
     /// True if all buffers start and end at multiples of `align` bytes, a power of two.
-    pub fn is_aligned(&self, align: usize) -> bool {
+    pub(super) fn is_aligned(&self, align: usize) -> bool {
         self.iovecs.iter().all(|iovec| (iovec.iov_base as usize | iovec.iov_len) & (align - 1) == 0)
     }
 
     /// The call to make now. Its pointers are valid until [`Op::complete`] or until the operation is dropped;
     /// moving the operation does not move what they point to.
-    pub fn step(&mut self) -> Step {
+    pub(super) fn step(&mut self) -> Step {
         let flags = if self.durable { libc::RWF_DSYNC } else { 0 };
         let (offset, len) = (self.offset, self.remaining);
         if self.stage == Stage::FillZeroes {
@@ -221,7 +226,7 @@ impl Op {
     }
 
     /// Takes the result of the call: bytes moved, or an error.
-    pub fn complete(&mut self, result: io::Result<u64>, disk: &Disk) -> Progress {
+    pub(super) fn complete(&mut self, result: io::Result<u64>, disk: &Disk) -> Progress {
         let error = match result {
             Ok(count) => return self.advance(count),
             Err(error) => error,

@@ -14,11 +14,11 @@ use crate::memory::DeviceMemory;
 use crate::virtio::queue::{Chain, QueueError, take_front, total_len};
 
 /// Done.
-pub const STATUS_OK: u8 = 0;
+pub(super) const STATUS_OK: u8 = 0;
 /// It failed, or was not a valid request.
-pub const STATUS_IOERR: u8 = 1;
+pub(super) const STATUS_IOERR: u8 = 1;
 /// The device does not do that.
-pub const STATUS_UNSUPPORTED: u8 = 2;
+pub(super) const STATUS_UNSUPPORTED: u8 = 2;
 
 const TYPE_IN: u32 = 0;
 const TYPE_OUT: u32 = 1;
@@ -35,7 +35,7 @@ const RANGE_LEN: usize = 16;
 
 /// What to do. Offsets and lengths are in bytes and lie within the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(super) enum Command {
     /// Read into the chain's writable buffers.
     Read {
         /// Start.
@@ -72,7 +72,7 @@ pub enum Command {
 
 /// A parsed chain. Its data buffers stay in the [`Chain`], without header and status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     /// Identifies the chain in the used ring.
     pub head: u16,
     /// Where the status goes; not checked yet.
@@ -86,7 +86,7 @@ pub struct Request {
 }
 
 /// Parses `chain` and strips it to its data.
-pub fn parse(
+pub(super) fn parse(
     memory: &DeviceMemory,
     chain: &mut Chain,
     disk: &Disk,

@@ -65,7 +65,7 @@ enum Started {
 
 /// The worker.
 #[derive(Debug)]
-pub struct BlockWorker {
+pub(super) struct BlockWorker {
     queue: VirtQueue,
     engine: Engine,
     disk: Arc<Disk>,
@@ -82,7 +82,7 @@ pub struct BlockWorker {
 
 impl BlockWorker {
     /// For a queue whose driver accepted `features`.
-    pub fn new(
+    pub(super) fn new(
         queue: VirtQueue,
         engine: Engine,
         disk: Arc<Disk>,

@@ -9,7 +9,7 @@
 //! reader) is retried until it takes the bytes or the device is stopped; a writer that blocks delays a reset
 //! by as long, so give non-blocking ones where that matters. A writer that fails has its bytes dropped: a
 //! guest must not hang because the terminal was closed. Input comes from a file descriptor that is read only
-//! while the guest has a buffer for it, [`INPUT_BYTES`] at most at a time; until then it waits in the kernel.
+//! while the guest has a buffer for it, `INPUT_BYTES` at most at a time; until then it waits in the kernel.
 
 mod device;
 mod metrics;
@@ -18,5 +18,3 @@ mod tests;
 mod worker;
 
 pub use device::Console;
-pub use metrics::ConsoleMetrics;
-pub use worker::INPUT_BYTES;

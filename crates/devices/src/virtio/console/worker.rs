@@ -13,7 +13,7 @@ use crate::virtio::queue::{Chain, QueueError, VirtQueue, write_segments};
 use crate::virtio::worker::{Handler, Sources, Stop};
 
 /// Input taken from the host at once, in bytes.
-pub const INPUT_BYTES: usize = 4096;
+pub(super) const INPUT_BYTES: usize = 4096;
 /// Output copied from the guest at once, in bytes.
 const OUTPUT_CHUNK: usize = 4096;
 /// Most bytes printed from one chain; the rest of it is dropped. Linux prints at most a page at a time.

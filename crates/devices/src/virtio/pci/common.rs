@@ -17,34 +17,34 @@ use super::layout::COMMON_LEN;
 use crate::memory::DeviceMemory;
 
 /// VIRTIO_F_INDIRECT_DESC.
-pub const F_INDIRECT_DESC: u64 = 1 << 28;
+pub(super) const F_INDIRECT_DESC: u64 = 1 << 28;
 /// VIRTIO_F_EVENT_IDX.
-pub const F_EVENT_IDX: u64 = 1 << 29;
+pub(super) const F_EVENT_IDX: u64 = 1 << 29;
 /// VIRTIO_F_VERSION_1.
-pub const F_VERSION_1: u64 = 1 << 32;
+pub(super) const F_VERSION_1: u64 = 1 << 32;
 /// VIRTIO_F_ACCESS_PLATFORM.
-pub const F_ACCESS_PLATFORM: u64 = 1 << 33;
+pub(super) const F_ACCESS_PLATFORM: u64 = 1 << 33;
 /// What a driver must accept.
-pub const REQUIRED: u64 = F_VERSION_1 | F_ACCESS_PLATFORM;
+pub(super) const REQUIRED: u64 = F_VERSION_1 | F_ACCESS_PLATFORM;
 /// What the transport offers for every device.
-pub const OFFERED: u64 = REQUIRED | F_EVENT_IDX | F_INDIRECT_DESC;
+pub(super) const OFFERED: u64 = REQUIRED | F_EVENT_IDX | F_INDIRECT_DESC;
 
 /// The driver noticed the device.
-pub const ACKNOWLEDGE: u8 = 1;
+pub(super) const ACKNOWLEDGE: u8 = 1;
 /// The driver knows how to drive it.
-pub const DRIVER: u8 = 2;
+pub(super) const DRIVER: u8 = 2;
 /// The driver can go.
-pub const DRIVER_OK: u8 = 4;
+pub(super) const DRIVER_OK: u8 = 4;
 /// Negotiation is complete.
-pub const FEATURES_OK: u8 = 8;
+pub(super) const FEATURES_OK: u8 = 8;
 /// The device gave up.
-pub const DEVICE_NEEDS_RESET: u8 = 0x40;
+pub(super) const DEVICE_NEEDS_RESET: u8 = 0x40;
 /// The driver gave up.
-pub const FAILED: u8 = 0x80;
+pub(super) const FAILED: u8 = 0x80;
 
 /// What the transport must do after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     /// The driver reset the device.
     Reset,
     /// The driver set DRIVER_OK.
@@ -87,7 +87,7 @@ impl QueueRegisters {
 
 /// The registers.
 #[derive(Debug)]
-pub struct Common {
+pub(super) struct Common {
     offered: u64,
     accepted: u64,
     offered_select: u32,
@@ -113,7 +113,7 @@ fn half(value: u64, select: u32) -> u32 {
 
 impl Common {
     /// Registers of a device that offers `features` and has queues of at most `sizes` descriptors.
-    pub fn new(features: u64, sizes: &[u16]) -> Self {
+    pub(super) fn new(features: u64, sizes: &[u16]) -> Self {
         Self {
             offered: features | OFFERED,
             accepted: 0,
@@ -126,7 +126,7 @@ impl Common {
     }
 
     /// The state after power-on.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.accepted = 0;
         self.offered_select = 0;
         self.accepted_select = 0;
@@ -138,17 +138,17 @@ impl Common {
     }
 
     /// Features both sides agreed on.
-    pub fn features(&self) -> u64 {
+    pub(super) fn features(&self) -> u64 {
         self.accepted
     }
 
     /// True between DRIVER_OK and reset.
-    pub fn is_running(&self) -> bool {
+    pub(super) fn is_running(&self) -> bool {
         self.status & DRIVER_OK != 0
     }
 
     /// The enabled queues with their indexes, ready to be worked.
-    pub fn take_queues(&mut self) -> Vec<(u16, Queue)> {
+    pub(super) fn take_queues(&mut self) -> Vec<(u16, Queue)> {
         let event_idx = self.accepted & F_EVENT_IDX != 0;
         (0..)
             .zip(&mut self.queues)
@@ -161,7 +161,7 @@ impl Common {
     }
 
     /// Reads; reading has no side effect.
-    pub fn read(&self, offset: u64, data: &mut [u8], interrupt: &Interrupt) {
+    pub(super) fn read(&self, offset: u64, data: &mut [u8], interrupt: &Interrupt) {
         let mut image = [0_u8; COMMON_LEN as usize];
         let mut put = |at: usize, value: u64, len: usize| {
             image[at..at + len].copy_from_slice(&value.to_le_bytes()[..len])
@@ -193,7 +193,7 @@ impl Common {
     }
 
     /// Writes one field.
-    pub fn write(
+    pub(super) fn write(
         &mut self,
         offset: u64,
         data: &[u8],

@@ -16,7 +16,7 @@ use crate::host::{MsiMessage, MsiVectors};
 use crate::virtio::VirtioInterrupt;
 
 /// VIRTIO_MSI_NO_VECTOR.
-pub const NO_VECTOR: u16 = 0xffff;
+pub(super) const NO_VECTOR: u16 = 0xffff;
 /// ISR bit: a queue has used buffers.
 const ISR_QUEUE: u8 = 1;
 /// ISR bit: configuration changed.
@@ -46,7 +46,7 @@ struct Table {
 }
 
 /// The interrupt side of a function, shared between transport and device.
-pub struct Interrupt {
+pub(super) struct Interrupt {
     vectors: Arc<dyn MsiVectors>,
     table: Mutex<Table>,
     config_vector: AtomicU16,
@@ -65,7 +65,7 @@ impl std::fmt::Debug for Interrupt {
 
 impl Interrupt {
     /// For a function with `queues` queues.
-    pub fn new(vectors: Arc<dyn MsiVectors>, queues: usize) -> Self {
+    pub(super) fn new(vectors: Arc<dyn MsiVectors>, queues: usize) -> Self {
         let entry = Entry { address: 0, data: 0, masked: true, pending: false, programmed: None };
         let entries = vec![entry; vectors.len().into()];
         Self {
@@ -86,7 +86,7 @@ impl Interrupt {
     }
 
     /// Back to the state after power-on, as far as virtio's reset goes; MSI-X belongs to PCI and stays.
-    pub fn reset(&self) {
+    pub(super) fn reset(&self) {
         self.config_vector.store(NO_VECTOR, Ordering::Release);
         for vector in &self.queue_vectors {
             vector.store(NO_VECTOR, Ordering::Release);
@@ -97,47 +97,47 @@ impl Interrupt {
     }
 
     /// The driver has set DRIVER_OK: it may be interrupted.
-    pub fn set_driver_ok(&self) {
+    pub(super) fn set_driver_ok(&self) {
         self.driver_ok.store(true, Ordering::Release);
     }
 
     /// Whether the driver has set DRIVER_OK.
-    pub fn driver_ok(&self) -> bool {
+    pub(super) fn driver_ok(&self) -> bool {
         self.driver_ok.load(Ordering::Acquire)
     }
 
     /// True if the device asked for a reset.
-    pub fn reset_needed(&self) -> bool {
+    pub(super) fn reset_needed(&self) -> bool {
         self.needs_reset.load(Ordering::Acquire)
     }
 
     /// Reads and clears the interrupt status (4.1.4.5).
-    pub fn take_isr(&self) -> u8 {
+    pub(super) fn take_isr(&self) -> u8 {
         self.isr.swap(0, Ordering::AcqRel)
     }
 
     /// Changes with every configuration change.
-    pub fn generation(&self) -> u8 {
+    pub(super) fn generation(&self) -> u8 {
         self.generation.load(Ordering::Acquire)
     }
 
     /// Vector of configuration changes.
-    pub fn config_vector(&self) -> u16 {
+    pub(super) fn config_vector(&self) -> u16 {
         self.config_vector.load(Ordering::Acquire)
     }
 
     /// Assigns it; a vector that does not exist becomes [`NO_VECTOR`], which is how the driver learns of it.
-    pub fn set_config_vector(&self, vector: u16) {
+    pub(super) fn set_config_vector(&self, vector: u16) {
         self.config_vector.store(self.checked(vector), Ordering::Release);
     }
 
     /// Vector of queue `index`.
-    pub fn queue_vector(&self, index: u16) -> u16 {
+    pub(super) fn queue_vector(&self, index: u16) -> u16 {
         self.queue_vectors.get(usize::from(index)).map_or(NO_VECTOR, |vector| vector.load(Ordering::Acquire))
     }
 
     /// Assigns it.
-    pub fn set_queue_vector(&self, index: u16, vector: u16) {
+    pub(super) fn set_queue_vector(&self, index: u16, vector: u16) {
         if let Some(slot) = self.queue_vectors.get(usize::from(index)) {
             slot.store(self.checked(vector), Ordering::Release);
         }
@@ -148,7 +148,7 @@ impl Interrupt {
     }
 
     /// The message control register of the capability was written.
-    pub fn set_control(&self, control: u16) {
+    pub(super) fn set_control(&self, control: u16) {
         let mut table = self.table();
         let (enabled, mask) = (control & MSIX_ENABLE != 0, control & MSIX_FUNCTION_MASK != 0);
         if (enabled, mask) == (table.enabled, table.function_mask) {
@@ -205,7 +205,7 @@ impl Interrupt {
     }
 
     /// Reads the table at byte `offset`; past its end there are zeros.
-    pub fn read_table(&self, offset: u64, data: &mut [u8]) {
+    pub(super) fn read_table(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let table = self.table();
         for (at, byte) in (offset as usize..).zip(data) {
@@ -219,7 +219,7 @@ impl Interrupt {
     }
 
     /// Writes the table. Software uses aligned double or quad words (6.8.2); anything else is dropped.
-    pub fn write_table(&self, offset: u64, data: &[u8]) {
+    pub(super) fn write_table(&self, offset: u64, data: &[u8]) {
         if !matches!(data.len(), 4 | 8) || !offset.is_multiple_of(data.len() as u64) {
             return;
         }
@@ -241,7 +241,7 @@ impl Interrupt {
     }
 
     /// Reads the pending bits; they are read-only to software.
-    pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
+    pub(super) fn read_pending(&self, offset: u64, data: &mut [u8]) {
         let table = self.table();
         for (at, byte) in (offset as usize..).zip(data) {
             *byte = (0..8)

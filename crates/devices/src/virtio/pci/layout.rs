@@ -7,30 +7,30 @@
 use crate::pci::config_space::{ConfigError, ConfigSpace};
 
 /// Length of the BAR in bytes.
-pub const BAR_LEN: u64 = 0x8000;
+pub(super) const BAR_LEN: u64 = 0x8000;
 /// Common configuration.
-pub const COMMON: u64 = 0x0000;
+pub(super) const COMMON: u64 = 0x0000;
 /// Its length: all of `virtio_pci_common_cfg` as virtio 1.0 has it; the features behind the later fields
 /// (notification data, queue reset) are not offered.
-pub const COMMON_LEN: u64 = 0x38;
+pub(super) const COMMON_LEN: u64 = 0x38;
 /// Interrupt status byte.
-pub const ISR: u64 = 0x1000;
+pub(super) const ISR: u64 = 0x1000;
 /// Device configuration.
-pub const DEVICE: u64 = 0x2000;
+pub(super) const DEVICE: u64 = 0x2000;
 /// Its length; what a device does not use reads 0.
-pub const DEVICE_LEN: u64 = 0x1000;
+pub(super) const DEVICE_LEN: u64 = 0x1000;
 /// Doorbells.
-pub const NOTIFY: u64 = 0x3000;
+pub(super) const NOTIFY: u64 = 0x3000;
 /// Distance of two doorbells.
-pub const NOTIFY_STRIDE: u64 = 4;
+pub(super) const NOTIFY_STRIDE: u64 = 4;
 /// MSI-X table, 16 bytes per vector.
-pub const MSIX_TABLE: u64 = 0x4000;
+pub(super) const MSIX_TABLE: u64 = 0x4000;
 /// Length reserved for it.
-pub const MSIX_TABLE_LEN: u64 = 0x1000;
+pub(super) const MSIX_TABLE_LEN: u64 = 0x1000;
 /// MSI-X pending bits.
-pub const MSIX_PBA: u64 = 0x5000;
+pub(super) const MSIX_PBA: u64 = 0x5000;
 /// Length reserved for them.
-pub const MSIX_PBA_LEN: u64 = 0x1000;
+pub(super) const MSIX_PBA_LEN: u64 = 0x1000;
 
 /// Capability ID "vendor specific".
 const CAP_VENDOR: u8 = 0x09;
@@ -45,7 +45,7 @@ const PCI_CFG: u8 = 5;
 
 /// Offsets in configuration space that the transport reacts to.
 #[derive(Clone, Copy, Debug)]
-pub struct Capabilities {
+pub(super) struct Capabilities {
     /// The MSI-X capability.
     pub msix: u8,
     /// The configuration access capability.
@@ -63,7 +63,7 @@ fn vendor_body(cfg_type: u8, offset: u64, len: u64, extra: &[u8]) -> Vec<u8> {
 }
 
 /// Adds the capabilities of a device with `queues` queues and `vectors` MSI-X vectors.
-pub fn add_capabilities(
+pub(super) fn add_capabilities(
     space: &mut ConfigSpace,
     queues: u16,
     vectors: u16,

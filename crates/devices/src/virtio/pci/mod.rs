@@ -2,17 +2,17 @@
 //! The PCI transport of virtio (virtio 1.2, 4.1), written once for every device.
 //!
 //! A [`VirtioPci`] is a PCI function 1af4:1040+id without I/O ports, interrupt pin or legacy interface. Its
-//! only BAR ([`layout`]) holds the [`common`] configuration with the status machine, the ISR byte, the
-//! device's own configuration, one doorbell per queue and the MSI-X structures ([`interrupt`]). When the BAR
+//! only BAR (`layout`) holds the `common` configuration with the status machine, the ISR byte, the
+//! device's own configuration, one doorbell per queue and the MSI-X structures (`interrupt`). When the BAR
 //! is placed, each doorbell is registered with the hypervisor, so that a kick signals the queue's eventfd
 //! without leaving the kernel; a write that does arrive here does the same by hand.
 //!
 //! The BAR is 64-bit and prefetchable, the kind that OVMF's and Linux's allocators both place above 4 GiB;
 //! the ISR byte is the one register with a read side effect, and nothing that uses MSI-X reads it.
 
-pub mod common;
-pub mod interrupt;
-pub mod layout;
+mod common;
+mod interrupt;
+mod layout;
 mod metrics;
 #[cfg(test)]
 mod tests;
@@ -38,7 +38,7 @@ use crate::pci::config_space::{ConfigError, ConfigSpace, Identity};
 /// Most queues of a device: doorbells and vectors have one page each.
 pub const MAX_QUEUES: usize = 64;
 /// Largest queue.
-pub const MAX_QUEUE_SIZE: u16 = 1024;
+pub(crate) const MAX_QUEUE_SIZE: u16 = 1024;
 /// PCI vendor of virtio devices.
 const VENDOR: u16 = 0x1af4;
 /// PCI device ID of virtio device ID 0.

@@ -14,7 +14,7 @@ use crate::virtio::queue::{Chain, QueueError, Segment, VirtQueue, write_segments
 use crate::virtio::worker::{Handler, Sources};
 
 /// Most bytes given for one chain. Drivers ask for a cache line to a page.
-pub const MAX_BYTES: u32 = 64 * 1024;
+pub(super) const MAX_BYTES: u32 = 64 * 1024;
 /// Bytes drawn at once.
 const CHUNK: usize = 4096;
 

@@ -44,7 +44,7 @@ impl EngineKind {
 
 /// An engine of one queue.
 #[derive(Debug)]
-pub enum Engine {
+pub(super) enum Engine {
     /// See [`EngineKind::Uring`].
     Uring(Box<Uring>),
     /// See [`EngineKind::Threads`].
@@ -54,7 +54,7 @@ pub enum Engine {
 impl Engine {
     /// An engine for `capacity` operations at once, a power of two, on `disk`. Falls back to threads if a
     /// ring cannot be had now, for example for want of locked memory.
-    pub fn new(kind: EngineKind, disk: Arc<Disk>, capacity: u16) -> io::Result<Self> {
+    pub(super) fn new(kind: EngineKind, disk: Arc<Disk>, capacity: u16) -> io::Result<Self> {
         if kind == EngineKind::Uring {
             match Uring::new(disk.clone(), capacity) {
                 Ok(uring) => return Ok(Self::Uring(Box::new(uring))),
@@ -67,7 +67,7 @@ impl Engine {
     }
 
     /// Signalled when operations have finished.
-    pub fn event(&self) -> &EventFd {
+    pub(super) fn event(&self) -> &EventFd {
         match self {
             Self::Uring(uring) => uring.event(),
             Self::Pool(pool) => pool.event(),
@@ -75,7 +75,7 @@ impl Engine {
     }
 
     /// Starts `op` under `tag`, which is below the capacity and not in use.
-    pub fn start(&mut self, tag: u16, op: Op) -> io::Result<()> {
+    pub(super) fn start(&mut self, tag: u16, op: Op) -> io::Result<()> {
         match self {
             Self::Uring(uring) => uring.start(tag, op),
             Self::Pool(pool) => pool.start(tag, op),
@@ -83,7 +83,7 @@ impl Engine {
     }
 
     /// Hands started operations to the kernel, for engines that collect them.
-    pub fn submit(&mut self) -> io::Result<()> {
+    pub(super) fn submit(&mut self) -> io::Result<()> {
         match self {
             Self::Uring(uring) => uring.submit(),
             Self::Pool(_) => Ok(()),
@@ -91,7 +91,7 @@ impl Engine {
     }
 
     /// Moves finished operations to `finished`.
-    pub fn reap(&mut self, finished: &mut Vec<Finished>) -> io::Result<()> {
+    pub(super) fn reap(&mut self, finished: &mut Vec<Finished>) -> io::Result<()> {
         match self {
             Self::Uring(uring) => uring.reap(finished),
             Self::Pool(pool) => {

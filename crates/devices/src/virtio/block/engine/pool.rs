@@ -65,14 +65,14 @@ impl Shared {
 
 /// The engine.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     capacity: usize,
 }
 
 impl Pool {
-    pub fn new(disk: Arc<Disk>, capacity: u16) -> io::Result<Self> {
+    pub(crate) fn new(disk: Arc<Disk>, capacity: u16) -> io::Result<Self> {
         let shared =
             Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), event: event_fd()?, disk });
         // Built first, so that a thread that does not start stops those that did.
@@ -85,11 +85,11 @@ impl Pool {
         Ok(pool)
     }
 
-    pub fn event(&self) -> &EventFd {
+    pub(crate) fn event(&self) -> &EventFd {
         &self.shared.event
     }
 
-    pub fn start(&mut self, tag: u16, op: Op) -> io::Result<()> {
+    pub(crate) fn start(&mut self, tag: u16, op: Op) -> io::Result<()> {
         let mut state = self.shared.state();
         if state.waiting.len() >= self.capacity {
             return Err(io::Error::other("more operations than the queue has descriptors"));
@@ -100,7 +100,7 @@ impl Pool {
         Ok(())
     }
 
-    pub fn reap(&mut self, finished: &mut Vec<Finished>) {
+    pub(crate) fn reap(&mut self, finished: &mut Vec<Finished>) {
         drain_event(&self.shared.event);
         finished.append(&mut self.shared.state().finished);
     }

@@ -19,7 +19,7 @@ const MAX_TRIES: u32 = 1000;
 const PROBE_ENTRIES: u32 = 2;
 
 /// The engine.
-pub struct Uring {
+pub(crate) struct Uring {
     ring: IoUring,
     event: EventFd,
     disk: Arc<Disk>,
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Uring {
 
 impl Uring {
     /// Says whether the kernel has what this engine needs and lets this process use it.
-    pub fn probe() -> io::Result<()> {
+    pub(crate) fn probe() -> io::Result<()> {
         let ring = IoUring::new(PROBE_ENTRIES)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
@@ -60,7 +60,7 @@ impl Uring {
     }
 
     /// A ring for `capacity` operations.
-    pub fn new(disk: Arc<Disk>, capacity: u16) -> io::Result<Self> {
+    pub(crate) fn new(disk: Arc<Disk>, capacity: u16) -> io::Result<Self> {
         let ring = IoUring::new(capacity.into())?;
         let event = event_fd()?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
@@ -68,11 +68,11 @@ impl Uring {
         Ok(Self { ring, event, disk, ops, in_flight: 0 })
     }
 
-    pub fn event(&self) -> &EventFd {
+    pub(crate) fn event(&self) -> &EventFd {
         &self.event
     }
 
-    pub fn start(&mut self, tag: u16, op: Op) -> io::Result<()> {
+    pub(crate) fn start(&mut self, tag: u16, op: Op) -> io::Result<()> {
         match self.ops.get_mut(usize::from(tag)) {
             Some(slot @ None) => *slot = Some(op),
             _ => return Err(io::Error::other("tag out of range or in use")),
@@ -120,7 +120,7 @@ impl Uring {
         Err(io::Error::other("submission ring stays full"))
     }
 
-    pub fn submit(&mut self) -> io::Result<()> {
+    pub(crate) fn submit(&mut self) -> io::Result<()> {
         self.enter(0)
     }
 
@@ -142,7 +142,7 @@ impl Uring {
         }
     }
 
-    pub fn reap(&mut self, finished: &mut Vec<Finished>) -> io::Result<()> {
+    pub(crate) fn reap(&mut self, finished: &mut Vec<Finished>) -> io::Result<()> {
         drain_event(&self.event);
         loop {
             let Some(entry) = self.ring.completion().next() else { break };
