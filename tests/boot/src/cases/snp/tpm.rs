@@ -4,10 +4,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use cvmm_tpm::quote::QuoteClaims;
 
 use super::super::tpm::{Exits, IN_PROCESS, NO_COALESCING, NO_PAGE};
 use super::super::{Case, Host, on};
@@ -18,13 +19,23 @@ use crate::harness::spec::{cmdline, path};
 use crate::harness::vm::Ended;
 use crate::harness::{Ctx, Disk, Spec, Vm, acpi, images, quote};
 
-pub const CASES: &[Case] = &[on(
-    Host::Snp,
-    "snp-tpm-kept",
-    900,
-    kept,
-    "three starts of a VM: sealed and enrolled, unsealed and unlocked, and with another UKI neither; the gate's word on each; older state is refused",
-)];
+pub const CASES: &[Case] = &[
+    on(
+        Host::Snp,
+        "snp-tpm",
+        900,
+        first_start,
+        "a VM's first start: sealed and enrolled; the gate appraises its quote, its bundle verifies offline; a missing state is refused",
+    ),
+    on(
+        Host::Snp,
+        "snp-tpm-kept",
+        2400,
+        kept,
+        "three starts of a VM: sealed and enrolled, unsealed and unlocked, and with another UKI neither; the gate's word on each; older state is refused",
+    )
+    .long(),
+];
 
 /// A running guest has to show what its TPM has measured.
 const QUOTE: &str = "[vtpm]\nquote = \"require\"\nevent_log = \"require\"\n";
@@ -69,23 +80,48 @@ fn start(ctx: &Ctx, gate: &Gate, spec: &Spec, state: &Path, keys: &str) -> Resul
     Ok(ended)
 }
 
-fn kept(ctx: &Ctx) -> Result<()> {
-    let (first, other) = (spec(ctx, "first", "")?, spec(ctx, "other", " cvmm.mb=1")?);
+/// A VM after its first start.
+struct Started {
+    gate: Gate,
+    spec: Spec,
+    /// Its TPM's state.
+    state: PathBuf,
+    ended: Ended,
+    quote: QuoteClaims,
+}
+
+/// The first start of a VM, with all that can be asked of it.
+fn started(ctx: &Ctx) -> Result<Started> {
+    let spec = spec(ctx, "first", "")?;
     let state = ctx.own_path("tpm.vmgs");
     let mut gate = Gate::new(ctx)?;
     gate.trust(ctx)?;
-    gate.admit(ctx, &first, QUOTE, "", "")?;
+    gate.admit(ctx, &spec, QUOTE, "", "")?;
     gate.start()?;
 
-    let ended = start(ctx, &gate, &first, &state, "")?;
+    let ended = start(ctx, &gate, &spec, &state, "")?;
     for (fact, value) in [("sealed", "yes"), ("luks_enrolled", "yes"), ("unseal", "ok"), ("luks", "ok")] {
         ended.fact(fact, value)?;
     }
     acpi::hand_out(ctx, &ended)?;
-    let before = quote::of(&ended)?;
+    let quote = quote::of(&ended)?;
     certified(&ended)?;
     believed(&gate, &ended)?;
     offline(ctx, &gate)?;
+    Ok(Started { gate, spec, state, ended, quote })
+}
+
+fn first_start(ctx: &Ctx) -> Result<()> {
+    let Started { gate, spec, state, .. } = started(ctx)?;
+    // The gate knows that there was a state: refused before there is a guest.
+    fs::remove_file(&state)?;
+    let refused = kept_out(ctx, &with_state(&gate, &spec, &state, ""), STATE_REFUSED)?;
+    has(&refused, "state.missing")
+}
+
+fn kept(ctx: &Ctx) -> Result<()> {
+    let Started { mut gate, spec: first, state, ended, quote: before } = started(ctx)?;
+    let other = spec(ctx, "other", " cvmm.mb=1")?;
     let all = tell(&ended, "all measures")?;
     let older = ctx.own_path("older.vmgs");
     fs::copy(&state, &older)?;
