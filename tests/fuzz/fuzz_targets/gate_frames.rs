@@ -20,6 +20,8 @@ use cvmm_test_support::gate::TestGate;
 use cvmm_test_support::gate::session::{self, guest_channel};
 use libfuzzer_sys::fuzz_target;
 
+/// The VM whose guest asks.
+const GUEST: &str = "guest";
 /// Inputs for one gate: its log grows with each.
 const MAX_USES: u32 = 20_000;
 
@@ -38,8 +40,8 @@ impl World {
         let key = std::fs::read_to_string(gate.path("keys/verdict.pem.pub")).expect("it was just written");
         let key = VerdictKey::from_pem(&key).expect("it is the gate's own");
         let mut world = Self { gate, engine, key, launch: String::new(), used: 0 };
-        // One VM that a guest may ask about.
-        world.launch = session::launch(&world.engine, Client::own(), world.gate.proposal("vm"));
+        // One VM that a guest may ask about. The inputs launch another: a launch ends the channels of those before it.
+        world.launch = session::launch(&world.engine, Client::own(), world.gate.proposal(GUEST));
         world
     }
 
@@ -139,9 +141,9 @@ fn launch(world: &World, input: &mut Input<'_>) {
 }
 
 fn guest(world: &World, input: &mut Input<'_>) {
-    let channel = Request::GuestChannel(guest_channel("p", "vm", &world.launch));
+    let channel = Request::GuestChannel(guest_channel("p", GUEST, &world.launch));
     let mut session = session::open(&world.engine, Client::own(), &channel);
-    let challenge = session::challenge(&world.engine, &mut session, "vm");
+    let challenge = session::challenge(&world.engine, &mut session, GUEST);
     let len = usize::from(input.u16());
     let report = STANDARD.encode(input.bytes(len));
     let certificates = (input.u8() == 1).then(|| STANDARD.encode(input.rest()));
