@@ -40,7 +40,8 @@ impl World {
         let key = std::fs::read_to_string(gate.path("keys/verdict.pem.pub")).expect("it was just written");
         let key = VerdictKey::from_pem(&key).expect("it is the gate's own");
         let mut world = Self { gate, engine, key, launch: String::new(), used: 0 };
-        // One VM that a guest may ask about. The inputs launch another: a launch ends the channels of those before it.
+        // One VM that a guest may ask about. The inputs launch another: a launch ends the channels of those
+        // before it.
         world.launch = session::launch(&world.engine, Client::own(), world.gate.proposal(GUEST));
         world
     }

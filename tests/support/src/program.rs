@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs that a test makes in order to run them.
 //!
-//! Another process writes them. If this one did, a child that another thread forks at that moment would inherit the
-//! descriptor that is open for writing, and until that child calls exec, running the program fails with ETXTBSY.
+//! Another process writes them. If this one did, a child that another thread forks at that moment would
+//! inherit the descriptor that is open for writing, and until that child calls exec, running the program
+//! fails with ETXTBSY.
 
 use std::path::Path;
 use std::process::Command;

@@ -67,8 +67,8 @@ pub(super) enum Command {
 
 /// Run a virtual machine until its guest powers off
 ///
-/// SIGTERM or SIGINT presses the guest's power button; when it has not powered off within the grace time, or at a second signal, the
-/// virtual machine is stopped.
+/// SIGTERM or SIGINT presses the guest's power button; when it has not powered off within the grace time, or
+/// at a second signal, the virtual machine is stopped.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("description").args(["file", "config"]).required(true))]
 pub(super) struct RunArgs {
@@ -87,8 +87,8 @@ pub(super) struct RunArgs {
     /// Time the guest has to power off after a signal
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub(super) grace: u32,
-    /// End the VM with exit code 16 if the guest has written nothing to its console by then; 0: do not even warn. Without
-    /// this option, cvmm warns after 60 seconds and the guest continues
+    /// End the VM with exit code 16 if the guest has written nothing to its console by then; 0: do not even
+    /// warn. Without this option, cvmm warns after 60 seconds and the guest continues
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub(super) boot_timeout: Option<u32>,
     /// Exit when the guest requests a reset, instead of restarting it
@@ -103,8 +103,9 @@ pub(super) struct RunArgs {
 pub(super) enum ConfigCommand {
     /// Check a vm.toml, the files that it names, and this host
     ///
-    /// Reports what cvmm run would refuse before it starts anything, with the same exit code. Nothing is started,
-    /// locked or changed. Problems with the code config.*.host are about this host, all others about the text and the files.
+    /// Reports what cvmm run would refuse before it starts anything, with the same exit code. Nothing is
+    /// started, locked or changed. Problems with the code config.*.host are about this host, all others about
+    /// the text and the files.
     Check {
         /// The file
         file: PathBuf,

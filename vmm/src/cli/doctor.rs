@@ -7,7 +7,8 @@ use super::session::Session;
 use crate::exit_code::ExitStatus;
 
 impl Session<'_> {
-    /// Prints the checklist. That it could be printed does not make the host a good one: a fatal item decides the code.
+    /// Prints the checklist. That it could be printed does not make the host a good one: a fatal item decides
+    /// the code.
     pub(super) fn doctor(&mut self, json: bool) -> ExitStatus {
         let report = cvmm_doctor::examine(Path::new("/"));
         let text = if json {

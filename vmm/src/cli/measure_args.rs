@@ -11,8 +11,8 @@ use cvmm_snp::policy::GuestPolicy;
 
 /// Predict the launch digest of an SNP guest; explain, save, compare and sign it
 ///
-/// The guest is described by a vm.toml, or by the options of sev-snp-measure (--ovmf, --kernel, ...). The digest depends on the processor
-/// that the guest will see, so it must be named.
+/// The guest is described by a vm.toml, or by the options of sev-snp-measure (--ovmf, --kernel, ...). The
+/// digest depends on the processor that the guest will see, so it must be named.
 #[derive(Args, Debug)]
 #[command(
     group = ArgGroup::new("subject").args(["config", "ovmf", "diff"]).required(true),

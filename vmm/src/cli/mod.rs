@@ -65,8 +65,8 @@ where
     session.execute(cli.command, timeline, run).into()
 }
 
-/// Shows what is wrong with a command line, as a log event where those are JSON. Help and version are "errors" too, for standard
-/// output and with code 0.
+/// Shows what is wrong with a command line, as a log event where those are JSON. Help and version are
+/// "errors" too, for standard output and with code 0.
 fn usage_error(error: &clap::Error, words: impl Iterator<Item = OsString>) -> ExitStatus {
     if !error.use_stderr() {
         // EPIPE is the reader's choice.

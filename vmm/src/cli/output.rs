@@ -21,7 +21,8 @@ pub(super) struct OutputArgs {
 }
 
 impl Session<'_> {
-    /// Writes a command's result to where it was asked for; `existing` is for a file that is there, without `--force`.
+    /// Writes a command's result to where it was asked for; `existing` is for a file that is there, without
+    /// `--force`.
     pub(super) fn write_output(
         &mut self,
         args: &OutputArgs,

@@ -243,8 +243,8 @@ impl Session<'_> {
     }
 }
 
-/// The product of a processor, with the minimum TCB from the command line or, by default, from what the host's
-/// security processor reports.
+/// The product of a processor, with the minimum TCB from the command line or, by default, from what the
+/// host's security processor reports.
 fn platform(signature: CpuSignature, args: &InitArgs) -> Result<Platform, String> {
     let product = Product::from_signature(signature)
         .ok_or_else(|| format!("no certificates are known for processor {signature}"))?;

@@ -111,14 +111,15 @@ pub(super) struct InitArgs {
     /// Processor by CPUID leaf 1, EAX
     #[arg(long, value_name = "NUMBER", value_parser = super::measure_args::signature)]
     pub(super) vcpu_sig: Option<CpuSignature>,
-    /// Minimum TCB: bootloader,tee,snp,microcode; on Turin, the FMC comes first. Default: what this host reports
+    /// Minimum TCB: bootloader,tee,snp,microcode; on Turin, the FMC comes first. Default: what this host
+    /// reports
     #[arg(long, value_name = "NUMBERS")]
     pub(super) tcb: Option<TcbText>,
     /// Name of the policy. Default: that of the VM
     #[arg(long, value_name = "NAME")]
     pub(super) id: Option<String>,
-    /// Instead of writing a new policy, admit this guest by an existing one: add its digest, and increase the version.
-    /// Nothing else is changed. Sign the file again afterwards
+    /// Instead of writing a new policy, admit this guest by an existing one: add its digest, and increase the
+    /// version. Nothing else is changed. Sign the file again afterwards
     #[arg(long, value_name = "FILE", conflicts_with_all = ["id", "tcb", "output", "force"])]
     pub(super) update: Option<PathBuf>,
     /// With --update: remove the existing digests

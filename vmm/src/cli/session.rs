@@ -17,8 +17,9 @@ pub(super) struct Session<'io> {
 }
 
 impl Session<'_> {
-    /// Writes a command's result. Strings out of files and reports may be in it: control characters are escaped, in a form that JSON
-    /// and TOML have too. A reader that went away (`cvmm man | head`) has what it wanted.
+    /// Writes a command's result. Strings out of files and reports may be in it: control characters are
+    /// escaped, in a form that JSON and TOML have too. A reader that went away (`cvmm man | head`) has what
+    /// it wanted.
     pub(super) fn print(&mut self, bytes: &[u8]) -> ExitStatus {
         let text = String::from_utf8_lossy(bytes);
         match self.out.write_all(printable::lines(&text).as_bytes()).and_then(|()| self.out.flush()) {

@@ -22,7 +22,8 @@ pub(super) enum StateCommand {
     Check(CheckArgs),
     /// Change the key of a state file
     ///
-    /// If it is interrupted, run it again with the same two keys: until it completes, either key opens the file, afterwards only the new one.
+    /// If it is interrupted, run it again with the same two keys: until it completes, either key opens the
+    /// file, afterwards only the new one.
     Rekey(RekeyArgs),
     /// Write what is in a state file, decrypted, to files
     Export(ExportArgs),

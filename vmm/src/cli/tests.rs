@@ -198,8 +198,9 @@ fn a_timeline_replaces_a_timeline_and_nothing_else() {
     assert!(fs::read_to_string(&svg).unwrap().starts_with("<svg "));
 }
 
-/// Each option that names a file or folder to be written. A new one needs a test that it overwrites no file of the user: those of
-/// `run` and `timeline` are above, the others' in vmm/tests (measure.rs, policy.rs, bundle.rs), and `state` makes new files only.
+/// Each option that names a file or folder to be written. A new one needs a test that it overwrites no file
+/// of the user: those of `run` and `timeline` are above, the others' in vmm/tests (measure.rs, policy.rs,
+/// bundle.rs), and `state` makes new files only.
 #[test]
 fn every_option_that_names_an_output_is_known() {
     fn collect(command: &clap::Command, path: &str, found: &mut Vec<String>) {

@@ -100,7 +100,8 @@ pub struct Spec {
     pub first_stage: bool,
     /// The keys of `[vtpm]`.
     pub vtpm: Option<String>,
-    /// What the host does to the guest, as in the variable `CVMM_HOSTILE` of `cvmm-hostile` (`tests/hostile`); none for `cvmm`.
+    /// What the host does to the guest, as in the variable `CVMM_HOSTILE` of `cvmm-hostile`
+    /// (`tests/hostile`); none for `cvmm`.
     pub hostile: Option<String>,
 }
 

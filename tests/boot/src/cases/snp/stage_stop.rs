@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A stop signal while a guest is in its first stage: there is no operating system yet that a power button could
-//! reach, so the VM ends at once.
+//! A stop signal while a guest is in its first stage: there is no operating system yet that a power button
+//! could reach, so the VM ends at once.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::channel;
