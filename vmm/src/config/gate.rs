@@ -48,7 +48,7 @@ pub(super) struct RawGate {
     /// the private half.
     #[schemars(required, length(min = 1))]
     pub(super) verdict_key: Option<String>,
-    /// The policy that judges, by its name at the gate.
+    /// The policy that appraises the guest, by its name at the gate.
     #[schemars(required, length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     pub(super) policy: Option<String>,
     /// The VM's name at the gate. Default: `name`.
@@ -68,7 +68,7 @@ pub struct Gate {
     pub endpoint: GateEndpoint,
     /// The public key of its verdicts, PEM.
     pub verdict_key: PathBuf,
-    /// The policy that judges.
+    /// The policy that appraises the guest.
     pub policy: String,
     /// The VM's name at the gate.
     pub vm_id: String,

@@ -15,7 +15,7 @@ use super::table::Table;
 
 pub(super) const TABLE: Table = Table { name: "snp", repeated: false, example };
 
-/// What an SNP guest demands and accepts.
+/// What an SNP guest requires and accepts.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Snp")]
@@ -54,7 +54,7 @@ pub enum CpuidTolerance {
     Caches,
 }
 
-/// What an SNP guest demands and accepts.
+/// What an SNP guest requires and accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snp {
     /// Guest policy, SEV-SNP firmware ABI 4.3.

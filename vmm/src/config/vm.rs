@@ -68,14 +68,14 @@ pub(super) struct RawVm {
     pub(super) console: Option<RawConsole>,
     /// Whether the guest has a virtio entropy device. Default true.
     pub(super) rng: Option<bool>,
-    /// What an SNP guest demands and accepts. Only with `isolation = "snp"`.
+    /// What an SNP guest requires and accepts. Only with `isolation = "snp"`.
     pub(super) snp: Option<RawSnp>,
     /// The attestation gate that decides whether the guest runs. Only with `isolation = "snp"`, where it is needed unless
     /// `--without-gate` is given.
     pub(super) gate: Option<RawGate>,
     /// The guest's TPM 2.0. Default: none.
     pub(super) vtpm: Option<RawVtpm>,
-    /// Knobs for development; leave out in production.
+    /// Settings for development; leave them out in production.
     pub(super) debug: Option<RawDebug>,
 }
 
@@ -104,13 +104,13 @@ pub struct Config {
     pub console: Console,
     /// Whether the guest has a virtio entropy device.
     pub rng: bool,
-    /// What an SNP guest demands and accepts; without meaning for others.
+    /// What an SNP guest requires and accepts; without meaning for others.
     pub snp: Snp,
     /// Who decides whether an SNP guest runs.
     pub gate: Option<Gate>,
     /// The guest's TPM; `None` without one.
     pub vtpm: Option<Vtpm>,
-    /// Knobs for development; none of them belongs into production.
+    /// Settings for development; none of them belongs into production.
     pub debug: Debug,
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which devices the machine has and where they answer.
 
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 
 use cvmm_acpi::AcpiConfig;
@@ -180,7 +179,7 @@ pub fn build(parts: Parts<'_>) -> Result<Devices, DeviceError> {
     ports.add(0x70, 2, "rtc", shared(Rtc::new()))?;
     ports.add(0x601, 1, "sleep status", shared(SleepStatus::default()))?;
     ports.add(0x604, 2, "sleep control", shared(SleepControl::new(Arc::clone(&power))))?;
-    ports.add(0x608, 4, "pm timer", shared(PmTimer::new(NonZeroU32::MIN)))?;
+    ports.add(0x608, 4, "pm timer", shared(PmTimer::new()))?;
 
     let mut functions: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
     let console_port = match config.console.device {

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The ACPI power management timer (ACPI 6.5, 4.8.3.3): a free-running 24-bit counter at 3.579545 MHz.
 //!
-//! Firmware has no other delay clock and polls it; Linux does not use it on this machine. It can therefore be
-//! run fast: firmware's fixed waits (10 ms after each INIT) shrink by the scale and so do its polls. That
-//! bends the specification and is off (scale 1) unless the configuration asks for it.
+//! Firmware has no other delay clock and polls it; Linux does not use it on this machine.
 //!
 //! Polling is expensive: each read leaves the guest, and a wait of 10 ms on a fast host is thousands of them.
 //! A guest that has been polling for a while is therefore made to wait a little inside the read ([`Poll`]):
@@ -11,7 +9,6 @@
 //! asked for (the clock guarantees lower bounds only), and at most [`LONGEST_NAP`], so that no vCPU is held
 //! for long.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +17,7 @@ use cvmm_metrics::Inspect;
 use super::metrics::PmTimerMetrics;
 use crate::bus::BusDevice;
 
-/// Ticks per second at scale 1.
+/// Ticks per second.
 pub(crate) const FREQUENCY: u64 = 3_579_545;
 /// The counter has 24 bits; the upper byte of the register reads as zero.
 const MASK: u128 = 0x00ff_ffff;
@@ -58,38 +55,35 @@ impl Poll {
 pub struct PmTimer {
     elapsed: Box<dyn Fn() -> Duration + Send>,
     sleep: Box<dyn Fn(Duration) + Send>,
-    ticks_per_second: u128,
     poll: Poll,
     metrics: Arc<PmTimerMetrics>,
 }
 
 impl std::fmt::Debug for PmTimer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PmTimer").field("ticks_per_second", &self.ticks_per_second).finish_non_exhaustive()
+        f.debug_struct("PmTimer").field("poll", &self.poll).finish_non_exhaustive()
     }
 }
 
 impl PmTimer {
-    /// Starts at zero and runs `scale` times as fast as the specification says.
-    pub fn new(scale: NonZeroU32) -> Self {
+    /// Starts at zero.
+    #[expect(clippy::new_without_default, reason = "it starts a clock")]
+    pub fn new() -> Self {
         let start = Instant::now();
-        Self::with_clock(scale, Box::new(move || start.elapsed()), Box::new(std::thread::sleep))
+        Self::with_clock(Box::new(move || start.elapsed()), Box::new(std::thread::sleep))
     }
 
     /// Like [`PmTimer::new`], with the time since start taken from `elapsed` and waits made by `sleep`.
     pub(crate) fn with_clock(
-        scale: NonZeroU32,
         elapsed: Box<dyn Fn() -> Duration + Send>,
         sleep: Box<dyn Fn(Duration) + Send>,
     ) -> Self {
-        let ticks_per_second = u128::from(FREQUENCY) * u128::from(scale.get());
-        Self { elapsed, sleep, ticks_per_second, poll: Poll::default(), metrics: Arc::default() }
+        Self { elapsed, sleep, poll: Poll::default(), metrics: Arc::default() }
     }
 
-    /// The counter's value. At the largest scale the product would overflow after some 700,000 years; it
-    /// saturates.
+    /// The counter's value.
     fn count(&self) -> u32 {
-        let ticks = (self.elapsed)().as_nanos().saturating_mul(self.ticks_per_second) / NANOS_PER_SECOND;
+        let ticks = (self.elapsed)().as_nanos().saturating_mul(u128::from(FREQUENCY)) / NANOS_PER_SECOND;
         u32::try_from(ticks & MASK).unwrap_or_default()
     }
 }
@@ -133,18 +127,17 @@ mod tests {
         u32::from_le_bytes(data)
     }
 
-    fn at(scale: u32, nanos: u64) -> PmTimer {
+    fn at(nanos: u64) -> PmTimer {
         let clock = Box::new(move || Duration::from_nanos(nanos));
-        PmTimer::with_clock(NonZeroU32::new(scale).unwrap(), clock, Box::new(|_| {}))
+        PmTimer::with_clock(clock, Box::new(|_| {}))
     }
 
     #[test]
     fn counts_3579545_per_second_and_wraps_at_24_bits() {
-        assert_eq!(read32(&mut at(1, 1_000_000_000)), 3_579_545);
-        assert_eq!(read32(&mut at(1, 10_000_000)), 35_795);
-        assert_eq!(read32(&mut at(1, 5_000_000_000)), (5 * 3_579_545) & 0xff_ffff);
-        assert_eq!(read32(&mut at(50, 10_000_000)), 1_789_772);
-        assert!(read32(&mut at(u32::MAX, u64::MAX)) <= 0xff_ffff);
+        assert_eq!(read32(&mut at(1_000_000_000)), 3_579_545);
+        assert_eq!(read32(&mut at(10_000_000)), 35_795);
+        assert_eq!(read32(&mut at(5_000_000_000)), (5 * 3_579_545) & 0xff_ffff);
+        assert!(read32(&mut at(u64::MAX)) <= 0xff_ffff);
     }
 
     #[test]
@@ -152,7 +145,6 @@ mod tests {
         let now = Arc::new(AtomicU64::new(0));
         let clock = now.clone();
         let mut timer = PmTimer::with_clock(
-            NonZeroU32::MIN,
             Box::new(move || Duration::from_nanos(clock.load(Ordering::Relaxed))),
             Box::new(|_| {}),
         );
@@ -172,7 +164,6 @@ mod tests {
         let now = Arc::new(AtomicU64::new(1_000_000_000));
         let (clock, naps) = (now.clone(), now.clone());
         let mut timer = PmTimer::with_clock(
-            NonZeroU32::MIN,
             Box::new(move || Duration::from_nanos(clock.load(Ordering::Relaxed))),
             Box::new(move |nap| {
                 assert!(nap <= LONGEST_NAP);
@@ -205,7 +196,6 @@ mod tests {
         let now = Arc::new(AtomicU64::new(1_000_000_000));
         let clock = now.clone();
         let mut timer = PmTimer::with_clock(
-            NonZeroU32::MIN,
             Box::new(move || Duration::from_nanos(clock.load(Ordering::Relaxed))),
             Box::new(|_| {}),
         );
@@ -236,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_real_clock_moves() {
-        let mut timer = PmTimer::new(NonZeroU32::MIN);
+        let mut timer = PmTimer::new();
         let first = read32(&mut timer);
         std::thread::sleep(Duration::from_millis(2));
         assert!(read32(&mut timer) - first >= 7159, "2 ms are at least 7159 ticks");
@@ -245,7 +235,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_access_gives_bytes_of_the_counter(offset in any::<u64>(), len in 0_usize..9) {
-            let mut timer = at(1, 1_000_000_000);
+            let mut timer = at(1_000_000_000);
             let mut data = vec![0; len];
             timer.write(offset, &data);
             timer.read(offset, &mut data);

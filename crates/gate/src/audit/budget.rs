@@ -19,7 +19,7 @@ use cvmm_reason::Reason;
 use serde_json::{Value, json};
 
 /// Bytes of one client: per second, and at once.
-const EACH: Rate = Rate { per_s: 4.0 * 1024.0, burst: 128.0 * 1024.0 };
+pub(crate) const EACH: Rate = Rate { per_s: 4.0 * 1024.0, burst: 128.0 * 1024.0 };
 /// The same for all of one kind together.
 const ALL: Rate = Rate { per_s: 32.0 * 1024.0, burst: 1024.0 * 1024.0 };
 /// Challenges of one client: per second, and at once.
@@ -99,9 +99,9 @@ impl fmt::Debug for Origin {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Rate {
-    per_s: f64,
-    burst: f64,
+pub(crate) struct Rate {
+    pub(crate) per_s: f64,
+    pub(crate) burst: f64,
 }
 
 /// A token bucket.

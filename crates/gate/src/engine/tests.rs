@@ -20,7 +20,7 @@ use cvmm_snp::policy::GuestPolicy;
 
 use super::core::{EngineError, check_rcar};
 use super::{Call, Engine, Reply, Session, State};
-use crate::audit::budget::Origin;
+use crate::audit::budget::{EACH, Origin};
 use crate::clients::{Client, Clients, Table};
 use crate::config::Config;
 use crate::keys::Signer;
@@ -620,6 +620,7 @@ fn a_flood_of_denials_is_counted_and_does_not_fill_the_log() {
     let fixture = Fixture::new();
     let client = Client::own();
     let long = format!("{{\"type\":\"{}\"}}", "A".repeat(65_000));
+    let began = Instant::now();
     for _ in 0..2000 {
         let answer = fixture.engine.answer(&mut Session::new(Arc::clone(&client)), long.as_bytes());
         assert_eq!(code(&answer), "gate.message");
@@ -627,7 +628,9 @@ fn a_flood_of_denials_is_counted_and_does_not_fill_the_log() {
         assert!(serde_json::to_vec(&answer).unwrap().len() < 2048);
     }
     let len = |fixture: &Fixture| fs::metadata(&fixture.engine.config.audit).unwrap().len();
-    assert!(len(&fixture) < 200 << 10, "{}", len(&fixture));
+    // A slow machine gives the client more time, and so more bytes. What is not about its denials fits into 16 KiB.
+    let budget = EACH.burst + EACH.per_s * began.elapsed().as_secs_f64();
+    assert!((len(&fixture) as f64) < budget + 16.0 * 1024.0, "{} of {budget}", len(&fixture));
     // An answer that grants something is always written, for every client.
     let lines = || fs::read_to_string(&fixture.engine.config.audit).unwrap().lines().count();
     let before = lines();
