@@ -4,7 +4,7 @@
 use std::mem;
 use std::time::Instant;
 
-use cvmm_gate_protocol::messages::{self, Request, Response};
+use cvmm_gate_protocol::messages::{self, Approval, Request, Response};
 use cvmm_reason::Reason;
 use serde_json::{Value, json};
 
@@ -107,7 +107,11 @@ fn check_role(state: &State, request: &Request) -> Result<(), Denial> {
 /// The event in the log for an answer that is not a denial, with its details.
 fn event(response: &Response, state: &State, had_lease: bool) -> Option<(&'static str, Value)> {
     let event = match response {
-        Response::Approval(approval) => ("approved", json!(approval)),
+        // Not the ID authentication: most of it is zeros, and it says nothing that the ID block does not.
+        Response::Approval(Approval { nonce, policy, id_block, host_data, .. }) => (
+            "approved",
+            json!({ "nonce": nonce, "policy": policy, "id_block": id_block, "host_data": host_data }),
+        ),
         // The request that follows has a line.
         Response::ChannelConfirmation(_) => return None,
         Response::Challenge(challenge) => ("challenged", json!(challenge)),

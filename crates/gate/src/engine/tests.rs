@@ -656,6 +656,21 @@ fn a_flood_of_denials_is_counted_and_does_not_fill_the_log() {
 }
 
 #[test]
+fn the_log_has_of_an_approval_what_identifies_the_launch() {
+    let fixture = Fixture::new();
+    let (_session, approved) = fixture.admit(|_| ());
+    approved.unwrap();
+    fixture.engine.close();
+    let text = fs::read_to_string(&fixture.engine.config.audit).unwrap();
+    let line = text.lines().find(|line| line.contains("\"event\":\"approved\"")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let mut members: Vec<_> = line["answer"].as_object().unwrap().keys().collect();
+    members.sort_unstable();
+    // The ID authentication would triple the log of a session.
+    assert_eq!(members, ["host_data", "id_block", "nonce", "policy"]);
+}
+
+#[test]
 fn admissions_of_one_vm_are_numbered_and_remembered_in_the_order_of_the_log() {
     let fixture = Fixture::new();
     std::thread::scope(|scope| {
