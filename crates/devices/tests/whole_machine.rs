@@ -5,7 +5,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's set-up; the lint exempts only the test functions")]
 
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -60,7 +59,7 @@ fn machine() -> (Bus, Ecam, Arc<PciRoot>, Arc<Counter>) {
     ports.add(fw_cfg::BASE, fw_cfg::LEN, "fw_cfg", shared(fw_cfg_device)).unwrap();
     ports.add(0x601, 1, "sleep status", shared(SleepStatus::default())).unwrap();
     ports.add(0x604, 2, "sleep control", shared(SleepControl::new(power.clone()))).unwrap();
-    ports.add(0x608, 4, "pm timer", shared(PmTimer::new(NonZeroU32::MIN))).unwrap();
+    ports.add(0x608, 4, "pm timer", shared(PmTimer::new())).unwrap();
     let reset = Box::new(ResetControl::new(power.clone()));
     let config = ConfigPorts::new(root.clone(), reset);
     ports.add(ConfigPorts::BASE, ConfigPorts::LEN, "pci config", shared(config)).unwrap();
