@@ -628,7 +628,8 @@ fn a_flood_of_denials_is_counted_and_does_not_fill_the_log() {
         assert!(serde_json::to_vec(&answer).unwrap().len() < 2048);
     }
     let len = |fixture: &Fixture| fs::metadata(&fixture.engine.config.audit).unwrap().len();
-    // A slow machine gives the client more time, and so more bytes. What is not about its denials fits into 16 KiB.
+    // A slow machine gives the client more time, and so more bytes. What is not about its denials fits into
+    // 16 KiB.
     let budget = EACH.burst + EACH.per_s * began.elapsed().as_secs_f64();
     assert!((len(&fixture) as f64) < budget + 16.0 * 1024.0, "{} of {budget}", len(&fixture));
     // An answer that grants something is always written, for every client.

@@ -50,7 +50,14 @@ pub const CASES: &[Case] = &[
         replay,
         "recorded answers of the gate, played to the same question again",
     ),
-    on(Host::Snp, "gate-uki", 300, uki, "Linux from a UKI; its report shows the gate's ID key and HOST_DATA").long(),
+    on(
+        Host::Snp,
+        "gate-uki",
+        300,
+        uki,
+        "Linux from a UKI; its report shows the gate's ID key and HOST_DATA",
+    )
+    .long(),
     on(
         Host::Snp,
         "gate-attest",
