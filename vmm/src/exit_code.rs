@@ -7,7 +7,6 @@
 //! else is used: the shell sets codes above 127 for signals.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,12 +148,7 @@ impl ExitStatus {
     /// The table of some codes.
     #[must_use]
     pub fn table_of(codes: &[Self]) -> String {
-        let mut table = String::from("Exit codes:\n");
-        for status in codes {
-            // Writing to a String does not fail.
-            let _ = writeln!(table, "  {:>2}  {}", status.code(), status.meaning());
-        }
-        table
+        cvmm_manual::exit_codes(2, codes.iter().map(|status| (status.code(), status.meaning())))
     }
 }
 
@@ -189,12 +183,7 @@ mod tests {
         let codes: Vec<_> = ExitStatus::ALL.iter().map(|status| status.code()).collect();
         assert!(codes.windows(2).all(|pair| pair[0] < pair[1]));
         assert!(codes.iter().all(|code| *code < 128));
-        // The table of the page, no row more and none less.
-        let page = include_str!("../../docs/reference/exit-codes.md");
-        let (_, section) = page.split_once("\n## cvmm\n").unwrap();
-        let (_, section) = section.split_once("| code | meaning |\n|---|---|\n").unwrap();
-        let rows: Vec<_> = section.lines().take_while(|line| !line.is_empty()).collect();
-        let expected = ExitStatus::ALL.map(|status| format!("| {} | {} |", status.code(), status.meaning()));
-        assert_eq!(rows, expected, "docs/reference/exit-codes.md");
+        let codes = ExitStatus::ALL.map(|status| (status.code(), status.meaning()));
+        cvmm_test_support::manual::documents_exit_codes("cvmm", &codes);
     }
 }

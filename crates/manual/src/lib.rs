@@ -48,6 +48,14 @@ pub enum ManualError {
     Render(#[from] io::Error),
 }
 
+/// Returns the table of exit codes for a help text: `codes` with their meanings, right-aligned in `width`
+/// columns.
+pub fn exit_codes<'a>(width: usize, codes: impl IntoIterator<Item = (u8, &'a str)>) -> String {
+    codes.into_iter().fold("Exit codes:\n".to_owned(), |table, (code, meaning)| {
+        format!("{table}  {code:>width$}  {meaning}\n")
+    })
+}
+
 /// Returns the output of `man`: a page, or the names of the files that were written.
 ///
 /// # Errors

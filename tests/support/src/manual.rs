@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Manual pages and completions, which each of our programs prints.
+//! Manual pages and completions, which each of our programs prints, and the page of their exit codes.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -55,4 +55,14 @@ pub fn prints_its_manual(path: &str, name: &str, commands: &[&str]) {
         }
     }
     refused(&["completions", "nonsense"], "nonsense");
+}
+
+/// Checks that docs/reference/exit-codes.md has these codes of `program`, no row more and none less.
+pub fn documents_exit_codes(program: &str, codes: &[(u8, &str)]) {
+    let page = include_str!("../../../docs/reference/exit-codes.md");
+    let (_, section) = page.split_once(&format!("\n## {program}\n")).unwrap();
+    let (_, section) = section.split_once("| code | meaning |\n|---|---|\n").unwrap();
+    let rows: Vec<_> = section.lines().take_while(|line| !line.is_empty()).collect();
+    let expected: Vec<_> = codes.iter().map(|(code, meaning)| format!("| {code} | {meaning} |")).collect();
+    assert_eq!(rows, expected, "docs/reference/exit-codes.md");
 }

@@ -130,9 +130,7 @@ impl ExitStatus {
 
     /// The table for help texts.
     fn table() -> String {
-        Self::ALL.iter().fold("Exit codes:\n".to_owned(), |table, (code, meaning)| {
-            format!("{table}  {}  {meaning}\n", *code as u8)
-        })
+        cvmm_manual::exit_codes(1, Self::ALL.map(|(code, meaning)| (code as u8, meaning)))
     }
 }
 
@@ -184,12 +182,7 @@ mod tests {
 
     #[test]
     fn exit_codes_are_documented() {
-        // The table of the page, no row more and none less.
-        let page = include_str!("../../../../docs/reference/exit-codes.md");
-        let (_, section) = page.split_once("\n## cvmm-gate\n").unwrap();
-        let (_, section) = section.split_once("| code | meaning |\n|---|---|\n").unwrap();
-        let rows: Vec<_> = section.lines().take_while(|line| !line.is_empty()).collect();
-        let expected = ExitStatus::ALL.map(|(code, meaning)| format!("| {} | {meaning} |", code as u8));
-        assert_eq!(rows, expected, "docs/reference/exit-codes.md");
+        let codes = ExitStatus::ALL.map(|(code, meaning)| (code as u8, meaning));
+        cvmm_test_support::manual::documents_exit_codes("cvmm-gate", &codes);
     }
 }
