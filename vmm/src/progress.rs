@@ -19,7 +19,7 @@ pub enum Progress {
     UserSpace,
 }
 
-/// Milestones of the guest's boot. The timeline has the first time of each; [`Milestones::progress`] is the
+/// Boot milestones of the guest. The timeline has the first time of each; [`Milestones::progress`] is the
 /// current machine's.
 #[derive(Debug)]
 pub struct Milestones {

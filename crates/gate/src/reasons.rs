@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The codes of the gate's own reasons, and denials. Other codes come from the policy and the verifier
+//! Reason codes of the gate, and denials. Other codes come from the policy and the verifier
 //! (`cvmm_attest`), from Rego code (`cvmm_policy::rego`) and from the client.
 
 use std::fmt;

@@ -62,7 +62,7 @@ fn a_running_guest_is_judged_by_its_report() {
     assert_eq!(verdict["cvmm_ticket"]["purpose"], "attest");
     assert_eq!(verdict["cvmm_ticket"]["evidence_class"], "guest-report");
     assert_eq!(verdict["sub"], "vm");
-    // The guest's own certificate takes the place of the gate's copy.
+    // A certificate from the guest replaces the copy that the gate has.
     let chip = fs::read_dir(world.gate.path("certificates/vcek")).unwrap().flatten().next().unwrap();
     let file = fs::read_dir(chip.path()).unwrap().flatten().next().unwrap();
     let certificate = fs::read(file.path()).unwrap();

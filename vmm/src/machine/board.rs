@@ -36,7 +36,7 @@ pub struct MachineContext<'a> {
     pub kvm: &'a Kvm,
     /// The host's end of the console.
     pub console: &'a ConsoleSink,
-    /// Milestones of the guest's boot.
+    /// Boot milestones of the guest.
     pub milestones: &'a Arc<Milestones>,
     /// Where phases are noted.
     pub timeline: &'a Arc<Timeline>,

@@ -31,7 +31,7 @@ pub struct Dispatch {
     pub ecam: Ecam,
     /// Devices whose address the guest chooses.
     pub pci: Arc<PciRoot>,
-    /// The mailbox of the guest's first stage, if there is one.
+    /// Mailbox of the first stage, if the guest has one.
     pub first_stage: Option<Arc<MailboxMetrics>>,
     /// Milestones.
     pub milestones: Arc<Milestones>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Decisions in RCAR ([`crate::rcar`]): with the verifier, policies, clock and log of the gate's own
-//! protocol.
+//! Decisions in RCAR ([`crate::rcar`]). Verifier, policies, clock and log are those
+//! that serve the gate protocol.
 //!
 //! What differs is which policy appraises whom. A guest that speaks RCAR does not name its VM: the
 //! configuration names the policy, and HOST_DATA identifies the VM if only admitted ones may ask. A resource
