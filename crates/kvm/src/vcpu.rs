@@ -185,7 +185,7 @@ impl Vcpu {
         let table = cpuid.for_vcpu(id).map_err(|source| VcpuError::Cpuid { id, source })?;
         let state = |what| move |source| VcpuError::State { id, what, source };
         fd.set_cpuid2(&table).map_err(state("cpuid"))?;
-        if let Some(start) = start {
+        if let Some(start) = &start {
             let mut sregs = fd.get_sregs().map_err(state("special registers"))?;
             reset::special_registers(&mut sregs, start);
             fd.set_sregs(&sregs).map_err(state("special registers"))?;

@@ -139,16 +139,16 @@ pub fn measure(
     for (index, start) in plan.vcpus().iter().enumerate() {
         // All application processors start in the same state.
         let (_, vmsa, contents) = match last.take() {
-            Some(same @ (of, _, _)) if of == *start => same,
+            Some(same @ (of, _, _)) if of == start => same,
             _ => {
-                let vmsa = vmsa::initial(*start, model);
+                let vmsa = vmsa::initial(start, model);
                 let contents = sha384(vmsa.as_bytes());
-                (*start, vmsa, contents)
+                (start, vmsa, contents)
             }
         };
         chain.extend(PageType::Vmsa, VMSA_GPA, contents);
         observer.vmsa(index, &vmsa, chain.0);
-        last = Some((*start, vmsa, contents));
+        last = Some((start, vmsa, contents));
     }
     Ok(chain.0)
 }

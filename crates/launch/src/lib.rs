@@ -22,6 +22,7 @@ pub mod memory;
 mod page;
 pub mod plan;
 pub mod reasons;
+pub mod registers;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
 pub mod uki;

@@ -26,6 +26,7 @@ use crate::blob::Blob;
 use crate::firmware::SnpError;
 use crate::hashes::KernelHashes;
 use crate::kernel::Kernel;
+use crate::registers::StartRegisters;
 
 /// How a page is imported; the numbers are PAGE_TYPE of SNP_LAUNCH_UPDATE (SEV-SNP firmware ABI, 8.17.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,7 +116,7 @@ pub struct PageImport {
 }
 
 /// State in which a virtual CPU starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VcpuStart {
     /// The architectural reset state with another code segment base and instruction pointer.
     Reset {
@@ -125,6 +126,8 @@ pub enum VcpuStart {
     },
     /// 64-bit mode, at the first stage ([`crate::first_stage`]).
     FirstStage,
+    /// Registers that an IGVM file gives.
+    Registers(StartRegisters),
 }
 
 /// How the guest's operating system is loaded.
@@ -170,6 +173,7 @@ pub struct LaunchPlan {
     imports: Vec<PageImport>,
     vcpus: Vec<VcpuStart>,
     staged: Option<Kernel>,
+    window: u64,
     /// Whether the firmware has what an SNP guest needs.
     snp: Result<(), SnpError>,
 }
@@ -194,6 +198,12 @@ impl LaunchPlan {
     /// only. Such a plan has no launch digest.
     pub fn check_snp(&self) -> Result<(), SnpError> {
         self.snp.clone()
+    }
+
+    /// Bytes of memory that end at 4 GiB and are not RAM: the firmware's, or those that an IGVM file has
+    /// pages for. May be zero.
+    pub fn window(&self) -> u64 {
+        self.window
     }
 
     /// The unified kernel image that the first stage requests chunk by chunk. It is not an import: the stage

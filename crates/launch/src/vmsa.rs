@@ -24,10 +24,11 @@ pub struct VcpuModel {
 }
 
 /// The VMSA of a vCPU that starts in state `start`.
-pub fn initial(start: VcpuStart, model: VcpuModel) -> Vmsa {
+pub fn initial(start: &VcpuStart, model: VcpuModel) -> Vmsa {
     match start {
-        VcpuStart::Reset { eip } => reset(eip, model),
+        VcpuStart::Reset { eip } => reset(*eip, model),
         VcpuStart::FirstStage => first_stage(model),
+        VcpuStart::Registers(registers) => registers.vmsa(model.features),
     }
 }
 
@@ -65,7 +66,7 @@ fn first_stage(model: VcpuModel) -> Vmsa {
 }
 
 /// Like after a reset, but with the first instruction at `eip`.
-fn reset(eip: u32, model: VcpuModel) -> Vmsa {
+pub(crate) fn reset(eip: u32, model: VcpuModel) -> Vmsa {
     // Types of the segments: accessed data, accessed code, LDT, busy TSS; all present, with a limit in bytes.
     let segment = |attrib| Segment::new(0, attrib, 0xffff, 0);
     let table = Segment::new(0, 0, 0xffff, 0);
@@ -113,7 +114,7 @@ mod tests {
             (0xffff_fff0, "75fa05347e9be43f9d500bdefb65686ab0464eb7771daaaad91f807cb46b99a8"),
             (0x80_b004, "7cf249d321e4b7a57528abb273a3a25838422df02e436e00a601a4c48017a35d"),
         ] {
-            let vmsa = initial(VcpuStart::Reset { eip }, model);
+            let vmsa = initial(&VcpuStart::Reset { eip }, model);
             let hash = digest(&SHA256, vmsa.as_bytes());
             let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(hex, expected, "{vmsa:?}");

@@ -405,7 +405,7 @@ fn psp_digest(plan: &LaunchPlan, model: VcpuModel) -> [u8; 48] {
         }
     }
     for start in plan.vcpus() {
-        psp.extend(PspPage::Vmsa, vmsa::initial(*start, model).as_bytes(), VMSA_GPA, false, [0; 3]);
+        psp.extend(PspPage::Vmsa, vmsa::initial(start, model).as_bytes(), VMSA_GPA, false, [0; 3]);
     }
     psp.0
 }

@@ -48,7 +48,7 @@ impl Rig {
             }
         }
         for start in plan.vcpus() {
-            let content = vmsa::initial(*start, model);
+            let content = vmsa::initial(start, model);
             self.launch_page(guest, VMSA_GPA, content.as_bytes(), kind(PageType::Vmsa));
         }
         launched

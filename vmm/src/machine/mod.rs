@@ -110,7 +110,7 @@ impl Machine {
         place(&inputs.plan, &mut board.memory.sink())?;
         // Application processors wait for INIT and SIPI; the boot vCPU starts at the firmware's reset vector.
         let starts = inputs.plan.vcpus().iter().enumerate();
-        let vcpus = board.vcpus(config, starts.map(|(id, start)| (id == 0).then_some(*start)))?;
+        let vcpus = board.vcpus(config, starts.map(|(id, start)| (id == 0).then(|| start.clone())))?;
         ctx.timeline.mark(Phase::Memory);
         Ok(Self { vcpus, board })
     }
@@ -158,7 +158,7 @@ impl LaunchedMachine {
             (board, private)
         };
         // The state of all vCPUs is measured.
-        let mut vcpus = board.vcpus(config, inputs.plan.vcpus().iter().map(|start| Some(*start)))?;
+        let mut vcpus = board.vcpus(config, inputs.plan.vcpus().iter().cloned().map(Some))?;
         if let Some(root) = &config.snp.certificates {
             let signature = CpuSignature(board.cpuid.signature());
             let memory = board.memory.for_devices(Some(&private));

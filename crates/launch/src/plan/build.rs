@@ -11,7 +11,7 @@ use crate::first_stage::FirstStage;
 use crate::guid::Guid;
 use crate::hashes::KernelHashes;
 use crate::kernel::{Format, Kernel};
-use crate::memory::MemoryLayout;
+use crate::memory::{HIGH_BASE, MemoryLayout};
 use crate::page::PAGE_SIZE;
 use crate::uki;
 
@@ -94,9 +94,27 @@ impl LaunchPlan {
         if let (Profile::Uki { image, gpa }, None) = (profile, stage) {
             imports.push(whole("uki", image.blob(), *gpa));
         }
-        check(&imports, firmware, memory)?;
+        let window = firmware.size();
+        check(&imports, window, memory)?;
         let snp = firmware.check_snp(vcpus);
-        Ok(Self { imports, vcpus: starts(firmware, vcpus, stage.is_some()), staged, snp })
+        Ok(Self { imports, vcpus: starts(firmware, vcpus, stage.is_some()), staged, window, snp })
+    }
+
+    /// The plan of a guest whose pages and start states an IGVM file gives, for a machine with `memory` and
+    /// with `window` bytes of other memory that end at 4 GiB. One element of `vcpus` for each virtual CPU.
+    pub fn from_file(
+        imports: Vec<PageImport>,
+        vcpus: Vec<VcpuStart>,
+        memory: &MemoryLayout,
+        window: u64,
+    ) -> Result<Self, PlanError> {
+        memory.check()?;
+        let count = u32::try_from(vcpus.len()).unwrap_or(u32::MAX);
+        if count == 0 || count > MAX_VCPUS {
+            return Err(PlanError::Vcpus(count));
+        }
+        check(&imports, window, memory)?;
+        Ok(Self { imports, vcpus, staged: None, window, snp: Ok(()) })
     }
 }
 
@@ -106,7 +124,7 @@ fn starts(firmware: &Firmware, vcpus: u32, staged: bool) -> Vec<VcpuStart> {
     let reset = VcpuStart::Reset { eip: firmware.reset_vector() };
     let bsp = if staged { VcpuStart::FirstStage } else { reset };
     let ap = VcpuStart::Reset { eip: firmware.ap_start().unwrap_or(firmware.reset_vector()) };
-    std::iter::once(bsp).chain((1..vcpus).map(|_| ap)).collect()
+    std::iter::once(bsp).chain((1..vcpus).map(|_| ap.clone())).collect()
 }
 
 fn whole(tag: &'static str, blob: &Blob, gpa: u64) -> PageImport {
@@ -215,7 +233,8 @@ fn uki_overlays(
 }
 
 /// Checks the invariants of a plan.
-fn check(imports: &[PageImport], firmware: &Firmware, memory: &MemoryLayout) -> Result<(), PlanError> {
+fn check(imports: &[PageImport], window: u64, memory: &MemoryLayout) -> Result<(), PlanError> {
+    let start = HIGH_BASE.saturating_sub(window);
     for import in imports {
         let PageImport { gpa, len, ref source, tag, .. } = *import;
         let fits = match source {
@@ -229,8 +248,7 @@ fn check(imports: &[PageImport], firmware: &Firmware, memory: &MemoryLayout) -> 
         if !fits || len == 0 || !is_page_multiple(gpa) || !is_page_multiple(len) {
             return Err(PlanError::Malformed { tag, gpa, len });
         }
-        let in_window =
-            gpa >= firmware.gpa() && len <= firmware.size() && gpa - firmware.gpa() <= firmware.size() - len;
+        let in_window = gpa >= start && len <= window && gpa - start <= window - len;
         if !in_window && !memory.contains(gpa, len) {
             return Err(PlanError::OutsideMemory { tag, gpa, len, low: memory.low });
         }

@@ -125,7 +125,7 @@ fn a_disk_boots_with_any_firmware() {
     let plan = build(&Image::plain(), &Profile::Disk).unwrap();
     assert_eq!(rows(&plan), [(0xffff_f000, 0x1000, Normal, "firmware")]);
     // Without a reset block there is no place for APs but the reset vector.
-    assert_eq!(plan.vcpus(), [VcpuStart::Reset { eip: 0xffff_fff0 }; 2]);
+    assert_eq!(plan.vcpus(), vec![VcpuStart::Reset { eip: 0xffff_fff0 }; 2]);
     let plan = build(&Image::amdsev(), &Profile::Disk).unwrap();
     assert_eq!(plan.imports().len(), 8);
     assert!(plan.imports()[1..].iter().all(|import| matches!(import.source, Source::None)));
