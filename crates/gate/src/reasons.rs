@@ -208,6 +208,7 @@ mod tests {
             cvmm_gate_client::frame::CODES,
             cvmm_gate_protocol::ticket::CODES,
             cvmm_launch::reasons::CODES,
+            cvmm_igvm::reasons::CODES,
             cvmm_tpm::quote::CODES,
         ];
         assert!(cvmm_policy::CODES.contains(&Code::PolicyEvidence.name()));
