@@ -7,8 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use cvmm_igvm::Machine;
+use cvmm_launch::blob::Blob;
+use cvmm_launch::digest::measure;
 use cvmm_launch::id_block::{IdError, Identity};
+use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::samples;
+use cvmm_launch::vmsa::VcpuModel;
+use cvmm_snp::cpu::CpuSignature;
+use cvmm_snp::features::SevFeatures;
 use cvmm_snp::policy::GuestPolicy;
 use cvmm_test_support::{artefacts, suite};
 use serde_json::Value;
@@ -417,6 +424,57 @@ fn id_blocks_are_for_this_launch_with_or_without_a_key() {
     );
 }
 
+fn a_guest_is_written_as_an_igvm_file() {
+    let lab = Lab::new();
+    lab.toml("vm.toml", 2, "256MiB", "guest.efi");
+    let write = |more: &[&str], name: &str| {
+        lab.measure(&[&["--config", "vm.toml", "--write-igvm", name], &MILAN[..], more].concat())
+    };
+    let digest = write(&[], "one.igvm").ok();
+    assert_eq!(digest, lab.measure(&[&["--config", "vm.toml"], &MILAN[..]].concat()).ok());
+    assert_eq!(write(&[], "two.igvm").ok(), digest);
+    let file = fs::read(lab.path("one.igvm")).unwrap();
+    assert!(file == fs::read(lab.path("two.igvm")).unwrap());
+    // What is launched from it is the same guest.
+    let memory = MemoryLayout { low: 256 << 20, high: 0 };
+    let features = SevFeatures::SNP_ACTIVE;
+    let policy = GuestPolicy(0x3_0000);
+    let machine = Machine { memory: &memory, vcpus: 2, policy, features, cmdline: "", madt: None };
+    let load = |name: &str| cvmm_igvm::load(&Blob::open(&lab.path(name)).unwrap(), &machine).unwrap();
+    let model = VcpuModel { signature: CpuSignature(0xa0_0f11), features };
+    let guest = load("one.igvm");
+    assert_eq!(format!("{}\n", measure(&guest.plan, model, None, &mut ()).unwrap()), digest);
+    assert!(guest.identity.is_none());
+
+    // With an ID block, and with the one that the vm.toml names.
+    let block = ["--id-block", "block", "--id-auth", "auth"];
+    write(&block, "signed.igvm").ok();
+    let identity = load("signed.igvm").identity.unwrap();
+    assert_eq!(format!("{}\n", identity.block().launch_digest), digest);
+    let text = fs::read_to_string(lab.path("vm.toml")).unwrap();
+    let owned = format!("{text}[snp]\nid_block = \"block\"\nid_auth = \"auth\"\n");
+    lab.write("vm.toml", owned.as_bytes());
+    write(&[], "owned.igvm").ok();
+    assert_eq!(load("owned.igvm").identity, Some(identity));
+    lab.toml("other.toml", 1, "256MiB", "guest.efi");
+    let text = fs::read_to_string(lab.path("other.toml")).unwrap();
+    let owned = format!("{text}[snp]\nid_block = \"block\"\nid_auth = \"auth\"\n");
+    lab.write("other.toml", owned.as_bytes());
+    let words = ["--config", "other.toml", "--write-igvm", "other.igvm"];
+    assert!(lab.measure(&[&words[..], &MILAN[..]].concat()).code(4).contains("snp.id_block"));
+    assert!(!lab.path("other.igvm").exists());
+    let policy = ["--id-block", "b", "--id-auth", "a", "--policy", "0xb0000"];
+    assert!(write(&policy, "policy.igvm").code(2).contains("the ID block has policy 0xb0000"));
+    assert_eq!(fs::metadata(lab.path("policy.igvm")).unwrap().len(), 0);
+
+    // Files of the user are left as they are.
+    lab.write("mine", b"a file of the user");
+    assert!(write(&[], "mine").code(5).contains("mine exists"));
+    assert_eq!(fs::read(lab.path("mine")).unwrap(), b"a file of the user");
+    assert!(write(&["--force"], "mine").0.status.success());
+    assert_eq!(fs::read(lab.path("mine")).unwrap()[..4], *b"IGVM");
+}
+
 fn what_a_person_gets_wrong_is_named() {
     let lab = Lab::new();
     lab.toml("vm.toml", 1, "256MiB", "guest.efi");
@@ -646,6 +704,7 @@ suite!(
     ranges_that_move_or_are_missing_are_named,
     the_manual_and_the_completions_know_the_command,
     id_blocks_are_for_this_launch_with_or_without_a_key,
+    a_guest_is_written_as_an_igvm_file,
     what_a_person_gets_wrong_is_named,
     one_bit_of_the_files_changes_the_digest,
     what_changes_a_digest_is_what_the_page_on_upgrades_says,

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is measured: a firmware with a boot profile on a machine.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use cvmm_igvm::{Export, ExportError};
 use cvmm_launch::blob::Blob;
 use cvmm_launch::digest::{self, FirmwareDigest};
 use cvmm_launch::firmware::Firmware;
+use cvmm_launch::id_block::Identity;
 use cvmm_launch::kernel::Kernel;
 use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, Profile, Source};
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::digest::Digest;
+use cvmm_snp::policy::GuestPolicy;
 
 use crate::error::MeasureError;
 use crate::listing::{Collector, Facts, Listing};
@@ -101,6 +105,20 @@ impl Subject {
             model,
         };
         Ok(collector.finish(&facts, launch_digest))
+    }
+
+    /// Writes the guest as an IGVM file, for a launch with `policy` and the ID block `identity`.
+    ///
+    /// # Errors
+    /// A file of the guest cannot be read, the output not be written, or the guest is not one for the format.
+    pub fn write_igvm(
+        &self,
+        model: VcpuModel,
+        policy: GuestPolicy,
+        identity: Option<&Identity>,
+        to: &mut dyn Write,
+    ) -> Result<(), ExportError> {
+        Export { plan: &self.plan, memory: &self.memory, policy, model, identity }.write(to)
     }
 
     /// The firmware image as it is launched: with the first stage in it, if there is one.

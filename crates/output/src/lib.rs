@@ -69,16 +69,25 @@ pub enum OutputError {
 /// [`OutputError::Exists`] if there is a file that `existing` does not allow to replace; it is left as it is.
 pub fn write(path: &Path, bytes: &[u8], mode: u32, existing: Existing<'_>) -> Result<(), OutputError> {
     let same = |content: &[u8]| content == bytes;
-    let mut file = match open(path, mode, existing) {
+    let mut file = match create(path, mode, existing) {
         Err(OutputError::Exists { .. }) => return reserve(path, mode, Existing::ReplaceOwn(&same)),
         opened => opened?,
     };
+    file.write_all(bytes).map_err(|source| OutputError::Io { path: path.to_owned(), source })
+}
+
+/// Opens `path` as [`write()`] does, empty, for content that is made chunk by chunk.
+///
+/// # Errors
+/// As [`write()`].
+pub fn create(path: &Path, mode: u32, existing: Existing<'_>) -> Result<File, OutputError> {
+    let file = open(path, mode, existing)?;
     let failed = |source| OutputError::Io { path: path.to_owned(), source };
     // A device or a pipe has no length.
     if file.metadata().map_err(failed)?.is_file() {
         file.set_len(0).map_err(failed)?;
     }
-    file.write_all(bytes).map_err(failed)
+    Ok(file)
 }
 
 /// Checks that [`write()`] may write to `path`, before work whose result would be lost otherwise. Creates an

@@ -2,15 +2,17 @@
 //! `cvmm measure`.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use cvmm_igvm::ExportError;
 use cvmm_launch::id_block::{IdError, Identity, KeyError, SigningKey};
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_measure::{Id, Listing, MeasureError, Options, Subject, compare, explain, firmware_digest};
 use cvmm_output::{Existing, OutputError};
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
+use cvmm_snp::policy::GuestPolicy;
 use thiserror::Error;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
@@ -53,6 +55,8 @@ enum Failure {
     File(#[from] FileError),
     #[error(transparent)]
     Id(#[from] IdError),
+    #[error("cannot write the IGVM file {path}: {source}")]
+    Export { path: PathBuf, source: ExportError },
     #[error(transparent)]
     Output(#[from] OutputError),
 }
@@ -66,10 +70,14 @@ impl Session<'_> {
         match done {
             Ok(status) => status,
             Err(Failure::Config(error)) => self.config_error(&error),
-            Err(error @ Failure::Usage(_)) => self.ended(ExitStatus::Usage, &error),
+            Err(
+                error @ Failure::Usage(_)
+                | error @ Failure::Export { source: ExportError::Policy { .. }, .. },
+            ) => self.ended(ExitStatus::Usage, &error),
             Err(Failure::Output(error)) => self.not_written(&error),
             Err(Failure::Input(error)) => self.failed(&error),
             Err(Failure::Measure(error)) => self.failed(&error),
+            Err(error @ Failure::Export { .. }) => self.ended(ExitStatus::LaunchRefused, &error),
             Err(Failure::File(error)) => self.ended(ExitStatus::File, &error),
             Err(Failure::Id(error)) => self.ended(ExitStatus::Internal, &error),
         }
@@ -83,7 +91,7 @@ impl Session<'_> {
             return Ok(self.print(format!("{}\n", digest_text(args, firmware_digest(path)?)).as_bytes()));
         }
         let model = model(args)?;
-        let subject = subject(args)?;
+        let Target { subject, policy, owned } = subject(args)?;
         let mut listing =
             (args.explain || args.json).then(|| subject.listing(model, args.pages)).transpose()?;
         let digest = match &listing {
@@ -102,6 +110,22 @@ impl Session<'_> {
             for (path, bytes) in files {
                 let Some(path) = path else { continue };
                 put(args, path, bytes)?;
+            }
+        }
+        if let Some(path) = &args.write_igvm {
+            // The block of the guest's owner, who knows the digest: another processor gives another one.
+            if let (None, Some(owned)) = (&identity, &owned) {
+                owned.check_launch(digest, policy).map_err(InputError::Identity)?;
+            }
+            let identity = identity.as_ref().or(owned.as_ref());
+            let file = cvmm_output::create(path, 0o644, Existing::Refuse.or_forced(args.force))?;
+            let mut file = BufWriter::new(file);
+            let written = subject.write_igvm(model, policy, identity, &mut file);
+            let written = written.and_then(|()| Ok(file.flush()?));
+            if let Err(source) = written {
+                // An empty file can be written again. If that fails too, the first error is the cause.
+                let _ = file.get_ref().set_len(0);
+                return Err(Failure::Export { path: path.clone(), source });
             }
         }
         let mut text = match &mut listing {
@@ -155,9 +179,25 @@ fn model(args: &MeasureArgs) -> Result<VcpuModel, Failure> {
     Ok(VcpuModel { signature, features: args.guest_features })
 }
 
-fn subject(args: &MeasureArgs) -> Result<Subject, Failure> {
+/// A guest whose digest is asked for.
+struct Target {
+    subject: Subject,
+    /// Policy of its launch.
+    policy: GuestPolicy,
+    /// The ID block that its vm.toml names.
+    owned: Option<Identity>,
+}
+
+fn subject(args: &MeasureArgs) -> Result<Target, Failure> {
+    let (mut policy, mut owned) = (args.policy, None);
     let mut subject = match (&args.config, &args.ovmf) {
-        (Some(path), _) => Inputs::open(&Config::load(path)?)?.into_subject(),
+        (Some(path), _) => {
+            let config = Config::load(path)?;
+            let inputs = Inputs::open(&config)?;
+            policy = GuestPolicy(config.snp.policy);
+            owned.clone_from(&inputs.identity);
+            inputs.into_subject()
+        }
         (None, Some(ovmf)) => Subject::from_options(&Options {
             ovmf: ovmf.clone(),
             kernel: args.kernel.clone(),
@@ -172,7 +212,7 @@ fn subject(args: &MeasureArgs) -> Result<Subject, Failure> {
     if let Some(digest) = args.snp_ovmf_hash {
         subject.set_firmware_digest(digest);
     }
-    Ok(subject)
+    Ok(Target { subject, policy, owned })
 }
 
 /// A saved plan, or that of a `vm.toml`.

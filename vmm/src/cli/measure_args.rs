@@ -79,12 +79,15 @@ pub(super) struct MeasureArgs {
     /// Put the hash of every page into the JSON, so that --diff can name pages
     #[arg(long, requires = "json", conflicts_with = "diff")]
     pub(super) pages: bool,
-    /// Overwrite existing files with --write-firmware, --id-block and --id-auth
+    /// Overwrite existing files with --write-firmware, --write-igvm, --id-block and --id-auth
     #[arg(long)]
     pub(super) force: bool,
     /// Write the firmware image as it is launched: with the first stage in it
     #[arg(long, value_name = "OUT", requires = "config")]
     pub(super) write_firmware: Option<PathBuf>,
+    /// Write the guest as an IGVM file, for QEMU and cloud-hypervisor, with its ID block if it has one
+    #[arg(long, value_name = "OUT", requires = "config", conflicts_with = "snp_ovmf_hash")]
+    pub(super) write_igvm: Option<PathBuf>,
     /// Form of the digest
     #[arg(long, value_enum, default_value = "hex")]
     pub(super) output_format: OutputFormat,

@@ -234,6 +234,7 @@ fn every_option_that_names_an_output_is_known() {
             "cvmm measure --id-auth",
             "cvmm measure --id-block",
             "cvmm measure --write-firmware",
+            "cvmm measure --write-igvm",
             "cvmm policy import --output",
             "cvmm policy init --output",
             "cvmm policy resolve --output",
