@@ -9,15 +9,18 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use cvmm_gate_protocol::ticket::VerdictKey;
+use cvmm_igvm::{Guest, IgvmError};
 use cvmm_launch::blob::{Blob, ReadError};
 use cvmm_launch::firmware::{Firmware, FirmwareError};
 use cvmm_launch::first_stage::FirstStage;
 use cvmm_launch::id_block::{IdError, Identity};
 use cvmm_launch::kernel::{Kernel, KernelError};
 use cvmm_launch::memory::MemoryLayout;
-use cvmm_launch::plan::{LaunchPlan, PlanError, Profile};
+use cvmm_launch::plan::{LaunchPlan, PlanError, Profile, VcpuStart};
 use cvmm_launch::uki;
 use cvmm_measure::Subject;
+use cvmm_snp::features::SevFeatures;
+use cvmm_snp::policy::GuestPolicy;
 use thiserror::Error;
 
 use crate::config::{Boot, Config, IdentityFiles, Isolation};
@@ -69,6 +72,18 @@ pub enum InputError {
     /// Firmware, profile and memory do not fit together.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The IGVM file.
+    #[error(transparent)]
+    Igvm(#[from] IgvmError),
+    /// The guest of the IGVM file starts in a first stage, which has questions that a file does not answer.
+    #[error(
+        "boot.igvm {0} starts in a first stage of cvmm, which asks for its ticket and its UKI; launch this guest \
+         from its vm.toml (profile \"uki\" or \"hashes\"), or write the file with boot.first_stage = false"
+    )]
+    StagedFile(PathBuf),
+    /// There are two ID blocks.
+    #[error("boot.igvm {0} has an ID block of its own; remove snp.id_block and snp.id_auth")]
+    TwoIdentities(PathBuf),
 }
 
 impl InputError {
@@ -79,6 +94,9 @@ impl InputError {
             Self::Firmware(error) => Some(error.problem.code()),
             Self::Kernel(error) => Some(error.problem.code()),
             Self::Plan(error) => Some(error.code()),
+            Self::Igvm(error) => Some(error.problem.code()),
+            Self::StagedFile(_) => Some("igvm.context"),
+            Self::TwoIdentities(_) => Some("igvm.id-block"),
             Self::Open { .. } | Self::Read(_) | Self::Identity(_) | Self::VerdictKey(_) => None,
         }
     }
@@ -99,12 +117,12 @@ pub struct HashedFiles {
 /// Checked inputs.
 #[derive(Debug)]
 pub struct Inputs {
-    /// The firmware image.
-    pub firmware: Firmware,
+    /// The firmware image. An IGVM file has its own among its pages.
+    pub firmware: Option<Firmware>,
     /// Where RAM lies.
     pub memory: MemoryLayout,
-    /// How the guest gets its operating system.
-    pub profile: Profile,
+    /// How the firmware gets the guest's operating system; `None` with an IGVM file.
+    pub profile: Option<Profile>,
     /// The pages that exist before the first instruction.
     pub plan: LaunchPlan,
     /// Boot files for fw_cfg: the `hashes` profile only.
@@ -118,29 +136,64 @@ pub struct Inputs {
 impl Inputs {
     /// Opens and checks the files of `config` and makes the launch plan.
     pub fn open(config: &Config) -> Result<Self, InputError> {
+        let memory = MemoryLayout { low: config.low_memory, high: config.memory - config.low_memory };
+        if let Boot::Igvm { igvm, cmdline } = &config.boot {
+            return Self::from_file(config, memory, igvm, cmdline);
+        }
         let firmware = firmware(config)?;
         if config.isolation == Isolation::Snp {
             // Before other problems of such an image, such as too little space for a first stage.
             firmware.check_snp(config.vcpus).map_err(PlanError::from)?;
         }
-        let memory = MemoryLayout { low: config.low_memory, high: config.memory - config.low_memory };
         let (profile, served) = boot(config)?;
         let stage = config.first_stage.then(|| first_stage(config)).transpose()?;
         let plan = LaunchPlan::build_with(&firmware, &profile, &memory, config.vcpus, stage.as_ref())?;
         let identity = config.snp.identity.as_ref().map(identity).transpose()?;
+        let (firmware, profile) = (Some(firmware), Some(profile));
         Ok(Self { firmware, memory, profile, plan, served, more_files: Vec::new(), identity })
+    }
+
+    /// A guest that an IGVM file describes.
+    fn from_file(
+        config: &Config,
+        memory: MemoryLayout,
+        path: &Path,
+        cmdline: &str,
+    ) -> Result<Self, InputError> {
+        let machine = cvmm_igvm::Machine {
+            memory: &memory,
+            vcpus: config.vcpus,
+            policy: GuestPolicy(config.snp.policy),
+            features: SevFeatures::SNP_ACTIVE,
+            cmdline,
+            madt: None,
+        };
+        let Guest { plan, identity: own } = cvmm_igvm::load(&open("boot.igvm", path)?, &machine)?;
+        if matches!(plan.vcpus().first(), Some(VcpuStart::Registers(state)) if state.is_first_stage()) {
+            return Err(InputError::StagedFile(path.to_owned()));
+        }
+        let given = config.snp.identity.as_ref().map(identity).transpose()?;
+        if own.is_some() && given.is_some() {
+            return Err(InputError::TwoIdentities(path.to_owned()));
+        }
+        let (identity, more_files) = (own.or(given), Vec::new());
+        Ok(Self { firmware: None, memory, profile: None, plan, served: None, more_files, identity })
     }
 
     /// What is measured for these inputs: the plan that a VM is launched with.
     #[must_use]
     pub fn into_subject(self) -> Subject {
         let Self { firmware, memory, profile, plan, .. } = self;
-        Subject::new(firmware, memory, profile.name(), plan)
+        let profile = profile.map_or("igvm", |profile| profile.name());
+        Subject::new(firmware, memory, profile, plan)
     }
 
     /// All that [`Inputs::open`] refuses, as far as one does not hide the other.
     #[must_use]
     pub fn faults(config: &Config) -> Vec<InputError> {
+        if matches!(config.boot, Boot::Igvm { .. }) {
+            return Self::open(config).err().into_iter().collect();
+        }
         let steps = [
             firmware(config).err(),
             boot(config).err(),
@@ -171,7 +224,8 @@ fn boot(config: &Config) -> Result<(Profile, Option<HashedFiles>), InputError> {
             };
             (Profile::Hashes { kernel, initrd, cmdline: cmdline.clone() }, Some(served))
         }
-        Boot::Disk => (Profile::Disk, None),
+        // An IGVM file has no profile in this sense, and does not come here.
+        Boot::Disk | Boot::Igvm { .. } => (Profile::Disk, None),
     })
 }
 

@@ -467,6 +467,39 @@ fn a_guest_is_written_as_an_igvm_file() {
     assert!(write(&policy, "policy.igvm").code(2).contains("the ID block has policy 0xb0000"));
     assert_eq!(fs::metadata(lab.path("policy.igvm")).unwrap().len(), 0);
 
+    // The file as a vm.toml: the same digest; and what it refuses.
+    let toml = |more: &str| {
+        let text =
+            "name = \"x\"\nvcpus = 2\nmemory = \"256MiB\"\nisolation = \"snp\"\n[boot]\nprofile = \"igvm\"\n";
+        lab.write("igvm.toml", format!("{text}{more}").as_bytes());
+        lab.measure(&[&["--config", "igvm.toml"], &MILAN[..]].concat())
+    };
+    assert_eq!(toml("igvm = \"one.igvm\"\n").ok(), digest);
+    assert_eq!(toml("igvm = \"signed.igvm\"\n").ok(), digest);
+    let text = lab.measure(&[&["--config", "igvm.toml", "--explain"], &MILAN[..]].concat()).ok();
+    assert!(text.contains("boot profile    igvm") && !text.contains("firmware  "), "{text}");
+    assert!(
+        lab.measure(&["--config", "igvm.toml", "--json", "--vcpu-type", "EPYC-Milan"]).json()["firmware"]
+            .is_null()
+    );
+    let pair = "[snp]\nid_block = \"block\"\nid_auth = \"auth\"\n";
+    let text = toml(&format!("igvm = \"signed.igvm\"\n{pair}")).code(4);
+    assert!(text.contains("signed.igvm has an ID block of its own"), "{text}");
+    assert!(toml("igvm = \"one.igvm\"\ncmdline = \"quiet\"\n").code(4).contains("takes no command line"));
+    assert!(toml("igvm = \"bzimage\"\n").code(4).contains("not an IGVM file"));
+    let text = toml("igvm = \"one.igvm\"\n[snp]\npolicy = 0xb0000\n").code(4);
+    assert!(
+        text.contains("igvm.policy") && text.contains("header 1 (guest policy) at offset 0x30"),
+        "{text}"
+    );
+    lab.write("fw.fd", &[vec![0xff; (4 << 20) - 8192], firmware()].concat());
+    let text = fs::read_to_string(lab.path("vm.toml"))
+        .unwrap()
+        .replace("[snp]\nid_block = \"block\"\nid_auth = \"auth\"\n", "");
+    lab.write("vm.toml", format!("{text}first_stage = true\n").as_bytes());
+    write(&[], "staged.igvm").ok();
+    assert!(toml("igvm = \"staged.igvm\"\n").code(4).contains("starts in a first stage"));
+
     // Files of the user are left as they are.
     lab.write("mine", b"a file of the user");
     assert!(write(&[], "mine").code(5).contains("mine exists"));

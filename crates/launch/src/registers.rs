@@ -13,6 +13,7 @@ use cvmm_snp::features::SevFeatures;
 use cvmm_snp::vmsa::{Segment, Vmsa};
 use zerocopy::little_endian::U64;
 
+use crate::plan::VcpuStart;
 use crate::vmsa::{self, VcpuModel};
 
 const CR0_PG: u64 = 1 << 31;
@@ -59,6 +60,14 @@ impl StartRegisters {
     /// The VMSA as given.
     pub fn given(&self) -> &Vmsa {
         &self.0
+    }
+
+    /// Whether it is the state in which a guest enters a first stage of cvmm.
+    pub fn is_first_stage(&self) -> bool {
+        // RDX has the processor signature, in 32 bits.
+        let signature = CpuSignature(self.0.rdx.get() as u32);
+        let features = SevFeatures(self.0.sev_features.get());
+        vmsa::initial(&VcpuStart::FirstStage, VcpuModel { signature, features }) == *self.0
     }
 
     /// The VMSA that KVM makes for a virtual CPU with `features`.
@@ -147,7 +156,6 @@ fn refuse(field: &str, found: u64, why: &str) -> Result<(), RegisterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::VcpuStart;
 
     const MODEL: VcpuModel =
         VcpuModel { signature: CpuSignature(0xa0_0f11), features: SevFeatures::SNP_ACTIVE };

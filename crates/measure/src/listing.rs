@@ -38,8 +38,9 @@ pub struct Listing {
     pub guest_features: u64,
     /// RAM in bytes below and above 4 GiB; measured only in the `uki` profile.
     pub memory: [u64; 2],
-    /// What the firmware says of itself.
-    pub firmware: FirmwareFacts,
+    /// What the firmware says of itself; absent if the guest comes from an IGVM file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<FirmwareFacts>,
     /// The entries of the kernel-hash table, if there is one: SHA-256.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub kernel_hashes: BTreeMap<String, String>,
@@ -186,7 +187,7 @@ impl Listing {
 
 /// What a listing says of the guest as a whole.
 pub(crate) struct Facts<'a> {
-    pub(crate) firmware: &'a Firmware,
+    pub(crate) firmware: Option<&'a Firmware>,
     pub(crate) memory: &'a MemoryLayout,
     pub(crate) profile: &'static str,
     pub(crate) plan: &'a LaunchPlan,
@@ -209,7 +210,6 @@ impl Collector {
 
     pub(crate) fn finish(self, facts: &Facts<'_>, launch_digest: Digest) -> Listing {
         let Facts { firmware, memory, profile, plan, model } = facts;
-        let igvm = firmware.igvm().unwrap_or_default();
         Listing {
             format: Format::One,
             launch_digest,
@@ -218,14 +218,8 @@ impl Collector {
             vcpu_signature: model.signature.0.into(),
             guest_features: model.features.0,
             memory: [memory.low, memory.high],
-            firmware: FirmwareFacts {
-                reset_vector: firmware.reset_vector().into(),
-                ap_start: firmware.ap_start().map(|eip| format!("{eip:#x}")),
-                igvm_parameters: igvm.parameters.map(|area| format!("{:#x}", area.gpa)),
-                igvm_hobs: igvm.hobs.map(|area| format!("{:#x}", area.gpa)),
-                kernel_hashes: firmware.kernel_hashes().map(|area| format!("{:#x}", area.gpa)),
-            },
-            kernel_hashes: kernel_hashes(firmware, plan).unwrap_or_default(),
+            firmware: firmware.map(firmware_facts),
+            kernel_hashes: firmware.and_then(|firmware| kernel_hashes(firmware, plan)).unwrap_or_default(),
             imports: self.imports,
             vmsas: self.vmsas,
             id: None,
@@ -277,6 +271,17 @@ impl Observer for Collector {
             fields: fields.into_iter().map(|field| (field.name, field.value)).collect(),
         });
         self.last = Some(vmsa.clone());
+    }
+}
+
+fn firmware_facts(firmware: &Firmware) -> FirmwareFacts {
+    let igvm = firmware.igvm().unwrap_or_default();
+    FirmwareFacts {
+        reset_vector: firmware.reset_vector().into(),
+        ap_start: firmware.ap_start().map(|eip| format!("{eip:#x}")),
+        igvm_parameters: igvm.parameters.map(|area| format!("{:#x}", area.gpa)),
+        igvm_hobs: igvm.hobs.map(|area| format!("{:#x}", area.gpa)),
+        kernel_hashes: firmware.kernel_hashes().map(|area| format!("{:#x}", area.gpa)),
     }
 }
 

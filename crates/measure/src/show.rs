@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::features::SevFeatures;
 
-use crate::listing::{Import, Listing, VmsaRun};
+use crate::listing::{FirmwareFacts, Import, Listing, VmsaRun};
 
 /// Every page range in launch order with the digest after it, then the VMSAs field by field.
 pub fn explain(listing: &Listing) -> impl Display + '_ {
@@ -23,19 +23,9 @@ impl Display for Explanation<'_> {
         writeln!(f, "boot profile    {}", listing.profile)?;
         writeln!(f, "vcpus           {} of {}", listing.vcpus, CpuSignature(signature))?;
         writeln!(f, "guest features  {}", SevFeatures(listing.guest_features))?;
-        let facts = &listing.firmware;
-        write!(f, "firmware        starts at {:#x}", facts.reset_vector)?;
-        for (what, place) in [
-            ("application processors at", &facts.ap_start),
-            ("kernel-hash table at", &facts.kernel_hashes),
-            ("igvm parameters at", &facts.igvm_parameters),
-            ("igvm hobs at", &facts.igvm_hobs),
-        ] {
-            if let Some(place) = place {
-                write!(f, ", {what} {place}")?;
-            }
+        if let Some(facts) = &listing.firmware {
+            firmware(f, facts)?;
         }
-        writeln!(f)?;
         for (entry, hash) in &listing.kernel_hashes {
             writeln!(f, "{:<15} sha256 {hash}", format!("{entry} hash"))?;
         }
@@ -77,6 +67,21 @@ impl Display for Explanation<'_> {
         }
         Ok(())
     }
+}
+
+fn firmware(f: &mut fmt::Formatter<'_>, facts: &FirmwareFacts) -> fmt::Result {
+    write!(f, "firmware        starts at {:#x}", facts.reset_vector)?;
+    for (what, place) in [
+        ("application processors at", &facts.ap_start),
+        ("kernel-hash table at", &facts.kernel_hashes),
+        ("igvm parameters at", &facts.igvm_parameters),
+        ("igvm hobs at", &facts.igvm_hobs),
+    ] {
+        if let Some(place) = place {
+            write!(f, ", {what} {place}")?;
+        }
+    }
+    writeln!(f)
 }
 
 fn row(f: &mut fmt::Formatter<'_>, import: &Import) -> fmt::Result {

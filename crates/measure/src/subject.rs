@@ -10,7 +10,7 @@ use cvmm_launch::digest::{self, FirmwareDigest};
 use cvmm_launch::firmware::Firmware;
 use cvmm_launch::id_block::Identity;
 use cvmm_launch::kernel::Kernel;
-use cvmm_launch::memory::MemoryLayout;
+use cvmm_launch::memory::{HIGH_BASE, MemoryLayout};
 use cvmm_launch::plan::{LaunchPlan, Profile, Source};
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::digest::Digest;
@@ -40,7 +40,8 @@ pub struct Options {
 /// What is to be measured, with all files open and checked.
 #[derive(Debug)]
 pub struct Subject {
-    firmware: Firmware,
+    /// `None` if the guest comes from an IGVM file.
+    firmware: Option<Firmware>,
     memory: MemoryLayout,
     profile: &'static str,
     plan: LaunchPlan,
@@ -54,7 +55,12 @@ impl Subject {
     /// A guest whose files are open and whose plan is made, such as that of a `vm.toml`. `profile` is the
     /// name of its boot profile.
     #[must_use]
-    pub fn new(firmware: Firmware, memory: MemoryLayout, profile: &'static str, plan: LaunchPlan) -> Self {
+    pub fn new(
+        firmware: Option<Firmware>,
+        memory: MemoryLayout,
+        profile: &'static str,
+        plan: LaunchPlan,
+    ) -> Self {
         Self { firmware, memory, profile, plan, known: None, given: None }
     }
 
@@ -73,12 +79,13 @@ impl Subject {
             None => Profile::Disk,
         };
         let (plan, known) = digest::build(&firmware, &profile, &ANY_MEMORY, options.vcpus)?;
+        let firmware = Some(firmware);
         Ok(Self { firmware, memory: ANY_MEMORY, profile: profile.name(), plan, known, given: None })
     }
 
     /// Takes `running` for the digest after the firmware image instead of reading it.
     pub fn set_firmware_digest(&mut self, running: Digest) {
-        self.given = Some(FirmwareDigest::known(&self.firmware, running));
+        self.given = self.firmware.as_ref().map(|firmware| FirmwareDigest::known(firmware, running));
     }
 
     /// The launch digest alone.
@@ -98,7 +105,7 @@ impl Subject {
         // A listing tells the content of the image too, so it is read even if its digest is known already.
         let launch_digest = digest::measure(&self.plan, model, self.given.as_ref(), &mut collector)?;
         let facts = Facts {
-            firmware: &self.firmware,
+            firmware: self.firmware.as_ref(),
             memory: &self.memory,
             profile: self.profile,
             plan: &self.plan,
@@ -126,7 +133,7 @@ impl Subject {
     /// # Errors
     /// As [`Subject::digest`].
     pub fn launched_firmware(&self) -> Result<Vec<u8>, MeasureError> {
-        let start = self.firmware.gpa();
+        let start = HIGH_BASE.saturating_sub(self.plan.window());
         let mut image = Vec::new();
         for import in self.plan.imports().iter().filter(|import| import.gpa >= start) {
             let Source::Blob { blob, offset, len } = &import.source else { continue };

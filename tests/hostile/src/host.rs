@@ -51,7 +51,9 @@ impl Interposer for HostileHost {
     fn launched(&self, guest: GuestAccess<'_>) {
         if let Attack::Variables(path) = &self.attack {
             let bytes = must(path, std::fs::read(path));
-            must(path, guest.memory.sink().write(guest.firmware.gpa(), &bytes));
+            let firmware =
+                must(path, guest.firmware.ok_or_else(|| io::Error::other("the guest has no firmware image")));
+            must(path, guest.memory.sink().write(firmware.gpa(), &bytes));
         }
     }
 

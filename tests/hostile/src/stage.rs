@@ -11,7 +11,7 @@ use cvmm_devices::memory::DeviceMemory;
 use cvmm_first_stage::layout::{INBOX, OUTBOX, PAGE, PIECE, PIECE_LEN};
 use cvmm_first_stage::mailbox::{HEADER, Header, Kind, MAGIC, MAX_IN};
 use cvmm_kvm_snp::convert::{PageState, Request};
-use cvmm_launch::firmware::SectionKind;
+use cvmm_launch::firmware::{Firmware, SectionKind};
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -61,7 +61,7 @@ fn header(memory: &DeviceMemory, at: u64) -> Option<Header> {
 /// Takes a page away. The guest's next access makes it private again: another page, which the guest has not
 /// validated.
 fn take(guest: GuestAccess<'_>, kind: SectionKind) {
-    let sections = guest.firmware.sections().unwrap_or_default();
+    let sections = guest.firmware.and_then(Firmware::sections).unwrap_or_default();
     if let Some(section) = sections.iter().find(|section| section.kind == kind) {
         let _ = guest.private.convert(Request { gpa: section.gpa, len: PAGE, to: PageState::Shared });
     }

@@ -31,6 +31,9 @@ pub enum ManifestError {
     /// Kernel, initrd or command line.
     #[error(transparent)]
     Hashes(#[from] HashError),
+    /// There is no firmware image.
+    #[error("a gate cannot measure the guest of an IGVM file")]
+    Igvm,
 }
 
 /// The manifest of `config`, whose files are `inputs`, for the VM that the gate knows as `vm_id`.
@@ -93,8 +96,8 @@ pub fn manifest(
         }
         .to_owned(),
         launch: Launch {
-            firmware: file(inputs.firmware.image())?,
-            boot: boot(&inputs.profile)?,
+            firmware: file(inputs.firmware.as_ref().ok_or(ManifestError::Igvm)?.image())?,
+            boot: boot(inputs.profile.as_ref().ok_or(ManifestError::Igvm)?)?,
             vcpus: *vcpus,
             memory: *memory,
             low_memory: *low_memory,

@@ -20,7 +20,7 @@ use cvmm_snp::features::SevFeatures;
 use super::output::OutputArgs;
 use super::policy_args::{ImportArgs, InitArgs, PolicyCommand, TestArgs};
 use super::session::{Sentence, Session};
-use crate::config::{Checks, Config};
+use crate::config::{Boot, Checks, Config};
 use crate::exit_code::{ExitReport, ExitStatus};
 use crate::inputs::Inputs;
 use crate::policy::{self, PolicyFileError};
@@ -145,6 +145,10 @@ impl Session<'_> {
             return self.wrong("--vcpu-type or --vcpu-sig is required");
         };
         let model = VcpuModel { signature, features: SevFeatures::SNP_ACTIVE };
+        if matches!(config.boot, Boot::Igvm { .. }) {
+            return self
+                .wrong("a gate cannot measure the guest of an IGVM file yet, so there is no policy for it");
+        }
         let subject = match Inputs::open(&config) {
             Ok(inputs) => inputs.into_subject(),
             Err(error) => return self.failed(&error),

@@ -40,7 +40,11 @@ pub(super) struct RawBoot {
     /// Profile `hashes`: the initial RAM disk, relative to this file. Default: none.
     #[schemars(length(min = 1))]
     pub(super) initrd: Option<String>,
-    /// Profile `hashes`: the kernel command line, printable ASCII. Default: empty.
+    /// Profile `igvm`: the IGVM file, relative to this file.
+    #[schemars(length(min = 1))]
+    pub(super) igvm: Option<String>,
+    /// Profile `hashes`: the kernel command line, printable ASCII. Profile `igvm`: the same, for a file with
+    /// a parameter for it; not measured. Default: empty.
     #[schemars(length(max = MAX_CMDLINE))]
     pub(super) cmdline: Option<String>,
     /// Whether a measured first stage runs before the firmware: it waits for the gate's ticket and verifies the unified kernel image.
@@ -67,6 +71,13 @@ pub enum Boot {
     },
     /// The firmware looks for an EFI system partition on the disks.
     Disk,
+    /// Pages and start states from an IGVM file.
+    Igvm {
+        /// The file.
+        igvm: PathBuf,
+        /// The command line for a file that takes one, as for [`Boot::Hashes`].
+        cmdline: String,
+    },
 }
 
 impl Boot {
@@ -77,6 +88,7 @@ impl Boot {
             Self::Uki { .. } => Profile::Uki,
             Self::Hashes { .. } => Profile::Hashes,
             Self::Disk => Profile::Disk,
+            Self::Igvm { .. } => Profile::Igvm,
         }
     }
 }
@@ -89,7 +101,8 @@ pub(super) fn check(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> (Boot, bool)
 
 /// There is a first stage where a gate decides, unless the file says otherwise.
 fn first_stage(wanted: Option<bool>, rules: &mut Rules<'_>) -> bool {
-    let possible = rules.vm.isolation == Isolation::Snp && rules.vm.profile != Some(Profile::Disk);
+    let possible = rules.vm.isolation == Isolation::Snp
+        && !matches!(rules.vm.profile, Some(Profile::Disk | Profile::Igvm));
     if wanted == Some(true) && !possible {
         let message = "first_stage needs isolation \"snp\" and profile \"uki\" or \"hashes\"";
         rules.add(Problem::at("boot.first_stage", "isolation", message).help("remove the key"));
@@ -98,24 +111,29 @@ fn first_stage(wanted: Option<bool>, rules: &mut Rules<'_>) -> bool {
 }
 
 fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
-    let Some(raw) =
-        rules.required("boot", raw, "a table [boot] with profile = \"uki\", \"hashes\" or \"disk\"")
+    let Some(raw) = rules.required(
+        "boot",
+        raw,
+        "a table [boot] with profile = \"uki\", \"hashes\", \"disk\" or \"igvm\"",
+    ) else {
+        return Boot::Disk;
+    };
+    let RawBoot { profile, uki, kernel, initrd, igvm, cmdline, first_stage: _ } = raw;
+    let Some(profile) = rules.required("boot.profile", profile, "\"uki\", \"hashes\", \"disk\" or \"igvm\"")
     else {
         return Boot::Disk;
     };
-    let RawBoot { profile, uki, kernel, initrd, cmdline, first_stage: _ } = raw;
-    let Some(profile) = rules.required("boot.profile", profile, "\"uki\", \"hashes\" or \"disk\"") else {
-        return Boot::Disk;
-    };
     let given = [
-        ("uki", uki.is_some(), Profile::Uki),
-        ("kernel", kernel.is_some(), Profile::Hashes),
-        ("initrd", initrd.is_some(), Profile::Hashes),
-        ("cmdline", cmdline.is_some(), Profile::Hashes),
+        ("uki", uki.is_some(), &[Profile::Uki][..]),
+        ("kernel", kernel.is_some(), &[Profile::Hashes]),
+        ("initrd", initrd.is_some(), &[Profile::Hashes]),
+        ("igvm", igvm.is_some(), &[Profile::Igvm]),
+        ("cmdline", cmdline.is_some(), &[Profile::Hashes, Profile::Igvm]),
     ];
-    for (key, given, owner) in given {
-        if given && owner != profile {
-            let message = format!("{key} belongs to profile {owner}, but the profile is {profile}");
+    for (key, given, owners) in given {
+        if given && !owners.contains(&profile) {
+            let owners = owners.iter().map(|owner| owner.name()).collect::<Vec<_>>().join(" or ");
+            let message = format!("{key} belongs to profile {owners}, but the profile is {profile}");
             let help = match (key, profile) {
                 ("cmdline" | "initrd", Profile::Uki) => "the UKI carries its own: build it with this one",
                 _ => "remove the key or change the profile",
@@ -136,6 +154,21 @@ fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
                 rules.add(Problem::at("boot.profile", "disk", message).help("add a [[disk]] table"));
             }
             Boot::Disk
+        }
+        Profile::Igvm => {
+            if rules.not_snp() {
+                let message = "profile igvm requires isolation \"snp\"";
+                rules.add(Problem::at("boot.profile", "isolation", message).allowed("isolation = \"snp\""));
+            }
+            if rules.vm.gate {
+                let message = "profile igvm conflicts with [gate], which cannot measure IGVM files yet";
+                let help = "remove [gate], and bind the guest with the ID block of its file";
+                rules.add(Problem::at("boot.profile", "gate", message).help(help));
+            }
+            Boot::Igvm {
+                igvm: rules.required_path("boot.igvm", igvm.as_deref()),
+                cmdline: check_cmdline(cmdline.unwrap_or_default(), rules),
+            }
         }
     }
 }
@@ -170,6 +203,13 @@ impl RawBoot {
                 ..Self::default()
             },
             Boot::Disk => Self { profile: Some(Profile::Disk), first_stage, ..Self::default() },
+            Boot::Igvm { igvm, cmdline } => Self {
+                profile: Some(Profile::Igvm),
+                igvm: Some(text(igvm)),
+                cmdline: Some(cmdline.clone()),
+                first_stage,
+                ..Self::default()
+            },
         }
     }
 }
@@ -184,6 +224,11 @@ pub(super) fn check_files(boot: &Boot, memory: u64, low_memory: u64, paths: &mut
             kernel.zip(initrd).map(|(kernel, initrd)| ("boot.kernel", kernel.saturating_add(initrd)))
         }
         Boot::Disk => None,
+        // Its pages have addresses, which the plan checks.
+        Boot::Igvm { igvm, .. } => {
+            paths.image("boot.igvm", igvm);
+            None
+        }
     };
     // Boot images are copied into guest RAM; more than fits cannot boot however little else there is.
     let Some((key, len)) = placed else { return };
@@ -210,9 +255,10 @@ pub(super) fn check_files(boot: &Boot, memory: u64, low_memory: u64, paths: &mut
 /// Adds to the schema which keys each profile needs and refuses.
 fn profile_keys(schema: &mut Schema) {
     let rules = [
-        profile_rule("uki", &["uki"], &["kernel", "initrd", "cmdline"]),
-        profile_rule("hashes", &["kernel"], &["uki"]),
-        profile_rule("disk", &[], &["uki", "kernel", "initrd", "cmdline"]),
+        profile_rule("uki", &["uki"], &["kernel", "initrd", "igvm", "cmdline"]),
+        profile_rule("hashes", &["kernel"], &["uki", "igvm"]),
+        profile_rule("disk", &[], &["uki", "kernel", "initrd", "igvm", "cmdline"]),
+        profile_rule("igvm", &["igvm"], &["uki", "kernel", "initrd"]),
     ];
     schema.insert("allOf".to_owned(), Value::from(rules.to_vec()));
 }
@@ -231,6 +277,7 @@ fn example(profile: Profile) -> String {
         Profile::Uki => [UKI, FIRST_STAGE].concat(),
         Profile::Hashes => [HASHES, FIRST_STAGE].concat(),
         Profile::Disk => DISK.to_owned(),
+        Profile::Igvm => IGVM.to_owned(),
     }
 }
 
@@ -253,6 +300,15 @@ cmdline = "console=ttyS0 quiet"
 const DISK: &str = r#"[boot]
 # The firmware looks for an EFI system partition on the disks. Nothing of the disk is measured.
 profile = "disk"
+"#;
+
+const IGVM: &str = r#"[boot]
+# An IGVM file has the guest's pages, the firmware among them, the start state of its processors and
+# its policy.
+profile = "igvm"
+igvm = "guest.igvm"
+# For a file that takes a command line. It is not measured.
+# cmdline = ""
 "#;
 
 const FIRST_STAGE: &str = r#"# A measured first stage waits for the gate's ticket before the firmware runs; false without [gate].

@@ -257,7 +257,7 @@ impl Disk {
 
 fn example(profile: Profile) -> String {
     let table = match profile {
-        Profile::Uki | Profile::Hashes => OPTIONAL,
+        Profile::Uki | Profile::Hashes | Profile::Igvm => OPTIONAL,
         Profile::Disk => REQUIRED,
     };
     [table, KEYS].concat()

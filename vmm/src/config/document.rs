@@ -179,7 +179,7 @@ gate = { url = "tls://gate.example:1", ca = "a", client_certificate = "b", clien
     #[test]
     fn what_is_printed_can_be_fed_back() {
         let mut found = BTreeSet::new();
-        let examples = [Profile::Uki, Profile::Hashes, Profile::Disk].map(example);
+        let examples = [Profile::Uki, Profile::Hashes, Profile::Disk, Profile::Igvm].map(example);
         for text in CASES.into_iter().chain(examples.iter().map(String::as_str)) {
             let config = parse(text, "/base");
             let json = config.to_json();

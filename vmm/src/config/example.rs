@@ -11,7 +11,8 @@ use super::vm::{self, TABLES};
 #[must_use]
 pub fn example(profile: Profile) -> String {
     let tables = TABLES.iter().map(|table| (table.example)(profile));
-    std::iter::once(vm::example(profile)).chain(tables).collect::<Vec<_>>().join("\n")
+    let sections = std::iter::once(vm::example(profile)).chain(tables);
+    sections.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -76,17 +77,30 @@ mod tests {
     }
 
     #[test]
+    fn an_igvm_file_needs_neither_firmware_nor_gate() {
+        let config = parse(&example(Profile::Igvm)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((config.isolation, config.first_stage, config.gate), (Isolation::Snp, false, None));
+        let crate::config::Boot::Igvm { igvm, cmdline } = config.boot else { panic!("{:?}", config.boot) };
+        assert_eq!((igvm.as_path(), cmdline.as_str()), (Path::new("/base/guest.igvm"), ""));
+    }
+
+    #[test]
     fn every_key_of_the_schema_is_in_the_example() {
         for profile in PROFILES {
             let text = example(profile);
             let found = keys(&text);
             for wanted in schema_keys() {
                 let other = match profile {
-                    Profile::Uki => ["boot.kernel", "boot.initrd", "boot.cmdline"].as_slice(),
-                    Profile::Hashes => &["boot.uki"],
-                    Profile::Disk => {
-                        &["boot.uki", "boot.kernel", "boot.initrd", "boot.cmdline", "boot.first_stage"]
-                    }
+                    Profile::Uki => ["boot.kernel", "boot.initrd", "boot.igvm", "boot.cmdline"].as_slice(),
+                    Profile::Hashes => &["boot.uki", "boot.igvm"],
+                    Profile::Disk | Profile::Igvm => &[
+                        "boot.uki",
+                        "boot.kernel",
+                        "boot.initrd",
+                        "boot.igvm",
+                        "boot.cmdline",
+                        "boot.first_stage",
+                    ],
                 };
                 let times = found.iter().filter(|(key, _)| *key == wanted).count();
                 assert_eq!(times, usize::from(!other.contains(&wanted.as_str())), "{profile}: {wanted}");

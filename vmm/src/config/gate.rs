@@ -238,8 +238,12 @@ pub(super) fn check_files(gate: &Gate, paths: &mut Paths) {
     }
 }
 
-fn example(_: Profile) -> String {
-    EXAMPLE.to_owned()
+fn example(profile: Profile) -> String {
+    match profile {
+        // The gate cannot measure these.
+        Profile::Igvm => String::new(),
+        Profile::Uki | Profile::Hashes | Profile::Disk => EXAMPLE.to_owned(),
+    }
 }
 
 const EXAMPLE: &str = r#"# The attestation gate that decides whether the guest runs; it makes ID block and HOST_DATA.

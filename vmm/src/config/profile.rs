@@ -19,6 +19,8 @@ pub enum Profile {
     Hashes,
     /// The firmware boots from a disk.
     Disk,
+    /// An IGVM file has everything, the firmware included.
+    Igvm,
 }
 
 impl Profile {
@@ -29,6 +31,7 @@ impl Profile {
             Self::Uki => "uki",
             Self::Hashes => "hashes",
             Self::Disk => "disk",
+            Self::Igvm => "igvm",
         }
     }
 
@@ -38,6 +41,8 @@ impl Profile {
         match self {
             Self::Uki => 128 * MIB,
             Self::Hashes | Self::Disk => 96 * MIB,
+            // The file says which memory it needs.
+            Self::Igvm => 64 * MIB,
         }
     }
 }

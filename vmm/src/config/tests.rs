@@ -235,6 +235,35 @@ fn syntax_errors_are_all_placed() {
 }
 
 #[test]
+fn an_igvm_file_excludes_what_it_has_itself() {
+    let text = |keys: &str, tables: &str| {
+        format!(
+            "name = \"x\"\nmemory = \"64MiB\"\nisolation = \"snp\"\n{keys}[boot]\nprofile = \"igvm\"\n\
+             igvm = \"g.igvm\"\n{tables}"
+        )
+    };
+    let config = parse(&text("", "cmdline = \"a b\"\n")).unwrap();
+    let igvm = Path::new("/base/g.igvm").to_owned();
+    assert_eq!(config.boot, Boot::Igvm { igvm, cmdline: "a b".to_owned() });
+    assert!(!config.first_stage && config.firmware == Path::new(""));
+    let gate = "[gate]\nsocket = \"s\"\nverdict_key = \"k\"\npolicy = \"p\"\n";
+    for (text, code) in [
+        (text("firmware = \"f\"\n", ""), "config.firmware.profile"),
+        (text("", "first_stage = true\n"), "config.boot.first_stage.isolation"),
+        (text("", "kernel = \"k\"\n"), "config.boot.kernel.profile"),
+        (text("", "uki = \"k\"\n"), "config.boot.uki.profile"),
+        (text("", gate), "config.boot.profile.gate"),
+        (text("", "").replace("\"snp\"", "\"none\""), "config.boot.profile.isolation"),
+        (text("", "").replace("igvm = \"g.igvm\"\n", ""), "config.boot.igvm.missing"),
+        (text("", "").replace("64MiB", "63MiB"), "config.memory.range"),
+    ] {
+        let error = parse(&text).unwrap_err();
+        let codes: Vec<_> = error.problems().iter().map(|problem| problem.code.clone()).collect();
+        assert_eq!(codes, [code], "{error}");
+    }
+}
+
+#[test]
 fn keys_of_other_profiles_and_modes_are_refused() {
     assert_eq!(broken("profile = \"hashes\"", "profile = \"disk\"").len(), 2);
     assert_eq!(broken("kernel = \"vmlinuz\"\n", ""), one("config.boot.kernel.missing", 6, 1));
@@ -515,7 +544,10 @@ fn the_schema_names_exactly_the_keys_of_the_parser() {
     let required: Vec<_> =
         schema["required"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
     let error = parse("").unwrap_err();
-    let missing: Vec<_> = error.problems().iter().map(|problem| problem.key.as_str()).collect();
+    // With an IGVM file it is not.
+    let always = |key: &&str| *key != "firmware";
+    let keys = error.problems().iter().map(|problem| problem.key.as_str());
+    let missing: Vec<_> = keys.filter(always).collect();
     for key in &missing {
         assert!(required.contains(key), "{key} is required but the schema does not say so");
     }

@@ -54,8 +54,9 @@ pub(super) struct RawVm {
     /// What protects the guest from the host. There is no default: an unprotected guest must be asked for.
     #[schemars(required)]
     pub(super) isolation: Option<Isolation>,
-    /// Firmware image (OVMF), relative to this file. Profiles `uki` and `hashes` need an AmdSev build.
-    #[schemars(required, length(min = 1))]
+    /// Firmware image (OVMF), relative to this file; required but for profile `igvm`, whose file has its
+    /// own. Profiles `uki` and `hashes` need an AmdSev build.
+    #[schemars(length(min = 1))]
     pub(super) firmware: Option<String>,
     /// What the firmware boots.
     #[schemars(required)]
@@ -92,7 +93,7 @@ pub struct Config {
     pub low_memory: u64,
     /// What protects the guest from the host.
     pub isolation: Isolation,
-    /// Firmware image (OVMF).
+    /// Firmware image (OVMF); empty with an IGVM file.
     pub firmware: PathBuf,
     /// What the firmware boots.
     pub boot: Boot,
@@ -156,7 +157,7 @@ impl RawVm {
             memory,
             low_memory,
             isolation,
-            firmware: rules.required_path("firmware", firmware.as_deref()),
+            firmware: check_firmware(firmware.as_deref(), rules),
             boot,
             first_stage,
             disks: disk::check(disk, rules),
@@ -179,6 +180,17 @@ fn check_name(name: Option<String>, rules: &mut Rules<'_>) -> String {
         }
         None => String::new(),
     }
+}
+
+fn check_firmware(firmware: Option<&str>, rules: &mut Rules<'_>) -> PathBuf {
+    if rules.vm.profile != Some(Profile::Igvm) {
+        return rules.required_path("firmware", firmware);
+    }
+    if firmware.is_some() {
+        let message = "firmware conflicts with profile igvm: the IGVM file has its own";
+        rules.add(Problem::at("firmware", "profile", message).help("remove the key"));
+    }
+    PathBuf::new()
 }
 
 /// `memory` and `low_memory`, in bytes.
@@ -243,7 +255,7 @@ impl From<&Config> for RawVm {
             memory: Some((*memory).into()),
             low_memory: Some((*low_memory).into()),
             isolation: Some(*isolation),
-            firmware: Some(text(firmware)),
+            firmware: (boot.profile() != Profile::Igvm).then(|| text(firmware)),
             boot: Some(RawBoot::new(boot, *first_stage)),
             disk: disks.iter().map(RawDisk::from).collect(),
             console: Some(console.into()),
@@ -275,6 +287,7 @@ pub(super) fn example(profile: Profile) -> String {
     let firmware = match profile {
         Profile::Uki | Profile::Hashes => "OVMF.amdsev.fd",
         Profile::Disk => "OVMF.fd",
+        Profile::Igvm => return format!("{HEAD}{RNG}"),
     };
     format!("{HEAD}\n# Firmware (OVMF).\nfirmware = \"{firmware}\"\n{RNG}")
 }

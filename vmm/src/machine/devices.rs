@@ -157,7 +157,8 @@ pub fn build(parts: Parts<'_>) -> Result<Devices, DeviceError> {
         virtio,
     } = parts;
     let host = |what| move |source| DeviceError::Host { what, source };
-    let boots_from_disk = config.boot == Boot::Disk;
+    // What an IGVM file boots from is not known: its firmware sees everything.
+    let boots_from_disk = matches!(config.boot, Boot::Disk | Boot::Igvm { .. });
     let power: Arc<dyn PowerSink> = Arc::clone(control) as _;
 
     // A stock OVMF places the window itself (`fw_cfg::build`).

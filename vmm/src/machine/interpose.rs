@@ -23,8 +23,8 @@ pub struct GuestAccess<'a> {
     pub memory: &'a MachineMemory,
     /// The state of its pages, and their conversion.
     pub private: &'a Arc<PrivateMemory>,
-    /// Where the firmware has which page.
-    pub firmware: &'a Firmware,
+    /// Where the firmware has which page; `None` if it came in an IGVM file.
+    pub firmware: Option<&'a Firmware>,
 }
 
 /// A program between guest and machine. Each method's default does nothing.

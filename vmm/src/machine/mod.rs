@@ -103,7 +103,7 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let vm = Arc::new(ctx.kvm.create_vm().map_err(MachineError::kvm("create a vm"))?);
         board::prepare(&vm)?;
-        let memory = MachineMemory::allocate(inputs.memory, inputs.firmware.size(), Purpose::Everything)?;
+        let memory = MachineMemory::allocate(inputs.memory, inputs.plan.window(), Purpose::Everything)?;
         memory.register(&vm)?;
         let board = Board::assemble(ctx, config, inputs, (vm, memory), None, outside)?;
         // All fallible checks are done; from here on guest memory is committed.
@@ -149,7 +149,7 @@ impl LaunchedMachine {
         let launch = snp::Launch::create(ctx.kvm, host, config)?;
         let vm = Arc::clone(launch.vm());
         board::prepare(&vm)?;
-        let memory = MachineMemory::allocate(inputs.memory, inputs.firmware.size(), Purpose::SharedView)?;
+        let memory = MachineMemory::allocate(inputs.memory, inputs.plan.window(), Purpose::SharedView)?;
         let (board, private) = {
             let private = launch.register(&memory)?;
             let board =
@@ -167,7 +167,8 @@ impl LaunchedMachine {
             let certificates = Arc::new(certificates);
             vcpus.all_mut().for_each(|vcpu| vcpu.set_certificates(Arc::clone(&certificates) as _));
         }
-        let guest = GuestAccess { memory: &board.memory, private: &private, firmware: &inputs.firmware };
+        let guest =
+            GuestAccess { memory: &board.memory, private: &private, firmware: inputs.firmware.as_ref() };
         let cpuid = vcpus.boot.cpuid()?;
         let finished = launch.finish(inputs, terms, Arc::clone(&private), board.cpuid.signature(), &cpuid)?;
         ctx.interposer.launched(guest);
@@ -194,8 +195,11 @@ impl LaunchedMachine {
             }
         };
         ctx.timeline.mark(Phase::FirstRun);
-        let guest =
-            GuestAccess { memory: &board.memory, private: staged.memory(), firmware: &inputs.firmware };
+        let guest = GuestAccess {
+            memory: &board.memory,
+            private: staged.memory(),
+            firmware: inputs.firmware.as_ref(),
+        };
         let stage = Stage {
             guest,
             interposer: ctx.interposer,

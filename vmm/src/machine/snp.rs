@@ -51,7 +51,8 @@ pub enum SnpError {
     Finish(#[from] FinishError),
     /// LAUNCH_FINISH, because the owner's ID block was made for other files.
     #[error(
-        "snp.id_block belongs to a different guest: it has launch digest {in_block}, but these files on this processor give \
+        "the ID block (snp.id_block, or that of the IGVM file) belongs to a different guest: it has launch \
+         digest {in_block}, but these files on this processor give \
          {digest}; cvmm measure --diff shows what differs ({source})"
     )]
     OtherGuest {

@@ -118,12 +118,14 @@ fn input_key(config: &Config, error: &InputError) -> &'static str {
         Boot::Uki { .. } => "boot.uki",
         Boot::Hashes { .. } => "boot.kernel",
         Boot::Disk => "boot.profile",
+        Boot::Igvm { .. } => "boot.igvm",
     };
     match error {
         InputError::Open { what, .. } => what,
         InputError::Firmware(_) => "firmware",
         InputError::Kernel(_) | InputError::Read(_) => boot,
-        InputError::Identity(_) => "snp.id_block",
+        InputError::Igvm(_) | InputError::StagedFile(_) => "boot.igvm",
+        InputError::Identity(_) | InputError::TwoIdentities(_) => "snp.id_block",
         InputError::VerdictKey(_) => "gate.verdict_key",
         // Firmware, profile and memory do not fit together: the profile is what was chosen.
         InputError::Plan(PlanError::Snp(_)) => "firmware",

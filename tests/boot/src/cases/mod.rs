@@ -106,6 +106,7 @@ pub fn all() -> Vec<Case> {
         snp::faults::CASES,
         snp::memory::CASES,
         snp::boot::CASES,
+        snp::igvm::CASES,
         snp::doctor::CASES,
         snp::gate::CASES,
         snp::stage::CASES,

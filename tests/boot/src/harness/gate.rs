@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use super::report::measure;
@@ -110,6 +110,7 @@ impl Gate {
             }
             Boot::Hashes { .. } => "hashes",
             Boot::Disk => "disk",
+            Boot::Igvm(_) => bail!("a gate does not measure IGVM files"),
         };
         let digest = measure(ctx, spec, &[])?;
         self.version += 1;

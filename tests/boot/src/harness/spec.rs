@@ -26,6 +26,8 @@ pub enum Boot {
     },
     /// The first disk with an EFI system partition.
     Disk,
+    /// An IGVM file.
+    Igvm(PathBuf),
 }
 
 /// A disk.
@@ -191,12 +193,14 @@ impl Spec {
     /// The configuration file's text.
     pub fn toml(&self, console: &Path) -> String {
         let mut text = format!(
-            "name = \"test\"\nvcpus = {}\nmemory = {}\nisolation = {}\nfirmware = {}\n",
+            "name = \"test\"\nvcpus = {}\nmemory = {}\nisolation = {}\n",
             self.vcpus,
             quoted(self.memory),
-            quoted(self.isolation),
-            path(&self.firmware)
+            quoted(self.isolation)
         );
+        if !matches!(self.boot, Boot::Igvm(_)) {
+            let _ = writeln!(text, "firmware = {}", path(&self.firmware));
+        }
         if let Some(low) = self.low_memory {
             let _ = writeln!(text, "low_memory = {}", quoted(low));
         }
@@ -212,6 +216,7 @@ impl Spec {
                 quoted(cmdline)
             ),
             Boot::Disk => writeln!(text, "profile = \"disk\""),
+            Boot::Igvm(file) => writeln!(text, "profile = \"igvm\"\nigvm = {}", path(file)),
         };
         // Its default depends on whether there is a gate.
         if self.isolation == "snp" {

@@ -7,6 +7,7 @@ pub mod faults;
 pub mod gate;
 pub mod gate_skipped;
 pub mod hostile;
+pub mod igvm;
 pub mod memory;
 pub mod refuse;
 pub mod secrets;
