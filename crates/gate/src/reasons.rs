@@ -207,6 +207,7 @@ mod tests {
             cvmm_gate_client::client::CODES,
             cvmm_gate_client::frame::CODES,
             cvmm_gate_protocol::ticket::CODES,
+            cvmm_boot_image::CODES,
             cvmm_launch::reasons::CODES,
             cvmm_igvm::reasons::CODES,
             cvmm_tpm::quote::CODES,

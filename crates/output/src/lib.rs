@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// Longest existing file that is read to recognise it, in bytes.
 pub const MAX_RECOGNISED: u64 = 16 << 20;
 
+/// Bytes of an existing file that [`Existing::ReplaceOwnHead`] looks at.
+pub const HEAD: u64 = 4096;
+
 /// What to do with a file that exists.
 #[derive(Clone, Copy)]
 pub enum Existing<'a> {
@@ -22,6 +25,8 @@ pub enum Existing<'a> {
     Refuse,
     /// Replace it if this function recognises its content as made by the same command; refuse it otherwise.
     ReplaceOwn(&'a dyn Fn(&[u8]) -> bool),
+    /// Replace it if this function recognises its first [`HEAD`] bytes, however long it is; refuse it otherwise.
+    ReplaceOwnHead(&'a dyn Fn(&[u8]) -> bool),
     /// Replace it: the user gave `--force`.
     Replace,
 }
@@ -31,6 +36,7 @@ impl std::fmt::Debug for Existing<'_> {
         f.write_str(match self {
             Self::Refuse => "Refuse",
             Self::ReplaceOwn(_) => "ReplaceOwn",
+            Self::ReplaceOwnHead(_) => "ReplaceOwnHead",
             Self::Replace => "Replace",
         })
     }
@@ -129,12 +135,16 @@ fn allowed(path: &Path, existing: Existing<'_>) -> io::Result<bool> {
         Existing::Refuse => Ok(false),
         Existing::Replace => Ok(true),
         Existing::ReplaceOwn(_) if about.len() > MAX_RECOGNISED => Ok(false),
-        Existing::ReplaceOwn(recognised) => {
-            let mut content = Vec::new();
-            File::open(path)?.take(MAX_RECOGNISED).read_to_end(&mut content)?;
-            Ok(recognised(&content))
-        }
+        Existing::ReplaceOwn(recognised) => Ok(recognised(&start(path, MAX_RECOGNISED)?)),
+        Existing::ReplaceOwnHead(recognised) => Ok(recognised(&start(path, HEAD)?)),
     }
+}
+
+/// Up to `len` bytes from the start of the file.
+fn start(path: &Path, len: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(len).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -186,6 +196,10 @@ mod tests {
         let large = File::options().write(true).open(&path).unwrap();
         large.set_len(MAX_RECOGNISED + 1).unwrap();
         assert!(write(&path, b"ours", 0o644, Existing::ReplaceOwn(&own)).is_err());
+        write(&path, b"ours", 0o644, Existing::ReplaceOwnHead(&own)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"ours");
+        fs::write(&path, "of the user").unwrap();
+        assert!(write(&path, b"ours", 0o644, Existing::ReplaceOwnHead(&own)).is_err());
     }
 
     #[test]

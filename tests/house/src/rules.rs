@@ -11,7 +11,7 @@ use crate::rings::Ring;
 use crate::workspace::Workspace;
 
 /// Crates that compute and do nothing else: no system calls, sockets or unsafe code.
-pub const PURE: [&str; 10] = [
+pub const PURE: [&str; 11] = [
     "cvmm-snp",
     "cvmm-tpm",
     "cvmm-launch",
@@ -21,10 +21,12 @@ pub const PURE: [&str; 10] = [
     "cvmm-appraise",
     "cvmm-gate-protocol",
     "cvmm-acpi",
+    "cvmm-boot-image",
     "cvmm-timeline",
 ];
 /// What of ours the pure crates may use beside each other.
-const PURE_HELPERS: [&str; 4] = ["cvmm-first-stage", "cvmm-first-stage-embed", "cvmm-output", "cvmm-reason"];
+const PURE_HELPERS: [&str; 5] =
+    ["cvmm-first-stage", "cvmm-first-stage-embed", "cvmm-kernel-stub", "cvmm-output", "cvmm-reason"];
 /// What a pure crate does not depend on: system calls, sockets, runtimes.
 const IMPURE: [&str; 12] = [
     "event-manager",

@@ -11,6 +11,7 @@ use super::attest_args::AttestCommand;
 use super::measure_args::MeasureArgs;
 use super::policy_args::PolicyCommand;
 use super::state_args::StateCommand;
+use super::uki_args::UkiCommand;
 use crate::config::Profile;
 use crate::exit_code::ExitStatus;
 use crate::logging::LogFormat;
@@ -49,6 +50,9 @@ pub(super) enum Command {
     /// Verify attestation reports
     #[command(subcommand)]
     Attest(AttestCommand),
+    /// Build unified kernel images
+    #[command(subcommand)]
+    Uki(UkiCommand),
     /// Check whether this host can launch SNP guests (exit code 0 or 3)
     ///
     /// Run it as root for complete results. It changes nothing.

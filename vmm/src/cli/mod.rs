@@ -24,6 +24,8 @@ mod state;
 mod state_args;
 mod tcb_text;
 mod timeline;
+mod uki;
+mod uki_args;
 mod version;
 
 use std::ffi::OsString;
@@ -112,6 +114,7 @@ impl Session<'_> {
             Command::Policy(command) => self.policy(&command),
             Command::State(command) => self.state(&command),
             Command::Attest(command) => self.attest(&command),
+            Command::Uki(command) => self.uki(&command),
             Command::Doctor { json } => self.doctor(json),
             Command::Timeline(args) => self.timeline(&args),
             Command::Completions(args) => self.print(&cvmm_manual::completions(exit_codes::grammar(), args)),

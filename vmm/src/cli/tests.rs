@@ -547,3 +547,57 @@ fn a_state_file_from_its_making_to_its_refusal() {
     assert_eq!(idle(&["state", "info", &key]).0, ExitStatus::State);
     assert_eq!(idle(&["state", "info", &path("none")]).0, ExitStatus::File);
 }
+
+/// The smallest vmlinux: a segment of 64 bytes.
+fn vmlinux() -> Vec<u8> {
+    let mut file = vec![0; 0x100];
+    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    file[16..20].copy_from_slice(&[2, 0, 62, 0]);
+    file[32] = 64;
+    file[54..58].copy_from_slice(&[56, 0, 1, 0]);
+    file[64] = 1;
+    for (at, value) in [(24, 16 << 20), (72, 0xc0), (88, 16 << 20), (96, 0x40), (104, 0x40_u64)] {
+        file[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    }
+    file
+}
+
+#[test]
+fn uki_build_writes_an_image_that_can_be_started_and_nothing_over_other_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (kernel, initrd, image) = (file("vmlinux"), file("initrd"), file("guest.efi"));
+    fs::write(&kernel, vmlinux()).unwrap();
+    fs::write(&initrd, [7; 5000]).unwrap();
+    let words =
+        ["uki", "build", "--kernel", &kernel, "--initrd", &initrd, "--cmdline", "quiet", "-o", &image];
+    let (status, out, err) = idle(&words);
+    assert_eq!((status, err.as_str()), (ExitStatus::Success, ""));
+    assert!(out.contains("physical address only"), "{out}");
+    let first = fs::read(&image).unwrap();
+    let blob = cvmm_launch::blob::Blob::open(Path::new(&image)).unwrap();
+    cvmm_launch::kernel::Kernel::recognise(blob).unwrap().require_uki().unwrap();
+    // Its own image again, with a command line out of a file.
+    let cmdline = file("cmdline");
+    fs::write(&cmdline, "quiet\n").unwrap();
+    let mut again = words;
+    let from_file = format!("@{cmdline}");
+    again[7] = &from_file;
+    assert_eq!(idle(&again).0, ExitStatus::Success);
+    assert!(fs::read(&image).unwrap() == first, "the same inputs give other bytes");
+    fs::write(&image, "a file of the user").unwrap();
+    let (status, _, err) = idle(&words);
+    assert_eq!(status, ExitStatus::File);
+    assert!(err.contains("--force"), "{err}");
+    assert_eq!(fs::read_to_string(&image).unwrap(), "a file of the user");
+    assert_eq!(idle(&[&words[..], &["--force"]].concat()).0, ExitStatus::Success);
+
+    fs::write(&initrd, "").unwrap();
+    let (status, _, err) = idle(&words);
+    assert_eq!(status, ExitStatus::LaunchRefused);
+    assert!(err.contains("[uki.initrd]"), "{err}");
+    fs::write(&kernel, "no kernel").unwrap();
+    let (status, _, err) = idle(&words);
+    assert_eq!(status, ExitStatus::LaunchRefused);
+    assert!(err.contains("[kernel.format]") && err.contains("vmlinuz"), "{err}");
+}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Errors of kernel files.
 
+use cvmm_kernel_stub::payload::Defect;
+
 use crate::blob::ReadError;
 
 /// A file that cannot be booted.
@@ -45,6 +47,9 @@ pub enum KernelProblem {
         /// Length of the file.
         len: u64,
     },
+    /// An unpacked kernel that its stub does not start.
+    #[error("is damaged: {0}")]
+    Unpacked(#[from] Defect),
     /// An EFI program that contains no kernel.
     #[error(
         "is an EFI program without a .linux section in its base or in profile @0, so not a unified kernel image that \
@@ -182,7 +187,7 @@ impl KernelProblem {
         match self {
             Self::Read(_) => "kernel.read",
             Self::Short(_) | Self::Truncated { .. } => "kernel.truncated",
-            Self::Unknown(_) | Self::Pe(_) => "kernel.format",
+            Self::Unknown(_) | Self::Pe(_) | Self::Unpacked(_) => "kernel.format",
             Self::Protocol(_) | Self::Not64Bit | Self::NoEfiStub => "kernel.unsupported",
             Self::NoLinuxSection | Self::NotUki => "uki.missing",
             Self::Header { .. } => "uki.header",

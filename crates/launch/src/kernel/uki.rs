@@ -13,6 +13,10 @@
 //! in a profile other than `@0`, because nothing selects another one. Sources: edk2 MdePkg BasePeCoffLib,
 //! systemd src/boot/pe.c, the UAPI group's specification of unified kernel images.
 
+use cvmm_kernel_stub::payload::{HEADER_LEN, Header};
+use cvmm_kernel_stub::program::{MARK, MARK_AT};
+use zerocopy::FromBytes;
+
 use super::error::{KernelProblem, SectionProblem};
 use super::format::{self, Format};
 use super::pe::{Headers, Part, Section};
@@ -92,7 +96,7 @@ pub(super) fn check(file: &Part<'_>, headers: &Headers) -> Result<u64, KernelPro
         let rule = "it must be the address of a byte in a section";
         return Err(KernelProblem::Header { field, offset, value: headers.entry, rule });
     }
-    check_profiles(file, &headers.sections)?;
+    check_profiles(file, &headers.sections, has_own_stub(file)?)?;
     Ok(headers.image_size)
 }
 
@@ -169,7 +173,14 @@ struct Group<'a> {
     cmdline: Option<&'a Section>,
 }
 
-fn check_profiles(file: &Part<'_>, sections: &[Section]) -> Result<(), KernelProblem> {
+/// Whether the image's stub is the one of `cvmm uki build`, which starts unpacked kernels and only those.
+fn has_own_stub(file: &Part<'_>) -> Result<bool, KernelProblem> {
+    let mut mark = [0; MARK.len()];
+    file.read(&mut mark, MARK_AT as u64)?;
+    Ok(mark == *MARK)
+}
+
+fn check_profiles(file: &Part<'_>, sections: &[Section], own_stub: bool) -> Result<(), KernelProblem> {
     let mut groups = vec![Group::default()];
     for section in sections {
         if section.name == *PROFILE {
@@ -186,7 +197,8 @@ fn check_profiles(file: &Part<'_>, sections: &[Section]) -> Result<(), KernelPro
         }
         match &section.name {
             LINUX if section.raw_size != 0 => {
-                let kernel = kernel(&section.content(file));
+                let content = section.content(file);
+                let kernel = if own_stub { unpacked_kernel(&content) } else { kernel(&content) };
                 group.kernel =
                     Some(kernel.map_err(|problem| section.wrong(SectionProblem::Kernel(Box::new(problem))))?);
             }
@@ -213,6 +225,22 @@ fn kernel(file: &Part<'_>) -> Result<CmdlineMax, KernelProblem> {
         Some(Format::BzImage { cmdline_max, .. }) => Ok(Some(cmdline_max.into())),
         _ => Headers::read(file).map(|_| None),
     }
+}
+
+/// Checks the unpacked kernel that the stub of `cvmm uki build` starts.
+fn unpacked_kernel(file: &Part<'_>) -> Result<CmdlineMax, KernelProblem> {
+    if file.len() < HEADER_LEN as u64 {
+        return Err(KernelProblem::Short(file.len()));
+    }
+    let mut bytes = [0; HEADER_LEN];
+    file.read(&mut bytes, 0)?;
+    let header = Header::ref_from_bytes(&bytes).map_err(|_| KernelProblem::Short(file.len()))?;
+    header.check()?;
+    let needed = header.stored.get().saturating_add(HEADER_LEN as u64);
+    if needed > file.len() {
+        return Err(KernelProblem::Truncated { needed, len: file.len() });
+    }
+    Ok(Some(header.cmdline_max().into()))
 }
 
 fn check_cmdline(file: &Part<'_>, section: &Section, max: CmdlineMax) -> Result<(), KernelProblem> {

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+use cvmm_kernel_stub::payload::Header;
+use cvmm_kernel_stub::program::{MARK, MARK_AT};
+
 use super::*;
 use crate::samples::{bzimage, header, uki};
 
@@ -229,4 +232,53 @@ fn command_lines_are_what_the_kernel_sees() {
     // In a profile too, for the kernel of the base.
     let bytes = uki(&[(".linux", &kernel), (".profile", b"ID=a"), (".cmdline", b"a\0b")]);
     refused(bytes, "uki.cmdline", &["NUL"]);
+}
+
+/// An unpacked kernel of `cvmm uki build`, in an image with that command's stub or another one.
+fn unpacked(own_stub: bool, change: impl FnOnce(&mut Header)) -> Vec<u8> {
+    use zerocopy::little_endian::{U32, U64};
+    use zerocopy::{FromZeros, IntoBytes};
+    let mut header = Header::new_zeroed();
+    header.magic = cvmm_kernel_stub::payload::MAGIC;
+    header.version = U32::new(1);
+    [header.stored, header.image, header.memory] = [U64::new(64); 3];
+    header.base = U64::new(16 << 20);
+    header.alignment = U64::new(2 << 20);
+    // cmdline_size
+    header.setup[0x238 - 0x1f1] = 30;
+    change(&mut header);
+    // Longer than every kernel's head, as an image is with its own kernel.
+    let kernel = [header.as_bytes(), &[0; 64]].concat();
+    let mut bytes = uki(&[(".osrel", &[b'x'; 600]), (".cmdline", CMDLINE), (".linux", &kernel)]);
+    if own_stub {
+        bytes[MARK_AT..MARK_AT + MARK.len()].copy_from_slice(MARK);
+    }
+    bytes
+}
+
+#[test]
+fn an_unpacked_kernel_needs_the_stub_that_starts_it() {
+    assert_eq!(recognise_bytes(unpacked(true, |_| {})).unwrap().format(), Format::Uki);
+    let other = recognise_bytes(unpacked(false, |_| {})).unwrap_err();
+    assert_eq!(other.problem.code(), "uki.kernel", "{other}");
+    // That stub starts nothing else.
+    let mut packed = image();
+    packed[MARK_AT..MARK_AT + MARK.len()].copy_from_slice(MARK);
+    let packed = recognise_bytes(packed).unwrap_err();
+    assert_eq!(packed.problem.code(), "uki.kernel", "{packed}");
+    let cases: [(fn(&mut Header), &str); 4] = [
+        (|header| header.version.set(2), "version"),
+        (|header| header.entry.set(64), "entry"),
+        (|header| header.compression.set(7), "compression"),
+        (|header| header.memory.set(0), "memory"),
+    ];
+    for (change, field) in cases {
+        refused(unpacked(true, change), "uki.kernel", &[field]);
+    }
+    let long = |header: &mut Header| {
+        header.compression.set(1);
+        header.stored.set(1 << 20);
+    };
+    refused(unpacked(true, long), "uki.kernel", &["truncated"]);
+    refused(unpacked(true, |header| header.setup[0x238 - 0x1f1] = 5), "uki.cmdline", &["at most 5"]);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guest kernels older or newer than the 6.12 that all other cases boot: how each treats
-//! memory types.
+//! memory types. And the same kernel, unpacked.
 //!
 //! Until 6.3 Linux had no PAT without MTRRs, and so no write-protected mapping, which an SNP guest needs
 //! before it has a console.
@@ -17,7 +17,30 @@ pub const CASES: &[Case] = &[
     case("kernel-7", 180, new, "Linux 7: PAT and MTRRs, and no huge page refused because of them"),
     on(Host::Snp, "snp-kernel-6-1", 240, snp_old, "Linux 6.1 as an SNP guest"),
     on(Host::Snp, "snp-kernel-7", 240, snp_new, "Linux 7 as an SNP guest").long(),
+    case("uki-unpacked", 180, unpacked, "a UKI of `cvmm uki build`, 2 vCPUs").long(),
+    on(Host::Snp, "snp-uki-unpacked", 240, snp_unpacked, "a UKI of `cvmm uki build` as an SNP guest").long(),
 ];
+
+fn unpacked(ctx: &Ctx) -> Result<()> {
+    boot_unpacked(ctx, |spec| Spec { vcpus: 2, ..spec })?.fact("cpus", "2")
+}
+
+fn snp_unpacked(ctx: &Ctx) -> Result<()> {
+    let ended = boot_unpacked(ctx, Spec::snp)?;
+    // The kernel accepts what is above 4 GiB when it needs it.
+    check_bounce_buffers(&ended, 64)
+}
+
+fn boot_unpacked(ctx: &Ctx, change: impl FnOnce(Spec) -> Spec) -> Result<Ended> {
+    let path = ctx.kernels.join("guest-unpacked.efi");
+    let line = cmdline("ttyS0", "kernel");
+    let image = images::uki_of(ctx, &path, "guest", &line)?;
+    let ended = Vm::start(ctx, &change(Spec::uki(ctx, image)))?.end_well()?;
+    ended.fact("efi", "yes")?;
+    ended.fact("cmdline", &line)?;
+    check_memory_types(&ended)?;
+    Ok(ended)
+}
 
 fn old(ctx: &Ctx) -> Result<()> {
     boot(ctx, "6.1", false)?.fact("snp", "no")
