@@ -28,19 +28,19 @@ const CR4_MCE: u64 = 0x40;
 pub fn special_registers(sregs: &mut kvm_sregs, start: &VcpuStart) {
     match start {
         VcpuStart::Reset { eip } => reset_state(sregs, *eip),
-        VcpuStart::FirstStage => first_stage(sregs),
+        VcpuStart::FirstStage { place } => first_stage(sregs, u64::from(*place)),
         VcpuStart::Registers(registers) => given_state(sregs, registers.given()),
     }
 }
 
 /// 64-bit mode with the stage's page tables; flat segments without a table that they came from.
-fn first_stage(sregs: &mut kvm_sregs) {
+fn first_stage(sregs: &mut kvm_sregs, place: u64) {
     reset_state(sregs, 0);
     let flat = |selector, kind| kvm_segment { limit: 0xffff_ffff, g: 1, ..segment(selector, 0, kind, true) };
     let data = kvm_segment { db: 1, ..flat(0x10, kind::DATA_RW_ACCESSED) };
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.cs = kvm_segment { l: 1, ..flat(0x8, kind::CODE_RX_ACCESSED) };
-    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (stage::CR0, stage::CR3, stage::CR4, stage::EFER);
+    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (stage::CR0, stage::cr3(place), stage::CR4, stage::EFER);
 }
 
 /// What an IGVM file gives. EFER.SVME and CR4.MCE, which KVM adds, are in the file too.
@@ -96,7 +96,7 @@ fn reset_state(sregs: &mut kvm_sregs, eip: u32) {
 pub fn general_registers(start: &VcpuStart, signature: u32) -> kvm_regs {
     let (rip, rsp) = match start {
         VcpuStart::Reset { eip } => (u64::from(eip & 0xffff), 0),
-        VcpuStart::FirstStage => (stage::RIP, stage::RSP),
+        VcpuStart::FirstStage { place } => (stage::rip(u64::from(*place)), stage::rsp(u64::from(*place))),
         VcpuStart::Registers(registers) => return given_registers(registers.given()),
     };
     kvm_regs { rip, rsp, rdx: u64::from(signature), rflags: RFLAGS_RESET, ..Default::default() }

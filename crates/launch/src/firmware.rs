@@ -3,10 +3,11 @@
 //!
 //! The image is mapped so that it ends at 4 GiB; the processor starts 16 bytes before that. Near the end lies
 //! a table of GUIDed entries that names, for confidential guests, where APs start, which pages must exist at
-//! launch ([`sev`]), where the kernel-hash table belongs, and where parameters for the firmware can be left
-//! ([`igvm`]). Builds without any of that boot ordinary guests, so each entry is optional here; a boot
-//! profile that needs one says so when the plan is built. The image is not held in memory: only table and
-//! metadata are read. All of it is checked: an image is untrusted until its measurement has been compared.
+//! launch ([`sev`]), where the kernel-hash table belongs, where parameters for the firmware can be left
+//! ([`igvm`]), and where a first stage goes. Builds without any of that boot ordinary guests, so each entry is
+//! optional here; a boot profile that needs one says so when the plan is built. The image is not held in
+//! memory: only table and metadata are read. All of it is checked: an image is untrusted until its measurement
+//! has been compared.
 
 mod error;
 pub mod igvm;
@@ -25,6 +26,7 @@ use crate::blob::Blob;
 use crate::guid::Guid;
 use crate::memory::HIGH_BASE;
 use crate::page::PAGE_SIZE;
+use cvmm_first_stage::layout::{EXIT, STAGE_LEN, STOCK_PLACE};
 use cvmm_snp::is_page_multiple;
 use table::Table;
 
@@ -39,6 +41,8 @@ pub const RESET_BLOCK_GUID: Guid = Guid::from_u128(0x00f771de_1a7e_4fcb_890e_68c
 pub const SECRET_AREA_GUID: Guid = Guid::from_u128(0x4c2eb361_7d9b_4cc3_8081_127c90d3d294);
 /// Kernel-hash table area: u32 address, u32 length.
 pub const KERNEL_HASHES_GUID: Guid = Guid::from_u128(0x7255371f_3a3b_4b04_927b_1da6efa8d454);
+/// Place of a first stage: u32 address, u32 length.
+pub const STAGE_PLACE_GUID: Guid = Guid::from_u128(0x0b4c22b5_37d0_4c52_9f6c_5a63a0b51e0d);
 
 /// A range inside one page in which the launcher passes data to the firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,7 @@ pub struct Firmware {
     ap_start: Option<u32>,
     secret_area: Option<Area>,
     kernel_hashes: Option<Area>,
+    stage_place: Option<u32>,
     sections: Option<Vec<Section>>,
     igvm: Option<IgvmAreas>,
 }
@@ -100,6 +105,7 @@ impl Firmware {
             ap_start: number(RESET_BLOCK_GUID, "SEV-ES reset block")?,
             secret_area: area(&table, SECRET_AREA_GUID, "launch-secret", gpa)?,
             kernel_hashes: area(&table, KERNEL_HASHES_GUID, "kernel-hash", gpa)?,
+            stage_place: stage_place(&table, gpa)?,
             guids: table.guids(),
             sections,
             igvm,
@@ -142,6 +148,12 @@ impl Firmware {
         self.kernel_hashes
     }
 
+    /// Where a first stage goes: the place that the image names, or the one in the padding of the stock
+    /// build. Whether that is in the image and is padding, [`crate::first_stage`] checks.
+    pub fn stage_place(&self) -> u32 {
+        self.stage_place.unwrap_or(STOCK_PLACE as u32)
+    }
+
     /// Pages to launch in addition to the image, in file order; `None` if the build has no SEV metadata.
     pub fn sections(&self) -> Option<&[Section]> {
         self.sections.as_deref()
@@ -158,17 +170,43 @@ impl Firmware {
     }
 }
 
-/// Reads an entry `{u32 address, u32 length}`. Builds without the feature keep the entry with both zero.
+/// Reads an entry `{u32 address, u32 length}`.
+fn pair(table: &Table, guid: Guid, what: &'static str) -> Result<Option<(u32, u32)>, FirmwareProblem> {
+    Ok(table
+        .get::<8>(guid, what)?
+        .map(|[a, b, c, d, e, f, g, h]| (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))))
+}
+
+/// Reads the place of a first stage, which is whole pages of the image.
+fn stage_place(table: &Table, firmware: u64) -> Result<Option<u32>, FirmwareProblem> {
+    let Some((gpa, len)) = pair(table, STAGE_PLACE_GUID, "place of the first stage")? else {
+        return Ok(None);
+    };
+    let (start, end) = (u64::from(gpa), u64::from(gpa) + u64::from(len));
+    let why = if !is_page_multiple(start) || !is_page_multiple(len.into()) {
+        "is not made of whole 4 KiB pages"
+    } else if u64::from(len) < STAGE_LEN {
+        "is too small: a first stage takes 320 KiB"
+    } else if start < firmware || end > HIGH_BASE {
+        "is not inside the image"
+    } else if end > EXIT {
+        "overlaps the page of the first stage's exit at 0xffff8000, or what follows it"
+    } else {
+        return Ok(Some(gpa));
+    };
+    Err(FirmwareProblem::StagePlace { gpa, len, why })
+}
+
+/// Reads an area inside one page. Builds without the feature keep the entry with both zero.
 fn area(
     table: &Table,
     guid: Guid,
     what: &'static str,
     firmware: u64,
 ) -> Result<Option<Area>, FirmwareProblem> {
-    let Some([a, b, c, d, e, f, g, h]) = table.get::<8>(guid, what)? else {
+    let Some((gpa, len)) = pair(table, guid, what)? else {
         return Ok(None);
     };
-    let (gpa, len) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
     if gpa == 0 && len == 0 {
         return Ok(None);
     }

@@ -2,13 +2,14 @@
 //! A first stage in a launch plan: measured pages that replace padding of the firmware image.
 //!
 //! No page is added: the stage is placed where the image has only FFh bytes, which is checked, and those
-//! pages are measured anyway. The initial state of the bootstrap processor changes too. With the `uki`
-//! profile the unified kernel image is not launched: its hash is in the stage's parameters, and the stage
-//! fetches and verifies it. What the stage does: [`cvmm_first_stage`].
+//! pages are measured anyway. The place is the one that the image names ([`Firmware::stage_place`]). The
+//! initial state of the bootstrap processor changes too. With the `uki` profile the unified kernel image is
+//! not launched: its hash is in the stage's parameters, and the stage fetches and verifies it. What the stage
+//! does: [`cvmm_first_stage`].
 
 use aws_lc_rs::digest::{Context, SHA384};
 use cvmm_first_stage::layout::{
-    EXIT, PAGE, PARAMS, PROGRAM, STAGE, STAGE_LEN, WINDOW, WINDOW_LEN, page_tables,
+    EXIT, PAGE, PARAMS, PROGRAM, STAGE_LEN, TABLES, WINDOW, WINDOW_LEN, page_tables,
 };
 use cvmm_first_stage::params::{ADMIT, POINT, Params, UKI};
 use cvmm_first_stage_embed as embed;
@@ -58,7 +59,8 @@ impl FirstStage {
             return Err(PlanError::StageMemory { needed: WINDOW + WINDOW_LEN, low: memory.low });
         }
         let lacks = |what| PlanError::StageFirmware { firmware: image.to_string(), what };
-        for (gpa, len) in [(STAGE, STAGE_LEN), (EXIT, PAGE)] {
+        let place = u64::from(firmware.stage_place());
+        for (gpa, len) in [(place, STAGE_LEN), (EXIT, PAGE)] {
             let offset = gpa.checked_sub(firmware.gpa()).ok_or_else(|| lacks("room for it"))?;
             check_padding(image, offset, len)?
                 .then_some(())
@@ -66,16 +68,16 @@ impl FirstStage {
         }
         let params = self.params(firmware, profile)?;
         let mut stage = vec![0; STAGE_LEN as usize];
-        let mut put = |gpa: u64, bytes: &[u8]| {
-            // Addresses and lengths are constants that `layout` asserts, and `embed` its program's length.
-            let at = (gpa - STAGE) as usize;
+        let mut put = |offset: u64, bytes: &[u8]| {
+            // Offsets and lengths are constants that `layout` asserts, and `embed` its program's length.
+            let at = offset as usize;
             if let Some(room) = stage.get_mut(at..at + bytes.len()) {
                 room.copy_from_slice(bytes);
             }
         };
-        put(STAGE, &page_tables());
+        put(TABLES, &page_tables(place));
         put(PARAMS, params.as_bytes());
-        put(PROGRAM, embed::PROGRAM);
+        put(PROGRAM, &embed::program_at(place));
         let mut exit = embed::EXIT.to_vec();
         exit.resize(PAGE as usize, 0xff);
         let part = |from: u64, to: u64| PageImport {
@@ -91,13 +93,15 @@ impl FirstStage {
             PageImport { gpa, len, kind: PageKind::Normal, source, tag }
         };
         let end = firmware.gpa() + firmware.size();
-        Ok(vec![
-            part(firmware.gpa(), STAGE),
-            ours("first stage", STAGE, stage),
-            part(STAGE + STAGE_LEN, EXIT),
+        let parts = [
+            part(firmware.gpa(), place),
+            ours("first stage", place, stage),
+            part(place + STAGE_LEN, EXIT),
             ours("first stage exit", EXIT, exit),
             part(EXIT + PAGE, end),
-        ])
+        ];
+        // A place may begin where the image does, or end where the exit page begins.
+        Ok(parts.into_iter().filter(|part| part.len != 0).collect())
     }
 
     fn params(&self, firmware: &Firmware, profile: &Profile) -> Result<Params, PlanError> {
@@ -147,3 +151,6 @@ fn check_padding(image: &Blob, offset: u64, len: u64) -> Result<bool, PlanError>
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,7 +125,10 @@ pub enum VcpuStart {
         eip: u32,
     },
     /// 64-bit mode, at the first stage ([`crate::first_stage`]).
-    FirstStage,
+    FirstStage {
+        /// Where the stage is.
+        place: u32,
+    },
     /// Registers that an IGVM file gives.
     Registers(StartRegisters),
 }
@@ -191,7 +194,7 @@ impl LaunchPlan {
 
     /// Whether the bootstrap processor starts in the first stage.
     pub fn has_first_stage(&self) -> bool {
-        self.vcpus.first() == Some(&VcpuStart::FirstStage)
+        matches!(self.vcpus.first(), Some(VcpuStart::FirstStage { .. }))
     }
 
     /// An error unless the plan can launch an SNP guest: the firmware may have been built for ordinary guests

@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn states_of_our_own_are_accepted_as_they_are() {
-        for start in [VcpuStart::Reset { eip: 0x80_b004 }, VcpuStart::FirstStage] {
+        for start in [VcpuStart::Reset { eip: 0x80_b004 }, VcpuStart::FirstStage { place: 0xffed_0000 }] {
             checked(|vmsa| *vmsa = vmsa::initial(&start, MODEL)).unwrap();
         }
         checked(|vmsa| {

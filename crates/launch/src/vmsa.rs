@@ -27,7 +27,7 @@ pub struct VcpuModel {
 pub fn initial(start: &VcpuStart, model: VcpuModel) -> Vmsa {
     match start {
         VcpuStart::Reset { eip } => reset(*eip, model),
-        VcpuStart::FirstStage => first_stage(model),
+        VcpuStart::FirstStage { place } => first_stage(u64::from(*place), model),
         VcpuStart::Registers(registers) => registers.vmsa(model.features),
     }
 }
@@ -41,15 +41,27 @@ pub mod stage_registers {
     pub const CR4: u64 = 0x620;
     /// LMA, LME.
     pub const EFER: u64 = 0x500;
-    /// Page tables; without the C bit, which table walks do not need.
-    pub const CR3: u64 = cvmm_first_stage::layout::TABLES;
-    /// Entry.
-    pub const RIP: u64 = cvmm_first_stage::layout::PROGRAM;
-    /// Stack.
-    pub const RSP: u64 = cvmm_first_stage::layout::STACK_END;
+
+    /// Page tables of a stage at `place`; without the C bit, which table walks do not need.
+    #[must_use]
+    pub fn cr3(place: u64) -> u64 {
+        place + cvmm_first_stage::layout::TABLES
+    }
+
+    /// Entry of a stage at `place`.
+    #[must_use]
+    pub fn rip(place: u64) -> u64 {
+        place + cvmm_first_stage::layout::PROGRAM
+    }
+
+    /// Stack of a stage at `place`.
+    #[must_use]
+    pub fn rsp(place: u64) -> u64 {
+        place + cvmm_first_stage::layout::STACK_END
+    }
 }
 
-fn first_stage(model: VcpuModel) -> Vmsa {
+fn first_stage(place: u64, model: VcpuModel) -> Vmsa {
     let mut vmsa = reset(0, model);
     for data in [&mut vmsa.es, &mut vmsa.ss, &mut vmsa.ds, &mut vmsa.fs, &mut vmsa.gs] {
         *data = Segment::new(0x10, 0xc93, 0xffff_ffff, 0);
@@ -58,10 +70,10 @@ fn first_stage(model: VcpuModel) -> Vmsa {
     // With what KVM adds: SVME, MCE.
     vmsa.efer = U64::new(stage_registers::EFER | 0x1000);
     vmsa.cr4 = U64::new(stage_registers::CR4 | 0x40);
-    vmsa.cr3 = U64::new(stage_registers::CR3);
+    vmsa.cr3 = U64::new(stage_registers::cr3(place));
     vmsa.cr0 = U64::new(stage_registers::CR0);
-    vmsa.rip = U64::new(stage_registers::RIP);
-    vmsa.rsp = U64::new(stage_registers::RSP);
+    vmsa.rip = U64::new(stage_registers::rip(place));
+    vmsa.rsp = U64::new(stage_registers::rsp(place));
     vmsa
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Builds the first stage and takes its segments out of the executable.
+//! Builds the first stage and takes its segments and relocations out of the executable.
 
 use std::env;
 use std::error::Error;
@@ -10,9 +10,12 @@ use std::process::Command;
 
 /// The target of the ordinary toolchain: nothing has to be installed for it.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Addresses of the two segments (../src/layout.rs).
+/// Addresses of the segments (../image/link.ld).
 const PROGRAM: u64 = 0xffd4_4000;
 const EXIT: u64 = 0xffff_8000;
+const RELOCATIONS: u64 = 0xffff_a000;
+/// End of the stage's region (../src/layout.rs): an address in the program is below it.
+const STAGE_END: u64 = 0xffd9_0000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let here = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
@@ -43,8 +46,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .arg("--")
         .args(["-Cdefault-linker-libraries=no"])
         .args(
-            ["-nostartfiles", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,--gc-sections"]
-                .map(|argument| format!("-Clink-arg={argument}")),
+            [
+                "-nostartfiles",
+                "-nostdlib",
+                "-static-pie",
+                "-Wl,-z,norelro",
+                "-Wl,--build-id=none",
+                "-Wl,--gc-sections",
+            ]
+            .map(|argument| format!("-Clink-arg={argument}")),
         )
         .arg(format!("-Clink-arg=-Wl,-T,{}", image.join("link.ld").display()));
     // Do not inherit settings of the outer build: flags, profiles, wrappers such as clippy's.
@@ -63,9 +73,41 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     let elf = fs::read(target.join(TARGET).join("release/first-stage"))?;
-    fs::write(out.join("program.bin"), segment(&elf, PROGRAM)?)?;
-    fs::write(out.join("exit.bin"), segment(&elf, EXIT)?)?;
+    let mut program = segment(&elf, PROGRAM)?.ok_or("no program")?.to_vec();
+    let places = relocate(&mut program, segment(&elf, RELOCATIONS)?.unwrap_or_default())?;
+    let places: Vec<String> = places.iter().map(|place| format!("{place:#x}")).collect();
+    fs::write(out.join("program.bin"), program)?;
+    fs::write(out.join("exit.bin"), segment(&elf, EXIT)?.ok_or("no exit page")?)?;
+    fs::write(out.join("relocations.rs"), format!("&[{}]", places.join(", ")))?;
     Ok(())
+}
+
+/// Writes the addresses of `table` (Elf64_Rela) to the program as linked; returns the offsets in the program
+/// where they are, ascending.
+fn relocate(program: &mut [u8], table: &[u8]) -> Result<Vec<usize>, Box<dyn Error>> {
+    const ENTRY: usize = 24;
+    const RELATIVE: u64 = 8; // R_X86_64_RELATIVE
+    if !table.len().is_multiple_of(ENTRY) {
+        return Err("the relocations are cut".into());
+    }
+    let mut places = Vec::new();
+    for entry in table.chunks_exact(ENTRY) {
+        let [at, kind, address] = [0, 8, 16]
+            .map(|field| entry[field..].first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes)));
+        // The exit page and the window do not move with the program: their addresses are constants.
+        if kind != RELATIVE || !(PROGRAM..STAGE_END).contains(&address) {
+            return Err(format!("relocation of type {kind} at {at:#x} to {address:#x}").into());
+        }
+        let offset = usize::try_from(at.checked_sub(PROGRAM).ok_or("relocation outside the program")?)?;
+        let slot = program.get_mut(offset..offset + 8).ok_or("relocation outside the program")?;
+        slot.copy_from_slice(&address.to_le_bytes());
+        places.push(offset);
+    }
+    places.sort_unstable();
+    if places.windows(2).any(|pair| pair[1] - pair[0] < 8) {
+        return Err("overlapping relocations".into());
+    }
+    Ok(places)
 }
 
 fn directive(text: &str) {
@@ -81,7 +123,7 @@ fn default_home() -> PathBuf {
 }
 
 /// The content of the loadable segment at `address` of a 64-bit little-endian executable.
-fn segment(elf: &[u8], address: u64) -> Result<&[u8], Box<dyn Error>> {
+fn segment(elf: &[u8], address: u64) -> Result<Option<&[u8]>, Box<dyn Error>> {
     let number = |at: usize, len: usize| -> Result<usize, Box<dyn Error>> {
         let bytes = elf.get(at..at + len).ok_or("the executable is cut")?;
         let mut word = [0; 8];
@@ -94,8 +136,8 @@ fn segment(elf: &[u8], address: u64) -> Result<&[u8], Box<dyn Error>> {
         // PT_LOAD
         if number(header, 4)? == 1 && number(header + 16, 8)? as u64 == address {
             let (offset, len) = (number(header + 8, 8)?, number(header + 32, 8)?);
-            return elf.get(offset..offset + len).ok_or_else(|| "the executable is cut".into());
+            return Ok(Some(elf.get(offset..offset + len).ok_or("the executable is cut")?));
         }
     }
-    Err(format!("no segment at {address:#x}").into())
+    Ok(None)
 }

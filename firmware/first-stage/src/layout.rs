@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The layout of the first stage in the guest's physical memory.
 //!
-//! The stage is in the firmware's padding below 4 GiB, and its exit page in the top 64 KiB, because the way
-//! back to the reset vector is a 16-bit jump. Its window is ordinary RAM that is shared with the host while
-//! the stage runs.
+//! The stage is a region of the firmware image below 4 GiB, wherever the image has a place for it: what is in
+//! the region is given as offsets here, and the program finds the region by its own address. Its exit page is
+//! in the top 64 KiB, because the way back to the reset vector is a 16-bit jump. Its window is ordinary RAM
+//! that is shared with the host while the stage runs.
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 
-/// The stage: page tables, parameters, program, data, stack.
-pub const STAGE: u64 = 0xffd4_0000;
-/// Its length in bytes.
+/// Bytes of the stage: page tables, parameters, program, data, stack.
 pub const STAGE_LEN: u64 = 0x5_0000;
-/// Its page tables: one page of the fourth level, then one of the third.
-pub const TABLES: u64 = STAGE;
-/// Its parameters ([`crate::params::Params`]).
-pub const PARAMS: u64 = STAGE + 0x2000;
-/// Its program.
-pub const PROGRAM: u64 = STAGE + 0x4000;
+/// Where the stage is in an image that does not name a place: in the padding of OVMF's AmdSev build of 4 MiB.
+pub const STOCK_PLACE: u64 = 0xffd4_0000;
+/// Offset of its page tables: one page of the fourth level, then one of the third.
+pub const TABLES: u64 = 0;
+/// Offset of its parameters ([`crate::params::Params`]).
+pub const PARAMS: u64 = 0x2000;
+/// Offset of its program, which starts with its first instruction.
+pub const PROGRAM: u64 = 0x4000;
 /// Maximum length of the program with its read-only data: 128 KiB.
 pub const PROGRAM_MAX: u64 = 0x2_0000;
-/// End of its stack, which grows down.
-pub const STACK_END: u64 = STAGE + STAGE_LEN;
+/// Offset of the end of its stack, which grows down.
+pub const STACK_END: u64 = STAGE_LEN;
 
 /// The exit page, which jumps to the reset vector.
 pub const EXIT: u64 = 0xffff_8000;
@@ -64,16 +65,16 @@ const _: () = {
     assert!(OUTBOX + OUTBOX_LEN == INBOX && INBOX + INBOX_LEN <= PIECE);
 };
 
-/// The page tables: the lowest 4 GiB by pages of 1 GiB, private at their own address and shared at
-/// [`SHARED_ALIAS`]. All entries are present, writable, accessed and dirty, so that the processor changes
+/// The page tables of a stage at `stage`: the lowest 4 GiB by pages of 1 GiB, private at their own address
+/// and shared at [`SHARED_ALIAS`]. All entries are present, writable, accessed and dirty, so that the processor changes
 /// nothing in measured pages.
 #[must_use]
-pub fn page_tables() -> [u8; 2 * PAGE as usize] {
+pub fn page_tables(stage: u64) -> [u8; 2 * PAGE as usize] {
     const TABLE: u64 = 0x63;
     const LARGE: u64 = 0xe3;
     let mut bytes = [0; 2 * PAGE as usize];
     let private = 1 << C_BIT;
-    let third = (TABLES + PAGE) | TABLE | private;
+    let third = (stage + TABLES + PAGE) | TABLE | private;
     let entries = core::iter::once(third).chain(core::iter::repeat_n(0, 511)).chain((0..8).map(|gib| {
         let page = (gib % 4) << 30 | LARGE;
         if gib < 4 { page | private } else { page }
@@ -90,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_tables_map_everything_twice() {
-        let bytes = page_tables();
+        let bytes = page_tables(STOCK_PLACE);
         let entry = |at: usize| u64::from_le_bytes(bytes[8 * at..][..8].try_into().unwrap());
         assert_eq!(entry(0), 0x0008_0000_ffd4_1063);
         assert!((1..512).all(|at| entry(at) == 0));
@@ -99,5 +100,9 @@ mod tests {
         assert_eq!(entry(516), 0xe3);
         assert_eq!(entry(519), 0xc000_00e3);
         assert!((520..1024).all(|at| entry(at) == 0));
+        // Elsewhere, only the address of the second page is different.
+        let other = page_tables(0xffed_0000);
+        assert_eq!(other[..8], 0x0008_0000_ffed_1063_u64.to_le_bytes());
+        assert_eq!(other[8..], bytes[8..]);
     }
 }

@@ -101,10 +101,9 @@ pub(super) fn check(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> (Boot, bool)
 
 /// There is a first stage where a gate decides, unless the file says otherwise.
 fn first_stage(wanted: Option<bool>, rules: &mut Rules<'_>) -> bool {
-    let possible = rules.vm.isolation == Isolation::Snp
-        && !matches!(rules.vm.profile, Some(Profile::Disk | Profile::Igvm));
+    let possible = rules.vm.isolation == Isolation::Snp && rules.vm.profile != Some(Profile::Igvm);
     if wanted == Some(true) && !possible {
-        let message = "first_stage needs isolation \"snp\" and profile \"uki\" or \"hashes\"";
+        let message = "first_stage needs isolation \"snp\" and a profile other than \"igvm\"";
         rules.add(Problem::at("boot.first_stage", "isolation", message).help("remove the key"));
     }
     possible && wanted.unwrap_or(rules.vm.gate)
@@ -276,7 +275,7 @@ fn example(profile: Profile) -> String {
     match profile {
         Profile::Uki => [UKI, FIRST_STAGE].concat(),
         Profile::Hashes => [HASHES, FIRST_STAGE].concat(),
-        Profile::Disk => DISK.to_owned(),
+        Profile::Disk => [DISK, FIRST_STAGE].concat(),
         Profile::Igvm => IGVM.to_owned(),
     }
 }

@@ -85,6 +85,19 @@ pub enum FirmwareProblem {
         /// Its length in bytes.
         len: u32,
     },
+    /// The place of the first stage cannot be used.
+    #[error(
+        "the place of the first stage ({gpa:#x}, {len:#x} bytes; GUID {}) {why}",
+        super::STAGE_PLACE_GUID
+    )]
+    StagePlace {
+        /// Its guest physical address.
+        gpa: u32,
+        /// Its length in bytes.
+        len: u32,
+        /// The defect.
+        why: &'static str,
+    },
     /// A metadata block does not start inside the image.
     #[error(
         "the {what} metadata would start {from_end:#x} bytes before the end of the image: outside the image, or too close to its end"

@@ -97,7 +97,7 @@ impl LaunchPlan {
         let window = firmware.size();
         check(&imports, window, memory)?;
         let snp = firmware.check_snp(vcpus);
-        Ok(Self { imports, vcpus: starts(firmware, vcpus, stage.is_some()), staged, window, snp })
+        Ok(Self { imports, vcpus: starts(firmware, vcpus, stage), staged, window, snp })
     }
 
     /// The plan of a guest whose pages and start states an IGVM file gives, for a machine with `memory` and
@@ -120,9 +120,9 @@ impl LaunchPlan {
 
 /// The bootstrap processor starts at the reset vector, the others where the firmware's reset block says. A
 /// build without a reset block does not support guests that would need it.
-fn starts(firmware: &Firmware, vcpus: u32, staged: bool) -> Vec<VcpuStart> {
+fn starts(firmware: &Firmware, vcpus: u32, stage: Option<&FirstStage>) -> Vec<VcpuStart> {
     let reset = VcpuStart::Reset { eip: firmware.reset_vector() };
-    let bsp = if staged { VcpuStart::FirstStage } else { reset };
+    let bsp = stage.map_or(reset, |_| VcpuStart::FirstStage { place: firmware.stage_place() });
     let ap = VcpuStart::Reset { eip: firmware.ap_start().unwrap_or(firmware.reset_vector()) };
     std::iter::once(bsp).chain((1..vcpus).map(|_| ap.clone())).collect()
 }

@@ -73,8 +73,8 @@ pub enum PlanError {
     },
     /// The first stage cannot be put into this firmware.
     #[error(
-        "firmware {firmware} cannot be used with a first stage: it lacks {what}; use OVMF.amdsev.fd of Debian's \
-         ovmf-amdsev, or boot.first_stage = false"
+        "firmware {firmware} cannot be used with a first stage: it lacks {what}; use cvmm's own \
+         OVMF.cvmm.fd, OVMF.amdsev.fd of Debian's ovmf-amdsev, or boot.first_stage = false"
     )]
     StageFirmware {
         /// File name of the firmware.

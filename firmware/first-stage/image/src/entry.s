@@ -100,8 +100,11 @@ gdt:
     .quad 0
     .quad 0x00af9b000000ffff
     .quad 0x00cf93000000ffff
+    /* An address, which moves with the program: not in read-only data. */
+    .data
+    .balign 16
 gdt_pointer:
-    .word . - gdt - 1
+    .word 23
     .quad gdt
 
 /*
@@ -219,7 +222,7 @@ exit_gdt:
     .quad 0xff009bff0000ffff
 exit_gdt_pointer:
     .word exit_gdt_pointer - exit_gdt - 1
-    .quad exit_gdt
+    .quad exit_gdt - exit_base + 0xffff8000
     .balign 8
 exit_idt_pointer:
     .word 0xffff

@@ -16,7 +16,7 @@ mod talk;
 use core::arch::{asm, global_asm};
 
 use cvmm_first_stage::layout::{
-    EXIT, PAGE, PARAMS, PIECE, PIECE_LEN, REQUEST, RESPONSE, STAGE, STAGE_LEN, WINDOW, WINDOW_LEN,
+    EXIT, PAGE, PARAMS, PIECE, PIECE_LEN, PROGRAM, REQUEST, RESPONSE, STAGE_LEN, WINDOW, WINDOW_LEN,
 };
 use cvmm_first_stage::mailbox::{Evidence, Fill, Kind};
 use cvmm_first_stage::params::{ADMIT, Params, UKI};
@@ -36,6 +36,16 @@ global_asm!(include_str!("entry.s"), options(att_syntax));
 const VMPCK0: usize = 0x20;
 const MESSAGES_0: usize = 0xa0;
 
+unsafe extern "C" {
+    /// The first instruction (entry.s).
+    static stage_entry: u8;
+}
+
+/// Where the stage is.
+fn place() -> u64 {
+    &raw const stage_entry as u64 - PROGRAM
+}
+
 /// Called by `stage_entry`.
 #[unsafe(no_mangle)]
 extern "C" fn stage_main() -> ! {
@@ -47,7 +57,7 @@ extern "C" fn stage_main() -> ! {
 
 fn run() -> Result<u32, Stop> {
     // SAFETY: a measured page that is never written.
-    let params = unsafe { memory::private(PARAMS, PAGE as usize) };
+    let params = unsafe { memory::private(place() + PARAMS, PAGE as usize) };
     let params = Params::ref_from_bytes(params).map_err(|_| Stop::Params)?;
     params.check().map_err(|_| Stop::Params)?;
     exception::install(params.cpuid.get());
@@ -97,7 +107,7 @@ fn admit(params: &Params, mailbox: &mut Mailbox) -> Result<(), Stop> {
         ticks: cpu::ticks().wrapping_sub(began),
     };
     let table = ticket::open(bytes, &params.verdict_key, &expected)?.secrets(&private)?;
-    let done = if table.is_empty() { Ok(()) } else { place(params, table) };
+    let done = if table.is_empty() { Ok(()) } else { put(params, table) };
     table.zeroize();
     done
 }
@@ -145,7 +155,7 @@ fn report(secrets_page: &mut [u8], data: &[u8; 64]) -> Result<[u8; 1184], Stop> 
 }
 
 /// Puts the table of secrets into the firmware's area.
-fn place(params: &Params, table: &[u8]) -> Result<(), Stop> {
+fn put(params: &Params, table: &[u8]) -> Result<(), Stop> {
     secrets::check(table).map_err(|_| Stop::SecretsForm)?;
     // `Params::check` keeps it within a page.
     let len = params.secret_area_len.get() as usize;
@@ -189,7 +199,7 @@ fn load(params: &Params, mailbox: &mut Mailbox) -> Result<(), Stop> {
 fn leave(signature: u32) -> ! {
     // SAFETY: `stage_exit` is at this address (link.ld). It wipes the stage and never comes back.
     unsafe {
-        asm!("jmp {exit}", exit = in(reg) EXIT, in("edi") STAGE as u32, in("ecx") STAGE_LEN as u32, in("edx") signature,
+        asm!("jmp {exit}", exit = in(reg) EXIT, in("edi") place() as u32, in("ecx") STAGE_LEN as u32, in("edx") signature,
             options(noreturn));
     }
 }
