@@ -19,8 +19,8 @@ pub const TABLES: u64 = 0;
 pub const PARAMS: u64 = 0x2000;
 /// Offset of its program, which starts with its first instruction.
 pub const PROGRAM: u64 = 0x4000;
-/// Maximum length of the program with its read-only data: 128 KiB.
-pub const PROGRAM_MAX: u64 = 0x2_0000;
+/// Maximum length of the program with its read-only data: 144 KiB.
+pub const PROGRAM_MAX: u64 = 0x2_4000;
 /// Offset of the end of its stack, which grows down.
 pub const STACK_END: u64 = STAGE_LEN;
 
