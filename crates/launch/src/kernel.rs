@@ -12,10 +12,12 @@
 mod error;
 mod format;
 mod pe;
+mod program;
 mod uki;
 
 pub use error::{KernelError, KernelProblem, SectionProblem};
 pub use format::Format;
+pub use program::{Program, ProgramSection};
 
 use crate::blob::Blob;
 use pe::{Headers, Part};

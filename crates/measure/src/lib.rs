@@ -5,13 +5,15 @@
 //! them for a launch, or from options like those of `sev-snp-measure`. Measuring it gives a [`Listing`]: the
 //! launch plan page range by page range with the running digest, and the VMSA of each vCPU by field. Listings
 //! can be shown ([`explain`]), saved as JSON and compared ([`compare`]). The plan is the one that `cvmm run`
-//! launches, so what is measured and what is launched cannot differ.
+//! launches, so what is measured and what is launched cannot differ. What the guest's TPM will have measured
+//! after that is in [`pcrs`].
 
 #![forbid(unsafe_code)]
 
 mod compare;
 mod error;
 mod listing;
+pub mod pcrs;
 mod show;
 mod subject;
 

@@ -6,8 +6,12 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use cvmm_igvm::ExportError;
+use cvmm_launch::blob::Blob;
 use cvmm_launch::id_block::{IdError, Identity, KeyError, SigningKey};
+use cvmm_launch::kernel::Program;
+use cvmm_launch::plan::Profile;
 use cvmm_launch::vmsa::VcpuModel;
+use cvmm_measure::pcrs::{BootChain, PcrError, SecureBoot, predict, show};
 use cvmm_measure::{Id, Listing, MeasureError, Options, Subject, compare, explain, firmware_digest};
 use cvmm_output::{Existing, OutputError};
 use cvmm_snp::digest::Digest;
@@ -26,6 +30,8 @@ use crate::inputs::{InputError, Inputs};
 
 /// Largest saved plan that is read, in bytes: one with every page of a large guest has some ten.
 const MAX_SAVED: u64 = 64 << 20;
+/// How a firmware image with Secure Boot keys in its key region begins.
+const KEY_REGION: &[u8; 8] = b"CVMMKEYS";
 /// Largest private key that is read, in bytes.
 const MAX_KEY: u64 = 64 << 10;
 
@@ -58,6 +64,8 @@ enum Failure {
     #[error("cannot write the IGVM file {path}: {source}")]
     Export { path: PathBuf, source: ExportError },
     #[error(transparent)]
+    Pcrs(#[from] PcrError),
+    #[error(transparent)]
     Output(#[from] OutputError),
 }
 
@@ -65,6 +73,7 @@ impl Session<'_> {
     pub(super) fn measure(&mut self, args: &MeasureArgs) -> ExitStatus {
         let done = match &args.diff {
             Some(files) => self.diff(args, files),
+            None if args.pcrs => self.pcrs(args),
             None => self.predict(args),
         };
         match done {
@@ -79,6 +88,7 @@ impl Session<'_> {
             Err(Failure::Measure(error)) => self.failed(&error),
             Err(error @ Failure::Export { .. }) => self.ended(ExitStatus::LaunchRefused, &error),
             Err(Failure::File(error)) => self.ended(ExitStatus::File, &error),
+            Err(Failure::Pcrs(error)) => self.ended(ExitStatus::File, &error),
             Err(Failure::Id(error)) => self.ended(ExitStatus::Internal, &error),
         }
     }
@@ -148,6 +158,48 @@ impl Session<'_> {
                 text += &format!("author key digest  {}\n", digest_text(args, author));
             }
         }
+        Ok(self.print(text.as_bytes()))
+    }
+
+    fn pcrs(&mut self, args: &MeasureArgs) -> Result<ExitStatus, Failure> {
+        let Some(path) = &args.config else {
+            return Err(Failure::Usage("--pcrs needs --config".to_owned()));
+        };
+        let inputs = Inputs::open(&Config::load(path)?)?;
+        let loader = match (&inputs.profile, &args.loader) {
+            (Profile::Uki { image, .. }, None) => image.blob().clone(),
+            (Profile::Disk, Some(path)) => {
+                Blob::open(path).map_err(|source| FileError::Read { path: path.clone(), source })?
+            }
+            (Profile::Disk, None) => {
+                let text =
+                    "profile disk: --loader must name the program that the firmware will find on the disk";
+                return Err(Failure::Usage(text.to_owned()));
+            }
+            (profile, _) => {
+                let text = format!(
+                    "--pcrs predicts profile uki, and disk with --loader; this is profile {}",
+                    profile.name()
+                );
+                return Err(Failure::Usage(text));
+            }
+        };
+        let firmware = &inputs.firmware;
+        let mut magic = [0; KEY_REGION.len()];
+        firmware.image().read(&mut magic, 0).map_err(PcrError::from)?;
+        let chain = BootChain {
+            firmware,
+            secure_boot: (magic != *KEY_REGION).then(SecureBoot::default),
+            loader: Program::open(loader).map_err(PcrError::from)?,
+            from_disk: matches!(inputs.profile, Profile::Disk),
+        };
+        let prediction = predict(&chain)?;
+        let text = if args.json {
+            // Strings and numbers are always JSON.
+            format!("{}\n", serde_json::to_string_pretty(&prediction).unwrap_or_default())
+        } else {
+            show(&prediction).to_string()
+        };
         Ok(self.print(text.as_bytes()))
     }
 

@@ -79,6 +79,12 @@ pub(super) struct MeasureArgs {
     /// Put the hash of every page into the JSON, so that --diff can name pages
     #[arg(long, requires = "json", conflicts_with = "diff")]
     pub(super) pages: bool,
+    /// Print what the PCRs of the guest's TPM will be (bank sha256), and why others are not known
+    #[arg(long, requires = "config", conflicts_with_all = ["explain", "pages", "write_firmware", "id_block"])]
+    pub(super) pcrs: bool,
+    /// With --pcrs and profile disk: the program on the disk that the firmware will start
+    #[arg(long, value_name = "FILE", requires = "pcrs")]
+    pub(super) loader: Option<PathBuf>,
     /// Overwrite existing files with --write-firmware, --write-igvm, --id-block and --id-auth
     #[arg(long)]
     pub(super) force: bool,
