@@ -172,7 +172,7 @@ const MAX_RETRIES: u32 = 64;
 
 impl Vcpu {
     /// Creates the vCPU with APIC id `id`. `start` is the state it begins in; `None` leaves an
-    /// application processor waiting for INIT and SIPI.
+    /// application processor waiting for INIT and SIPI. Those of an SNP guest wait for AP creation too.
     /// `private` is an SNP guest's memory.
     pub fn new(
         vm: &VmFd,
@@ -191,6 +191,12 @@ impl Vcpu {
             fd.set_sregs(&sregs).map_err(state("special registers"))?;
             let regs = reset::general_registers(start, cpuid.signature());
             fd.set_regs(&regs).map_err(state("general registers"))?;
+        }
+        if private.is_some() && id != 0 {
+            // Linux starts it by the GHCB protocol's AP creation. KVM ignores that in a vCPU that never had an INIT (UNINITIALIZED),
+            // which firmware that starts no processors does not send. INIT and SIPI work here as well.
+            let held = kvm_bindings::kvm_mp_state { mp_state: kvm_bindings::KVM_MP_STATE_AP_RESET_HOLD };
+            fd.set_mp_state(held).map_err(state("processor state"))?;
         }
         let kicker = Kicker::new().map_err(VcpuError::Signal)?;
         Ok(Self { id, fd, private, certificates: None, kicker, stuck: (u64::MAX, 0) })
