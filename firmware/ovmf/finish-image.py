@@ -9,6 +9,8 @@ edk2 2025.02 writes entries into the GUID table at the end of the image that say
   on the hashes must fail): the place of the first stage, {u32 address, u32 length}.
 
 The page of that table, which it shares with the launch secret, becomes an ordinary page to validate.
+
+The key region at the start of the image gets its header. A launcher knows by it that this firmware takes Secure Boot keys.
 """
 import pathlib
 import struct
@@ -24,6 +26,9 @@ FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
 
 # CvmmPkg.fdf
 SIZE = 0x140000
+KEYS_SIZE = 0x10000
+# Length of the entries, and version 1: keys and a loader's path in data HOBs, memory above 4 GiB accepted for loaders.
+KEYS_HEADER = b"CVMMKEYS" + struct.pack("<II", 0, 1)
 STAGE_OFFSET = 0x10000
 STAGE_SIZE = 0x50000
 # The page with which the first stage returns to the reset vector: in the top 64 KiB, at an address of its own.
@@ -96,6 +101,9 @@ def main() -> None:
         fail("has no section for kernel hashes")
     struct.pack_into("<I", image, hashes[0], SEC_MEM)
 
+    if image[:KEYS_SIZE].strip(b"\xff"):
+        fail("has something in its key region")
+    image[:len(KEYS_HEADER)] = KEYS_HEADER
     for offset, length in ((STAGE_OFFSET, STAGE_SIZE), (EXIT - (1 << 32) + SIZE, 0x1000)):
         if image[offset:offset + length].strip(b"\xff"):
             fail(f"has something at {offset:#x}, the place of the first stage")

@@ -18,6 +18,7 @@ OWNER = uuid.UUID("5d0f3f3c-6b0e-4f6e-9b57-0f3f7c1d7a11").bytes_le
 TYPES = {"pk": 0x100, "kek": 0x101, "db": 0x102, "dbx": 0x103}
 # CvmmPkg.fdf
 REGION = 0x10000
+MAGIC, VERSION = b"CVMMKEYS", 1
 IMAGE = 0x140000
 
 
@@ -61,12 +62,12 @@ def main() -> None:
         data = b"".join(variables.get(kind, []))
         if data:
             body += struct.pack("<II", number, len(data)) + data + b"\0" * (-len(data) % 8)
-    region = b"CVMMKEYS" + struct.pack("<II", len(body), 0) + body
+    region = MAGIC + struct.pack("<II", len(body), VERSION) + body
     if len(region) > REGION:
         fail(f"the keys are {len(region)} bytes, and there is space for {REGION}")
     image = bytearray(pathlib.Path(sys.argv[1]).read_bytes())
-    if len(image) != IMAGE:
-        fail(f"{sys.argv[1]} has {len(image)} bytes and is not OVMF.cvmm.fd")
+    if len(image) != IMAGE or image[:8] != MAGIC:
+        fail(f"{sys.argv[1]} is not OVMF.cvmm.fd")
     image[:REGION] = region.ljust(REGION, b"\xff")
     pathlib.Path(sys.argv[2]).write_bytes(image)
 

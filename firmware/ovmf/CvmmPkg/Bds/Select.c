@@ -70,12 +70,29 @@ Load (
   }
 }
 
+// What the launch plan has placed of a type, if anything.
+STATIC CVMM_DATA *
+FindData (
+  IN UINT32  Type
+  )
+{
+  VOID  *Hob;
+
+  Hob = GetFirstGuidHob (&gCvmmDataHobGuid);
+  for ( ; Hob != NULL; Hob = GetNextGuidHob (&gCvmmDataHobGuid, GET_NEXT_HOB (Hob))) {
+    if (((CVMM_DATA *)GET_GUID_HOB_DATA (Hob))->Type == Type) {
+      return GET_GUID_HOB_DATA (Hob);
+    }
+  }
+
+  return NULL;
+}
+
 BOOLEAN
 SelectMeasured (
   VOID
   )
 {
-  VOID       *Hob;
   CVMM_DATA  *Data;
 
   struct {
@@ -83,26 +100,21 @@ SelectMeasured (
     EFI_DEVICE_PATH_PROTOCOL    End;
   } Path;
 
-  Hob = GetFirstGuidHob (&gCvmmDataHobGuid);
-  for ( ; Hob != NULL; Hob = GetNextGuidHob (&gCvmmDataHobGuid, GET_NEXT_HOB (Hob))) {
-    Data = GET_GUID_HOB_DATA (Hob);
-    if (Data->Type != CVMM_DATA_UKI) {
-      continue;
-    }
-
-    ZeroMem (&Path, sizeof (Path));
-    Path.Map.Header.Type    = HARDWARE_DEVICE_PATH;
-    Path.Map.Header.SubType = HW_MEMMAP_DP;
-    SetDevicePathNodeLength (&Path.Map.Header, sizeof (Path.Map));
-    Path.Map.MemoryType      = EfiBootServicesData;
-    Path.Map.StartingAddress = Data->Address;
-    Path.Map.EndingAddress   = Data->Address + Data->Length - 1;
-    SetDevicePathEndNode (&Path.End);
-    Load (&Path.Map.Header, (VOID *)(UINTN)Data->Address, (UINTN)Data->Length, L"the measured image");
-    return TRUE;
+  Data = FindData (CVMM_DATA_UKI);
+  if (Data == NULL) {
+    return FALSE;
   }
 
-  return FALSE;
+  ZeroMem (&Path, sizeof (Path));
+  Path.Map.Header.Type    = HARDWARE_DEVICE_PATH;
+  Path.Map.Header.SubType = HW_MEMMAP_DP;
+  SetDevicePathNodeLength (&Path.Map.Header, sizeof (Path.Map));
+  Path.Map.MemoryType      = EfiBootServicesData;
+  Path.Map.StartingAddress = Data->Address;
+  Path.Map.EndingAddress   = Data->Address + Data->Length - 1;
+  SetDevicePathEndNode (&Path.End);
+  Load (&Path.Map.Header, (VOID *)(UINTN)Data->Address, (UINTN)Data->Length, L"the measured image");
+  return TRUE;
 }
 
 STATIC VOID
@@ -165,11 +177,37 @@ TryShims (
   }
 }
 
+// The path that the launch plan names, if it names one. What is not printable ASCII ends it.
+STATIC BOOLEAN
+MeasuredPath (
+  OUT CHAR16  *Path                      // CVMM_LOADER_MAX + 1 characters
+  )
+{
+  CVMM_DATA    *Data;
+  CONST UINT8  *Text;
+  UINTN        Index;
+
+  Data = FindData (CVMM_DATA_LOADER);
+  if (Data == NULL) {
+    return FALSE;
+  }
+
+  Text = (VOID *)(UINTN)Data->Address;
+  for (Index = 0; Index < MIN (Data->Length, CVMM_LOADER_MAX) && Text[Index] >= 0x20 && Text[Index] < 0x7f; Index++) {
+    Path[Index] = Text[Index];
+  }
+
+  Path[Index] = 0;
+  return TRUE;
+}
+
 VOID
 SelectDisks (
   VOID
   )
 {
+  CHAR16                           Measured[CVMM_LOADER_MAX + 1];
+  BOOLEAN                          HasMeasured;
   EFI_HANDLE                       *Handles;
   UINTN                            Count;
   UINTN                            Index;
@@ -180,7 +218,13 @@ SelectDisks (
     return;
   }
 
+  HasMeasured = MeasuredPath (Measured);
   for (Index = 0; Index < Count; Index++) {
+    if (HasMeasured) {
+      TryFile (Handles[Index], Measured);
+      continue;
+    }
+
     if (EFI_ERROR (gBS->HandleProtocol (Handles[Index], &gEfiSimpleFileSystemProtocolGuid, (VOID **)&FileSystem)) ||
         EFI_ERROR (FileSystem->OpenVolume (FileSystem, &Root)))
     {

@@ -16,7 +16,7 @@
 typedef struct {
   UINT64    Magic;
   UINT32    Length;                      // of all entries
-  UINT32    Reserved;
+  UINT32    Version;                     // for the launcher: what this firmware takes from a launch plan
 } KEYS_HEADER;
 
 typedef struct {
@@ -89,22 +89,49 @@ ReadHobs (
   return Count;
 }
 
-// Keeps the memory that a data HOB names, and takes its keys.
-STATIC VOID
-TakeData (
+STATIC UINT64
+Start (
   IN CONST CVMM_DATA  *Data
   )
 {
-  UINT64  Base;
-  UINT64  Length;
+  return Data->Address & ~(UINT64)EFI_PAGE_MASK;
+}
 
-  Base = Data->Address & ~(UINT64)EFI_PAGE_MASK;
+STATIC UINT64
+End (
+  IN CONST CVMM_DATA  *Data
+  )
+{
+  return ALIGN_VALUE (Data->Address + Data->Length, EFI_PAGE_SIZE);
+}
+
+// Keeps the memory that a data HOB names, and takes its keys.
+STATIC VOID
+TakeData (
+  IN CONST CVMM_DATA  *All,
+  IN UINTN            Index
+  )
+{
+  CONST CVMM_DATA  *Data;
+  UINT64           Base;
+  UINT64           Length;
+  UINTN            Before;
+
+  Data = &All[Index];
   if ((Data->Length == 0) || (Data->Length > MAX_UINT32) || (Data->Address > MAX_UINT64 / 2)) {
     Stop ("a data HOB names an impossible range");
     return;
   }
 
-  Length = ALIGN_VALUE (Data->Address + Data->Length, EFI_PAGE_SIZE) - Base;
+  for (Before = 0; Before < Index; Before++) {
+    if ((Start (Data) < End (&All[Before])) && (Start (&All[Before]) < End (Data))) {
+      Stop ("two data HOBs name the same memory");
+      return;
+    }
+  }
+
+  Base   = Start (Data);
+  Length = End (Data) - Base;
   // The host says where RAM is. Platform PEI has not accepted these pages: they were validated by the launch.
   if (!IsSystemMemory (Base, Length)) {
     Stop ("a data HOB names memory that is not RAM in this guest");
@@ -167,7 +194,7 @@ MeasuredEntry (
   StoreCreate ();
   Count = ReadHobs (Data);
   for (Index = 0; Index < Count; Index++) {
-    TakeData (&Data[Index]);
+    TakeData (Data, Index);
   }
 
   // The launch plan's keys replace those of the image.

@@ -14,6 +14,7 @@
 
 STATIC VARIABLE_STORE_HEADER  *mStore;
 STATIC UINTN                  mUsed;
+STATIC UINT32                 mTypes;    // a bit for each that the store has
 
 VOID
 StoreCreate (
@@ -36,6 +37,7 @@ StoreCreate (
   mStore->Format = VARIABLE_STORE_FORMATTED;
   mStore->State  = VARIABLE_STORE_HEALTHY;
   mUsed          = sizeof (*mStore);
+  mTypes         = 0;
 }
 
 BOOLEAN
@@ -62,6 +64,13 @@ StoreAdd (
     return;
   }
 
+  // The driver would take the first, and an update would leave the second.
+  if ((mTypes & (1U << (Type - CVMM_DATA_PK))) != 0) {
+    Stop ("a Secure Boot variable appears twice");
+    return;
+  }
+
+  mTypes  |= 1U << (Type - CVMM_DATA_PK);
   Name     = Names[Type - CVMM_DATA_PK];
   NameSize = StrSize (Name);
   mUsed    = ALIGN_VALUE (mUsed, HEADER_ALIGNMENT);

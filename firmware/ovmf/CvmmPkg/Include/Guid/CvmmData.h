@@ -16,6 +16,11 @@ typedef struct {
 #define CVMM_DATA_DBX  0x103
 // A unified kernel image. 0x200, upstream's shim, is ignored.
 #define CVMM_DATA_UKI  0x201
+// The path of the loader on a disk, in ASCII without a NUL, such as \EFI\debian\grubx64.efi.
+#define CVMM_DATA_LOADER  0x202
+
+// Maximum length of the path of a loader.
+#define CVMM_LOADER_MAX  255
 
 // Maximum number of data HOBs.
 #define CVMM_DATA_MAX  16
