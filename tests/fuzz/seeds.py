@@ -643,7 +643,17 @@ def swtpm_ctrl():
     yield "fails", b"\1" + b"\xc0" + init + init + b"\xc0" + random + random + request(2, 1) + b"\xc0" + request(4)
 
 
-TARGETS = [first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline,
+def secure_boot():
+    digest = bytes.fromhex("2616c4c14c509240aca941f936934328")
+    one = digest + struct.pack("<III", 76, 0, 48) + bytes(16) + b"\7" * 32
+    yield "list", one
+    yield "pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    yield "file", b"CVMMKEYS" + struct.pack("<IIII", 88, 1, 0x103, 76) + one + bytes(4)
+    yield "dbx", bytes([1, len(one), 0]) + one + bytes([5, 3, 4]) + b"\\a.b"
+    yield "auth", bytes(16) + struct.pack("<IHH", 24, 0x200, 0xEF1) + bytes.fromhex("9dd2af4adf68ee498aa9347d375665a7") + one
+
+
+TARGETS = [secure_boot, first_stage, fw_cfg, pci, virtio_pci, virtqueue, block, serial, crb, vm_toml, firmware, kernel, timeline,
            id_block, launch_plan, conversion, gate_frames, gate_roles, report, vek, crl, cert_table, vmgs, policy, rcar,
            event_log, tpm_wire, swtpm_ctrl, audit]
 

@@ -49,6 +49,12 @@ pub struct Launch {
     /// The first stage, if one runs before the firmware.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_stage: Option<FirstStage>,
+    /// The file of Secure Boot keys (docs/reference/firmware.md), if the guest has keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<FileDigest>,
+    /// The path of the loader on the disks, if the launch names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loader: Option<String>,
 }
 
 /// A first stage. It waits for a ticket of the gate that appraises the launch: the digest is computed with

@@ -24,7 +24,7 @@ pub use snp::{SnpError, SnpProblem};
 
 use crate::blob::Blob;
 use crate::guid::Guid;
-use crate::memory::HIGH_BASE;
+use crate::memory::{HIGH_BASE, MemoryLayout};
 use crate::page::PAGE_SIZE;
 use cvmm_first_stage::layout::{EXIT, STAGE_LEN, STOCK_PLACE};
 use cvmm_snp::is_page_multiple;
@@ -76,6 +76,8 @@ pub struct Firmware {
     stage_place: Option<u32>,
     sections: Option<Vec<Section>>,
     igvm: Option<IgvmAreas>,
+    /// The version of the key region, which our own builds begin with.
+    keys: Option<u32>,
 }
 
 impl Firmware {
@@ -109,6 +111,7 @@ impl Firmware {
             guids: table.guids(),
             sections,
             igvm,
+            keys: key_region(&image)?,
             image,
         })
     }
@@ -164,10 +167,30 @@ impl Firmware {
         self.igvm
     }
 
+    /// Whether it takes Secure Boot keys and the path of a loader from data HOBs: our own builds do.
+    pub fn takes_measured_data(&self) -> bool {
+        self.keys.is_some_and(|version| version >= cvmm_secure_boot::VERSION)
+    }
+
+    /// Bytes of high RAM that it accepts for loaders in an SNP guest with `memory`: our own builds see to it that 256
+    /// MiB are accepted in all.
+    pub fn accepts_above(&self, memory: &MemoryLayout) -> u64 {
+        const ENOUGH: u64 = 256 << 20;
+        if self.takes_measured_data() { memory.high.min(ENOUGH.saturating_sub(memory.low)) } else { 0 }
+    }
+
     /// GUIDs of the table's entries, the one nearest the end of the image first.
     pub fn guids(&self) -> &[Guid] {
         &self.guids
     }
+}
+
+/// The version of the key region at the start of an image, if there is one ([`cvmm_secure_boot`]).
+fn key_region(image: &Blob) -> Result<Option<u32>, FirmwareProblem> {
+    let mut header = [0; cvmm_secure_boot::HEADER_LEN];
+    image.read(&mut header, 0)?;
+    let [.., a, b, c, d] = header;
+    Ok(header.starts_with(&cvmm_secure_boot::MAGIC).then_some(u32::from_le_bytes([a, b, c, d])))
 }
 
 /// Reads an entry `{u32 address, u32 length}`.

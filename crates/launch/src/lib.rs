@@ -18,6 +18,7 @@ mod hash;
 pub mod hashes;
 pub mod id_block;
 pub mod kernel;
+pub mod measured;
 pub mod memory;
 mod page;
 pub mod plan;

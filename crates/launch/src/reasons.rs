@@ -11,6 +11,7 @@ pub const CODES: &[&str] = &[
     "firmware.reset-block",
     "firmware.profile",
     "firmware.first-stage",
+    "firmware.data",
     "kernel.read",
     "kernel.format",
     "kernel.truncated",
@@ -26,6 +27,7 @@ pub const CODES: &[&str] = &[
     "plan.memory",
     "plan.vcpus",
     "plan.cmdline",
+    "plan.loader",
     "plan.placement",
     "plan.internal",
 ];

@@ -31,7 +31,7 @@ const HOB_END: u16 = 0xffff;
 const DATA_KERNEL: u32 = 0x201;
 
 /// The generic HOB header (UEFI Platform Initialization specification, volume 3, 5.2).
-#[derive(IntoBytes, Immutable, Unaligned)]
+#[derive(Clone, Copy, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
 struct HobHeader {
     kind: U16,
@@ -41,9 +41,9 @@ struct HobHeader {
 }
 
 /// One chunk of data in memory (edk2 IgvmData.h).
-#[derive(IntoBytes, Immutable, Unaligned)]
+#[derive(Clone, Copy, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
-struct DataHob {
+pub(crate) struct DataHob {
     header: HobHeader,
     guid: Guid,
     address: U64,
@@ -52,14 +52,38 @@ struct DataHob {
     flags: U32,
 }
 
-#[derive(IntoBytes, Immutable, Unaligned)]
-#[repr(C)]
-struct HobList {
-    kernel: DataHob,
-    end: HobHeader,
+const _: () = assert!(size_of::<DataHob>() == 48 && size_of::<HobHeader>() == 8);
+
+impl DataHob {
+    /// Names the `len` bytes at `gpa`.
+    pub(crate) fn new(gpa: u64, len: u64, kind: u32) -> Self {
+        Self {
+            header: HobHeader::new(HOB_GUID_EXTENSION, size_of::<Self>()),
+            guid: IGVM_DATA_HOB,
+            address: U64::new(gpa),
+            len: U64::new(len),
+            kind: U32::new(kind),
+            flags: U32::ZERO,
+        }
+    }
+
+    /// The address that it names.
+    pub(crate) fn gpa(&self) -> u64 {
+        self.address.get()
+    }
+
+    /// Names a unified kernel image.
+    pub(crate) fn kernel(gpa: u64, len: u64) -> Self {
+        Self::new(gpa, len, DATA_KERNEL)
+    }
 }
 
-const _: () = assert!(size_of::<DataHob>() == 48 && size_of::<HobList>() == 56);
+impl HobHeader {
+    fn new(kind: u16, len: usize) -> Self {
+        // 48 or 8.
+        Self { kind: U16::new(kind), len: U16::new(len as u16), reserved: U32::ZERO }
+    }
+}
 
 /// One run of the memory map (IGVM specification, IGVM_VHS_MEMORY_MAP_ENTRY).
 #[derive(IntoBytes, Immutable, Unaligned)]
@@ -88,26 +112,11 @@ pub fn needed_low(gpa: u64, len: u64, loaded: u64) -> u64 {
     bytes.checked_next_multiple_of(1 << 20).unwrap_or(u64::MAX)
 }
 
-/// The HOB list that hands over an image of `len` bytes at `gpa`.
-pub fn hob_list(gpa: u64, len: u64) -> Vec<u8> {
-    let header = |kind, len: usize| HobHeader {
-        kind: U16::new(kind),
-        // 48 or 8.
-        len: U16::new(len as u16),
-        reserved: U32::ZERO,
-    };
-    let list = HobList {
-        kernel: DataHob {
-            header: header(HOB_GUID_EXTENSION, size_of::<DataHob>()),
-            guid: IGVM_DATA_HOB,
-            address: U64::new(gpa),
-            len: U64::new(len),
-            kind: U32::new(DATA_KERNEL),
-            flags: U32::ZERO,
-        },
-        end: header(HOB_END, size_of::<HobHeader>()),
-    };
-    list.as_bytes().to_vec()
+/// The HOB list with `hobs`, which are in ascending order of addresses: the firmware accepts the memory between them.
+pub(crate) fn hob_list(hobs: &[DataHob]) -> Vec<u8> {
+    let mut list: Vec<u8> = hobs.iter().flat_map(|hob| hob.as_bytes().iter().copied()).collect();
+    list.extend_from_slice(HobHeader::new(HOB_END, size_of::<HobHeader>()).as_bytes());
+    list
 }
 
 /// The page of parameters for `area`; `None` if its memory map has too few entries.
@@ -152,7 +161,7 @@ mod tests {
             [1, 2, 0, 0, 0, 0, 0, 0],
             [0xff, 0xff, 8, 0, 0, 0, 0, 0],
         ];
-        assert_eq!(hob_list(DEFAULT_GPA, 0xc9_e161), expected.concat());
+        assert_eq!(hob_list(&[DataHob::kernel(DEFAULT_GPA, 0xc9_e161)]), expected.concat());
     }
 
     #[test]

@@ -66,6 +66,9 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FirmwareFacts {
+    /// SHA-256 of the image file, if it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// Where the bootstrap processor starts.
     #[serde(with = "hex")]
     pub reset_vector: u64,
@@ -188,6 +191,8 @@ impl Listing {
 /// What a listing says of the guest as a whole.
 pub(crate) struct Facts<'a> {
     pub(crate) firmware: Option<&'a Firmware>,
+    /// Of the firmware's image, if it was read.
+    pub(crate) sha256: Option<[u8; 32]>,
     pub(crate) memory: &'a MemoryLayout,
     pub(crate) profile: &'static str,
     pub(crate) plan: &'a LaunchPlan,
@@ -209,7 +214,7 @@ impl Collector {
     }
 
     pub(crate) fn finish(self, facts: &Facts<'_>, launch_digest: Digest) -> Listing {
-        let Facts { firmware, memory, profile, plan, model } = facts;
+        let Facts { firmware, sha256, memory, profile, plan, model } = facts;
         Listing {
             format: Format::One,
             launch_digest,
@@ -218,7 +223,7 @@ impl Collector {
             vcpu_signature: model.signature.0.into(),
             guest_features: model.features.0,
             memory: [memory.low, memory.high],
-            firmware: firmware.map(firmware_facts),
+            firmware: firmware.map(|firmware| firmware_facts(firmware, *sha256)),
             kernel_hashes: firmware.and_then(|firmware| kernel_hashes(firmware, plan)).unwrap_or_default(),
             imports: self.imports,
             vmsas: self.vmsas,
@@ -274,9 +279,10 @@ impl Observer for Collector {
     }
 }
 
-fn firmware_facts(firmware: &Firmware) -> FirmwareFacts {
+fn firmware_facts(firmware: &Firmware, sha256: Option<[u8; 32]>) -> FirmwareFacts {
     let igvm = firmware.igvm().unwrap_or_default();
     FirmwareFacts {
+        sha256: sha256.map(::hex::encode),
         reset_vector: firmware.reset_vector().into(),
         ap_start: firmware.ap_start().map(|eip| format!("{eip:#x}")),
         igvm_parameters: igvm.parameters.map(|area| format!("{:#x}", area.gpa)),

@@ -24,7 +24,9 @@ impl Display for Explanation<'_> {
         writeln!(f, "vcpus           {} of {}", listing.vcpus, CpuSignature(signature))?;
         writeln!(f, "guest features  {}", SevFeatures(listing.guest_features))?;
         if let Some(facts) = &listing.firmware {
-            firmware(f, facts)?;
+            // The image is the first that is launched, or its beginning.
+            let image = listing.imports.first().and_then(|import| import.source.as_ref());
+            firmware(f, image.map(|source| source.name.as_str()), facts)?;
         }
         for (entry, hash) in &listing.kernel_hashes {
             writeln!(f, "{:<15} sha256 {hash}", format!("{entry} hash"))?;
@@ -69,8 +71,14 @@ impl Display for Explanation<'_> {
     }
 }
 
-fn firmware(f: &mut fmt::Formatter<'_>, facts: &FirmwareFacts) -> fmt::Result {
-    write!(f, "firmware        starts at {:#x}", facts.reset_vector)?;
+fn firmware(f: &mut fmt::Formatter<'_>, image: Option<&str>, facts: &FirmwareFacts) -> fmt::Result {
+    match (image, &facts.sha256) {
+        (Some(name), Some(sha256)) => {
+            writeln!(f, "firmware        {name}, sha256 {sha256}")?;
+            write!(f, "                starts at {:#x}", facts.reset_vector)?;
+        }
+        _ => write!(f, "firmware        starts at {:#x}", facts.reset_vector)?,
+    }
     for (what, place) in [
         ("application processors at", &facts.ap_start),
         ("kernel-hash table at", &facts.kernel_hashes),

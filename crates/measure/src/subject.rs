@@ -106,6 +106,13 @@ impl Subject {
         let launch_digest = digest::measure(&self.plan, model, self.given.as_ref(), &mut collector)?;
         let facts = Facts {
             firmware: self.firmware.as_ref(),
+            // A given digest stands for an image that is not read.
+            sha256: self
+                .firmware
+                .as_ref()
+                .filter(|_| self.given.is_none())
+                .map(|firmware| firmware.image().sha256())
+                .transpose()?,
             memory: &self.memory,
             profile: self.profile,
             plan: &self.plan,

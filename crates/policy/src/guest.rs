@@ -219,8 +219,9 @@ pub fn unproven(profile: &str) -> Option<&'static str> {
              digest covers firmware, kernel, initrd and command line",
         ),
         "disk" => Some(
-            "boot profile \"disk\": the launch digest proves the firmware and nothing that runs after it: the host chooses the disk and so \
-             loader, kernel and command line. Use the boot profile \"uki\", where the digest covers them",
+            "boot profile \"disk\": the launch digest proves the firmware, and the keys of [secure_boot] if the guest has any, and nothing that \
+             runs after it: the host chooses the disk and so loader, kernel and command line, among those that the keys accept. Use the \
+             boot profile \"uki\", where the digest covers them, or [secure_boot] with a key of your own",
         ),
         _ => None,
     }

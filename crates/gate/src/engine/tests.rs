@@ -99,6 +99,8 @@ impl Fixture {
                 sev_features: 1,
                 policy: 0x3_0000,
                 first_stage: None,
+                secure_boot: None,
+                loader: None,
             },
             machine: Machine {
                 vmm: "0".into(),

@@ -26,10 +26,12 @@ use cvmm_launch::firmware::Firmware;
 use cvmm_launch::first_stage::{FirstStage, program_digest};
 use cvmm_launch::hashes::KernelHashes;
 use cvmm_launch::kernel::Kernel;
+use cvmm_launch::measured::Measured;
 use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, Profile};
 use cvmm_launch::vmsa::VcpuModel;
 use cvmm_reason::Reason;
+use cvmm_secure_boot::{Keys, MAGIC, MAX_FILE};
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::features::SevFeatures;
@@ -206,6 +208,8 @@ impl Artifacts {
             sev_features,
             policy: _,
             first_stage,
+            secure_boot,
+            loader,
         } = launch;
         let wrong = |error: &dyn std::fmt::Display| {
             Code::ManifestLaunch.reason(format!("this guest cannot be launched: {error}"))
@@ -244,7 +248,14 @@ impl Artifacts {
             Some(_) => Some(FirstStage { verdict_key: Some(self.verdict_key) }),
             None => None,
         };
-        let plan = LaunchPlan::build_with(&firmware, &profile, &layout, *vcpus, stage.as_ref())
+        let keys = match secure_boot {
+            Some(wanted) => {
+                Some(keys(&self.file("secure boot keys", wanted)?).map_err(|error| wrong(&error))?)
+            }
+            None => None,
+        };
+        let measured = Measured { keys, loader: loader.clone() };
+        let plan = LaunchPlan::build_all(&firmware, &profile, &layout, *vcpus, stage.as_ref(), &measured)
             .map_err(|error| wrong(&error))?;
         let model =
             VcpuModel { signature: CpuSignature(*cpu_signature), features: SevFeatures(*sev_features) };
@@ -304,8 +315,8 @@ pub enum ArtifactError {
     },
 }
 
-const WANTED: &str = "the gate computes launch digests from firmware images with SEV metadata (OVMF.amdsev.fd) and unified kernel images \
-                      (ukify); of kernels and initrds of the \"hashes\" profile it needs the hashes only";
+const WANTED: &str = "the gate computes launch digests from firmware images with SEV metadata, unified kernel images (ukify) and key files \
+                      (cvmm measure --write-keys); of kernels and initrds of the \"hashes\" profile it needs the hashes only";
 
 /// Refuses a file that is neither a firmware image nor a UKI that a launch digest can be computed from, and
 /// says what it is.
@@ -314,8 +325,20 @@ fn recognise(path: &Path, blob: Blob) -> Result<(), ArtifactError> {
     // Errors name the copy that is read.
     let copy = blob.to_string();
     let described = |error: &dyn std::fmt::Display| error.to_string().replace(&copy, "it");
-    let mut start = [0; 2];
-    let program = blob.len() >= 2 && blob.read(&mut start, 0).is_ok() && start == *b"MZ";
+    let starts_with = |magic: &[u8]| {
+        let mut start = vec![0; magic.len()];
+        blob.len() >= magic.len() as u64 && blob.read(&mut start, 0).is_ok() && start == magic
+    };
+    // Our own firmware images begin with a region for keys, and are larger.
+    if starts_with(&MAGIC) && blob.len() <= MAX_FILE as u64 {
+        return match keys(&blob) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                wrong(format!("cannot be used as a file of Secure Boot keys: {}", described(&*error)))
+            }
+        };
+    }
+    let program = starts_with(b"MZ");
     // A program starts with "MZ", and no firmware image does.
     if program {
         return match Kernel::recognise(blob).and_then(|kernel| kernel.require_uki()) {
@@ -332,6 +355,15 @@ fn recognise(path: &Path, blob: Blob) -> Result<(), ArtifactError> {
             wrong(format!("is neither a firmware image nor a unified kernel image: {}", described(&error)))
         }
     }
+}
+
+/// Reads a file of Secure Boot keys.
+fn keys(blob: &Blob) -> Result<Keys, Box<dyn std::error::Error>> {
+    // A longer file is refused by its length.
+    let len = usize::try_from(blob.len()).unwrap_or(usize::MAX).min(MAX_FILE + 1);
+    let mut bytes = vec![0; len];
+    blob.read(&mut bytes, 0)?;
+    Ok(Keys::parse(&bytes)?)
 }
 
 /// Copies a file into the folder under its hash if the gate can use it.
@@ -516,6 +548,8 @@ mod tests {
             sev_features: 0,
             policy,
             first_stage: None,
+            secure_boot: None,
+            loader: None,
         };
         assert_eq!(key(&launch(1, "a")), key(&launch(2, "a")));
         assert_ne!(key(&launch(1, "a")), key(&launch(1, "b")));

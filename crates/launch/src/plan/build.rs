@@ -6,14 +6,17 @@ use cvmm_snp::is_page_multiple;
 use super::error::PlanError;
 use super::{LaunchPlan, PageImport, PageKind, Profile, Source, VcpuStart};
 use crate::blob::Blob;
-use crate::firmware::{Area, Firmware, IgvmAreas, KERNEL_HASHES_GUID, Section, SectionKind, igvm, sev};
+use crate::firmware::{
+    Area, Firmware, HobArea, IgvmAreas, KERNEL_HASHES_GUID, ParameterArea, Section, SectionKind, igvm, sev,
+};
 use crate::first_stage::FirstStage;
 use crate::guid::Guid;
 use crate::hashes::KernelHashes;
 use crate::kernel::{Format, Kernel};
+use crate::measured::{Data, Measured};
 use crate::memory::{HIGH_BASE, MemoryLayout};
 use crate::page::PAGE_SIZE;
-use crate::uki;
+use crate::uki::{self, DataHob};
 
 /// The firmware treats a larger vCPU count as corrupt data.
 const MAX_VCPUS: u32 = 0xffff;
@@ -46,12 +49,37 @@ impl LaunchPlan {
         vcpus: u32,
         stage: Option<&FirstStage>,
     ) -> Result<Self, PlanError> {
+        Self::build_all(firmware, profile, memory, vcpus, stage, &Measured::default())
+    }
+
+    /// Like [`Self::build_with`], with further data for the firmware.
+    pub fn build_all(
+        firmware: &Firmware,
+        profile: &Profile,
+        memory: &MemoryLayout,
+        vcpus: u32,
+        stage: Option<&FirstStage>,
+        measured: &Measured,
+    ) -> Result<Self, PlanError> {
         memory.check()?;
         if vcpus == 0 || vcpus > MAX_VCPUS {
             return Err(PlanError::Vcpus(vcpus));
         }
+        // Any other firmware would ignore the data, and boot whatever it finds.
+        if !measured.is_empty() && !firmware.takes_measured_data() {
+            return Err(PlanError::FirmwareData { firmware: firmware.image().to_string() });
+        }
+        if !measured.has_valid_loader() {
+            return Err(PlanError::Loader(measured.loader.clone().unwrap_or_default()));
+        }
+        let data = measured.pages();
         let overlays = match profile {
-            Profile::Disk => Vec::new(),
+            Profile::Disk if data.is_empty() => Vec::new(),
+            Profile::Disk => vec![hob_overlay(hob_area(firmware, profile)?, &data, None)],
+            Profile::Hashes { .. } | Profile::HashesOnly(_) if !data.is_empty() => {
+                // No firmware has both.
+                return Err(PlanError::FirmwareData { firmware: firmware.image().to_string() });
+            }
             Profile::Hashes { kernel, initrd, cmdline } => {
                 let area = hash_area(firmware, profile)?;
                 check_cmdline(kernel, cmdline)?;
@@ -59,8 +87,13 @@ impl LaunchPlan {
             }
             Profile::HashesOnly(hashes) => hash_overlay(hash_area(firmware, profile)?, hashes)?,
             Profile::Uki { image, gpa } => {
-                check_uki(image, *gpa, memory)?;
-                uki_overlays(firmware, profile, image, *gpa, memory, vcpus)?
+                check_uki(firmware, image, *gpa, memory)?;
+                let hobs = hob_area(firmware, profile)?;
+                let kernel = DataHob::kernel(*gpa, image.blob().len());
+                vec![
+                    parameter_overlay(firmware, profile, memory, vcpus)?,
+                    hob_overlay(hobs, &data, Some(kernel)),
+                ]
             }
         };
 
@@ -91,6 +124,7 @@ impl LaunchPlan {
                 });
             }
         }
+        imports.extend(data.iter().map(|data| whole(data.tag, &data.blob, data.gpa)));
         if let (Profile::Uki { image, gpa }, None) = (profile, stage) {
             imports.push(whole("uki", image.blob(), *gpa));
         }
@@ -194,27 +228,21 @@ fn hash_overlay(area: Area, hashes: &KernelHashes) -> Result<Vec<Overlay>, PlanE
     Ok(vec![Overlay { gpa: area.page(), section, tag: "kernel hashes", content }])
 }
 
-fn check_uki(image: &Kernel, gpa: u64, memory: &MemoryLayout) -> Result<(), PlanError> {
+fn check_uki(firmware: &Firmware, image: &Kernel, gpa: u64, memory: &MemoryLayout) -> Result<(), PlanError> {
     image.require_uki()?;
     if !is_page_multiple(gpa) || gpa < uki::MIN_GPA {
         return Err(PlanError::UkiAddress { gpa, lowest: uki::MIN_GPA });
     }
     let len = image.blob().len();
     let needed = uki::needed_low(gpa, len, image.image_size());
-    if needed > memory.low {
+    if needed > memory.low + firmware.accepts_above(memory) {
         return Err(PlanError::UkiMemory { name: image.blob().to_string(), len, needed, low: memory.low });
     }
     Ok(())
 }
 
-fn uki_overlays(
-    firmware: &Firmware,
-    profile: &Profile,
-    image: &Kernel,
-    gpa: u64,
-    memory: &MemoryLayout,
-    vcpus: u32,
-) -> Result<Vec<Overlay>, PlanError> {
+/// The areas that an IGVM loader would fill.
+fn igvm_areas(firmware: &Firmware, profile: &Profile) -> Result<(ParameterArea, HobArea), PlanError> {
     if firmware.sections().is_none() {
         return Err(lacks(firmware, profile, "SEV metadata", sev::GUID));
     }
@@ -222,14 +250,30 @@ fn uki_overlays(
     let IgvmAreas { parameters: Some(parameters), hobs: Some(hobs) } = areas else {
         return Err(lacks(firmware, profile, "IGVM parameter and HOB areas", igvm::GUID));
     };
-    let page = uki::parameter_page(&parameters, memory, vcpus)
+    Ok((parameters, hobs))
+}
+
+fn hob_area(firmware: &Firmware, profile: &Profile) -> Result<HobArea, PlanError> {
+    igvm_areas(firmware, profile).map(|(_, hobs)| hobs)
+}
+
+fn parameter_overlay(
+    firmware: &Firmware,
+    profile: &Profile,
+    memory: &MemoryLayout,
+    vcpus: u32,
+) -> Result<Overlay, PlanError> {
+    let (area, _) = igvm_areas(firmware, profile)?;
+    let content = uki::parameter_page(&area, memory, vcpus)
         .ok_or_else(|| PlanError::MemoryMapRoom { firmware: firmware.image().to_string() })?;
-    let hob_list = uki::hob_list(gpa, image.blob().len());
-    let section = SectionKind::SecMem;
-    Ok(vec![
-        Overlay { gpa: parameters.gpa, section, tag: "igvm parameters", content: page },
-        Overlay { gpa: hobs.gpa, section, tag: "igvm hobs", content: hob_list },
-    ])
+    Ok(Overlay { gpa: area.gpa, section: SectionKind::SecMem, tag: "igvm parameters", content })
+}
+
+/// The HOBs of `data` and of the image to boot, in ascending order.
+fn hob_overlay(area: HobArea, data: &[Data], kernel: Option<DataHob>) -> Overlay {
+    let mut hobs: Vec<DataHob> = data.iter().map(|data| data.hob).chain(kernel).collect();
+    hobs.sort_by_key(DataHob::gpa);
+    Overlay { gpa: area.gpa, section: SectionKind::SecMem, tag: "igvm hobs", content: uki::hob_list(&hobs) }
 }
 
 /// Checks the invariants of a plan.

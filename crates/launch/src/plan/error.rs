@@ -6,6 +6,7 @@ use crate::firmware::{SectionKind, SnpError};
 use crate::guid::Guid;
 use crate::hashes::HashError;
 use crate::kernel::KernelError;
+use crate::measured::MAX_LOADER;
 use crate::memory::MemoryError;
 
 /// A plan that cannot be made.
@@ -82,6 +83,21 @@ pub enum PlanError {
         /// What is missing.
         what: &'static str,
     },
+    /// The firmware would ignore Secure Boot keys or the path of a loader.
+    #[error(
+        "firmware {firmware} takes no Secure Boot keys and no boot.loader from the launch, and would start without them; use \
+         firmware = \"builtin\" with the boot profile \"uki\" or \"disk\""
+    )]
+    FirmwareData {
+        /// File name of the firmware.
+        firmware: String,
+    },
+    /// The path of the loader has a form that no FAT file system has.
+    #[error(
+        "the loader's path {0:?} must start with a backslash and be at most {MAX_LOADER} characters that a FAT file system \
+         allows, such as \\EFI\\debian\\grubx64.efi"
+    )]
+    Loader(String),
     /// Low RAM is too small for the first stage.
     #[error("the first stage needs low memory up to {needed:#x}, but it ends at {low:#x}")]
     StageMemory {
@@ -168,6 +184,8 @@ impl PlanError {
             Self::Snp(error) => error.problem.code(),
             Self::FirmwareContradicts { .. } | Self::MemoryMapRoom { .. } => "firmware.format",
             Self::StageFirmware { .. } => "firmware.first-stage",
+            Self::FirmwareData { .. } => "firmware.data",
+            Self::Loader(_) => "plan.loader",
             Self::StageMemory { .. } | Self::UkiMemory { .. } | Self::OutsideMemory { .. } => "plan.memory",
             Self::StageUki(_) => "kernel.read",
             Self::UkiAddress { .. } | Self::Overlap { .. } => "plan.placement",

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use cvmm_secure_boot::{Keys, Variable, list, source};
+use cvmm_snp::cpu::CpuSignature;
+use cvmm_snp::features::SevFeatures;
 use proptest::prelude::*;
 
 use super::*;
+use crate::digest::measure;
 use crate::firmware::{Firmware, SectionKind};
 use crate::hashes::KernelHashes;
+use crate::measured::Measured;
 use crate::memory::MemoryLayout;
 use crate::samples::firmware::{IGVM, Image, SECTIONS};
 use crate::samples::{bzimage, uki_of};
 use crate::uki as uki_rules;
+use crate::vmsa::VcpuModel;
 
 const MIB: u64 = 1 << 20;
 const MEMORY: MemoryLayout = MemoryLayout { low: 256 * MIB, high: 512 * MIB };
@@ -112,12 +118,118 @@ fn the_uki_order_splits_the_section_and_puts_the_image_last() {
     assert_eq!(place(&plan, &mut memory).unwrap(), 0x6000);
     assert_eq!(memory.read(0x200_0000, 5000), uki_of(5000));
     assert_eq!(memory.read(0x200_0000 + 5000, 8192 - 5000), vec![0; 8192 - 5000]);
-    let hobs = uki_rules::hob_list(0x200_0000, 5000);
+    let hobs = uki_rules::hob_list(&[uki_rules::DataHob::kernel(0x200_0000, 5000)]);
     assert_eq!(memory.read(0x81_3000, 56), hobs);
     assert_eq!(memory.read(0x81_3000 + 56, 4040), vec![0; 4040]);
     let parameters = firmware(&Image::amdsev()).igvm().unwrap().parameters.unwrap();
     let page = uki_rules::parameter_page(&parameters, &MEMORY, 2).unwrap();
     assert_eq!(memory.read(0x81_2000, 4096), page);
+}
+
+fn keys(dbx: &[u8]) -> Keys {
+    let own = source::lists(cvmm_secure_boot::samples::RSA.as_bytes()).unwrap();
+    Keys::new([own.clone(), Vec::new(), own, dbx.to_vec()]).unwrap()
+}
+
+fn with_data(image: &Image, profile: &Profile, measured: &Measured) -> Result<LaunchPlan, PlanError> {
+    LaunchPlan::build_all(&firmware(image), profile, &MEMORY, 2, None, measured)
+}
+
+/// What the firmware finds by its HOB list: type and content.
+fn data(memory: &Memory, count: usize) -> Vec<(u32, Vec<u8>)> {
+    let list = memory.read(0x81_3000, 4096);
+    assert_eq!(list[48 * count..48 * count + 8], [0xff, 0xff, 8, 0, 0, 0, 0, 0]);
+    let hobs = list.chunks(48).take(count);
+    let number = |hob: &[u8], at: usize| u64::from_le_bytes(hob[at..at + 8].try_into().unwrap());
+    let mut before = 0;
+    hobs.map(|hob| {
+        assert_eq!(hob[..8], [4, 0, 48, 0, 0, 0, 0, 0]);
+        let (gpa, len) = (number(hob, 24), number(hob, 32));
+        // Platform PEI accepts the memory between them, and goes by their order.
+        assert!(gpa >= before && gpa % PAGE_SIZE == 0);
+        before = gpa + len;
+        (number(hob, 40) as u32, memory.read(gpa, len))
+    })
+    .collect()
+}
+
+#[test]
+fn keys_and_the_path_of_a_loader_are_measured_pages() {
+    let keys = keys(&[]);
+    let measured = Measured { keys: Some(keys.clone()), loader: Some("\\EFI\\d\\g.efi".to_owned()) };
+    let list = |variable| keys.list(variable).to_vec();
+    let plan = with_data(&Image::own(), &Profile::Disk, &measured).unwrap();
+    let mut memory = Memory::default();
+    place(&plan, &mut memory).unwrap();
+    let mut expected =
+        vec![(0x100, list(Variable::Pk)), (0x102, list(Variable::Db)), (0x202, b"\\EFI\\d\\g.efi".to_vec())];
+    assert_eq!(data(&memory, 3), expected);
+    let last = &rows(&plan)[plan.imports().len() - 3..];
+    let at = |page: u64| 0x1c0_0000 + page * PAGE_SIZE;
+    assert_eq!(
+        last,
+        [
+            (at(0), PAGE_SIZE, Normal, "secure boot PK"),
+            (at(1), PAGE_SIZE, Normal, "secure boot db"),
+            (at(2), PAGE_SIZE, Normal, "loader path")
+        ]
+    );
+
+    let profile = uki_profile(5000);
+    let plan = with_data(&Image::own(), &profile, &measured).unwrap();
+    let mut memory = Memory::default();
+    place(&plan, &mut memory).unwrap();
+    expected.push((0x201, uki_of(5000)));
+    assert_eq!(data(&memory, 4), expected);
+    // Without them it is the plan that it was.
+    let plan = with_data(&Image::own(), &profile, &Measured::default()).unwrap();
+    assert_eq!(rows(&plan), rows(&build(&Image::own(), &profile).unwrap()));
+}
+
+#[test]
+fn the_digest_depends_on_each_key() {
+    let model = VcpuModel { signature: CpuSignature(0xa0_0f11), features: SevFeatures::SNP_ACTIVE };
+    let digest = |measured: &Measured| {
+        measure(&with_data(&Image::own(), &Profile::Disk, measured).unwrap(), model, None, &mut ()).unwrap()
+    };
+    let revoked = list::single(&list::SHA256, &[7; 32]);
+    let all = [
+        Measured::default(),
+        Measured { keys: Some(keys(&[])), loader: None },
+        Measured { keys: Some(keys(&revoked)), loader: None },
+        Measured { keys: None, loader: Some("\\a.efi".to_owned()) },
+    ];
+    let digests: BTreeSet<_> = all.iter().map(|measured| digest(measured).to_string()).collect();
+    assert_eq!(digests.len(), all.len());
+}
+
+#[test]
+fn firmware_that_would_ignore_keys_is_refused() {
+    let measured = Measured { keys: Some(keys(&[])), loader: None };
+    for image in [Image::amdsev(), Image::plain()] {
+        let error = with_data(&image, &Profile::Disk, &measured).unwrap_err();
+        assert_eq!(error.code(), "firmware.data", "{error}");
+    }
+    let error = with_data(&Image::own(), &hashes_profile(""), &measured).unwrap_err();
+    assert_eq!(error.code(), "firmware.data", "{error}");
+    for loader in ["", "\\", "EFI\\a.efi", "\\a/b", "\\\u{e9}", &format!("\\{}", "a".repeat(255))] {
+        let measured = Measured { keys: None, loader: Some(loader.to_owned()) };
+        let error = with_data(&Image::own(), &Profile::Disk, &measured).unwrap_err();
+        assert_eq!(error.code(), "plan.loader", "{error}");
+    }
+    let low = MemoryLayout { low: 28 * MIB, high: 0 };
+    let plan = LaunchPlan::build_all(&firmware(&Image::own()), &Profile::Disk, &low, 1, None, &measured);
+    assert!(matches!(plan, Err(PlanError::OutsideMemory { tag: "secure boot PK", .. })), "{plan:?}");
+}
+
+#[test]
+fn our_firmware_needs_less_memory_below_4_gib() {
+    let build = |image: &Image, memory| LaunchPlan::build(&firmware(image), &uki_profile(5000), memory, 1);
+    let memory = MemoryLayout { low: 64 * MIB, high: 192 * MIB };
+    assert!(build(&Image::own(), &memory).is_ok());
+    assert!(matches!(build(&Image::amdsev(), &memory), Err(PlanError::UkiMemory { .. })));
+    let little = MemoryLayout { high: 32 * MIB, ..memory };
+    assert!(matches!(build(&Image::own(), &little), Err(PlanError::UkiMemory { .. })));
 }
 
 #[test]
@@ -282,7 +394,7 @@ proptest! {
         };
         let memory = MemoryLayout { low: low_pages * PAGE_SIZE, high: 0 };
         let Ok(plan) = LaunchPlan::build(&firmware, &profile, &memory, 1) else { return Ok(()) };
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for import in plan.imports() {
             for page in 0..import.len / PAGE_SIZE {
                 let gpa = import.gpa + page * PAGE_SIZE;

@@ -37,6 +37,8 @@ pub struct Image {
     pub igvm: Option<Vec<Record>>,
     /// Table entries other than metadata, from the lowest address up.
     pub entries: Vec<(Guid, Vec<u8>)>,
+    /// Whether it begins with a key region, as our own builds do.
+    pub keys: bool,
 }
 
 impl Image {
@@ -52,19 +54,32 @@ impl Image {
                 (SECRET_AREA_GUID, pair(0x81_0000, 0xc00)),
                 (RESET_BLOCK_GUID, 0x80_b004u32.to_le_bytes().to_vec()),
             ],
+            keys: false,
         }
+    }
+
+    /// A build that takes Secure Boot keys, as ours do.
+    #[must_use]
+    pub fn own() -> Self {
+        let image = Self::amdsev();
+        let entries = image.entries.into_iter().filter(|(guid, _)| *guid != KERNEL_HASHES_GUID).collect();
+        Self { keys: true, entries, ..image }
     }
 
     /// A build without support for confidential guests.
     #[must_use]
     pub fn plain() -> Self {
-        Self { size: 4096, sections: None, igvm: None, entries: Vec::new() }
+        Self { size: 4096, sections: None, igvm: None, entries: Vec::new(), keys: false }
     }
 
     /// The file.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let mut image = vec![0xff; self.size];
+        if self.keys {
+            image[..8].copy_from_slice(&cvmm_secure_boot::MAGIC);
+            image[8..16].copy_from_slice(&[0, 0, 0, 0, 1, 0, 0, 0]);
+        }
         let mut entries = self.entries.clone();
         let mut top = 256;
         for (records, signature, guid) in

@@ -37,6 +37,17 @@ pub struct GuestDescription<'a> {
     pub vlek_only: bool,
     /// Whether the security processor may correct its CPUID values.
     pub cpuid_corrections: bool,
+    /// Whose programs its firmware starts; `None` if it starts any.
+    pub secure_boot: Option<Signers>,
+}
+
+/// Who may sign what a guest boots: its db.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signers {
+    /// Holders of keys that the owner has chosen one by one.
+    Own,
+    /// Microsoft for others' programs, and so every distribution.
+    Microsoft,
 }
 
 /// A guest that no policy admits without an `unsafe_` key, which only people write.
@@ -57,6 +68,25 @@ pub enum DraftError {
         "snp.policy has bit 18 (MIGRATE_MA), and a gate refuses it (a policy could say unsafe_allow_migration_agent)"
     )]
     MigrationAgent,
+}
+
+impl Signers {
+    /// What a digest with such a db in it says of a guest that boots from a disk.
+    fn meaning(self) -> &'static str {
+        match self {
+            Self::Own => {
+                "# Proven by the digest: Secure Boot with the keys of vm.toml. Whatever is signed by a key in db boots, old versions\n\
+                 # included, from a disk that the host chooses: sign only images that check their own file systems, and put what is\n\
+                 # outdated into dbx (docs/guide/secure-boot.md).\n"
+            }
+            Self::Microsoft => {
+                "# Proven by the digest: Secure Boot with the keys of vm.toml, among them Microsoft's for others' programs. So every\n\
+                 # distribution that has a signed shim boots, with any configuration, from a disk that the host chooses. It keeps out\n\
+                 # unsigned kernels, and proves nothing about the system that runs. The strong setting is a db with a key of your own\n\
+                 # and a signed unified kernel image (docs/guide/secure-boot.md).\n"
+            }
+        }
+    }
 }
 
 impl GuestDescription<'_> {
@@ -98,12 +128,16 @@ pub fn draft(
         debug_knobs,
         vlek_only,
         cpuid_corrections,
+        secure_boot,
     } = guest;
     let Platform { product, tcb } = platform;
     let TcbParts { fmc, bootloader, tee, snp, microcode } = tcb;
-    let warning = unproven(profile).map_or(String::new(), |warning| {
-        format!("# Not proven, {warning} (docs/internals/threat-model.md).\n")
-    });
+    let warning = match (*profile, secure_boot) {
+        ("disk", Some(signers)) => signers.meaning().to_owned(),
+        _ => unproven(profile).map_or(String::new(), |warning| {
+            format!("# Not proven, {warning} (docs/internals/threat-model.md).\n")
+        }),
+    };
     // What the guest does not use is forbidden, what protects it is required.
     let names = |bits: &[(GuestBit, &'static str)], set: bool| {
         let found = bits.iter().filter(|(bit, _)| guest_policy.has(bit.mask()) == set);
@@ -182,7 +216,26 @@ mod tests {
             debug_knobs: Vec::new(),
             vlek_only: false,
             cpuid_corrections: false,
+            secure_boot: None,
         }
+    }
+
+    #[test]
+    fn a_draft_says_what_a_db_means() {
+        let text = |profile, secure_boot| {
+            let guest = GuestDescription { profile, secure_boot, ..guest() };
+            let text = draft("p", &guest, Digest([7; 48]), &PLATFORM).unwrap();
+            Policy::parse(&text).unwrap();
+            text
+        };
+        assert!(
+            text("disk", Some(Signers::Microsoft))
+                .contains("every\n# distribution that has a signed shim boots")
+        );
+        assert!(text("disk", Some(Signers::Own)).contains("signed by a key in db boots"));
+        // The digest has the image itself.
+        assert!(!text("uki", Some(Signers::Own)).contains("Secure Boot"));
+        assert!(!text("disk", None).contains("Secure Boot"));
     }
 
     #[test]

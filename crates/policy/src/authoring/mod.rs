@@ -7,6 +7,6 @@ mod draft;
 mod resolve;
 mod update;
 
-pub use draft::{DraftError, GuestDescription, Platform, draft};
+pub use draft::{DraftError, GuestDescription, Platform, Signers, draft};
 pub use resolve::resolve;
 pub use update::{Changes, Update, UpdateError, update};

@@ -150,6 +150,9 @@ impl<'a> Launch<'a> {
             sev_features,
             policy,
             first_stage,
+            // In the digest.
+            secure_boot: _,
+            loader: _,
         } = launch;
         let Machine { vmm, disks, console, rng, vlek_only, cpuid_corrections, vtpm: _, debug } = machine;
         Self {

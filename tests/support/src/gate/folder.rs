@@ -108,6 +108,8 @@ impl TestGate {
                 sev_features: 1,
                 policy: 0x3_0000,
                 first_stage: staged.then(|| FirstStage { program: program_digest().to_string() }),
+                secure_boot: None,
+                loader: None,
             },
             machine: Machine {
                 vmm: "0".into(),
