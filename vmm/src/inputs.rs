@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cvmm_gate_protocol::ticket::VerdictKey;
 use cvmm_igvm::{Guest, IgvmError};
@@ -15,15 +16,18 @@ use cvmm_launch::firmware::{Firmware, FirmwareError};
 use cvmm_launch::first_stage::FirstStage;
 use cvmm_launch::id_block::{IdError, Identity};
 use cvmm_launch::kernel::{Kernel, KernelError};
+use cvmm_launch::measured::Measured;
 use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, PlanError, Profile, VcpuStart};
 use cvmm_launch::uki;
 use cvmm_measure::Subject;
+use cvmm_secure_boot::{Certificate, Keys, KeysError, Variable, list, preset, source};
 use cvmm_snp::features::SevFeatures;
 use cvmm_snp::policy::GuestPolicy;
 use thiserror::Error;
 
-use crate::config::{Boot, Config, IdentityFiles, Isolation};
+use crate::builtin::{self, BuiltinError};
+use crate::config::{Boot, Config, FirmwareSource, IdentityFiles, Isolation, KeySource, SecureBoot};
 
 /// Bytes read of an ID block or its authentication: one more than the longer of them has.
 const MAX_IDENTITY: usize = 4097;
@@ -38,6 +42,24 @@ pub struct VerdictKeyError {
     pub path: PathBuf,
     /// What is wrong.
     pub problem: String,
+}
+
+/// Why Secure Boot keys cannot be used.
+#[derive(Debug, Error)]
+pub enum SecureBootError {
+    /// A file.
+    #[error("secure_boot.{key}: {path} {problem}")]
+    File {
+        /// Key of the table.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// All of them together.
+    #[error("secure_boot: {0}")]
+    Keys(#[source] KeysError),
 }
 
 /// Why an input cannot be used.
@@ -69,6 +91,12 @@ pub enum InputError {
     /// The gate's key, which is measured into the first stage.
     #[error(transparent)]
     VerdictKey(#[from] VerdictKeyError),
+    /// The built-in firmware, or a certificate of a preset.
+    #[error(transparent)]
+    Builtin(#[from] BuiltinError),
+    /// Secure Boot keys.
+    #[error(transparent)]
+    SecureBoot(#[from] SecureBootError),
     /// Firmware, profile and memory do not fit together.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -97,6 +125,9 @@ impl InputError {
             Self::Igvm(error) => Some(error.problem.code()),
             Self::StagedFile(_) => Some("igvm.context"),
             Self::TwoIdentities(_) => Some("igvm.id-block"),
+            Self::Builtin(error) => Some(error.code()),
+            Self::SecureBoot(SecureBootError::File { .. }) => Some("secure-boot.file"),
+            Self::SecureBoot(SecureBootError::Keys(_)) => Some("secure-boot.keys"),
             Self::Open { .. } | Self::Read(_) | Self::Identity(_) | Self::VerdictKey(_) => None,
         }
     }
@@ -129,6 +160,8 @@ pub struct Inputs {
     pub served: Option<HashedFiles>,
     /// Further files for fw_cfg, with their names. `cvmm` has none.
     pub more_files: Vec<(String, Blob)>,
+    /// What else is measured for the firmware: Secure Boot keys, the path of the loader.
+    pub measured: Measured,
     /// The owner's ID block, if there is one.
     pub identity: Option<Identity>,
 }
@@ -147,10 +180,12 @@ impl Inputs {
         }
         let (profile, served) = boot(config)?;
         let stage = config.first_stage.then(|| first_stage(config)).transpose()?;
-        let plan = LaunchPlan::build_with(&firmware, &profile, &memory, config.vcpus, stage.as_ref())?;
+        let measured = measured(config)?;
+        let plan =
+            LaunchPlan::build_all(&firmware, &profile, &memory, config.vcpus, stage.as_ref(), &measured)?;
         let identity = config.snp.identity.as_ref().map(identity).transpose()?;
         let (firmware, profile) = (Some(firmware), Some(profile));
-        Ok(Self { firmware, memory, profile, plan, served, more_files: Vec::new(), identity })
+        Ok(Self { firmware, memory, profile, plan, served, more_files: Vec::new(), measured, identity })
     }
 
     /// A guest that an IGVM file describes.
@@ -176,8 +211,8 @@ impl Inputs {
         if own.is_some() && given.is_some() {
             return Err(InputError::TwoIdentities(path.to_owned()));
         }
-        let (identity, more_files) = (own.or(given), Vec::new());
-        Ok(Self { firmware: None, memory, profile: None, plan, served: None, more_files, identity })
+        let (identity, more_files, measured) = (own.or(given), Vec::new(), Measured::default());
+        Ok(Self { firmware: None, memory, profile: None, plan, served: None, more_files, measured, identity })
     }
 
     /// What is measured for these inputs: the plan that a VM is launched with.
@@ -197,6 +232,7 @@ impl Inputs {
         let steps = [
             firmware(config).err(),
             boot(config).err(),
+            measured(config).err(),
             config.snp.identity.as_ref().and_then(|files| identity(files).err()),
         ];
         let faults: Vec<_> = steps.into_iter().flatten().collect();
@@ -205,7 +241,11 @@ impl Inputs {
 }
 
 fn firmware(config: &Config) -> Result<Firmware, InputError> {
-    Ok(Firmware::parse(open("firmware", &config.firmware)?)?)
+    let image = match &config.firmware {
+        FirmwareSource::Builtin => builtin::firmware()?,
+        FirmwareSource::File(path) => open("firmware", path)?,
+    };
+    Ok(Firmware::parse(image)?)
 }
 
 fn boot(config: &Config) -> Result<(Profile, Option<HashedFiles>), InputError> {
@@ -225,8 +265,56 @@ fn boot(config: &Config) -> Result<(Profile, Option<HashedFiles>), InputError> {
             (Profile::Hashes { kernel, initrd, cmdline: cmdline.clone() }, Some(served))
         }
         // An IGVM file has no profile in this sense, and does not come here.
-        Boot::Disk | Boot::Igvm { .. } => (Profile::Disk, None),
+        Boot::Disk { .. } | Boot::Igvm { .. } => (Profile::Disk, None),
     })
+}
+
+fn measured(config: &Config) -> Result<Measured, InputError> {
+    let loader = match &config.boot {
+        Boot::Disk { loader } => loader.clone(),
+        Boot::Uki { .. } | Boot::Hashes { .. } => None,
+    };
+    Ok(Measured { keys: config.secure_boot.as_ref().map(keys).transpose()?, loader })
+}
+
+/// Reads the files of Secure Boot keys, and warns of certificates that have expired.
+fn keys(config: &SecureBoot) -> Result<Keys, InputError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let mut lists: [Vec<u8>; 4] = Default::default();
+    for (variable, list) in Variable::ALL.into_iter().zip(&mut lists) {
+        for source in config.sources(variable) {
+            match source {
+                KeySource::Microsoft => {
+                    for file in preset::microsoft(variable) {
+                        list.extend(builtin::certificate(file)?);
+                    }
+                }
+                KeySource::File(path) => list.extend(key_file(variable, &path, now)?),
+            }
+        }
+    }
+    Keys::new(lists).map_err(|error| InputError::SecureBoot(SecureBootError::Keys(error)))
+}
+
+/// The signature lists of one file.
+fn key_file(variable: Variable, path: &Path, now: u64) -> Result<Vec<u8>, InputError> {
+    let key = variable.key();
+    let failed = |problem: String| {
+        InputError::SecureBoot(SecureBootError::File { key, path: path.to_owned(), problem })
+    };
+    let content = builtin::read(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
+    let lists = source::lists(&content).map_err(|error| failed(error.to_string()))?;
+    let entries = list::entries(&lists).unwrap_or_default();
+    let certificates = entries.iter().filter_map(|entry| Certificate::parse(entry.data).ok());
+    for certificate in certificates.filter(|certificate| variable == Variable::Db && certificate.expired(now))
+    {
+        tracing::warn!(
+            file = %path.display(),
+            subject = %cvmm_reason::printable::line(&certificate.subject),
+            "a certificate of secure_boot.db has expired; firmware does not check that, and accepts its signatures"
+        );
+    }
+    Ok(lists)
 }
 
 /// Reads and checks an ID block and its authentication.

@@ -6,6 +6,7 @@
 //! list.
 
 pub mod admission;
+pub mod builtin;
 pub mod cli;
 pub mod config;
 pub mod console_file;

@@ -62,6 +62,7 @@ pub fn manifest(
         // Attested by their content, which `inputs` has.
         firmware: _,
         boot: _,
+        secure_boot: _,
         // Harmless: a label. What names the VM at the gate is `vm_id`.
         name: _,
         // Harmless: where to ask. Tickets of a different gate are worthless elsewhere.
@@ -87,6 +88,8 @@ pub fn manifest(
         // Harmless: how much of it the host keeps.
         max_size: _,
     } = console;
+    let keys = inputs.measured.keys.as_ref();
+    let keys = keys.map(|keys| Blob::from_bytes("secure boot keys", keys.to_bytes()));
     Ok(Manifest {
         format: FORMAT,
         vm_id: vm_id.to_owned(),
@@ -105,6 +108,8 @@ pub fn manifest(
             sev_features,
             policy: *policy,
             first_stage: first_stage.then(|| FirstStage { program: program_digest().to_string() }),
+            secure_boot: keys.map(|keys| file(&keys)).transpose()?,
+            loader: inputs.measured.loader.clone(),
         },
         machine: Machine {
             vmm: env!("CARGO_PKG_VERSION").to_owned(),

@@ -14,6 +14,7 @@ use cvmm_launch::vmsa::VcpuModel;
 use cvmm_measure::pcrs::{BootChain, PcrError, SecureBoot, predict, show};
 use cvmm_measure::{Id, Listing, MeasureError, Options, Subject, compare, explain, firmware_digest};
 use cvmm_output::{Existing, OutputError};
+use cvmm_secure_boot::Keys;
 use cvmm_snp::digest::Digest;
 use cvmm_snp::id::IdBlock;
 use cvmm_snp::policy::GuestPolicy;
@@ -101,7 +102,7 @@ impl Session<'_> {
             return Ok(self.print(format!("{}\n", digest_text(args, firmware_digest(path)?)).as_bytes()));
         }
         let model = model(args)?;
-        let Target { subject, policy, owned } = subject(args)?;
+        let Target { subject, policy, owned, keys } = subject(args)?;
         let mut listing =
             (args.explain || args.json).then(|| subject.listing(model, args.pages)).transpose()?;
         let digest = match &listing {
@@ -110,6 +111,12 @@ impl Session<'_> {
         };
         if let Some(path) = &args.write_firmware {
             put(args, path, &subject.launched_firmware()?)?;
+        }
+        if let Some(path) = &args.write_keys {
+            let keys = keys.ok_or_else(|| {
+                Failure::Usage("--write-keys needs a --config with [secure_boot]".to_owned())
+            })?;
+            put(args, path, &keys.to_bytes())?;
         }
         let identity = args.id_block.is_some().then(|| identity(args, digest)).transpose()?;
         if let Some(identity) = &identity {
@@ -238,16 +245,19 @@ struct Target {
     policy: GuestPolicy,
     /// The ID block that its vm.toml names.
     owned: Option<Identity>,
+    /// Its Secure Boot keys.
+    keys: Option<Keys>,
 }
 
 fn subject(args: &MeasureArgs) -> Result<Target, Failure> {
-    let (mut policy, mut owned) = (args.policy, None);
+    let (mut policy, mut owned, mut keys) = (args.policy, None, None);
     let mut subject = match (&args.config, &args.ovmf) {
         (Some(path), _) => {
             let config = Config::load(path)?;
             let inputs = Inputs::open(&config)?;
             policy = GuestPolicy(config.snp.policy);
             owned.clone_from(&inputs.identity);
+            keys.clone_from(&inputs.measured.keys);
             inputs.into_subject()
         }
         (None, Some(ovmf)) => Subject::from_options(&Options {
@@ -264,7 +274,7 @@ fn subject(args: &MeasureArgs) -> Result<Target, Failure> {
     if let Some(digest) = args.snp_ovmf_hash {
         subject.set_firmware_digest(digest);
     }
-    Ok(Target { subject, policy, owned })
+    Ok(Target { subject, policy, owned, keys })
 }
 
 /// A saved plan, or that of a `vm.toml`.

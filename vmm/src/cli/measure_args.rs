@@ -85,7 +85,7 @@ pub(super) struct MeasureArgs {
     /// With --pcrs and profile disk: the program on the disk that the firmware will start
     #[arg(long, value_name = "FILE", requires = "pcrs")]
     pub(super) loader: Option<PathBuf>,
-    /// Overwrite existing files with --write-firmware, --write-igvm, --id-block and --id-auth
+    /// Overwrite existing files with --write-firmware, --write-keys, --write-igvm, --id-block and --id-auth
     #[arg(long)]
     pub(super) force: bool,
     /// Write the firmware image as it is launched: with the first stage in it
@@ -94,6 +94,9 @@ pub(super) struct MeasureArgs {
     /// Write the guest as an IGVM file, for QEMU and cloud-hypervisor, with its ID block if it has one
     #[arg(long, value_name = "OUT", requires = "config", conflicts_with = "snp_ovmf_hash")]
     pub(super) write_igvm: Option<PathBuf>,
+    /// Write the Secure Boot keys as they are measured: one file, which a gate needs (cvmm-gate artifact import)
+    #[arg(long, value_name = "OUT", requires = "config")]
+    pub(super) write_keys: Option<PathBuf>,
     /// Form of the digest
     #[arg(long, value_enum, default_value = "hex")]
     pub(super) output_format: OutputFormat,

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use cvmm_launch::measured::{MAX_LOADER, is_loader_path};
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -47,6 +48,10 @@ pub(super) struct RawBoot {
     /// a parameter for it; not measured. Default: empty.
     #[schemars(length(max = MAX_CMDLINE))]
     pub(super) cmdline: Option<String>,
+    /// Profile `disk`: the path of the loader on the disks, such as `\EFI\debian\grubx64.efi`; measured. Default: the firmware looks for
+    /// `\EFI\NAME\shimx64.efi`, then `\EFI\BOOT\BOOTX64.EFI`.
+    #[schemars(length(min = 2, max = MAX_LOADER))]
+    pub(super) loader: Option<String>,
     /// Whether a measured first stage runs before the firmware: it waits for the gate's ticket and verifies the unified kernel image.
     /// Only with `isolation = "snp"`. Default: true with a `[gate]`, false without.
     pub(super) first_stage: Option<bool>,
@@ -70,7 +75,10 @@ pub enum Boot {
         cmdline: String,
     },
     /// The firmware looks for an EFI system partition on the disks.
-    Disk,
+    Disk {
+        /// The path of the loader on it; the firmware has its own rules without one.
+        loader: Option<String>,
+    },
     /// Pages and start states from an IGVM file.
     Igvm {
         /// The file.
@@ -87,7 +95,7 @@ impl Boot {
         match self {
             Self::Uki { .. } => Profile::Uki,
             Self::Hashes { .. } => Profile::Hashes,
-            Self::Disk => Profile::Disk,
+            Self::Disk { .. } => Profile::Disk,
             Self::Igvm { .. } => Profile::Igvm,
         }
     }
@@ -115,12 +123,12 @@ fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
         raw,
         "a table [boot] with profile = \"uki\", \"hashes\", \"disk\" or \"igvm\"",
     ) else {
-        return Boot::Disk;
+        return Boot::Disk { loader: None };
     };
-    let RawBoot { profile, uki, kernel, initrd, igvm, cmdline, first_stage: _ } = raw;
+    let RawBoot { profile, uki, kernel, initrd, igvm, cmdline, loader, first_stage: _ } = raw;
     let Some(profile) = rules.required("boot.profile", profile, "\"uki\", \"hashes\", \"disk\" or \"igvm\"")
     else {
-        return Boot::Disk;
+        return Boot::Disk { loader: None };
     };
     let given = [
         ("uki", uki.is_some(), &[Profile::Uki][..]),
@@ -128,6 +136,7 @@ fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
         ("initrd", initrd.is_some(), &[Profile::Hashes]),
         ("igvm", igvm.is_some(), &[Profile::Igvm]),
         ("cmdline", cmdline.is_some(), &[Profile::Hashes, Profile::Igvm]),
+        ("loader", loader.is_some(), &[Profile::Disk]),
     ];
     for (key, given, owners) in given {
         if given && !owners.contains(&profile) {
@@ -152,7 +161,7 @@ fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
                 let message = "profile disk requires a disk to boot from";
                 rules.add(Problem::at("boot.profile", "disk", message).help("add a [[disk]] table"));
             }
-            Boot::Disk
+            Boot::Disk { loader: loader.filter(|loader| check_loader(loader, rules)) }
         }
         Profile::Igvm => {
             if rules.not_snp() {
@@ -170,6 +179,17 @@ fn boot(raw: Option<RawBoot>, rules: &mut Rules<'_>) -> Boot {
             }
         }
     }
+}
+
+fn check_loader(loader: &str, rules: &mut Rules<'_>) -> bool {
+    let valid = is_loader_path(loader);
+    if !valid {
+        let message = "loader is not the path of a file on an EFI system partition";
+        let allowed =
+            "a path that starts with a backslash, such as '\\EFI\\debian\\grubx64.efi' in single quotes";
+        rules.add(Problem::at("boot.loader", "format", message).allowed(allowed));
+    }
+    valid
 }
 
 fn check_cmdline(cmdline: String, rules: &mut Rules<'_>) -> String {
@@ -201,7 +221,9 @@ impl RawBoot {
                 first_stage,
                 ..Self::default()
             },
-            Boot::Disk => Self { profile: Some(Profile::Disk), first_stage, ..Self::default() },
+            Boot::Disk { loader } => {
+                Self { profile: Some(Profile::Disk), loader: loader.clone(), first_stage, ..Self::default() }
+            }
             Boot::Igvm { igvm, cmdline } => Self {
                 profile: Some(Profile::Igvm),
                 igvm: Some(text(igvm)),
@@ -222,7 +244,7 @@ pub(super) fn check_files(boot: &Boot, memory: u64, low_memory: u64, paths: &mut
             let initrd = initrd.as_ref().map_or(Some(0), |initrd| paths.image("boot.initrd", initrd));
             kernel.zip(initrd).map(|(kernel, initrd)| ("boot.kernel", kernel.saturating_add(initrd)))
         }
-        Boot::Disk => None,
+        Boot::Disk { .. } => None,
         // Its pages have addresses, which the plan checks.
         Boot::Igvm { igvm, .. } => {
             paths.image("boot.igvm", igvm);
@@ -254,10 +276,10 @@ pub(super) fn check_files(boot: &Boot, memory: u64, low_memory: u64, paths: &mut
 /// Adds to the schema which keys each profile needs and refuses.
 fn profile_keys(schema: &mut Schema) {
     let rules = [
-        profile_rule("uki", &["uki"], &["kernel", "initrd", "igvm", "cmdline"]),
-        profile_rule("hashes", &["kernel"], &["uki", "igvm"]),
+        profile_rule("uki", &["uki"], &["kernel", "initrd", "igvm", "cmdline", "loader"]),
+        profile_rule("hashes", &["kernel"], &["uki", "igvm", "loader"]),
         profile_rule("disk", &[], &["uki", "kernel", "initrd", "igvm", "cmdline"]),
-        profile_rule("igvm", &["igvm"], &["uki", "kernel", "initrd"]),
+        profile_rule("igvm", &["igvm"], &["uki", "kernel", "initrd", "loader"]),
     ];
     schema.insert("allOf".to_owned(), Value::from(rules.to_vec()));
 }
@@ -282,7 +304,6 @@ fn example(profile: Profile) -> String {
 
 const UKI: &str = r#"[boot]
 # Everything that runs is one unified kernel image; its kernel, initrd and command line are inside.
-# Needs an AmdSev build of OVMF.
 profile = "uki"
 uki = "guest.efi"
 "#;
@@ -297,8 +318,9 @@ cmdline = "console=ttyS0 quiet"
 "#;
 
 const DISK: &str = r#"[boot]
-# The firmware looks for an EFI system partition on the disks. Nothing of the disk is measured.
+# The firmware looks for an EFI system partition on the disks. Nothing of the disk is measured: [secure_boot] says what may boot.
 profile = "disk"
+# loader = '\EFI\BOOT\BOOTX64.EFI'   # which program; default: shim in the folder of a distribution, then this
 "#;
 
 const IGVM: &str = r#"[boot]

@@ -127,8 +127,8 @@ host_data = "00000000000000000000000000000000000000000000000000000000000000ff"
 name = "d"
 memory = "96MiB"
 isolation = "none"
-firmware = "/f"
-boot = { profile = "disk" }
+boot = { profile = "disk", loader = '\EFI\d\g.efi' }
+secure_boot = { pk = "pk", kek = ["microsoft"], db = ["microsoft", "b"], dbx = ["x"] }
 disk = [{ path = "/d", cache = "unsafe" }]
 console = { mode = "pty" }
 vtpm = { mode = "none" }

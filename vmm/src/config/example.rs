@@ -91,8 +91,18 @@ mod tests {
             let found = keys(&text);
             for wanted in schema_keys() {
                 let other = match profile {
-                    Profile::Uki => ["boot.kernel", "boot.initrd", "boot.igvm", "boot.cmdline"].as_slice(),
-                    Profile::Hashes => &["boot.uki", "boot.igvm"],
+                    Profile::Uki => {
+                        ["boot.kernel", "boot.initrd", "boot.igvm", "boot.cmdline", "boot.loader"].as_slice()
+                    }
+                    Profile::Hashes => &[
+                        "boot.uki",
+                        "boot.igvm",
+                        "boot.loader",
+                        "secure_boot.pk",
+                        "secure_boot.kek",
+                        "secure_boot.db",
+                        "secure_boot.dbx",
+                    ],
                     Profile::Disk => {
                         &["boot.uki", "boot.kernel", "boot.initrd", "boot.igvm", "boot.cmdline"]
                     }
@@ -102,7 +112,12 @@ mod tests {
                         "boot.initrd",
                         "boot.igvm",
                         "boot.cmdline",
+                        "boot.loader",
                         "boot.first_stage",
+                        "secure_boot.pk",
+                        "secure_boot.kek",
+                        "secure_boot.db",
+                        "secure_boot.dbx",
                     ],
                 };
                 let times = found.iter().filter(|(key, _)| *key == wanted).count();
@@ -146,6 +161,10 @@ mod tests {
             let filed = switched_on(&text, &[&tls[..], &identity].concat()).replace("\"stdio\"", "\"file\"");
             assert_eq!(parse(&filed).unwrap().console.max_size, Some(super::super::DEFAULT_CONSOLE_SIZE));
             // What has no default.
+            assert_eq!(full.secure_boot.take().is_some(), profile != Profile::Hashes);
+            if let super::super::Boot::Disk { loader } = &mut full.boot {
+                assert!(loader.take().is_some());
+            }
             assert!(full.snp.certificates.take().is_some());
             assert_eq!(full.disks.len(), 1);
             full.disks.clone_from(&given.disks);

@@ -54,7 +54,7 @@ fn a_good_file_becomes_a_config() {
     let config = parse(GOOD).unwrap();
     assert_eq!((config.name.as_str(), config.vcpus, config.memory), ("web-1", 4, 1 << 30));
     assert_eq!((config.low_memory, config.high_memory()), (320 << 20, 704 << 20));
-    assert_eq!(config.firmware, Path::new("/base/OVMF.fd"));
+    assert_eq!(config.firmware, FirmwareSource::File("/base/OVMF.fd".into()));
     let boot = Boot::Hashes { kernel: "/base/vmlinuz".into(), initrd: None, cmdline: "quiet".to_owned() };
     assert_eq!(config.boot, boot);
     let first = Disk {
@@ -182,7 +182,6 @@ queues = 100
         error.problems().iter().map(|problem| (problem.code.as_str(), problem.key.as_str())).collect();
     let expected = [
         ("config.memory.missing", "memory"),
-        ("config.firmware.missing", "firmware"),
         ("config.name.format", "name"),
         ("config.vcpus.range", "vcpus"),
         ("config.unknown_key", "memroy"),
@@ -401,6 +400,62 @@ fn a_gate_is_at_a_socket_or_at_a_url() {
     ] {
         assert_eq!(gate(&keys).unwrap_err().problems()[0].code, code, "{keys}");
     }
+}
+
+/// A guest that boots from a disk by the built-in firmware, with more text.
+fn disk_guest(boot: &str, more: &str) -> Result<Config, ConfigError> {
+    parse(&format!(
+        "name = \"d\"\nmemory = \"1GiB\"\nisolation = \"none\"\n[boot]\nprofile = \"disk\"\n{boot}\n[[disk]]\npath = \"d\"\n{more}"
+    ))
+}
+
+#[test]
+fn the_firmware_is_built_in_unless_a_file_is_named() {
+    assert_eq!(disk_guest("", "").unwrap().firmware, FirmwareSource::Builtin);
+    let named = |name: &str| parse(&GOOD.replace("\"OVMF.fd\"", name));
+    assert_eq!(named("\"./builtin\"").unwrap().firmware, FirmwareSource::File("/base/./builtin".into()));
+    // It starts no kernel by its hashes.
+    assert_eq!(places(&named("\"builtin\"").unwrap_err()), one("config.firmware.profile", 5, 12));
+    assert_eq!(
+        broken("firmware = \"OVMF.fd\"", "").first().map(|place| place.0.as_str()),
+        Some("config.firmware.profile")
+    );
+    assert_eq!(places(&named("\"\"").unwrap_err()), one("config.firmware.path", 5, 12));
+}
+
+#[test]
+fn secure_boot_names_files_and_presets() {
+    let table = |text: &str| disk_guest("", &format!("[secure_boot]\n{text}"));
+    let keys = table("pk = \"o.crt\"\ndb = [\"microsoft\", \"o.crt\"]").unwrap().secure_boot.unwrap();
+    assert_eq!(keys.pk, Path::new("/base/o.crt"));
+    assert_eq!(keys.db, [KeySource::Microsoft, KeySource::File("/base/o.crt".into())]);
+    assert!(keys.kek.is_empty() && keys.dbx.is_empty());
+    let code = |text: &str| {
+        let error = table(text).unwrap_err();
+        error.problems().iter().map(|problem| problem.code.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(code(""), ["config.secure_boot.pk.missing", "config.secure_boot.db.missing"]);
+    assert_eq!(code("pk = \"o\"\ndb = []"), ["config.secure_boot.db.value"]);
+    assert_eq!(code("pk = \"microsoft\"\ndb = [\"o\"]"), ["config.secure_boot.pk.value"]);
+    assert_eq!(code("pk = \"o\"\ndb = [\"o\"]\ndbx = [\"microsoft\"]"), ["config.secure_boot.dbx.value"]);
+    assert_eq!(code("pk = \"o\"\ndb = [\"\"]"), ["config.secure_boot.db.path"]);
+    let many = format!("pk = \"o\"\ndb = [\"o\"]\nkek = [{}]", "\"o\", ".repeat(65));
+    assert_eq!(code(&many), ["config.secure_boot.kek.length"]);
+    let hashes = format!("{GOOD}[secure_boot]\npk = \"o\"\ndb = [\"o\"]\n");
+    assert_eq!(parse(&hashes).unwrap_err().problems()[0].code, "config.secure_boot.profile");
+}
+
+#[test]
+fn a_loader_is_a_path_on_fat() {
+    let Boot::Disk { loader } = disk_guest("loader = '\\EFI\\debian\\grubx64.efi'", "").unwrap().boot else {
+        panic!()
+    };
+    assert_eq!(loader.as_deref(), Some("\\EFI\\debian\\grubx64.efi"));
+    for wrong in ["", "/EFI/a.efi", "\\", "\\EFI\\é.efi"] {
+        let error = disk_guest(&format!("loader = '{wrong}'"), "").unwrap_err();
+        assert_eq!(error.problems()[0].code, "config.boot.loader.format", "{wrong}");
+    }
+    assert_eq!(broken("cmdline = \"quiet\"", "loader = '\\a'"), one("config.boot.loader.profile", 9, 10));
 }
 
 #[test]

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole file: its top-level keys and the list of its tables.
 
-use std::path::PathBuf;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,13 +8,15 @@ use super::boot::{self, Boot, RawBoot};
 use super::console::{self, Console, RawConsole};
 use super::debug::{self, Debug, RawDebug};
 use super::disk::{self, Disk, MAX_DISKS, RawDisk};
+use super::firmware::{self, FirmwareSource};
 use super::gate::{self, Gate, RawGate};
 use super::isolation::Isolation;
 use super::low_memory::{MAX_LOW_MEMORY, default_low_memory};
-use super::paths::{Paths, text};
+use super::paths::Paths;
 use super::problem::Problem;
 use super::profile::Profile;
 use super::rules::{NAME_FORMAT, Outline, Rules};
+use super::secure_boot::{self, RawSecureBoot, SecureBoot};
 use super::size::{RawSize, show};
 use super::snp::{self, RawSnp, Snp};
 use super::table::Table;
@@ -27,12 +27,22 @@ const MIB: u64 = 1 << 20;
 pub const MAX_VCPUS: u32 = 64;
 /// The least guest memory in bytes, whatever the boot profile; each profile may ask for more.
 pub const MIN_MEMORY: u64 = 64 * MIB;
+/// Guest memory with which the built-in firmware boots any profile, however little of it is below 4 GiB.
+const ENOUGH_MEMORY: u64 = 256 * MIB;
 /// The most guest memory in bytes.
 pub const MAX_MEMORY: u64 = 1 << 40;
 
 /// The tables, in the order of an example.
-pub(super) const TABLES: [Table; 7] =
-    [boot::TABLE, gate::TABLE, disk::TABLE, console::TABLE, snp::TABLE, vtpm::TABLE, debug::TABLE];
+pub(super) const TABLES: [Table; 8] = [
+    boot::TABLE,
+    secure_boot::TABLE,
+    gate::TABLE,
+    disk::TABLE,
+    console::TABLE,
+    snp::TABLE,
+    vtpm::TABLE,
+    debug::TABLE,
+];
 
 /// A virtual machine of cvmm.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -54,13 +64,15 @@ pub(super) struct RawVm {
     /// What protects the guest from the host. There is no default: an unprotected guest must be asked for.
     #[schemars(required)]
     pub(super) isolation: Option<Isolation>,
-    /// Firmware image (OVMF), relative to this file; required but for profile `igvm`, whose file has its
-    /// own. Profiles `uki` and `hashes` need an AmdSev build.
+    /// "builtin", the firmware of this cvmm, or a firmware image (OVMF), relative to this file. Default
+    /// "builtin". Profile `hashes` needs an AmdSev build. Profile `igvm` takes none: its file has its own.
     #[schemars(length(min = 1))]
     pub(super) firmware: Option<String>,
     /// What the firmware boots.
     #[schemars(required)]
     pub(super) boot: Option<RawBoot>,
+    /// Secure Boot keys that are measured into the guest. Default: none, and Secure Boot is off.
+    pub(super) secure_boot: Option<RawSecureBoot>,
     /// Disks, in the order the guest finds them. At most 24.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_DISKS))]
@@ -93,12 +105,14 @@ pub struct Config {
     pub low_memory: u64,
     /// What protects the guest from the host.
     pub isolation: Isolation,
-    /// Firmware image (OVMF); empty with an IGVM file.
-    pub firmware: PathBuf,
+    /// Firmware image; without meaning for an IGVM file, which has its own.
+    pub firmware: FirmwareSource,
     /// What the firmware boots.
     pub boot: Boot,
     /// Whether a measured first stage runs before the firmware.
     pub first_stage: bool,
+    /// Secure Boot keys; Secure Boot is off without them.
+    pub secure_boot: Option<SecureBoot>,
     /// Disks in the order of the file.
     pub disks: Vec<Disk>,
     /// The guest's console.
@@ -134,6 +148,7 @@ impl RawVm {
             isolation,
             firmware,
             boot,
+            secure_boot,
             disk,
             console,
             rng,
@@ -150,16 +165,18 @@ impl RawVm {
             disks: disk.len(),
             gate: gate.is_some(),
         };
-        let (memory, low_memory) = check_memory(memory, low_memory, rules);
+        let firmware = firmware::check(firmware.as_deref(), rules);
+        let (memory, low_memory) = check_memory(memory, low_memory, &firmware, rules);
         let (boot, first_stage) = boot::check(boot, rules);
         Config {
             vcpus: rules.integer("vcpus", vcpus, 1..=MAX_VCPUS).unwrap_or(1),
             memory,
             low_memory,
             isolation,
-            firmware: check_firmware(firmware.as_deref(), rules),
+            firmware,
             boot,
             first_stage,
+            secure_boot: secure_boot.map(|keys| keys.check(rules)),
             disks: disk::check(disk, rules),
             console: console.unwrap_or_default().check(rules),
             rng: rng.unwrap_or(true),
@@ -182,19 +199,13 @@ fn check_name(name: Option<String>, rules: &mut Rules<'_>) -> String {
     }
 }
 
-fn check_firmware(firmware: Option<&str>, rules: &mut Rules<'_>) -> PathBuf {
-    if rules.vm.profile != Some(Profile::Igvm) {
-        return rules.required_path("firmware", firmware);
-    }
-    if firmware.is_some() {
-        let message = "firmware conflicts with profile igvm: the IGVM file has its own";
-        rules.add(Problem::at("firmware", "profile", message).help("remove the key"));
-    }
-    PathBuf::new()
-}
-
 /// `memory` and `low_memory`, in bytes.
-fn check_memory(memory: Option<RawSize>, low: Option<RawSize>, rules: &mut Rules<'_>) -> (u64, u64) {
+fn check_memory(
+    memory: Option<RawSize>,
+    low: Option<RawSize>,
+    firmware: &FirmwareSource,
+    rules: &mut Rules<'_>,
+) -> (u64, u64) {
     let memory = rules.required("memory", memory, "64 MiB to 1 TiB, such as \"512MiB\"");
     let memory = memory.and_then(|size| check_size("memory", &size, MAX_MEMORY, rules));
     let low_given = low.is_some();
@@ -208,7 +219,11 @@ fn check_memory(memory: Option<RawSize>, low: Option<RawSize>, rules: &mut Rules
     let below = low.unwrap_or_else(|| default_low_memory(memory));
     // A low_memory that was refused already says nothing about the profile.
     let usable = low.is_some() || !low_given;
-    if let Some(profile) = rules.vm.profile.filter(|profile| usable && below < profile.min_memory()) {
+    // The built-in firmware gives a kernel what it needs above 4 GiB.
+    let builtin = *firmware == FirmwareSource::Builtin && rules.vm.profile != Some(Profile::Igvm);
+    let enough_above = builtin && memory >= ENOUGH_MEMORY;
+    let too_little = |profile: &Profile| usable && !enough_above && below < profile.min_memory();
+    if let Some(profile) = rules.vm.profile.filter(too_little) {
         let key = if low.is_some() { "low_memory" } else { "memory" };
         let message = format!("{key} is {}, too little to boot with profile {profile}", show(below));
         let allowed = format!("at least {}", show(profile.min_memory()));
@@ -241,6 +256,7 @@ impl From<&Config> for RawVm {
             firmware,
             boot,
             first_stage,
+            secure_boot,
             disks,
             console,
             rng,
@@ -255,8 +271,9 @@ impl From<&Config> for RawVm {
             memory: Some((*memory).into()),
             low_memory: Some((*low_memory).into()),
             isolation: Some(*isolation),
-            firmware: (boot.profile() != Profile::Igvm).then(|| text(firmware)),
+            firmware: (boot.profile() != Profile::Igvm).then(|| firmware::as_text(firmware)),
             boot: Some(RawBoot::new(boot, *first_stage)),
+            secure_boot: secure_boot.as_ref().map(RawSecureBoot::from),
             disk: disks.iter().map(RawDisk::from).collect(),
             console: Some(console.into()),
             rng: Some(*rng),
@@ -271,7 +288,10 @@ impl From<&Config> for RawVm {
 /// Checks every path of the file.
 pub(super) fn check_files(config: &Config) -> Vec<Problem> {
     let mut paths = Paths::default();
-    paths.image("firmware", &config.firmware);
+    firmware::check_files(&config.firmware, &mut paths);
+    if let Some(keys) = &config.secure_boot {
+        secure_boot::check_files(keys, &mut paths);
+    }
     boot::check_files(&config.boot, config.memory, config.low_memory, &mut paths);
     snp::check_files(&config.snp, &mut paths);
     if let Some(gate) = &config.gate {
@@ -285,11 +305,13 @@ pub(super) fn check_files(config: &Config) -> Vec<Problem> {
 /// The top-level keys of an example.
 pub(super) fn example(profile: Profile) -> String {
     let firmware = match profile {
-        Profile::Uki | Profile::Hashes => "OVMF.amdsev.fd",
-        Profile::Disk => "OVMF.fd",
+        Profile::Uki | Profile::Disk => {
+            "# Firmware: that of cvmm, or the file of another OVMF build.\n# firmware = \"builtin\""
+        }
+        Profile::Hashes => "# Firmware (an AmdSev build of OVMF).\nfirmware = \"OVMF.amdsev.fd\"",
         Profile::Igvm => return format!("{HEAD}{RNG}"),
     };
-    format!("{HEAD}\n# Firmware (OVMF).\nfirmware = \"{firmware}\"\n{RNG}")
+    format!("{HEAD}\n{firmware}\n{RNG}")
 }
 
 const HEAD: &str = r#"# A virtual machine for cvmm. Check with: cvmm config check vm.toml

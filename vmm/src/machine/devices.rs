@@ -158,7 +158,7 @@ pub fn build(parts: Parts<'_>) -> Result<Devices, DeviceError> {
     } = parts;
     let host = |what| move |source| DeviceError::Host { what, source };
     // What an IGVM file boots from is not known: its firmware sees everything.
-    let boots_from_disk = matches!(config.boot, Boot::Disk | Boot::Igvm { .. });
+    let boots_from_disk = matches!(config.boot, Boot::Disk { .. } | Boot::Igvm { .. });
     let power: Arc<dyn PowerSink> = Arc::clone(control) as _;
 
     // A stock OVMF places the window itself (`fw_cfg::build`).

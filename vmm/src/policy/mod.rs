@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use cvmm_appraise::{FileError, read_text};
 use cvmm_policy::Policy;
-use cvmm_policy::authoring::GuestDescription;
+use cvmm_policy::authoring::{GuestDescription, Signers};
 use cvmm_snp::policy::GuestPolicy;
 use thiserror::Error;
 
 pub use resolve::ResolveError;
 
 use crate::admission::manifest::knobs;
-use crate::config::{Config, CpuidTolerance, Isolation};
+use crate::config::{Config, CpuidTolerance, Isolation, KeySource};
 
 /// Why a policy cannot be used.
 #[derive(Debug, Error)]
@@ -43,6 +43,10 @@ pub(crate) fn describe(config: &Config) -> GuestDescription<'_> {
         debug_knobs: knobs(&config.debug),
         vlek_only: config.snp.vlek_only,
         cpuid_corrections: config.snp.cpuid_corrections == CpuidTolerance::Caches,
+        secure_boot: config.secure_boot.as_ref().map(|keys| match keys.db.contains(&KeySource::Microsoft) {
+            true => Signers::Microsoft,
+            false => Signers::Own,
+        }),
     }
 }
 

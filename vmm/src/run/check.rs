@@ -19,7 +19,7 @@ use super::RunError;
 use crate::admission::{AdmissionClient, AdmissionError};
 use crate::config::{Boot, Config, Gate, GateEndpoint, Isolation, Problem};
 use crate::exit_code::ExitStatus;
-use crate::inputs::{InputError, Inputs};
+use crate::inputs::{InputError, Inputs, SecureBootError};
 
 /// Something that a run would end with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ fn input_key(config: &Config, error: &InputError) -> &'static str {
     let boot = match config.boot {
         Boot::Uki { .. } => "boot.uki",
         Boot::Hashes { .. } => "boot.kernel",
-        Boot::Disk => "boot.profile",
+        Boot::Disk { .. } => "boot.profile",
         Boot::Igvm { .. } => "boot.igvm",
     };
     match error {
@@ -127,8 +127,17 @@ fn input_key(config: &Config, error: &InputError) -> &'static str {
         InputError::Igvm(_) | InputError::StagedFile(_) => "boot.igvm",
         InputError::Identity(_) | InputError::TwoIdentities(_) => "snp.id_block",
         InputError::VerdictKey(_) => "gate.verdict_key",
+        InputError::Builtin(error) if error.code().starts_with("secure-boot") => "secure_boot",
+        InputError::Builtin(_) => "firmware",
+        InputError::SecureBoot(error) => match error {
+            SecureBootError::File { key: "pk", .. } => "secure_boot.pk",
+            SecureBootError::File { key: "kek", .. } => "secure_boot.kek",
+            SecureBootError::File { key: "db", .. } => "secure_boot.db",
+            SecureBootError::File { .. } => "secure_boot.dbx",
+            SecureBootError::Keys(_) => "secure_boot",
+        },
         // Firmware, profile and memory do not fit together: the profile is what was chosen.
-        InputError::Plan(PlanError::Snp(_)) => "firmware",
+        InputError::Plan(PlanError::Snp(_) | PlanError::FirmwareData { .. }) => "firmware",
         InputError::Plan(_) => "boot.profile",
     }
 }
