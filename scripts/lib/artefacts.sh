@@ -3,7 +3,7 @@
 # What `scripts/fetch` can fetch: for each name the suites in order of preference, the
 # package patterns, and how the unpacked tree is put into the shape its users expect.
 
-ARTEFACTS="kernel kernel-guest kernel-guest-6.1 kernel-guest-7 kernel-source ovmf-amdsev ovmf ovmf-12 busybox sd-stub qemu-peer guest-tools tpm-tools libtpms ukify acpi-tools"
+ARTEFACTS="kernel kernel-guest kernel-guest-6.1 kernel-guest-7 kernel-source ovmf-amdsev ovmf ovmf-12 busybox sd-stub qemu-peer guest-tools tpm-tools libtpms ukify acpi-tools secure-boot-certificates signed-loaders"
 
 # artefact_source NAME: sets SUITES, CLOSURE and PATTERNS.
 # shellcheck disable=SC2034 # results, read by the caller
@@ -43,6 +43,10 @@ artefact_source() {
             libseccomp2) ;;
     ukify) # what docs/guide/images.md makes a UKI with; in Python
         SUITES="trixie sid"; PATTERNS=(systemd-ukify python3-pefile) ;;
+    secure-boot-certificates) # Microsoft's and those of distributions, as others' programs enrol them
+        SUITES="trixie sid"; PATTERNS=(python3-virt-firmware) ;;
+    signed-loaders) # shim, which Microsoft has signed, and the GRUB that it starts
+        SUITES="trixie"; PATTERNS=(shim-signed grub-efi-amd64-signed) ;;
     libtpms) # a later one than the machine has, to build and test against
         SUITES="sid"; PATTERNS=(libtpms-dev) ;;
     acpi-tools) # checkers of ACPI tables; no stable release has fwts
@@ -86,6 +90,12 @@ artefact_finish() {
             '"$(dirname "$0")"' '"$(dirname "$0")"' >"$tree/ukify"
         chmod 755 "$tree/ukify" ;;
     acpi-tools) finish_acpi_tools "$tree" ;;
+    secure-boot-certificates)
+        find "$tree/usr/lib" -path '*/virt/firmware/certs/*.pem' -exec mv -t "$tree" {} +
+        [ -f "$tree/MicrosoftUEFICA2023.pem" ] || die "the package has no certificates" ;;
+    signed-loaders)
+        finish_file "$tree" shimx64.efi.signed
+        finish_file "$tree" grubx64.efi.signed ;;
     *) die "no finishing step for '$name'" ;;
     esac
 }

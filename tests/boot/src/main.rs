@@ -63,6 +63,12 @@ struct Options {
     /// OVMF.amdsev.fd.
     #[arg(long, default_value = "-")]
     firmware: PathBuf,
+    /// OVMF.cvmm.fd; the variable CVMM_FIRMWARE names it too.
+    #[arg(long, default_value = "-")]
+    own_firmware: PathBuf,
+    /// Disks and keys for Secure Boot.
+    #[arg(long, default_value = "-")]
+    secure_boot: PathBuf,
     /// OVMF without SEV parts, for the disk profile.
     #[arg(long, default_value = "-")]
     stock_firmware: PathBuf,

@@ -107,6 +107,7 @@ pub fn all() -> Vec<Case> {
         snp::memory::CASES,
         snp::boot::CASES,
         snp::igvm::CASES,
+        snp::own::CASES,
         snp::doctor::CASES,
         snp::gate::CASES,
         snp::stage::CASES,

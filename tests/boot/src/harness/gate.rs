@@ -102,14 +102,15 @@ impl Gate {
     /// Gives it the files of `spec` and a policy that admits that guest; with keys more in the policy's top,
     /// `[guest]` and `[platform]`.
     pub fn admit(&mut self, ctx: &Ctx, spec: &Spec, top: &str, guest: &str, platform: &str) -> Result<()> {
-        self.import(&spec.firmware)?;
+        let builtin = spec.firmware.as_os_str() == "builtin";
+        self.import(if builtin { &ctx.own_firmware } else { &spec.firmware })?;
         let profile = match &spec.boot {
             Boot::Uki(uki) => {
                 self.import(uki)?;
                 "uki"
             }
             Boot::Hashes { .. } => "hashes",
-            Boot::Disk => "disk",
+            Boot::Disk | Boot::Loader(_) => "disk",
             Boot::Igvm(_) => bail!("a gate does not measure IGVM files"),
         };
         let digest = measure(ctx, spec, &[])?;

@@ -81,6 +81,10 @@ pub struct Ctx {
     pub qemu: PathBuf,
     /// OVMF.amdsev.fd.
     pub firmware: PathBuf,
+    /// OVMF.cvmm.fd.
+    pub own_firmware: PathBuf,
+    /// Disks and keys for Secure Boot, as `tests/boot/run` makes them.
+    pub secure_boot: PathBuf,
     /// OVMF.fd.
     pub stock_firmware: PathBuf,
     /// OVMF.fd of edk2 2022.11.
@@ -107,6 +111,8 @@ impl Ctx {
             kernels: options.kernels.clone(),
             qemu: options.qemu.clone(),
             firmware: options.firmware.clone(),
+            own_firmware: options.own_firmware.clone(),
+            secure_boot: options.secure_boot.clone(),
             stock_firmware: options.stock_firmware.clone(),
             old_stock_firmware: options.old_stock_firmware.clone(),
             keys: options.keys.clone(),

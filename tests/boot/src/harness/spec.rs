@@ -28,6 +28,8 @@ pub enum Boot {
     Disk,
     /// An IGVM file.
     Igvm(PathBuf),
+    /// The program of this path on a disk.
+    Loader(&'static str),
 }
 
 /// A disk.
@@ -74,7 +76,7 @@ pub struct Spec {
     pub memory: &'static str,
     /// `low_memory`; the default if none.
     pub low_memory: Option<&'static str>,
-    /// Firmware image.
+    /// Firmware image, or `builtin`.
     pub firmware: PathBuf,
     /// What boots.
     pub boot: Boot,
@@ -102,6 +104,8 @@ pub struct Spec {
     pub first_stage: bool,
     /// The keys of `[vtpm]`.
     pub vtpm: Option<String>,
+    /// The keys of `[secure_boot]`.
+    pub secure_boot: Option<String>,
     /// What the host does to the guest, as in the variable `CVMM_HOSTILE` of `cvmm-hostile`
     /// (`tests/hostile`); none for `cvmm`.
     pub hostile: Option<String>,
@@ -128,6 +132,7 @@ impl Spec {
             gate: None,
             first_stage: false,
             vtpm: None,
+            secure_boot: None,
             hostile: None,
         }
     }
@@ -217,6 +222,7 @@ impl Spec {
             ),
             Boot::Disk => writeln!(text, "profile = \"disk\""),
             Boot::Igvm(file) => writeln!(text, "profile = \"igvm\"\nigvm = {}", path(file)),
+            Boot::Loader(loader) => writeln!(text, "profile = \"disk\"\nloader = {}", quoted(loader)),
         };
         // Its default depends on whether there is a gate.
         if self.isolation == "snp" {
@@ -252,6 +258,9 @@ impl Spec {
         }
         if let Some(vtpm) = &self.vtpm {
             let _ = write!(text, "\n[vtpm]\n{vtpm}");
+        }
+        if let Some(keys) = &self.secure_boot {
+            let _ = write!(text, "\n[secure_boot]\n{keys}");
         }
         let _ = writeln!(text, "\n[debug]\nuser_space_marker = {}", quoted(USER_SPACE));
         for (key, value) in &self.debug {

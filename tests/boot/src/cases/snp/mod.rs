@@ -9,6 +9,7 @@ pub mod gate_skipped;
 pub mod hostile;
 pub mod igvm;
 pub mod memory;
+pub mod own;
 pub mod refuse;
 pub mod secrets;
 pub mod stage;
