@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "maps memory and asks the kernel which of its pages are resident")]
 
 use std::fs;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,14 @@ struct Pages(Arc<SharedView>);
 impl SharedPages for Pages {
     fn is_shared(&self, gpa: u64, len: u64) -> bool {
         self.0.is_shared(gpa, len)
+    }
+
+    fn shared_run(&self, gpa: u64) -> Option<Range<u64>> {
+        self.0.shared_run(gpa)
+    }
+
+    fn withdrawals(&self) -> u64 {
+        self.0.withdrawals()
     }
 
     fn settle(&self, gpa: u64, len: u64) {

@@ -25,7 +25,8 @@ pub const SECTOR: u64 = 512;
 /// Assumed for O_DIRECT where the kernel does not tell (before 6.1).
 const DIRECT_ALIGN: u64 = 4096;
 
-/// How long a lock is waited for. A lock outlives its VM by a moment: until a killed process is cleaned up,
+/// How long a lock is waited for. A lock outlives its VM by a moment: until a killed process and its io_uring
+/// are cleaned up,
 /// or a child that was being started has closed its copies.
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// How often it is tried.
@@ -168,6 +169,19 @@ struct Geometry {
     memory_align: u64,
 }
 
+/// Opens `path`; waits a little for an exclusive claim to go, as for a lock.
+fn open_patiently(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    let start = Instant::now();
+    loop {
+        match options.open(path) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && start.elapsed() <= LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            result => return result,
+        }
+    }
+}
+
 impl<'a> DiskFile<'a> {
     /// `exclusive` asks the kernel to refuse a block device that is mounted or that another VM writes.
     fn new(path: &'a Path, read_only: bool, cache: CacheMode, exclusive: bool) -> Result<Self, DiskError> {
@@ -190,16 +204,15 @@ impl<'a> DiskFile<'a> {
         if is_device && !read_only && exclusive {
             flags |= libc::O_EXCL;
         }
-        let file = OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path).map_err(
-            |source| match source.raw_os_error() {
+        let file = open_patiently(OpenOptions::new().read(true).write(!read_only).custom_flags(flags), path)
+            .map_err(|source| match source.raw_os_error() {
                 Some(libc::EINVAL) if cache == CacheMode::Direct => DiskError::NoDirect(at()),
                 Some(libc::EBUSY) => DiskError::InUse(at()),
                 Some(libc::EACCES | libc::EPERM | libc::EROFS) if !read_only && File::open(path).is_ok() => {
                     DiskError::NotWritable { path: at(), source }
                 }
                 _ => DiskError::Io { path: at(), what: "open it", source },
-            },
-        )?;
+            })?;
         let opened = Self { path, file, is_device };
         // The path may have been given another file since.
         let metadata = opened.file.metadata().map_err(opened.failed("look at it"))?;

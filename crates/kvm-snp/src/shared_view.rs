@@ -14,7 +14,8 @@
 #![expect(unsafe_code, reason = "gives memory back to the host")]
 
 use std::io;
-use std::sync::atomic::{Ordering, fence};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::convert::{PageState, Request};
@@ -75,6 +76,7 @@ pub struct SharedView {
     mappings: Vec<Mapping>,
     /// Changed under the lock of the counters, read without it.
     states: PageStates,
+    withdrawals: AtomicU64,
     counters: Mutex<Counters>,
 }
 
@@ -89,7 +91,8 @@ impl SharedView {
     /// nothing this process needs: the guest may have any page of it emptied at any time.
     pub unsafe fn new(mappings: Vec<Mapping>) -> Result<Self, RunError> {
         let runs: Vec<_> = mappings.iter().map(|mapping| (mapping.gpa, mapping.len)).collect();
-        Ok(Self { states: PageStates::new(&runs)?, mappings, counters: Mutex::new(Counters::default()) })
+        let states = PageStates::new(&runs)?;
+        Ok(Self { states, mappings, withdrawals: AtomicU64::new(0), counters: Mutex::new(Counters::default()) })
     }
 
     /// Whether all of these bytes are shared memory now. Never true for addresses that are not memory, nor
@@ -101,6 +104,17 @@ impl SharedView {
     /// The same for private.
     pub fn is_private(&self, gpa: u64, len: u64) -> bool {
         self.states.is(gpa, len, PageState::Private)
+    }
+
+    /// Shared pages around `gpa`, which is in one of them, all in one mapping, up to
+    /// [`crate::states::MAX_RUN`] in each direction.
+    pub fn shared_run(&self, gpa: u64) -> Option<Range<u64>> {
+        self.states.shared_run(gpa)
+    }
+
+    /// How often pages have become private. Raised between the mark and the drop.
+    pub fn withdrawals(&self) -> u64 {
+        self.withdrawals.load(Ordering::SeqCst)
     }
 
     /// What was done so far. While it is held, nothing is converted.
@@ -139,6 +153,7 @@ impl SharedView {
             let pages = self.states.mark(change, request.to);
             match request.to {
                 PageState::Private => {
+                    self.withdrawals.fetch_add(1, Ordering::SeqCst);
                     self.drop_pages(change);
                     counters.to_private += pages;
                 }

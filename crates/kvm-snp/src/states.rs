@@ -4,6 +4,7 @@
 //! One bit per page of each run of memory. Pages are changed under a lock; reading needs none, because
 //! devices ask at every access.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
@@ -11,6 +12,10 @@ use thiserror::Error;
 use crate::convert::{PAGE, PageState, Request};
 
 const WORD_BITS: u64 = 64;
+
+/// How far [`PageStates::shared_run`] looks in each direction: as many bytes as Linux shares for its bounce
+/// buffer at least, and few enough words that a guest which converts pages all the time gains nothing.
+pub const MAX_RUN: u64 = 64 << 20;
 
 /// A run of memory that a machine cannot have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -58,6 +63,12 @@ impl Run {
     fn end(&self) -> u64 {
         // Checked when the run was added.
         self.gpa + self.len
+    }
+
+    /// Word `index` of the bits; past their end everything is private.
+    fn private_bits(&self, index: u64) -> u64 {
+        let word = usize::try_from(index).ok().and_then(|index| self.private.get(index));
+        word.map_or(u64::MAX, |word| word.load(Ordering::Acquire))
     }
 
     /// The words that the pages from `first` up to `end` lie in, with the bits that are theirs.
@@ -149,6 +160,39 @@ impl PageStates {
         found
     }
 
+    /// The longest range of shared pages around `gpa` in its run, at most [`MAX_RUN`] in each direction;
+    /// `None` if `gpa` is not shared memory. Whole pages, so it may start before `gpa`.
+    pub fn shared_run(&self, gpa: u64) -> Option<Range<u64>> {
+        let run = self.runs.iter().find(|run| gpa >= run.gpa && gpa < run.end())?;
+        let page = (gpa - run.gpa) / PAGE;
+        if run.private_bits(page / WORD_BITS) >> (page % WORD_BITS) & 1 != 0 {
+            return None;
+        }
+        let limit = MAX_RUN / PAGE;
+        let (low, high) = (page.saturating_sub(limit), (page + limit).min(run.len / PAGE));
+        let (mut first, mut end) = (page, page + 1);
+        // By words: the bits below `first`, then those from `end` on.
+        while first > low {
+            let bits = run.private_bits((first - 1) / WORD_BITS);
+            let used = (first - 1) % WORD_BITS + 1;
+            let shared = u64::from((bits << (WORD_BITS - used)).leading_zeros()).min(used);
+            first -= shared;
+            if shared < used {
+                break;
+            }
+        }
+        while end < high {
+            let bits = run.private_bits(end / WORD_BITS);
+            let used = WORD_BITS - end % WORD_BITS;
+            let shared = u64::from((bits >> (end % WORD_BITS)).trailing_zeros()).min(used);
+            end += shared;
+            if shared < used {
+                break;
+            }
+        }
+        Some(run.gpa + first.max(low) * PAGE..run.gpa + end.min(high) * PAGE)
+    }
+
     /// Whether these bytes are memory, all in one run, and all of this state.
     pub fn is(&self, gpa: u64, len: u64, state: PageState) -> bool {
         let Some(end) = gpa.checked_add(len) else { return false };
@@ -233,6 +277,19 @@ mod tests {
         assert!(!states.is(BASE + 62 * PAGE, 2 * PAGE, PageState::Shared));
     }
 
+    #[test]
+    fn a_run_ends_at_the_limit() {
+        let pages = 4 * MAX_RUN / PAGE;
+        let states = PageStates::new(&[(0, pages * PAGE)]).unwrap();
+        assert_eq!(states.shared_run(0), None);
+        states.mark(states.plan(request(0, pages, PageState::Shared), false).unwrap()[0], PageState::Shared);
+        let middle = 2 * MAX_RUN;
+        assert_eq!(states.shared_run(middle + 5), Some(middle - MAX_RUN..middle + MAX_RUN));
+        assert_eq!(states.shared_run(3), Some(0..MAX_RUN));
+        assert_eq!(states.shared_run(4 * MAX_RUN - 1), Some(3 * MAX_RUN - PAGE..4 * MAX_RUN));
+        assert_eq!(states.shared_run(4 * MAX_RUN), None);
+    }
+
     proptest! {
         /// Against a map from page to state.
         #[test]
@@ -263,8 +320,16 @@ mod tests {
                 runs.iter().flat_map(|run| (0..run.len / PAGE).map(|page| run.gpa + page * PAGE)).collect();
             let private = model.iter().filter(|(_, state)| **state == PageState::Private).map(|(gpa, _)| *gpa);
             prop_assert_eq!(listed, private.collect::<Vec<_>>());
-            for (gpa, state) in model {
-                prop_assert!(states.is(gpa, PAGE, state));
+            for (gpa, state) in &model {
+                prop_assert!(states.is(*gpa, PAGE, *state));
+                let run = states.shared_run(gpa + 1);
+                prop_assert_eq!(run.is_some(), *state == PageState::Shared);
+                let Some(run) = run else { continue };
+                prop_assert!(run.contains(gpa) && states.is(run.start, run.end - run.start, PageState::Shared));
+                let shared = |gpa| states.is(gpa, PAGE, PageState::Shared);
+                let edges = [BASE, BASE + 200 * PAGE, HIGH];
+                prop_assert!(edges.contains(&run.start) || !shared(run.start - PAGE), "longer below");
+                prop_assert!(edges.contains(&run.end) || !shared(run.end), "longer above");
             }
         }
     }

@@ -15,6 +15,7 @@
 )]
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use cvmm_devices::memory::{DeviceMemory, SharedPages};
@@ -78,6 +79,14 @@ struct PageStates(Arc<PrivateMemory>);
 impl SharedPages for PageStates {
     fn is_shared(&self, gpa: u64, len: u64) -> bool {
         self.0.view().is_shared(gpa, len)
+    }
+
+    fn shared_run(&self, gpa: u64) -> Option<Range<u64>> {
+        self.0.view().shared_run(gpa)
+    }
+
+    fn withdrawals(&self) -> u64 {
+        self.0.view().withdrawals()
     }
 
     fn settle(&self, gpa: u64, len: u64) {

@@ -81,7 +81,7 @@ fuzz_target!(|data: &[u8]| {
                 let index = usize::from(op) % taken.len().max(1);
                 if index < taken.len() {
                     let head = taken.swap_remove(index);
-                    let done = queue.complete(head, input.u32()).and_then(|()| queue.notify());
+                    let done = queue.complete(head, input.u32()).and_then(|()| queue.publish());
                     if let Err(error) = done {
                         queue.fail(&error);
                         failed = true;

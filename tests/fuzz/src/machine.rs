@@ -123,9 +123,8 @@ impl Running {
         let mut chain = Chain::default();
         for queue in &mut state.queues {
             queue.serve(&mut chain, |memory, chain| {
-                use vm_memory::Bytes;
                 for segment in &chain.writable {
-                    memory.write_obj(0x5a_u8, segment.addr)?;
+                    memory.write_byte(segment.addr, 0x5a)?;
                 }
                 Ok(Some(chain.writable.len() as u32))
             });

@@ -10,6 +10,7 @@ pub mod console;
 mod metrics;
 pub mod pci;
 pub mod queue;
+mod rings;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -1,36 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A virtqueue as a device works it: strict about what the driver wrote, bounded in what it costs.
 //!
-//! `virtio_queue::Queue` does the ring arithmetic. This layer adds what virtio 1.2, 2.7 leaves to the device
-//! and what a hostile driver would otherwise get away with. A chain is copied out of guest memory once, as a
+//! The rings are read and written by host address (`rings`); this is what virtio 1.2, 2.7 says about their
+//! content, and what a hostile driver would otherwise get away with. A chain is copied out of guest memory once, as a
 //! [`Chain`] of readable and writable [`Segment`]s, and everything later works on the copy. Loops, dangling
 //! `next` indexes, nested or misshapen indirect tables, chains longer than the queue, readable buffers behind
 //! writable ones, available indexes that run ahead by more than the queue size and more chains in flight than
-//! the queue has descriptors all *break* the queue: it serves nothing more until the driver resets the device
-//! (DEVICE_NEEDS_RESET, 2.1.2), and one rate-limited line is logged. Buffer addresses are not checked here:
-//! an address outside RAM is an I/O error to some devices and a broken queue to others.
+//! the queue has descriptors, and rings in private pages, all *break* the queue: it serves nothing more until
+//! the driver resets the device (DEVICE_NEEDS_RESET, 2.1.2), and one rate-limited line is logged. Buffer
+//! addresses are not checked here: an address outside RAM is an I/O error to some devices and a broken queue
+//! to others.
+//!
+//! What a device completes becomes visible with [`VirtQueue::publish`], all at once: a packet that takes
+//! several buffers must not be seen in part.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use thiserror::Error;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+use virtio_queue::QueueT;
+use vm_memory::{GuestAddress, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::worker::drain_event;
+use super::rings::{Descriptor, IndirectTable, Rings};
 use super::{ActiveQueue, QueueMetrics, VirtioInterrupt};
-use crate::memory::DeviceMemory;
-
-/// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
-const AVAIL_NO_INTERRUPT: u16 = 1;
+use crate::memory::{DeviceMemory, Reach};
 
 /// What a driver did to break its queue. All of it is against virtio 1.2, 2.7.
 #[derive(Debug, Error)]
 pub enum QueueError {
-    /// The queue was never made ready or its available index jumped.
-    #[error("the available ring cannot be read or its index runs ahead by more than the queue size")]
-    AvailRing,
+    /// The rings are not shared memory, not in one piece each, or misaligned.
+    #[error("the rings are not in memory that the device may access")]
+    Rings,
+    /// The available index jumped.
+    #[error("the index of the available ring runs ahead by {0}, which is more than the queue size")]
+    AvailIndex(u16),
     /// More chains are in flight than there are descriptors.
     #[error("more than {0} descriptor chains are in flight at once")]
     TooManyInFlight(u16),
@@ -56,12 +59,9 @@ pub enum QueueError {
         /// What is wrong.
         what: &'static str,
     },
-    /// The used ring could not be written, or a buffer lies outside the memory a device may see.
+    /// A buffer lies outside the memory a device may see.
     #[error("guest memory access failed: {0}")]
     Memory(#[from] GuestMemoryError),
-    /// The ring library refused; only for reasons in the list above.
-    #[error("ring access failed: {0}")]
-    Ring(#[from] virtio_queue::Error),
     /// The host cannot go on; not the driver's fault, but the remedy is the same.
     #[error("the host failed the queue: {0}")]
     Host(#[from] std::io::Error),
@@ -86,6 +86,46 @@ pub struct Chain {
     pub readable: Vec<Segment>,
     /// Buffers the device writes, in order.
     pub writable: Vec<Segment>,
+    /// Descriptors that it consists of, those of empty buffers too.
+    descriptors: u16,
+    /// Bytes of all buffers; cannot overflow because there are at most 65535.
+    bytes: u64,
+}
+
+impl Chain {
+    fn start(&mut self, head: u16) {
+        self.head = head;
+        self.descriptors = 0;
+        self.bytes = 0;
+        self.readable.clear();
+        self.writable.clear();
+    }
+
+    /// Adds the buffer of a descriptor.
+    fn push(&mut self, descriptor: &Descriptor, limit: u16) -> Result<(), QueueError> {
+        if self.descriptors == limit {
+            return Err(QueueError::ChainTooLong { head: self.head, limit });
+        }
+        self.descriptors += 1;
+        let segment = Segment { addr: GuestAddress(descriptor.addr), len: descriptor.len };
+        let part = if descriptor.is_writable() {
+            &mut self.writable
+        } else if self.writable.is_empty() {
+            &mut self.readable
+        } else {
+            return Err(QueueError::Order(self.head));
+        };
+        if segment.len != 0 {
+            self.bytes += u64::from(segment.len);
+            part.push(segment);
+        }
+        Ok(())
+    }
+
+    /// At its end: a used length must be able to tell how many bytes it has (2.7.8).
+    fn check_len(&self) -> Result<(), QueueError> {
+        if self.bytes > u32::MAX.into() { Err(QueueError::BrokenChain(self.head)) } else { Ok(()) }
+    }
 }
 
 /// Sum of the lengths; cannot overflow because a chain has at most 65535 segments.
@@ -96,8 +136,17 @@ pub fn total_len(segments: &[Segment]) -> u64 {
 /// A queue between DRIVER_OK and reset.
 pub struct VirtQueue {
     index: u16,
-    queue: Queue,
-    memory: DeviceMemory,
+    size: u16,
+    event_idx: bool,
+    /// Nothing if they cannot be reached: the queue breaks when it is used.
+    rings: Option<Rings>,
+    /// Position in the available ring.
+    next_avail: u16,
+    /// Position in the used ring.
+    next_used: u16,
+    /// Up to where the driver sees the used ring.
+    published: u16,
+    reach: Reach,
     kick: Arc<EventFd>,
     interrupt: Arc<dyn VirtioInterrupt>,
     in_flight: u16,
@@ -109,7 +158,9 @@ impl std::fmt::Debug for VirtQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VirtQueue")
             .field("index", &self.index)
-            .field("queue", &self.queue)
+            .field("rings", &self.rings)
+            .field("next_avail", &self.next_avail)
+            .field("next_used", &self.next_used)
             .field("in_flight", &self.in_flight)
             .field("broken", &self.broken)
             .finish_non_exhaustive()
@@ -120,7 +171,21 @@ impl VirtQueue {
     /// Takes over an activated queue.
     pub fn new(active: ActiveQueue, memory: DeviceMemory, interrupt: Arc<dyn VirtioInterrupt>) -> Self {
         let ActiveQueue { index, queue, kick, metrics } = active;
-        Self { index, queue, memory, kick, interrupt, in_flight: 0, broken: false, metrics }
+        Self {
+            index,
+            size: queue.size(),
+            event_idx: queue.event_idx_enabled(),
+            rings: Rings::find(&queue, &memory),
+            next_avail: queue.next_avail(),
+            next_used: queue.next_used(),
+            published: queue.next_used(),
+            reach: Reach::new(memory),
+            kick,
+            interrupt,
+            in_flight: 0,
+            broken: false,
+            metrics,
+        }
     }
 
     /// Index of the queue in its device.
@@ -130,10 +195,10 @@ impl VirtQueue {
 
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
-        self.queue.size()
+        self.size
     }
 
-    /// Doorbell.
+    /// Doorbell. A worker waits for its edges: it is not read.
     pub fn kick(&self) -> &EventFd {
         &self.kick
     }
@@ -141,12 +206,11 @@ impl VirtQueue {
     /// Takes note of the doorbell, which has woken the worker.
     pub(crate) fn take_kick(&self) {
         self.metrics.kicks.add_unshared(1);
-        drain_event(&self.kick);
     }
 
     /// The memory its buffers are in.
-    pub fn memory(&self) -> &DeviceMemory {
-        &self.memory
+    pub fn memory(&mut self) -> &mut Reach {
+        &mut self.reach
     }
 
     /// True once [`VirtQueue::fail`] was called.
@@ -154,69 +218,66 @@ impl VirtQueue {
         self.broken
     }
 
+    fn rings(&self) -> Result<&Rings, QueueError> {
+        self.rings.as_ref().ok_or(QueueError::Rings)
+    }
+
+    /// Looks whether the rings may be used, before and after a turn.
+    fn check_rings(&mut self) -> Result<(), QueueError> {
+        match self.rings.as_mut().map(Rings::check) {
+            Some(true) => Ok(()),
+            Some(false) | None => Err(QueueError::Rings),
+        }
+    }
+
     /// Takes the next chain into `chain`; `false` means that there is none. After an error call
     /// [`VirtQueue::fail`].
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
-        let size = self.queue.size();
-        let avail = self.queue.avail_idx(&self.memory, Ordering::Acquire)?.0;
-        if avail == self.queue.next_avail() {
+        let Some(rings) = &self.rings else { return Err(QueueError::Rings) };
+        let ahead = rings.avail_idx().wrapping_sub(self.next_avail);
+        if ahead == 0 {
             return Ok(false);
         }
-        if self.in_flight >= size {
-            return Err(QueueError::TooManyInFlight(size));
+        if ahead > self.size {
+            return Err(QueueError::AvailIndex(ahead));
         }
-        let mut available = self.queue.iter(&self.memory).map_err(|_| QueueError::AvailRing)?;
-        // The index says there is a chain, so nothing here means that the ring could not be read.
-        let mut descriptors = available.next().ok_or(QueueError::AvailRing)?;
-        let head = descriptors.head_index();
-        chain.head = head;
-        chain.readable.clear();
-        chain.writable.clear();
-        let mut complete = false;
-        for (count, descriptor) in (0_u16..).zip(descriptors.by_ref()) {
-            // The iterator stops silently at anything malformed; the last descriptor it gave still says that
-            // there is a next one then.
-            complete = !descriptor.has_next();
-            if count == size {
-                return Err(QueueError::ChainTooLong { head, limit: size });
-            }
-            if !descriptor.is_write_only() && !chain.writable.is_empty() {
-                return Err(QueueError::Order(head));
-            }
-            if descriptor.len() == 0 {
-                continue;
-            }
-            let segment = Segment { addr: descriptor.addr(), len: descriptor.len() };
-            if descriptor.is_write_only() {
-                chain.writable.push(segment);
-            } else {
-                chain.readable.push(segment);
-            }
+        if self.in_flight >= self.size {
+            return Err(QueueError::TooManyInFlight(self.size));
         }
-        if !complete {
-            return Err(QueueError::BrokenChain(head));
-        }
+        chain.start(rings.avail_head(self.next_avail));
+        copy_chain(rings, &mut self.reach, chain)?;
+        self.next_avail = self.next_avail.wrapping_add(1);
         self.in_flight += 1;
         self.metrics.requests.add_unshared(1);
         Ok(true)
     }
 
-    /// Gives a chain back; `written` is the number of bytes written from the start of its writable part.
-    pub fn complete(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+    /// Leaves the chain that was popped last for later.
+    pub(crate) fn put_back(&mut self) {
+        self.next_avail = self.next_avail.wrapping_sub(1);
         self.in_flight = self.in_flight.saturating_sub(1);
-        Ok(self.queue.add_used(&self.memory, head, written)?)
     }
 
-    /// Interrupts the driver if it wants to hear of what was completed since the last call.
-    pub fn notify(&mut self) -> Result<(), QueueError> {
-        let wanted = if self.queue.event_idx_enabled() {
-            self.queue.needs_notification(&self.memory)?
-        } else {
-            // Pairs with the driver's barrier between clearing the flag and looking at the used index.
-            std::sync::atomic::fence(Ordering::SeqCst);
-            let flags: u16 = self.memory.load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)?;
-            u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0
-        };
+    /// Gives a chain back; `written` is the number of bytes written from the start of its writable part. The
+    /// driver sees it after [`VirtQueue::publish`].
+    pub fn complete(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        self.rings()?.set_used(self.next_used, head, written);
+        self.next_used = self.next_used.wrapping_add(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        Ok(())
+    }
+
+    /// Shows the driver all that was completed, and interrupts it if it wants that.
+    pub fn publish(&mut self) -> Result<(), QueueError> {
+        let (from, to) = (self.published, self.next_used);
+        if from == to {
+            return Ok(());
+        }
+        let rings = self.rings()?;
+        rings.publish(to);
+        let wanted = rings.wants_interrupt(from, to, self.event_idx);
+        self.published = to;
+        self.check_rings()?;
         if wanted {
             self.metrics.interrupts.add_unshared(1);
             self.interrupt.signal_queue(self.index);
@@ -224,14 +285,18 @@ impl VirtQueue {
         Ok(())
     }
 
-    /// Asks the driver not to ring the doorbell while the queue is being worked.
+    /// Begins a turn: asks the driver not to ring the doorbell while the queue is being worked.
     pub(crate) fn suppress_kicks(&mut self) -> Result<(), QueueError> {
-        Ok(self.queue.disable_notification(&self.memory)?)
+        self.check_rings()?;
+        self.rings()?.suppress(self.event_idx);
+        Ok(())
     }
 
     /// Asks for the doorbell again; `true` means that chains have arrived that will not be announced.
     pub(crate) fn arm_kicks(&mut self) -> Result<bool, QueueError> {
-        Ok(self.queue.enable_notification(&self.memory)?)
+        let more = self.rings()?.arm(self.next_avail, self.event_idx);
+        self.check_rings()?;
+        Ok(more)
     }
 
     /// Breaks the queue: it serves nothing more until reset, the driver is told, and the reason is logged.
@@ -251,7 +316,7 @@ impl VirtQueue {
     /// stops adding chains cannot keep the worker from its other events. Never fails: errors break the queue.
     pub fn serve<F>(&mut self, chain: &mut Chain, serve: F)
     where
-        F: FnMut(&DeviceMemory, &Chain) -> Result<Option<u32>, QueueError>,
+        F: FnMut(&mut Reach, &Chain) -> Result<Option<u32>, QueueError>,
     {
         if self.broken {
             return;
@@ -263,7 +328,7 @@ impl VirtQueue {
 
     fn try_serve<F>(&mut self, chain: &mut Chain, mut serve: F) -> Result<(), QueueError>
     where
-        F: FnMut(&DeviceMemory, &Chain) -> Result<Option<u32>, QueueError>,
+        F: FnMut(&mut Reach, &Chain) -> Result<Option<u32>, QueueError>,
     {
         self.suppress_kicks()?;
         let mut left_one = false;
@@ -271,17 +336,16 @@ impl VirtQueue {
             if !self.pop(chain)? {
                 break;
             }
-            match serve(&self.memory, chain)? {
+            match serve(&mut self.reach, chain)? {
                 Some(written) => self.complete(chain.head, written)?,
                 None => {
-                    self.in_flight = self.in_flight.saturating_sub(1);
-                    self.queue.go_to_previous_position();
+                    self.put_back();
                     left_one = true;
                     break;
                 }
             }
         }
-        self.notify()?;
+        self.publish()?;
         if self.arm_kicks()? && !left_one {
             self.rekick()?;
         }
@@ -294,24 +358,86 @@ impl VirtQueue {
     }
 }
 
+/// Copies the descriptors of a chain whose head is in `chain` (2.7.5).
+fn copy_chain(rings: &Rings, reach: &mut Reach, chain: &mut Chain) -> Result<(), QueueError> {
+    let (head, limit) = (chain.head, rings.size());
+    let broken = || QueueError::BrokenChain(head);
+    let mut index = head;
+    for _ in 0..limit {
+        if index >= limit {
+            return Err(broken());
+        }
+        let descriptor = rings.descriptor(index);
+        if descriptor.is_indirect() {
+            if descriptor.has_next() {
+                return Err(broken());
+            }
+            let table = IndirectTable::find(&descriptor, reach).ok_or_else(broken)?;
+            let copied = copy_table(&table, reach, chain, limit);
+            table.end(reach);
+            return copied;
+        }
+        chain.push(&descriptor, limit)?;
+        if !descriptor.has_next() {
+            return chain.check_len();
+        }
+        index = descriptor.next;
+    }
+    Err(broken())
+}
+
+/// The rest of a chain, in an indirect table.
+fn copy_table(
+    table: &IndirectTable,
+    reach: &mut Reach,
+    chain: &mut Chain,
+    limit: u16,
+) -> Result<(), QueueError> {
+    let mut index = 0;
+    for _ in 0..table.entries() {
+        let descriptor = table.descriptor(index, reach).filter(|descriptor| !descriptor.is_indirect());
+        let Some(descriptor) = descriptor else { break };
+        chain.push(&descriptor, limit)?;
+        if !descriptor.has_next() {
+            return chain.check_len();
+        }
+        index = descriptor.next;
+    }
+    Err(QueueError::BrokenChain(chain.head))
+}
+
 /// Copies `data` to the start of `segments`; returns the number of bytes that fitted.
-pub fn write_segments(memory: &DeviceMemory, segments: &[Segment], data: &[u8]) -> Result<u32, QueueError> {
+pub fn write_segments(memory: &mut Reach, segments: &[Segment], data: &[u8]) -> Result<u32, QueueError> {
     let mut rest = data;
     for segment in segments {
         let (now, later) = rest.split_at(rest.len().min(segment.len as usize));
-        memory.write_slice(now, segment.addr)?;
+        memory.write(segment.addr, now)?;
         rest = later;
         if rest.is_empty() {
             break;
         }
     }
-    // A chain's length is below 2^32 (enforced by the descriptor iterator), and so is what was copied.
+    // A chain's length is below 2^32 (enforced when it was copied), and so is what was written.
     Ok((data.len() - rest.len()) as u32)
+}
+
+/// Removes the first 16 bytes from `segments` and copies them out, as a little-endian number. `None` if there
+/// are fewer.
+pub fn take_u128(memory: &mut Reach, segments: &mut Vec<Segment>) -> Result<Option<u128>, QueueError> {
+    if let Some(first) = segments.first()
+        && first.len == 16
+    {
+        let data = memory.read_u128(first.addr)?;
+        segments.remove(0);
+        return Ok(Some(data));
+    }
+    let mut data = [0; 16];
+    Ok(take_front(memory, segments, &mut data)?.then_some(u128::from_le_bytes(data)))
 }
 
 /// Removes the first `data.len()` bytes from `segments` and copies them out. `false` if there are fewer.
 pub fn take_front(
-    memory: &DeviceMemory,
+    memory: &mut Reach,
     segments: &mut Vec<Segment>,
     data: &mut [u8],
 ) -> Result<bool, QueueError> {
@@ -322,12 +448,12 @@ pub fn take_front(
     let mut used_up = 0;
     for segment in segments.iter_mut() {
         let now = (data.len() - done).min(segment.len as usize);
-        memory.read_slice(&mut data[done..done + now], segment.addr)?;
+        memory.read(segment.addr, &mut data[done..done + now])?;
         done += now;
         if now == segment.len as usize {
             used_up += 1;
         } else {
-            // `read_slice` has shown that `now` more bytes exist at `addr`, so the sum is an address.
+            // `read` has shown that `now` more bytes exist at `addr`, so the sum is an address.
             segment.addr = GuestAddress(segment.addr.0.wrapping_add(now as u64));
             segment.len -= now as u32;
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use vm_memory::GuestAddress;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::virtio::testing::{BUFFERS, NEXT, Ring, Signals, WRITE, memory};
@@ -147,4 +147,104 @@ fn a_turn_is_one_queue_of_chains_and_the_rest_gets_another() {
     });
     assert_eq!(served, 8);
     assert_eq!(ring.kick.read().unwrap(), 1, "rung from this side");
+}
+
+#[test]
+fn what_is_completed_is_seen_all_at_once() {
+    let mut ring = Ring::new(&memory(), 0, 8);
+    ring.write_desc(ring.desc, 0, 0x100, 16, WRITE, 0);
+    let (mut queue, signals) = queue(&ring);
+    let mut chain = Chain::default();
+    for _ in 0..3 {
+        ring.offer(0);
+        assert!(queue.pop(&mut chain).unwrap());
+        queue.complete(chain.head, 1).unwrap();
+        assert_eq!(ring.poll(), None, "not published");
+    }
+    queue.publish().unwrap();
+    assert_eq!(
+        [ring.poll(), ring.poll(), ring.poll(), ring.poll()],
+        [Some((0, 1)), Some((0, 1)), Some((0, 1)), None]
+    );
+    queue.publish().unwrap();
+    assert_eq!(signals.counts.lock().unwrap().get(&0), Some(&1), "nothing new is not a reason to interrupt");
+}
+
+#[test]
+fn event_indexes_count_from_what_was_published_last() {
+    let mut ring = Ring::new(&memory(), 0, 8);
+    ring.event_idx = true;
+    ring.write_desc(ring.desc, 0, 0x100, 16, WRITE, 0);
+    let (mut queue, signals) = queue(&ring);
+    let mut chain = Chain::default();
+    let mut interrupted = |completed: u16, event: u16| {
+        ring.memory.write_obj(event, GuestAddress(ring.avail + 4 + 2 * 8)).unwrap();
+        for _ in 0..completed {
+            ring.offer(0);
+            assert!(queue.pop(&mut chain).unwrap());
+            queue.complete(chain.head, 0).unwrap();
+        }
+        queue.publish().unwrap();
+        signals.counts.lock().unwrap().remove(&0).is_some()
+    };
+    // (used index before, after): 0 to 3, 3 to 4, 4 to 6, 6 to 14, 14 to 15.
+    assert!(interrupted(3, 0) && !interrupted(1, 2) && interrupted(2, 5) && !interrupted(8, 14));
+    assert!(interrupted(1, 14));
+}
+
+#[test]
+fn rings_that_become_private_break_the_queue_and_leave_nothing() {
+    use std::ops::Range;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use crate::memory::SharedPages;
+
+    /// All shared but one page.
+    #[derive(Debug, Default)]
+    struct Pages {
+        private: AtomicU64,
+        withdrawals: AtomicU64,
+        settled: Mutex<Vec<u64>>,
+    }
+    impl SharedPages for Pages {
+        fn is_shared(&self, gpa: u64, len: u64) -> bool {
+            let page = self.private.load(Ordering::SeqCst);
+            gpa + len <= page || gpa >= page + 4096
+        }
+        fn shared_run(&self, gpa: u64) -> Option<Range<u64>> {
+            let page = self.private.load(Ordering::SeqCst);
+            [0..page, page + 4096..1 << 40].into_iter().find(|run| run.contains(&gpa))
+        }
+        fn withdrawals(&self) -> u64 {
+            self.withdrawals.load(Ordering::SeqCst)
+        }
+        fn settle(&self, gpa: u64, _: u64) {
+            self.settled.lock().unwrap().push(gpa);
+        }
+    }
+
+    for part in 0..3 {
+        let pages = Arc::new(Pages { private: AtomicU64::new(1 << 40), ..Pages::default() });
+        let ram = vm_memory::GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let memory = DeviceMemory::guarded(Arc::new(ram), pages.clone());
+        let mut ring = Ring::new(&memory, 0, 8);
+        ring.write_desc(ring.desc, 0, 0x100, 16, WRITE, 0);
+        let (mut queue, signals) = queue(&ring);
+        let parts = [ring.desc, ring.avail, ring.used];
+        ring.offer(0);
+        queue.serve(&mut Chain::default(), |_, _| Ok(Some(0)));
+        assert!(!queue.is_broken());
+        // During a turn: what the turn wrote is settled.
+        ring.offer(0);
+        queue.serve(&mut Chain::default(), |_, _| {
+            pages.settled.lock().unwrap().clear();
+            pages.private.store(parts[part], Ordering::SeqCst);
+            pages.withdrawals.fetch_add(1, Ordering::SeqCst);
+            Ok(Some(0))
+        });
+        assert!(queue.is_broken() && signals.reset_asked());
+        assert_eq!(*pages.settled.lock().unwrap(), parts, "{part}");
+        assert!(Rings::find(&ring.active(0).queue, &memory).is_none(), "nor is it set up again");
+    }
 }

@@ -34,12 +34,27 @@ pub(crate) fn drain_event(fd: &EventFd) {
     let _ = fd.read();
 }
 
+/// A descriptor that a handler waits for from the start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    fd: RawFd,
+    token: u32,
+}
+
+impl Source {
+    /// Each signal of `event` wakes the worker, which does not read it: that would be one more system call
+    /// for each request. Signals that come while it works are one.
+    pub(crate) fn edges(event: &EventFd, token: u32) -> Self {
+        Self { fd: event.as_raw_fd(), token }
+    }
+}
+
 /// Something that reacts to event descriptors. It is dropped when the worker ends, on the worker's thread.
 pub(crate) trait Handler: Send + 'static {
-    /// Descriptors to watch for input from the start, each with a token of the handler's choice.
-    fn sources(&self) -> Vec<(RawFd, u32)>;
-    /// The source with `token` is readable. The source must be emptied or removed, or it reports again at
-    /// once.
+    /// Descriptors to watch from the start, each with a token of the handler's choice.
+    fn sources(&self) -> Vec<Source>;
+    /// The source with `token` was signalled or is readable. One that was added later must be emptied or
+    /// removed, or it reports again at once.
     fn handle(&mut self, token: u32, sources: &mut Sources<'_, '_>);
 }
 
@@ -121,9 +136,10 @@ impl<H: Handler> MutEventSubscriber for Subscriber<H> {
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let stop = (self.wake.as_raw_fd(), STOP_TOKEN);
-        for (fd, token) in self.handler.sources().into_iter().chain([stop]) {
-            if let Err(error) = ops.add(Events::with_data_raw(fd, token, EventSet::IN)) {
+        let stop = Source::edges(&self.wake, STOP_TOKEN);
+        for Source { fd, token } in self.handler.sources().into_iter().chain([stop]) {
+            let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            if let Err(error) = ops.add(Events::with_data_raw(fd, token, edges)) {
                 self.failure.get_or_insert(as_io(error));
             }
         }

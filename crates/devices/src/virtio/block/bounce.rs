@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use cvmm_disk_image::Disk;
 
-use crate::memory::DeviceMemory;
+use crate::memory::Reach;
 use crate::virtio::queue::{Segment, take_front, total_len};
 
 /// Bytes moved at once; a multiple of every block size.
@@ -48,7 +48,7 @@ impl Bounce {
     pub(super) fn transfer(
         &mut self,
         disk: &Disk,
-        memory: &DeviceMemory,
+        memory: &mut Reach,
         segments: &mut Vec<Segment>,
         mut offset: u64,
         direction: Direction,
@@ -79,13 +79,12 @@ impl Bounce {
 }
 
 /// Copies `data` to the front of `segments` and removes what it filled.
-fn scatter(memory: &DeviceMemory, segments: &mut Vec<Segment>, data: &[u8]) -> io::Result<()> {
-    use vm_memory::Bytes;
+fn scatter(memory: &mut Reach, segments: &mut Vec<Segment>, data: &[u8]) -> io::Result<()> {
     let mut rest = data;
     while !rest.is_empty() {
         let Some(segment) = segments.first_mut() else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         let (now, later) = rest.split_at(rest.len().min(segment.len as usize));
-        memory.write_slice(now, segment.addr).map_err(io::Error::other)?;
+        memory.write(segment.addr, now).map_err(io::Error::other)?;
         // The write has shown that the bytes exist at `addr`, so the sum is an address.
         segment.addr.0 = segment.addr.0.wrapping_add(now.len() as u64);
         segment.len -= now.len() as u32;

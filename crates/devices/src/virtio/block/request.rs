@@ -10,8 +10,8 @@ use cvmm_disk_image::{Disk, SECTOR};
 use vm_memory::{Address, GuestAddress};
 
 use super::spec::{F_DISCARD, F_WRITE_ZEROES, MAX_DISCARD_SECTORS, MAX_TRANSFER, MAX_ZERO_SECTORS};
-use crate::memory::DeviceMemory;
-use crate::virtio::queue::{Chain, QueueError, take_front, total_len};
+use crate::memory::Reach;
+use crate::virtio::queue::{Chain, QueueError, take_u128, total_len};
 
 /// Done.
 pub(super) const STATUS_OK: u8 = 0;
@@ -28,10 +28,8 @@ const TYPE_DISCARD: u32 = 11;
 const TYPE_WRITE_ZEROES: u32 = 13;
 /// Write-zeroes flag: the range may be deallocated.
 const FLAG_UNMAP: u32 = 1;
-/// `virtio_blk_req` up to its data.
-const HEADER_LEN: usize = 16;
 /// `virtio_blk_discard_write_zeroes`.
-const RANGE_LEN: usize = 16;
+const RANGE_LEN: u64 = 16;
 
 /// What to do. Offsets and lengths are in bytes and lie within the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,39 +85,41 @@ pub(super) struct Request {
 
 /// Parses `chain` and strips it to its data.
 pub(super) fn parse(
-    memory: &DeviceMemory,
+    memory: &mut Reach,
     chain: &mut Chain,
     disk: &Disk,
     features: u64,
 ) -> Result<Request, QueueError> {
     let head = chain.head;
-    let no_status = QueueError::Protocol { head, what: "a block request needs a writable status byte" };
-    let Some(last) = chain.writable.last_mut() else { return Err(no_status) };
+    let no_status = || QueueError::Protocol { head, what: "a block request needs a writable status byte" };
+    let Some(last) = chain.writable.last_mut() else { return Err(no_status()) };
     // Segments are never empty.
     last.len -= 1;
-    let status = last.addr.checked_add(last.len.into()).ok_or(no_status)?;
+    let status = last.addr.checked_add(last.len.into()).ok_or_else(no_status)?;
     if last.len == 0 {
         chain.writable.pop();
     }
-    // The descriptor iterator ends a chain before it reaches 2^32 bytes.
-    let in_len = total_len(&chain.writable) as u32;
-    let command = command(memory, chain, disk, features).unwrap_or_else(Command::Refuse);
-    // As above.
-    let out_len = total_len(&chain.readable) as u32;
+    let writable = total_len(&chain.writable);
+    let command = command(memory, chain, writable, disk, features).unwrap_or_else(Command::Refuse);
+    // A chain has fewer than 2^32 bytes.
+    let (in_len, out_len) = (writable as u32, total_len(&chain.readable) as u32);
     Ok(Request { head, status, in_len, out_len, command })
 }
 
-/// Takes the header off `chain`; the error is a status.
-fn command(memory: &DeviceMemory, chain: &mut Chain, disk: &Disk, features: u64) -> Result<Command, u8> {
-    let mut header = [0; HEADER_LEN];
-    match take_front(memory, &mut chain.readable, &mut header) {
-        Ok(true) => {}
-        Ok(false) | Err(_) => return Err(STATUS_IOERR),
-    }
-    let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
-    let sector = u64::from_le_bytes(sector);
-    let (readable, writable) = (total_len(&chain.readable), total_len(&chain.writable));
-    match u32::from_le_bytes([t0, t1, t2, t3]) {
+/// Takes the header off `chain`, which has `writable` bytes for data; the error is a status.
+fn command(
+    memory: &mut Reach,
+    chain: &mut Chain,
+    writable: u64,
+    disk: &Disk,
+    features: u64,
+) -> Result<Command, u8> {
+    let Ok(Some(header)) = take_u128(memory, &mut chain.readable) else {
+        return Err(STATUS_IOERR);
+    };
+    let sector = (header >> 64) as u64;
+    let readable = total_len(&chain.readable);
+    match header as u32 {
         TYPE_IN if readable == 0 => Ok(Command::Read { offset: transfer(disk, sector, writable)? }),
         TYPE_OUT if writable == 0 && !disk.read_only() => {
             Ok(Command::Write { offset: transfer(disk, sector, readable)? })
@@ -173,22 +173,18 @@ struct Range {
 }
 
 /// Reads the one range of a discard or write-zeroes request (max_*_seg is 1).
-fn range(memory: &DeviceMemory, chain: &mut Chain, disk: &Disk, max_sectors: u32) -> Result<Range, u8> {
-    let mut bytes = [0; RANGE_LEN];
-    if disk.read_only() || total_len(&chain.readable) != RANGE_LEN as u64 {
+fn range(memory: &mut Reach, chain: &mut Chain, disk: &Disk, max_sectors: u32) -> Result<Range, u8> {
+    if disk.read_only() || total_len(&chain.readable) != RANGE_LEN {
         return Err(STATUS_IOERR);
     }
-    match take_front(memory, &mut chain.readable, &mut bytes) {
-        Ok(true) => {}
-        Ok(false) | Err(_) => return Err(STATUS_IOERR),
-    }
-    let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = bytes;
-    let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
-    let count = u32::from_le_bytes([n0, n1, n2, n3]);
+    let Ok(Some(range)) = take_u128(memory, &mut chain.readable) else {
+        return Err(STATUS_IOERR);
+    };
+    let (sector, count, flags) = (range as u64, (range >> 64) as u32, (range >> 96) as u32);
     if count > max_sectors {
         return Err(STATUS_IOERR);
     }
     let len = u64::from(count) * SECTOR;
     let offset = within(disk, sector, len)?;
-    Ok(Range { offset, len, flags: u32::from_le_bytes(flags) })
+    Ok(Range { offset, len, flags })
 }

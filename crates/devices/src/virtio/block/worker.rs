@@ -2,20 +2,19 @@
 //! The worker of one request queue: from the rings to the engine and back.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use cvmm_disk_image::{CacheMode, Disk};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
 use super::bounce::{Bounce, Direction};
 use super::engine::Engine;
 use super::metrics::BlockQueueMetrics;
-use super::op::{Finished, Op};
+use super::op::{Buffers, Finished, Op};
 use super::request::{Command, Request, STATUS_IOERR, STATUS_OK, parse};
 use super::spec::{F_FLUSH, SERIAL_LEN};
 use crate::virtio::queue::{Chain, QueueError, VirtQueue, write_segments};
-use crate::virtio::worker::{Handler, Sources};
+use crate::virtio::worker::{Handler, Source, Sources};
 
 /// Event tokens.
 const KICK: u32 = 0;
@@ -76,6 +75,8 @@ pub(super) struct BlockWorker {
     /// By tag; as many as the queue has descriptors.
     in_flight: Vec<Option<InFlight>>,
     free: Vec<u16>,
+    /// Of finished operations, for the next ones.
+    spare: Vec<Buffers>,
     finished: Vec<Finished>,
     metrics: Arc<BlockQueueMetrics>,
 }
@@ -94,6 +95,7 @@ impl BlockWorker {
         Self {
             in_flight: vec![None; size.into()],
             free: (0..size).rev().collect(),
+            spare: Vec::new(),
             queue,
             engine,
             disk,
@@ -109,7 +111,6 @@ impl BlockWorker {
     /// Takes what the driver made available, at most one queue's worth, then lets other events have a turn.
     fn take_requests(&mut self) -> Result<(), QueueError> {
         self.queue.suppress_kicks()?;
-        let mut now = false;
         for _ in 0..self.queue.size() {
             if !self.queue.pop(&mut self.chain)? {
                 break;
@@ -117,13 +118,11 @@ impl BlockWorker {
             let request = parse(self.queue.memory(), &mut self.chain, &self.disk, self.features)?;
             if let Started::Now(status, written) = self.start(&request)? {
                 self.answer((&request).into(), status, written)?;
-                now = true;
             }
         }
         self.engine.submit()?;
-        if now {
-            self.queue.notify()?;
-        }
+        // What is in the page cache is there already.
+        self.answer_finished()?;
         if self.queue.arm_kicks()? {
             self.queue.rekick()?;
         }
@@ -147,8 +146,14 @@ impl BlockWorker {
                 return Ok(Started::Now(STATUS_OK, 0));
             }
             Command::Flush => Some(Op::flush()),
-            Command::Read { offset } => Op::read(memory, &self.chain.writable, offset),
-            Command::Write { offset } => Op::write(memory, &self.chain.readable, offset, durable),
+            Command::Read { offset } => {
+                let buffers = self.spare.pop().unwrap_or_default();
+                Op::read(memory, buffers, &self.chain.writable, offset)
+            }
+            Command::Write { offset } => {
+                let buffers = self.spare.pop().unwrap_or_default();
+                Op::write(memory, buffers, &self.chain.readable, offset, durable)
+            }
             Command::Discard { offset, len } => Some(Op::discard(offset, len, durable)),
             Command::WriteZeroes { offset, len, unmap } => {
                 Some(Op::write_zeroes(offset, len, unmap, durable))
@@ -183,7 +188,7 @@ impl BlockWorker {
     /// Writes the status and gives the chain back.
     fn answer(&mut self, request: InFlight, status: u8, written: u32) -> Result<(), QueueError> {
         self.count(&request, status);
-        self.queue.memory().write_obj(status, request.status)?;
+        self.queue.memory().write_byte(request.status, status)?;
         // The used length counts from the first writable byte without a gap, so it includes the status only
         // if all data before it was written (2.7.8.2).
         let used = if written == request.in_len { written.saturating_add(1) } else { written };
@@ -211,7 +216,8 @@ impl BlockWorker {
     fn answer_finished(&mut self) -> Result<(), QueueError> {
         let mut finished = std::mem::take(&mut self.finished);
         let reaped = self.engine.reap(&mut finished);
-        for (tag, outcome) in finished.drain(..) {
+        for Finished { tag, outcome, buffers } in finished.drain(..) {
+            self.spare.push(buffers);
             let Some(request) = self.in_flight.get_mut(usize::from(tag)).and_then(Option::take) else {
                 continue;
             };
@@ -224,7 +230,7 @@ impl BlockWorker {
         }
         self.finished = finished;
         if !self.queue.is_broken() {
-            self.queue.notify()?;
+            self.queue.publish()?;
         }
         Ok(reaped?)
     }
@@ -242,8 +248,8 @@ fn conclude(outcome: &io::Result<()>, in_len: u32) -> (u8, u32) {
 }
 
 impl Handler for BlockWorker {
-    fn sources(&self) -> Vec<(RawFd, u32)> {
-        vec![(self.queue.kick().as_raw_fd(), KICK), (self.engine.event().as_raw_fd(), ENGINE)]
+    fn sources(&self) -> Vec<Source> {
+        vec![Source::edges(self.queue.kick(), KICK), Source::edges(self.engine.event(), ENGINE)]
     }
 
     fn handle(&mut self, token: u32, _sources: &mut Sources<'_, '_>) {

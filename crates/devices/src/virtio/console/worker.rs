@@ -3,14 +3,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use vm_memory::Bytes;
 
 use super::metrics::ConsoleMetrics;
 use crate::virtio::queue::{Chain, QueueError, VirtQueue, write_segments};
-use crate::virtio::worker::{Handler, Sources, Stop};
+use crate::virtio::worker::{Handler, Source, Sources, Stop};
 
 /// Input taken from the host at once, in bytes.
 pub(super) const INPUT_BYTES: usize = 4096;
@@ -62,8 +60,8 @@ pub(super) fn lock(ends: &Mutex<Ends>) -> MutexGuard<'_, Ends> {
 }
 
 impl Handler for ConsoleHandler {
-    fn sources(&self) -> Vec<(RawFd, u32)> {
-        vec![(self.receive.kick().as_raw_fd(), RECEIVE), (self.transmit.kick().as_raw_fd(), TRANSMIT)]
+    fn sources(&self) -> Vec<Source> {
+        vec![Source::edges(self.receive.kick(), RECEIVE), Source::edges(self.transmit.kick(), TRANSMIT)]
     }
 
     fn handle(&mut self, token: u32, sources: &mut Sources<'_, '_>) {
@@ -124,7 +122,7 @@ impl ConsoleHandler {
                 while len.min(left) > 0 {
                     let now = len.min(left).min(chunk.len() as u64);
                     let bytes = &mut chunk[..now as usize];
-                    memory.read_slice(bytes, addr)?;
+                    memory.read(addr, bytes)?;
                     write_all(&mut *ends.output, bytes, stop, metrics);
                     // The read has shown that `now` bytes exist at `addr`, so the sum is an address.
                     addr.0 = addr.0.wrapping_add(now);

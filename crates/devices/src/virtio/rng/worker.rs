@@ -2,16 +2,15 @@
 //! Fills the guest's buffers.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::metrics::RngMetrics;
-use crate::memory::DeviceMemory;
+use crate::memory::Reach;
 use crate::virtio::queue::{Chain, QueueError, Segment, VirtQueue, write_segments};
-use crate::virtio::worker::{Handler, Sources};
+use crate::virtio::worker::{Handler, Source, Sources};
 
 /// Most bytes given for one chain. Drivers ask for a cache line to a page.
 pub(super) const MAX_BYTES: u32 = 64 * 1024;
@@ -34,8 +33,8 @@ impl RngHandler {
 }
 
 impl Handler for RngHandler {
-    fn sources(&self) -> Vec<(RawFd, u32)> {
-        vec![(self.queue.kick().as_raw_fd(), 0)]
+    fn sources(&self) -> Vec<Source> {
+        vec![Source::edges(self.queue.kick(), 0)]
     }
 
     fn handle(&mut self, _token: u32, _sources: &mut Sources<'_, '_>) {
@@ -55,7 +54,7 @@ impl Handler for RngHandler {
     }
 }
 
-fn serve(memory: &DeviceMemory, chain: &Chain, chunk: &mut [u8]) -> Result<u32, QueueError> {
+fn serve(memory: &mut Reach, chain: &Chain, chunk: &mut [u8]) -> Result<u32, QueueError> {
     if !chain.readable.is_empty() {
         let what = "an entropy buffer must be writable";
         return Err(QueueError::Protocol { head: chain.head, what });
@@ -64,7 +63,7 @@ fn serve(memory: &DeviceMemory, chain: &Chain, chunk: &mut [u8]) -> Result<u32, 
 }
 
 /// Fills up to [`MAX_BYTES`] of `segments` by way of `chunk`; returns how many.
-fn fill(memory: &DeviceMemory, segments: &[Segment], chunk: &mut [u8]) -> Result<u32, QueueError> {
+fn fill(memory: &mut Reach, segments: &[Segment], chunk: &mut [u8]) -> Result<u32, QueueError> {
     let mut left = MAX_BYTES;
     for segment in segments {
         let mut segment = *segment;

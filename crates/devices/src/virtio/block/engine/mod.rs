@@ -2,8 +2,8 @@
 //! Carries out [`Op`]s without blocking the queue's worker: io_uring where the kernel has it, threads
 //! elsewhere.
 //!
-//! An operation is started under a tag and reported once, in any order, after [`Engine::event`] became
-//! readable. At most `capacity` operations are in flight. Dropping an engine waits for them: the kernel must
+//! An operation is started under a tag and reported once, in any order. It may be over when it was submitted;
+//! if not, [`Engine::event`] is signalled later. At most `capacity` operations are in flight. Dropping an engine waits for them: the kernel must
 //! not touch guest memory that is not kept mapped.
 
 mod pool;
@@ -66,7 +66,7 @@ impl Engine {
         Pool::new(disk, capacity).map(Self::Pool)
     }
 
-    /// Signalled when operations have finished.
+    /// Signalled when operations have finished after they were submitted.
     pub(super) fn event(&self) -> &EventFd {
         match self {
             Self::Uring(uring) => uring.event(),

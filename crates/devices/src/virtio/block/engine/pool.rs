@@ -13,7 +13,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::virtio::block::op::{Finished, Op, Progress, Step};
-use crate::virtio::worker::{drain_event, event_fd};
+use crate::virtio::worker::event_fd;
 
 /// Threads per queue. More help only with disks that are far away; those have kernels with io_uring.
 const THREADS: usize = 2;
@@ -55,8 +55,8 @@ impl Shared {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             };
             drop(state);
-            let outcome = run(op, &self.disk);
-            self.state().finished.push((tag, outcome));
+            let finished = run(tag, op, &self.disk);
+            self.state().finished.push(finished);
             // Fails only when the counter is full, and then the worker is awake.
             let _ = self.event.write(1);
         }
@@ -101,7 +101,6 @@ impl Pool {
     }
 
     pub(crate) fn reap(&mut self, finished: &mut Vec<Finished>) {
-        drain_event(&self.shared.event);
         finished.append(&mut self.shared.state().finished);
     }
 }
@@ -120,12 +119,12 @@ impl Drop for Pool {
 }
 
 /// Carries out all steps of `op`.
-fn run(mut op: Op, disk: &Disk) -> io::Result<()> {
+fn run(tag: u16, mut op: Op, disk: &Disk) -> Finished {
     loop {
         let step = op.step();
         let result = call(disk.file(), step);
         if let Progress::Done(outcome) = op.complete(result, disk) {
-            return outcome;
+            return op.finish(tag, outcome);
         }
     }
 }

@@ -8,12 +8,21 @@
 //! page is private is refused, because what lies behind it in the shared view is not what the guest means.
 //! And it is consulted again when the access is over, because the guest may have made the page private in the
 //! meantime: whatever the access left there is dropped.
+//!
+//! A worker that touches memory often has a [`Reach`], which remembers where it was last; an operation that
+//! the kernel carries out has an [`Access`].
 
+mod reach;
+
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions};
+
+pub use reach::Reach;
 
 /// Knows which pages of a guest are shared with the host.
 pub trait SharedPages: Send + Sync + std::fmt::Debug {
@@ -21,33 +30,57 @@ pub trait SharedPages: Send + Sync + std::fmt::Debug {
     /// answer can reach the shared view of a page that is private.
     fn is_shared(&self, gpa: u64, len: u64) -> bool;
 
+    /// Shared bytes around `gpa`, which is among them, in one region of memory. Not necessarily all that
+    /// there are. `None` if `gpa` is not shared memory.
+    fn shared_run(&self, gpa: u64) -> Option<Range<u64>>;
+
+    /// How often pages have become private. Goes up after the state of the pages has changed, and before
+    /// they are dropped from the shared view. So what was found shared is still in the view while the number
+    /// is the same, and an access that ends with the number it began with has left nothing in private pages.
+    fn withdrawals(&self) -> u64;
+
     /// Ends an access to bytes that were shared when it began: what it left in pages that are private now is
     /// dropped from the shared view.
     fn settle(&self, gpa: u64, len: u64);
 }
 
-/// An access that goes on after the call that began it: an operation that the kernel carries out. Drop it
-/// when the operation is over.
+/// An access that goes on after the call that began it: an operation that the kernel carries out. It ends
+/// when it is dropped or [ended](Self::end). Keeps the memory mapped.
 #[derive(Debug)]
 pub struct Access {
-    pages: Option<Arc<dyn SharedPages>>,
+    memory: DeviceMemory,
+    withdrawals: u64,
     ranges: Vec<(u64, u64)>,
 }
 
 impl Access {
     /// Adds a range that the operation may touch.
     pub fn add(&mut self, addr: GuestAddress, len: usize) {
-        if self.pages.is_some() {
+        if self.memory.inner.pages.is_some() {
             self.ranges.push((addr.0, len as u64));
         }
     }
 }
 
+impl Access {
+    /// Ends the access. The next one can use what this one has allocated.
+    pub fn end(&mut self) {
+        if !self.ranges.is_empty() && !self.memory.unchanged_since(self.withdrawals) {
+            self.ranges.iter().for_each(|(gpa, len)| self.memory.settle(*gpa, *len));
+        }
+        self.ranges.clear();
+    }
+
+    /// Begins another, which has no range yet.
+    pub fn begin(&mut self) {
+        self.end();
+        self.withdrawals = self.memory.withdrawals();
+    }
+}
+
 impl Drop for Access {
     fn drop(&mut self) {
-        if let Some(pages) = &self.pages {
-            self.ranges.iter().for_each(|(gpa, len)| pages.settle(*gpa, *len));
-        }
+        self.end();
     }
 }
 
@@ -86,6 +119,11 @@ impl<I> Drop for Slices<'_, I> {
 /// (`vm_memory::Bytes`) or volatile slices; nothing hands out a reference into guest memory.
 #[derive(Clone, Debug)]
 pub struct DeviceMemory {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     ram: Arc<GuestMemoryMmap<()>>,
     pages: Option<Arc<dyn SharedPages>>,
 }
@@ -93,21 +131,41 @@ pub struct DeviceMemory {
 impl DeviceMemory {
     /// Wraps the RAM regions devices may reach.
     pub fn new(ram: Arc<GuestMemoryMmap<()>>) -> Self {
-        Self { ram, pages: None }
+        Self { inner: Arc::new(Inner { ram, pages: None }) }
     }
 
     /// The same for a guest with private pages: devices reach what `pages` says is shared.
     pub fn guarded(ram: Arc<GuestMemoryMmap<()>>, pages: Arc<dyn SharedPages>) -> Self {
-        Self { ram, pages: Some(pages) }
+        Self { inner: Arc::new(Inner { ram, pages: Some(pages) }) }
     }
 
     /// An access that has no range yet.
     pub fn access(&self) -> Access {
-        Access { pages: self.pages.clone(), ranges: Vec::new() }
+        Access { memory: self.clone(), withdrawals: self.withdrawals(), ranges: Vec::new() }
+    }
+
+    /// See [`SharedPages::withdrawals`]; 0 where all pages are shared.
+    pub(crate) fn withdrawals(&self) -> u64 {
+        self.inner.pages.as_ref().map_or(0, |pages| pages.withdrawals())
+    }
+
+    /// At the end of an access: whether no page has become private since [`Self::withdrawals`] was `then`.
+    pub(crate) fn unchanged_since(&self, then: u64) -> bool {
+        let Some(pages) = &self.inner.pages else { return true };
+        // The access is over before the number is looked at.
+        fence(Ordering::SeqCst);
+        pages.withdrawals() == then
+    }
+
+    /// Drops what an access has left in pages that are private now.
+    pub(crate) fn settle(&self, gpa: u64, len: u64) {
+        if let Some(pages) = &self.inner.pages {
+            pages.settle(gpa, len);
+        }
     }
 
     fn may_reach(&self, addr: GuestAddress, count: usize) -> bool {
-        self.pages.as_ref().is_none_or(|pages| count == 0 || pages.is_shared(addr.0, count as u64))
+        self.inner.pages.as_ref().is_none_or(|pages| count == 0 || pages.is_shared(addr.0, count as u64))
     }
 }
 
@@ -116,7 +174,7 @@ impl GuestMemory for DeviceMemory {
     type Bitmap = ();
 
     fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
-        self.may_reach(addr, count) && GuestMemory::check_range(&*self.ram, addr, count, access)
+        self.may_reach(addr, count) && GuestMemory::check_range(&*self.inner.ram, addr, count, access)
     }
 
     fn get_slices<'a>(
@@ -128,9 +186,9 @@ impl GuestMemory for DeviceMemory {
         if !self.may_reach(addr, count) {
             return Err(GuestMemoryError::InvalidGuestAddress(addr));
         }
-        let slices = GuestMemory::get_slices(&*self.ram, addr, count, access)?;
+        let slices = GuestMemory::get_slices(&*self.inner.ram, addr, count, access)?;
         // Callers keep the iterator until they are done with its slices; what goes on longer has an `Access`.
-        let pages = self.pages.as_deref().filter(|_| count > 0);
+        let pages = self.inner.pages.as_deref().filter(|_| count > 0);
         Ok(Slices { slices, pages, gpa: addr.0, len: count as u64 })
     }
 }
@@ -158,6 +216,12 @@ mod tests {
         impl SharedPages for FirstPage {
             fn is_shared(&self, gpa: u64, len: u64) -> bool {
                 gpa + len <= 0x1000
+            }
+            fn shared_run(&self, gpa: u64) -> Option<Range<u64>> {
+                (gpa < 0x1000).then_some(0..0x1000)
+            }
+            fn withdrawals(&self) -> u64 {
+                0
             }
             fn settle(&self, _: u64, _: u64) {}
         }
