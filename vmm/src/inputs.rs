@@ -272,7 +272,7 @@ fn boot(config: &Config) -> Result<(Profile, Option<HashedFiles>), InputError> {
 fn measured(config: &Config) -> Result<Measured, InputError> {
     let loader = match &config.boot {
         Boot::Disk { loader } => loader.clone(),
-        Boot::Uki { .. } | Boot::Hashes { .. } => None,
+        Boot::Uki { .. } | Boot::Hashes { .. } | Boot::Igvm { .. } => None,
     };
     Ok(Measured { keys: config.secure_boot.as_ref().map(keys).transpose()?, loader })
 }

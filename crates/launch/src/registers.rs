@@ -62,12 +62,14 @@ impl StartRegisters {
         &self.0
     }
 
-    /// Whether it is the state in which a guest enters a first stage of cvmm.
+    /// Whether it is the state in which a guest enters a first stage of cvmm, wherever that lies.
     pub fn is_first_stage(&self) -> bool {
+        let place = self.0.rip.get().checked_sub(vmsa::stage_registers::rip(0));
+        let Some(place) = place.and_then(|place| u32::try_from(place).ok()) else { return false };
         // RDX has the processor signature, in 32 bits.
         let signature = CpuSignature(self.0.rdx.get() as u32);
         let features = SevFeatures(self.0.sev_features.get());
-        vmsa::initial(&VcpuStart::FirstStage, VcpuModel { signature, features }) == *self.0
+        vmsa::initial(&VcpuStart::FirstStage { place }, VcpuModel { signature, features }) == *self.0
     }
 
     /// The VMSA that KVM makes for a virtual CPU with `features`.

@@ -174,11 +174,11 @@ impl Session<'_> {
         };
         let inputs = Inputs::open(&Config::load(path)?)?;
         let loader = match (&inputs.profile, &args.loader) {
-            (Profile::Uki { image, .. }, None) => image.blob().clone(),
-            (Profile::Disk, Some(path)) => {
+            (Some(Profile::Uki { image, .. }), None) => image.blob().clone(),
+            (Some(Profile::Disk), Some(path)) => {
                 Blob::open(path).map_err(|source| FileError::Read { path: path.clone(), source })?
             }
-            (Profile::Disk, None) => {
+            (Some(Profile::Disk), None) => {
                 let text =
                     "profile disk: --loader must name the program that the firmware will find on the disk";
                 return Err(Failure::Usage(text.to_owned()));
@@ -186,19 +186,21 @@ impl Session<'_> {
             (profile, _) => {
                 let text = format!(
                     "--pcrs predicts profile uki, and disk with --loader; this is profile {}",
-                    profile.name()
+                    profile.as_ref().map_or("igvm", Profile::name)
                 );
                 return Err(Failure::Usage(text));
             }
         };
-        let firmware = &inputs.firmware;
+        let Some(firmware) = &inputs.firmware else {
+            return Err(Failure::Usage("--pcrs needs a firmware image".to_owned()));
+        };
         let mut magic = [0; KEY_REGION.len()];
         firmware.image().read(&mut magic, 0).map_err(PcrError::from)?;
         let chain = BootChain {
             firmware,
             secure_boot: (magic != *KEY_REGION).then(SecureBoot::default),
             loader: Program::open(loader).map_err(PcrError::from)?,
-            from_disk: matches!(inputs.profile, Profile::Disk),
+            from_disk: matches!(inputs.profile, Some(Profile::Disk)),
         };
         let prediction = predict(&chain)?;
         let text = if args.json {

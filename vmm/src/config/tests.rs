@@ -244,7 +244,7 @@ fn an_igvm_file_excludes_what_it_has_itself() {
     let config = parse(&text("", "cmdline = \"a b\"\n")).unwrap();
     let igvm = Path::new("/base/g.igvm").to_owned();
     assert_eq!(config.boot, Boot::Igvm { igvm, cmdline: "a b".to_owned() });
-    assert!(!config.first_stage && config.firmware == Path::new(""));
+    assert!(!config.first_stage && config.firmware == FirmwareSource::Builtin);
     let gate = "[gate]\nsocket = \"s\"\nverdict_key = \"k\"\npolicy = \"p\"\n";
     for (text, code) in [
         (text("firmware = \"f\"\n", ""), "config.firmware.profile"),

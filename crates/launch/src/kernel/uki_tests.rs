@@ -266,7 +266,8 @@ fn an_unpacked_kernel_needs_the_stub_that_starts_it() {
     packed[MARK_AT..MARK_AT + MARK.len()].copy_from_slice(MARK);
     let packed = recognise_bytes(packed).unwrap_err();
     assert_eq!(packed.problem.code(), "uki.kernel", "{packed}");
-    let cases: [(fn(&mut Header), &str); 4] = [
+    type Change = fn(&mut Header);
+    let cases: [(Change, &str); 4] = [
         (|header| header.version.set(2), "version"),
         (|header| header.entry.set(64), "entry"),
         (|header| header.compression.set(7), "compression"),
