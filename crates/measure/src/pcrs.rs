@@ -47,7 +47,7 @@ pub enum PcrError {
 pub struct BootChain<'a> {
     /// The firmware image.
     pub firmware: &'a Firmware,
-    /// Secure Boot variables.
+    /// Secure Boot variables; none if they are not known.
     pub secure_boot: Option<SecureBoot>,
     /// The first program: a unified kernel image, or another loader.
     pub loader: Program,
@@ -166,19 +166,21 @@ pub fn predict(chain: &BootChain<'_>) -> Result<Prediction, PcrError> {
         for pcr in [2, 3, 6] {
             pcrs.push(firmware::separator_only().state(pcr, None));
         }
-        match firmware::boot_programs(&chain.loader, &stub)? {
-            Ok(register) => pcrs.push(register.state(4, None)),
-            Err(reason) => leave_out(&[4], &reason),
+        match &chain.secure_boot {
+            Some(keys) => {
+                match firmware::boot_programs(&chain.loader, &stub, keys.is_on())? {
+                    Ok(register) => pcrs.push(register.state(4, None)),
+                    Err(reason) => leave_out(&[4], &reason),
+                }
+                match firmware::secure_boot(keys) {
+                    Ok(register) => pcrs.push(register.state(7, None)),
+                    Err(reason) => leave_out(&[7], reason),
+                }
+            }
+            None => leave_out(&[4, 7], "the key region of the firmware image is malformed"),
         }
         let table = if chain.from_disk { "the partition table of the disk, and " } else { "" };
         leave_out(&[5], &format!("{table}how often the kernel tries to leave the boot services"));
-        match &chain.secure_boot {
-            Some(keys) => match firmware::secure_boot(keys) {
-                Ok(register) => pcrs.push(register.state(7, None)),
-                Err(reason) => leave_out(&[7], reason),
-            },
-            None => leave_out(&[7], "Secure Boot keys are in the key region of the firmware image"),
-        }
     } else {
         let reason = "the firmware is not OVMF.cvmm.fd (firmware/ovmf), so what it measures is not known";
         leave_out(&[0, 1, 2, 3, 4, 5, 6, 7], reason);

@@ -31,8 +31,6 @@ use crate::inputs::{InputError, Inputs};
 
 /// Largest saved plan that is read, in bytes: one with every page of a large guest has some ten.
 const MAX_SAVED: u64 = 64 << 20;
-/// How a firmware image with Secure Boot keys in its key region begins.
-const KEY_REGION: &[u8; 8] = b"CVMMKEYS";
 /// Largest private key that is read, in bytes.
 const MAX_KEY: u64 = 64 << 10;
 
@@ -194,11 +192,9 @@ impl Session<'_> {
         let Some(firmware) = &inputs.firmware else {
             return Err(Failure::Usage("--pcrs needs a firmware image".to_owned()));
         };
-        let mut magic = [0; KEY_REGION.len()];
-        firmware.image().read(&mut magic, 0).map_err(PcrError::from)?;
         let chain = BootChain {
             firmware,
-            secure_boot: (magic != *KEY_REGION).then(SecureBoot::default),
+            secure_boot: SecureBoot::of(firmware, &inputs.plan).map_err(PcrError::from)?,
             loader: Program::open(loader).map_err(PcrError::from)?,
             from_disk: matches!(inputs.profile, Some(Profile::Disk)),
         };

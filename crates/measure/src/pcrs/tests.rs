@@ -124,15 +124,69 @@ fn what_the_firmware_measures_is_in_its_event_log() {
     }
 }
 
+/// An EFI_SIGNATURE_LIST with `count` entries of `len` bytes.
+fn list(count: usize, len: usize) -> Vec<u8> {
+    let sizes = [28 + count * len, 0, len].map(|size| u32::to_le_bytes(size as u32));
+    [&[7; 16], sizes.as_flattened(), &vec![9; count * len]].concat()
+}
+
 #[test]
 fn keys_of_secure_boot_are_in_pcr_7() {
-    let mut keys = SecureBoot { pk: vec![1; 60], kek: vec![2; 60], db: vec![3; 60], ..SecureBoot::default() };
-    assert!(firmware::secure_boot(&keys).unwrap_err().contains("db has several entries"));
-    keys.authority = Some(vec![3; 32]);
-    let with = firmware::secure_boot(&keys).unwrap();
-    assert_eq!(with.events.len(), 7);
-    keys.dbx = vec![4; 60];
-    assert_ne!(firmware::secure_boot(&keys).unwrap().value, with.value);
+    let mut keys = SecureBoot { pk: list(1, 60), kek: list(1, 60), db: list(1, 60), ..SecureBoot::default() };
+    let one = firmware::secure_boot(&keys).unwrap();
+    assert_eq!(one.events.len(), 7);
+    keys.dbx = list(3, 48);
+    assert_ne!(firmware::secure_boot(&keys).unwrap().value, one.value);
+    for db in [list(2, 60), [list(1, 60), list(1, 48)].concat(), list(1, 60)[..40].to_vec(), Vec::new()] {
+        let keys = SecureBoot { db, ..keys.clone() };
+        assert!(firmware::secure_boot(&keys).unwrap_err().contains("db has several entries"));
+        let keys = SecureBoot { authority: Some(vec![9; 60]), ..keys };
+        firmware::secure_boot(&keys).unwrap();
+    }
+}
+
+/// As the event log shows: the stub's kernel is in PCR 4 only without Secure Boot.
+#[test]
+fn secure_boot_covers_the_kernel_by_the_image() {
+    let kernel = uki_of(20_000);
+    let mut sections = sections();
+    sections.last_mut().unwrap().1 = &kernel;
+    let loader = program(uki(&sections));
+    let stub = Stub::of(&loader).unwrap();
+    let events = |on| firmware::boot_programs(&loader, &stub, on).unwrap().unwrap().events;
+    assert_eq!(events(true), events(false)[..3]);
+    assert_eq!(events(false).len(), 4);
+}
+
+#[test]
+fn keys_come_from_the_key_region() {
+    let entry = |kind: u32, data: &[u8]| {
+        let mut bytes = [kind.to_le_bytes(), (data.len() as u32).to_le_bytes()].concat();
+        bytes.extend_from_slice(data);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    };
+    let region = |entries: &[u8], version: u32| {
+        let header = [(entries.len() as u32).to_le_bytes(), version.to_le_bytes()].concat();
+        let mut bytes = [b"CVMMKEYS", header.as_slice(), entries].concat();
+        bytes.resize(0x1000, 0xff);
+        bytes
+    };
+    assert_eq!(SecureBoot::from_region(&[0xff; 0x1000]), Some(SecureBoot::default()));
+    assert_eq!(SecureBoot::from_region(&region(&[], 1)), Some(SecureBoot::default()));
+    let two = [entry(0x100, b"owner"), entry(0x102, b"a db")].concat();
+    let keys = SecureBoot::from_region(&region(&two, 0)).unwrap();
+    assert_eq!((keys.pk.as_slice(), keys.db.as_slice()), (&b"owner"[..], &b"a db"[..]));
+    assert!(keys.kek.is_empty() && keys.dbx.is_empty() && keys.is_on());
+    for bad in [entry(0x104, b"x"), entry(0xff, b"x"), [two.clone(), entry(0x100, b"x")].concat()] {
+        assert_eq!(SecureBoot::from_region(&region(&bad, 1)), None);
+    }
+    for len in [12, 17, 20, 24] {
+        assert_eq!(SecureBoot::from_region(&region(&two, 1)[..len]), None, "{len}");
+    }
+    let mut long = region(&two, 1);
+    long[20] = 0xff;
+    assert_eq!(SecureBoot::from_region(&long), None);
 }
 
 #[test]
