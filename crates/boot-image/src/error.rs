@@ -8,7 +8,7 @@ pub enum KernelError {
     #[error("is neither a Linux bzImage (for Debian: /boot/vmlinuz-*) nor an ELF vmlinux for x86-64")]
     Format,
     /// The boot protocol is too old.
-    #[error("has Linux boot protocol {}.{}; 2.12 or later is needed (Linux 3.8 or later)", .0 >> 8, .0 & 0xff)]
+    #[error("has Linux boot protocol {}.{}; 2.12 is needed (Linux 3.8)", .0 >> 8, .0 & 0xff)]
     Protocol(u16),
     /// The kernel is a 32-bit one.
     #[error("is a 32-bit kernel; a 64-bit one is needed")]
@@ -40,7 +40,8 @@ pub enum KernelError {
     },
     /// The payload has a compression that is not supported.
     #[error(
-        "is compressed in a way that cvmm does not unpack (first bytes {0:02x?}); gzip, xz, lz4 and zstd are supported"
+        "is compressed in a way that cvmm does not unpack (first bytes {0:02x?}); gzip, xz, lz4 and zstd are \
+         supported"
     )]
     Compression([u8; 4]),
     /// The payload cannot be unpacked.

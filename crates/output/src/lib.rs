@@ -25,7 +25,8 @@ pub enum Existing<'a> {
     Refuse,
     /// Replace it if this function recognises its content as made by the same command; refuse it otherwise.
     ReplaceOwn(&'a dyn Fn(&[u8]) -> bool),
-    /// Replace it if this function recognises its first [`HEAD`] bytes, however long it is; refuse it otherwise.
+    /// Replace it if this function recognises its first [`HEAD`] bytes, however long it is; refuse it
+    /// otherwise.
     ReplaceOwnHead(&'a dyn Fn(&[u8]) -> bool),
     /// Replace it: the user gave `--force`.
     Replace,

@@ -100,7 +100,8 @@ fn write_program(elf: &Elf, out: &Path) -> Result<(), Box<dyn Error>> {
     fs::write(out.join("code.bin"), elf.bytes(code.offset, code.len)?)?;
     fs::write(out.join("data.bin"), bytes)?;
     let program = format!(
-        "Program {{ code: include_bytes!(\"code.bin\"), data_address: {:#x}, data: include_bytes!(\"data.bin\"), entry: {:#x}, \
+        "Program {{ code: include_bytes!(\"code.bin\"), data_address: {:#x}, \
+         data: include_bytes!(\"data.bin\"), entry: {:#x}, \
          relocations: &[{fields}] }}",
         data.address,
         elf.number(24, 8)?,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lengths of events in a TPM event log (TCG PC Client Platform Firmware Profile, 10.2), which the kernel needs
-//! because firmware gives it a log without a length.
+//! Lengths of events in a TPM event log (TCG PC Client Platform Firmware Profile, 10.2), which the kernel
+//! needs because firmware gives it a log without a length.
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};

@@ -27,8 +27,8 @@ pub fn table_len(start: u64, end: u64) -> u64 {
     HEADER_LEN as u64 + ((end - start) / UNIT).div_ceil(64) * 8
 }
 
-/// Fills in `table` for the unaccepted memory of `map` from `start`. Memory outside the table's range, which a
-/// firmware that keeps its promises does not add after [`extent`], gives `false`.
+/// Fills in `table` for the unaccepted memory of `map` from `start`. Memory outside the table's range, which
+/// a firmware that keeps its promises does not add after [`extent`], gives `false`.
 pub fn fill(table: &mut [u8], map: MemoryMap<'_>, start: u64) -> bool {
     table.fill(0);
     let Some((header, bitmap)) = table.split_at_mut_checked(HEADER_LEN) else { return false };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernels for `cvmm uki build` and what the stub in its images reads: bzImages, vmlinux files, the content of
-//! `.linux`, and the sections of a loaded image. What is accepted is unpacked as the stub does it.
+//! Kernels for `cvmm uki build` and what the stub in its images reads: bzImages, vmlinux files, the content
+//! of `.linux`, and the sections of a loaded image. What is accepted is unpacked as the stub does it.
 #![no_main]
 
 use cvmm_boot_image::kernel::UnpackedKernel;

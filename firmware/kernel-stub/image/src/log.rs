@@ -10,8 +10,8 @@ use uefi_raw::{Guid, Status, guid};
 
 use crate::firmware::{Firmware, Stop};
 
-/// Linux' table (`LINUX_EFI_TPM_EVENT_LOG_GUID`): length of the log, length of what the firmware's table below
-/// already has, format, log.
+/// Linux' table (`LINUX_EFI_TPM_EVENT_LOG_GUID`): length of the log, length of what the firmware's table
+/// below already has, format, log.
 static EVENT_LOG: Guid = guid!("b7799cb0-eca2-4943-9667-1fae07b747fa");
 const HEADER: usize = 9;
 /// Events that the firmware logs after the log has been read for the first time: version, count, events.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The EFI program of unified kernel images that `cvmm uki build` writes. It places the unpacked kernel of its
-//! section `.linux`, leaves the firmware, and enters the kernel by the 64-bit boot protocol. What it prints is
-//! the reason why it could not; the firmware gets the status.
+//! The EFI program of unified kernel images that `cvmm uki build` writes. It places the unpacked kernel of
+//! its section `.linux`, leaves the firmware, and enters the kernel by the 64-bit boot protocol. What it
+//! prints is the reason why it could not; the firmware gets the status.
 //!
 //! Everything but firmware calls runs with interrupts off: the functions of Rust's core library use the 128
 //! bytes below the stack pointer (the red zone), and a firmware's interrupt handlers write over them.

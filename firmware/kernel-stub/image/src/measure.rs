@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Measures the image's sections into the TPM, as the UAPI group's specification of unified kernel images says:
-//! for each section its name with a NUL, then its content, into PCR 11.
+//! Measures the image's sections into the TPM, as the UAPI group's specification of unified kernel images
+//! says: for each section its name with a NUL, then its content, into PCR 11.
 
 use core::ffi::c_void;
 
@@ -30,8 +30,8 @@ struct Event {
     name: [u8; NAME],
 }
 
-/// Measures the sections of `image`, if there is a TPM. Without the measurement secrets that are sealed to PCR
-/// 11 would not be safe, so a failure ends the boot.
+/// Measures the sections of `image`, if there is a TPM. Without the measurement secrets that are sealed to
+/// PCR 11 would not be safe, so a failure ends the boot.
 pub fn sections(firmware: &Firmware, image: &[u8]) -> Result<(), Stop> {
     let Some(protocol) = firmware.protocol::<Tcg2Protocol>(&Tcg2Protocol::GUID) else { return Ok(()) };
     for name in MEASURED {

@@ -7,10 +7,18 @@ use core::arch::asm;
 /// As C's.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
-    // SAFETY: the caller's promise; the direction flag is clear, as everywhere.
+    // SAFETY: the caller's promise; the direction flag is clear, as everywhere. The last eight bytes are read
+    // first, because `memmove` calls this for areas that overlap.
     unsafe {
-        asm!("rep movsq", "mov ecx, {rest:e}", "rep movsb", rest = in(reg) len % 8, inout("rcx") len / 8 => _,
-            inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags));
+        if len < 8 {
+            asm!("rep movsb", inout("rcx") len => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack, preserves_flags));
+        } else {
+            let last = from.add(len - 8).cast::<u64>().read_unaligned();
+            asm!("rep movsq", inout("rcx") len / 8 => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack, preserves_flags));
+            to.add(len - 8).cast::<u64>().write_unaligned(last);
+        }
     }
     to
 }
@@ -25,7 +33,8 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u
     }
     // SAFETY: the caller's promise; downwards, and the direction flag is clear again.
     unsafe {
-        asm!("std", "rep movsb", "cld", inout("rcx") len => _, inout("rdi") to.wrapping_add(len).wrapping_sub(1) => _,
+        asm!("std", "rep movsb", "cld", inout("rcx") len => _,
+            inout("rdi") to.wrapping_add(len).wrapping_sub(1) => _,
             inout("rsi") from.wrapping_add(len).wrapping_sub(1) => _, options(nostack));
     }
     to

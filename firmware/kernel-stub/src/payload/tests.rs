@@ -113,7 +113,10 @@ fn a_cut_section_is_refused() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_unpacked_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), shift: u64) {
+    fn any_bytes_are_unpacked_or_refused(
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..600),
+        shift: u64,
+    ) {
         let good = header(64);
         for (to, from) in bytes.iter_mut().zip(good.as_bytes()).skip(usize::from(shift as u8 & 1) * 24) {
             *to = *from;
