@@ -50,6 +50,7 @@ const COMMANDS: &[(&str, &[ExitStatus])] = &[
     ("attest", VERIFIES),
     ("doctor", &[Success, Internal, Usage, Host, File]),
     ("timeline", PRINTS),
+    ("uki", MEASURES),
     ("completions", PRINTS),
     ("man", PRINTS),
 ];
