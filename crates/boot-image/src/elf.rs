@@ -6,6 +6,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::error::KernelError;
+use crate::relocations::KERNEL_MAP;
 
 const PT_LOAD: u32 = 1;
 const ET_EXEC: u16 = 2;
@@ -115,6 +116,10 @@ pub(crate) fn load(file: &[u8]) -> Result<LoadImage, KernelError> {
         let end = offset.saturating_add(len);
         let content = range(file, offset, len).ok_or_else(|| cut("segment", end))?;
         file_len = file_len.max(end);
+        if segments.is_empty() && header.virtual_address.get() != KERNEL_MAP + start {
+            let rule = "a Linux kernel begins at 0xffffffff80000000 plus its physical address";
+            return Err(wrong("p_vaddr", at + 16, header.virtual_address.get(), rule));
+        }
         segments.push((index, start, memory, content));
     }
     segments.sort_by_key(|(_, start, _, _)| *start);

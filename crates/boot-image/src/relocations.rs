@@ -8,7 +8,7 @@
 use crate::error::KernelError;
 
 /// Virtual address at which the kernel maps physical address 0 (Linux `__START_KERNEL_map`).
-const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+pub(crate) const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// Offsets into the load image of 64-bit fields, of 32-bit fields to subtract from, and of 32-bit fields.
 pub(crate) type Relocations = [Vec<u32>; 3];

@@ -4,6 +4,8 @@ use cvmm_kernel_stub::payload::Payload;
 use super::*;
 
 const BASE: u64 = 16 << 20;
+/// Where a kernel maps physical address 0.
+const KERNEL: u64 = 0xffff_ffff_8000_0000;
 
 /// A vmlinux of two segments with `tail` behind it.
 fn vmlinux(tail: &[u8]) -> Vec<u8> {
@@ -19,7 +21,7 @@ fn vmlinux(tail: &[u8]) -> Vec<u8> {
     {
         let at = 64 + index * 56;
         put(at, &[1, 0, 0, 0]);
-        for (field, value) in [(8, offset), (24, start), (32, len), (40, memory)] {
+        for (field, value) in [(8, offset), (16, KERNEL + start), (24, start), (32, len), (40, memory)] {
             put(at + field, &value.to_le_bytes());
         }
     }
@@ -111,7 +113,7 @@ fn each_defect_of_a_vmlinux_is_refused_by_name() {
     fn put(file: &mut [u8], at: usize, value: u64) {
         file[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
-    let cases: [(&str, Change); 14] = [
+    let cases: [(&str, Change); 15] = [
         ("neither", |file| file[4] = 1),
         ("neither", |file| file[18] = 3),
         ("e_type", |file| file[16] = 3),
@@ -121,6 +123,7 @@ fn each_defect_of_a_vmlinux_is_refused_by_name() {
         ("program header table", |file| put(file, 32, u64::MAX - 8)),
         ("overlap in memory at 0x1000100", |file| put(file, 64 + 56 + 24, BASE + 0x100)),
         ("p_paddr", |file| put(file, 64 + 24, 1 << 40)),
+        ("p_vaddr", |file| put(file, 64 + 16, 0x40_0000)),
         ("p_filesz", |file| put(file, 64 + 32, 0x201)),
         ("segment ends at", |file| put(file, 64 + 8, u64::MAX - 0x100)),
         ("p_memsz", |file| put(file, 64 + 56 + 40, 600 << 20)),

@@ -20,7 +20,9 @@ fn kernel() -> UnpackedKernel {
     file[32] = 64;
     file[54..58].copy_from_slice(&[56, 0, 1, 0]);
     file[64] = 1;
-    for (at, value) in [(24, 16 << 20), (72, 0xc0), (88, 16 << 20), (96, 0x40), (104, 0x40_u64)] {
+    for (at, value) in
+        [(24, 16 << 20), (72, 0xc0), (80, 0xffff_ffff_8100_0000), (88, 16 << 20), (96, 0x40), (104, 0x40_u64)]
+    {
         file[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
     UnpackedKernel::read(&file).unwrap()

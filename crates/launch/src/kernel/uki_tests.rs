@@ -256,6 +256,8 @@ fn unpacked(own_stub: bool, change: impl FnOnce(&mut Header)) -> Vec<u8> {
     bytes
 }
 
+type Change = fn(&mut Header);
+
 #[test]
 fn an_unpacked_kernel_needs_the_stub_that_starts_it() {
     assert_eq!(recognise_bytes(unpacked(true, |_| {})).unwrap().format(), Format::Uki);
@@ -266,7 +268,6 @@ fn an_unpacked_kernel_needs_the_stub_that_starts_it() {
     packed[MARK_AT..MARK_AT + MARK.len()].copy_from_slice(MARK);
     let packed = recognise_bytes(packed).unwrap_err();
     assert_eq!(packed.problem.code(), "uki.kernel", "{packed}");
-    type Change = fn(&mut Header);
     let cases: [(Change, &str); 4] = [
         (|header| header.version.set(2), "version"),
         (|header| header.entry.set(64), "entry"),
