@@ -27,7 +27,7 @@ FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
 # CvmmPkg.fdf
 SIZE = 0x140000
 KEYS_SIZE = 0x10000
-# Length of the entries, and version 1: keys and a loader's path in data HOBs, memory above 4 GiB accepted for loaders.
+# Length of the entries, and version 1: keys and a loader's path in data HOBs.
 KEYS_HEADER = b"CVMMKEYS" + struct.pack("<II", 0, 1)
 STAGE_OFFSET = 0x10000
 STAGE_SIZE = 0x50000

@@ -24,7 +24,7 @@ pub use snp::{SnpError, SnpProblem};
 
 use crate::blob::Blob;
 use crate::guid::Guid;
-use crate::memory::{HIGH_BASE, MemoryLayout};
+use crate::memory::HIGH_BASE;
 use crate::page::PAGE_SIZE;
 use cvmm_first_stage::layout::{EXIT, STAGE_LEN, STOCK_PLACE};
 use cvmm_snp::is_page_multiple;
@@ -170,13 +170,6 @@ impl Firmware {
     /// Whether it takes Secure Boot keys and the path of a loader from data HOBs: our own builds do.
     pub fn takes_measured_data(&self) -> bool {
         self.keys.is_some_and(|version| version >= cvmm_secure_boot::VERSION)
-    }
-
-    /// Bytes of high RAM that it accepts for loaders in an SNP guest with `memory`: our own builds see to it that 256
-    /// MiB are accepted in all.
-    pub fn accepts_above(&self, memory: &MemoryLayout) -> u64 {
-        const ENOUGH: u64 = 256 << 20;
-        if self.takes_measured_data() { memory.high.min(ENOUGH.saturating_sub(memory.low)) } else { 0 }
     }
 
     /// GUIDs of the table's entries, the one nearest the end of the image first.

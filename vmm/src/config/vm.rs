@@ -27,8 +27,6 @@ const MIB: u64 = 1 << 20;
 pub const MAX_VCPUS: u32 = 64;
 /// The least guest memory in bytes, whatever the boot profile; each profile may ask for more.
 pub const MIN_MEMORY: u64 = 64 * MIB;
-/// Guest memory with which the built-in firmware boots any profile, however little of it is below 4 GiB.
-const ENOUGH_MEMORY: u64 = 256 * MIB;
 /// The most guest memory in bytes.
 pub const MAX_MEMORY: u64 = 1 << 40;
 
@@ -166,7 +164,7 @@ impl RawVm {
             gate: gate.is_some(),
         };
         let firmware = firmware::check(firmware.as_deref(), rules);
-        let (memory, low_memory) = check_memory(memory, low_memory, &firmware, rules);
+        let (memory, low_memory) = check_memory(memory, low_memory, rules);
         let (boot, first_stage) = boot::check(boot, rules);
         Config {
             vcpus: rules.integer("vcpus", vcpus, 1..=MAX_VCPUS).unwrap_or(1),
@@ -200,12 +198,7 @@ fn check_name(name: Option<String>, rules: &mut Rules<'_>) -> String {
 }
 
 /// `memory` and `low_memory`, in bytes.
-fn check_memory(
-    memory: Option<RawSize>,
-    low: Option<RawSize>,
-    firmware: &FirmwareSource,
-    rules: &mut Rules<'_>,
-) -> (u64, u64) {
+fn check_memory(memory: Option<RawSize>, low: Option<RawSize>, rules: &mut Rules<'_>) -> (u64, u64) {
     let memory = rules.required("memory", memory, "64 MiB to 1 TiB, such as \"512MiB\"");
     let memory = memory.and_then(|size| check_size("memory", &size, MAX_MEMORY, rules));
     let low_given = low.is_some();
@@ -219,11 +212,7 @@ fn check_memory(
     let below = low.unwrap_or_else(|| default_low_memory(memory));
     // A low_memory that was refused already says nothing about the profile.
     let usable = low.is_some() || !low_given;
-    // The built-in firmware gives a kernel what it needs above 4 GiB.
-    let builtin = *firmware == FirmwareSource::Builtin && rules.vm.profile != Some(Profile::Igvm);
-    let enough_above = builtin && memory >= ENOUGH_MEMORY;
-    let too_little = |profile: &Profile| usable && !enough_above && below < profile.min_memory();
-    if let Some(profile) = rules.vm.profile.filter(too_little) {
+    if let Some(profile) = rules.vm.profile.filter(|profile| usable && below < profile.min_memory()) {
         let key = if low.is_some() { "low_memory" } else { "memory" };
         let message = format!("{key} is {}, too little to boot with profile {profile}", show(below));
         let allowed = format!("at least {}", show(profile.min_memory()));

@@ -87,7 +87,7 @@ impl LaunchPlan {
             }
             Profile::HashesOnly(hashes) => hash_overlay(hash_area(firmware, profile)?, hashes)?,
             Profile::Uki { image, gpa } => {
-                check_uki(firmware, image, *gpa, memory)?;
+                check_uki(image, *gpa, memory)?;
                 let hobs = hob_area(firmware, profile)?;
                 let kernel = DataHob::kernel(*gpa, image.blob().len());
                 vec![
@@ -228,14 +228,14 @@ fn hash_overlay(area: Area, hashes: &KernelHashes) -> Result<Vec<Overlay>, PlanE
     Ok(vec![Overlay { gpa: area.page(), section, tag: "kernel hashes", content }])
 }
 
-fn check_uki(firmware: &Firmware, image: &Kernel, gpa: u64, memory: &MemoryLayout) -> Result<(), PlanError> {
+fn check_uki(image: &Kernel, gpa: u64, memory: &MemoryLayout) -> Result<(), PlanError> {
     image.require_uki()?;
     if !is_page_multiple(gpa) || gpa < uki::MIN_GPA {
         return Err(PlanError::UkiAddress { gpa, lowest: uki::MIN_GPA });
     }
     let len = image.blob().len();
     let needed = uki::needed_low(gpa, len, image.image_size());
-    if needed > memory.low + firmware.accepts_above(memory) {
+    if needed > memory.low {
         return Err(PlanError::UkiMemory { name: image.blob().to_string(), len, needed, low: memory.low });
     }
     Ok(())

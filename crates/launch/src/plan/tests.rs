@@ -223,16 +223,6 @@ fn firmware_that_would_ignore_keys_is_refused() {
 }
 
 #[test]
-fn our_firmware_needs_less_memory_below_4_gib() {
-    let build = |image: &Image, memory| LaunchPlan::build(&firmware(image), &uki_profile(5000), memory, 1);
-    let memory = MemoryLayout { low: 64 * MIB, high: 192 * MIB };
-    assert!(build(&Image::own(), &memory).is_ok());
-    assert!(matches!(build(&Image::amdsev(), &memory), Err(PlanError::UkiMemory { .. })));
-    let little = MemoryLayout { high: 32 * MIB, ..memory };
-    assert!(matches!(build(&Image::own(), &little), Err(PlanError::UkiMemory { .. })));
-}
-
-#[test]
 fn a_disk_boots_with_any_firmware() {
     let plan = build(&Image::plain(), &Profile::Disk).unwrap();
     assert_eq!(rows(&plan), [(0xffff_f000, 0x1000, Normal, "firmware")]);

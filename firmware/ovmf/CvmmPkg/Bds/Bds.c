@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The boot phase: a console, the PCI bus, the ACPI tables, then a loader. It reads no boot variable, has no menu and waits for
 // no key.
-#include "Accept.h"
 #include "Console.h"
 #include "Select.h"
 #include <Guid/EventGroup.h>
@@ -52,7 +51,6 @@ Boot (
   Handle = NULL;
   gBS->InstallProtocolInterface (&Handle, &gEfiDxeSmmReadyToLockProtocolGuid, EFI_NATIVE_INTERFACE, NULL);
   EfiSignalEventReadyToBoot ();
-  AcceptForLoaders ();
   if (!SelectMeasured ()) {
     ConnectAll (&gEfiPciIoProtocolGuid, TRUE);
     SelectDisks ();

@@ -24,14 +24,6 @@ pub const CASES: &[Case] = &[
     on(Host::Snp, "own-uki-4", 900, uki_4, "the same with 4 vCPUs and 3 GiB").long(),
     on(
         Host::Snp,
-        "own-low-memory",
-        900,
-        low_memory,
-        "64 MiB below 4 GiB: the firmware accepts what the kernel needs above; by UKI and by disk",
-    )
-    .long(),
-    on(
-        Host::Snp,
         "own-variables",
         600,
         variables,
@@ -130,14 +122,6 @@ fn uki_4(ctx: &Ctx) -> Result<()> {
     spec.memory = "3GiB";
     spec.low_memory = None;
     attested(ctx, &spec, None).map(drop)
-}
-
-fn low_memory(ctx: &Ctx) -> Result<()> {
-    for mut spec in [uki(ctx, "report")?, disk(ctx, "signed.img", &["owner.crt"])] {
-        spec.low_memory = Some("64MiB");
-        attested(ctx, &spec, None)?;
-    }
-    Ok(())
 }
 
 fn variables(ctx: &Ctx) -> Result<()> {
