@@ -207,6 +207,18 @@ mod tests {
     }
 
     #[test]
+    fn every_code_is_listed() {
+        let (path, places) = (PathBuf::new(), Vec::new());
+        let errors = [
+            BuiltinError::FirmwareMissing { file: String::new(), places: places.clone() },
+            BuiltinError::CertificateMissing { file: "f", places },
+            BuiltinError::CertificateDiffers { path: path.clone() },
+            BuiltinError::Read { path, source: io::ErrorKind::Other.into() },
+        ];
+        assert!(errors.iter().all(|error| cvmm_launch::reasons::FILES.contains(&error.code())));
+    }
+
+    #[test]
     fn only_the_pinned_file_is_used() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f.fd");

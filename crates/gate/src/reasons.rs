@@ -209,6 +209,7 @@ mod tests {
             cvmm_gate_protocol::ticket::CODES,
             cvmm_boot_image::CODES,
             cvmm_launch::reasons::CODES,
+            cvmm_launch::reasons::FILES,
             cvmm_igvm::reasons::CODES,
             cvmm_tpm::quote::CODES,
         ];

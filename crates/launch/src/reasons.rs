@@ -32,6 +32,17 @@ pub const CODES: &[&str] = &[
     "plan.internal",
 ];
 
+/// Codes of files that cvmm finds by their digest, and of Secure Boot keys. They are given where the files are opened.
+pub const FILES: &[&str] = &[
+    "firmware.missing",
+    "firmware.differs",
+    "secure-boot.file",
+    "secure-boot.keys",
+    "secure-boot.missing",
+    "secure-boot.differs",
+    "secure-boot.read",
+];
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

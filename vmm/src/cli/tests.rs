@@ -235,6 +235,7 @@ fn every_option_that_names_an_output_is_known() {
             "cvmm measure --id-block",
             "cvmm measure --write-firmware",
             "cvmm measure --write-igvm",
+            "cvmm measure --write-keys",
             "cvmm policy import --output",
             "cvmm policy init --output",
             "cvmm policy resolve --output",
