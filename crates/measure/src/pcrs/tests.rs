@@ -127,7 +127,7 @@ fn what_the_firmware_measures_is_in_its_event_log() {
 /// An EFI_SIGNATURE_LIST with `count` entries of `len` bytes.
 fn list(count: usize, len: usize) -> Vec<u8> {
     let sizes = [28 + count * len, 0, len].map(|size| u32::to_le_bytes(size as u32));
-    [&[7; 16], sizes.as_flattened(), &vec![9; count * len]].concat()
+    [[7; 16].as_slice(), sizes.as_flattened(), &vec![9; count * len]].concat()
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn keys_come_from_the_key_region() {
     };
     let region = |entries: &[u8], version: u32| {
         let header = [(entries.len() as u32).to_le_bytes(), version.to_le_bytes()].concat();
-        let mut bytes = [b"CVMMKEYS", header.as_slice(), entries].concat();
+        let mut bytes = [b"CVMMKEYS".as_slice(), &header, entries].concat();
         bytes.resize(0x1000, 0xff);
         bytes
     };
