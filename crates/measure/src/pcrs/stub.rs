@@ -24,6 +24,8 @@ const SECTIONS: [(&[u8], u32); 10] = [
 ];
 /// Sections of which the stub selects some, by what it finds when it runs.
 const SELECTED: [&[u8]; 5] = [b".profile", b".dtbauto", b".hwids", b".efifw", b".fwauto"];
+/// How the section .linux begins in an image of `cvmm uki build`: its content is not a program.
+const CVMM_PAYLOAD: &[u8; 8] = b"CVMMLNX\0";
 /// The section with the stub's name and version, and its most bytes.
 const MAGIC: &[u8] = b".sdmagic";
 const MAX_MAGIC: u64 = 1024;
@@ -59,8 +61,13 @@ impl Stub {
     /// The stub of `program`.
     pub(super) fn of(program: &Program) -> Result<Self, PcrError> {
         let find = |name: &[u8]| program.sections().iter().find(|section| section.name == name);
-        if find(b".linux").is_none() {
-            return Ok(Self::None);
+        let Some(linux) = find(b".linux") else { return Ok(Self::None) };
+        let mut start = [0; CVMM_PAYLOAD.len()];
+        if linux.len >= start.len() as u64 {
+            program.blob().read(&mut start, linux.offset)?;
+        }
+        if start == *CVMM_PAYLOAD {
+            return Ok(Self::Cvmm);
         }
         let unknown = |why: &str| Ok(Self::Unknown(format!("the image's stub is not known: {why}")));
         let Some(magic) = find(MAGIC) else { return unknown("it has no section .sdmagic") };
@@ -72,8 +79,7 @@ impl Stub {
         match (words.next(), words.next().and_then(major)) {
             (Some("systemd-stub"), Some(version)) if version >= FIRST => Ok(Self::Systemd { version }),
             (Some("systemd-stub"), Some(_)) => unknown("systemd's stub measures since version 252"),
-            (Some("cvmm-stub"), Some(_)) => Ok(Self::Cvmm),
-            _ => unknown("its section .sdmagic does not name systemd-stub or cvmm-stub"),
+            _ => unknown("its section .sdmagic does not name systemd-stub"),
         }
     }
 

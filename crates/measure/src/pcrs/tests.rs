@@ -209,6 +209,15 @@ fn what_is_not_known_has_its_reason() {
     assert!(text.contains("bank sha256\n  2  3d458cfe") && text.contains("\nnot predicted\n  0  "), "{text}");
 }
 
+/// The stub of `cvmm uki build` measures as systemd's does, and starts its kernel without the firmware.
+#[test]
+fn our_own_stub_starts_the_kernel_itself() {
+    let prediction =
+        predicted(uki(&[(".osrel", b"ID=debian\n"), (".linux", b"CVMMLNX\0 and the rest")]), true);
+    let events = |pcr: u8| prediction.pcrs.iter().find(|state| state.pcr == pcr).unwrap().events.len();
+    assert_eq!((events(4), events(11)), (3, 4));
+}
+
 #[test]
 fn a_kernel_that_is_not_a_program_is_refused() {
     let firmware = firmware(true);
