@@ -36,7 +36,8 @@ fn vmlinux() -> Vec<u8> {
     {
         let at = 64 + index * 56;
         put(at, &[1]);
-        for (field, value) in [(8, offset), (16, 0xffff_ffff_8000_0000 + start), (24, start), (32, len), (40, memory)] {
+        let kernel = 0xffff_ffff_8000_0000 + start;
+        for (field, value) in [(8, offset), (16, kernel), (24, start), (32, len), (40, memory)] {
             put(at + field, &value.to_le_bytes());
         }
         put(offset as usize, &[0xcc; 0x100]);
