@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Files that cvmm knows by their digest and finds on the host: its own firmware, and the certificates of presets.
+//! Files that cvmm knows by their digest and finds on the host: its own firmware, and the certificates of
+//! presets.
 //!
-//! Where they are found does not matter, since nothing else has these digests. A file that differs is refused, not skipped:
-//! it is an installation of another version.
+//! Where they are found does not matter, since nothing else has these digests. A file that differs is
+//! refused, not skipped: it is an installation of another version.
 
 use std::env;
 use std::fs::File;
@@ -70,7 +71,7 @@ pub enum BuiltinError {
     },
     /// It has other content.
     #[error(
-        "{path} is not the firmware of this cvmm (SHA-256 {sha256}): {error}; install firmware and cvmm of the same version"
+        "{path} is not the firmware of this cvmm (SHA-256 {sha256}): {error}; install both in the same version"
     )]
     FirmwareDiffers {
         /// The file.
@@ -94,9 +95,7 @@ pub enum BuiltinError {
         places: Vec<PathBuf>,
     },
     /// It has other content.
-    #[error(
-        "{path} is not the certificate that the preset \"microsoft\" means: its SHA-256 differs, or it is not a certificate"
-    )]
+    #[error("{path} is not the certificate of the preset \"microsoft\": its content differs")]
     CertificateDiffers {
         /// The file.
         path: PathBuf,

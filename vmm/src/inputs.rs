@@ -311,7 +311,7 @@ fn key_file(variable: Variable, path: &Path, now: u64) -> Result<Vec<u8>, InputE
         tracing::warn!(
             file = %path.display(),
             subject = %cvmm_reason::printable::line(&certificate.subject),
-            "a certificate of secure_boot.db has expired; firmware does not check that, and accepts its signatures"
+            "a certificate of secure_boot.db has expired; firmware accepts its signatures all the same"
         );
     }
     Ok(lists)

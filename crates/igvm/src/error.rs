@@ -8,7 +8,7 @@ use cvmm_launch::id_block::IdError;
 use cvmm_launch::plan::PlanError;
 use cvmm_launch::registers::RegisterError;
 
-use crate::headers::name;
+use crate::names::name;
 
 /// An IGVM file that cannot be launched.
 #[derive(Debug, thiserror::Error)]

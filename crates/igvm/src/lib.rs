@@ -21,6 +21,7 @@ mod error;
 mod headers;
 mod identity;
 mod load;
+mod names;
 mod pages;
 mod parameters;
 pub mod reasons;

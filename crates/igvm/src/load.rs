@@ -24,8 +24,9 @@ use igvm_defs::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{IgvmError, IgvmProblem, Place};
-use crate::headers::{Header, Headers, name};
+use crate::headers::{Header, Headers};
 use crate::identity;
+use crate::names::name;
 use crate::pages::{Pages, content};
 use crate::parameters::{Areas, memory_map};
 

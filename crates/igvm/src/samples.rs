@@ -2,7 +2,8 @@
 //! Small IGVM files, for tests and fuzz targets of this and other crates.
 
 use cvmm_launch::plan::VcpuStart;
-use cvmm_launch::vmsa::{self, VcpuModel};
+use cvmm_launch::start;
+use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::features::SevFeatures;
 use zerocopy::IntoBytes;
@@ -32,7 +33,7 @@ impl File {
     #[must_use]
     pub fn guest() -> Self {
         let model = VcpuModel { signature: CpuSignature(0xa0_0f11), features: SevFeatures::SNP_ACTIVE };
-        let state = vmsa::initial(&VcpuStart::Reset { eip: 0xffff_fff0 }, model);
+        let state = start::initial(&VcpuStart::Reset { eip: 0xffff_fff0 }, model);
         let page = |gpa, offset, kind| (PAGE_DATA, page(gpa, offset, 0, kind));
         Self {
             headers: vec![

@@ -11,7 +11,8 @@ use cvmm_launch::firmware::SnpError;
 use cvmm_launch::id_block::Identity;
 use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, PAGE_SIZE, PageImport, PageKind, Source};
-use cvmm_launch::vmsa::{self, VcpuModel};
+use cvmm_launch::start;
+use cvmm_launch::vmsa::VcpuModel;
 use cvmm_snp::cpuid::{CpuidFunction, CpuidPage};
 use cvmm_snp::page_info::VMSA_GPA;
 use cvmm_snp::policy::GuestPolicy;
@@ -171,7 +172,7 @@ impl Export<'_> {
         for start in self.plan.vcpus() {
             match vmsas.last_mut() {
                 Some((_, count)) if last == Some(start) => *count += 1,
-                _ => vmsas.push((vmsa::initial(start, self.model), 1)),
+                _ => vmsas.push((start::initial(start, self.model), 1)),
             }
             last = Some(start);
         }

@@ -306,7 +306,7 @@ fn a_file_of_the_formats_own_writer_is_loaded() {
     psp.extend(PageType::Vmsa, &page, 0xffff_ffff_f000, false, [0; 3]);
     let reset = cvmm_launch::plan::VcpuStart::Reset { eip: 0xffff_fff0 };
     for _ in 1..3 {
-        let vmsa = cvmm_launch::vmsa::initial(&reset, MODEL);
+        let vmsa = cvmm_launch::start::initial(&reset, MODEL);
         psp.extend(PageType::Vmsa, vmsa.as_bytes(), 0xffff_ffff_f000, false, [0; 3]);
     }
     assert_eq!(digest(&plan).0, psp.0);

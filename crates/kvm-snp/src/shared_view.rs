@@ -92,7 +92,12 @@ impl SharedView {
     pub unsafe fn new(mappings: Vec<Mapping>) -> Result<Self, RunError> {
         let runs: Vec<_> = mappings.iter().map(|mapping| (mapping.gpa, mapping.len)).collect();
         let states = PageStates::new(&runs)?;
-        Ok(Self { states, mappings, withdrawals: AtomicU64::new(0), counters: Mutex::new(Counters::default()) })
+        Ok(Self {
+            states,
+            mappings,
+            withdrawals: AtomicU64::new(0),
+            counters: Mutex::new(Counters::default()),
+        })
     }
 
     /// Whether all of these bytes are shared memory now. Never true for addresses that are not memory, nor

@@ -325,7 +325,8 @@ mod tests {
                 let run = states.shared_run(gpa + 1);
                 prop_assert_eq!(run.is_some(), *state == PageState::Shared);
                 let Some(run) = run else { continue };
-                prop_assert!(run.contains(gpa) && states.is(run.start, run.end - run.start, PageState::Shared));
+                let len = run.end - run.start;
+                prop_assert!(run.contains(gpa) && states.is(run.start, len, PageState::Shared));
                 let shared = |gpa| states.is(gpa, PAGE, PageState::Shared);
                 let edges = [BASE, BASE + 200 * PAGE, HIGH];
                 prop_assert!(edges.contains(&run.start) || !shared(run.start - PAGE), "longer below");

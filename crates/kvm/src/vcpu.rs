@@ -193,8 +193,9 @@ impl Vcpu {
             fd.set_regs(&regs).map_err(state("general registers"))?;
         }
         if private.is_some() && id != 0 {
-            // Linux starts it by the GHCB protocol's AP creation. KVM ignores that in a vCPU that never had an INIT (UNINITIALIZED),
-            // which firmware that starts no processors does not send. INIT and SIPI work here as well.
+            // Linux starts it by the GHCB protocol's AP creation. KVM ignores that in a vCPU that never had
+            // an INIT (UNINITIALIZED), which firmware that starts no processors does not send. INIT and
+            // SIPI work here as well.
             let held = kvm_bindings::kvm_mp_state { mp_state: kvm_bindings::KVM_MP_STATE_AP_RESET_HOLD };
             fd.set_mp_state(held).map_err(state("processor state"))?;
         }

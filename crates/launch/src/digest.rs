@@ -25,7 +25,8 @@ use crate::hash::{sha384, sha384_value};
 use crate::memory::MemoryLayout;
 use crate::page::PAGE_SIZE;
 use crate::plan::{LaunchPlan, PageImport, PageKind, PlanError, Profile, Source};
-use crate::vmsa::{self, VcpuModel};
+use crate::start;
+use crate::vmsa::VcpuModel;
 
 /// A plan that could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +142,7 @@ pub fn measure(
         let (_, vmsa, contents) = match last.take() {
             Some(same @ (of, _, _)) if of == start => same,
             _ => {
-                let vmsa = vmsa::initial(start, model);
+                let vmsa = start::initial(start, model);
                 let contents = sha384(vmsa.as_bytes());
                 (start, vmsa, contents)
             }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An OVMF image and its metadata.
 //!
-//! The image is mapped so that it ends at 4 GiB; the processor starts 16 bytes before that. Near the end lies
-//! a table of GUIDed entries that names, for confidential guests, where APs start, which pages must exist at
-//! launch ([`sev`]), where the kernel-hash table belongs, where parameters for the firmware can be left
-//! ([`igvm`]), and where a first stage goes. Builds without any of that boot ordinary guests, so each entry is
-//! optional here; a boot profile that needs one says so when the plan is built. The image is not held in
-//! memory: only table and metadata are read. All of it is checked: an image is untrusted until its measurement
-//! has been compared.
+//! The image is mapped so that it ends at 4 GiB; the processor starts 16 bytes before that. Near the end
+//! lies a table of GUIDed entries that names, for confidential guests, where APs start, which pages must
+//! exist at launch ([`sev`]), where the kernel-hash table belongs, where parameters for the firmware can be
+//! left ([`igvm`]), and where a first stage goes. Builds without any of that boot ordinary guests, so each
+//! entry is optional here; a boot profile that needs one says so when the plan is built. The image is not
+//! held in memory: only table and metadata are read. All of it is checked: an image is untrusted until its
+//! measurement has been compared.
 
 mod error;
 pub mod igvm;

@@ -26,5 +26,6 @@ pub mod reasons;
 pub mod registers;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
+pub mod start;
 pub mod uki;
 pub mod vmsa;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Data in measured pages that a data HOB names: Secure Boot keys, and the path of a loader.
 //!
-//! The firmware takes them while everything is mapped private, so what the host shows later at these addresses does not
-//! matter. It must be firmware that takes them: any other would ignore the keys, and start without Secure Boot.
+//! The firmware takes them while everything is mapped private, so what the host shows later at these
+//! addresses does not matter. It must be firmware that takes them: any other would ignore the keys, and
+//! start without Secure Boot.
 
 use cvmm_secure_boot::{Keys, Variable};
 
@@ -22,8 +23,8 @@ const LOADER: u32 = 0x202;
 pub struct Measured {
     /// Secure Boot keys; without them Secure Boot is off.
     pub keys: Option<Keys>,
-    /// Path of the loader on the disks, such as `\EFI\debian\grubx64.efi`: 1 to [`MAX_LOADER`] printable ASCII
-    /// characters. The firmware looks for loaders by itself without one.
+    /// Path of the loader on the disks, such as `\EFI\debian\grubx64.efi`: 1 to [`MAX_LOADER`] printable
+    /// ASCII characters. The firmware looks for loaders by itself without one.
     pub loader: Option<String>,
 }
 

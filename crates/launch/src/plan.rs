@@ -26,7 +26,7 @@ use crate::blob::Blob;
 use crate::firmware::SnpError;
 use crate::hashes::KernelHashes;
 use crate::kernel::Kernel;
-use crate::registers::StartRegisters;
+pub use crate::start::VcpuStart;
 
 /// How a page is imported; the numbers are PAGE_TYPE of SNP_LAUNCH_UPDATE (SEV-SNP firmware ABI, 8.17.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,24 +113,6 @@ pub struct PageImport {
     pub source: Source,
     /// Description for messages: `"firmware"`, `"kernel hashes"`, `"uki"` ...
     pub tag: &'static str,
-}
-
-/// State in which a virtual CPU starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VcpuStart {
-    /// The architectural reset state with another code segment base and instruction pointer.
-    Reset {
-        /// First instruction: the base of CS plus IP. An ordinary guest's application processors never use
-        /// theirs, they wait for a SIPI.
-        eip: u32,
-    },
-    /// 64-bit mode, at the first stage ([`crate::first_stage`]).
-    FirstStage {
-        /// Where the stage is.
-        place: u32,
-    },
-    /// Registers that an IGVM file gives.
-    Registers(StartRegisters),
 }
 
 /// How the guest's operating system is loaded.

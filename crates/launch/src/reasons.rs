@@ -32,7 +32,8 @@ pub const CODES: &[&str] = &[
     "plan.internal",
 ];
 
-/// Codes of files that cvmm finds by their digest, and of Secure Boot keys. They are given where the files are opened.
+/// Codes of files that cvmm finds by their digest, and of Secure Boot keys. They are given where the files
+/// are opened.
 pub const FILES: &[&str] = &[
     "firmware.missing",
     "firmware.differs",

@@ -13,7 +13,6 @@ use cvmm_snp::features::SevFeatures;
 use cvmm_snp::vmsa::{Segment, Vmsa};
 use zerocopy::little_endian::U64;
 
-use crate::plan::VcpuStart;
 use crate::vmsa::{self, VcpuModel};
 
 const CR0_PG: u64 = 1 << 31;
@@ -69,7 +68,7 @@ impl StartRegisters {
         // RDX has the processor signature, in 32 bits.
         let signature = CpuSignature(self.0.rdx.get() as u32);
         let features = SevFeatures(self.0.sev_features.get());
-        vmsa::initial(&VcpuStart::FirstStage { place }, VcpuModel { signature, features }) == *self.0
+        vmsa::first_stage(place.into(), VcpuModel { signature, features }) == *self.0
     }
 
     /// The VMSA that KVM makes for a virtual CPU with `features`.
@@ -163,19 +162,19 @@ mod tests {
         VcpuModel { signature: CpuSignature(0xa0_0f11), features: SevFeatures::SNP_ACTIVE };
 
     fn checked(change: impl FnOnce(&mut Vmsa)) -> Result<Vmsa, String> {
-        let mut vmsa = vmsa::initial(&VcpuStart::Reset { eip: 0xffff_fff0 }, MODEL);
+        let mut vmsa = vmsa::reset(0xffff_fff0, MODEL);
         change(&mut vmsa);
         let given = vmsa.clone();
         let registers = StartRegisters::new(vmsa, MODEL.features).map_err(|error| error.field)?;
-        let made = vmsa::initial(&VcpuStart::Registers(registers), MODEL);
+        let made = registers.vmsa(MODEL.features);
         assert!(made == given);
         Ok(made)
     }
 
     #[test]
     fn states_of_our_own_are_accepted_as_they_are() {
-        for start in [VcpuStart::Reset { eip: 0x80_b004 }, VcpuStart::FirstStage { place: 0xffed_0000 }] {
-            checked(|vmsa| *vmsa = vmsa::initial(&start, MODEL)).unwrap();
+        for state in [vmsa::reset(0x80_b004, MODEL), vmsa::first_stage(0xffed_0000, MODEL)] {
+            checked(|vmsa| *vmsa = state).unwrap();
         }
         checked(|vmsa| {
             vmsa.r15 = U64::new(u64::MAX);

@@ -112,7 +112,8 @@ pub fn needed_low(gpa: u64, len: u64, loaded: u64) -> u64 {
     bytes.checked_next_multiple_of(1 << 20).unwrap_or(u64::MAX)
 }
 
-/// The HOB list with `hobs`, which are in ascending order of addresses: the firmware accepts the memory between them.
+/// The HOB list with `hobs`, which are in ascending order of addresses: the firmware accepts the memory
+/// between them.
 pub(crate) fn hob_list(hobs: &[DataHob]) -> Vec<u8> {
     let mut list: Vec<u8> = hobs.iter().flat_map(|hob| hob.as_bytes().iter().copied()).collect();
     list.extend_from_slice(HobHeader::new(HOB_END, size_of::<HobHeader>()).as_bytes());

@@ -12,8 +12,6 @@ use cvmm_snp::features::SevFeatures;
 use cvmm_snp::vmsa::{Segment, Vmsa};
 use zerocopy::little_endian::{U16, U32, U64};
 
-use crate::plan::VcpuStart;
-
 /// Properties that all vCPUs of a guest share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VcpuModel {
@@ -21,15 +19,6 @@ pub struct VcpuModel {
     pub signature: CpuSignature,
     /// SEV_FEATURES with SNP_ACTIVE.
     pub features: SevFeatures,
-}
-
-/// The VMSA of a vCPU that starts in state `start`.
-pub fn initial(start: &VcpuStart, model: VcpuModel) -> Vmsa {
-    match start {
-        VcpuStart::Reset { eip } => reset(*eip, model),
-        VcpuStart::FirstStage { place } => first_stage(u64::from(*place), model),
-        VcpuStart::Registers(registers) => registers.vmsa(model.features),
-    }
 }
 
 /// The registers in which the VMSA of a first stage differs from a reset's: what a launcher sets, before KVM
@@ -61,7 +50,8 @@ pub mod stage_registers {
     }
 }
 
-fn first_stage(place: u64, model: VcpuModel) -> Vmsa {
+/// The VMSA of a vCPU that starts in a first stage at `place`.
+pub(crate) fn first_stage(place: u64, model: VcpuModel) -> Vmsa {
     let mut vmsa = reset(0, model);
     for data in [&mut vmsa.es, &mut vmsa.ss, &mut vmsa.ds, &mut vmsa.fs, &mut vmsa.gs] {
         *data = Segment::new(0x10, 0xc93, 0xffff_ffff, 0);
@@ -126,7 +116,7 @@ mod tests {
             (0xffff_fff0, "75fa05347e9be43f9d500bdefb65686ab0464eb7771daaaad91f807cb46b99a8"),
             (0x80_b004, "7cf249d321e4b7a57528abb273a3a25838422df02e436e00a601a4c48017a35d"),
         ] {
-            let vmsa = initial(&VcpuStart::Reset { eip }, model);
+            let vmsa = reset(eip, model);
             let hash = digest(&SHA256, vmsa.as_bytes());
             let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(hex, expected, "{vmsa:?}");

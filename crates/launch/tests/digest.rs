@@ -18,8 +18,9 @@ use cvmm_launch::memory::MemoryLayout;
 use cvmm_launch::plan::{LaunchPlan, PAGE_SIZE, PageImport, PageKind, PageSink, PlanError, Profile, place};
 use cvmm_launch::samples::firmware::{Image, Record, SECTIONS};
 use cvmm_launch::samples::{bzimage, uki_of};
+use cvmm_launch::start;
 use cvmm_launch::uki::DEFAULT_GPA;
-use cvmm_launch::vmsa::{self, VcpuModel};
+use cvmm_launch::vmsa::VcpuModel;
 use cvmm_psp::{LaunchDigest, PageType as PspPage};
 use cvmm_snp::cpu::CpuSignature;
 use cvmm_snp::digest::Digest;
@@ -405,7 +406,7 @@ fn psp_digest(plan: &LaunchPlan, model: VcpuModel) -> [u8; 48] {
         }
     }
     for start in plan.vcpus() {
-        psp.extend(PspPage::Vmsa, vmsa::initial(start, model).as_bytes(), VMSA_GPA, false, [0; 3]);
+        psp.extend(PspPage::Vmsa, start::initial(start, model).as_bytes(), VMSA_GPA, false, [0; 3]);
     }
     psp.0
 }

@@ -36,7 +36,7 @@ pub enum Variable {
     Kek = 0x101,
     /// Who may sign programs.
     Db = 0x102,
-    /// What may not run whoever signed it.
+    /// What may not run, although it is signed.
     Dbx = 0x103,
 }
 
@@ -194,9 +194,9 @@ impl Keys {
             .filter_map(|entry| Certificate::parse(entry.data).ok())
     }
 
-    /// The key file: [`MAGIC`], u32 length, u32 [`VERSION`], then for each variable that is not empty u32 type, u32
-    /// length and its lists, padded to 8 bytes with zeros. Numbers are little-endian. The same keys give the same
-    /// bytes.
+    /// The key file: [`MAGIC`], u32 length, u32 [`VERSION`], then for each variable that is not empty u32
+    /// type, u32 length and its lists, padded to 8 bytes with zeros. Numbers are little-endian. The same
+    /// keys give the same bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = Vec::new();

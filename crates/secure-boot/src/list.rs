@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `EFI_SIGNATURE_LIST` (UEFI specification, 32.4.1): a type, then entries of one size, each an owner and data.
+//! `EFI_SIGNATURE_LIST` (UEFI specification, 32.4.1): a type, then entries of one size, each an owner and
+//! data.
 
 use thiserror::Error;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Certificates of others that a name stands for. They are not in cvmm: their files are found on the host and taken by
-//! their SHA-256 only.
+//! Certificates of others that a name stands for. They are not in cvmm: their files are found on the host
+//! and taken by their SHA-256 only.
 
 use aws_lc_rs::digest;
 
@@ -42,7 +42,8 @@ const DB: [PresetFile; 2] = [
     },
 ];
 
-/// The files of the preset [`MICROSOFT`] for a variable; none for PK, which is the owner's, and dbx, which is dated.
+/// The files of the preset [`MICROSOFT`] for a variable; none for PK, which is the owner's, and dbx, which
+/// is dated.
 #[must_use]
 pub fn microsoft(variable: Variable) -> &'static [PresetFile] {
     match variable {

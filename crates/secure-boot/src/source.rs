@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Files that an owner has: certificates in PEM (one or several) or DER, signature lists (`.esl`), and signed updates of
-//! variables (`.auth`), whose signature is not needed for a measured variable and is dropped.
+//! Files that an owner has: certificates in PEM (one or several) or DER, signature lists (`.esl`), and
+//! signed updates of variables (`.auth`), whose signature is not needed for a measured variable and is
+//! dropped.
 
 use thiserror::Error;
 
@@ -16,7 +17,8 @@ const END: &[u8] = b"-----END CERTIFICATE-----";
 
 /// EFI_TIME in front of a signed update.
 const TIME: usize = 16;
-/// WIN_CERTIFICATE_UEFI_GUID without its data: length, revision 0x0200, type 0x0ef1, EFI_CERT_TYPE_PKCS7_GUID.
+/// WIN_CERTIFICATE_UEFI_GUID without its data: length, revision 0x0200, type 0x0ef1,
+/// EFI_CERT_TYPE_PKCS7_GUID.
 const AUTH_HEADER: usize = 24;
 const AUTH_TYPE: [u8; 4] = [0x00, 0x02, 0xf1, 0x0e];
 const PKCS7: Guid =

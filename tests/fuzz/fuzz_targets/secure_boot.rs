@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Secure Boot keys: the owner's files in any format, the key file that a gate reads, and the pages and HOBs of a launch
-//! plan, which are read back as the firmware does.
+//! Secure Boot keys: the owner's files in any format, the key file that a gate reads, and the pages and
+//! HOBs of a launch plan, which are read back as the firmware does.
 #![no_main]
 
 use std::collections::BTreeMap;

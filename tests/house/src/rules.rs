@@ -11,7 +11,7 @@ use crate::rings::Ring;
 use crate::workspace::Workspace;
 
 /// Crates that compute and do nothing else: no system calls, sockets or unsafe code.
-pub const PURE: [&str; 11] = [
+pub const PURE: [&str; 13] = [
     "cvmm-snp",
     "cvmm-tpm",
     "cvmm-launch",
@@ -22,6 +22,8 @@ pub const PURE: [&str; 11] = [
     "cvmm-gate-protocol",
     "cvmm-acpi",
     "cvmm-boot-image",
+    "cvmm-igvm",
+    "cvmm-secure-boot",
     "cvmm-timeline",
 ];
 /// What of ours the pure crates may use beside each other.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use cvmm_launch::plan::{LaunchPlan, PageSink, place};
-use cvmm_launch::vmsa::{self, VcpuModel};
+use cvmm_launch::start;
+use cvmm_launch::vmsa::VcpuModel;
 use cvmm_psp::PAGE;
 use cvmm_snp::page_info::{PageType, VMSA_GPA};
 use zerocopy::IntoBytes as _;
@@ -48,7 +49,7 @@ impl Rig {
             }
         }
         for start in plan.vcpus() {
-            let content = vmsa::initial(start, model);
+            let content = start::initial(start, model);
             self.launch_page(guest, VMSA_GPA, content.as_bytes(), kind(PageType::Vmsa));
         }
         launched

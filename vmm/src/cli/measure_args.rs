@@ -94,7 +94,8 @@ pub(super) struct MeasureArgs {
     /// Write the guest as an IGVM file, for QEMU and cloud-hypervisor, with its ID block if it has one
     #[arg(long, value_name = "OUT", requires = "config", conflicts_with = "snp_ovmf_hash")]
     pub(super) write_igvm: Option<PathBuf>,
-    /// Write the Secure Boot keys as they are measured: one file, which a gate needs (cvmm-gate artifact import)
+    /// Write the Secure Boot keys as they are measured: one file, which a gate needs (cvmm-gate artifact
+    /// import)
     #[arg(long, value_name = "OUT", requires = "config")]
     pub(super) write_keys: Option<PathBuf>,
     /// Form of the digest

@@ -48,12 +48,13 @@ pub(super) struct RawBoot {
     /// a parameter for it; not measured. Default: empty.
     #[schemars(length(max = MAX_CMDLINE))]
     pub(super) cmdline: Option<String>,
-    /// Profile `disk`: the path of the loader on the disks, such as `\EFI\debian\grubx64.efi`; measured. Default: the firmware looks for
-    /// `\EFI\NAME\shimx64.efi`, then `\EFI\BOOT\BOOTX64.EFI`.
+    /// Profile `disk`: the path of the loader on the disks, such as `\EFI\debian\grubx64.efi`; measured.
+    /// Default: the firmware looks for `\EFI\NAME\shimx64.efi`, then `\EFI\BOOT\BOOTX64.EFI`.
     #[schemars(length(min = 2, max = MAX_LOADER))]
     pub(super) loader: Option<String>,
-    /// Whether a measured first stage runs before the firmware: it waits for the gate's ticket and verifies the unified kernel image.
-    /// Only with `isolation = "snp"`. Default: true with a `[gate]`, false without.
+    /// Whether a measured first stage runs before the firmware: it waits for the gate's ticket and verifies
+    /// the unified kernel image. Only with `isolation = "snp"`. Default: true with a `[gate]`, false
+    /// without.
     pub(super) first_stage: Option<bool>,
 }
 
@@ -65,7 +66,8 @@ pub enum Boot {
         /// The UKI.
         uki: PathBuf,
     },
-    /// Kernel, initrd and command line through fw_cfg, checked by the firmware against hashes in a measured page.
+    /// Kernel, initrd and command line through fw_cfg, checked by the firmware against hashes in a measured
+    /// page.
     Hashes {
         /// The bzImage or UKI.
         kernel: PathBuf,
@@ -318,7 +320,8 @@ cmdline = "console=ttyS0 quiet"
 "#;
 
 const DISK: &str = r#"[boot]
-# The firmware looks for an EFI system partition on the disks. Nothing of the disk is measured: [secure_boot] says what may boot.
+# The firmware looks for an EFI system partition on the disks. Nothing of the disk is measured:
+# [secure_boot] says what may boot.
 profile = "disk"
 # loader = '\EFI\BOOT\BOOTX64.EFI'   # which program; default: shim in the folder of a distribution, then this
 "#;

@@ -32,11 +32,13 @@ pub(super) struct RawConsole {
     pub(super) device: Option<ConsoleDevice>,
     /// Where its bytes go on the host. Default "stdio".
     pub(super) mode: Option<ConsoleMode>,
-    /// Mode `file`: the file output is appended to, relative to this file. A new one can be read by its owner only.
+    /// Mode `file`: the file output is appended to, relative to this file. A new one can be read by its
+    /// owner only.
     #[schemars(length(min = 1))]
     pub(super) path: Option<String>,
-    /// Mode `file`: the most the file holds, 64 KiB to 64 GiB. When it is full, its content moves to a second file with ".1" after
-    /// the name, which replaces what was there, so that both together hold the newest output. Default 16 MiB.
+    /// Mode `file`: the most the file holds, 64 KiB to 64 GiB. When it is full, its content moves to a
+    /// second file with ".1" after the name, which replaces what was there, so that both together hold the
+    /// newest output. Default 16 MiB.
     pub(super) max_size: Option<RawSize>,
 }
 
@@ -75,7 +77,8 @@ pub struct Console {
     pub mode: ConsoleMode,
     /// The file of [`ConsoleMode::File`]; `None` in every other mode.
     pub path: Option<PathBuf>,
-    /// The most bytes of the file of [`ConsoleMode::File`], and of the one with older output; `None` in every other mode.
+    /// The most bytes of the file of [`ConsoleMode::File`], and of the one with older output; `None` in
+    /// every other mode.
     pub max_size: Option<u64>,
 }
 

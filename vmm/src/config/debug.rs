@@ -32,8 +32,9 @@ pub(super) struct RawDebug {
 pub struct Debug {
     /// Whether the LPC bridge is visible, so that the firmware finds the serial port.
     pub firmware_console: bool,
-    /// Whether the guest sees MTRRs, as it does by default: Linux before 6.3 has no PAT without them, and such a kernel does not
-    /// start as an SNP guest. Hiding them saves the firmware of a guest without isolation some 6,000 exits, which KVM answers.
+    /// Whether the guest sees MTRRs, as it does by default: Linux before 6.3 has no PAT without them, and
+    /// such a kernel does not start as an SNP guest. Hiding them saves the firmware of a guest without
+    /// isolation some 6,000 exits, which KVM answers.
     pub mtrr: bool,
     /// Console text that means that user space is up, for the timeline.
     pub user_space_marker: Option<String>,

@@ -38,8 +38,8 @@ pub(super) struct RawDisk {
     /// Serial the guest sees, 1 to 20 printable ASCII characters. Default "disk0", "disk1", …
     #[schemars(length(min = 1, max = MAX_SERIAL), regex(pattern = r"^[!-~]+$"))]
     pub(super) serial: Option<String>,
-    /// "raw": this is a raw image even if it begins like one of another format, which its guest may have written. Default: an image
-    /// with the header of another format (qcow2, VHD, VMDK, ...) is refused.
+    /// "raw": this is a raw image even if it begins like one of another format, which its guest may have
+    /// written. Default: an image with the header of another format (qcow2, VHD, VMDK, ...) is refused.
     pub(super) format: Option<RawFormat>,
     /// How the host caches. Default "writeback".
     pub(super) cache: Option<CacheMode>,

@@ -7,7 +7,8 @@
 use super::profile::Profile;
 use super::vm::{self, TABLES};
 
-/// An example `vm.toml` for the profile, with every key, the optional ones as comments: an SNP guest that a gate admits.
+/// An example `vm.toml` for the profile, with every key, the optional ones as comments: an SNP guest that a
+/// gate admits.
 #[must_use]
 pub fn example(profile: Profile) -> String {
     let tables = TABLES.iter().map(|table| (table.example)(profile));
@@ -103,9 +104,7 @@ mod tests {
                         "secure_boot.db",
                         "secure_boot.dbx",
                     ],
-                    Profile::Disk => {
-                        &["boot.uki", "boot.kernel", "boot.initrd", "boot.igvm", "boot.cmdline"]
-                    }
+                    Profile::Disk => &["boot.uki", "boot.kernel", "boot.initrd", "boot.igvm", "boot.cmdline"],
                     Profile::Igvm => &[
                         "boot.uki",
                         "boot.kernel",

@@ -44,8 +44,8 @@ pub(super) struct RawGate {
     /// Its private key (PEM), relative to this file and readable for its user only.
     #[schemars(length(min = 1))]
     pub(super) client_key: Option<String>,
-    /// The public key its verdicts are signed with (P-384, PEM), relative to this file. A different program that listens there cannot admit a guest without
-    /// the private half.
+    /// The public key its verdicts are signed with (P-384, PEM), relative to this file. A different program
+    /// that listens there cannot admit a guest without the private half.
     #[schemars(required, length(min = 1))]
     pub(super) verdict_key: Option<String>,
     /// The policy that appraises the guest, by its name at the gate.
@@ -57,7 +57,8 @@ pub(super) struct RawGate {
     /// Seconds to wait for each of its answers, 1 to 60. Default 5.
     #[schemars(range(min = 1, max = MAX_TIMEOUT))]
     pub(super) timeout: Option<i64>,
-    /// Whether the guest has a virtio console that is connected to the gate, for `cvmm-guest attest`. Default false.
+    /// Whether the guest has a virtio console that is connected to the gate, for `cvmm-guest attest`.
+    /// Default false.
     pub(super) channel: Option<bool>,
 }
 

@@ -13,7 +13,8 @@
 pub const MAX_LOW_MEMORY: u64 = 2 << 30;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// What is not free for bounce buffers: firmware at both ends (25 MiB of AmdSev OVMF 2026.08), a kernel (40 to 70 MiB), an initrd.
+/// What is not free for bounce buffers: firmware at both ends (25 MiB of AmdSev OVMF 2026.08), a kernel (40
+/// to 70 MiB), an initrd.
 const TAKEN: u64 = 192 * MIB;
 /// The result is a multiple of this.
 const STEP: u64 = 64 * MIB;

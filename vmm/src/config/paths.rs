@@ -105,7 +105,8 @@ fn check_image(key: &str, path: &Path) -> Result<u64, Refusal> {
     Ok(metadata.len())
 }
 
-/// A path as text. `vm.toml` is UTF-8, so only its folder can have other bytes; those become replacement characters.
+/// A path as text. `vm.toml` is UTF-8, so only its folder can have other bytes; those become replacement
+/// characters.
 pub(super) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

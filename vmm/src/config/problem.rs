@@ -58,7 +58,8 @@ pub struct Location {
 }
 
 impl Problem {
-    /// A problem with the key at `path` (dotted, array positions as numbers). The code is `config.<keys>.<reason>`.
+    /// A problem with the key at `path` (dotted, array positions as numbers). The code is
+    /// `config.<keys>.<reason>`.
     pub(crate) fn at(path: &str, reason: &str, message: impl Into<String>) -> Self {
         let mut code = String::from("config");
         let mut key = String::new();

@@ -35,8 +35,8 @@ impl Profile {
         }
     }
 
-    /// The least RAM below 4 GiB that the profile boots with, in bytes. Observed with the AmdSev OVMF: 96 MiB through fw_cfg, 128 MiB
-    /// with a 12 MiB UKI, which is loaded into the same RAM.
+    /// The least RAM below 4 GiB that the profile boots with, in bytes. Observed with the AmdSev OVMF: 96
+    /// MiB through fw_cfg, 128 MiB with a 12 MiB UKI, which is loaded into the same RAM.
     pub(super) fn min_memory(self) -> u64 {
         match self {
             Self::Uki => 128 * MIB,

@@ -43,8 +43,8 @@ pub(super) struct Rules<'base> {
 }
 
 impl<'base> Rules<'base> {
-    /// Checks of a file whose relative paths start at `base`. `problems` have been found in it already, and entries at the dotted paths
-    /// in `cut` were there but unusable.
+    /// Checks of a file whose relative paths start at `base`. `problems` have been found in it already, and
+    /// entries at the dotted paths in `cut` were there but unusable.
     pub(super) fn new(base: &'base Path, problems: Vec<Problem>, cut: BTreeSet<String>) -> Self {
         Self { base, problems, cut, vm: Outline::default() }
     }

@@ -19,19 +19,21 @@ const MAX_FILES: usize = 64;
 
 pub(super) const TABLE: Table = Table { name: "secure_boot", repeated: false, example };
 
-/// Secure Boot keys that are measured into the guest: certificates (PEM or DER), EFI signature lists, or signed updates of them (.auth).
+/// Secure Boot keys that are measured into the guest: certificates (PEM or DER), EFI signature lists, or
+/// signed updates of them (.auth).
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "SecureBoot")]
 pub(super) struct RawSecureBoot {
-    /// The platform key, relative to this file: one certificate, of the owner. It turns Secure Boot on, and signs updates of KEK.
+    /// The platform key, relative to this file: one certificate, of the owner. It turns Secure Boot on, and
+    /// signs updates of KEK.
     #[schemars(required, length(min = 1))]
     pub(super) pk: Option<String>,
     /// Files of keys that sign updates of db and dbx, relative to this file, or "microsoft". Default: none.
     #[schemars(length(max = MAX_FILES))]
     pub(super) kek: Option<Vec<String>>,
-    /// Files of keys whose programs may boot, relative to this file, or "microsoft" for the certificates that sign the loaders of
-    /// distributions: then every such distribution boots.
+    /// Files of keys whose programs may boot, relative to this file, or "microsoft" for the certificates
+    /// that sign the loaders of distributions: then every such distribution boots.
     #[schemars(required, length(min = 1, max = MAX_FILES))]
     pub(super) db: Option<Vec<String>>,
     /// Files of what may not boot although it is signed, relative to this file. Default: none.
@@ -79,7 +81,8 @@ impl RawSecureBoot {
     pub(super) fn check(self, rules: &mut Rules<'_>) -> SecureBoot {
         let Self { pk, kek, db, dbx } = self;
         if matches!(rules.vm.profile, Some(Profile::Hashes | Profile::Igvm)) {
-            let message = "[secure_boot] belongs to the profiles uki and disk: only the built-in firmware takes keys";
+            let message =
+                "[secure_boot] belongs to the profiles uki and disk: only the built-in firmware takes keys";
             rules.add(
                 Problem::at("secure_boot", "profile", message).help("remove the table or change the profile"),
             );

@@ -23,14 +23,15 @@ pub(super) struct RawSnp {
     /// Guest policy (SEV-SNP firmware ABI 4.3). Default 0x30000: multithreading allowed, debugging not.
     #[schemars(range(min = 0x20000, max = 0x3ff_ffff))]
     pub(super) policy: Option<i64>,
-    /// ID block of the guest's owner (96 bytes, from `cvmm measure --id-block`), relative to this file: the security processor refuses
-    /// another guest. Default: one without a key, made for the files named here.
+    /// ID block of the guest's owner (96 bytes, from `cvmm measure --id-block`), relative to this file: the
+    /// security processor refuses another guest. Default: one without a key, made for the files named here.
     #[schemars(length(min = 1))]
     pub(super) id_block: Option<String>,
     /// Its keys and signatures (4096 bytes, from `cvmm measure --id-auth`). Goes with `id_block`.
     #[schemars(length(min = 1))]
     pub(super) id_auth: Option<String>,
-    /// Folder of certificates for guests that ask for their report with them, relative to this file; kernels of today may not ask.
+    /// Folder of certificates for guests that ask for their report with them, relative to this file;
+    /// kernels of today may not ask.
     #[schemars(length(min = 1))]
     pub(super) certificates: Option<String>,
     /// HOST_DATA of every report: 64 hexadecimal digits. Default: zeros.

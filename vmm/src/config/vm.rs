@@ -53,11 +53,13 @@ pub(super) struct RawVm {
     /// Number of virtual CPUs. Default 1.
     #[schemars(range(min = 1, max = MAX_VCPUS))]
     pub(super) vcpus: Option<i64>,
-    /// Guest RAM: "512MiB", "4GiB" or bytes; whole MiB, 64 MiB to 1 TiB. Profile `uki` needs 128 MiB, the others 96 MiB.
+    /// Guest RAM: "512MiB", "4GiB" or bytes; whole MiB, 64 MiB to 1 TiB. Profile `uki` needs 128 MiB, the
+    /// others 96 MiB.
     #[schemars(required)]
     pub(super) memory: Option<RawSize>,
-    /// The part of `memory` below 4 GiB, 64 MiB to 2 GiB. Default: what Linux needs for the bounce buffers of a confidential guest,
-    /// 320 MiB for up to 1 GiB of `memory`, 448 MiB for 2 GiB, 704 MiB for 4 GiB, 1216 MiB for 8 GiB, 2 GiB above; at most `memory`.
+    /// The part of `memory` below 4 GiB, 64 MiB to 2 GiB. Default: what Linux needs for the bounce buffers
+    /// of a confidential guest, 320 MiB for up to 1 GiB of `memory`, 448 MiB for 2 GiB, 704 MiB for 4 GiB,
+    /// 1216 MiB for 8 GiB, 2 GiB above; at most `memory`.
     pub(super) low_memory: Option<RawSize>,
     /// What protects the guest from the host. There is no default: an unprotected guest must be asked for.
     #[schemars(required)]

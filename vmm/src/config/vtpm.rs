@@ -25,17 +25,19 @@ pub(super) struct RawVtpm {
     pub(super) mode: Option<RawMode>,
     /// Mode `in-process`: where in cvmm the TPM's code runs. Default "thread".
     pub(super) sandbox: Option<Sandbox>,
-    /// Mode `in-process`: the file that keeps the TPM's state, relative to this file; made when there is none. Encrypted with a key
-    /// that `[gate]` gives. Without it the TPM is new whenever cvmm starts.
+    /// Mode `in-process`: the file that keeps the TPM's state, relative to this file; made when there is
+    /// none. Encrypted with a key that `[gate]` gives. Without it the TPM is new whenever cvmm starts.
     #[schemars(length(min = 1))]
     pub(super) state: Option<String>,
-    /// Mode `in-process`: the PCR banks that are active, at least one. Default sha256 and sha384; firmware extends each.
+    /// Mode `in-process`: the PCR banks that are active, at least one. Default sha256 and sha384; firmware
+    /// extends each.
     #[schemars(length(min = 1, max = 4))]
     pub(super) pcr_banks: Option<Vec<PcrBank>>,
-    /// Mode `in-process`: whether KVM collects the guest's writes to the command buffer, so that they cost no exits to cvmm. Default
-    /// true.
+    /// Mode `in-process`: whether KVM collects the guest's writes to the command buffer, so that they cost
+    /// no exits to cvmm. Default true.
     pub(super) coalesced_mmio: Option<bool>,
-    /// Mode `in-process`: whether the command buffer is also a page of ordinary memory, which Linux uses without exits. Default true.
+    /// Mode `in-process`: whether the command buffer is also a page of ordinary memory, which Linux uses
+    /// without exits. Default true.
     pub(super) shared_buffer: Option<bool>,
 }
 
@@ -78,8 +80,8 @@ pub enum PcrBank {
 impl PcrBank {
     /// All banks that a TPM of ours can have.
     pub const ALL: [Self; 4] = [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512];
-    /// What is active unless the file says otherwise: what the TCG's PC client profile wants, and no more, because firmware
-    /// extends every active bank.
+    /// What is active unless the file says otherwise: what the TCG's PC client profile wants, and no more,
+    /// because firmware extends every active bank.
     pub const DEFAULT: [Self; 2] = [Self::Sha256, Self::Sha384];
 
     /// Its hash.

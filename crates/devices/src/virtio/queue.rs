@@ -2,9 +2,9 @@
 //! A virtqueue as a device works it: strict about what the driver wrote, bounded in what it costs.
 //!
 //! The rings are read and written by host address (`rings`); this is what virtio 1.2, 2.7 says about their
-//! content, and what a hostile driver would otherwise get away with. A chain is copied out of guest memory once, as a
-//! [`Chain`] of readable and writable [`Segment`]s, and everything later works on the copy. Loops, dangling
-//! `next` indexes, nested or misshapen indirect tables, chains longer than the queue, readable buffers behind
+//! content, and what a hostile driver would otherwise get away with. A chain is copied out of guest memory
+//! once, as a [`Chain`] of readable and writable [`Segment`]s, and everything later works on the copy. Loops,
+//! dangling `next` indexes, nested or misshapen indirect tables, chains longer than the queue, readable buffers behind
 //! writable ones, available indexes that run ahead by more than the queue size and more chains in flight than
 //! the queue has descriptors, and rings in private pages, all *break* the queue: it serves nothing more until
 //! the driver resets the device (DEVICE_NEEDS_RESET, 2.1.2), and one rate-limited line is logged. Buffer

@@ -112,7 +112,7 @@ impl IndirectTable {
     }
 }
 
-/// Reads the descriptor at `at`, which is one in guest memory. Once: the driver may write it meanwhile.
+/// Reads the descriptor at `at`, which is one in guest memory. Once: the driver may write it at any time.
 fn read_descriptor(at: NonNull<[u64; 2]>) -> Descriptor {
     // SAFETY: both callers have a descriptor there, aligned to 8.
     let [low, high] = unsafe { at.read_volatile() };

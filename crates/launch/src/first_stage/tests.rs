@@ -9,7 +9,8 @@ use crate::kernel::Kernel;
 use crate::plan::{LaunchPlan, VcpuStart};
 use crate::samples::firmware::{Image, pair};
 use crate::samples::uki_of;
-use crate::vmsa::{VcpuModel, initial};
+use crate::start::initial;
+use crate::vmsa::VcpuModel;
 
 /// As OVMF.cvmm.fd: 1.25 MiB with 320 KiB at offset 0x10000.
 const SIZE: usize = 0x14_0000;

@@ -3,8 +3,8 @@
 //!
 //! The hash leaves out what a signature changes: the checksum, the entry of the certificate table, and that
 //! table at the end of the file. Firmware extends it into PCR 4 before it starts a program. Source:
-//! Microsoft, "Windows Authenticode Portable Executable Signature Format", and edk2's Tcg2Dxe, whose limits apply here
-//! too.
+//! Microsoft, "Windows Authenticode Portable Executable Signature Format", and edk2's Tcg2Dxe, whose limits
+//! apply here too.
 
 use std::ops::Range;
 

@@ -168,7 +168,7 @@ pub(super) fn boot_programs(
         Stub::Cvmm => {}
         Stub::None => {
             let reason = format!(
-                "{} is not a unified kernel image: what it starts is unknown; up to its own start, PCR 4 is {}",
+                "{} is not a unified kernel image, so what it starts is unknown; before that, PCR 4 is {}",
                 loader.blob(),
                 hex::encode(register.value)
             );

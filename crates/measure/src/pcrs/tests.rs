@@ -194,7 +194,7 @@ fn what_is_not_known_has_its_reason() {
     let stock = predicted(uki(&sections()[..9]), false);
     assert!(reason(&stock, 7).contains("not OVMF.cvmm.fd"));
     let loader = predicted(uki(&[(".other", b"x")]), true);
-    assert!(reason(&loader, 4).contains("up to its own start, PCR 4 is "));
+    assert!(reason(&loader, 4).contains("before that, PCR 4 is "));
     assert!(reason(&loader, 11).contains("not a unified kernel image"));
     let kernel = uki_of(20_000);
     let bare = predicted(uki(&[(".linux", &kernel)]), true);

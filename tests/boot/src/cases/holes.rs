@@ -3,8 +3,8 @@
 //! the guest and its report shows the right digest (docs/internals/threat-model.md). `cvmm-hostile`
 //! (`tests/hostile`) plays that host.
 //!
-//! These cases say what is, not what should be. cvmm's own firmware has neither hole: `own-uki-2` and `own-variables`
-//! (`snp/own.rs`) make the same attacks.
+//! These cases say what is, not what should be. cvmm's own firmware has neither hole: `own-uki-2` and
+//! `own-variables` (`snp/own.rs`) make the same attacks.
 
 pub(super) mod forge;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SNP guests of cvmm's own firmware (`firmware/ovmf`): several vCPUs, Secure Boot with measured keys, and what a hostile
-//! host cannot do with it. `tests/boot/run` makes the disks and signs them.
+//! SNP guests of cvmm's own firmware (`firmware/ovmf`): several vCPUs, Secure Boot with measured keys, and
+//! what a hostile host cannot do with it. `tests/boot/run` makes the disks and signs them.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ pub const CASES: &[Case] = &[
         "own-uki-2",
         600,
         uki_2,
-        "uki profile, 2 vCPUs, an ID block, and a shim of the host, which has no effect: the report's digest is the predicted one",
+        "uki profile, 2 vCPUs, an ID block: the digest is the predicted one, and a shim of the host has no effect",
     ),
     on(Host::Snp, "own-uki-4", 900, uki_4, "the same with 4 vCPUs and 3 GiB").long(),
     on(
@@ -35,7 +35,7 @@ pub const CASES: &[Case] = &[
         "own-signed",
         900,
         signed,
-        "disk profile, 4 vCPUs, Secure Boot with keys of the owner: a signed UKI boots, its report has the predicted digest",
+        "disk profile, 4 vCPUs, Secure Boot with the owner's keys: a signed UKI boots with the predicted digest",
     )
     .long(),
     on(
@@ -43,7 +43,7 @@ pub const CASES: &[Case] = &[
         "own-refused",
         900,
         refused,
-        "unsigned, signed by another, revoked by dbx, a shim without Microsoft's key in db: not started, and the guest powers off",
+        "unsigned, other signer, revoked by dbx, a shim without Microsoft's key: not started, the guest powers off",
     )
     .long(),
     on(
@@ -51,7 +51,7 @@ pub const CASES: &[Case] = &[
         "own-debian",
         900,
         debian,
-        "Microsoft's keys: Debian's shim, GRUB and signed kernel boot; with one byte of the kernel changed they do not",
+        "Microsoft's keys: Debian's shim, GRUB and kernel boot; with one byte of the kernel changed they do not",
     )
     .long(),
 ];
@@ -89,8 +89,8 @@ fn disk(ctx: &Ctx, name: &str, keys: &[&str]) -> Spec {
     spec
 }
 
-/// Runs `spec` with an ID block, to its end. The report has to show what was predicted of `honest`, the same without an
-/// attack.
+/// Runs `spec` with an ID block, to its end. The report has to show what was predicted of `honest`, the
+/// same without an attack.
 fn attested(ctx: &Ctx, honest: &Spec, attack: Option<String>) -> Result<Ended> {
     let predicted = measure(ctx, honest, &[])?;
     let mut spec = with_id_block(ctx, honest)?;

@@ -2,9 +2,9 @@
 //! Carries out [`Op`]s without blocking the queue's worker: io_uring where the kernel has it, threads
 //! elsewhere.
 //!
-//! An operation is started under a tag and reported once, in any order. It may be over when it was submitted;
-//! if not, [`Engine::event`] is signalled later. At most `capacity` operations are in flight. Dropping an engine waits for them: the kernel must
-//! not touch guest memory that is not kept mapped.
+//! An operation is started under a tag and reported once, in any order. It may be over when it was
+//! submitted; if not, [`Engine::event`] is signalled later. At most `capacity` operations are in flight.
+//! Dropping an engine waits for them: the kernel must not touch guest memory that is not kept mapped.
 
 mod pool;
 mod uring;

@@ -2,7 +2,8 @@
 //! The io_uring engine: one ring per queue, completions that come later by eventfd.
 //!
 //! io_uring goes around seccomp, so each ring is restricted before it works: four operations on one
-//! registered file, which can be taken out and not replaced. A worker that is taken over finds no way to other files in it.
+//! registered file, which can be taken out and not replaced. A worker that is taken over finds no way to
+//! other files in it.
 
 use std::io;
 use std::os::fd::AsRawFd;
