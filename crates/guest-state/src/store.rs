@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -120,10 +121,22 @@ fn locked(path: &Path, writable: bool) -> Result<File, StateError> {
     Ok(file)
 }
 
+/// How long a lock is waited for: a child that this or another process is starting has copies of its files for
+/// a moment.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+/// How often it is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+
 fn lock(file: &File, how: FlockOperation) -> Result<(), StateError> {
-    match flock(file, how) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Locked),
-        Err(error) => Err(StateError::Io { what: "lock", source: error.into() }),
+    let start = Instant::now();
+    loop {
+        match flock(file, how) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if start.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateError::Locked),
+            Err(error) => return Err(StateError::Io { what: "lock", source: error.into() }),
+        }
     }
 }

@@ -52,7 +52,8 @@ fuzz_target!(|data: &[u8]| {
     let size = ring.size();
     let signals = Arc::new(Signals::default());
     let kick = Arc::new(event_fd().expect("an eventfd"));
-    let active = ActiveQueue { index: 7, queue: ring.queue(input.u8() & 1 != 0), kick, metrics: Arc::default() };
+    let active =
+        ActiveQueue { index: 7, queue: ring.queue(input.u8() & 1 != 0), kick, metrics: Arc::default() };
     let mut queue = VirtQueue::new(active, memory, signals.clone());
     let mut chain = Chain::default();
     let mut taken: Vec<u16> = Vec::new();

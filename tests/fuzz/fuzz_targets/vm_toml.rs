@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use cvmm::config::{
-    Checks, Config, MAX_CMDLINE, MAX_CONSOLE_SIZE, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY, MAX_SERIAL,
-    MAX_VCPUS, MIN_CONSOLE_SIZE, MIN_MEMORY,
+    Checks, Config, FirmwareSource, MAX_CMDLINE, MAX_CONSOLE_SIZE, MAX_DISKS, MAX_LOW_MEMORY, MAX_MEMORY,
+    MAX_SERIAL, MAX_VCPUS, MIN_CONSOLE_SIZE, MIN_MEMORY,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -44,7 +44,9 @@ fn accepted(config: &Config) {
     assert!((MIN_MEMORY..=MAX_MEMORY).contains(&config.memory) && config.memory % MIB == 0);
     assert!(config.low_memory <= config.memory.min(MAX_LOW_MEMORY) && config.low_memory % MIB == 0);
     assert!(config.low_memory > 0);
-    assert!(config.firmware.is_absolute());
+    if let FirmwareSource::File(path) = &config.firmware {
+        assert!(path.is_absolute());
+    }
     assert!(config.disks.len() <= MAX_DISKS);
     let mut serials = BTreeSet::new();
     for disk in &config.disks {

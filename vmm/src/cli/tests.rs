@@ -242,6 +242,7 @@ fn every_option_that_names_an_output_is_known() {
             "cvmm run --timeline",
             "cvmm state export --out",
             "cvmm timeline --output",
+            "cvmm uki build --output",
         ]
     );
 }

@@ -89,7 +89,8 @@ fn correct_read(script: Script) -> Script {
     let script = descriptor(script, 1, DATA.into(), 512, NEXT | WRITE, 2);
     let script = descriptor(script, 2, ANSWER.into(), 1, WRITE, 0);
     kick(script, 0, 1)
-        .wait32(USED, 0xffff_0000, 0x1_0000)
+        // Flags too: the device asks for the doorbell again after it has shown what it has done.
+        .wait32(USED, 0xffff_ffff, 0x1_0000)
         .print()
         .flood(DATA, DISK_START.len() as u32, 1)
         .read8(ANSWER)

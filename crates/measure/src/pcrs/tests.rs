@@ -223,7 +223,7 @@ fn a_kernel_that_is_not_a_program_is_refused() {
     let firmware = firmware(true);
     let chain = BootChain {
         firmware: &firmware,
-        secure_boot: None,
+        secure_boot: Some(SecureBoot::default()),
         loader: program(uki(&sections())),
         from_disk: true,
     };
