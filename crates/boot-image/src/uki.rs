@@ -54,7 +54,7 @@ pub fn write(program: &Program, contents: &Contents<'_>) -> Result<Vec<u8>, Imag
     pe::write(program, &sections)
 }
 
-/// Whether a file that begins with `head` was written by [`write`]; 128 bytes are enough.
+/// Whether a file that begins with `head` was written by [`write()`]; 128 bytes are enough.
 #[must_use]
 pub fn is_own(head: &[u8]) -> bool {
     head.starts_with(b"MZ") && head.get(MARK_AT..).is_some_and(|mark| mark.starts_with(MARK))
