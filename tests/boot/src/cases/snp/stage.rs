@@ -29,7 +29,7 @@ pub const CASES: &[Case] = &[
         gate_1,
         "the gate's ticket is checked in the guest: its policy wants a guest's report, and gets it before the firmware runs",
     ).long(),
-    on(Host::Snp, "stage-gate-4", 300, gate_4, "the same with 4 vCPUs and 5 GiB"),
+    on(Host::Snp, "stage-gate-4", 480, gate_4, "the same with 4 vCPUs and 5 GiB"),
     on(
         Host::Snp,
         "stage-tamper",
