@@ -217,7 +217,10 @@ impl BlockWorker {
         let mut finished = std::mem::take(&mut self.finished);
         let reaped = self.engine.reap(&mut finished);
         for Finished { tag, outcome, buffers } in finished.drain(..) {
-            self.spare.push(buffers);
+            // Flushes and discards bring buffers that none was taken for.
+            if self.spare.len() < self.in_flight.len() {
+                self.spare.push(buffers);
+            }
             let Some(request) = self.in_flight.get_mut(usize::from(tag)).and_then(Option::take) else {
                 continue;
             };
